@@ -1,0 +1,193 @@
+import { createHash } from "node:crypto";
+import { parseAddress } from "./cidr.ts";
+import { type PortSpec, Reader, type Rule, readCidrs, readPorts, readRules } from "./rules.ts";
+
+/** One address that receivers may rely on. `sourceAddress` is what is bound (default: `address`). */
+export interface StaticIP {
+  address: string;
+  sourceAddress?: string;
+  phase?: "Active" | "Pending" | "Retiring";
+}
+
+/** Settings of the proxy that a policy carries; command-line options win over them. */
+export interface ProxySettings {
+  timeouts: { dnsSeconds: number; connectSeconds: number; idleSeconds: number; drainSeconds: number };
+  limits: { maxTunnels: number; maxTunnelsPerClient: number };
+  denyStatus: 403 | 502;
+  reasonDetail: "Class" | "Full";
+  accessLog: "All" | "Denied" | "None";
+}
+
+/** How the source address is proven (all times in seconds). */
+export interface Verification {
+  echoURLs: string[];
+  intervalSeconds: number;
+  timeoutSeconds: number;
+  staleAfterSeconds: number;
+  onUnverified: "Block" | "Allow";
+}
+
+/**
+ * The wire form of a policy: what crosses from operator to proxy, and what a proxy alone builds from its file.
+ * JSON Schema: `docs/policy-document.schema.json`.
+ */
+export interface PolicyDocument {
+  version: 1;
+  /** `namespace/name`: shown in answers and records. */
+  policy: string;
+  /** Report: a refusal by deny rules, by not-allowed or by port passes and is recorded as `wouldDeny`. */
+  mode: "Enforce" | "Report";
+  /** For targets that no allow rule matches. */
+  defaultAction: "Allow" | "Report" | "Deny";
+  /** Ports of allow rules that name none, and of the default action. */
+  ports: PortSpec[];
+  allow: Rule[];
+  deny: Rule[];
+  /** Special-purpose ranges besides the registries': pod, service and node ranges. */
+  blockedCIDRs: string[];
+  staticIPs: StaticIP[];
+  verification?: Verification;
+  proxy: ProxySettings;
+}
+
+/** Ports that a policy without `ports` allows. */
+export const DEFAULT_PORTS: readonly PortSpec[] = [80, 443, "1024-65535"];
+
+const DOCUMENT_KEYS = [
+  "version",
+  "policy",
+  "mode",
+  "defaultAction",
+  "ports",
+  "allow",
+  "deny",
+  "blockedCIDRs",
+  "staticIPs",
+  "verification",
+  "proxy",
+] as const;
+
+function readStaticIPs(reader: Reader, value: unknown, path: string): StaticIP[] {
+  const seen = new Set<string>();
+  return reader.list(value, path, 64).map((entry, i) => {
+    const here = `${path}[${i}]`;
+    const fields = reader.mapping(entry, here, ["address", "sourceAddress", "phase"]) ?? {};
+    const ip: StaticIP = { address: String(fields.address) };
+    if (parseAddress(ip.address) === null) reader.problem(`${here}.address`, "must be an IP address");
+    if (seen.has(ip.address)) reader.problem(`${here}.address`, `${ip.address} is there twice`);
+    seen.add(ip.address);
+    if (fields.sourceAddress !== undefined) {
+      ip.sourceAddress = String(fields.sourceAddress);
+      if (parseAddress(ip.sourceAddress) === null) reader.problem(`${here}.sourceAddress`, "must be an IP address");
+    }
+    if (fields.phase !== undefined) {
+      ip.phase = reader.oneOf(fields.phase, `${here}.phase`, ["Active", "Pending", "Retiring"], "Active");
+    }
+    return ip;
+  });
+}
+
+function readVerification(reader: Reader, value: unknown, path: string): Verification | undefined {
+  if (value === undefined) return undefined;
+  const keys = ["echoURLs", "intervalSeconds", "timeoutSeconds", "staleAfterSeconds", "onUnverified"];
+  const f = reader.mapping(value, path, keys) ?? {};
+  const echoURLs = reader.list(f.echoURLs, `${path}.echoURLs`, 8);
+  if (echoURLs.length === 0) reader.problem(`${path}.echoURLs`, "is empty; name at least one echo URL");
+  for (const [i, url] of echoURLs.entries()) {
+    const good = typeof url === "string" && URL.canParse(url) && /^https?:$/.test(new URL(url).protocol);
+    if (!good) reader.problem(`${path}.echoURLs[${i}]`, "must be an http or https URL");
+  }
+  return {
+    echoURLs: echoURLs as string[],
+    intervalSeconds: reader.integer(f.intervalSeconds, `${path}.intervalSeconds`, 1, 3600, 30),
+    timeoutSeconds: reader.integer(f.timeoutSeconds, `${path}.timeoutSeconds`, 1, 60, 5),
+    staleAfterSeconds: reader.integer(f.staleAfterSeconds, `${path}.staleAfterSeconds`, 1, 86_400, 600),
+    onUnverified: reader.oneOf(f.onUnverified, `${path}.onUnverified`, ["Block", "Allow"], "Block"),
+  };
+}
+
+/** Reads `proxy` of a document. The manifest's `proxy` has more keys: those are the operator's (`ignored`). */
+function readProxy(reader: Reader, value: unknown, path: string, ignored: readonly string[]): ProxySettings {
+  const keys = ["timeouts", "limits", "denyStatus", "reasonDetail", "accessLog", ...ignored];
+  const f = reader.mapping(value ?? {}, path, keys) ?? {};
+  const timeoutKeys = ["dnsSeconds", "connectSeconds", "idleSeconds", "drainSeconds"];
+  const t = reader.mapping(f.timeouts ?? {}, `${path}.timeouts`, timeoutKeys) ?? {};
+  const l = reader.mapping(f.limits ?? {}, `${path}.limits`, ["maxTunnels", "maxTunnelsPerClient"]) ?? {};
+  const time = (key: string, max: number, fallback: number) =>
+    reader.integer(t[key], `${path}.timeouts.${key}`, 1, max, fallback);
+  const limit = (key: string, min: number, fallback: number) =>
+    reader.integer(l[key], `${path}.limits.${key}`, min, 1_000_000, fallback);
+  const status = reader.integer(f.denyStatus, `${path}.denyStatus`, 400, 599, 403);
+  if (status !== 403 && status !== 502) reader.problem(`${path}.denyStatus`, `must be 403 or 502, not ${status}`);
+  return {
+    timeouts: {
+      dnsSeconds: time("dnsSeconds", 60, 2),
+      connectSeconds: time("connectSeconds", 120, 5),
+      idleSeconds: time("idleSeconds", 86_400, 300),
+      drainSeconds: time("drainSeconds", 86_400, 30),
+    },
+    limits: { maxTunnels: limit("maxTunnels", 1, 10_000), maxTunnelsPerClient: limit("maxTunnelsPerClient", 0, 0) },
+    denyStatus: status === 502 ? 502 : 403,
+    reasonDetail: reader.oneOf(f.reasonDetail, `${path}.reasonDetail`, ["Class", "Full"], "Class"),
+    accessLog: reader.oneOf(f.accessLog, `${path}.accessLog`, ["All", "Denied", "None"], "All"),
+  };
+}
+
+/**
+ * Reads the fields that document and manifest share. `path` is where they stand (`""` or `spec`).
+ * @throws PolicyError with every wrong field
+ */
+export function readFields(
+  fields: Record<string, unknown>,
+  options: { path: string; policy: string; ignoredProxyKeys?: readonly string[]; internalRules?: boolean },
+): PolicyDocument {
+  const reader = new Reader();
+  const at = (key: string) => (options.path === "" ? key : `${options.path}.${key}`);
+  const names = new Map<string, string>();
+  const ports = fields.ports === undefined ? [...DEFAULT_PORTS] : readPorts(reader, fields.ports, at("ports"));
+  if (ports.length === 0) reader.problem(at("ports"), "is empty; name at least one, or leave the field out");
+  const internal = options.internalRules ?? false;
+  const verification = readVerification(reader, fields.verification, at("verification"));
+  const document: PolicyDocument = {
+    version: 1,
+    policy: options.policy,
+    mode: reader.oneOf(fields.mode, at("mode"), ["Enforce", "Report"], "Enforce"),
+    defaultAction: reader.oneOf(fields.defaultAction, at("defaultAction"), ["Allow", "Report", "Deny"], "Allow"),
+    ports,
+    allow: readRules(reader, fields.allow, at("allow"), names, internal),
+    deny: readRules(reader, fields.deny, at("deny"), names, internal),
+    blockedCIDRs: readCidrs(reader, fields.blockedCIDRs, at("blockedCIDRs")),
+    staticIPs: readStaticIPs(reader, fields.staticIPs, at("staticIPs")),
+    ...(verification === undefined ? {} : { verification }),
+    proxy: readProxy(reader, fields.proxy, at("proxy"), options.ignoredProxyKeys ?? []),
+  };
+  reader.done();
+  return document;
+}
+
+/** A document from parsed JSON. @throws PolicyError */
+export function readDocument(value: unknown): PolicyDocument {
+  const reader = new Reader();
+  const fields = reader.mapping(value, "", DOCUMENT_KEYS) ?? {};
+  if (fields.version !== 1) reader.problem("version", `must be 1, not ${JSON.stringify(fields.version)}`);
+  if (typeof fields.policy !== "string" || !/^[!-~]{1,320}$/.test(fields.policy)) {
+    reader.problem("policy", "must be namespace/name, in printable ASCII");
+  }
+  reader.done();
+  return readFields(fields, { path: "", policy: fields.policy as string, internalRules: true });
+}
+
+/** A whole document from some of its fields, with the defaults of the rest. @throws PolicyError */
+export function makeDocument(partial: Partial<PolicyDocument>): PolicyDocument {
+  return readDocument({ version: 1, policy: "test/test", ...partial });
+}
+
+/** Equal input, equal bytes: keys in the order of {@link PolicyDocument}, defaults written out. */
+export function encodeDocument(document: PolicyDocument): string {
+  return `${JSON.stringify(readDocument(document))}\n`;
+}
+
+/** The identity of a document everywhere: `sha256:` and 64 hex digits of its encoded bytes. */
+export function hashDocument(document: PolicyDocument): string {
+  return `sha256:${createHash("sha256").update(encodeDocument(document)).digest("hex")}`;
+}

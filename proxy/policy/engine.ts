@@ -1,0 +1,303 @@
+import { type Address, type Cidr, CidrSet, cidr, formatAddress, parseAddress } from "./cidr.ts";
+import { type PolicyDocument, hashDocument } from "./document.ts";
+import { HostSet, parseHostPattern } from "./host.ts";
+import { type PortRange, type PortSpec, parseCidrs, parsePorts, type Rule, ruleLabel } from "./rules.ts";
+import { forms, isLoopback, neverAllowed, specialPurpose } from "./special.ts";
+import type { Target } from "./target.ts";
+
+/** Codes of the refusals that are the policy's (the whole list: `proxy/errors.ts`). */
+export type DenyCode = "denied-rule" | "not-allowed" | "port" | "address";
+
+/** What the machine and the command line add to a document. */
+export interface CompileOptions {
+  /** Opened for every allowed host: special-purpose ranges, and loopback, which nothing else opens. */
+  allowCIDRs?: readonly string[];
+  /** Closed for every host and rule. */
+  denyCIDRs?: readonly string[];
+  /** Addresses of this machine's interfaces: special-purpose, and never allowed on `listenPorts`. */
+  ownAddresses?: readonly string[];
+  listenPorts?: readonly number[];
+}
+
+/** Why a name or an address is out. Soft refusals are those that report mode overrides. */
+export interface Refusal {
+  code: DenyCode;
+  rule: string;
+  /** For the sender; names the class of an address, never the address. */
+  reason: string;
+}
+
+export interface VettedAddress {
+  address: string;
+  in: boolean;
+  code?: DenyCode;
+  rule?: string;
+  reason?: string;
+}
+
+export interface Decision {
+  verdict: "allow" | "deny";
+  code?: DenyCode;
+  rule?: string;
+  reason: string;
+  wouldDeny?: { code: DenyCode; rule: string };
+  /** Empty when the name alone was refused. */
+  vetted: VettedAddress[];
+}
+
+interface CompiledRule {
+  label: string;
+  hosts: HostSet | null;
+  except: HostSet | null;
+  cidrs: CidrSet | null;
+  ports: PortRange[] | null;
+  opens: boolean;
+}
+
+/** A compiled document: immutable, swapped as a whole. */
+export interface PolicySet {
+  readonly document: PolicyDocument;
+  readonly hash: string;
+  readonly allow: readonly CompiledRule[];
+  readonly deny: readonly CompiledRule[];
+  readonly fallback: CompiledRule;
+  readonly allowCIDRs: CidrSet;
+  readonly denyCIDRs: CidrSet;
+  readonly blocked: CidrSet;
+  readonly own: CidrSet;
+  readonly statics: CidrSet;
+  readonly staticFamilies: ReadonlySet<4 | 6>;
+  readonly listenPorts: ReadonlySet<number>;
+}
+
+/** The name stage's answer when it does not refuse. */
+export interface Candidates {
+  rules: readonly CompiledRule[];
+  /** The refusal that report mode passed over. */
+  overridden?: Refusal;
+}
+
+const hostSet = (patterns: readonly string[]): HostSet => {
+  const set = new HostSet();
+  for (const text of patterns) {
+    const pattern = parseHostPattern(text);
+    if ("error" in pattern) throw new Error(pattern.error);
+    set.add(pattern);
+  }
+  return set;
+};
+
+const portRanges = (ports: readonly PortSpec[]): PortRange[] => ports.map((p) => parsePorts(p)!);
+
+function compileRule(rule: Rule, label: string, ports: PortRange[] | null): CompiledRule {
+  return {
+    label,
+    hosts: rule.hosts ? hostSet(rule.hosts) : null,
+    except: rule.except ? hostSet(rule.except) : null,
+    cidrs: rule.cidrs ? new CidrSet(parseCidrs(rule.cidrs, `${label}.cidrs`)) : null,
+    ports: rule.ports ? portRanges(rule.ports) : ports,
+    opens: rule.opens !== false,
+  };
+}
+
+const single = (address: string): Cidr => cidr(`${address}/${address.includes(":") ? 128 : 32}`);
+
+/** Compiles a valid document. @throws PolicyError when an option is no CIDR */
+export function compile(document: PolicyDocument, options: CompileOptions = {}): PolicySet {
+  const ports = portRanges(document.ports);
+  const statics = document.staticIPs.flatMap((ip) => [ip.address, ip.sourceAddress ?? ip.address]);
+  const usable = document.staticIPs.filter((ip) => ip.phase !== "Pending");
+  return {
+    document,
+    hash: hashDocument(document),
+    allow: document.allow.map((rule, i) => compileRule(rule, ruleLabel(rule, "allow", i), ports)),
+    deny: document.deny.map((rule, i) => compileRule(rule, ruleLabel(rule, "deny", i), null)),
+    fallback: compileRule({}, "default", ports),
+    allowCIDRs: new CidrSet(parseCidrs(options.allowCIDRs ?? [], "allow-cidr")),
+    denyCIDRs: new CidrSet(parseCidrs(options.denyCIDRs ?? [], "deny-cidr")),
+    blocked: new CidrSet(parseCidrs(document.blockedCIDRs, "blockedCIDRs")),
+    own: new CidrSet((options.ownAddresses ?? []).map(single)),
+    statics: new CidrSet(statics.map(single)),
+    staticFamilies: new Set(usable.map((ip) => parseAddress(ip.address)!.family)),
+    listenPorts: new Set(options.listenPorts ?? []),
+  };
+}
+
+const portFits = (rule: CompiledRule, port: number): boolean =>
+  rule.ports === null || rule.ports.some(([low, high]) => port >= low && port <= high);
+
+function hostFits(rule: CompiledRule, target: Target): boolean {
+  if (rule.hosts === null) return true;
+  if (target.ip) return false;
+  return rule.hosts.has(target.host) && !(rule.except?.has(target.host) ?? false);
+}
+
+function refuseName(set: PolicySet, target: Target): Refusal | undefined {
+  const rule = set.deny.find((r) => r.cidrs === null && portFits(r, target.port) && hostFits(r, target));
+  if (rule === undefined) return undefined;
+  return { code: "denied-rule", rule: rule.label, reason: `${target.host} is denied by rule ${rule.label}` };
+}
+
+function candidatesOf(set: PolicySet, target: Target): CompiledRule[] | Refusal {
+  const fitting = set.allow.filter((rule) => hostFits(rule, target));
+  if (set.document.defaultAction !== "Deny") fitting.push(set.fallback);
+  const candidates = fitting.filter((rule) => portFits(rule, target.port));
+  if (candidates.length > 0) return candidates;
+  if (fitting.length > 0) {
+    return { code: "port", rule: "default", reason: `port ${target.port} of ${target.host} is not allowed` };
+  }
+  return { code: "not-allowed", rule: "default", reason: `${target.host} is not on the allow list` };
+}
+
+/**
+ * The name stage: decided before any DNS query is made. In report mode the refusal is carried on as `overridden`.
+ */
+export function decideName(set: PolicySet, target: Target): Refusal | Candidates {
+  const denied = refuseName(set, target);
+  const report = set.document.mode === "Report";
+  if (denied !== undefined && !report) return denied;
+  const candidates = candidatesOf(set, target);
+  if (Array.isArray(candidates)) return denied ? { rules: candidates, overridden: denied } : { rules: candidates };
+  return report ? { rules: [set.fallback], overridden: denied ?? candidates } : candidates;
+}
+
+/** One address after vetting. `soft`: report mode may pass over the refusal. */
+export type Vetted = { in: true; rule: string } | { in: false; soft: boolean; refusal: Refusal };
+
+const out = (soft: boolean, code: DenyCode, rule: string, reason: string): Vetted => {
+  return { in: false, soft, refusal: { code, rule, reason } };
+};
+
+function hardRefusal(set: PolicySet, target: Target, views: readonly Address[]): string | undefined {
+  for (const view of views) {
+    const never = neverAllowed(view);
+    if (never !== undefined && !(isLoopback(never) && set.allowCIDRs.has(view))) {
+      return `a ${never.name} address (${never.network.text})`;
+    }
+    if (set.statics.has(view)) return "one of the policy's own static IPs";
+    if (set.denyCIDRs.has(view)) return "in a range that this proxy denies";
+    if (set.listenPorts.has(target.port) && (set.own.has(view) || (never !== undefined && isLoopback(never)))) {
+      return "this proxy itself";
+    }
+  }
+  return undefined;
+}
+
+function specialName(set: PolicySet, form: Address): string | undefined {
+  const klass = specialPurpose(form);
+  if (klass !== undefined) return `a ${klass.name} address (${klass.network.text})`;
+  if (set.own.has(form)) return "an address of the proxy's own machine";
+  if (set.blocked.has(form)) return "in a blocked range";
+  return undefined;
+}
+
+/**
+ * Vets one address of a target; each address stands alone. `raw` is what would be dialled.
+ */
+export function vet(set: PolicySet, target: Target, candidates: readonly CompiledRule[], raw: Address): Vetted {
+  const shapes = forms(raw);
+  const views = shapes[0] === raw ? shapes : [raw, ...shapes];
+  const verb = target.ip ? "is" : "resolves to";
+  const hard = hardRefusal(set, target, views);
+  if (hard !== undefined) return out(false, "address", "address", `${target.host} ${verb} ${hard}`);
+  const deny = set.deny.find(
+    (r) => r.cidrs !== null && portFits(r, target.port) && hostFits(r, target) && views.some((v) => r.cidrs!.has(v)),
+  );
+  const later = vetClass(set, target, candidates, raw, shapes, verb);
+  if (deny === undefined) return later;
+  const soft = later.in || later.soft;
+  // Report mode passes over the deny rule alone: what binds always is then the reason.
+  if (!soft && set.document.mode === "Report") return later;
+  return out(soft, "denied-rule", deny.label, `${target.host} ${verb} an address that rule ${deny.label} denies`);
+}
+
+function vetClass(
+  set: PolicySet,
+  target: Target,
+  candidates: readonly CompiledRule[],
+  raw: Address,
+  shapes: readonly Address[],
+  verb: string,
+): Vetted {
+  if (set.staticFamilies.size > 0 || set.statics.size > 0) {
+    if (!set.staticFamilies.has(raw.family)) {
+      return out(false, "address", "address", `${target.host} ${verb} IPv${raw.family}, for which there is no static IP`);
+    }
+  }
+  let isPublic = true;
+  for (const shape of shapes) {
+    const special = specialName(set, shape);
+    if (special === undefined || set.allowCIDRs.has(shape)) continue;
+    isPublic = false;
+    const opened = candidates.some((c) => c.opens && c.cidrs?.has(shape) && (c.hosts !== null || target.ip));
+    if (!opened) return out(false, "address", "address", `${target.host} ${verb} ${special}`);
+  }
+  const first = shapes[0]!;
+  for (const rule of candidates) {
+    if (rule.cidrs === null ? isPublic : rule.cidrs.has(first)) return { in: true, rule: rule.label };
+  }
+  return out(true, "not-allowed", "default", `${target.host} ${verb} an address that no allow rule admits`);
+}
+
+/** The outcome of vetting all addresses of a target: which may be dialled, and the decision that is recorded. */
+export interface VettedTarget {
+  /** Empty when refused. In the order given. */
+  dial: Address[];
+  rule: string;
+  refusal?: Refusal;
+  wouldDeny?: { code: DenyCode; rule: string };
+}
+
+/** Vets all addresses of a target and applies the report mode and default action. `addresses` must not be empty. */
+export function vetAll(set: PolicySet, target: Target, names: Candidates, addresses: readonly Address[]): VettedTarget {
+  const dial: Address[] = [];
+  const softly: Address[] = [];
+  let rule: string | undefined;
+  let first: Refusal | undefined;
+  let firstSoft: Refusal | undefined;
+  for (const address of addresses) {
+    const vetted = vet(set, target, names.rules, address);
+    if (vetted.in) {
+      rule ??= vetted.rule;
+      dial.push(address);
+      continue;
+    }
+    first ??= vetted.refusal;
+    if (!vetted.soft) continue;
+    firstSoft ??= vetted.refusal;
+    softly.push(address);
+  }
+  const overridden = names.overridden && { code: names.overridden.code, rule: names.overridden.rule };
+  if (rule !== undefined) {
+    if (overridden) return { dial, rule, wouldDeny: overridden };
+    if (rule === "default" && set.document.defaultAction === "Report") {
+      return { dial, rule, wouldDeny: { code: "not-allowed", rule } };
+    }
+    return { dial, rule };
+  }
+  if (set.document.mode === "Report" && firstSoft !== undefined) {
+    const refused = overridden ?? { code: firstSoft.code, rule: firstSoft.rule };
+    return { dial: softly, rule: firstSoft.rule, wouldDeny: refused };
+  }
+  return { dial: [], rule: first!.rule, refusal: first! };
+}
+
+/** The whole decision for known answers, without gate and dialling: what `explain` and tests ask. */
+export function decide(set: PolicySet, target: Target, addresses: readonly string[]): Decision {
+  const names = decideName(set, target);
+  if ("code" in names) return { verdict: "deny", ...names, vetted: [] };
+  const parsed = addresses.map((text) => {
+    const address = parseAddress(text);
+    if (address === null) throw new TypeError(`not an IP address: ${text}`);
+    return address;
+  });
+  const all = vetAll(set, target, names, parsed);
+  const vetted = parsed.map((address): VettedAddress => {
+    const one = vet(set, target, names.rules, address);
+    if (one.in) return { address: formatAddress(address), in: true, rule: one.rule };
+    return { address: formatAddress(address), in: all.dial.includes(address), ...one.refusal };
+  });
+  if (all.refusal) return { verdict: "deny", ...all.refusal, vetted };
+  const reason = all.rule === "default" ? "allowed by the default action" : `allowed by rule ${all.rule}`;
+  return { verdict: "allow", rule: all.rule, reason, vetted, ...(all.wouldDeny ? { wouldDeny: all.wouldDeny } : {}) };
+}

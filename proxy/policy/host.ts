@@ -1,0 +1,62 @@
+import { isIP } from "node:net";
+import { domainToASCII } from "node:url";
+
+/** A parsed host pattern (Network Policy API semantics): `suffix` is `*.name`, one or more labels in front of it. */
+export type HostPattern = { kind: "exact" | "suffix"; name: string } | { kind: "any"; name: "*" };
+
+const MAX_NAME = 253;
+const LABELS = /^[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?(?:\.[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?)*$/;
+/** A last label that `getaddrinfo` and browsers read as (part of) an IPv4 address: `127.1`, `0x7f.1`, `2130706433`. */
+const NUMERIC_LAST_LABEL = /(?:^|\.)(?:[0-9]+|0x[0-9a-f]*)$/;
+
+/**
+ * The one value by which a name is matched, resolved and logged: lower case, one trailing dot stripped.
+ * Null for whatever is no host name in ASCII (RFC 1123, underscores allowed): IP literals in any spelling, empty or
+ * overlong labels, percent-escapes, non-ASCII. Wire names are never mapped through IDNA: that would be a guess.
+ */
+export function canonicalHost(text: string): string | null {
+  let name = text.toLowerCase();
+  if (name.endsWith(".")) name = name.slice(0, -1);
+  if (name.length === 0 || name.length > MAX_NAME) return null;
+  if (!LABELS.test(name) || NUMERIC_LAST_LABEL.test(name)) return null;
+  return name;
+}
+
+/** Reads a pattern of a rule: exact name, `*.name`, or `*`. Unicode names become punycode (UTS 46). */
+export function parseHostPattern(text: string): HostPattern | { error: string } {
+  if (text === "*") return { kind: "any", name: "*" };
+  const wildcard = text.startsWith("*.");
+  const body = wildcard ? text.slice(2) : text;
+  if (body === "") return { error: "is empty; write a name, *.name or *" };
+  if (body.includes("*")) return { error: `"${text}": a wildcard is only "*." in front of a name, or "*" alone` };
+  if (isIP(text) !== 0 || /^\[.*\]$/.test(text)) return { error: `"${text}" is an IP address; use cidrs` };
+  if (/^[0-9a-f.:]+\/[0-9]+$/i.test(text)) return { error: `"${text}" is a CIDR; use cidrs` };
+  if (/^[^/:]+:[0-9]*$/.test(text)) return { error: `"${text}" has a port; use ports` };
+  if (/[/:@?#%\s]/.test(text)) return { error: `"${text}" is not a host name; write the name alone, without URL parts` };
+  const ascii = /^[\x20-\x7e]*$/.test(body) ? body : domainToASCII(body);
+  const name = canonicalHost(ascii);
+  if (name === null) return { error: `"${text}" is not a valid host name` };
+  return { kind: wildcard ? "suffix" : "exact", name };
+}
+
+/** Many patterns compiled for matching in one probe a label: 1 µs at 100,000 names. */
+export class HostSet {
+  readonly #exact = new Set<string>();
+  readonly #suffix = new Set<string>();
+  #any = false;
+
+  add(pattern: HostPattern): void {
+    if (pattern.kind === "any") this.#any = true;
+    else if (pattern.kind === "exact") this.#exact.add(pattern.name);
+    else this.#suffix.add(pattern.name);
+  }
+
+  has(host: string): boolean {
+    if (this.#any || this.#exact.has(host)) return true;
+    if (this.#suffix.size === 0) return false;
+    for (let dot = host.indexOf("."); dot !== -1; dot = host.indexOf(".", dot + 1)) {
+      if (this.#suffix.has(host.slice(dot + 1))) return true;
+    }
+    return false;
+  }
+}

@@ -1,0 +1,221 @@
+import { type Cidr, parseCidr } from "./cidr.ts";
+import { parseHostPattern } from "./host.ts";
+
+/** A port, or an inclusive range such as `"1024-65535"`. */
+export type PortSpec = number | string;
+
+/** One allow or deny entry. Fields are ANDed, list items ORed; an absent field does not restrict. */
+export interface Rule {
+  name?: string;
+  hosts?: string[];
+  except?: string[];
+  cidrs?: string[];
+  ports?: PortSpec[];
+  /** False where `cidrs` only admit and never open a special-purpose range (IP addresses of an acl.yaml allow list). */
+  opens?: boolean;
+}
+
+/** One thing that is wrong with an input. `path` is the field, such as `allow[3].hosts[0]`. */
+export interface Problem {
+  path: string;
+  message: string;
+}
+
+/** A policy that cannot be used, with every field that has to be mended. The message is one line. */
+export class PolicyError extends Error {
+  readonly code = "INVALID_POLICY";
+  readonly problems: readonly Problem[];
+
+  constructor(problems: readonly Problem[]) {
+    super(problems.map((p) => (p.path === "" ? p.message : `${p.path}: ${p.message}`)).join("; "));
+    this.problems = problems;
+  }
+}
+
+/** Bounds of the lists, shared with the CRD: they keep one document below 1 MiB in the usual case. */
+export const MAX_RULES = 1024;
+const RULE_KEYS = ["name", "hosts", "except", "cidrs", "ports"] as const;
+const RULE_NAME = /^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$/;
+
+function distance(a: string, b: string): number {
+  let row = Array.from({ length: b.length + 1 }, (_, i) => i);
+  for (let i = 1; i <= a.length; i++) {
+    const next = [i];
+    for (let j = 1; j <= b.length; j++) {
+      next.push(Math.min(row[j]! + 1, next[j - 1]! + 1, row[j - 1]! + (a[i - 1] === b[j - 1] ? 0 : 1)));
+    }
+    row = next;
+  }
+  return row[b.length]!;
+}
+
+/** The known word that was probably meant: at most a third of its letters differ, case and dashes aside. */
+export function nearest(word: string, known: readonly string[]): string | undefined {
+  const plain = (s: string) => s.toLowerCase().replace(/[-_]/g, "");
+  let best: string | undefined;
+  let least = Number.POSITIVE_INFINITY;
+  for (const candidate of known) {
+    const d = distance(plain(word), plain(candidate));
+    if (d < least && d <= Math.max(1, Math.floor(candidate.length / 3))) {
+      best = candidate;
+      least = d;
+    }
+  }
+  return best;
+}
+
+/** Collects problems while an input is read, so that a user mends all of them at once. */
+export class Reader {
+  readonly problems: Problem[] = [];
+
+  problem(path: string, message: string): void {
+    this.problems.push({ path, message });
+  }
+
+  /** The value as a mapping whose keys are all known; undefined (and a problem) otherwise. */
+  mapping(value: unknown, path: string, known: readonly string[]): Record<string, unknown> | undefined {
+    if (typeof value !== "object" || value === null || Array.isArray(value)) {
+      this.problem(path, "must be a mapping");
+      return undefined;
+    }
+    for (const key of Object.keys(value)) {
+      if (known.includes(key)) continue;
+      const meant = nearest(key, known);
+      const hint = meant === undefined ? `known keys: ${known.join(", ")}` : `did you mean ${meant}?`;
+      this.problem(path === "" ? key : `${path}.${key}`, `unknown key; ${hint}`);
+    }
+    return value as Record<string, unknown>;
+  }
+
+  list(value: unknown, path: string, max: number): unknown[] {
+    if (value === undefined) return [];
+    if (!Array.isArray(value)) {
+      this.problem(path, "must be a list");
+      return [];
+    }
+    if (value.length > max) this.problem(path, `has ${value.length} entries; at most ${max} are allowed`);
+    return value;
+  }
+
+  oneOf<T extends string>(value: unknown, path: string, words: readonly T[], fallback: T): T {
+    if (value === undefined) return fallback;
+    const found = words.find((w) => w === value);
+    if (found === undefined) this.problem(path, `must be one of ${words.join(", ")}, not ${JSON.stringify(value)}`);
+    return found ?? fallback;
+  }
+
+  integer(value: unknown, path: string, min: number, max: number, fallback: number): number {
+    if (value === undefined) return fallback;
+    if (typeof value === "number" && Number.isInteger(value) && value >= min && value <= max) return value;
+    this.problem(path, `must be a whole number from ${min} to ${max}, not ${JSON.stringify(value)}`);
+    return fallback;
+  }
+
+  done(): void {
+    if (this.problems.length > 0) throw new PolicyError(this.problems);
+  }
+}
+
+/** An inclusive port range. */
+export type PortRange = readonly [low: number, high: number];
+
+/** Reads 443, "443" or "1024-65535"; null for anything else. */
+export function parsePorts(value: unknown): PortRange | null {
+  const match = /^([1-9]\d{0,4})(?:-([1-9]\d{0,4}))?$/.exec(String(value));
+  if (match === null || (typeof value !== "number" && typeof value !== "string")) return null;
+  const low = Number(match[1]);
+  const high = match[2] === undefined ? low : Number(match[2]);
+  return low <= high && high <= 65535 ? [low, high] : null;
+}
+
+/** Reads a `ports` list. */
+export function readPorts(reader: Reader, value: unknown, path: string): PortSpec[] {
+  const list = reader.list(value, path, 64);
+  for (const [i, entry] of list.entries()) {
+    if (parsePorts(entry) === null) {
+      reader.problem(`${path}[${i}]`, `${JSON.stringify(entry)} is not a port (1 to 65535) or a range such as "8000-8999"`);
+    }
+  }
+  return list as PortSpec[];
+}
+
+function strings(reader: Reader, value: unknown, path: string, check: (text: string) => string | undefined): string[] {
+  const list = reader.list(value, path, 100_000);
+  if (Array.isArray(value) && value.length === 0) reader.problem(path, "is empty; name at least one, or leave the field out");
+  for (const [i, entry] of list.entries()) {
+    const error = typeof entry === "string" ? check(entry) : "must be a string";
+    if (error !== undefined) reader.problem(`${path}[${i}]`, error);
+  }
+  return list as string[];
+}
+
+const hostError = (text: string): string | undefined => {
+  const parsed = parseHostPattern(text);
+  return "error" in parsed ? parsed.error : undefined;
+};
+
+const cidrError = (text: string): string | undefined => {
+  const parsed = parseCidr(text);
+  return "error" in parsed ? parsed.error : undefined;
+};
+
+/** Reads a list of CIDRs in which every entry must be valid. */
+export function readCidrs(reader: Reader, value: unknown, path: string): string[] {
+  const list = reader.list(value, path, 100_000);
+  for (const [i, entry] of list.entries()) {
+    const error = typeof entry === "string" ? cidrError(entry) : "must be a string";
+    if (error !== undefined) reader.problem(`${path}[${i}]`, error);
+  }
+  return list as string[];
+}
+
+function readRule(reader: Reader, value: unknown, path: string, internal: boolean): Rule {
+  const fields = reader.mapping(value, path, internal ? [...RULE_KEYS, "opens"] : RULE_KEYS);
+  if (fields === undefined) return {};
+  const rule: Rule = {};
+  if (fields.name !== undefined) {
+    if (typeof fields.name !== "string" || !RULE_NAME.test(fields.name)) {
+      reader.problem(`${path}.name`, "must be 1 to 63 letters, digits, '.', '_' or '-'");
+    } else if (fields.name === "default") reader.problem(`${path}.name`, `"default" is the name of the default action`);
+    else rule.name = fields.name;
+  }
+  if (fields.hosts !== undefined) rule.hosts = strings(reader, fields.hosts, `${path}.hosts`, hostError);
+  if (fields.except !== undefined) rule.except = strings(reader, fields.except, `${path}.except`, hostError);
+  if (fields.cidrs !== undefined) rule.cidrs = strings(reader, fields.cidrs, `${path}.cidrs`, cidrError);
+  if (fields.ports !== undefined) rule.ports = readPorts(reader, fields.ports, `${path}.ports`);
+  if (Array.isArray(fields.ports) && fields.ports.length === 0) {
+    reader.problem(`${path}.ports`, "is empty; name at least one, or leave the field out");
+  }
+  if (fields.opens === false) rule.opens = false;
+  if (!rule.hosts && !rule.cidrs && !rule.ports) reader.problem(path, "is empty; it needs hosts, cidrs or ports");
+  if (rule.except && !rule.hosts) reader.problem(`${path}.except`, "needs hosts: it takes names out of them");
+  return rule;
+}
+
+/** Reads `allow` or `deny`; rule names must be unique in the whole policy (`names` is shared by both lists). */
+export function readRules(reader: Reader, value: unknown, path: string, names: Map<string, string>, internal = false): Rule[] {
+  return reader.list(value, path, MAX_RULES).map((entry, i) => {
+    const here = `${path}[${i}]`;
+    const rule = readRule(reader, entry, here, internal);
+    if (rule.name !== undefined) {
+      const first = names.get(rule.name);
+      if (first !== undefined) reader.problem(`${here}.name`, `"${rule.name}" is the name of ${first} already`);
+      else names.set(rule.name, here);
+    }
+    return rule;
+  });
+}
+
+/** How a rule is named in records, answers and explanations. */
+export function ruleLabel(rule: Rule, list: "allow" | "deny", index: number): string {
+  return rule.name ?? `${list}[${index}]`;
+}
+
+/** CIDRs that were read before: throws on bad text. */
+export function parseCidrs(texts: readonly string[], path: string): Cidr[] {
+  return texts.map((text, i) => {
+    const parsed = parseCidr(text);
+    if ("error" in parsed) throw new PolicyError([{ path: `${path}[${i}]`, message: parsed.error }]);
+    return parsed;
+  });
+}
