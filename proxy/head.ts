@@ -144,7 +144,7 @@ export class LineReader {
         return null;
       }
       if (lf === 0 || data[lf - 1] !== 13) throw new Malformed("a line ends in LF without CR");
-      const text = data.latin1Slice(0, lf - 1);
+      const text = data.toString("latin1", 0, lf - 1);
       this.#seen += lf + 1;
       data = data.subarray(lf + 1);
       from = 0;
@@ -157,6 +157,7 @@ export class LineReader {
 export class HeadParser {
   readonly #lines = new LineReader(MAX_HEAD_BYTES, "request head");
   #start: { method: string; target: string; minor: 0 | 1 } | null = null;
+  #skipped = false;
   readonly #headers: [string, string][] = [];
 
   /** Null: more bytes are needed. `rest` is what came behind the head. */
@@ -164,7 +165,9 @@ export class HeadParser {
     try {
       const rest = this.#lines.feed(chunk, (line) => {
         if (this.#start === null) {
-          this.#start = readRequestLine(line);
+          // One empty line in front is forgiven: some clients end a body with it (RFC 9112 §2.2).
+          if (line === "" && !this.#skipped) this.#skipped = true;
+          else this.#start = readRequestLine(line);
           return false;
         }
         if (line === "") return true;

@@ -1,0 +1,233 @@
+import type { Socket } from "node:net";
+import { Connect } from "./connect.ts";
+import { type Failure, isDenial, refusalBytes } from "./errors.ts";
+import { Exchange } from "./forward.ts";
+import { type Head, HeadParser } from "./head.ts";
+import type { PolicySet } from "./policy/engine.ts";
+import type { Record } from "./record.ts";
+import type { ProxyServer, Settings } from "./server.ts";
+
+/** Who owns a client connection between two heads: a CONNECT being decided, a tunnel, or an HTTP exchange. */
+export interface Handler {
+  onData(chunk: Buffer): void;
+  onEnd(): void;
+  onDrain(): void;
+  /** The client is gone. */
+  onClosed(error: NodeJS.ErrnoException | null): void;
+  /** Once a second, with the server's clock in milliseconds. */
+  sweep(now: number): void;
+  /** Ends it from our side, abnormally. */
+  abort(reason: string): void;
+}
+
+/** What a request is decided with: one policy from entry to end. */
+export interface Entry {
+  policy: PolicySet;
+  settings: Settings;
+}
+
+type ClientSocket = Socket & { client?: Client };
+
+const HEAD_TIMEOUT_MS = 10_000;
+/** Longer than any sender keeps an idle connection (Go: 90 s), so that no request meets a closing one. */
+const KEEP_ALIVE_MS = 120_000;
+/** After a refusal the unread rest is discarded for so long, so that no RST destroys the answer. */
+const LINGER_BYTES = 262_144;
+const LINGER_MS = 1000;
+
+function onData(this: ClientSocket, chunk: Buffer): void {
+  this.client!.data(chunk);
+}
+function onEnd(this: ClientSocket): void {
+  this.client!.end();
+}
+function onDrain(this: ClientSocket): void {
+  this.client!.handler?.onDrain();
+}
+function onError(this: ClientSocket, error: NodeJS.ErrnoException): void {
+  this.client!.error = error;
+}
+function onClose(this: ClientSocket): void {
+  this.client!.closed();
+}
+
+/** One accepted connection: reads heads, hands each request to its handler, refuses and lingers. */
+export class Client {
+  readonly socket: Socket;
+  readonly server: ProxyServer;
+  readonly source: string;
+  handler: Handler | null = null;
+  error: NodeJS.ErrnoException | null = null;
+  #parser: HeadParser | null = null;
+  /** No head has come yet: the client gets no keep-alive time before its first request. */
+  #first = true;
+  /** Since when this head, or this silence between two requests, is waited for. */
+  #since: number;
+  /** Bytes that may still be discarded while lingering; -1: not lingering. */
+  #linger = -1;
+  #lingerTimer: NodeJS.Timeout | undefined;
+  /** What the limits count this request under; null while none is counted. */
+  #counted: string | null = null;
+
+  constructor(socket: Socket, server: ProxyServer) {
+    this.socket = socket;
+    this.server = server;
+    this.source = `${socket.remoteAddress}:${socket.remotePort}`;
+    this.#since = server.now;
+    (socket as ClientSocket).client = this;
+    socket.on("error", onError);
+    socket.on("data", onData);
+    socket.on("end", onEnd);
+    socket.on("drain", onDrain);
+    socket.on("close", onClose);
+  }
+
+  data(chunk: Buffer): void {
+    if (this.handler !== null) {
+      this.handler.onData(chunk);
+      return;
+    }
+    if (this.#linger >= 0) {
+      this.#linger -= chunk.length;
+      if (this.#linger < 0) this.socket.destroy();
+      return;
+    }
+    if (this.#parser === null) {
+      this.#parser = new HeadParser();
+      this.#since = this.server.now;
+    }
+    const result = this.#parser.feed(chunk);
+    if (result === null) return;
+    this.#parser = null;
+    if ("refusal" in result) {
+      const { status, reason } = result.refusal;
+      this.refuse({ code: "bad-request", reason, status }, this.newRecord("http", ""), false);
+      return;
+    }
+    this.#dispatch(result.head, result.rest);
+  }
+
+  #dispatch(head: Head, rest: Buffer): void {
+    this.#first = false;
+    const handler = head.method === "CONNECT" ? new Connect(this, head) : new Exchange(this, head);
+    this.handler = handler;
+    handler.start(rest);
+  }
+
+  newRecord(kind: Record["kind"], target: string): Record {
+    const shown = target.length > 300 ? `${target.slice(0, 300)}...` : target;
+    const record: Record = {
+      kind,
+      started: Date.now(),
+      source: this.source,
+      target: shown,
+      verdict: "allow",
+      bytesUp: 0,
+      bytesDown: 0,
+    };
+    const { policy } = this.server;
+    if (policy !== null) {
+      record.policy = policy.document.policy;
+      record.hash = policy.hash;
+    }
+    return record;
+  }
+
+  /** The entry stage: policy, credentials, limits. */
+  enter(head: Head, record: Record): Entry | Failure {
+    const { server } = this;
+    const { policy, credentials } = server;
+    if (policy === null) return { code: "no-policy", reason: "this proxy has no valid policy yet" };
+    if (server.draining) return { code: "draining", reason: "this proxy is shutting down" };
+    let key = this.socket.remoteAddress ?? "";
+    if (credentials.required) {
+      const name = credentials.check(head.authorization);
+      if (name === null) {
+        const what = head.authorization === undefined ? "no" : "wrong";
+        return { code: "auth", reason: `${what} proxy credentials; set them in the proxy URL` };
+      }
+      record.client = name;
+      key = name;
+    }
+    const full = server.acquire(key);
+    if (full !== null) return { code: "overloaded", reason: full };
+    this.#counted = key;
+    return { policy, settings: server.settings };
+  }
+
+  /** The last response of this connection is written: FIN, then discard what still comes. */
+  farewell(): void {
+    this.#close("");
+  }
+
+  #close(bytes: string): void {
+    this.handler = null;
+    this.#linger = LINGER_BYTES;
+    this.#lingerTimer = setTimeout(() => this.socket.destroy(), LINGER_MS);
+    this.socket.end(bytes, "latin1");
+    this.socket.resume();
+  }
+
+  /** Answers a refusal, closes lingering and writes the record. `headOnly`: the request was a HEAD. */
+  refuse(failure: Failure, record: Record, headOnly: boolean): void {
+    record.verdict = isDenial(failure.code) || failure.code === "auth" ? "deny" : record.verdict;
+    record.code = failure.code;
+    record.reason = failure.reason;
+    if (failure.rule !== undefined && failure.rule !== "address") record.rule = failure.rule;
+    record.close = "refused";
+    const policy = record.policy ?? "";
+    const denyStatus = this.server.settings.denyStatus;
+    const bytes = refusalBytes(failure, { policy, denyStatus, head: headOnly });
+    this.finish(record);
+    if (this.socket.destroyed) this.handler = null;
+    else this.#close(bytes);
+  }
+
+  /** One request is over: its record is written, its place is free. */
+  finish(record: Record): void {
+    if (this.#counted !== null) {
+      this.server.release(this.#counted);
+      this.#counted = null;
+    }
+    this.server.record(record);
+  }
+
+  /** The exchange is complete and the connection goes on with whatever the client sent behind it. */
+  next(rest: Buffer): void {
+    this.handler = null;
+    this.#since = this.server.now;
+    if (this.server.draining) {
+      this.socket.end();
+      return;
+    }
+    this.socket.resume();
+    if (rest.length > 0) this.data(rest);
+  }
+
+  end(): void {
+    if (this.handler !== null) this.handler.onEnd();
+    else if (this.#linger < 0) this.socket.end();
+  }
+
+  closed(): void {
+    clearTimeout(this.#lingerTimer);
+    this.server.forget(this);
+    this.handler?.onClosed(this.error);
+    this.handler = null;
+  }
+
+  sweep(now: number): void {
+    if (this.handler !== null) {
+      this.handler.sweep(now);
+      return;
+    }
+    if (this.#linger >= 0) return;
+    const limit = this.#parser === null && !this.#first ? KEEP_ALIVE_MS : HEAD_TIMEOUT_MS;
+    if (now - this.#since < limit) return;
+    if (this.#parser === null) this.socket.destroy();
+    else {
+      const reason = `the request head was not complete within ${HEAD_TIMEOUT_MS / 1000} s`;
+      this.refuse({ code: "bad-request", reason }, this.newRecord("http", ""), false);
+    }
+  }
+}

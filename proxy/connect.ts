@@ -1,0 +1,107 @@
+import type { Client, Handler } from "./client.ts";
+import { decideTarget } from "./decide.ts";
+import { dial } from "./dial.ts";
+import type { Failure } from "./errors.ts";
+import type { Head } from "./head.ts";
+import { formatAddress } from "./policy/cidr.ts";
+import { formatTarget, parseAuthority } from "./policy/target.ts";
+import type { Record } from "./record.ts";
+import { TUNNEL_ONREAD, Tunnel } from "./tunnel.ts";
+
+/** The whole success answer: senders and their libraries compare little else (RFC 9110 §9.3.6). */
+const ESTABLISHED = "HTTP/1.1 200 Connection established\r\n\r\n";
+/** What a client may send before its answer, such as a TLS ClientHello behind the head; then it is paused. */
+const MAX_EARLY_BYTES = 65_536;
+
+/** A CONNECT from its head to its tunnel: decide, dial, answer 200, relay. */
+export class Connect implements Handler {
+  readonly #client: Client;
+  readonly #head: Head;
+  readonly #record: Record;
+  #early: Buffer[] = [];
+  #earlyBytes = 0;
+  #ended = false;
+  /** Drops the waiting for DNS, or the dial. */
+  #stop: (() => void) | null = null;
+
+  constructor(client: Client, head: Head) {
+    this.#client = client;
+    this.#head = head;
+    this.#record = client.newRecord("connect", head.target);
+  }
+
+  start(rest: Buffer): void {
+    const client = this.#client;
+    const head = this.#head;
+    if (rest.length > 0) this.onData(rest);
+    const target = parseAuthority(head.target);
+    if (target === null) {
+      this.#fail({ code: "bad-request", reason: "the CONNECT target is not host:port" });
+      return;
+    }
+    const shown = formatTarget(target);
+    this.#record.target = shown;
+    const entry = client.enter(head, this.#record);
+    if ("code" in entry) {
+      this.#fail(entry);
+      return;
+    }
+    const { server } = client;
+    const drop = decideTarget(entry.policy, server.names, target, this.#record, (route) => {
+      if ("code" in route) {
+        this.#fail(route);
+        return;
+      }
+      const began = performance.now();
+      const options = { port: target.port, deadlineMs: entry.settings.connectMs, shown, onread: TUNNEL_ONREAD };
+      this.#stop = dial(route.addresses, options, (result) => {
+        this.#record.connectMs = performance.now() - began;
+        if ("code" in result) {
+          this.#fail(result);
+          return;
+        }
+        this.#record.address = formatAddress(result.address);
+        this.#record.local = result.socket.localAddress ?? "";
+        const tunnel = new Tunnel(client, result.socket, this.#record, entry.settings.idleMs, server.now);
+        client.handler = tunnel;
+        client.socket.write(ESTABLISHED);
+        for (const chunk of this.#early) tunnel.onData(chunk);
+        if (this.#ended) tunnel.onEnd();
+        else client.socket.resume();
+      });
+    });
+    this.#stop ??= drop;
+  }
+
+  onData(chunk: Buffer): void {
+    this.#early.push(chunk);
+    this.#earlyBytes += chunk.length;
+    if (this.#earlyBytes >= MAX_EARLY_BYTES) this.#client.socket.pause();
+  }
+
+  /** Half-closed early: the tunnel passes it on. */
+  onEnd(): void {
+    this.#ended = true;
+  }
+
+  onDrain(): void {}
+
+  onClosed(): void {
+    this.#stop?.();
+    this.#record.close ??= "client-gone";
+    this.#client.finish(this.#record);
+  }
+
+  sweep(): void {}
+
+  abort(reason: string): void {
+    this.#stop?.();
+    this.#record.close = reason;
+    this.#client.socket.resetAndDestroy();
+  }
+
+  #fail(failure: Failure): void {
+    this.#early = [];
+    this.#client.refuse(failure, this.#record, false);
+  }
+}

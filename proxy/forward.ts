@@ -1,0 +1,349 @@
+import type { Socket } from "node:net";
+import { type BodyReader, ChunkedBody, chunkHeader, LengthBody, UntilClose } from "./body.ts";
+import type { Client, Entry, Handler } from "./client.ts";
+import { decideTarget } from "./decide.ts";
+import { dial } from "./dial.ts";
+import type { Failure } from "./errors.ts";
+import { requestHead, responseHead } from "./fields.ts";
+import { type Head, type ResponseHead, ResponseHeadParser } from "./head.ts";
+import { type Address, formatAddress } from "./policy/cidr.ts";
+import { type AbsoluteTarget, formatTarget, parseAbsolute } from "./policy/target.ts";
+import type { Record } from "./record.ts";
+
+type UpstreamSocket = Socket & { exchange?: Exchange | undefined };
+
+/** Client bytes that are held while nobody can take them; then the client is paused. */
+const MAX_HELD_BYTES = 65_536;
+const HTTP_PORT_FORMS = "an absolute http URI or CONNECT";
+
+function onUpstreamData(this: UpstreamSocket, chunk: Buffer): void {
+  this.exchange?.upstreamData(chunk);
+}
+function onUpstreamEnd(this: UpstreamSocket): void {
+  this.exchange?.upstreamEnd();
+}
+function onUpstreamError(this: UpstreamSocket): void {
+  this.exchange?.upstreamBroken();
+}
+function onUpstreamClose(this: UpstreamSocket): void {
+  this.exchange?.upstreamBroken();
+}
+function onUpstreamDrain(this: UpstreamSocket): void {
+  this.exchange?.upstreamDrained();
+}
+
+/** One absolute-form request and its response (RFC 9112 §3.2.2): decided by itself, whatever came before it. */
+export class Exchange implements Handler {
+  readonly #client: Client;
+  readonly #head: Head;
+  readonly #record: Record;
+  readonly #request: BodyReader;
+  #stop: (() => void) | null = null;
+  #entry: Entry | null = null;
+  #upstream: UpstreamSocket | null = null;
+  #poolKey = "";
+  #reused = false;
+  /** Client bytes that came before the upstream was there, or behind this request. */
+  #held: Buffer[] = [];
+  #heldBytes = 0;
+  #parser: ResponseHeadParser | null = new ResponseHeadParser();
+  #response: ResponseHead | null = null;
+  #body: BodyReader | null = null;
+  #chunked = false;
+  #close: boolean;
+  #active: number;
+  #over = false;
+
+  constructor(client: Client, head: Head) {
+    this.#client = client;
+    this.#head = head;
+    this.#record = client.newRecord("http", "");
+    this.#request = head.chunked ? new ChunkedBody() : new LengthBody(head.contentLength ?? 0);
+    this.#close = !head.keepAlive || head.minor === 0;
+    this.#active = client.server.now;
+  }
+
+  start(rest: Buffer): void {
+    const client = this.#client;
+    if (rest.length > 0) this.#hold(rest);
+    const absolute = parseAbsolute(this.#head.target);
+    if (absolute === null) {
+      const reason = /^https:/i.test(this.#head.target)
+        ? "https goes through CONNECT"
+        : `this is a forward proxy: the target must be ${HTTP_PORT_FORMS}`;
+      this.#fail({ code: "bad-request", reason });
+      return;
+    }
+    const shown = formatTarget(absolute.target);
+    this.#record.target = shown;
+    const entry = client.enter(this.#head, this.#record);
+    if ("code" in entry) {
+      this.#fail(entry);
+      return;
+    }
+    this.#entry = entry;
+    const drop = decideTarget(entry.policy, client.server.names, absolute.target, this.#record, (route) => {
+      if ("code" in route) this.#fail(route);
+      else this.#reach(absolute, shown, route.addresses, entry);
+    });
+    this.#stop ??= drop;
+  }
+
+  #reach(absolute: AbsoluteTarget, shown: string, addresses: readonly Address[], entry: Entry): void {
+    const { server } = this.#client;
+    const key = (address: Address) => `${shown} ${formatAddress(address)}`;
+    for (const address of addresses) {
+      const socket = server.pool.take(key(address));
+      if (socket === null) continue;
+      this.#reused = true;
+      this.#stop = () => {};
+      this.#send(socket, address, key(address), absolute);
+      return;
+    }
+    const began = performance.now();
+    const options = { port: absolute.target.port, deadlineMs: entry.settings.connectMs, shown };
+    this.#stop = dial(addresses, options, (result) => {
+      this.#record.connectMs = performance.now() - began;
+      if ("code" in result) {
+        this.#fail(result);
+        return;
+      }
+      const { socket, address } = result;
+      socket.on("error", onUpstreamError);
+      socket.on("end", onUpstreamEnd);
+      socket.on("close", onUpstreamClose);
+      socket.on("drain", onUpstreamDrain);
+      this.#send(socket, address, key(address), absolute);
+    });
+  }
+
+  #send(socket: UpstreamSocket, address: Address, key: string, absolute: AbsoluteTarget): void {
+    this.#upstream = socket;
+    this.#poolKey = key;
+    socket.exchange = this;
+    socket.on("data", onUpstreamData);
+    this.#record.address = formatAddress(address);
+    this.#record.local = socket.localAddress ?? "";
+    const { via } = this.#client.server.settings;
+    socket.cork();
+    socket.write(requestHead(this.#head, absolute.path, absolute.authority, via), "latin1");
+    const held = this.#held;
+    this.#held = [];
+    this.#heldBytes = 0;
+    for (const chunk of held) this.onData(chunk);
+    socket.uncork();
+    if (!this.#over && this.#held.length === 0) this.#client.socket.resume();
+  }
+
+  #hold(chunk: Buffer): void {
+    this.#held.push(chunk);
+    this.#heldBytes += chunk.length;
+    if (this.#heldBytes >= MAX_HELD_BYTES) this.#client.socket.pause();
+  }
+
+  onData(chunk: Buffer): void {
+    this.#active = this.#client.server.now;
+    if (this.#over) return;
+    if (this.#upstream === null || this.#request.done) {
+      this.#hold(chunk);
+      return;
+    }
+    let rest: Buffer | null;
+    try {
+      rest = this.#request.feed(chunk, this.#sendPayload);
+    } catch (error) {
+      this.#fail({ code: "bad-request", reason: (error as Error).message });
+      return;
+    }
+    if (rest === null) return;
+    if (this.#head.chunked) this.#upstream.write("0\r\n\r\n");
+    if (rest.length > 0) this.#hold(rest);
+  }
+
+  readonly #sendPayload = (payload: Buffer): void => {
+    const upstream = this.#upstream;
+    this.#record.bytesUp += payload.length;
+    if (upstream === null || !upstream.writable) return;
+    if (this.#head.chunked) upstream.write(chunkHeader(payload));
+    let more = upstream.write(payload);
+    if (this.#head.chunked) more = upstream.write("\r\n");
+    if (!more) this.#client.socket.pause();
+  };
+
+  /** A client that half-closes waits for its response. */
+  onEnd(): void {
+    this.#close = true;
+    if (!this.#request.done) this.onClosed();
+  }
+
+  onDrain(): void {
+    this.#upstream?.resume();
+  }
+
+  upstreamDrained(): void {
+    if (!this.#request.done) this.#client.socket.resume();
+  }
+
+  upstreamData(chunk: Buffer): void {
+    this.#active = this.#client.server.now;
+    let rest: Buffer | null = chunk;
+    while (rest !== null && rest.length > 0 && this.#parser !== null) {
+      const parsed = this.#parser.feed(rest);
+      if (parsed === null) return;
+      if ("error" in parsed) {
+        this.#fail({ code: "reset", reason: `${this.#record.target} answered with broken HTTP: ${parsed.error}` });
+        return;
+      }
+      rest = parsed.rest;
+      if (!this.#takeHead(parsed.head)) return;
+    }
+    if (this.#over || this.#body === null || rest === null) return;
+    this.#relayBody(rest);
+  }
+
+  /** False: the exchange is over. */
+  #takeHead(head: ResponseHead): boolean {
+    if (head.status === 101) {
+      this.#fail({ code: "reset", reason: `${this.#record.target} switched protocols without being asked` });
+      return false;
+    }
+    const client = this.#client.socket;
+    const { via } = this.#client.server.settings;
+    if (head.status < 200) {
+      this.#parser = new ResponseHeadParser();
+      if (this.#head.minor === 1) client.write(responseHead(head, { chunked: false, close: false, via }), "latin1");
+      return true;
+    }
+    this.#parser = null;
+    this.#response = head;
+    const bodiless = this.#head.method === "HEAD" || head.status === 204 || head.status === 304;
+    if (bodiless) this.#body = new LengthBody(0);
+    else if (head.chunked) this.#body = new ChunkedBody();
+    else if (head.contentLength !== undefined) this.#body = new LengthBody(head.contentLength);
+    else {
+      this.#body = new UntilClose();
+      this.#close = true;
+    }
+    if (!this.#request.done) this.#close = true;
+    this.#chunked = head.chunked && this.#head.minor === 1 && !(bodiless && this.#head.method !== "HEAD");
+    const close = this.#close || this.#client.server.draining;
+    this.#close = close;
+    client.write(responseHead(head, { chunked: this.#chunked, close, via }), "latin1");
+    if (this.#body.done) {
+      this.#complete();
+      return false;
+    }
+    return true;
+  }
+
+  #relayBody(chunk: Buffer): void {
+    let rest: Buffer | null;
+    try {
+      rest = this.#body!.feed(chunk, this.#relayPayload);
+    } catch {
+      // The response has begun: an abnormal end is the only honest word (RFC 9112 §8).
+      this.#cut("upstream-broken");
+      return;
+    }
+    if (rest === null) return;
+    if (this.#chunked) this.#client.socket.write("0\r\n\r\n");
+    if (rest.length > 0) this.#response!.keepAlive = false;
+    this.#complete();
+  }
+
+  readonly #relayPayload = (payload: Buffer): void => {
+    const client = this.#client.socket;
+    this.#record.bytesDown += payload.length;
+    if (!client.writable) return;
+    if (this.#chunked) client.write(chunkHeader(payload));
+    let more = client.write(payload);
+    if (this.#chunked) more = client.write("\r\n");
+    if (!more) this.#upstream?.pause();
+  };
+
+  upstreamEnd(): void {
+    if (this.#over) return;
+    if (this.#body instanceof UntilClose) {
+      this.#complete();
+      return;
+    }
+    this.upstreamBroken();
+  }
+
+  upstreamBroken(): void {
+    if (this.#over) return;
+    if (this.#response !== null) {
+      this.#cut("upstream-reset");
+      return;
+    }
+    const when = this.#reused ? " a kept-alive connection" : "";
+    this.#fail({ code: "reset", reason: `${this.#record.target} closed${when} without an answer` });
+  }
+
+  #complete(): void {
+    this.#over = true;
+    const { server } = this.#client;
+    const upstream = this.#upstream!;
+    this.#letGo();
+    if (this.#response!.keepAlive && this.#request.done && !(this.#body instanceof UntilClose)) {
+      server.pool.put(this.#poolKey, upstream, server.now);
+    } else upstream.destroy();
+    this.#record.close = "complete";
+    this.#client.finish(this.#record);
+    if (this.#close) this.#client.farewell();
+    else this.#client.next(Buffer.concat(this.#held));
+  }
+
+  #letGo(): void {
+    const upstream = this.#upstream;
+    if (upstream === null) return;
+    upstream.exchange = undefined;
+    upstream.removeListener("data", onUpstreamData);
+  }
+
+  /** The response had begun and cannot be completed. */
+  #cut(reason: string): void {
+    this.#over = true;
+    this.#letGo();
+    this.#upstream?.destroy();
+    this.#record.code = "reset";
+    this.#record.close = reason;
+    this.#client.handler = null;
+    this.#client.finish(this.#record);
+    this.#client.socket.resetAndDestroy();
+  }
+
+  #fail(failure: Failure): void {
+    if (this.#response !== null) {
+      this.#cut(failure.code);
+      return;
+    }
+    this.#over = true;
+    this.#letGo();
+    this.#upstream?.destroy();
+    this.#client.refuse(failure, this.#record, this.#head.method === "HEAD");
+  }
+
+  onClosed(): void {
+    if (this.#over) return;
+    this.#over = true;
+    this.#stop?.();
+    this.#letGo();
+    this.#upstream?.destroy();
+    this.#record.close ??= "client-gone";
+    this.#client.handler = null;
+    this.#client.finish(this.#record);
+    this.#client.socket.destroy();
+  }
+
+  sweep(now: number): void {
+    if (this.#entry === null || this.#upstream === null || now - this.#active < this.#entry.settings.idleMs) return;
+    const seconds = this.#entry.settings.idleMs / 1000;
+    this.#fail({ code: "timeout", reason: `${this.#record.target} was silent for ${seconds} s` });
+  }
+
+  abort(reason: string): void {
+    this.#record.close = reason;
+    this.#client.socket.resetAndDestroy();
+  }
+}

@@ -1,0 +1,115 @@
+import { parseAllDocuments } from "yaml";
+import { looksLikeAcl, readAcl } from "./acl.ts";
+import { type PolicyDocument, readDocument, readFields } from "./document.ts";
+import { PolicyError, Reader } from "./rules.ts";
+
+/** A policy file, read. */
+export interface PolicySource {
+  kind: "document" | "manifest" | "acl";
+  document: PolicyDocument;
+  /** What the file asks for, that a person should look at. */
+  warnings: string[];
+  /** The file demands credentials of clients: a proxy without any password must not start. */
+  needsPassword: boolean;
+}
+
+const SPEC_KEYS = ["mode", "defaultAction", "ports", "allow", "deny", "staticIPs", "verification", "proxy"];
+/** Keys of a manifest that only the operator acts on. */
+const OPERATOR_KEYS = ["preset", "injection", "nat", "networkPolicy", "authentication"];
+const OPERATOR_PROXY_KEYS = [
+  "replicas",
+  "port",
+  "adminPort",
+  "resources",
+  "nodeSelector",
+  "tolerations",
+  "podAnnotations",
+  "podLabels",
+  "serviceAnnotations",
+  "priorityClassName",
+];
+
+function isMapping(value: unknown): value is Record<string, unknown> {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+function readManifest(value: Record<string, unknown>): PolicySource {
+  const reader = new Reader();
+  reader.mapping(value, "", ["apiVersion", "kind", "metadata", "spec", "status"]);
+  if (value.apiVersion !== "egress.outrider.dev/v1alpha1") {
+    reader.problem("apiVersion", `must be egress.outrider.dev/v1alpha1, not ${JSON.stringify(value.apiVersion)}`);
+  }
+  if (value.kind !== "EgressPolicy") reader.problem("kind", `must be EgressPolicy, not ${JSON.stringify(value.kind)}`);
+  const metadata = isMapping(value.metadata) ? value.metadata : {};
+  const name = metadata.name;
+  if (typeof name !== "string" || !/^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$/.test(name)) {
+    reader.problem("metadata.name", "must be 1 to 40 lower-case letters, digits or '-', beginning with a letter");
+  }
+  const namespace = metadata.namespace ?? "default";
+  if (typeof namespace !== "string" || !/^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$/.test(namespace)) {
+    reader.problem("metadata.namespace", "must be a namespace name");
+  }
+  const spec = reader.mapping(value.spec, "spec", [...SPEC_KEYS, ...OPERATOR_KEYS]) ?? {};
+  const fields = Object.fromEntries(Object.entries(spec).filter(([key]) => SPEC_KEYS.includes(key)));
+  const authentication = isMapping(spec.authentication) ? spec.authentication : {};
+  const auth = reader.oneOf(authentication.mode, "spec.authentication.mode", ["None", "Basic"], "None");
+  reader.done();
+  const warnings = [...OPERATOR_KEYS, ...OPERATOR_PROXY_KEYS.map((key) => `proxy.${key}`)]
+    .filter((key) => {
+      const [outer, inner] = key.split(".") as [string, string?];
+      if (key === "authentication") return false;
+      return inner === undefined ? spec[outer] !== undefined : isMapping(spec[outer]) && spec[outer][inner] !== undefined;
+    })
+    .map((key) => `spec.${key} is the operator's: a proxy alone does not act on it`);
+  const document = readFields(fields, {
+    path: "spec",
+    policy: `${namespace}/${name}`,
+    ignoredProxyKeys: OPERATOR_PROXY_KEYS,
+  });
+  return { kind: "manifest", document, warnings, needsPassword: auth === "Basic" };
+}
+
+/**
+ * Reads a policy document, an EgressPolicy manifest or a Smokescreen/mole `acl.yaml`, told apart by content.
+ * `name` is what an acl.yaml's policy is called in answers, since the file has no name of its own.
+ * @throws PolicyError
+ */
+export function readPolicy(text: string, options: { name: string; service?: string | undefined }): PolicySource {
+  const trimmed = text.trimStart();
+  if (trimmed === "") throw new PolicyError([{ path: "", message: "the file is empty" }]);
+  let value: unknown;
+  let yamlError: string | undefined;
+  if (trimmed.startsWith("{")) {
+    try {
+      value = JSON.parse(text);
+    } catch (error) {
+      throw new PolicyError([{ path: "", message: `not valid JSON: ${(error as Error).message}` }]);
+    }
+  } else {
+    // Leading tabs are no YAML; acl.yaml files have them, and its reader expands them.
+    const documents = parseAllDocuments(text.replace(/^[\t ]+/gm, (space) => space.replaceAll("\t", "  ")));
+    if (documents.length !== 1) {
+      throw new PolicyError([{ path: "", message: `has ${documents.length} YAML documents; one policy a file` }]);
+    }
+    yamlError = documents[0]!.errors[0]?.message.split("\n")[0];
+    if (yamlError !== undefined) throw new PolicyError([{ path: "", message: `not valid YAML: ${yamlError}` }]);
+    value = documents[0]!.toJS();
+  }
+  if (isMapping(value) && (value.kind !== undefined || value.apiVersion !== undefined)) {
+    if (!trimmed.startsWith("{") && /^ *\t/m.test(text)) {
+      throw new PolicyError([{ path: "", message: "not valid YAML: tabs as indentation; use spaces" }]);
+    }
+    return readManifest(value);
+  }
+  if (looksLikeAcl(value)) {
+    const { policy, warnings } = readAcl(text, options.service === undefined ? {} : { service: options.service });
+    const fields = { ...policy };
+    const document = readFields(fields, { path: "", policy: options.name, internalRules: true });
+    return { kind: "acl", document, warnings, needsPassword: false };
+  }
+  if (isMapping(value) && value.version !== undefined) {
+    return { kind: "document", document: readDocument(value), warnings: [], needsPassword: false };
+  }
+  const message = "is no policy: expected a policy document (version: 1), an EgressPolicy manifest, or an acl.yaml";
+  throw new PolicyError([{ path: "", message }]);
+}
