@@ -26,7 +26,9 @@ export class Credentials {
   add(key: string, password: string): void {
     if (password === "") throw new UsageError(`${key}: the password is empty; set one, or leave it out`);
     if (!URL_SAFE.test(password)) {
-      this.warnings.push(`${key}: has characters that must be percent-encoded in a proxy URL; use [A-Za-z0-9._~-] only`);
+      this.warnings.push(
+        `${key}: has characters that must be percent-encoded in a proxy URL; use [A-Za-z0-9._~-] only`,
+      );
     }
     this.#list.push({ client: ANY_USER.includes(key) ? null : key, digest: digestOf(password) });
   }

@@ -14,7 +14,6 @@ type UpstreamSocket = Socket & { exchange?: Exchange | undefined };
 
 /** Client bytes that are held while nobody can take them; then the client is paused. */
 const MAX_HELD_BYTES = 65_536;
-const HTTP_PORT_FORMS = "an absolute http URI or CONNECT";
 
 function onUpstreamData(this: UpstreamSocket, chunk: Buffer): void {
   this.exchange?.upstreamData(chunk);
@@ -70,7 +69,7 @@ export class Exchange implements Handler {
     if (absolute === null) {
       const reason = /^https:/i.test(this.#head.target)
         ? "https goes through CONNECT"
-        : `this is a forward proxy: the target must be ${HTTP_PORT_FORMS}`;
+        : `this is a forward proxy: the target must be an absolute http URI or CONNECT`;
       this.#fail({ code: "bad-request", reason });
       return;
     }
@@ -195,14 +194,14 @@ export class Exchange implements Handler {
         return;
       }
       rest = parsed.rest;
-      if (!this.#takeHead(parsed.head)) return;
+      if (!this.#takeHead(parsed.head, rest)) return;
     }
     if (this.#over || this.#body === null || rest === null) return;
     this.#relayBody(rest);
   }
 
   /** False: the exchange is over. */
-  #takeHead(head: ResponseHead): boolean {
+  #takeHead(head: ResponseHead, rest: Buffer): boolean {
     if (head.status === 101) {
       this.#fail({ code: "reset", reason: `${this.#record.target} switched protocols without being asked` });
       return false;
@@ -230,6 +229,8 @@ export class Exchange implements Handler {
     this.#close = close;
     client.write(responseHead(head, { chunked: this.#chunked, close, via }), "latin1");
     if (this.#body.done) {
+      // Bytes that no response owns: nobody may meet them later.
+      if (rest.length > 0) head.keepAlive = false;
       this.#complete();
       return false;
     }

@@ -138,7 +138,8 @@ export class LineReader {
     for (;;) {
       const lf = data.indexOf(10, from);
       const end = lf === -1 ? data.length : lf + 1;
-      if (this.#seen + end > this.#limit) throw new Malformed(`the ${this.#what} is longer than ${this.#limit} bytes`, 431);
+      if (this.#seen + end > this.#limit)
+        throw new Malformed(`the ${this.#what} is longer than ${this.#limit} bytes`, 431);
       if (lf === -1) {
         this.#pending = data.length === 0 ? null : data;
         return null;

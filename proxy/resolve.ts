@@ -136,25 +136,27 @@ export class Names {
     const found: { six: Address[]; four: Address[] } = { six: [], four: [] };
     const errors: string[] = [];
     let ttl = MAX_TTL_SECONDS;
-    const one = (family: "six" | "four") => (error: NodeJS.ErrnoException | null, records: { address: string; ttl: number }[]) => {
-      if (error !== null) errors.push(error.code ?? "EUNKNOWN");
-      else {
-        for (const record of records) {
-          const address = parseAddress(record.address);
-          if (address !== null) found[family].push(address);
-          ttl = Math.min(ttl, record.ttl);
+    const one =
+      (family: "six" | "four") =>
+      (error: NodeJS.ErrnoException | null, records: { address: string; ttl: number }[]) => {
+        if (error !== null) errors.push(error.code ?? "EUNKNOWN");
+        else {
+          for (const record of records) {
+            const address = parseAddress(record.address);
+            if (address !== null) found[family].push(address);
+            ttl = Math.min(ttl, record.ttl);
+          }
         }
-      }
-      if (--open > 0) return;
-      this.#running--;
-      this.#conclude(host, interleave(found.six, found.four), errors, ttl);
-      // Names whose time ran out while they queued are skipped.
-      for (let next = this.#queue.shift(); next !== undefined; next = this.#queue.shift()) {
-        if (!this.#flights.has(next)) continue;
-        this.#query(next);
-        break;
-      }
-    };
+        if (--open > 0) return;
+        this.#running--;
+        this.#conclude(host, interleave(found.six, found.four), errors, ttl);
+        // Names whose time ran out while they queued are skipped.
+        for (let next = this.#queue.shift(); next !== undefined; next = this.#queue.shift()) {
+          if (!this.#flights.has(next)) continue;
+          this.#query(next);
+          break;
+        }
+      };
     this.#resolver.resolve6(host, { ttl: true }, one("six"));
     this.#resolver.resolve4(host, { ttl: true }, one("four"));
   }

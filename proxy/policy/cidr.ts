@@ -39,7 +39,16 @@ export function parseAddress(text: string): Address | null {
 export function formatAddress(address: Address): string {
   const [a, b, c, d] = address.words;
   if (address.family === 4) return `${d >>> 24}.${(d >>> 16) & 255}.${(d >>> 8) & 255}.${d & 255}`;
-  return new ipaddr.IPv6([a >>> 16, a & 65535, b >>> 16, b & 65535, c >>> 16, c & 65535, d >>> 16, d & 65535]).toRFC5952String();
+  return new ipaddr.IPv6([
+    a >>> 16,
+    a & 65535,
+    b >>> 16,
+    b & 65535,
+    c >>> 16,
+    c & 65535,
+    d >>> 16,
+    d & 65535,
+  ]).toRFC5952String();
 }
 
 /** A network: all addresses of `family` whose first `prefix` bits are those of `words`. */
@@ -66,7 +75,12 @@ export function parseCidr(text: string): Cidr | { error: string } {
     return { error: `"${text}": the prefix length must be 0 to ${max}` };
   }
   const offset = address.family === 4 ? 96 : 0;
-  const words = address.words.map((w, i) => (w & maskWord(i, prefix + offset)) >>> 0) as [number, number, number, number];
+  const words = address.words.map((w, i) => (w & maskWord(i, prefix + offset)) >>> 0) as [
+    number,
+    number,
+    number,
+    number,
+  ];
   const network = `${formatAddress({ family: address.family, words })}/${prefix}`;
   if (words.some((w, i) => w !== address.words[i])) {
     return { error: `"${text}" has host bits set; the network is ${network}` };

@@ -1,5 +1,5 @@
 import { type Address, type Cidr, CidrSet, cidr, formatAddress, parseAddress } from "./cidr.ts";
-import { type PolicyDocument, hashDocument } from "./document.ts";
+import { hashDocument, type PolicyDocument } from "./document.ts";
 import { HostSet, parseHostPattern } from "./host.ts";
 import { type PortRange, type PortSpec, parseCidrs, parsePorts, type Rule, ruleLabel } from "./rules.ts";
 import { forms, isLoopback, neverAllowed, specialPurpose } from "./special.ts";
@@ -221,7 +221,12 @@ function vetClass(
 ): Vetted {
   if (set.staticFamilies.size > 0 || set.statics.size > 0) {
     if (!set.staticFamilies.has(raw.family)) {
-      return out(false, "address", "address", `${target.host} ${verb} IPv${raw.family}, for which there is no static IP`);
+      return out(
+        false,
+        "address",
+        "address",
+        `${target.host} ${verb} IPv${raw.family}, for which there is no static IP`,
+      );
     }
   }
   let isPublic = true;

@@ -32,7 +32,8 @@ export function parseHostPattern(text: string): HostPattern | { error: string } 
   if (isIP(text) !== 0 || /^\[.*\]$/.test(text)) return { error: `"${text}" is an IP address; use cidrs` };
   if (/^[0-9a-f.:]+\/[0-9]+$/i.test(text)) return { error: `"${text}" is a CIDR; use cidrs` };
   if (/^[^/:]+:[0-9]*$/.test(text)) return { error: `"${text}" has a port; use ports` };
-  if (/[/:@?#%\s]/.test(text)) return { error: `"${text}" is not a host name; write the name alone, without URL parts` };
+  if (/[/:@?#%\s]/.test(text))
+    return { error: `"${text}" is not a host name; write the name alone, without URL parts` };
   const ascii = /^[\x20-\x7e]*$/.test(body) ? body : domainToASCII(body);
   const name = canonicalHost(ascii);
   if (name === null) return { error: `"${text}" is not a valid host name` };

@@ -133,7 +133,10 @@ export function readPorts(reader: Reader, value: unknown, path: string): PortSpe
   const list = reader.list(value, path, 64);
   for (const [i, entry] of list.entries()) {
     if (parsePorts(entry) === null) {
-      reader.problem(`${path}[${i}]`, `${JSON.stringify(entry)} is not a port (1 to 65535) or a range such as "8000-8999"`);
+      reader.problem(
+        `${path}[${i}]`,
+        `${JSON.stringify(entry)} is not a port (1 to 65535) or a range such as "8000-8999"`,
+      );
     }
   }
   return list as PortSpec[];
@@ -141,7 +144,8 @@ export function readPorts(reader: Reader, value: unknown, path: string): PortSpe
 
 function strings(reader: Reader, value: unknown, path: string, check: (text: string) => string | undefined): string[] {
   const list = reader.list(value, path, 100_000);
-  if (Array.isArray(value) && value.length === 0) reader.problem(path, "is empty; name at least one, or leave the field out");
+  if (Array.isArray(value) && value.length === 0)
+    reader.problem(path, "is empty; name at least one, or leave the field out");
   for (const [i, entry] of list.entries()) {
     const error = typeof entry === "string" ? check(entry) : "must be a string";
     if (error !== undefined) reader.problem(`${path}[${i}]`, error);
@@ -193,7 +197,13 @@ function readRule(reader: Reader, value: unknown, path: string, internal: boolea
 }
 
 /** Reads `allow` or `deny`; rule names must be unique in the whole policy (`names` is shared by both lists). */
-export function readRules(reader: Reader, value: unknown, path: string, names: Map<string, string>, internal = false): Rule[] {
+export function readRules(
+  reader: Reader,
+  value: unknown,
+  path: string,
+  names: Map<string, string>,
+  internal = false,
+): Rule[] {
   return reader.list(value, path, MAX_RULES).map((entry, i) => {
     const here = `${path}[${i}]`;
     const rule = readRule(reader, entry, here, internal);

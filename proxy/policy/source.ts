@@ -58,7 +58,9 @@ function readManifest(value: Record<string, unknown>): PolicySource {
     .filter((key) => {
       const [outer, inner] = key.split(".") as [string, string?];
       if (key === "authentication") return false;
-      return inner === undefined ? spec[outer] !== undefined : isMapping(spec[outer]) && spec[outer][inner] !== undefined;
+      return inner === undefined
+        ? spec[outer] !== undefined
+        : isMapping(spec[outer]) && spec[outer][inner] !== undefined;
     })
     .map((key) => `spec.${key} is the operator's: a proxy alone does not act on it`);
   const document = readFields(fields, {

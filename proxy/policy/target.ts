@@ -1,5 +1,5 @@
-import { canonicalHost } from "./host.ts";
 import { formatAddress, parseAddress } from "./cidr.ts";
+import { canonicalHost } from "./host.ts";
 
 /** What a client asked for, canonical: matched, vetted, resolved, dialled and logged by this one value. */
 export interface Target {
@@ -55,7 +55,9 @@ export function parseAbsolute(uri: string): AbsoluteTarget | null {
   const rest = uri.slice(7);
   const end = rest.search(/[/?]/);
   const authority = end === -1 ? rest : rest.slice(0, end);
-  const target = /(^\[[^\]]*\]|^[^:]*)$/.test(authority) ? parseAuthority(`${authority}:80`) : parseAuthority(authority);
+  const target = /(^\[[^\]]*\]|^[^:]*)$/.test(authority)
+    ? parseAuthority(`${authority}:80`)
+    : parseAuthority(authority);
   if (target === null) return null;
   const tail = end === -1 ? "" : rest.slice(end);
   const shown = target.host.includes(":") ? `[${target.host}]` : target.host;

@@ -1,0 +1,165 @@
+import { isIP } from "node:net";
+import { UsageError } from "./errors.ts";
+import { LOG_LEVELS } from "./log.ts";
+import { hostPort, type Option, oneOf, readOptions, wholeNumber } from "./options.ts";
+import { parseCidr } from "./policy/cidr.ts";
+import type { PolicyDocument } from "./policy/document.ts";
+import type { Settings } from "./server.ts";
+
+/** How a policy file is read; `explain` and `check` share these with the proxy. */
+export const POLICY_OPTIONS: readonly Option[] = [
+  { name: "policy", value: "FILE", help: "policy document, EgressPolicy manifest or acl.yaml (required)" },
+  { name: "service", value: "NAME", help: "the service of an acl.yaml that has several" },
+];
+
+/** What the machine adds to a policy. */
+export const RANGE_OPTIONS: readonly Option[] = [
+  {
+    name: "allow-cidr",
+    value: "CIDR",
+    repeat: true,
+    help: "open a special-purpose range, or loopback, for every allowed host",
+  },
+  { name: "deny-cidr", value: "CIDR", repeat: true, help: "close a range for every host" },
+];
+
+/** How names are resolved. */
+export const DNS_OPTIONS: readonly Option[] = [
+  {
+    name: "resolver",
+    value: "IP:PORT",
+    repeat: true,
+    help: "DNS server, in order of use (default: those of resolv.conf)",
+  },
+  { name: "hosts", value: "FILE", help: "names that are not asked for: lines of an address and names" },
+  { name: "dns-seconds", value: "N", help: "time for one name, in seconds (default 2, or the policy's)" },
+];
+
+/** All options of `outrider proxy`, in the order of `--help`. */
+export const PROXY_OPTIONS: readonly Option[] = [
+  ...POLICY_OPTIONS,
+  { name: "listen", value: "HOST:PORT", fallback: ":4750", help: "where clients connect; port 0 picks a free one" },
+  { name: "admin", value: "HOST:PORT", fallback: "127.0.0.1:9750", help: "where /livez /readyz /status /explain are" },
+  {
+    name: "password-dir",
+    value: "DIR",
+    help: "folder of passwords, one file a client (PROXY_PASSWORD: any user name)",
+  },
+  {
+    name: "on-bad-policy",
+    value: "exit|wait",
+    fallback: "exit",
+    help: "without a first valid policy: exit 2, or answer 503 and wait",
+  },
+  ...DNS_OPTIONS,
+  ...RANGE_OPTIONS,
+  { name: "connect-seconds", value: "N", help: "time to connect to a target, in seconds (default 5, or the policy's)" },
+  {
+    name: "idle-seconds",
+    value: "N",
+    help: "a tunnel without traffic ends after so many seconds (default 300, or the policy's)",
+  },
+  { name: "max-tunnels", value: "N", help: "tunnels and requests at once (default 10000, or the policy's)" },
+  { name: "deny-status", value: "403|502", help: "status of a refusal by policy (default 403, or the policy's)" },
+  {
+    name: "reason-detail",
+    value: "class|full",
+    help: "whether reasons name the address (default class, or the policy's)",
+  },
+  { name: "access-log", value: "all|denied|none", help: "records on stdout (default all, or the policy's)" },
+  { name: "via", value: "on|off", fallback: "on", help: "add `Via: 1.1 outrider` to plain http" },
+  { name: "log-level", value: "LEVEL", fallback: "info", help: `operational log on stderr: ${LOG_LEVELS.join(", ")}` },
+  { name: "help", help: "print this" },
+];
+
+/** The command line of `outrider proxy`, checked. Undefined settings are the policy's to say. */
+export interface Config {
+  policy: string;
+  service: string | undefined;
+  listen: { host: string; port: number };
+  admin: { host: string; port: number };
+  passwordDir: string | undefined;
+  onBadPolicy: "exit" | "wait";
+  resolvers: readonly string[];
+  hosts: string | undefined;
+  allowCIDRs: readonly string[];
+  denyCIDRs: readonly string[];
+  dnsSeconds: number | undefined;
+  connectSeconds: number | undefined;
+  idleSeconds: number | undefined;
+  maxTunnels: number | undefined;
+  denyStatus: number | undefined;
+  reasonDetail: "class" | "full" | undefined;
+  accessLog: "all" | "denied" | "none" | undefined;
+  via: boolean;
+  logLevel: string;
+}
+
+/** Reads and checks the options that several commands share. @throws UsageError */
+export function readConfig(options: readonly Option[], argv: readonly string[], env: NodeJS.ProcessEnv) {
+  const { values, positionals } = readOptions(options, argv, env);
+  const one = (name: string) => values.get(name)?.[0];
+  const resolvers = values.get("resolver") ?? [];
+  for (const text of resolvers) {
+    const match = /^(?:\[([^\]]+)\]|([^:]+)):([1-9]\d{0,4})$/.exec(text);
+    if (match === null || isIP(match[1] ?? match[2]!) === 0 || Number(match[3]) > 65535) {
+      throw new UsageError(`--resolver must be IP:PORT, such as 10.96.0.10:53, not "${text}"`);
+    }
+  }
+  for (const name of ["allow-cidr", "deny-cidr"]) {
+    for (const text of values.get(name) ?? []) {
+      const parsed = parseCidr(text);
+      if ("error" in parsed) throw new UsageError(`--${name}: ${parsed.error}`);
+    }
+  }
+  const denyStatus = oneOf(values, "deny-status", ["403", "502"]);
+  const config: Config = {
+    policy: one("policy") ?? "",
+    service: one("service"),
+    listen: hostPort(one("listen") ?? ":4750", "listen"),
+    admin: hostPort(one("admin") ?? "127.0.0.1:9750", "admin"),
+    passwordDir: one("password-dir"),
+    onBadPolicy: oneOf(values, "on-bad-policy", ["exit", "wait"]) ?? "exit",
+    resolvers,
+    hosts: one("hosts"),
+    allowCIDRs: values.get("allow-cidr") ?? [],
+    denyCIDRs: values.get("deny-cidr") ?? [],
+    dnsSeconds: wholeNumber(values, "dns-seconds", 1, 60),
+    connectSeconds: wholeNumber(values, "connect-seconds", 1, 120),
+    idleSeconds: wholeNumber(values, "idle-seconds", 1, 86_400),
+    maxTunnels: wholeNumber(values, "max-tunnels", 1, 1_000_000),
+    denyStatus: denyStatus === undefined ? undefined : Number(denyStatus),
+    reasonDetail: oneOf(values, "reason-detail", ["class", "full"]),
+    accessLog: oneOf(values, "access-log", ["all", "denied", "none"]),
+    via: (oneOf(values, "via", ["on", "off"]) ?? "on") === "on",
+    logLevel: oneOf(values, "log-level", LOG_LEVELS) ?? "info",
+  };
+  return { config, values, positionals, help: values.has("help") };
+}
+
+/** Whoever needs a policy says so here. @throws UsageError */
+export function requirePolicy(config: Config): void {
+  if (config.policy === "") throw new UsageError("--policy FILE is required");
+}
+
+/** The document with what the command line overrides: this is the policy that runs, and whose hash is shown. */
+export function overrideDocument(document: PolicyDocument, config: Config): PolicyDocument {
+  if (config.reasonDetail === undefined) return document;
+  const reasonDetail = config.reasonDetail === "full" ? "Full" : "Class";
+  return { ...document, proxy: { ...document.proxy, reasonDetail } };
+}
+
+/** Settings of the server: the command line first, then the policy. */
+export function settingsOf(config: Config, document: PolicyDocument | null): Settings {
+  const proxy = document?.proxy;
+  const accessLog = (proxy?.accessLog ?? "All").toLowerCase() as Settings["accessLog"];
+  return {
+    connectMs: (config.connectSeconds ?? proxy?.timeouts.connectSeconds ?? 5) * 1000,
+    idleMs: (config.idleSeconds ?? proxy?.timeouts.idleSeconds ?? 300) * 1000,
+    maxTunnels: config.maxTunnels ?? proxy?.limits.maxTunnels ?? 10_000,
+    maxTunnelsPerClient: proxy?.limits.maxTunnelsPerClient ?? 0,
+    denyStatus: config.denyStatus ?? proxy?.denyStatus ?? 403,
+    accessLog: config.accessLog ?? accessLog,
+    via: config.via,
+  };
+}

@@ -1,0 +1,59 @@
+import { UsageError } from "./errors.ts";
+import { nearest, PolicyError } from "./policy/rules.ts";
+import { runProxy, version } from "./run.ts";
+import { runCheck } from "./tools/check.ts";
+import { runEcho } from "./tools/echo.ts";
+import { runExplain } from "./tools/explain.ts";
+import { runImport } from "./tools/import.ts";
+
+const COMMANDS: Readonly<Record<string, (argv: string[]) => Promise<number>>> = {
+  proxy: runProxy,
+  explain: runExplain,
+  check: runCheck,
+  import: runImport,
+  echo: runEcho,
+};
+
+const HELP = `Usage: outrider COMMAND [options]
+
+  proxy    forward proxy that dials only what its policy permits
+  explain  what the proxy would decide for a target, and why
+  check    validate a policy file
+  import   turn a Smokescreen or mole acl.yaml into an EgressPolicy
+  echo     answer callers with the address that they come from
+
+outrider COMMAND --help prints the options of a command; outrider --version the version.`;
+
+/** Exit status of wrong usage and bad input. */
+const EXIT_USAGE = 2;
+
+async function main(argv: string[]): Promise<number> {
+  const [command, ...rest] = argv;
+  if (command === "--version") {
+    console.log(version());
+    return 0;
+  }
+  if (command === undefined || command === "--help" || command === "help") {
+    (command === undefined ? console.error : console.log)(HELP);
+    return command === undefined ? EXIT_USAGE : 0;
+  }
+  const run = Object.hasOwn(COMMANDS, command) ? COMMANDS[command] : undefined;
+  if (run !== undefined) return run(rest);
+  const meant = nearest(command, Object.keys(COMMANDS));
+  throw new UsageError(`unknown command "${command}"${meant ? `; did you mean ${meant}?` : "; see --help"}`);
+}
+
+main(process.argv.slice(2)).then(
+  (status) => {
+    process.exitCode = status;
+    // A server that was told to end must not wait for a forgotten timer; output is flushed by then.
+    if (process.argv[2] === "proxy") process.exit();
+  },
+  (error: unknown) => {
+    if (error instanceof UsageError || error instanceof PolicyError) {
+      console.error(`outrider: ${error.message.replace(/\s*\n\s*/g, " ")}`);
+      process.exit(EXIT_USAGE);
+    }
+    throw error;
+  },
+);

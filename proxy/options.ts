@@ -1,0 +1,110 @@
+import { parseArgs } from "node:util";
+import { UsageError } from "./errors.ts";
+import { nearest } from "./policy/rules.ts";
+
+/** One option of a command: long form, environment variable, and what `--help` prints. */
+export interface Option {
+  name: string;
+  /** What stands for the value in `--help`; absent: a switch. */
+  value?: string;
+  repeat?: boolean;
+  fallback?: string;
+  help: string;
+}
+
+/** Values as given, by option name: every option is a list, a switch is `["true"]`. */
+export type Values = ReadonlyMap<string, readonly string[]>;
+
+/** `--connect-seconds` → `OUTRIDER_CONNECT_SECONDS`. */
+export function variableOf(name: string): string {
+  return `OUTRIDER_${name.toUpperCase().replaceAll("-", "_")}`;
+}
+
+/**
+ * Reads a command line, then the environment for what it does not say. Repeatable options are comma-separated there.
+ * @throws UsageError naming the option
+ */
+export function readOptions(
+  options: readonly Option[],
+  argv: readonly string[],
+  environment: NodeJS.ProcessEnv,
+): { values: Values; positionals: string[] } {
+  const spec = Object.fromEntries(
+    options.map((o) => [
+      o.name,
+      { type: o.value === undefined ? ("boolean" as const) : ("string" as const), multiple: true },
+    ]),
+  );
+  const names = options.map((o) => o.name);
+  const { tokens, positionals } = parseArgs({
+    args: [...argv],
+    options: spec,
+    strict: false,
+    tokens: true,
+    allowPositionals: true,
+  });
+  const values = new Map<string, string[]>();
+  for (const token of tokens) {
+    if (token.kind !== "option") continue;
+    const option = options.find((o) => o.name === token.name);
+    if (option === undefined) {
+      const meant = nearest(token.name, names);
+      throw new UsageError(`unknown option ${token.rawName}${meant ? `; did you mean --${meant}?` : "; see --help"}`);
+    }
+    if (option.value !== undefined && (token.value === undefined || token.value === "")) {
+      throw new UsageError(`--${option.name} needs a value: ${option.value}`);
+    }
+    if (option.value === undefined && token.value !== undefined)
+      throw new UsageError(`--${option.name} takes no value`);
+    const list = values.get(option.name) ?? [];
+    if (list.length > 0 && !option.repeat) throw new UsageError(`--${option.name} is given twice`);
+    values.set(option.name, [...list, token.value ?? "true"]);
+  }
+  for (const option of options) {
+    const text = environment[variableOf(option.name)];
+    if (text === undefined || text === "" || values.has(option.name)) continue;
+    if (option.value === undefined && text !== "true" && text !== "false") {
+      throw new UsageError(`${variableOf(option.name)} must be true or false, not "${text}"`);
+    }
+    if (text === "false" && option.value === undefined) continue;
+    values.set(option.name, option.repeat ? text.split(",").map((part) => part.trim()) : [text]);
+  }
+  return { values, positionals };
+}
+
+/** The option part of `--help`. */
+export function optionHelp(options: readonly Option[]): string {
+  const left = options.map((o) => `  --${o.name}${o.value === undefined ? "" : ` ${o.value}`}${o.repeat ? " …" : ""}`);
+  const width = Math.max(...left.map((l) => l.length)) + 2;
+  return options
+    .map((o, i) => `${left[i]!.padEnd(width)}${o.help}${o.fallback === undefined ? "" : ` (default ${o.fallback})`}`)
+    .join("\n");
+}
+
+/** A whole number within bounds. @throws UsageError */
+export function wholeNumber(values: Values, name: string, min: number, max: number): number | undefined {
+  const text = values.get(name)?.[0];
+  if (text === undefined) return undefined;
+  const number = Number(text);
+  if (!/^\d{1,9}$/.test(text) || number < min || number > max) {
+    throw new UsageError(`--${name} must be a whole number from ${min} to ${max}, not "${text}"`);
+  }
+  return number;
+}
+
+/** One of some words. @throws UsageError */
+export function oneOf<T extends string>(values: Values, name: string, words: readonly T[]): T | undefined {
+  const text = values.get(name)?.[0];
+  if (text === undefined) return undefined;
+  const found = words.find((word) => word === text);
+  if (found === undefined) throw new UsageError(`--${name} must be one of ${words.join(", ")}, not "${text}"`);
+  return found;
+}
+
+/** `HOST:PORT`, `:PORT` or `[V6]:PORT`; an empty host listens on all addresses. @throws UsageError */
+export function hostPort(text: string, name: string): { host: string; port: number } {
+  const match = /^(?:\[([0-9A-Fa-f:.]+)\]|([^:[\]\s]*)):(\d{1,5})$/.exec(text);
+  const port = Number(match?.[3]);
+  if (match === null || port > 65535) throw new UsageError(`--${name} must be HOST:PORT or :PORT, not "${text}"`);
+  return { host: match[1] ?? match[2] ?? "", port };
+}

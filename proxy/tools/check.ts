@@ -1,0 +1,29 @@
+import { POLICY_OPTIONS, readConfig, requirePolicy } from "../config.ts";
+import { loadSource } from "../load.ts";
+import { type Option, optionHelp } from "../options.ts";
+import { hashDocument } from "../policy/document.ts";
+
+const OPTIONS: readonly Option[] = [...POLICY_OPTIONS, { name: "help", help: "print this" }];
+
+const HELP = `Usage: outrider check --policy FILE
+
+Reads a policy as the proxy would and prints its hash; every wrong field is named on stderr (exit status 2).
+
+${optionHelp(OPTIONS)}`;
+
+/** `outrider check`: exit status. @throws UsageError */
+export async function runCheck(argv: readonly string[]): Promise<number> {
+  const { config, help } = readConfig(OPTIONS, argv, process.env);
+  if (help) {
+    console.log(HELP);
+    return 0;
+  }
+  requirePolicy(config);
+  const { kind, document, warnings } = loadSource(config);
+  for (const warning of warnings) console.error(`warning: ${warning}`);
+  const rules = `${document.allow.length} allow and ${document.deny.length} deny rules`;
+  console.log(
+    `${config.policy}: valid ${kind}, ${rules}, default action ${document.defaultAction}, ${hashDocument(document)}`,
+  );
+  return 0;
+}

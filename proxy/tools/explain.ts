@@ -1,0 +1,88 @@
+import { DNS_OPTIONS, POLICY_OPTIONS, RANGE_OPTIONS, readConfig, requirePolicy } from "../config.ts";
+import { type Code, phraseOf, UsageError } from "../errors.ts";
+import { compileSource, loadSource } from "../load.ts";
+import { type Option, optionHelp } from "../options.ts";
+import { formatAddress } from "../policy/cidr.ts";
+import type { PolicySet } from "../policy/engine.ts";
+import { type Explanation, explain, needsAddresses, parseAsked } from "../policy/explain.ts";
+import type { Target } from "../policy/target.ts";
+import { Names, readHosts } from "../resolve.ts";
+
+const OPTIONS: readonly Option[] = [
+  ...POLICY_OPTIONS,
+  { name: "resolve", help: "resolve names and vet their addresses (without: the name alone, and names of --hosts)" },
+  ...DNS_OPTIONS,
+  ...RANGE_OPTIONS,
+  { name: "json", help: "one JSON object a target" },
+  { name: "help", help: "print this" },
+];
+
+const HELP = `Usage: outrider explain --policy FILE [options] TARGET…
+
+Says what the proxy would decide for each TARGET (URL, host:port or IP:port) and why, without dialling.
+Exit status: 0 all allowed, 1 any denied, 2 wrong usage.
+
+${optionHelp(OPTIONS)}`;
+
+/** Explains a target with the addresses that a resolver gives: the same path as the proxy's own. */
+export function explainTarget(set: PolicySet, names: Names, target: Target): Promise<Explanation> {
+  if (!needsAddresses(set, target)) return Promise.resolve(explain(set, target, null));
+  return new Promise((resolve) => {
+    names.lookup(target.host, (answer) => {
+      if ("code" in answer) resolve({ ...explain(set, target, null), verdict: "deny", ...answer });
+      else resolve(explain(set, target, answer.addresses.map(formatAddress)));
+    });
+  });
+}
+
+/** The line that a sender would see for a denied target. */
+export function phraseFor(explanation: Explanation, policy: string): string {
+  return phraseOf({ code: explanation.code as Code, reason: explanation.reason }, policy);
+}
+
+function print(explanation: Explanation, policy: string): string {
+  const lines = [`${explanation.target}  ${explanation.verdict}`];
+  if (explanation.rule !== undefined && explanation.rule !== "address") lines.push(`  rule     ${explanation.rule}`);
+  if (explanation.code !== undefined) lines.push(`  code     ${explanation.code}`);
+  lines.push(`  reason   ${explanation.reason}`);
+  if (explanation.wouldDeny)
+    lines.push(`  report   would be denied: ${explanation.wouldDeny.code} (${explanation.wouldDeny.rule})`);
+  for (const one of explanation.addresses) {
+    lines.push(`  address  ${one.address}  ${one.class}  ${one.verdict}${one.reason ? `: ${one.reason}` : ""}`);
+  }
+  if (explanation.verdict === "deny") lines.push(`  sender   ${phraseFor(explanation, policy)}`);
+  return lines.join("\n");
+}
+
+/** `outrider explain`: exit status. @throws UsageError */
+export async function runExplain(argv: readonly string[]): Promise<number> {
+  const { config, values, positionals, help } = readConfig(OPTIONS, argv, process.env);
+  if (help) {
+    console.log(HELP);
+    return 0;
+  }
+  requirePolicy(config);
+  if (positionals.length === 0) throw new UsageError("explain needs at least one TARGET: URL, host:port or IP:port");
+  const targets = positionals.map((text) => {
+    const target = parseAsked(text);
+    if (target === null) throw new UsageError(`"${text}" is no target: write a URL, host:port or IP:port`);
+    return target;
+  });
+  const set = compileSource(loadSource(config), config, []);
+  const hosts = config.hosts === undefined ? new Map() : readHosts(config.hosts);
+  const timeoutSeconds = config.dnsSeconds ?? set.document.proxy.timeouts.dnsSeconds;
+  const names = new Names({ servers: config.resolvers, timeoutSeconds, hosts });
+  let denied = false;
+  for (const target of targets) {
+    const ask = values.has("resolve") || hosts.has(target.host);
+    const explanation = ask ? await explainTarget(set, names, target) : explain(set, target, null);
+    denied ||= explanation.verdict === "deny";
+    const { policy } = set.document;
+    if (values.has("json")) {
+      const phrase = explanation.verdict === "deny" ? { phrase: phraseFor(explanation, policy) } : {};
+      console.log(JSON.stringify({ ...explanation, ...phrase }));
+    } else console.log(print(explanation, policy));
+  }
+  names.close();
+  return denied ? 1 : 0;
+}
