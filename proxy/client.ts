@@ -173,7 +173,7 @@ export class Client {
     record.verdict = isDenial(failure.code) || failure.code === "auth" ? "deny" : record.verdict;
     record.code = failure.code;
     record.reason = failure.reason;
-    if (failure.rule !== undefined && failure.rule !== "address") record.rule = failure.rule;
+    if (failure.rule !== undefined) record.rule = failure.rule;
     record.close = "refused";
     const policy = record.policy ?? "";
     const denyStatus = this.server.settings.denyStatus;

@@ -22,11 +22,16 @@ export interface CompileOptions {
 /** Why a name or an address is out. Soft refusals are those that report mode overrides. */
 export interface Refusal {
   code: DenyCode;
-  rule: string;
+  /** The rule that decided; `default` when none fitted; absent for an address that its class alone puts out. */
+  rule?: string;
   /** For the sender; names the class of an address, never the address. */
   reason: string;
 }
 
+/** A refusal by the policy's lists: the kind that report mode may pass over. */
+type ListedRefusal = Refusal & { rule: string };
+
+/** One address in a {@link Decision}. */
 export interface VettedAddress {
   address: string;
   in: boolean;
@@ -74,7 +79,7 @@ export interface PolicySet {
 export interface Candidates {
   rules: readonly CompiledRule[];
   /** The refusal that report mode passed over. */
-  overridden?: Refusal;
+  overridden?: ListedRefusal;
 }
 
 const hostSet = (patterns: readonly string[]): HostSet => {
@@ -132,13 +137,13 @@ function hostFits(rule: CompiledRule, target: Target): boolean {
   return rule.hosts.has(target.host) && !(rule.except?.has(target.host) ?? false);
 }
 
-function refuseName(set: PolicySet, target: Target): Refusal | undefined {
+function refuseName(set: PolicySet, target: Target): ListedRefusal | undefined {
   const rule = set.deny.find((r) => r.cidrs === null && portFits(r, target.port) && hostFits(r, target));
   if (rule === undefined) return undefined;
   return { code: "denied-rule", rule: rule.label, reason: `${target.host} is denied by rule ${rule.label}` };
 }
 
-function candidatesOf(set: PolicySet, target: Target): CompiledRule[] | Refusal {
+function candidatesOf(set: PolicySet, target: Target): CompiledRule[] | ListedRefusal {
   const fitting = set.allow.filter((rule) => hostFits(rule, target));
   if (set.document.defaultAction !== "Deny") fitting.push(set.fallback);
   const candidates = fitting.filter((rule) => portFits(rule, target.port));
@@ -162,11 +167,16 @@ export function decideName(set: PolicySet, target: Target): Refusal | Candidates
 }
 
 /** One address after vetting. `soft`: report mode may pass over the refusal. */
-export type Vetted = { in: true; rule: string } | { in: false; soft: boolean; refusal: Refusal };
+export type Vetted =
+  | { in: true; rule: string }
+  | { in: false; soft: true; refusal: ListedRefusal }
+  | { in: false; soft: false; refusal: Refusal };
 
-const out = (soft: boolean, code: DenyCode, rule: string, reason: string): Vetted => {
+const listed = (code: DenyCode, rule: string, reason: string, soft = true): Vetted => {
   return { in: false, soft, refusal: { code, rule, reason } };
 };
+
+const classed = (reason: string): Vetted => ({ in: false, soft: false, refusal: { code: "address", reason } });
 
 function hardRefusal(set: PolicySet, target: Target, views: readonly Address[]): string | undefined {
   for (const view of views) {
@@ -199,7 +209,7 @@ export function vet(set: PolicySet, target: Target, candidates: readonly Compile
   const views = shapes[0] === raw ? shapes : [raw, ...shapes];
   const verb = target.ip ? "is" : "resolves to";
   const hard = hardRefusal(set, target, views);
-  if (hard !== undefined) return out(false, "address", "address", `${target.host} ${verb} ${hard}`);
+  if (hard !== undefined) return classed(`${target.host} ${verb} ${hard}`);
   const deny = set.deny.find(
     (r) => r.cidrs !== null && portFits(r, target.port) && hostFits(r, target) && views.some((v) => r.cidrs!.has(v)),
   );
@@ -208,7 +218,7 @@ export function vet(set: PolicySet, target: Target, candidates: readonly Compile
   const soft = later.in || later.soft;
   // Report mode passes over the deny rule alone: what binds always is then the reason.
   if (!soft && set.document.mode === "Report") return later;
-  return out(soft, "denied-rule", deny.label, `${target.host} ${verb} an address that rule ${deny.label} denies`);
+  return listed("denied-rule", deny.label, `${target.host} ${verb} an address that rule ${deny.label} denies`, soft);
 }
 
 function vetClass(
@@ -221,12 +231,7 @@ function vetClass(
 ): Vetted {
   if (set.staticFamilies.size > 0 || set.statics.size > 0) {
     if (!set.staticFamilies.has(raw.family)) {
-      return out(
-        false,
-        "address",
-        "address",
-        `${target.host} ${verb} IPv${raw.family}, for which there is no static IP`,
-      );
+      return classed(`${target.host} ${verb} IPv${raw.family}, for which there is no static IP`);
     }
   }
   let isPublic = true;
@@ -235,13 +240,13 @@ function vetClass(
     if (special === undefined || set.allowCIDRs.has(shape)) continue;
     isPublic = false;
     const opened = candidates.some((c) => c.opens && c.cidrs?.has(shape) && (c.hosts !== null || target.ip));
-    if (!opened) return out(false, "address", "address", `${target.host} ${verb} ${special}`);
+    if (!opened) return classed(`${target.host} ${verb} ${special}`);
   }
   const first = shapes[0]!;
   for (const rule of candidates) {
     if (rule.cidrs === null ? isPublic : rule.cidrs.has(first)) return { in: true, rule: rule.label };
   }
-  return out(true, "not-allowed", "default", `${target.host} ${verb} an address that no allow rule admits`);
+  return listed("not-allowed", "default", `${target.host} ${verb} an address that no allow rule admits`);
 }
 
 /** The outcome of vetting all addresses of a target: which may be dialled, and the decision that is recorded. */
@@ -259,7 +264,7 @@ export function vetAll(set: PolicySet, target: Target, names: Candidates, addres
   const softly: Address[] = [];
   let rule: string | undefined;
   let first: Refusal | undefined;
-  let firstSoft: Refusal | undefined;
+  let firstSoft: ListedRefusal | undefined;
   for (const address of addresses) {
     const vetted = vet(set, target, names.rules, address);
     if (vetted.in) {
@@ -284,7 +289,7 @@ export function vetAll(set: PolicySet, target: Target, names: Candidates, addres
     const refused = overridden ?? { code: firstSoft.code, rule: firstSoft.rule };
     return { dial: softly, rule: firstSoft.rule, wouldDeny: refused };
   }
-  return { dial: [], rule: first!.rule, refusal: first! };
+  return { dial: [], rule: first!.rule ?? "", refusal: first! };
 }
 
 /** The whole decision for known answers, without gate and dialling: what `explain` and tests ask. */

@@ -51,7 +51,7 @@ export function explain(set: PolicySet, target: Target, addresses: readonly stri
       address: one.address,
       class: parseAddress(one.address) === null ? "unknown" : (specialClass(one.address) ?? "global"),
       verdict: one.in ? "in" : "out",
-      ...(one.rule === undefined || one.rule === "address" ? {} : { rule: one.rule }),
+      ...(one.rule === undefined ? {} : { rule: one.rule }),
       ...(one.reason === undefined ? {} : { reason: one.reason }),
     })),
   };

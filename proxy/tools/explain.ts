@@ -42,7 +42,7 @@ export function phraseFor(explanation: Explanation, policy: string): string {
 
 function print(explanation: Explanation, policy: string): string {
   const lines = [`${explanation.target}  ${explanation.verdict}`];
-  if (explanation.rule !== undefined && explanation.rule !== "address") lines.push(`  rule     ${explanation.rule}`);
+  if (explanation.rule !== undefined) lines.push(`  rule     ${explanation.rule}`);
   if (explanation.code !== undefined) lines.push(`  code     ${explanation.code}`);
   lines.push(`  reason   ${explanation.reason}`);
   if (explanation.wouldDeny)
