@@ -1,0 +1,42 @@
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+NODE := node_modules/node/bin/node
+BIOME := node_modules/.bin/biome
+TSC := node_modules/.bin/tsc
+STAMP := node_modules/.stamp
+
+.PHONY: help install run test lint fmt types cover clean
+
+help: ## print this
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: $(STAMP) ## install the packages of package-lock.json, Node 24 among them
+
+# npm may be told not to run install scripts; the one of the package `node` fetches its binary from the npm registry.
+$(STAMP): package-lock.json
+	npm ci
+	test -x $(NODE) || (cd node_modules/node && node installArchSpecificPackage)
+	$(NODE) --version
+	touch $@
+
+run: install ## start the proxy with examples/acl.yaml and an echo server, and print curl lines to try
+	$(NODE) examples/run.ts
+
+test: install types lint ## install, check types and style, run all tests (FILES="test/policy/*.test.ts": some)
+	$(NODE) test/run.ts $(FILES)
+
+types: install ## check the types
+	$(TSC) -p .
+
+lint: install ## check style and lint rules
+	$(BIOME) check --error-on-warnings .
+
+fmt: install ## format and mend what can be mended
+	$(BIOME) check --write .
+
+cover: install ## run all tests with coverage of proxy/
+	$(NODE) --test --experimental-test-coverage --test-coverage-include='proxy/**' 'test/**/*.test.ts'
+
+clean: ## remove what the other targets made
+	rm -rf node_modules coverage .cache

@@ -1,0 +1,58 @@
+import { type ChildProcess, spawn } from "node:child_process";
+import { randomBytes } from "node:crypto";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { createInterface } from "node:readline";
+
+/** `make run`: an echo server and a proxy with examples/acl.yaml, and what to type to see them work. */
+
+const root = new URL("..", import.meta.url).pathname;
+const outrider = join(root, "bin/outrider");
+const port = process.env.PORT ?? "4750";
+const password = randomBytes(9).toString("base64url");
+const folder = mkdtempSync(join(tmpdir(), "outrider-"));
+const hosts = join(folder, "hosts");
+writeFileSync(hosts, "127.0.0.1 hooks.example.com denied.example\n10.0.0.5 internal.example\n");
+
+const children: ChildProcess[] = [];
+
+function stop(status: number): void {
+  for (const child of children) child.kill("SIGTERM");
+  rmSync(folder, { recursive: true, force: true });
+  process.exitCode = status;
+}
+
+/** Starts a program; when it ends, everything ends. */
+function start(args: string[], env: NodeJS.ProcessEnv): ChildProcess {
+  const child = spawn(outrider, args, { env: { ...process.env, ...env }, stdio: ["ignore", "pipe", "inherit"] });
+  children.push(child);
+  child.once("exit", (code) => stop(code ?? 0));
+  return child;
+}
+
+const echo = start(["echo", "--listen", "127.0.0.1:0"], {});
+const lines = createInterface({ input: echo.stdout! });
+lines.once("line", (line) => {
+  const echoPort = line.slice(line.lastIndexOf(":") + 1);
+  const args = ["proxy", "--policy", join(root, "examples/acl.yaml"), "--listen", `127.0.0.1:${port}`];
+  args.push("--admin", "127.0.0.1:0", "--hosts", hosts, "--allow-cidr", "127.0.0.0/8");
+  const proxy = start(args, { PROXY_PASSWORD: password });
+  proxy.stdout!.pipe(process.stdout);
+  const curl = `curl -x http://:${password}@127.0.0.1:${port}`;
+  console.log(`
+The proxy serves examples/acl.yaml on port ${port}; its password is ${password}
+In another terminal:
+
+  allowed, answers the caller's address:
+    ${curl} http://hooks.example.com:${echoPort}/ip
+  denied by the list:
+    ${curl} http://denied.example:${echoPort}/ip
+  allowed by name, but it resolves to an internal address (add -p for CONNECT, as https does):
+    ${curl} http://internal.example:${echoPort}/ip
+
+Records of each request follow here. Ctrl-C ends it.
+`);
+});
+process.once("SIGINT", () => stop(0));
+process.once("SIGTERM", () => stop(0));

@@ -1,0 +1,166 @@
+import { type ChildProcess, spawn } from "node:child_process";
+import { once } from "node:events";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+
+const ROOT = new URL("../..", import.meta.url).pathname;
+/** The command that users run. */
+export const OUTRIDER = join(ROOT, "bin/outrider");
+/** Opens receivers on loopback, which nothing else opens. */
+export const OPEN_LOOPBACK = ["--allow-cidr", "127.0.0.0/8", "--allow-cidr", "::1/128"];
+const START_MS = 15_000;
+
+/** A record as it stands on stdout. */
+export type ProxyRecord = Record<string, unknown> & { target: string; verdict: string; code?: string };
+
+export interface ProxyHandle {
+  host: string;
+  port: number;
+  adminPort: number;
+  pid: number;
+  url(user?: string, password?: string): string;
+  records(): ProxyRecord[];
+  waitRecord(predicate: (record: ProxyRecord) => boolean, ms?: number): Promise<ProxyRecord>;
+  stderr(): string;
+  signal(signal: NodeJS.Signals): void;
+  /** Ends it; its exit status. */
+  stop(): Promise<number>;
+}
+
+/** What a proxy under test is started with. `policy`: file content, or the spec of a manifest. */
+export interface ProxyOptions {
+  policy: string | object;
+  args?: string[];
+  env?: Record<string, string>;
+  /** Lines of a hosts file. */
+  hosts?: string;
+  netns?: string;
+}
+
+const running = new Set<ChildProcess>();
+process.on("exit", () => {
+  for (const child of running) child.kill("SIGKILL");
+});
+
+/** A folder that is removed when this process ends. */
+export function tempFolder(): string {
+  const folder = mkdtempSync(join(tmpdir(), "outrider-test-"));
+  process.on("exit", () => rmSync(folder, { recursive: true, force: true }));
+  return folder;
+}
+
+/** A manifest with this spec. */
+export function manifest(spec: object): string {
+  const metadata = { name: "test", namespace: "test" };
+  return JSON.stringify({ apiVersion: "egress.outrider.dev/v1alpha1", kind: "EgressPolicy", metadata, spec });
+}
+
+/** Starts the real command and waits for its start-up line. */
+export async function startProxy(options: ProxyOptions): Promise<ProxyHandle> {
+  const folder = tempFolder();
+  const policy = join(folder, "policy.yaml");
+  writeFileSync(policy, typeof options.policy === "string" ? options.policy : manifest(options.policy));
+  const args = ["proxy", "--policy", policy, "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
+  if (options.hosts !== undefined) {
+    writeFileSync(join(folder, "hosts"), options.hosts);
+    args.push("--hosts", join(folder, "hosts"));
+  }
+  args.push(...(options.args ?? []));
+  const command = options.netns === undefined ? [OUTRIDER] : ["ip", "netns", "exec", options.netns, OUTRIDER];
+  const { PROXY_PASSWORD: _, ...env } = process.env;
+  const child = spawn(command[0]!, [...command.slice(1), ...args], {
+    env: { ...env, ...options.env },
+    stdio: ["ignore", "pipe", "pipe"],
+  });
+  running.add(child);
+  let out = "";
+  let err = "";
+  const seen: ProxyRecord[] = [];
+  const watchers = new Set<() => void>();
+  child.stdout!.on("data", (chunk: Buffer) => {
+    out += chunk;
+    const lines = out.split("\n");
+    out = lines.pop()!;
+    for (const line of lines) seen.push(JSON.parse(line) as ProxyRecord);
+    for (const watcher of watchers) watcher();
+  });
+  child.stderr!.on("data", (chunk: Buffer) => {
+    err += chunk;
+    for (const watcher of watchers) watcher();
+  });
+  child.once("exit", () => {
+    running.delete(child);
+    for (const watcher of watchers) watcher();
+  });
+
+  /** Waits until `probe` gives something; every output and the exit are looked at. */
+  const until = <T>(probe: () => T | undefined, ms: number, what: string) =>
+    new Promise<T>((resolve, reject) => {
+      const look = () => {
+        const found = probe();
+        if (found === undefined) return false;
+        clearTimeout(timer);
+        watchers.delete(look);
+        resolve(found);
+        return true;
+      };
+      const timer = setTimeout(() => {
+        watchers.delete(look);
+        reject(new Error(`no ${what} within ${ms} ms; stderr: ${err}; records: ${JSON.stringify(seen.slice(-5))}`));
+      }, ms);
+      watchers.add(look);
+      look();
+    });
+
+  const line = await until(
+    () => {
+      if (child.exitCode !== null) throw new Error(`the proxy ended with ${child.exitCode}: ${err}`);
+      return err.split("\n").find((text) => text.includes('"msg":"listening"'));
+    },
+    START_MS,
+    "start-up line",
+  );
+  const started = JSON.parse(line) as { listen: string; admin: string };
+  const portOf = (text: string) => Number(text.slice(text.lastIndexOf(":") + 1));
+  const port = portOf(started.listen);
+  return {
+    host: "127.0.0.1",
+    port,
+    adminPort: portOf(started.admin),
+    pid: child.pid!,
+    url: (user = "", password = "") =>
+      password === "" ? `http://127.0.0.1:${port}` : `http://${user}:${password}@127.0.0.1:${port}`,
+    records: () => seen,
+    waitRecord: (predicate, ms = 10_000) => until(() => seen.find(predicate), ms, "such record"),
+    stderr: () => err,
+    signal: (signal) => child.kill(signal),
+    stop: async () => {
+      if (child.exitCode === null) {
+        child.kill("SIGTERM");
+        await once(child, "exit");
+      }
+      return child.exitCode ?? -1;
+    },
+  };
+}
+
+/** Runs a command of outrider to its end. */
+export async function runOutrider(args: string[], env: Record<string, string> = {}) {
+  const { PROXY_PASSWORD: _, ...inherited } = process.env;
+  const child = spawn(OUTRIDER, args, { env: { ...inherited, ...env }, stdio: ["ignore", "pipe", "pipe"] });
+  running.add(child);
+  let stdout = "";
+  let stderr = "";
+  child.stdout.on("data", (chunk: Buffer) => {
+    stdout += chunk;
+  });
+  child.stderr.on("data", (chunk: Buffer) => {
+    stderr += chunk;
+  });
+  const timer = setTimeout(() => child.kill("SIGKILL"), START_MS);
+  const [status] = (await once(child, "close")) as [number | null];
+  clearTimeout(timer);
+  running.delete(child);
+  return { status, stdout, stderr };
+}

@@ -1,0 +1,40 @@
+import { globSync } from "node:fs";
+import { availableParallelism } from "node:os";
+import { relative } from "node:path";
+import { run } from "node:test";
+
+/** Runs the test files, prints failures as they come, and closes with the skips and their reasons. */
+
+const FILE_TIMEOUT_MS = 10 * 60 * 1000;
+const root = new URL("..", import.meta.url).pathname;
+const files = process.argv.length > 2 ? process.argv.slice(2) : globSync("test/**/*.test.ts", { cwd: root }).sort();
+
+const counts = { passed: 0, failed: 0 };
+const skips: string[] = [];
+const stream = run({ files, cwd: root, concurrency: Math.min(2, availableParallelism()), timeout: FILE_TIMEOUT_MS });
+const where = (file: string | undefined) => relative(root, file ?? "");
+
+stream.on("test:pass", (event) => {
+  if (event.details.type === "suite") return;
+  if (event.skip !== undefined && event.skip !== false) {
+    skips.push(`${where(event.file)}: ${event.name}: ${event.skip === true ? "no reason given" : event.skip}`);
+    return;
+  }
+  counts.passed++;
+  console.log(`ok   ${where(event.file)}: ${event.name} (${Math.round(event.details.duration_ms)} ms)`);
+});
+stream.on("test:fail", (event) => {
+  if (event.details.type === "suite" && event.details.error.message.includes("subtest")) return;
+  counts.failed++;
+  const cause = event.details.error.cause ?? event.details.error;
+  console.log(`FAIL ${where(event.file)}: ${event.name}`);
+  console.log(cause instanceof Error ? (cause.stack ?? cause.message) : String(cause));
+});
+stream.on("test:stderr", (event) => process.stdout.write(event.message));
+stream.on("end", () => {
+  if (skips.length > 0) console.log(`\nskipped:\n${skips.map((skip) => `  ${skip}`).join("\n")}`);
+  if (counts.passed === 0) console.log("no test ran");
+  console.log(`\n${counts.passed} passed, ${counts.failed} failed, ${skips.length} skipped`);
+  process.exitCode = counts.failed > 0 || counts.passed === 0 ? 1 : 0;
+});
+stream.resume();
