@@ -19,6 +19,7 @@ export interface ProxyHandle {
   port: number;
   adminPort: number;
   pid: number;
+  policyFile: string;
   url(user?: string, password?: string): string;
   records(): ProxyRecord[];
   waitRecord(predicate: (record: ProxyRecord) => boolean, ms?: number): Promise<ProxyRecord>;
@@ -129,6 +130,7 @@ export async function startProxy(options: ProxyOptions): Promise<ProxyHandle> {
     port,
     adminPort: portOf(started.admin),
     pid: child.pid!,
+    policyFile: policy,
     url: (user = "", password = "") =>
       password === "" ? `http://127.0.0.1:${port}` : `http://${user}:${password}@127.0.0.1:${port}`,
     records: () => seen,

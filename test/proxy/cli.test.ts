@@ -1,0 +1,200 @@
+import assert from "node:assert/strict";
+import { readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { test } from "node:test";
+import { PROXY_OPTIONS } from "../../proxy/config.ts";
+import { variableOf } from "../../proxy/options.ts";
+import { manifest, runOutrider, startProxy, tempFolder } from "../harness/proxy.ts";
+import { exchange, listen } from "../harness/raw.ts";
+
+const folder = tempFolder();
+const file = (name: string, text: string): string => {
+  writeFileSync(join(folder, name), text);
+  return join(folder, name);
+};
+const good = file("good.yaml", manifest({ defaultAction: "Deny", allow: [{ name: "ok", hosts: ["ok.example"] }] }));
+
+test("a bad policy is one line that names the field and the mend, exit 2", async () => {
+  const rows: [string, RegExp][] = [
+    [manifest({ alow: [] }), /spec\.alow: unknown key; did you mean allow\?/],
+    [manifest({ allow: [{ hots: ["a.example"] }] }), /spec\.allow\[0\]\.hots: unknown key; did you mean hosts\?/],
+    [
+      manifest({ allow: [{ name: "a", hosts: ["a.b"] }], deny: [{ name: "a", hosts: ["c.d"] }] }),
+      /spec\.deny\[0\]\.name: "a" is the name of spec\.allow\[0\] already/,
+    ],
+    [manifest({ deny: [{ hosts: ["*foo.com"] }] }), /spec\.deny\[0\]\.hosts\[0\]: "\*foo\.com": a wildcard is only/],
+    [manifest({ deny: [{ hosts: ["foo.com:443"] }] }), /hosts\[0\]: "foo\.com:443" has a port; use ports/],
+    [
+      manifest({ deny: [{ cidrs: ["10.0.0.5/8"] }] }),
+      /cidrs\[0\]: "10\.0\.0\.5\/8" has host bits set; the network is 10\.0\.0\.0\/8/,
+    ],
+    [manifest({ deny: [{}] }), /spec\.deny\[0\]: is empty; it needs hosts, cidrs or ports/],
+    [manifest({ deny: [{ hosts: [] }] }), /spec\.deny\[0\]\.hosts: is empty/],
+    [manifest({ allow: [{ cidrs: ["8.8.8.0/24"], except: ["a.b"] }] }), /except: needs hosts/],
+    [manifest({ ports: [0] }), /spec\.ports\[0\]: 0 is not a port/],
+    [manifest({ defaultAction: "allow" }), /spec\.defaultAction: must be one of Allow, Report, Deny, not "allow"/],
+    [manifest({ staticIPs: [{ address: "x" }] }), /spec\.staticIPs\[0\]\.address: must be an IP address/],
+    ["", /the file is empty/],
+    ["[1, 2", /not valid YAML/],
+    ["{", /not valid JSON/],
+    ["hello: world\n", /is no policy: expected a policy document/],
+    ['{"version": 2, "policy": "a/b"}', /version: must be 1, not 2/],
+    [
+      "global_denylist: [a.b]\nglobal_allow_list: [c.d]\n",
+      /global_denylist: unknown key; did you mean global_deny_list\?/,
+    ],
+    [
+      "services: [{name: a, action: enforce, allowed_domain: [a.b]}]\n",
+      /services\[0\]\.allowed_domain: unknown key; did you mean allowed_domains\?/,
+    ],
+    [
+      "services: [{name: a, action: open}, {name: b, action: open}]\n",
+      /services: has several; choose one with --service: a, b/,
+    ],
+  ];
+  for (const [text, expected] of rows) {
+    const result = await runOutrider(["check", "--policy", file("bad.yaml", text)]);
+    assert.equal(result.status, 2, text);
+    assert.match(result.stderr, expected);
+    assert.equal(result.stderr.split("\n").length, 2, result.stderr);
+    assert.equal(result.stdout, "");
+  }
+});
+
+test("wrong usage is one line and exit 2", async () => {
+  const busy = await listen(() => {});
+  const start = ["proxy", "--policy", good, "--admin", "127.0.0.1:0", "--listen"];
+  const rows: [string[], RegExp][] = [
+    [["proxy"], /--policy FILE is required/],
+    [["proxy", "--policy", join(folder, "none.yaml")], /none\.yaml: no such file/],
+    [["proxy", "--policy", folder], /--policy .*: EISDIR/],
+    [["proxy", "--polcy", good], /unknown option --polcy; did you mean --policy\?/],
+    [["proxy", "--policy", good, "--policy", good], /--policy is given twice/],
+    [["proxy", "--policy"], /--policy needs a value: FILE/],
+    [["proxy", "--policy", good, "extra"], /unexpected argument "extra"/],
+    [[...start, "nonsense"], /--listen must be HOST:PORT or :PORT, not "nonsense"/],
+    [[...start, `127.0.0.1:${busy.port}`], /--listen 127\.0\.0\.1:\d+: the address is in use/],
+    [
+      [...start, "127.0.0.1:0", "--connect-seconds", "0"],
+      /--connect-seconds must be a whole number from 1 to 120, not "0"/,
+    ],
+    [[...start, "127.0.0.1:0", "--deny-status", "407"], /--deny-status must be one of 403, 502, not "407"/],
+    [[...start, "127.0.0.1:0", "--allow-cidr", "127.0.0.1/8"], /--allow-cidr: .* the network is 127\.0\.0\.0\/8/],
+    [[...start, "127.0.0.1:0", "--resolver", "dns.example:53"], /--resolver must be IP:PORT/],
+    [[...start, "127.0.0.1:0", "--hosts", join(folder, "none")], /--hosts .*no such file/],
+    [[...start, "127.0.0.1:0", "--password-dir", join(folder, "none")], /--password-dir .*no such file/],
+    [["explain", "--policy", good], /explain needs at least one TARGET/],
+    [["explain", "--policy", good, "127.1:80"], /"127\.1:80" is no target/],
+    [["prxy"], /unknown command "prxy"; did you mean proxy\?/],
+    [["echo", "--listen", "x"], /--listen must be HOST:PORT/],
+    [["import", join(folder, "none")], /no such file/],
+  ];
+  for (const [args, expected] of rows) {
+    const result = await runOutrider(args);
+    assert.equal(result.status, 2, args.join(" "));
+    const lines = result.stderr
+      .trim()
+      .split("\n")
+      .filter((line) => !line.startsWith("{"));
+    assert.match(lines.join("\n"), expected);
+    assert.equal(lines.length, 1, result.stderr);
+  }
+  await busy.close();
+});
+
+test("--help names every option with its default; every option is a variable as well", async () => {
+  const help = await runOutrider(["proxy", "--help"]);
+  assert.equal(help.status, 0);
+  for (const option of PROXY_OPTIONS) assert.ok(help.stdout.includes(`--${option.name}`), option.name);
+  const documented = readFileSync(new URL("../../docs/proxy.md", import.meta.url), "utf8");
+  for (const option of PROXY_OPTIONS)
+    assert.ok(documented.includes(`\`--${option.name}`), `docs/proxy.md: --${option.name}`);
+  const env = await runOutrider(["check"], { [variableOf("policy")]: good });
+  assert.equal(env.status, 0);
+  const version = await runOutrider(["--version"]);
+  assert.match(version.stdout, /^\d+\.\d+\.\d+\n$/);
+});
+
+test("explain says what the proxy says: verdict, rule, class and phrase; exit status 1 when anything is denied", async () => {
+  const hosts = file("hosts", "10.0.0.5 ok.example\n");
+  const policy = file(
+    "open.yaml",
+    manifest({ defaultAction: "Deny", allow: [{ name: "ok", hosts: ["ok.example"], ports: [443] }] }),
+  );
+  const denied = await runOutrider([
+    "explain",
+    "--policy",
+    policy,
+    "--hosts",
+    hosts,
+    "--json",
+    "https://ok.example/x",
+    "ok.example:22",
+    "8.8.8.8:443",
+  ]);
+  assert.equal(denied.status, 1);
+  const [address, port, literal] = denied.stdout
+    .trim()
+    .split("\n")
+    .map((line) => JSON.parse(line));
+  assert.deepEqual(
+    [address.target, address.code, address.addresses[0].class],
+    ["ok.example:443", "address", "private"],
+  );
+  assert.equal(
+    address.phrase,
+    "egress-denied: ok.example resolves to a private address (10.0.0.0/8); policy test/test",
+  );
+  assert.equal(port.code, "port");
+  assert.equal(literal.code, "not-allowed");
+  const allowed = await runOutrider(["explain", "--policy", policy, "ok.example:443"]);
+  assert.deepEqual([allowed.status, /rule {5}ok\n/.test(allowed.stdout)], [0, true]);
+});
+
+test("the admin port tells health, state and explanations; the proxy never leads to it", async () => {
+  const proxy = await startProxy({
+    policy: readFileSync(good, "utf8"),
+    args: ["--allow-cidr", "127.0.0.0/8"],
+    hosts: "127.0.0.1 ok.example\n",
+  });
+  const get = (path: string) => fetch(`http://127.0.0.1:${proxy.adminPort}${path}`);
+  assert.equal((await get("/livez")).status, 200);
+  assert.equal((await get("/readyz")).status, 200);
+  assert.equal((await get("/nothing")).status, 404);
+  const status = (await (await get("/status")).json()) as { listen: string; policy: { name: string; hash: string } };
+  assert.equal(status.listen, `127.0.0.1:${proxy.port}`);
+  assert.match(status.policy.hash, /^sha256:[0-9a-f]{64}$/);
+  for (const port of [proxy.port, proxy.adminPort]) {
+    for (const host of ["ok.example", "127.0.0.1", "[::ffff:127.0.0.1]", "[::1]"]) {
+      const target = `${host}:${port}`;
+      const answer = await exchange(proxy.port, `CONNECT ${target} HTTP/1.1\r\n\r\n`);
+      assert.match(answer, /^HTTP\/1\.1 403 egress-denied:/, target);
+      if (host === "ok.example") assert.match(answer, /resolves to this proxy itself/);
+      const explained = (await (await get(`/explain?target=${encodeURIComponent(target)}`)).json()) as {
+        phrase: string;
+      };
+      assert.ok(answer.startsWith(`HTTP/1.1 403 ${explained.phrase}\r\n`), `${answer} / ${explained.phrase}`);
+    }
+  }
+  assert.equal(await proxy.stop(), 0);
+});
+
+test("--on-bad-policy wait: 503 and not ready until the file is valid, then it serves", async () => {
+  const proxy = await startProxy({ policy: "nonsense", args: ["--on-bad-policy", "wait"] });
+  assert.match(
+    await exchange(proxy.port, "CONNECT a.example:443 HTTP/1.1\r\n\r\n"),
+    /^HTTP\/1\.1 503 egress-unavailable: .*policy/,
+  );
+  const ready = () => fetch(`http://127.0.0.1:${proxy.adminPort}/readyz`);
+  assert.equal((await ready()).status, 503);
+  writeFileSync(proxy.policyFile, manifest({ defaultAction: "Deny" }));
+  for (let i = 0; (await ready()).status !== 200; i++) {
+    assert.ok(i < 100, "not ready after 10 s");
+    await new Promise((resolve) => setTimeout(resolve, 100));
+  }
+  assert.match(
+    await exchange(proxy.port, "CONNECT a.example:443 HTTP/1.1\r\n\r\n"),
+    /^HTTP\/1\.1 403 egress-denied: a\.example is not on the allow list/,
+  );
+  assert.equal(await proxy.stop(), 0);
+});

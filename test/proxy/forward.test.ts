@@ -1,0 +1,226 @@
+import assert from "node:assert/strict";
+import type { Socket } from "node:net";
+import { after, before, test } from "node:test";
+import { OPEN_LOOPBACK, type ProxyHandle, startProxy } from "../harness/proxy.ts";
+import { exchange, listen, RawClient } from "../harness/raw.ts";
+
+/** A receiver that keeps every byte and answers each request head with what `answer` says. */
+async function receiver(answer: (head: string, socket: Socket, nth: number) => void) {
+  const state = { text: "", heads: [] as string[], connections: 0 };
+  const server = await listen((socket) => {
+    state.connections++;
+    let pending = "";
+    socket.on("data", (chunk) => {
+      state.text += chunk.toString("latin1");
+      pending += chunk.toString("latin1");
+      for (let end = pending.indexOf("\r\n\r\n"); end !== -1; end = pending.indexOf("\r\n\r\n")) {
+        // What stands in front of the method is the body before it.
+        const start = pending.search(/[A-Z]{3,} \//);
+        const head = pending.slice(start, end + 4);
+        pending = pending.slice(end + 4);
+        if (start === -1 || start > end) continue;
+        state.heads.push(head);
+        answer(head, socket, state.heads.length);
+      }
+    });
+    socket.on("end", () => socket.end());
+  });
+  return { ...server, state };
+}
+
+const ok = (body: string): string => `HTTP/1.1 200 OK\r\nContent-Length: ${body.length}\r\n\r\n${body}`;
+let proxy: ProxyHandle;
+before(async () => {
+  proxy = await startProxy({
+    policy: { defaultAction: "Allow", deny: [{ name: "bad", hosts: ["denied.example"] }] },
+    args: OPEN_LOOPBACK,
+    hosts: "127.0.0.1 a.example b.example denied.example\n",
+  });
+});
+after(async () => {
+  assert.equal(await proxy.stop(), 0);
+});
+
+test("headers arrive as they were sent: Host from the URI, hop-by-hop fields dropped, Via added, nothing invented", async () => {
+  const far = await receiver((_, socket) => socket.write(ok("hi")));
+  const answer = await exchange(
+    proxy.port,
+    `POST http://a.example:${far.port}/p?q=1 HTTP/1.1\r\nX-Case: MiXed\r\nHOST: evil.example\r\nproxy-authorization: Basic OnM=\r\n` +
+      "Connection: close, X-Hop\r\nX-Hop: 1\r\nKeep-Alive: 5\r\nTE: trailers\r\nUpgrade: websocket\r\nAccept-Encoding: br\r\n" +
+      "Proxy-Connection: keep-alive\r\nx-last:  two  words \r\nContent-Length: 3\r\n\r\nabc",
+  );
+  assert.equal(
+    far.state.text,
+    `POST /p?q=1 HTTP/1.1\r\nX-Case: MiXed\r\nHOST: a.example:${far.port}\r\nAccept-Encoding: br\r\nx-last: two  words\r\n` +
+      "Content-Length: 3\r\nVia: 1.1 outrider\r\n\r\nabc",
+  );
+  assert.equal(answer, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nVia: 1.1 outrider\r\nConnection: close\r\n\r\nhi");
+  await far.close();
+});
+
+test("one client connection carries requests for several hosts, each decided by itself; upstream connections are reused", async () => {
+  const far = await receiver((head, socket) => socket.write(ok(/Host: (\S+?):/.exec(head)![1]!)));
+  const client = await RawClient.open(proxy.port);
+  const get = (host: string) => client.socket.write(`GET http://${host}:${far.port}/ HTTP/1.1\r\nHost: x\r\n\r\n`);
+  for (const [i, host] of ["a.example", "b.example", "a.example"].entries()) {
+    get(host);
+    await client.until(
+      () => client.text.split("HTTP/1.1 200").length === i + 2 && client.text.endsWith(host),
+      `answer ${i}`,
+    );
+  }
+  assert.equal(far.state.connections, 2);
+  get("denied.example");
+  await client.untilEnd();
+  assert.match(
+    client.text,
+    /HTTP\/1\.1 403 egress-denied: denied\.example is denied by rule bad; policy test\/test\r\n/,
+  );
+  assert.equal(far.state.heads.length, 3);
+  client.socket.destroy();
+  await far.close();
+});
+
+test("pipelined requests are answered in order", async () => {
+  const far = await receiver((head, socket) => socket.write(ok(/GET (\S+)/.exec(head)![1]!)));
+  const client = await RawClient.open(proxy.port);
+  const get = (path: string) => `GET http://a.example:${far.port}${path} HTTP/1.1\r\nHost: x\r\n\r\n`;
+  client.socket.write(get("/n1") + get("/n2") + get("/n3"));
+  await client.untilText("/n3");
+  assert.deepEqual(client.text.match(/\/n[123]/g), ["/n1", "/n2", "/n3"]);
+  client.socket.destroy();
+  await far.close();
+});
+
+test("chunked bodies pass both ways; extensions and trailers are dropped, the framing stays whole", async () => {
+  const far = await receiver((_, socket) =>
+    socket.write(
+      "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-T\r\n\r\n5;x=y\r\nhello\r\n0\r\nX-T: 1\r\n\r\n",
+    ),
+  );
+  const client = await RawClient.open(proxy.port);
+  client.socket.write(`POST http://a.example:${far.port}/ HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n`);
+  client.socket.write("3;ext\r\nabc\r\n");
+  client.socket.write("2\r\nde\r\n0\r\nT: v\r\n\r\n");
+  await client.untilText("0\r\n\r\n");
+  assert.equal(
+    client.text,
+    "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nVia: 1.1 outrider\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+  );
+  assert.ok(
+    far.state.text.endsWith("Transfer-Encoding: chunked\r\nVia: 1.1 outrider\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n"),
+  );
+  client.socket.destroy();
+  await far.close();
+});
+
+test("Expect: 100-continue, HEAD, 204 and 304", async () => {
+  const far = await receiver((head, socket) => {
+    if (head.startsWith("POST")) socket.write("HTTP/1.1 100 Continue\r\n\r\n");
+    else if (head.startsWith("HEAD")) socket.write("HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n");
+    else if (head.startsWith("GET /204")) socket.write("HTTP/1.1 204 No Content\r\n\r\n");
+    else if (head.startsWith("GET /304")) socket.write("HTTP/1.1 304 Not Modified\r\nContent-Length: 9\r\n\r\n");
+  });
+  const client = await RawClient.open(proxy.port);
+  const uri = `http://a.example:${far.port}`;
+  client.socket.write(`POST ${uri}/ HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n`);
+  await client.untilText("HTTP/1.1 100 Continue\r\n");
+  client.socket.write("ok");
+  await new Promise<void>((resolve) => {
+    const look = () => (far.state.text.endsWith("ok") ? resolve() : setTimeout(look, 5));
+    look();
+  });
+  for (const socket of far.sockets) socket.write(ok("done"));
+  await client.untilText("done");
+  for (const [request, status] of [
+    ["HEAD /", "200 OK"],
+    ["GET /204", "204 No Content"],
+    ["GET /304", "304 Not Modified"],
+  ] as const) {
+    const [method, path] = request.split(" ") as [string, string];
+    client.socket.write(`${method} ${uri}${path} HTTP/1.1\r\nHost: x\r\n\r\n`);
+    await client.until(() => client.text.includes(status) && client.text.endsWith("\r\n\r\n"), status);
+  }
+  client.socket.destroy();
+  await far.close();
+});
+
+test("a response without length ends with the connection; an HTTP/1.0 client gets no chunks", async () => {
+  const far = await receiver((head, socket) => {
+    if (head.startsWith("GET /open")) socket.end("HTTP/1.1 200 OK\r\n\r\nuntil the end");
+    else socket.write("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n1\r\nc\r\n0\r\n\r\n");
+  });
+  const open = await exchange(proxy.port, `GET http://a.example:${far.port}/open HTTP/1.1\r\nHost: x\r\n\r\n`);
+  assert.equal(open, "HTTP/1.1 200 OK\r\nVia: 1.1 outrider\r\nConnection: close\r\n\r\nuntil the end");
+  const old = await exchange(proxy.port, `GET http://a.example:${far.port}/ HTTP/1.0\r\n\r\n`);
+  assert.ok(old.endsWith("Connection: close\r\n\r\nabc"), old);
+  assert.match(far.state.text, /Host: a\.example/);
+  await far.close();
+});
+
+test("an upstream that breaks off: 502 before its head, an abnormal end after it", async () => {
+  const far = await receiver((head, socket) => {
+    if (head.startsWith("GET /nothing")) socket.destroy();
+    else if (head.startsWith("GET /garbage")) socket.write("SSH-2.0-OpenSSH\r\n");
+    else if (head.startsWith("GET /101")) socket.write("HTTP/1.1 101 Switching Protocols\r\n\r\n");
+    else socket.end("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nshort");
+  });
+  const get = (path: string) =>
+    exchange(proxy.port, `GET http://a.example:${far.port}${path} HTTP/1.1\r\nHost: x\r\n\r\n`);
+  assert.match(await get("/nothing"), /^HTTP\/1\.1 502 egress-connect: a\.example:\d+ closed without an answer/);
+  assert.match(await get("/garbage"), /^HTTP\/1\.1 502 egress-connect: a\.example:\d+ answered with broken HTTP/);
+  assert.match(await get("/101"), /^HTTP\/1\.1 502 egress-connect: .* switched protocols/);
+  const client = await RawClient.open(proxy.port);
+  client.socket.write(`GET http://a.example:${far.port}/short HTTP/1.1\r\nHost: x\r\n\r\n`);
+  await client.until(() => client.socket.destroyed, "close");
+  assert.equal(client.error?.code, "ECONNRESET");
+  await far.close();
+});
+
+test("a request on a reused connection that dies is never sent twice", async () => {
+  const far = await receiver((_, socket, nth) => {
+    if (nth === 1) socket.write(ok("one"));
+    else socket.destroy();
+  });
+  const client = await RawClient.open(proxy.port);
+  const post = `POST http://a.example:${far.port}/ HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx`;
+  client.socket.write(post);
+  await client.untilText("one");
+  client.socket.write(post);
+  await client.untilEnd();
+  assert.match(
+    client.text,
+    /HTTP\/1\.1 502 egress-connect: a\.example:\d+ closed a kept-alive connection without an answer/,
+  );
+  assert.equal(far.state.heads.length, 2);
+  client.socket.destroy();
+  await far.close();
+});
+
+test("smuggling attempts and requests that are not for a proxy are refused, and nothing is forwarded", async () => {
+  const far = await receiver((_, socket) => socket.write(ok("never")));
+  const uri = `http://a.example:${far.port}`;
+  const rows: [string, RegExp][] = [
+    [
+      `POST ${uri}/ HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n`,
+      /^HTTP\/1\.1 400 egress-bad-request: both/,
+    ],
+    [`GET http://u:p@a.example:${far.port}/ HTTP/1.1\r\nHost: x\r\n\r\n`, /^HTTP\/1\.1 400 /],
+    ["GET / HTTP/1.1\r\nHost: x\r\n\r\n", /^HTTP\/1\.1 400 egress-bad-request: this is a forward proxy/],
+    [
+      "GET https://a.example/ HTTP/1.1\r\nHost: x\r\n\r\n",
+      /^HTTP\/1\.1 400 egress-bad-request: https goes through CONNECT/,
+    ],
+    ["CONNECT a.example HTTP/1.1\r\n\r\n", /^HTTP\/1\.1 400 /],
+    ["CONNECT 127.1:80 HTTP/1.1\r\n\r\n", /^HTTP\/1\.1 400 /],
+    [`GET ${uri}/ HTTP/1.1\r\nHost: x\r\nX: ${"y".repeat(20_000)}\r\n\r\n`, /^HTTP\/1\.1 431 egress-bad-request:/],
+  ];
+  for (const [wire, expected] of rows) assert.match(await exchange(proxy.port, wire), expected);
+  assert.equal(far.state.text, "");
+  const bad = await exchange(
+    proxy.port,
+    `POST ${uri}/ HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0x3\r\nabc\r\n0\r\n\r\n`,
+  );
+  assert.match(bad, /^HTTP\/1\.1 400 egress-bad-request: a chunk size/);
+  await far.close();
+});

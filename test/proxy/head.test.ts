@@ -1,0 +1,227 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import fc from "fast-check";
+import { ChunkedBody } from "../../proxy/body.ts";
+import { HeadParser, MAX_HEAD_BYTES } from "../../proxy/head.ts";
+import { parseAbsolute, parseAuthority } from "../../proxy/policy/target.ts";
+
+const RUNS = 5000;
+const seed = Number(process.env.SEED ?? Date.now() & 0x7fffffff);
+
+type Outcome = { head: object; rest: string } | { refusal: object } | null;
+
+/** Feeds pieces until the parser answers; what comes after the answer is part of the rest. */
+function parse(pieces: readonly Buffer[]): Outcome {
+  const parser = new HeadParser();
+  for (const [i, piece] of pieces.entries()) {
+    const result = parser.feed(piece);
+    if (result === null) continue;
+    if ("refusal" in result) return result;
+    return { head: result.head, rest: Buffer.concat([result.rest, ...pieces.slice(i + 1)]).toString("latin1") };
+  }
+  return null;
+}
+
+const bytes = (text: string): Buffer => Buffer.from(text, "latin1");
+
+const GOOD = [
+  "CONNECT a.example:443 HTTP/1.1\r\nHost: a.example:443\r\n\r\n",
+  "CONNECT a.example:443 HTTP/1.0\r\n\r\n\x16\x03\x01hello",
+  "CONNECT a.example:443 HTTP/1.1\r\n\r\n",
+  "\r\nGET http://a.example/ HTTP/1.1\r\nHost: b.example\r\nX: \t v \r\nEmpty:\r\n\r\nrest",
+  "POST http://a.example/x HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc",
+  "POST http://a.example/x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: Chunked\r\n\r\n0\r\n\r\n",
+  "GET http://a.example/ HTTP/1.1\r\nHost: a\r\nProxy-Authorization: Basic OnM=\r\nConnection: close, X-A\r\nX-A: \xe9\r\n\r\n",
+];
+
+const BAD: [string, 400 | 431][] = [
+  ["POST http://a/ HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n", 400],
+  ["POST http://a/ HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nContent-Length: 3\r\n\r\n", 400],
+  ["POST http://a/ HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\n", 400],
+  ...["+3", "-3", "3 ", "3,3", "0x3", "", "3a", "9999999999999999"]
+    .slice(0, 2)
+    .map((v): [string, 400] => [`POST http://a/ HTTP/1.1\r\nHost: a\r\nContent-Length: ${v}\r\n\r\n`, 400]),
+  ...["3,3", "0x3", "", "3a", "9999999999999999", "3 3"].map((v): [string, 400] => [
+    `POST http://a/ HTTP/1.1\r\nHost: a\r\nContent-Length: ${v}\r\n\r\n`,
+    400,
+  ]),
+  ...["gzip, chunked", "chunked, chunked", "identity", "xchunked", "chunked;q=1", "\x0bchunked"].map(
+    (v): [string, 400] => [`POST http://a/ HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: ${v}\r\n\r\n`, 400],
+  ),
+  ["POST http://a/ HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n", 400],
+  ["POST http://a/ HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n", 400],
+  ["POST http://a/ HTTP/1.1\r\nHost: a\r\nTransfer-Encoding : chunked\r\n\r\n", 400],
+  ["GET http://a/ HTTP/1.1\r\nHost: a\r\nX: 1\r\n folded\r\n\r\n", 400],
+  ["GET http://a/ HTTP/1.1\r\nHost: a\r\n\tX: 1\r\n\r\n", 400],
+  ["GET http://a/ HTTP/1.1\nHost: a\n\n", 400],
+  ["GET http://a/ HTTP/1.1\r\nHost: a\n\r\n", 400],
+  ["GET http://a/ HTTP/1.1\r\nHost: a\r\nX: a\rb\r\n\r\n", 400],
+  ["GET http://a/ HTTP/1.1\r\nHost: a\r\nX: a\0b\r\n\r\n", 400],
+  ["GET http://a/ HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400],
+  ["GET http://a/ HTTP/1.1\r\n\r\n", 400],
+  ["GET http://a/ HTTP/1.1\r\nHost: a\r\n: x\r\n\r\n", 400],
+  ["GET http://a/ HTTP/1.1\r\nHost: a\r\nno colon\r\n\r\n", 400],
+  ["GET http://\xe4/ HTTP/1.1\r\nHost: a\r\n\r\n", 400],
+  ["GET  http://a/ HTTP/1.1\r\nHost: a\r\n\r\n", 400],
+  ["GET http://a/ HTTP/1.1 \r\nHost: a\r\n\r\n", 400],
+  ["GET\thttp://a/\tHTTP/1.1\r\nHost: a\r\n\r\n", 400],
+  ["GET http://a/\r\nHost: a\r\n\r\n", 400],
+  ["GET http://a/ HTTP/2.0\r\nHost: a\r\n\r\n", 400],
+  ["GET http://a/ http/1.1\r\nHost: a\r\n\r\n", 400],
+  ["PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400],
+  ["\r\n\r\nGET http://a/ HTTP/1.1\r\nHost: a\r\n\r\n", 400],
+  ["\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03\n", 400],
+  ["CONNECT a:1 HTTP/1.1\r\nContent-Length: 5\r\n\r\nhello", 400],
+  ["CONNECT a:1 HTTP/1.1\r\nProxy-Authorization: Basic a\r\nProxy-Authorization: Basic b\r\n\r\n", 400],
+  [`GET http://a/${"x".repeat(MAX_HEAD_BYTES)} HTTP/1.1\r\nHost: a\r\n\r\n`, 431],
+  [`GET http://a/ HTTP/1.1\r\nHost: a\r\n${"X: y\r\n".repeat(MAX_HEAD_BYTES / 4)}`, 431],
+];
+
+test("good heads are read whole, with the bytes behind them", () => {
+  for (const text of GOOD) {
+    const result = parse([bytes(text)]);
+    assert.ok(result !== null && "head" in result, text);
+    assert.equal(result.rest, text.slice(text.indexOf("\r\n\r\n", 2) + 4));
+  }
+});
+
+test("bad heads are refused with 400, endless ones with 431", () => {
+  for (const [text, status] of BAD) {
+    const result = parse([bytes(text)]);
+    assert.ok(result !== null && "refusal" in result, JSON.stringify(text.slice(0, 200)));
+    assert.equal((result.refusal as { status: number }).status, status, JSON.stringify(text.slice(0, 200)));
+  }
+});
+
+test("every split of the bytes gives the same result", () => {
+  for (const text of [...GOOD, ...BAD.map(([bad]) => bad)]) {
+    const whole = bytes(text);
+    const expected = parse([whole]);
+    const step = whole.length > 2000 ? 997 : 1;
+    for (let at = 1; at < whole.length; at += step) {
+      assert.deepEqual(
+        parse([whole.subarray(0, at), whole.subarray(at)]),
+        expected,
+        `${JSON.stringify(text)} at ${at}`,
+      );
+    }
+    if (step === 1) assert.deepEqual(parse([...whole].map((byte) => Buffer.from([byte]))), expected);
+  }
+});
+
+const part = fc.oneof(
+  fc.constantFrom(
+    "CONNECT ",
+    "GET ",
+    "http://",
+    "a.example",
+    ":443",
+    ":80",
+    "/",
+    " HTTP/1.1",
+    "\r\n",
+    "\r\n\r\n",
+    "\n",
+    "\r",
+    "Host: ",
+    "@",
+  ),
+  fc.constantFrom(
+    "Content-Length: 5",
+    "Transfer-Encoding: chunked",
+    "[::1]",
+    "127.0.0.1",
+    "\0",
+    " ",
+    "\t",
+    "#",
+    "?",
+    "\\",
+    "%40",
+    "b.example",
+  ),
+  fc.string({ maxLength: 8 }),
+);
+
+test(`fuzzed heads never throw, whatever the split, and name no host that the URL standard reads otherwise (SEED=${seed})`, () => {
+  let accepted = 0;
+  const authority = fc.array(part, { maxLength: 4 }).map((parts) => parts.join(""));
+  const wire = fc.oneof(
+    fc.array(part, { maxLength: 12 }).map((parts) => parts.join("")),
+    authority.map((text) => `GET http://${text} HTTP/1.1\r\nHost: x\r\n\r\n`),
+    authority.map((text) => `CONNECT ${text} HTTP/1.1\r\n\r\n`),
+    fc
+      .tuple(fc.constantFrom(...GOOD), fc.nat(80), fc.string({ maxLength: 3 }))
+      .map(([g, at, s]) => g.slice(0, at) + s + g.slice(at)),
+  );
+  fc.assert(
+    fc.property(wire, fc.nat(100), (text, cut) => {
+      const whole = bytes(text);
+      const result = parse([whole]);
+      const at = Math.min(cut, whole.length);
+      assert.deepEqual(parse([whole.subarray(0, at), whole.subarray(at)].filter((piece) => piece.length > 0)), result);
+      if (result === null || !("head" in result)) return;
+      const { method, target } = result.head as { method: string; target: string };
+      if (method === "CONNECT") {
+        const parsed = parseAuthority(target);
+        if (parsed === null) return;
+        accepted++;
+        const url = new URL(`http://${target}/`);
+        assert.equal(url.hostname.replace(/^\[|\]$|\.$/g, ""), parsed.host);
+        assert.equal(Number(url.port || 80), parsed.port);
+        return;
+      }
+      const parsed = parseAbsolute(target);
+      if (parsed === null) return;
+      accepted++;
+      const url = new URL(target);
+      assert.equal(url.hostname.replace(/^\[|\]$|\.$/g, ""), parsed.target.host);
+      assert.equal(Number(url.port || 80), parsed.target.port);
+      assert.equal(url.username, "");
+    }),
+    { numRuns: RUNS, seed, interruptAfterTimeLimit: 60_000, markInterruptAsFailure: true },
+  );
+  assert.ok(accepted > 20, `only ${accepted} heads were accepted`);
+});
+
+test("chunked bodies: strict sizes, CRLF only, extensions and trailers dropped, the same for every split", () => {
+  const read = (pieces: readonly Buffer[]): string => {
+    const body = new ChunkedBody();
+    let payload = "";
+    try {
+      for (const [i, piece] of pieces.entries()) {
+        const rest = body.feed(piece, (data) => {
+          payload += data.toString("latin1");
+        });
+        if (rest !== null) return `${payload}|${Buffer.concat([rest, ...pieces.slice(i + 1)]).toString("latin1")}`;
+      }
+      return `${payload}...`;
+    } catch (error) {
+      return `error ${(error as { code: string }).code}`;
+    }
+  };
+  const rows: [string, string][] = [
+    ["3\r\nabc\r\n0\r\n\r\nrest", "abc|rest"],
+    ["3;ext=1\r\nabc\r\nA \t;x\r\n0123456789\r\n0\r\nT: v\r\n\r\n", "abc0123456789|"],
+    ["000003\r\nabc\r\n0\r\n\r\n", "abc|"],
+    ["3\r\nab", "ab..."],
+    ...["0x3", "+3", "-3", " 3", "3 ", "g", "", "1000000000000", "3\0"].map((size): [string, string] => [
+      `${size}\r\nabc\r\n0\r\n\r\n`,
+      "error BAD_BODY",
+    ]),
+    ["3\nabc\r\n0\r\n\r\n", "error BAD_BODY"],
+    ["3\r\nabcd\r\n0\r\n\r\n", "error BAD_BODY"],
+    ["3\r\nabc\n0\r\n\r\n", "error BAD_BODY"],
+    [`3;${"x".repeat(300)}\r\nabc\r\n0\r\n\r\n`, "error BAD_BODY"],
+    ["0\r\nno field\r\n\r\n", "error BAD_BODY"],
+    [`0\r\n${"T: v\r\n".repeat(5000)}\r\n`, "error BAD_BODY"],
+  ];
+  for (const [text, expected] of rows) {
+    const whole = bytes(text);
+    assert.equal(read([whole]), expected, JSON.stringify(text.slice(0, 80)));
+    if (whole.length > 1000) continue;
+    for (let at = 1; at < whole.length; at++) {
+      assert.equal(read([whole.subarray(0, at), whole.subarray(at)]), expected, `${JSON.stringify(text)} at ${at}`);
+    }
+  }
+});

@@ -1,0 +1,205 @@
+import assert from "node:assert/strict";
+import { createHash, randomBytes } from "node:crypto";
+import { once } from "node:events";
+import { readFileSync } from "node:fs";
+import type { Socket } from "node:net";
+import { after, before, test } from "node:test";
+import { OPEN_LOOPBACK, type ProxyHandle, startProxy } from "../harness/proxy.ts";
+import { listen, RawClient } from "../harness/raw.ts";
+
+const MiB = 1024 * 1024;
+let proxy: ProxyHandle;
+before(async () => {
+  proxy = await startProxy({ policy: { defaultAction: "Allow" }, args: OPEN_LOOPBACK });
+});
+after(async () => {
+  assert.equal(await proxy.stop(), 0);
+  assert.doesNotMatch(proxy.stderr(), /uncaught|Unhandled/i);
+});
+
+const rss = (): number => Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${proxy.pid}/status`, "utf8"))![1]) / 1024;
+const tunnelTo = async (port: number, early = ""): Promise<RawClient> => {
+  const client = await RawClient.open(proxy.port);
+  await client.connect(`127.0.0.1:${port}`, early);
+  return client;
+};
+
+/** Writes all of it, heeding back-pressure; its SHA-256. */
+async function pour(socket: Socket, total: number): Promise<string> {
+  const hash = createHash("sha256");
+  for (let sent = 0; sent < total; sent += MiB) {
+    const chunk = randomBytes(MiB);
+    hash.update(chunk);
+    if (!socket.write(chunk)) await once(socket, "drain");
+  }
+  return hash.digest("hex");
+}
+
+test("the answer is exactly one 200 line, and early bytes reach the upstream first", async () => {
+  let got = "";
+  const upstream = await listen((socket) => {
+    socket.on("data", (chunk) => {
+      got += chunk;
+      if (got.endsWith("!")) socket.end("bye");
+    });
+  });
+  const client = await tunnelTo(upstream.port, "early ");
+  client.socket.write("late!");
+  await client.untilEnd();
+  assert.equal(client.text, "bye");
+  assert.equal(got, "early late!");
+  client.socket.end();
+  const record = await proxy.waitRecord((r) => r.target === `127.0.0.1:${upstream.port}`);
+  assert.deepEqual(
+    [record.verdict, record.bytesUp, record.bytesDown, record.close, record.address],
+    ["allow", 11, 3, "upstream-end", "127.0.0.1"],
+  );
+  await upstream.close();
+});
+
+test("64 MiB each way at once arrive whole", async () => {
+  const up = createHash("sha256");
+  let down = "";
+  let received = 0;
+  const upstream = await listen((socket) => {
+    void pour(socket, 64 * MiB).then((digest) => {
+      down = digest;
+      socket.end();
+    });
+    socket.on("data", (chunk) => up.update(chunk));
+  });
+  const client = await RawClient.open(proxy.port);
+  client.socket.removeAllListeners("data");
+  const hash = createHash("sha256");
+  client.socket.write(`CONNECT 127.0.0.1:${upstream.port} HTTP/1.1\r\n\r\n`);
+  const answer = "HTTP/1.1 200 Connection established\r\n\r\n";
+  let skipped = 0;
+  client.socket.on("data", (chunk: Buffer) => {
+    const rest = chunk.subarray(Math.min(chunk.length, answer.length - skipped));
+    skipped += chunk.length - rest.length;
+    received += rest.length;
+    hash.update(rest);
+  });
+  const ended = once(client.socket, "end");
+  const sent = await pour(client.socket, 64 * MiB);
+  client.socket.end();
+  await ended;
+  await client.until(() => client.socket.destroyed, "close");
+  assert.equal(received, 64 * MiB);
+  assert.equal(hash.digest("hex"), down);
+  const record = await proxy.waitRecord((r) => r.target === `127.0.0.1:${upstream.port}`);
+  assert.equal(record.bytesUp, 64 * MiB);
+  assert.equal(up.digest("hex"), sent);
+  await upstream.close();
+});
+
+test("a slow reader holds the sender back instead of filling the proxy's memory", async () => {
+  const upstream = await listen((socket) => {
+    const chunk = Buffer.alloc(MiB);
+    let sent = 0;
+    const more = () => {
+      while (sent < 256 && socket.write(chunk)) sent++;
+    };
+    socket.on("drain", more);
+    more();
+  });
+  const client = await tunnelTo(upstream.port);
+  client.socket.pause();
+  const first = rss();
+  const stalled = [...upstream.sockets][0]!;
+  for (let same = 0, last = -1; same < 5; ) {
+    await new Promise((resolve) => setTimeout(resolve, 100));
+    same = stalled.bytesWritten - stalled.writableLength === last ? same + 1 : 0;
+    last = stalled.bytesWritten - stalled.writableLength;
+  }
+  assert.ok(stalled.bytesWritten < 64 * MiB, `${stalled.bytesWritten} bytes went into a tunnel that nobody reads`);
+  assert.ok(rss() - first < 40, `memory grew from ${first} to ${rss()} MiB`);
+  client.socket.destroy();
+  await upstream.close();
+});
+
+test("half-close is relayed both ways: each side may still answer after the other's FIN", async () => {
+  const upstream = await listen((socket) => {
+    socket.resume();
+    socket.on("end", () => socket.end("answer after your FIN"));
+  });
+  const client = await tunnelTo(upstream.port);
+  client.socket.end("question");
+  await client.untilEnd();
+  assert.equal(client.text, "answer after your FIN");
+  await upstream.close();
+
+  let late = "";
+  const other = await listen((socket) => {
+    socket.end("first word");
+    socket.on("data", (chunk) => {
+      late += chunk;
+    });
+  });
+  const second = await tunnelTo(other.port);
+  await second.untilEnd();
+  second.socket.end("last word");
+  await once([...other.sockets][0]!, "end");
+  assert.equal(late, "last word");
+  await other.close();
+});
+
+test("RST is passed on as RST, both ways", async () => {
+  const errors: (string | undefined)[] = [];
+  const upstream = await listen((socket) => {
+    socket.on("error", (error: NodeJS.ErrnoException) => errors.push(error.code));
+    socket.on("data", (chunk) => {
+      if (String(chunk) === "reset me") socket.resetAndDestroy();
+    });
+  });
+  const client = await tunnelTo(upstream.port);
+  client.socket.write("reset me");
+  await client.until(() => client.socket.destroyed, "close");
+  assert.equal(client.error?.code, "ECONNRESET");
+  const other = await tunnelTo(upstream.port);
+  const far = [...upstream.sockets].at(-1)!;
+  other.socket.write("hello");
+  await once(far, "data");
+  other.socket.resetAndDestroy();
+  await once(far, "close");
+  assert.deepEqual(errors, ["ECONNRESET"]);
+  await upstream.close();
+});
+
+test("1,000 tunnels at once, each with its own bytes", async () => {
+  const upstream = await listen((socket) => socket.pipe(socket));
+  const clients: RawClient[] = [];
+  for (let i = 0; i < 1000; i += 100) {
+    clients.push(...(await Promise.all(Array.from({ length: 100 }, () => tunnelTo(upstream.port)))));
+  }
+  for (const [i, client] of clients.entries()) client.socket.write(`tunnel ${i};`);
+  for (const [i, client] of clients.entries()) await client.untilText(`tunnel ${i};`);
+  assert.equal(upstream.sockets.size, 1000);
+  for (const client of clients) client.socket.destroy();
+  await upstream.close();
+});
+
+test("a refusal is read whole even with 1 MiB of body on the way", async () => {
+  const client = await RawClient.open(proxy.port);
+  client.socket.write("POST http://10.0.0.5/ HTTP/1.1\r\nHost: x\r\nContent-Length: 131072\r\n\r\n");
+  client.socket.write(Buffer.alloc(131_072));
+  await client.untilEnd();
+  assert.match(
+    client.text,
+    /^HTTP\/1\.1 403 egress-denied: 10\.0\.0\.5 is a private address \(10\.0\.0\.0\/8\); policy test\/test\r\n/,
+  );
+  assert.equal(client.error, null);
+  client.socket.destroy();
+});
+
+test("refused connection and failed dial say so before any 200", async () => {
+  const upstream = await listen(() => {});
+  await upstream.close();
+  const client = await RawClient.open(proxy.port);
+  client.socket.write(`CONNECT 127.0.0.1:${upstream.port} HTTP/1.1\r\n\r\n`);
+  await client.untilEnd();
+  assert.match(client.text, /^HTTP\/1\.1 502 egress-connect: 127\.0\.0\.1:\d+ refused the connection\r\n/);
+  assert.match(client.text, /Proxy-Status: outrider; error=connection_refused/);
+  assert.match(client.text, /x-envoy-response-flags: UF/);
+  client.socket.destroy();
+});

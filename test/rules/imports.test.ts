@@ -1,0 +1,46 @@
+import assert from "node:assert/strict";
+import { globSync, readFileSync } from "node:fs";
+import { builtinModules } from "node:module";
+import { dirname, join, normalize } from "node:path";
+import { test } from "node:test";
+
+const root = new URL("../..", import.meta.url).pathname;
+const manifest = JSON.parse(readFileSync(join(root, "package.json"), "utf8")) as Record<
+  "dependencies" | "devDependencies",
+  object
+>;
+
+/** What each source file imports: paths from the root, or package names. */
+const imports = globSync("{proxy,operator}/**/*.ts", { cwd: root }).flatMap((file) => {
+  const text = readFileSync(join(root, file), "utf8");
+  return [...text.matchAll(/(?:from|import)\s*\(?\s*"([^"]+)"/g)].map((match) => {
+    const name = match[1]!;
+    return { file, name: name.startsWith(".") ? normalize(join(dirname(file), name)) : name };
+  });
+});
+const isBuiltin = (name: string): boolean => name.startsWith("node:") && builtinModules.includes(name.slice(5));
+
+test("the policy engine imports ipaddr.js, yaml and node: modules only", () => {
+  const inside = imports.filter(({ file }) => file.startsWith("proxy/policy/"));
+  assert.ok(inside.length > 10);
+  for (const { file, name } of inside) {
+    assert.ok(
+      name.startsWith("proxy/policy/") || isBuiltin(name) || ["ipaddr.js", "yaml"].includes(name),
+      `${file}: ${name}`,
+    );
+  }
+});
+
+test("the proxy knows neither the operator nor Kubernetes", () => {
+  for (const { file, name } of imports.filter(({ file }) => file.startsWith("proxy/"))) {
+    assert.ok(!name.startsWith("operator/") && name !== "@kubernetes/client-node", `${file}: ${name}`);
+  }
+});
+
+test("programs import runtime dependencies only", () => {
+  const known = Object.keys(manifest.dependencies);
+  for (const { file, name } of imports) {
+    if (/^(proxy|operator)\//.test(name)) continue;
+    assert.ok(isBuiltin(name) || known.includes(name), `${file}: ${name}`);
+  }
+});
