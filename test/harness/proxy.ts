@@ -140,7 +140,8 @@ export async function startProxy(options: ProxyOptions): Promise<ProxyHandle> {
     stop: async () => {
       if (child.exitCode === null) {
         child.kill("SIGTERM");
-        await once(child, "exit");
+        // Not "exit": the last records may still be in the pipe.
+        await once(child, "close");
       }
       return child.exitCode ?? -1;
     },

@@ -9,7 +9,7 @@ import { exchange, listen, RawClient } from "../harness/raw.ts";
 async function setUp(t: TestContext, zone: (name: string, type: string, nth: number) => DnsReply, args: string[] = []) {
   const dns = await startDns(zone);
   const far = await listen((socket) =>
-    socket.on("data", () => socket.end("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi")),
+    socket.on("data", () => socket.end("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nhi")),
   );
   const proxy = await startProxy({
     policy: {},
@@ -40,6 +40,7 @@ test("rebinding: what was vetted is what is dialled, and the next answer is vett
   // The shortest time that an answer is kept is 5 s.
   await new Promise((resolve) => setTimeout(resolve, 5200));
   assert.match(await get("rebind.test"), /^HTTP\/1\.1 403 egress-denied: rebind\.test resolves to a private address/);
+  await proxy.stop();
   assert.deepEqual(
     proxy.records().map((r) => r.address),
     ["127.0.0.1", undefined],
@@ -72,6 +73,7 @@ test("NXDOMAIN, SERVFAIL, no address and silence are told apart", async (t) => {
     /^HTTP\/1\.1 502 egress-dns: cannot resolve fail\.test: the resolver failed \(SERVFAIL\)\r\n/,
   );
   assert.match(await get("silent.test"), /^HTTP\/1\.1 504 egress-dns: no answer for silent\.test within 1 s\r\n/);
+  await proxy.stop();
   assert.deepEqual(
     proxy.records().map((r) => r.code),
     ["dns-nxdomain", "dns-nxdomain", "dns-failed", "dns-timeout"],
@@ -89,9 +91,9 @@ test("of public and private answers only what may be dialled is dialled", async 
     addresses: ["10.0.0.5", "127.0.0.1", "169.254.169.254", "::ffff:10.0.0.5"],
   }));
   assert.match(await get("mixed.test"), /^HTTP\/1\.1 200/);
-  const [record] = proxy.records();
-  assert.equal(record!.address, "127.0.0.1");
-  assert.equal((record!.addresses as string[]).length, 4);
+  const record = await proxy.waitRecord((r) => r.target.startsWith("mixed.test"));
+  assert.equal(record.address, "127.0.0.1");
+  assert.equal((record.addresses as string[]).length, 4);
 });
 
 test("a denied name is never asked for", async (t) => {
@@ -124,7 +126,7 @@ test("a dead resolver in front is passed over", async (t) => {
     await dns.close();
   });
   assert.match(
-    await exchange(proxy.port, `GET http://two.test:${far.port}/ HTTP/1.1\r\nHost: x\r\n\r\n`),
+    await exchange(proxy.port, `GET http://two.test:${far.port}/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n`),
     /^HTTP\/1\.1 200/,
   );
 });

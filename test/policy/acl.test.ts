@@ -1,0 +1,136 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { parseAllDocuments } from "yaml";
+import { readAcl } from "../../proxy/policy/acl.ts";
+import { compile, decide } from "../../proxy/policy/engine.ts";
+import { PolicyError } from "../../proxy/policy/rules.ts";
+import { readPolicy } from "../../proxy/policy/source.ts";
+import { parseAuthority } from "../../proxy/policy/target.ts";
+import { importAcl } from "../../proxy/tools/import.ts";
+
+/** As published: lists indented with tabs. */
+const TABBED =
+  'global_allow_list:\n\t- captain-hook.example\n\t- play.example\nglobal_deny_list:\n\t- "*.internal"\n\t- cli.example\n';
+
+const SERVICES = `
+version: v1
+services:
+  - name: enforcing
+    project: a
+    action: enforce
+    allowed_domains: ["ok.example", "*.sub.example", "9.9.9.9", "10.0.0.5"]
+  - name: reporting
+    project: b
+    action: report
+  - name: open
+    project: c
+    action: open
+default:
+  project: d
+  action: enforce
+global_allow_list: ["everyone.example"]
+global_deny_list: ["bad.example", "evil.sub.example", "8.8.4.4"]
+`;
+
+const decideFor = (text: string, service: string | undefined, target: string, address: string) => {
+  const set = compile(readPolicy(text, { name: "acl.yaml", service }).document);
+  const { verdict, code, wouldDeny } = decide(set, parseAuthority(target)!, [address]);
+  return [verdict, code ?? wouldDeny?.code].join(" ").trim();
+};
+
+test("the published sample with tabs starts, denies what is not allowed, and says both", () => {
+  const { warnings } = readPolicy(TABBED, { name: "acl.yaml" });
+  assert.match(warnings.join("\n"), /tabs/);
+  assert.match(warnings.join("\n"), /allow list without any action: everything else is denied/);
+  assert.equal(decideFor(TABBED, undefined, "play.example:443", "8.8.8.8"), "allow");
+  assert.equal(decideFor(TABBED, undefined, "other.example:443", "8.8.8.8"), "deny not-allowed");
+  assert.equal(decideFor(TABBED, undefined, "cli.example:443", "8.8.8.8"), "deny denied-rule");
+  assert.equal(decideFor(TABBED, undefined, "db.internal:443", "8.8.8.8"), "deny denied-rule");
+});
+
+test("enforce, report and open decide as in Smokescreen, but the deny list binds in all three", () => {
+  const rows: [service: string, target: string, address: string, outcome: string][] = [
+    ["enforcing", "ok.example:443", "8.8.8.8", "allow"],
+    ["enforcing", "x.sub.example:443", "8.8.8.8", "allow"],
+    ["enforcing", "evil.sub.example:443", "8.8.8.8", "deny denied-rule"],
+    ["enforcing", "everyone.example:443", "8.8.8.8", "allow"],
+    ["enforcing", "other.example:443", "8.8.8.8", "deny not-allowed"],
+    ["enforcing", "9.9.9.9:443", "9.9.9.9", "allow"],
+    ["enforcing", "10.0.0.5:443", "10.0.0.5", "deny address"],
+    ["reporting", "other.example:443", "8.8.8.8", "allow not-allowed"],
+    ["reporting", "other.example:443", "10.0.0.5", "deny address"],
+    ["reporting", "bad.example:443", "8.8.8.8", "deny denied-rule"],
+    ["open", "other.example:443", "8.8.8.8", "allow"],
+    ["open", "other.example:443", "8.8.4.4", "deny denied-rule"],
+    ["open", "bad.example:443", "8.8.8.8", "deny denied-rule"],
+  ];
+  for (const [service, target, address, outcome] of rows) {
+    assert.equal(decideFor(SERVICES, service, target, address), outcome, `${service} ${target} ${address}`);
+  }
+});
+
+test("what a person may not expect is a warning", () => {
+  const { warnings } = readAcl(SERVICES, { service: "enforcing" });
+  assert.match(warnings.join("\n"), /10\.0\.0\.5 \(private\) stays closed.*--allow-cidr/);
+  const overlap = readAcl(
+    'services: [{name: a, action: open, allowed_domains: ["x.bad.example"]}]\nglobal_deny_list: ["*.bad.example"]',
+    {},
+  );
+  assert.match(overlap.warnings.join(), /x\.bad\.example is allowed and denied \(\*\.bad\.example\): deny wins here/);
+  const chained = readAcl("services: [{name: a, action: open, mitm_domains: [{domain: x}]}]", {});
+  assert.match(chained.warnings.join(), /services\[0\]\.mitm_domains has no effect/);
+  assert.match(
+    readAcl("global_deny_list: [a.example]", {}).warnings.join(),
+    /everything that is not denied is allowed/,
+  );
+});
+
+test("typos and globs that fail open elsewhere are errors that name the field", () => {
+  const rows: [text: string, message: RegExp][] = [
+    ["global_denylist: [a.b]\nservices: []", /global_denylist: unknown key; did you mean global_deny_list\?/],
+    [
+      "services: [{name: a, action: block}]",
+      /services\[0\]\.action: must be one of enforce, report, open, not "block"/,
+    ],
+    ["services: [{name: a}]", /services\[0\]\.action: is missing/],
+    ["services: [{action: open}]", /services\[0\]\.name: is missing/],
+    [
+      "services: [{name: a, action: open}, {name: a, action: open}]",
+      /services\[1\]\.name: "a" is the name of services\[0\] already/,
+    ],
+    ['global_deny_list: ["*foo.com"]', /global_deny_list\[0\]: "\*foo\.com": a wildcard/],
+    ['global_deny_list: ["*"]', /global_deny_list\[0\]: "\*" is no name/],
+    ['global_deny_list: ["a.b:443"]', /has a port/],
+    ['global_deny_list: ["10.0.0.0/8"]', /is a CIDR/],
+    ["global_deny_list: a.b", /global_deny_list: must be a list/],
+    ["version: v2\nservices: []", /version: must be v1, not "v2"/],
+  ];
+  for (const [text, message] of rows) {
+    assert.throws(
+      () => readAcl(text, {}),
+      (error) => error instanceof PolicyError && message.test(error.message),
+      text,
+    );
+  }
+  assert.throws(() => readAcl(SERVICES, {}), /choose one with --service: enforcing, reporting, open/);
+  assert.throws(
+    () => readAcl(SERVICES, { service: "none" }),
+    /no service "none"; the file has enforcing, reporting, open/,
+  );
+});
+
+test("import writes one manifest a service, which decides as the file does", () => {
+  const { yaml, warnings } = importAcl(SERVICES, {});
+  const manifests = parseAllDocuments(yaml).map((document) => String(document));
+  assert.equal(manifests.length, 3);
+  assert.match(warnings.join("\n"), /10\.0\.0\.5\/32 \(private\) is left out/);
+  for (const [i, service] of ["enforcing", "reporting", "open"].entries()) {
+    for (const [target, address] of [
+      ["ok.example:443", "8.8.8.8"],
+      ["other.example:443", "8.8.4.4"],
+      ["9.9.9.9:443", "9.9.9.9"],
+    ] as const) {
+      assert.equal(decideFor(manifests[i]!, undefined, target, address), decideFor(SERVICES, service, target, address));
+    }
+  }
+});

@@ -1,0 +1,116 @@
+import assert from "node:assert/strict";
+import { readdirSync, readFileSync } from "node:fs";
+import { after, before, test } from "node:test";
+import { OPEN_LOOPBACK, type ProxyHandle, startProxy } from "../harness/proxy.ts";
+import { exchange, listen, RawClient } from "../harness/raw.ts";
+
+let proxy: ProxyHandle;
+before(async () => {
+  proxy = await startProxy({ policy: {}, args: [...OPEN_LOOPBACK, "--access-log", "none", "--idle-seconds", "2"] });
+});
+after(async () => {
+  assert.equal(await proxy.stop(), 0);
+  assert.doesNotMatch(proxy.stderr(), /"level":"(error|fatal)"|Error:/);
+});
+
+const handles = (): number => readdirSync(`/proc/${proxy.pid}/fd`).length;
+const rss = (): number => Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${proxy.pid}/status`, "utf8"))![1]) / 1024;
+const connections = async (): Promise<number> => {
+  const status = await (await fetch(`http://127.0.0.1:${proxy.adminPort}/status`)).json();
+  return (status as { connections: number }).connections;
+};
+const settled = async (): Promise<void> => {
+  for (let i = 0; (await connections()) > 0; i++) {
+    assert.ok(i < 100, "connections are left over");
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+};
+
+test("20,000 connections one after the other leave neither handles nor memory behind", {
+  timeout: 240_000,
+}, async () => {
+  const far = await listen((socket) => socket.on("data", () => socket.end("bye")));
+  const one = async (i: number): Promise<void> => {
+    const client = await RawClient.open(proxy.port);
+    if (i % 4 === 1) client.socket.write("CONNECT 10.0.0.5:443 HTTP/1.1\r\n\r\n");
+    if (i % 4 === 2) client.socket.write(`CONNECT 127.0.0.1:${far.port} HTTP/1.1\r\n\r\nhello`);
+    if (i % 4 === 3) client.socket.write("CONN");
+    if (i % 4 === 1 || i % 4 === 2) await client.untilEnd();
+    if (i % 8 < 4) client.socket.resetAndDestroy();
+    else client.socket.destroy();
+  };
+  const round = async (count: number): Promise<void> => {
+    for (let i = 0; i < count; i += 20) await Promise.all(Array.from({ length: 20 }, (_, k) => one(i + k)));
+    await settled();
+  };
+  await round(4000);
+  const before = { handles: handles(), rss: rss() };
+  await round(16_000);
+  assert.ok(handles() <= before.handles + 5, `handles grew from ${before.handles} to ${handles()}`);
+  assert.ok(rss() < before.rss + 64, `memory grew from ${before.rss} to ${rss()} MiB`);
+  await far.close();
+});
+
+test("a client that resets in any state costs nothing but its connection", async () => {
+  const far = await listen((socket) => socket.resume());
+  const states = [
+    "",
+    "CONNECT a",
+    `CONNECT 127.0.0.1:${far.port} HTTP/1.1\r\n\r\n`,
+    `POST http://127.0.0.1:${far.port}/ HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n123`,
+    `POST http://127.0.0.1:${far.port}/ HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\n12`,
+    "CONNECT 10.0.0.5:443 HTTP/1.1\r\n\r\n",
+  ];
+  for (const wire of states) {
+    for (const wait of [0, 20]) {
+      const client = await RawClient.open(proxy.port);
+      client.socket.write(wire);
+      if (wait > 0) await new Promise((resolve) => setTimeout(resolve, wait));
+      client.socket.resetAndDestroy();
+    }
+  }
+  await settled();
+  await far.close();
+});
+
+test("a client that says nothing, or one byte a second, is let go after ten seconds", async () => {
+  const silent = await RawClient.open(proxy.port);
+  const slow = await RawClient.open(proxy.port);
+  const drip = setInterval(() => slow.socket.write("C"), 1000);
+  await Promise.all([silent.untilEnd(14_000), slow.untilEnd(14_000)]);
+  clearInterval(drip);
+  assert.equal(silent.text, "");
+  assert.match(slow.text, /^HTTP\/1\.1 400 egress-bad-request: the request head was not complete within 10 s/);
+  for (const client of [silent, slow]) client.socket.destroy();
+});
+
+test("an idle tunnel ends, one with traffic does not", async () => {
+  const far = await listen((socket) => socket.pipe(socket));
+  const idle = await RawClient.open(proxy.port);
+  const busy = await RawClient.open(proxy.port);
+  await Promise.all([idle, busy].map((client) => client.connect(`127.0.0.1:${far.port}`)));
+  const ping = setInterval(() => busy.socket.write("x"), 500);
+  await idle.until(() => idle.socket.destroyed, "end of the idle tunnel");
+  await new Promise((resolve) => setTimeout(resolve, 1500));
+  clearInterval(ping);
+  assert.equal(busy.socket.destroyed, false);
+  busy.socket.destroy();
+  await far.close();
+});
+
+test("--max-tunnels: the next one is told to come back", async () => {
+  const far = await listen((socket) => socket.resume());
+  const small = await startProxy({ policy: {}, args: [...OPEN_LOOPBACK, "--max-tunnels", "2"] });
+  const open = await Promise.all([1, 2].map(() => RawClient.open(small.port)));
+  for (const client of open) await client.connect(`127.0.0.1:${far.port}`);
+  const refused = await exchange(small.port, `CONNECT 127.0.0.1:${far.port} HTTP/1.1\r\n\r\n`);
+  assert.match(refused, /^HTTP\/1\.1 503 egress-unavailable: this proxy has 2 tunnels, its limit\r\n/);
+  assert.match(refused, /\r\nRetry-After: 1\r\n/);
+  open[0]!.socket.destroy();
+  await small.waitRecord((record) => record.verdict === "allow" && record.code === undefined);
+  const next = await RawClient.open(small.port);
+  await next.connect(`127.0.0.1:${far.port}`);
+  for (const client of [...open, next]) client.socket.destroy();
+  await small.stop();
+  await far.close();
+});

@@ -1,0 +1,26 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { startEcho } from "../../proxy/tools/echo.ts";
+
+test("echo answers the caller's address as text, and what the forwarding headers claim as JSON", async () => {
+  const echo = await startEcho({ host: "127.0.0.1", port: 0 });
+  const base = `http://127.0.0.1:${echo.port}`;
+  assert.equal(await (await fetch(`${base}/ip`)).text(), "127.0.0.1\n");
+  const headers = { "x-forwarded-for": "198.51.100.7, 127.0.0.1", "x-real-ip": "203.0.113.9" };
+  const seen = (await (await fetch(`${base}/any?x=1`, { method: "POST", body: "12345", headers })).json()) as {
+    ip: string;
+    bodyBytes: number;
+    explain: Record<string, { present: boolean; claims?: string; sameAsSocket?: boolean }>;
+  };
+  assert.deepEqual([seen.ip, seen.bodyBytes], ["127.0.0.1", 5]);
+  assert.deepEqual(
+    Object.entries(seen.explain).map(([name, { present, sameAsSocket }]) => [name, present, sameAsSocket]),
+    [
+      ["x-forwarded-for", true, true],
+      ["x-original-forwarded-for", false, undefined],
+      ["x-real-ip", true, false],
+      ["cf-connecting-ip", false, undefined],
+    ],
+  );
+  await echo.close();
+});
