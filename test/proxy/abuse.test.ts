@@ -106,7 +106,8 @@ test("--max-tunnels: the next one is told to come back", async () => {
   const refused = await exchange(small.port, `CONNECT 127.0.0.1:${far.port} HTTP/1.1\r\n\r\n`);
   assert.match(refused, /^HTTP\/1\.1 503 egress-unavailable: this proxy has 2 tunnels, its limit\r\n/);
   assert.match(refused, /\r\nRetry-After: 1\r\n/);
-  open[0]!.socket.destroy();
+  // RST: after a mere FIN the other direction would stay open.
+  open[0]!.socket.resetAndDestroy();
   await small.waitRecord((record) => record.verdict === "allow" && record.code === undefined);
   const next = await RawClient.open(small.port);
   await next.connect(`127.0.0.1:${far.port}`);

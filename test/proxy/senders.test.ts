@@ -43,6 +43,11 @@ before(async () => {
     if (line.startsWith("hit")) hits.push(line);
   });
   assert.deepEqual(await ready, ["ready"]);
+  // The wire takes a moment until IPv6 works on it.
+  const dial = `require("net").connect(80, "${RECEIVER6}").on("error", () => process.exit(1)).on("connect", () => process.exit(0))`;
+  const warm = () =>
+    spawnSync("ip", ["netns", "exec", net.inside, process.execPath, "-e", dial], { timeout: 3000 }).status;
+  for (let i = 0; warm() !== 0; i++) assert.ok(i < 10, "IPv6 does not come up between the two hosts");
   proxy = await startProxy({
     policy: { deny: [{ name: "competitors", hosts: ["*.competitor.example"] }], ports: [80, 443] },
     netns: net.inside,
@@ -151,7 +156,7 @@ const SENDERS: {
         NODE_USE_ENV_PROXY: "1",
         NODE_EXTRA_CA_CERTS: ca,
       }),
-    // undici says the status of a refused CONNECT and nothing else.
+    // undici tunnels plain http as well, and says the status of a refused CONNECT and nothing else.
     showsPhrase: false,
     user: "sender",
   },
@@ -202,16 +207,16 @@ for (const sender of SENDERS) {
       if (sender.showsPhrase) assert.match(secure.text, phrase);
       else assert.match(secure.text, new RegExp(`\\b${code}\\b`), `${host}: ${secure.text}`);
       const plain = await sender.send(`http://${host}/hook`, `${sender.user}:s3cret`);
-      assert.match(plain.text, phrase);
+      assert.match(plain.text, sender.showsPhrase ? phrase : new RegExp(`\\b${code}\\b`));
     }
     const wrong = await sender.send("https://hooks.example/hook", `${sender.user}:wrong`);
     assert.notEqual(wrong.status, 0);
     assert.match(wrong.text, sender.showsPhrase ? /egress-auth: wrong proxy credentials/ : /407/);
     const plain = await sender.send("http://hooks.example/hook", `${sender.user}:wrong`);
-    assert.match(plain.text, /egress-auth: wrong proxy credentials/);
+    assert.match(plain.text, sender.showsPhrase ? /egress-auth: wrong proxy credentials/ : /407/);
     if (sender.user !== "") {
       const empty = await sender.send("http://hooks.example/hook", ":s3cret");
-      assert.match(empty.text, /egress-auth: no proxy credentials/);
+      assert.match(empty.text, sender.showsPhrase ? /egress-auth: no proxy credentials/ : /407/);
     }
     // Nothing of all this reached any receiver, public or internal.
     assert.deepEqual(hits, []);

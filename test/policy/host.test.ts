@@ -1,0 +1,229 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { makeDocument } from "../../proxy/policy/document.ts";
+import { compile, decide } from "../../proxy/policy/engine.ts";
+import { canonicalHost, parseHostPattern } from "../../proxy/policy/host.ts";
+import { parseAbsolute, parseAuthority } from "../../proxy/policy/target.ts";
+
+const label63 = "a".repeat(63);
+const name253 = `${label63}.${label63}.${label63}.${"b".repeat(61)}`;
+
+test("a name on the wire is lower-cased, loses one trailing dot, and is otherwise kept", () => {
+  const rows: [string, string][] = [
+    ["Example.COM", "example.com"],
+    ["example.com.", "example.com"],
+    ["_dmarc.a_b.example", "_dmarc.a_b.example"],
+    ["XN--BCHER-KVA.example", "xn--bcher-kva.example"],
+    ["localhost", "localhost"],
+    ["1e100.net", "1e100.net"],
+    ["1.2.3.4.example", "1.2.3.4.example"],
+    ["0x7f.example", "0x7f.example"],
+    ["dead.beef", "dead.beef"],
+    ["a.0xyz", "a.0xyz"],
+    [`${label63}.example`, `${label63}.example`],
+    [name253, name253],
+    [`${name253}.`, name253],
+  ];
+  for (const [text, want] of rows) assert.equal(canonicalHost(text), want, text);
+});
+
+test("whatever is not letters, digits, dots, hyphens and underscores in good labels is no name", () => {
+  const bad = [
+    ...["", ".", "..", ".a", "a..b", "a..", " a", "a ", "a\tb", "a\nb", "a\rb", "a\0b", "a,b", "a;b", "a\\b", "a/b"],
+    ...["a%61.test", "%61", "user@a.test", "a.test:80", "[a.test]", "*", "*.a.test", "a?b", "a#b", "a'b", 'a"b', "a|b"],
+    ...[`${"a".repeat(64)}.test`, `${name253}c`, `${name253}..`],
+  ];
+  for (const text of bad) assert.equal(canonicalHost(text), null, JSON.stringify(text));
+});
+
+test("an IPv4 address in an odd spelling is no name", () => {
+  const bad = [
+    ...["127.1", "127.0.1", "0x7f.1", "0x7f.0x0.0x0.0x1", "2130706433", "0x7f000001", "0X7F000001", "0177.0.0.1"],
+    ...["017700000001", "127.0.0.1.", "127.1.", "1", "0", "0x", "0x.", "a.0x", "a.1", "a.example.0xff", "a.example.7"],
+    ...["999.999.999.999", "1.2.3.4.5", "00000000000000000000177.1"],
+  ];
+  for (const text of bad) assert.equal(canonicalHost(text), null, text);
+});
+
+test("no character outside of ASCII becomes a letter by lower-casing or folding", () => {
+  // U+212A lower-cases to k, U+017F upper-cases to S; the full-width forms are equal under NFKC.
+  const bad = [
+    "\u212Aelvin.test",
+    "a.wor\u212A",
+    "\u017Fite.test",
+    "\u0130.test",
+    "\uFF41.test",
+    "a\u3002test",
+    "a\uFF0Etest",
+  ];
+  for (const text of [...bad, "a\u00ADb.test", "a\u200Db.test", "\u2460.test", "b\u00FCcher.example", "\uFEFFa.test"]) {
+    assert.equal(canonicalHost(text), null, JSON.stringify(text));
+    assert.equal(parseAuthority(`${text}:443`), null, JSON.stringify(text));
+    assert.equal(parseAbsolute(`http://${text}/`), null, JSON.stringify(text));
+  }
+});
+
+test("patterns: exact, *. in front, * alone; upper case and Unicode become what the wire carries", () => {
+  const rows: [string, "exact" | "suffix" | "any", string][] = [
+    ["*", "any", "*"],
+    ["Example.COM", "exact", "example.com"],
+    ["example.com.", "exact", "example.com"],
+    ["*.Example.COM.", "suffix", "example.com"],
+    ["*.test", "suffix", "test"],
+    ["*.bücher.example", "suffix", "xn--bcher-kva.example"],
+    ["BÜCHER.example", "exact", "xn--bcher-kva.example"],
+    ["bu\u0308cher.example", "exact", "xn--bcher-kva.example"],
+    ["XN--BCHER-KVA.example", "exact", "xn--bcher-kva.example"],
+    ["例え.テスト", "exact", "xn--r8jz45g.xn--zckzah"],
+    ["*.a_b.example", "suffix", "a_b.example"],
+  ];
+  for (const [text, kind, name] of rows) assert.deepEqual(parseHostPattern(text), { kind, name }, text);
+});
+
+test("a pattern that could be read in two ways is an error that quotes it", () => {
+  const bad = [
+    ...[
+      "",
+      ".",
+      "*.",
+      "**",
+      "*.*",
+      "*foo.com",
+      "*.*.com",
+      "a.*.com",
+      "foo.*",
+      "a*.com",
+      "*..com",
+      "..",
+      "a..b",
+      ".com",
+    ],
+    ...["example.com:443", "*.example.com:443", "example.com:", "example.com/x", "http://example.com", "u@example.com"],
+    ...[
+      "10.0.0.5",
+      "*.10.0.0.5",
+      "10.0.0.0/8",
+      "::1",
+      "[::1]",
+      "fe80::1%eth0",
+      "127.1",
+      "0x7f.1",
+      "2130706433",
+      "0177.0.0.1",
+    ],
+    ...[
+      "ex%61mple.com",
+      "a b.com",
+      " a.com",
+      "a.com ",
+      "a\0.com",
+      "１２７.1",
+      "①.example.1",
+      "a℀b.example",
+      "bücher..example",
+    ],
+    ...[`${"a".repeat(64)}.test`, `*.${name253}c`, "[example.net]"],
+  ];
+  for (const text of bad) {
+    const parsed = parseHostPattern(text);
+    assert.ok("error" in parsed, `${JSON.stringify(text)}: ${JSON.stringify(parsed)}`);
+    assert.notEqual(parsed.error, "");
+  }
+});
+
+test("a pattern fits names by whole labels, and never an address", () => {
+  const fits = (pattern: string, host: string, except?: string) => {
+    const rule = { hosts: [pattern], ...(except === undefined ? {} : { except: [except] }) };
+    const set = compile(makeDocument({ defaultAction: "Deny", allow: [rule] }));
+    return decide(set, parseAuthority(`${host}:443`)!, ["8.8.8.8"]).verdict === "allow";
+  };
+  const rows: [pattern: string, host: string, want: boolean, except?: string][] = [
+    ["example.com", "EXAMPLE.com.", true],
+    ["example.com", "a.example.com", false],
+    ["*.example.com", "a.example.com", true],
+    ["*.example.com", "c.b.a.example.com", true],
+    ["*.example.com", "example.com", false],
+    ["*.example.com", "aexample.com", false],
+    ["*.example.com", "example.com.evil.test", false],
+    ["*.bücher.example", "www.xn--bcher-kva.example", true],
+    ["*", "localhost", true],
+    ["*", "8.8.8.8", false],
+    ["*", "[2606:4700::1111]", false],
+    ["*.example.com", "a.example.com", false, "a.example.com"],
+    ["*.example.com", "x.a.example.com", true, "a.example.com"],
+    ["*.example.com", "x.a.example.com", false, "*.a.example.com"],
+    ["*.example.com", "a.example.com", false, "*"],
+  ];
+  for (const [pattern, host, want, except] of rows) {
+    assert.equal(fits(pattern, host, except), want, `${pattern} except ${except}: ${host}`);
+  }
+});
+
+test("targets: one spelling of a host, one spelling of a port", () => {
+  const hosts: [string, string, boolean][] = [
+    ["[::FFFF:7F00:1]", "::ffff:7f00:1", true],
+    ["[0:0:0:0:0:0:0:1]", "::1", true],
+    ["[::ffff:127.0.0.1]", "::ffff:7f00:1", true],
+    ["127.0.0.1", "127.0.0.1", true],
+    ["A_b.Example.", "a_b.example", false],
+  ];
+  for (const [text, host, ip] of hosts) {
+    for (const port of [1, 80, 65535]) {
+      assert.deepEqual(parseAuthority(`${text}:${port}`), { host, port, ip }, text);
+      assert.deepEqual(parseAbsolute(`http://${text}:${port}/x`)?.target, { host, port, ip }, text);
+    }
+  }
+  const bad = [
+    ...[
+      "a.test",
+      "a.test:",
+      "a.test:0",
+      "a.test:00",
+      "a.test:080",
+      "a.test:08080",
+      "a.test:65536",
+      "a.test:99999999999",
+    ],
+    ...[
+      "a.test:-1",
+      "a.test:+1",
+      "a.test:1e3",
+      "a.test:0x50",
+      "a.test: 80",
+      "a.test:80 ",
+      "a.test:8０",
+      "a.test:80:80",
+    ],
+    ...[
+      "[example.net]:443",
+      "[127.0.0.1]:443",
+      "[::1]x:443",
+      "x[::1]:443",
+      "[[::1]]:443",
+      "[::1]:443]",
+      "::1:443",
+      "[::]",
+    ],
+    ...[
+      "[fe80::1%eth0]:80",
+      "[fe80::1%25eth0]:80",
+      "[v1.a]:80",
+      "[::1:80",
+      "[1::2::3]:80",
+      "[:::1]:80",
+      "[::127.1]:80",
+    ],
+    ...[
+      "[::ffff:0177.0.0.1]:80",
+      "[00001::]:80",
+      "127.0.0.1.:80",
+      "0127.0.0.1:80",
+      "u:p@a.test:80",
+      "u@127.0.0.1:80",
+      "@a.test:80",
+    ],
+  ];
+  for (const text of bad) assert.equal(parseAuthority(text), null, JSON.stringify(text));
+  for (const text of bad.slice(1))
+    assert.equal(parseAbsolute(`http://${text}/`) === null || text === "[::]", true, text);
+});
