@@ -1,4 +1,5 @@
 import { execFileSync, spawnSync } from "node:child_process";
+import { existsSync } from "node:fs";
 
 /** Why network namespaces cannot be made here; null when they can. */
 export function netnsMissing(): string | null {
@@ -21,18 +22,39 @@ export interface Netns {
 }
 
 const ip = (...args: string[]) => execFileSync("ip", args, { stdio: ["ignore", "ignore", "inherit"] });
+/** Both name the process that made them, so that a later run finds what a killed one left. */
+const NAME = /^ort-(?:in|out)-(\d+)-\d+/;
+const CARRIER_SECONDS = 5;
+let made = 0;
+
+function removeLeftovers(): void {
+  const names = execFileSync("ip", ["netns", "list"], { encoding: "utf8" }).split("\n");
+  for (const name of names) {
+    const match = NAME.exec(name);
+    if (match !== null && !existsSync(`/proc/${match[1]}`)) spawnSync("ip", ["netns", "del", match[0]]);
+  }
+}
+
+/** Waits until the kernel knows that the wire is plugged in: it looks about once a second, and IPv6 starts then. */
+function waitForCarrier(name: string): void {
+  const until = 'until [ "$(cat /sys/class/net/eth0/operstate)" = up ]; do sleep 0.02; done';
+  execFileSync("timeout", [`${CARRIER_SECONDS}`, "ip", "netns", "exec", name, "sh", "-c", until]);
+}
 
 /**
  * Makes two network namespaces joined by a veth pair, with no route out of them. `addresses` stand on the far side;
  * those in `silent` swallow every packet there.
  */
 export function makeNetns(addresses: readonly string[], silent: readonly string[]): Netns {
-  const inside = `ort-in-${process.pid}`;
-  const internet = `ort-out-${process.pid}`;
+  removeLeftovers();
+  made++;
+  const inside = `ort-in-${process.pid}-${made}`;
+  const internet = `ort-out-${process.pid}-${made}`;
   const close = () => {
     for (const name of [inside, internet]) spawnSync("ip", ["netns", "del", name]);
   };
   process.on("exit", close);
+  for (const signal of ["SIGTERM", "SIGINT", "SIGHUP"]) process.once(signal, () => process.exit(1));
   for (const name of [inside, internet]) {
     ip("netns", "add", name);
     // Without duplicate address detection, which would hold IPv6 back for a second or two.
@@ -56,5 +78,6 @@ export function makeNetns(addresses: readonly string[], silent: readonly string[
     ip("-n", internet, "addr", "add", `${address}/${six ? 128 : 32}`, "dev", "lo", ...(six ? ["nodad"] : []));
   }
   for (const address of silent) ip("-n", internet, "route", "add", "blackhole", `${address}/32`);
+  for (const name of [inside, internet]) waitForCarrier(name);
   return { inside, internet, close };
 }

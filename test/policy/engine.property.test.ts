@@ -6,6 +6,7 @@ import { makeDocument, type PolicyDocument, type StaticIP } from "../../proxy/po
 import { compile, decide } from "../../proxy/policy/engine.ts";
 import type { PortSpec, Rule } from "../../proxy/policy/rules.ts";
 import { parseAuthority, type Target } from "../../proxy/policy/target.ts";
+import { IANA_IPV4, IANA_IPV6 } from "./registries.ts";
 
 /**
  * A second evaluator of a policy, stage by stage from the description of the algorithm, that shares no code with the

@@ -1,5 +1,7 @@
 import assert from "node:assert/strict";
+import { isIPv6 } from "node:net";
 import { test } from "node:test";
+import fc from "fast-check";
 import { makeDocument } from "../../proxy/policy/document.ts";
 import { compile, decide } from "../../proxy/policy/engine.ts";
 import { canonicalHost, parseHostPattern } from "../../proxy/policy/host.ts";
@@ -224,6 +226,29 @@ test("targets: one spelling of a host, one spelling of a port", () => {
     ],
   ];
   for (const text of bad) assert.equal(parseAuthority(text), null, JSON.stringify(text));
-  for (const text of bad.slice(1))
-    assert.equal(parseAbsolute(`http://${text}/`) === null || text === "[::]", true, text);
+  // An absolute URI may leave the port out; all else is as strict.
+  for (const text of bad.filter((entry) => entry !== "a.test" && entry !== "[::]")) {
+    assert.equal(parseAbsolute(`http://${text}/`), null, JSON.stringify(text));
+  }
+});
+
+test("text in brackets is an address exactly when Node's own strict parser says so", () => {
+  const part = fc.constantFrom(
+    ..."0 1 ffff 00001 12345 g :: : ::ffff: 127.0.0.1 0177.0.0.1 010.0.0.1 1.2.3 1.2.3.4.5 256.1.1.1 . %1".split(" "),
+  );
+  const text = fc
+    .array(part, { minLength: 1, maxLength: 9 })
+    .chain((parts) => fc.constantFrom(parts.join(":"), parts.join("")));
+  const odd: string[] = [];
+  let good = 0;
+  fc.assert(
+    fc.property(fc.oneof(text, fc.ipV6()), (inner) => {
+      const want = isIPv6(inner) && !inner.includes("%");
+      if (want) good++;
+      if ((parseAuthority(`[${inner}]:443`) !== null) !== want) odd.push(inner);
+    }),
+    { numRuns: 20_000 },
+  );
+  assert.ok(good > 1000, `only ${good} addresses`);
+  assert.deepEqual(odd.sort((a, b) => a.length - b.length).slice(0, 10), []);
 });

@@ -5,7 +5,8 @@ import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { after, before, test } from "node:test";
 import { makeNetns, type Netns, netnsMissing } from "../harness/netns.ts";
-import { type ProxyHandle, startProxy, tempFolder } from "../harness/proxy.ts";
+import { type ProxyHandle, type ProxyRecord, startProxy, tempFolder } from "../harness/proxy.ts";
+import { BODY, SENDERS, type Sender } from "./senders/senders.ts";
 
 /** Real senders, a real proxy and real receivers on two hosts of their own, joined by a wire with no way out. */
 
@@ -14,214 +15,251 @@ const folder = tempFolder();
 const ca = join(folder, "ca.pem");
 const RECEIVER = "11.0.0.10";
 const RECEIVER6 = "2600:1::10";
+/** Nothing listens there. */
+const CLOSED = "11.0.0.11";
 const SILENT = "11.0.0.99";
 /** They stand on the far side, so that a leak would be seen arriving. */
-const TRAPS = ["10.0.0.5", "169.254.169.254", "64:ff9b::a00:5"];
+const FAR_TRAPS = ["10.0.0.5", "169.254.169.254", "64:ff9b::a00:5"];
+/** And these on the proxy's own host. */
+const NEAR_TRAPS = ["127.0.0.1", "::1"];
+const HOSTS = `
+${RECEIVER} hooks.example other.example x.competitor.example
+${RECEIVER6} six.example
+${CLOSED} closed.example
+${SILENT} silent.example
+10.0.0.5 private.example
+169.254.169.254 metadata.example
+::1 loop.example
+64:ff9b::10.0.0.5 nat64.example
+`;
 
 const missing =
   netnsMissing() ?? (spawnSync("openssl", ["version"]).error === undefined ? null : "needs openssl (Debian: openssl)");
 let net: Netns;
 let proxy: ProxyHandle;
-let receiver: ChildProcess;
+const receivers: ChildProcess[] = [];
 const hits: string[] = [];
 
-before(async () => {
-  if (missing !== null) return;
-  net = makeNetns([RECEIVER, RECEIVER6, ...TRAPS], [SILENT]);
-  const key = join(folder, "key.pem");
-  const request = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"];
-  const names = "subjectAltName=DNS:hooks.example,DNS:six.example";
-  const extensions = ["-subj", "/CN=test", "-addext", names];
-  execFileSync("openssl", [...request, ...extensions, "-keyout", key, "-out", ca], { stdio: "ignore" });
-  const args = [join(here, "receiver.mjs"), `${RECEIVER},${RECEIVER6}`, TRAPS.join(","), key, ca];
-  receiver = spawn("ip", ["netns", "exec", net.internet, process.execPath, ...args], {
-    stdio: ["ignore", "pipe", "inherit"],
-  });
-  const lines = createInterface({ input: receiver.stdout! });
+async function startReceiver(netns: string, addresses: readonly string[], traps: readonly string[]): Promise<void> {
+  const args = [join(here, "receiver.mjs"), addresses.join(), traps.join(), join(folder, "key.pem"), ca];
+  const command = ["netns", "exec", netns, process.execPath, ...args];
+  const receiver = spawn("ip", command, { stdio: ["ignore", "pipe", "inherit"] });
+  receivers.push(receiver);
+  const lines = createInterface({ input: receiver.stdout });
   const ready = once(lines, "line");
   lines.on("line", (line) => {
     if (line.startsWith("hit")) hits.push(line);
   });
   assert.deepEqual(await ready, ["ready"]);
-  // The wire takes a moment until IPv6 works on it.
-  const dial = `require("net").connect(80, "${RECEIVER6}").on("error", () => process.exit(1)).on("connect", () => process.exit(0))`;
-  const warm = () =>
-    spawnSync("ip", ["netns", "exec", net.inside, process.execPath, "-e", dial], { timeout: 3000 }).status;
-  for (let i = 0; warm() !== 0; i++) assert.ok(i < 10, "IPv6 does not come up between the two hosts");
+}
+
+before(async () => {
+  if (missing !== null) return;
+  net = makeNetns([RECEIVER, RECEIVER6, CLOSED, ...FAR_TRAPS], [SILENT]);
+  const request = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"];
+  const names = "subjectAltName=DNS:hooks.example,DNS:other.example,DNS:six.example";
+  const files = ["-keyout", join(folder, "key.pem"), "-out", ca];
+  execFileSync("openssl", [...request, "-subj", "/CN=test", "-addext", names, ...files], { stdio: "ignore" });
+  await startReceiver(net.internet, [RECEIVER, RECEIVER6], FAR_TRAPS);
+  await startReceiver(net.inside, [], NEAR_TRAPS);
   proxy = await startProxy({
     policy: { deny: [{ name: "competitors", hosts: ["*.competitor.example"] }], ports: [80, 443] },
     netns: net.inside,
     env: { PROXY_PASSWORD: "s3cret" },
     args: ["--connect-seconds", "1", "--dns-seconds", "1", "--resolver", "127.0.0.1:53"],
-    hosts: [
-      `${RECEIVER} hooks.example x.competitor.example`,
-      `${RECEIVER6} six.example`,
-      `${SILENT} silent.example`,
-      "11.0.0.10 closed.example",
-      "10.0.0.5 private.example",
-      "169.254.169.254 metadata.example",
-      "::1 loop.example",
-      "64:ff9b::10.0.0.5 nat64.example",
-    ].join("\n"),
+    hosts: HOSTS,
   });
 });
 
 after(async () => {
   if (missing !== null) return;
-  assert.equal(await proxy.stop(), 0);
-  receiver.kill("SIGKILL");
-  await once(receiver, "close");
-  net.close();
+  if (proxy !== undefined) assert.equal(await proxy.stop(), 0);
+  for (const receiver of receivers) {
+    receiver.kill("SIGKILL");
+    await once(receiver, "close");
+  }
+  net?.close();
 });
 
-interface Outcome {
-  status: number | null;
-  text: string;
-}
+/** Why a sender cannot be tested here; false when it can. */
+const lacks = (sender: Sender): string | false => {
+  if (missing !== null) return missing;
+  const [tool, ...args] = sender.tool;
+  return spawnSync(tool!, args).error === undefined ? false : `needs ${tool}`;
+};
 
-type Send = (url: string, credentials: string) => Promise<Outcome>;
-
-/** `credentials`: user and password as in a URL; with a colon in front, the user name is empty. */
-async function run(command: string[], credentials: string, extra: Record<string, string>): Promise<Outcome> {
-  const url = `http://${credentials}@127.0.0.1:${proxy.port}`;
+/** Runs a sender on the proxy's host, with the proxy in its environment as Convoy has it. */
+async function send(sender: Sender, urls: string[], password = "s3cret", user = sender.user) {
+  const url = `http://${user}:${password}@127.0.0.1:${proxy.port}`;
   const { PATH, HOME } = process.env;
-  const env = {
-    PATH: PATH!,
-    HOME: HOME ?? "/tmp",
-    HTTP_PROXY: url,
-    http_proxy: url,
-    HTTPS_PROXY: url,
-    https_proxy: url,
-    ...extra,
-  };
+  const variables = { HTTP_PROXY: url, http_proxy: url, HTTPS_PROXY: url, https_proxy: url };
+  const { command, env } = sender.command({ urls, ca, folder });
   const child = spawn("ip", ["netns", "exec", net.inside, ...command], {
-    env,
+    env: { PATH, HOME, ...variables, ...env },
     stdio: ["ignore", "pipe", "pipe"],
     timeout: 30_000,
   });
   let text = "";
-  child.stdout.on("data", (chunk: Buffer) => {
-    text += chunk;
-  });
-  child.stderr.on("data", (chunk: Buffer) => {
-    text += chunk;
-  });
+  for (const stream of [child.stdout, child.stderr]) {
+    stream.on("data", (chunk: Buffer) => {
+      text += chunk;
+    });
+  }
   const [status] = (await once(child, "close")) as [number | null];
   return { status, text };
 }
 
-/**
- * Each sender: what it needs, how it sends, and whether it shows the reason phrase of a refused CONNECT. Python and
- * undici send no credentials at all for an empty user name, so they have one.
- */
-const SENDERS: {
-  name: string;
-  tool: string[];
-  prepare?: () => void;
-  send: Send;
-  showsPhrase: boolean;
-  user: string;
-}[] = [
-  {
-    name: "curl",
-    tool: ["curl", "--version"],
-    send: (url, credentials) =>
-      run(["curl", "-sSv", "--max-time", "10", "--cacert", ca, "-d", '{"event":"paid"}', url], credentials, {}),
-    showsPhrase: true,
-    user: "",
-  },
-  {
-    name: "Go net/http, as Convoy sends",
-    tool: ["go", "version"],
-    prepare: () => {
-      const env = { ...process.env, GOFLAGS: "-mod=mod", GOPROXY: "off", CGO_ENABLED: "0" };
-      execFileSync("go", ["build", "-o", join(folder, "sender"), join(here, "sender.go")], { env, stdio: "inherit" });
-    },
-    send: (url, credentials) => run([join(folder, "sender"), url, ca], credentials, {}),
-    showsPhrase: true,
-    user: "",
-  },
-  {
-    name: "Python urllib",
-    tool: ["python3", "--version"],
-    send: (url, credentials) => run(["python3", join(here, "sender.py"), url, ca], credentials, {}),
-    showsPhrase: true,
-    user: "sender",
-  },
-  {
-    name: "Node fetch",
-    tool: [process.execPath, "--version"],
-    send: (url, credentials) =>
-      run([process.execPath, join(here, "sender.mjs"), url], credentials, {
-        NODE_USE_ENV_PROXY: "1",
-        NODE_EXTRA_CA_CERTS: ca,
-      }),
-    // undici tunnels plain http as well, and says the status of a refused CONNECT and nothing else.
-    showsPhrase: false,
-    user: "sender",
-  },
+/** Packets that arrived on the far side: all of IPv4 (no ARP), and TCP of both families. */
+function packets(): { ipv4: string; tcp: string } {
+  const command = ["netns", "exec", net.internet, "cat", "/proc/net/snmp"];
+  const lines = execFileSync("ip", command, { encoding: "utf8" }).split("\n");
+  const value = (protocol: string, field: string): string => {
+    const [names, values] = lines.filter((line) => line.startsWith(`${protocol}: `)).map((line) => line.split(" "));
+    return values![names!.indexOf(field)]!;
+  };
+  return { ipv4: value("Ip", "InReceives"), tcp: value("Tcp", "InSegs") };
+}
+
+interface Refusal {
+  /** `{port}` stands for the one that was asked for. */
+  phrase: string;
+  status: number;
+  code: string;
+}
+
+/** Asks for a host by https and by http, and expects this refusal in the sender's words and in the record. */
+async function expectRefusal(sender: Sender, host: string, refusal: Refusal): Promise<void> {
+  for (const scheme of ["https", "http"] as const) {
+    const url = `${scheme}://${host}/hook`;
+    const port = String(new URL(url).port || (scheme === "https" ? 443 : 80));
+    const phrase = refusal.phrase.replace("{port}", port);
+    const seen = proxy.records().length;
+    const { status, text } = await send(sender, [url]);
+    const shows = scheme === "https" ? sender.showsTunnel : sender.showsPlain;
+    const { exit, expected } = shows({ url, status: refusal.status, phrase });
+    assert.ok(text.includes(expected), `${url}: no ${JSON.stringify(expected)} in ${text}`);
+    assert.equal(status, exit, text);
+    const isIt = (record: ProxyRecord) => proxy.records().indexOf(record) >= seen && record.target.endsWith(`:${port}`);
+    const record = await proxy.waitRecord(isIt);
+    assert.deepEqual([record.code, record.verdict, record.address], [refusal.code, "deny", undefined], url);
+  }
+}
+
+const denied = (code: string, reason: string): Refusal => {
+  return { code, status: 403, phrase: `egress-denied: ${reason}; policy test/test` };
+};
+
+/** Refused before anything is dialled. */
+const REFUSED: [host: string, refusal: Refusal][] = [
+  ["x.competitor.example", denied("denied-rule", "x.competitor.example is denied by rule competitors")],
+  ["hooks.example:22", denied("port", "port 22 of hooks.example is not allowed")],
+  ["private.example", denied("address", "private.example resolves to a private address (10.0.0.0/8)")],
+  ["10.0.0.5", denied("address", "10.0.0.5 is a private address (10.0.0.0/8)")],
+  ["metadata.example", denied("address", "metadata.example resolves to a cloud metadata address (169.254.169.254/32)")],
+  ["loop.example", denied("address", "loop.example resolves to a loopback address (::1/128)")],
+  ["nat64.example", denied("address", "nat64.example resolves to a private address (10.0.0.0/8)")],
 ];
 
-/** Refusals: what is asked, the phrase, and the status that undici shows. */
-const REFUSALS: [url: string, phrase: RegExp, status: number][] = [
+/** Permitted, and then it does not work out. */
+const FAILED: [host: string, refusal: Refusal][] = [
   [
-    "x.competitor.example",
-    /egress-denied: x\.competitor\.example is denied by rule competitors; policy test\/test/,
-    403,
+    "nowhere.example",
+    { code: "dns-failed", status: 502, phrase: "egress-dns: cannot resolve nowhere.example: no resolver answers" },
   ],
-  ["hooks.example:22", /egress-denied: port 22 of hooks\.example is not allowed; policy test\/test/, 403],
   [
-    "private.example",
-    /egress-denied: private\.example resolves to a private address \(10\.0\.0\.0\/8\); policy test\/test/,
-    403,
+    "closed.example",
+    { code: "refused", status: 502, phrase: "egress-connect: closed.example:{port} refused the connection" },
   ],
-  ["metadata.example", /egress-denied: metadata\.example resolves to a cloud metadata address/, 403],
-  ["loop.example", /egress-denied: loop\.example resolves to a loopback address \(::1\/128\)/, 403],
-  ["nat64.example", /egress-denied: nat64\.example resolves to a private address \(10\.0\.0\.0\/8\)/, 403],
-  ["nowhere.example", /egress-dns: cannot resolve nowhere\.example: no resolver answers/, 502],
-  ["silent.example", /egress-connect: silent\.example:(80|443) did not answer within 1 s/, 504],
+  [
+    "silent.example",
+    { code: "timeout", status: 504, phrase: "egress-connect: silent.example:{port} did not answer within 1 s" },
+  ],
 ];
 
 for (const sender of SENDERS) {
-  const skip =
-    missing ??
-    (spawnSync(sender.tool[0]!, sender.tool.slice(1)).error === undefined ? null : `needs ${sender.tool[0]}`);
-  test(`${sender.name}: allowed requests arrive, refused ones say why in the sender's own words`, {
-    skip: skip ?? false,
+  // These tests come first: no earlier connection can then send a late packet.
+  test(`${sender.name}: what is refused says why in the sender's own words, and no packet leaves`, {
+    skip: lacks(sender),
   }, async () => {
-    sender.prepare?.();
-    for (const url of [
-      "https://hooks.example/hook",
-      "http://hooks.example/hook",
-      "https://six.example/hook",
-      "http://six.example/hook",
-    ]) {
-      const { status, text } = await sender.send(url, `${sender.user}:s3cret`);
-      assert.equal(status, 0, text);
-      assert.match(text, new RegExp(`got POST /hook for ${new URL(url).hostname}`));
+    sender.prepare?.(folder);
+    const before = packets();
+    for (const [host, refusal] of REFUSED) await expectRefusal(sender, host, refusal);
+    for (const scheme of ["https", "http"] as const) {
+      const url = `${scheme}://hooks.example/hook`;
+      const { text } = await send(sender, [url], "wrong");
+      const shows = scheme === "https" ? sender.showsTunnel : sender.showsPlain;
+      const { expected } = shows({ url, status: 407, phrase: "egress-auth: wrong proxy credentials" });
+      assert.ok(text.includes(expected), `no ${JSON.stringify(expected)} in ${text}`);
     }
-    hits.length = 0;
-    for (const [host, phrase, code] of REFUSALS) {
-      const secure = await sender.send(`https://${host}/hook`, `${sender.user}:s3cret`);
-      assert.notEqual(secure.status, 0);
-      if (sender.showsPhrase) assert.match(secure.text, phrase);
-      else assert.match(secure.text, new RegExp(`\\b${code}\\b`), `${host}: ${secure.text}`);
-      const plain = await sender.send(`http://${host}/hook`, `${sender.user}:s3cret`);
-      assert.match(plain.text, sender.showsPhrase ? phrase : new RegExp(`\\b${code}\\b`));
-    }
-    const wrong = await sender.send("https://hooks.example/hook", `${sender.user}:wrong`);
-    assert.notEqual(wrong.status, 0);
-    assert.match(wrong.text, sender.showsPhrase ? /egress-auth: wrong proxy credentials/ : /407/);
-    const plain = await sender.send("http://hooks.example/hook", `${sender.user}:wrong`);
-    assert.match(plain.text, sender.showsPhrase ? /egress-auth: wrong proxy credentials/ : /407/);
-    if (sender.user !== "") {
-      const empty = await sender.send("http://hooks.example/hook", ":s3cret");
-      assert.match(empty.text, sender.showsPhrase ? /egress-auth: no proxy credentials/ : /407/);
-    }
-    // Nothing of all this reached any receiver, public or internal.
     assert.deepEqual(hits, []);
-    for (const record of proxy.records()) {
-      if (record.verdict === "deny") assert.equal(record.address, undefined);
-    }
+    assert.deepEqual(packets(), before);
   });
 }
+
+for (const sender of SENDERS) {
+  test(`${sender.name}: what is allowed arrives as it was sent, over IPv4 and IPv6`, {
+    skip: lacks(sender),
+  }, async () => {
+    const before = packets();
+    for (const host of ["hooks.example", "six.example"]) {
+      for (const scheme of ["https", "http"]) {
+        const { status, text } = await send(sender, [`${scheme}://${host}/hook?id=1`]);
+        assert.equal(status, 0, text);
+        const got = /got (.*)/.exec(text)?.[1]?.split(" | ") ?? [];
+        assert.equal(got[0], "POST /hook?id=1", text);
+        assert.equal(got.at(-1), BODY);
+        assert.ok(got.some((field) => field.toLowerCase() === `host: ${host}`));
+        assert.doesNotMatch(got.join("\n"), /^(proxy-|x-forwarded-for|forwarded|x-real-ip)/im);
+      }
+    }
+    // The counters that stood still above do count.
+    assert.notDeepEqual(packets(), before);
+    assert.ok(hits.includes(`hit ${RECEIVER} 443`) && hits.includes(`hit ${RECEIVER6} 80`));
+  });
+
+  test(`${sender.name}: an unknown name, a refused port and a silent host are told apart`, {
+    skip: lacks(sender),
+  }, async () => {
+    for (const [host, failure] of FAILED) await expectRefusal(sender, host, failure);
+  });
+
+  test(`${sender.name}: the user name may be empty`, { skip: lacks(sender) }, async () => {
+    const { status, text } = await send(sender, ["http://hooks.example/hook"], "s3cret", "");
+    if (sender.sendsEmptyUser) assert.equal(status, 0, text);
+    // It sends no credentials at all then: such a sender needs a user name in its URL.
+    else
+      assert.ok(
+        text.includes(
+          sender.showsPlain({ url: "", status: 407, phrase: "egress-auth: no proxy credentials" }).expected,
+        ),
+        text,
+      );
+  });
+}
+
+const go = SENDERS.find((sender) => sender.name.startsWith("Go"))!;
+test("Go: one kept connection carries plain requests for several hosts, and each is decided", {
+  skip: lacks(go),
+}, async () => {
+  const seen = proxy.records().length;
+  const urls = ["hooks.example", "other.example", "six.example", "private.example"].map((h) => `http://${h}/hook`);
+  const { status, text } = await send(go, urls);
+  assert.equal(status, 0, text);
+  assert.equal(text.match(/^200 OK$/gm)?.length, 3);
+  assert.match(text, /^403 egress-denied: private\.example resolves to a private address/m);
+  await proxy.waitRecord((record) => proxy.records().indexOf(record) >= seen + 3);
+  const records = proxy.records().slice(seen);
+  assert.deepEqual(
+    records.map((record) => record.verdict),
+    ["allow", "allow", "allow", "deny"],
+  );
+  assert.equal(new Set(records.map((record) => record.source)).size, 1);
+});
+
+test("none of all this was ever seen by an internal address", { skip: missing ?? false }, () => {
+  const traps = [...FAR_TRAPS, ...NEAR_TRAPS];
+  assert.deepEqual(
+    hits.filter((line) => traps.includes(line.split(" ")[1]!)),
+    [],
+  );
+});

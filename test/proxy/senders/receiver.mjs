@@ -1,20 +1,29 @@
-// The receivers of a network namespace: TLS on 443, plain on 80, and on the internal addresses a trap that tells
-// every connection. Prints one line for each connection: "hit ADDRESS PORT".
+// The receivers of a network namespace: plain on 80 and TLS on 443 of the public addresses, and on the internal ones a
+// trap. Prints "ready", then a line for each connection: "hit ADDRESS PORT".
 import { readFileSync } from "node:fs";
 import { createServer } from "node:http";
 import { createServer as createTlsServer } from "node:https";
 import { createServer as createTrap } from "node:net";
 
 const [publicAddresses, trapAddresses, key, cert] = process.argv.slice(2);
+/** Says back what came, every field as it came. */
 const answer = (request, response) => {
-  request.resume().on("end", () => response.end(`got ${request.method} ${request.url} for ${request.headers.host}`));
+  const chunks = [];
+  request.on("data", (chunk) => chunks.push(chunk));
+  request.on("end", () => {
+    const fields = [];
+    for (let i = 0; i < request.rawHeaders.length; i += 2) fields.push(request.rawHeaders.slice(i, i + 2).join(": "));
+    const body = Buffer.concat(chunks).toString();
+    response.end(`got ${[`${request.method} ${request.url}`, ...fields, body].join(" | ")}`);
+  });
 };
+const list = (text) => text.split(",").filter((part) => part !== "");
 const servers = [];
-for (const address of publicAddresses.split(",")) {
+for (const address of list(publicAddresses)) {
   servers.push([createServer(answer), 80, address]);
   servers.push([createTlsServer({ key: readFileSync(key), cert: readFileSync(cert) }, answer), 443, address]);
 }
-for (const address of trapAddresses.split(","))
+for (const address of list(trapAddresses))
   for (const port of [80, 443]) servers.push([createTrap((s) => s.destroy()), port, address]);
 let waiting = servers.length;
 for (const [server, port, host] of servers) {

@@ -14,5 +14,5 @@ except urllib.error.HTTPError as error:
     print(error.code, error.reason)
     sys.exit(1)
 except urllib.error.URLError as error:
-    print(error.reason)
+    print(repr(error.reason))
     sys.exit(1)
