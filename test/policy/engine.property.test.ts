@@ -226,7 +226,7 @@ const CIDRS = [
 const STATICS: StaticIP[][] = [
   [{ address: "203.0.113.10" }],
   [
-    { address: "203.0.113.10", sourceAddress: "10.0.0.5" },
+    { address: "203.0.113.10", sourceAddress: "93.184.216.34" },
     { address: "2606:4700::10", phase: "Retiring" },
   ],
   [{ address: "203.0.113.10", phase: "Pending" }, { address: "2606:4700::10" }],
@@ -241,6 +241,8 @@ const EMBED: ((low: bigint) => bigint)[] = [
     .split(" ")
     .map((base) => (low: bigint) => ip(base) | low),
   (low) => ip("64:ff9b:1::") | ((low >> 16n) << 64n) | ((low & 0xffffn) << 40n),
+  // The byte between the two layouts is not zero: the last 32 bits count, though they are zero.
+  (low) => ip("64:ff9b:1::1:0:0") | ((low >> 16n) << 64n) | ((low & 0xffffn) << 40n),
   (low) => ip("2002::1") | (low << 80n),
   (low) => ip("2001::f7f7:f7f7") | (low << 64n),
   (low) => ip("2001:0:808:808::") | (low ^ 0xffffffffn),
@@ -254,7 +256,10 @@ const addressArb = fc.oneof(
   { weight: 3, arbitrary: edge4 },
   { weight: 2, arbitrary: fc.constantFrom(...new Set(edges.filter((n) => n < V4))) },
   { weight: 2, arbitrary: fc.tuple(edge4, fc.constantFrom(...EMBED)).map(([n, embed]) => embed(n ^ V4)) },
-  { weight: 2, arbitrary: fc.constantFrom(...["8.8.8.8", "93.184.216.34", "2606:4700::10"].map(ip)) },
+  {
+    weight: 2,
+    arbitrary: fc.constantFrom(...["8.8.8.8", "93.184.216.34", "2606:4700::10", "127.0.0.2", "10.0.0.5"].map(ip)),
+  },
   { weight: 1, arbitrary: fc.bigInt({ min: 0n, max: (1n << 32n) - 1n }).map((n) => V4 | n) },
   { weight: 1, arbitrary: fc.bigInt({ min: 0n, max: V4 - 1n }) },
 );
@@ -264,7 +269,7 @@ const some = <T>(values: readonly T[], max: number) =>
 const ruleArb: fc.Arbitrary<Rule> = fc
   .record(
     {
-      hosts: some(PATTERNS, 3),
+      hosts: fc.oneof(fc.constant(["*"]), some(PATTERNS, 3)),
       except: some(PATTERNS, 2),
       cidrs: some(CIDRS, 3),
       ports: some(SPECS, 3),
@@ -291,14 +296,14 @@ const rarely = <T>(arbitrary: fc.Arbitrary<T[]>) =>
 const documentArb = fc.record({
   mode: fc.constantFrom("Enforce" as const, "Enforce" as const, "Report" as const),
   defaultAction: fc.constantFrom("Allow" as const, "Report" as const, "Deny" as const),
-  ports: some(SPECS, 4),
+  ports: fc.oneof(fc.constant<PortSpec[]>(["1-65535"]), some(SPECS, 4)),
   allow: rulesArb("allow", 4),
   deny: rulesArb("deny", 2),
   blockedCIDRs: rarely(some(["8.8.8.0/24", "2606:4700::/32", "93.0.0.0/8"], 2)),
   staticIPs: rarely(fc.constantFrom(...STATICS)),
 });
 const optionsArb: fc.Arbitrary<Options> = fc.record({
-  allowCIDRs: rarely(some(CIDRS, 2)),
+  allowCIDRs: fc.oneof(fc.constant(["127.0.0.0/8", "::1/128"]), rarely(some(CIDRS, 2))),
   denyCIDRs: rarely(some(CIDRS, 2)),
   ownAddresses: rarely(some(["8.8.8.8", "127.0.0.1", "10.0.0.5", "2606:4700::10"], 3)),
   listenPorts: fc.constantFrom<number[]>([], [4750], [80, 4750]),
@@ -315,7 +320,7 @@ const askArb = fc.record({
   found: fc.array(addressArb, { minLength: 1, maxLength: 4 }),
 });
 
-const POLICIES = 4_000;
+const POLICIES = 15_000;
 const ASKS = 6;
 const seed = Number(process.env.SEED ?? Date.now() & 0x7fffffff);
 

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { after, before, test } from "node:test";
 import { makeNetns, type Netns, netnsMissing } from "../harness/netns.ts";
-import { type ProxyHandle, type ProxyRecord, startProxy, tempFolder } from "../harness/proxy.ts";
+import { type ProxyHandle, startProxy, tempFolder } from "../harness/proxy.ts";
 import { BODY, SENDERS, type Sender } from "./senders/senders.ts";
 
 /** Real senders, a real proxy and real receivers on two hosts of their own, joined by a wire with no way out. */
@@ -88,12 +88,13 @@ const lacks = (sender: Sender): string | false => {
   return spawnSync(tool!, args).error === undefined ? false : `needs ${tool}`;
 };
 
-/** Runs a sender on the proxy's host, with the proxy in its environment as Convoy has it. */
+/** Runs a sender on the proxy's host, with the proxy in its environment as Convoy has it; each URL leaves one record. */
 async function send(sender: Sender, urls: string[], password = "s3cret", user = sender.user) {
   const url = `http://${user}:${password}@127.0.0.1:${proxy.port}`;
   const { PATH, HOME } = process.env;
   const variables = { HTTP_PROXY: url, http_proxy: url, HTTPS_PROXY: url, https_proxy: url };
   const { command, env } = sender.command({ urls, ca, folder });
+  const before = proxy.records().length;
   const child = spawn("ip", ["netns", "exec", net.inside, ...command], {
     env: { PATH, HOME, ...variables, ...env },
     stdio: ["ignore", "pipe", "pipe"],
@@ -106,7 +107,8 @@ async function send(sender: Sender, urls: string[], password = "s3cret", user = 
     });
   }
   const [status] = (await once(child, "close")) as [number | null];
-  return { status, text };
+  await proxy.waitRecord(() => proxy.records().length >= before + urls.length);
+  return { status, text, records: proxy.records().slice(before) };
 }
 
 /** Packets that arrived on the far side: all of IPv4 (no ARP), and TCP of both families. */
@@ -133,15 +135,16 @@ async function expectRefusal(sender: Sender, host: string, refusal: Refusal): Pr
     const url = `${scheme}://${host}/hook`;
     const port = String(new URL(url).port || (scheme === "https" ? 443 : 80));
     const phrase = refusal.phrase.replace("{port}", port);
-    const seen = proxy.records().length;
-    const { status, text } = await send(sender, [url]);
+    const { status, text, records } = await send(sender, [url]);
     const shows = scheme === "https" ? sender.showsTunnel : sender.showsPlain;
     const { exit, expected } = shows({ url, status: refusal.status, phrase });
     assert.ok(text.includes(expected), `${url}: no ${JSON.stringify(expected)} in ${text}`);
     assert.equal(status, exit, text);
-    const isIt = (record: ProxyRecord) => proxy.records().indexOf(record) >= seen && record.target.endsWith(`:${port}`);
-    const record = await proxy.waitRecord(isIt);
-    assert.deepEqual([record.code, record.verdict, record.address], [refusal.code, "deny", undefined], url);
+    const target = `${new URL(url).hostname}:${port}`;
+    assert.deepEqual(
+      records.map((record) => [record.target, record.verdict, record.code, record.address]),
+      [[target, "deny", refusal.code, undefined]],
+    );
   }
 }
 
@@ -188,7 +191,11 @@ for (const sender of SENDERS) {
       const url = `${scheme}://hooks.example/hook`;
       const { text } = await send(sender, [url], "wrong");
       const shows = scheme === "https" ? sender.showsTunnel : sender.showsPlain;
-      const { expected } = shows({ url, status: 407, phrase: "egress-auth: wrong proxy credentials" });
+      const { expected } = shows({
+        url,
+        status: 407,
+        phrase: "egress-auth: wrong proxy credentials; set them in the proxy URL",
+      });
       assert.ok(text.includes(expected), `no ${JSON.stringify(expected)} in ${text}`);
     }
     assert.deepEqual(hits, []);
@@ -230,7 +237,11 @@ for (const sender of SENDERS) {
     else
       assert.ok(
         text.includes(
-          sender.showsPlain({ url: "", status: 407, phrase: "egress-auth: no proxy credentials" }).expected,
+          sender.showsPlain({
+            url: "",
+            status: 407,
+            phrase: "egress-auth: no proxy credentials; set them in the proxy URL",
+          }).expected,
         ),
         text,
       );
@@ -241,14 +252,11 @@ const go = SENDERS.find((sender) => sender.name.startsWith("Go"))!;
 test("Go: one kept connection carries plain requests for several hosts, and each is decided", {
   skip: lacks(go),
 }, async () => {
-  const seen = proxy.records().length;
   const urls = ["hooks.example", "other.example", "six.example", "private.example"].map((h) => `http://${h}/hook`);
-  const { status, text } = await send(go, urls);
+  const { status, text, records } = await send(go, urls);
   assert.equal(status, 0, text);
   assert.equal(text.match(/^200 OK$/gm)?.length, 3);
   assert.match(text, /^403 egress-denied: private\.example resolves to a private address/m);
-  await proxy.waitRecord((record) => proxy.records().indexOf(record) >= seen + 3);
-  const records = proxy.records().slice(seen);
   assert.deepEqual(
     records.map((record) => record.verdict),
     ["allow", "allow", "allow", "deny"],
