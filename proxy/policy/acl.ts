@@ -1,5 +1,5 @@
-import { parseDocument } from "yaml";
-import { parseAddress } from "./cidr.ts";
+import { type Document, parseDocument } from "yaml";
+import { type Address, formatAddress, parseAddress, v4 } from "./cidr.ts";
 import { type HostPattern, parseHostPattern } from "./host.ts";
 import { PolicyError, Reader, type Rule } from "./rules.ts";
 import { specialClass } from "./special.ts";
@@ -38,6 +38,31 @@ export function looksLikeAcl(value: unknown): boolean {
   return value.version === "v1" || TOP_KEYS.slice(1).some((key) => key in value);
 }
 
+/**
+ * The value of a YAML document. An unquoted `*.name` is an alias in YAML: the usual slip in these files.
+ * @throws PolicyError with the first thing that is wrong
+ */
+export function yamlValue(document: Document): unknown {
+  const error = document.errors[0]?.message.split("\n")[0];
+  if (error !== undefined) throw new PolicyError([{ path: "", message: `not valid YAML: ${error}` }]);
+  try {
+    return document.toJS();
+  } catch (thrown) {
+    if (!(thrown instanceof ReferenceError)) throw thrown;
+    const alias = /^Unresolved alias .*: (\S+)$/.exec(thrown.message)?.[1];
+    const message =
+      alias === undefined ? thrown.message : `*${alias} is an alias in YAML; put it in quotes: "*${alias}"`;
+    throw new PolicyError([{ path: "", message: `not valid YAML: ${message}` }]);
+  }
+}
+
+/** Canonical text; an IPv4-mapped address (RFC 4291 §2.5.5.2) is its IPv4 address, as in Smokescreen. */
+function addressText(address: Address): string {
+  const [a, b, c, d] = address.words;
+  const mapped = address.family === 6 && a === 0 && b === 0 && c === 0xffff;
+  return formatAddress(mapped ? v4(d) : address);
+}
+
 const single = (address: string): string => `${address}/${address.includes(":") ? 128 : 32}`;
 
 function readList(reader: Reader, value: unknown, path: string): Entries {
@@ -48,13 +73,18 @@ function readList(reader: Reader, value: unknown, path: string): Entries {
       reader.problem(here, "must be a string");
       continue;
     }
-    if (parseAddress(text) !== null) {
-      entries.addresses.push(text);
+    const address = parseAddress(text);
+    if (address !== null) {
+      entries.addresses.push(addressText(address));
       continue;
     }
     const pattern = parseHostPattern(text);
-    if ("error" in pattern) reader.problem(here, pattern.error);
-    else if (pattern.kind === "any") reader.problem(here, `"*" is no name; use action: open to allow everything`);
+    if ("error" in pattern) {
+      reader.problem(
+        here,
+        pattern.error.replace(/; use (cidrs|ports)$/, "; these lists take names and single addresses"),
+      );
+    } else if (pattern.kind === "any") reader.problem(here, `"*" is no name; use action: open to allow everything`);
     else entries.hosts.push(text);
   }
   return entries;
@@ -65,6 +95,9 @@ function readService(reader: Reader, value: unknown, path: string, warnings: str
   const isDefault = path === "default";
   if (!isDefault && (typeof fields.name !== "string" || fields.name === ""))
     reader.problem(`${path}.name`, "is missing");
+  if (typeof fields.project === "object" && fields.project !== null) {
+    reader.problem(`${path}.project`, "must be a string");
+  }
   if (fields.action === undefined) reader.problem(`${path}.action`, "is missing: enforce, report or open");
   const action = reader.oneOf(fields.action, `${path}.action`, ["enforce", "report", "open"], "enforce");
   for (const key of ["allowed_external_proxies", "mitm_domains"]) {
@@ -88,10 +121,7 @@ function readFile(text: string): AclFile {
   const warnings: string[] = [];
   const spaced = text.replace(/^[\t ]+/gm, (space) => space.replaceAll("\t", "  "));
   if (spaced !== text) warnings.push("the file is indented with tabs, which YAML forbids: read as two spaces each");
-  const parsed = parseDocument(spaced);
-  const error = parsed.errors[0]?.message.split("\n")[0];
-  if (error !== undefined) throw new PolicyError([{ path: "", message: `not valid YAML: ${error}` }]);
-  const fields = reader.mapping(parsed.toJS(), "", TOP_KEYS) ?? {};
+  const fields = reader.mapping(yamlValue(parseDocument(spaced)), "", TOP_KEYS) ?? {};
   if (fields.version !== undefined && fields.version !== "v1") {
     reader.problem("version", `must be v1, not ${JSON.stringify(fields.version)}`);
   }
@@ -129,20 +159,50 @@ function choose(file: AclFile, wanted: string | undefined): Service | undefined 
   return file.services[0] ?? file.fallback;
 }
 
-function covers(deny: HostPattern, text: string): boolean {
-  const allowed = parseHostPattern(text);
-  if ("error" in allowed || allowed.kind === "any" || deny.kind === "any") return false;
-  if (deny.name === allowed.name && deny.kind === allowed.kind) return true;
-  return deny.kind === "suffix" && allowed.name.endsWith(`.${deny.name}`);
+/** Entries by what they match, so that a list of many thousands is compared in one probe a label. */
+type Index = ReadonlyMap<string, string>;
+
+function patternOf(text: string): HostPattern {
+  const pattern = parseHostPattern(text);
+  return "error" in pattern ? { kind: "exact", name: text } : pattern; // an address matches itself alone
 }
 
-function lintOverlap(file: AclFile, domains: readonly string[]): void {
-  for (const text of file.deny.hosts) {
-    const deny = parseHostPattern(text);
-    if ("error" in deny) continue;
-    for (const domain of domains.filter((domain) => covers(deny, domain))) {
-      file.warnings.push(`${domain} is allowed and denied (${text}): deny wins here, allow won in Smokescreen`);
+const keyOf = (pattern: HostPattern): string => `${pattern.kind} ${pattern.name}`;
+
+function indexOf(entries: Entries): Index {
+  return new Map([...entries.hosts, ...entries.addresses].map((text) => [keyOf(patternOf(text)), text]));
+}
+
+/** The entry that matches whatever `text` matches. */
+function covering(index: Index, text: string): string | undefined {
+  const pattern = patternOf(text);
+  const same = index.get(keyOf(pattern));
+  if (same !== undefined) return same;
+  for (let dot = pattern.name.indexOf("."); dot !== -1; dot = pattern.name.indexOf(".", dot + 1)) {
+    const wider = index.get(keyOf({ kind: "suffix", name: pattern.name.slice(dot + 1) }));
+    if (wider !== undefined) return wider;
+  }
+  return undefined;
+}
+
+/** Where allowed and denied entries meet: deny wins, which in Smokescreen it did not for a service's own domains. */
+function lintOverlap(file: AclFile, domains: Entries): void {
+  const denied = indexOf(file.deny);
+  for (const [list, entries] of [
+    ["allowed_domains", domains],
+    ["global_allow_list", file.allow],
+  ] as const) {
+    const otherwise = list === "allowed_domains" ? " here, allow won in Smokescreen" : "";
+    for (const text of indexOf(entries).values()) {
+      const deny = covering(denied, text);
+      if (deny !== undefined) file.warnings.push(`${text} is allowed and denied (${deny}): deny wins${otherwise}`);
     }
+  }
+  const allowed = indexOf(domains);
+  for (const [key, text] of denied) {
+    const allow = allowed.has(key) ? undefined : covering(allowed, text);
+    if (allow === undefined) continue;
+    file.warnings.push(`${text} is denied, and allowed by ${allow}: deny wins here, allow won in Smokescreen`);
   }
 }
 
@@ -175,7 +235,7 @@ export function readAcl(text: string, options: { service?: string }): AclResult 
     warnings.push("an allow list without any action: everything else is denied");
   } else warnings.push("no action and no allow list: everything that is not denied is allowed");
   const domains = service?.domains ?? { hosts: [], addresses: [] };
-  lintOverlap(file, [...domains.hosts, ...file.allow.hosts]);
+  lintOverlap(file, domains);
   const deny: Rule[] = [];
   if (file.deny.hosts.length > 0) deny.push({ name: "global_deny_list", hosts: file.deny.hosts });
   if (file.deny.addresses.length > 0) {

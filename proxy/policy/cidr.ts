@@ -30,6 +30,8 @@ export function parseAddress(text: string): Address | null {
     return v4(word);
   }
   if (!text.includes(":") || !/^[0-9a-fA-F:.]+$/.test(text) || !ipaddr.IPv6.isValid(text)) return null;
+  // An embedded dotted quad is as strict as one that stands alone: ipaddr.js reads 0177 in it as octal.
+  if (text.includes(".") && parseAddress(text.slice(text.lastIndexOf(":") + 1)) === null) return null;
   const p = ipaddr.IPv6.parse(text).parts;
   const word = (i: number) => (((p[i] ?? 0) << 16) | (p[i + 1] ?? 0)) >>> 0;
   return { family: 6, words: [word(0), word(2), word(4), word(6)] };

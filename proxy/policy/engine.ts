@@ -132,7 +132,7 @@ const portFits = (rule: CompiledRule, port: number): boolean =>
   rule.ports === null || rule.ports.some(([low, high]) => port >= low && port <= high);
 
 function hostFits(rule: CompiledRule, target: Target): boolean {
-  if (rule.hosts === null) return true;
+  if (rule.hosts === null) return rule.opens || target.ip;
   if (target.ip) return false;
   return rule.hosts.has(target.host) && !(rule.except?.has(target.host) ?? false);
 }

@@ -15,6 +15,8 @@ const NUMERIC_LAST_LABEL = /(?:^|\.)(?:[0-9]+|0x[0-9a-f]*)$/;
  * overlong labels, percent-escapes, non-ASCII. Wire names are never mapped through IDNA: that would be a guess.
  */
 export function canonicalHost(text: string): string | null {
+  // Before lower-casing, which turns some letters outside of ASCII into ones inside (U+212A into k).
+  if (/[^\x21-\x7e]/.test(text)) return null;
   let name = text.toLowerCase();
   if (name.endsWith(".")) name = name.slice(0, -1);
   if (name.length === 0 || name.length > MAX_NAME) return null;

@@ -11,7 +11,7 @@ export interface Rule {
   except?: string[];
   cidrs?: string[];
   ports?: PortSpec[];
-  /** False where `cidrs` only admit and never open a special-purpose range (IP addresses of an acl.yaml allow list). */
+  /** False for the IP addresses of an acl.yaml allow list: `cidrs` admit these literals, no name, and open no range. */
   opens?: boolean;
 }
 

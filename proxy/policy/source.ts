@@ -1,5 +1,5 @@
 import { parseAllDocuments } from "yaml";
-import { looksLikeAcl, readAcl } from "./acl.ts";
+import { looksLikeAcl, readAcl, yamlValue } from "./acl.ts";
 import { type PolicyDocument, readDocument, readFields } from "./document.ts";
 import { PolicyError, Reader } from "./rules.ts";
 
@@ -80,7 +80,6 @@ export function readPolicy(text: string, options: { name: string; service?: stri
   const trimmed = text.trimStart();
   if (trimmed === "") throw new PolicyError([{ path: "", message: "the file is empty" }]);
   let value: unknown;
-  let yamlError: string | undefined;
   if (trimmed.startsWith("{")) {
     try {
       value = JSON.parse(text);
@@ -93,9 +92,7 @@ export function readPolicy(text: string, options: { name: string; service?: stri
     if (documents.length !== 1) {
       throw new PolicyError([{ path: "", message: `has ${documents.length} YAML documents; one policy a file` }]);
     }
-    yamlError = documents[0]!.errors[0]?.message.split("\n")[0];
-    if (yamlError !== undefined) throw new PolicyError([{ path: "", message: `not valid YAML: ${yamlError}` }]);
-    value = documents[0]!.toJS();
+    value = yamlValue(documents[0]!);
   }
   if (isMapping(value) && (value.kind !== undefined || value.apiVersion !== undefined)) {
     if (!trimmed.startsWith("{") && /^ *\t/m.test(text)) {

@@ -118,16 +118,18 @@ export function forms(address: Address): readonly Address[] {
   if (address.family === 4) return [address];
   const [a, b, c, d] = address.words;
   if (contains(NAT64, address)) return [v4(d)];
-  if (contains(MAPPED, address) || contains(TRANSLATED, address)) return [address, v4(d)];
-  if (contains(COMPATIBLE, address)) return d > 1 ? [address, v4(d)] : [address];
+  // One address can embed in two layouts at once (6to4 with an ISATAP interface identifier): all of them count.
+  const found: Address[] = [address];
+  if (contains(MAPPED, address) || contains(TRANSLATED, address)) found.push(v4(d));
+  if (contains(COMPATIBLE, address) && d > 1) found.push(v4(d));
   if (contains(LOCAL_NAT64, address)) {
     const suffixIsZero = (c & 0xff) === 0 && d === 0;
-    return [address, v4(suffixIsZero ? ((b & 0xffff) << 16) | ((c >>> 8) & 0xffff) : d)];
+    found.push(v4(suffixIsZero ? ((b & 0xffff) << 16) | ((c >>> 8) & 0xffff) : d));
   }
-  if (contains(SIX_TO_FOUR, address)) return [address, v4(((a & 0xffff) << 16) | (b >>> 16))];
-  if (contains(TEREDO, address)) return [address, v4(b), v4(~d)];
-  if ((c & 0xfdffffff) >>> 0 === 0x00005efe) return [address, v4(d)];
-  return [address];
+  if (contains(SIX_TO_FOUR, address)) found.push(v4(((a & 0xffff) << 16) | (b >>> 16)));
+  if (contains(TEREDO, address)) found.push(v4(b), v4(~d));
+  if ((c & 0xfdffffff) >>> 0 === 0x00005efe) found.push(v4(d));
+  return found;
 }
 
 /** The class of an address that no policy would reach by itself, in words; null for a globally reachable one. */

@@ -39,7 +39,7 @@ async function answer(request: IncomingMessage, response: ServerResponse): Promi
   let bodyBytes = 0;
   for await (const chunk of request) bodyBytes += (chunk as Buffer).length;
   const ip = (request.socket.remoteAddress ?? "").replace(/^::ffff:(?=\d+\.)/, "");
-  const path = new URL(request.url ?? "/", "http://echo").pathname;
+  const path = (request.url ?? "/").replace(/^http:\/\/[^/?]*/i, "").replace(/\?.*$/s, "") || "/";
   const text = path === "/ip" && !/\bapplication\/json\b/.test(request.headers.accept ?? "");
   const { method, headers } = request;
   const seen = {
@@ -68,7 +68,8 @@ export async function startEcho(where: { host: string; port: number }) {
   });
   await new Promise<void>((resolve, reject) => {
     server.once("error", reject);
-    server.listen({ host: where.host || "::", port: where.port }, resolve);
+    // Without a host Node listens on "::", and on 0.0.0.0 where the machine has no IPv6.
+    server.listen({ port: where.port, ...(where.host === "" ? {} : { host: where.host }) }, resolve);
   });
   const { address, port } = server.address() as AddressInfo;
   const close = () =>

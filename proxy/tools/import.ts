@@ -39,18 +39,29 @@ function closeSpecial(rule: Rule, warnings: string[]): Rule[] {
     return false;
   });
   const { opens: _, ...rest } = rule;
+  if (cidrs.length > 0) {
+    warnings.push(`${rule.name}: ${cidrs.join(", ")} also admits names that resolve to it; acl.yaml means the literal`);
+  }
   return cidrs.length === 0 ? [] : [{ ...rest, cidrs }];
+}
+
+/** Each warning once; one that is not every service's names its service. */
+function merge(lints: readonly string[][], services: readonly string[]): string[] {
+  const lines = lints.flatMap((lint, i) =>
+    lint.map((warning) => (lints.every((other) => other.includes(warning)) ? warning : `${services[i]}: ${warning}`)),
+  );
+  return [...new Set(lines)];
 }
 
 /** Manifests and lint warnings for the text of an acl.yaml. @throws PolicyError */
 export function importAcl(text: string, options: { service?: string }): { yaml: string; warnings: string[] } {
   const services = options.service === undefined ? aclServices(text) : [options.service];
-  const warnings = new Set<string>();
+  const lints: string[][] = [];
   const used = new Set<string>();
   const manifests = (services.length === 0 ? [undefined] : services).map((service) => {
     const { policy, warnings: lint } = readAcl(text, service === undefined ? {} : { service });
     const allow = policy.allow.flatMap((rule) => closeSpecial(rule, lint));
-    for (const warning of lint) warnings.add(warning);
+    lints.push(lint);
     const name = manifestName(service ?? "webhooks");
     if (used.has(name))
       throw new PolicyError([{ path: "services", message: `two services become "${name}"; rename one` }]);
@@ -67,7 +78,7 @@ export function importAcl(text: string, options: { service?: string }): { yaml: 
       },
     });
   });
-  return { yaml: manifests.join("---\n"), warnings: [...warnings] };
+  return { yaml: manifests.join("---\n"), warnings: merge(lints, services) };
 }
 
 /** `outrider import`: exit status. @throws UsageError */
@@ -86,8 +97,13 @@ export async function runImport(argv: readonly string[]): Promise<number> {
     throw new UsageError(`${file}: ${(error as Error).message}`);
   }
   const service = values.get("service")?.[0];
-  const { yaml, warnings } = importAcl(text, service === undefined ? {} : { service });
-  for (const warning of warnings) console.error(`warning: ${warning}`);
-  process.stdout.write(yaml);
-  return 0;
+  try {
+    const { yaml, warnings } = importAcl(text, service === undefined ? {} : { service });
+    for (const warning of warnings) console.error(`warning: ${warning}`);
+    process.stdout.write(yaml);
+    return 0;
+  } catch (error) {
+    if (error instanceof PolicyError) throw new UsageError(`${file}: ${error.message}`);
+    throw error;
+  }
 }

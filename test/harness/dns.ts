@@ -5,7 +5,8 @@ import { parseAddress } from "../../proxy/policy/cidr.ts";
 
 /** What the server says to one question. */
 export type DnsReply =
-  | { addresses: string[]; ttl?: number }
+  /** `alias`: the name is a CNAME for this one, which has the addresses; the TTL of the alias may be another. */
+  | { addresses: string[]; ttl?: number; alias?: { name: string; ttl: number } }
   | { rcode: "NXDOMAIN" | "SERVFAIL" }
   /** No answer at all. */
   | "silent"
@@ -14,6 +15,32 @@ export type DnsReply =
 
 const RCODES = { NXDOMAIN: 3, SERVFAIL: 2 } as const;
 const TYPES: Readonly<Record<number, "A" | "AAAA">> = { 1: "A", 28: "AAAA" };
+
+const SOA_SECONDS = 3600;
+/** Points back to the name of the question (RFC 1035 §4.1.4). */
+const ASKED_NAME = Buffer.from([0xc0, 0x0c]);
+
+function nameBytes(name: string): Buffer {
+  const labels = name.split(".").map((label) => Buffer.concat([Buffer.of(label.length), Buffer.from(label)]));
+  return Buffer.concat([...labels, Buffer.of(0)]);
+}
+
+function resourceRecord(owner: Buffer, type: number, ttl: number, data: Buffer): Buffer {
+  const fixed = Buffer.alloc(10);
+  fixed.writeUInt16BE(type, 0);
+  fixed.writeUInt16BE(1, 2);
+  fixed.writeUInt32BE(ttl, 4);
+  fixed.writeUInt16BE(data.length, 8);
+  return Buffer.concat([owner, fixed, data]);
+}
+
+/** What goes with NXDOMAIN: it asks to be believed for an hour (RFC 2308 §3). */
+function soa(): Buffer {
+  const numbers = Buffer.alloc(20);
+  for (let i = 0; i < 5; i++) numbers.writeUInt32BE(SOA_SECONDS, i * 4);
+  const data = Buffer.concat([nameBytes("ns.test"), nameBytes("admin.test"), numbers]);
+  return resourceRecord(nameBytes("test"), 6, SOA_SECONDS, data);
+}
 
 function addressBytes(text: string): Buffer {
   const { family, words } = parseAddress(text)!;
@@ -33,44 +60,49 @@ function readQuestion(query: Buffer): { name: string; type: "A" | "AAAA" | "othe
   return { name: labels.join(".").toLowerCase(), type, end: at + 5 };
 }
 
-function response(query: Buffer, end: number, flags: number, answers: readonly Buffer[]): Buffer {
+interface Sections {
+  flags?: number;
+  answers?: readonly Buffer[];
+  authority?: readonly Buffer[];
+}
+
+function response(query: Buffer, end: number, { flags = 0, answers = [], authority = [] }: Sections): Buffer {
   const header = Buffer.from(query.subarray(0, 12));
   header.writeUInt16BE(0x8180 | flags, 2);
   header.writeUInt16BE(1, 4);
   header.writeUInt16BE(answers.length, 6);
-  header.writeUInt32BE(0, 8);
-  return Buffer.concat([header, query.subarray(12, end), ...answers]);
+  header.writeUInt16BE(authority.length, 8);
+  header.writeUInt16BE(0, 10);
+  return Buffer.concat([header, query.subarray(12, end), ...answers, ...authority]);
 }
 
-/** A DNS server on loopback, UDP and TCP, that answers from `zone` and keeps every question. */
-export async function startDns(zone: (name: string, type: string, nth: number) => DnsReply) {
+function answersOf(type: string, addresses: readonly string[], ttl: number, alias?: { name: string; ttl: number }) {
+  const wanted = addresses.filter((text) => text.includes(":") === (type === "AAAA"));
+  const owner = alias === undefined ? ASKED_NAME : nameBytes(alias.name);
+  const records = wanted.map((text) => resourceRecord(owner, type === "A" ? 1 : 28, ttl, addressBytes(text)));
+  if (alias === undefined) return records;
+  return [resourceRecord(ASKED_NAME, 5, alias.ttl, nameBytes(alias.name)), ...records];
+}
+
+/** A DNS server on loopback, UDP and TCP, that answers from `zone` (a promise holds the answer) and keeps every question. */
+export async function startDns(zone: (name: string, type: string, nth: number) => DnsReply | Promise<DnsReply>) {
   const queries: { name: string; type: string; transport: "udp" | "tcp" }[] = [];
-  const answer = (query: Buffer, transport: "udp" | "tcp"): Buffer | null => {
+  const answer = async (query: Buffer, transport: "udp" | "tcp"): Promise<Buffer | null> => {
     const { name, type, end } = readQuestion(query);
     const nth = queries.filter((q) => q.name === name && q.type === type).length + 1;
     queries.push({ name, type, transport });
-    const reply = zone(name, type, nth);
+    const reply = await zone(name, type, nth);
     if (reply === "silent") return null;
-    if ("rcode" in reply) return response(query, end, RCODES[reply.rcode], []);
-    if ("truncated" in reply && transport === "udp") return response(query, end, 0x0200, []);
-    const addresses = "truncated" in reply ? reply.truncated : reply.addresses;
-    const ttl = "ttl" in reply ? (reply.ttl ?? 60) : 60;
-    const wanted = addresses.filter((text) => text.includes(":") === (type === "AAAA"));
-    const records = wanted.map((text) => {
-      const data = addressBytes(text);
-      const record = Buffer.alloc(12);
-      record.writeUInt16BE(0xc00c, 0);
-      record.writeUInt16BE(type === "A" ? 1 : 28, 2);
-      record.writeUInt16BE(1, 4);
-      record.writeUInt32BE(ttl, 6);
-      record.writeUInt16BE(data.length, 10);
-      return Buffer.concat([record, data]);
-    });
-    return response(query, end, 0, records);
+    if ("rcode" in reply) return response(query, end, { flags: RCODES[reply.rcode], authority: [soa()] });
+    if ("truncated" in reply) {
+      if (transport === "udp") return response(query, end, { flags: 0x0200 });
+      return response(query, end, { answers: answersOf(type, reply.truncated, 60) });
+    }
+    return response(query, end, { answers: answersOf(type, reply.addresses, reply.ttl ?? 60, reply.alias) });
   };
   const udp = createSocket("udp4");
-  udp.on("message", (query, from) => {
-    const bytes = answer(query, "udp");
+  udp.on("message", async (query, from) => {
+    const bytes = await answer(query, "udp");
     if (bytes !== null) udp.send(bytes, from.port, from.address);
   });
   udp.bind(0, "127.0.0.1");
@@ -79,12 +111,13 @@ export async function startDns(zone: (name: string, type: string, nth: number) =
   const tcp = createServer((socket) => {
     let pending = Buffer.alloc(0);
     socket.on("error", () => socket.destroy());
-    socket.on("data", (chunk) => {
+    socket.on("data", async (chunk) => {
       pending = Buffer.concat([pending, chunk]);
       while (pending.length > 2 && pending.length >= 2 + pending.readUInt16BE(0)) {
         const length = pending.readUInt16BE(0);
-        const bytes = answer(pending.subarray(2, 2 + length), "tcp");
+        const query = pending.subarray(2, 2 + length);
         pending = pending.subarray(2 + length);
+        const bytes = await answer(query, "tcp");
         if (bytes === null) continue;
         const prefix = Buffer.alloc(2);
         prefix.writeUInt16BE(bytes.length);

@@ -40,14 +40,16 @@ export interface ProxyOptions {
 }
 
 const running = new Set<ChildProcess>();
+const folders = new Set<string>();
 process.on("exit", () => {
   for (const child of running) child.kill("SIGKILL");
+  for (const folder of folders) rmSync(folder, { recursive: true, force: true });
 });
 
 /** A folder that is removed when this process ends. */
 export function tempFolder(): string {
   const folder = mkdtempSync(join(tmpdir(), "outrider-test-"));
-  process.on("exit", () => rmSync(folder, { recursive: true, force: true }));
+  folders.add(folder);
   return folder;
 }
 

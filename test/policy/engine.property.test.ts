@@ -169,8 +169,9 @@ function vetOne(
 function judge(doc: PolicyDocument, o: Options, target: Target, answers: readonly bigint[]): Outcome {
   const labelled = (rules: Rule[], list: string): Candidate[] =>
     rules.map((rule, i) => ({ ...rule, label: rule.name ?? `${list}[${i}]` }));
-  const hostFits = ({ hosts, except }: Rule) =>
-    hosts === undefined || (!target.ip && named(hosts, target.host) && !named(except ?? [], target.host));
+  const hostFits = ({ hosts, except, opens }: Rule) =>
+    (hosts === undefined && (opens !== false || target.ip)) ||
+    (hosts !== undefined && !target.ip && named(hosts, target.host) && !named(except ?? [], target.host));
   const denies = labelled(doc.deny, "deny").filter(
     (rule) => hostFits(rule) && (rule.ports === undefined || onPort(rule.ports, target.port)),
   );
@@ -303,7 +304,7 @@ const documentArb = fc.record({
   staticIPs: rarely(fc.constantFrom(...STATICS)),
 });
 const optionsArb: fc.Arbitrary<Options> = fc.record({
-  allowCIDRs: fc.oneof(fc.constant(["127.0.0.0/8", "::1/128"]), rarely(some(CIDRS, 2))),
+  allowCIDRs: fc.oneof(fc.constant<string[]>(["127.0.0.0/8", "::1/128"]), rarely(some(CIDRS, 2))),
   denyCIDRs: rarely(some(CIDRS, 2)),
   ownAddresses: rarely(some(["8.8.8.8", "127.0.0.1", "10.0.0.5", "2606:4700::10"], 3)),
   listenPorts: fc.constantFrom<number[]>([], [4750], [80, 4750]),

@@ -250,5 +250,5 @@ test("text in brackets is an address exactly when Node's own strict parser says 
     { numRuns: 20_000 },
   );
   assert.ok(good > 1000, `only ${good} addresses`);
-  assert.deepEqual(odd.sort((a, b) => a.length - b.length).slice(0, 10), []);
+  assert.deepEqual([...new Set(odd)].sort((a, b) => a.length - b.length).slice(0, 10), []);
 });

@@ -63,19 +63,19 @@ function faces(ip: Ip): Ip[] {
   if (ip.family === 4) return [ip];
   const low = ip.bits & 0xffffffffn;
   if (inside("64:ff9b::/96", ip)) return [v4(low)];
-  if (inside("::ffff:0:0/96", ip) || inside("::ffff:0:0:0/96", ip)) return [ip, v4(low)];
-  if (inside("::/96", ip)) return low <= 1n ? [ip] : [ip, v4(low)];
+  const all = [ip];
+  if (inside("::ffff:0:0/96", ip) || inside("::ffff:0:0:0/96", ip)) all.push(v4(low));
+  if (inside("::/96", ip) && low > 1n) all.push(v4(low));
   if (inside("64:ff9b:1::/48", ip)) {
-    if ((ip.bits & 0xffffffffffn) !== 0n) return [ip, v4(low)];
     const upper = (ip.bits >> 64n) & 0xffffn;
     const lower = (ip.bits >> 40n) & 0xffffn;
-    return [ip, v4((upper << 16n) | lower)];
+    all.push((ip.bits & 0xffffffffffn) === 0n ? v4((upper << 16n) | lower) : v4(low));
   }
-  if (inside("2002::/16", ip)) return [ip, v4(ip.bits >> 80n)];
-  if (inside("2001::/32", ip)) return [ip, v4(ip.bits >> 64n), v4(low ^ 0xffffffffn)];
+  if (inside("2002::/16", ip)) all.push(v4(ip.bits >> 80n));
+  if (inside("2001::/32", ip)) all.push(v4(ip.bits >> 64n), v4(low ^ 0xffffffffn));
   const marker = (ip.bits >> 32n) & 0xffffffffn;
-  if (marker === 0x00005efen || marker === 0x02005efen) return [ip, v4(low)];
-  return [ip];
+  if (marker === 0x00005efen || marker === 0x02005efen) all.push(v4(low));
+  return all;
 }
 
 const NEVER = [
@@ -116,7 +116,7 @@ export function evaluate(
   answers: readonly string[],
 ): ReferenceDecision {
   const fitsHost = (rule: Rule) => {
-    if (rule.hosts === undefined) return true;
+    if (rule.hosts === undefined) return rule.opens !== false || target.ip;
     if (target.ip || !rule.hosts.some((pattern) => hostMatches(pattern, target.host))) return false;
     return !(rule.except ?? []).some((pattern) => hostMatches(pattern, target.host));
   };

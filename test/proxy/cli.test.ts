@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { test } from "node:test";
 import { PROXY_OPTIONS } from "../../proxy/config.ts";
 import { variableOf } from "../../proxy/options.ts";
+import { startDns } from "../harness/dns.ts";
 import { manifest, runOutrider, startProxy, tempFolder } from "../harness/proxy.ts";
 import { exchange, listen } from "../harness/raw.ts";
 
@@ -63,6 +64,7 @@ test("a bad policy is one line that names the field and the mend, exit 2", async
 
 test("wrong usage is one line and exit 2", async () => {
   const busy = await listen(() => {});
+  const badHosts = file("bad-hosts", "10.0.0.5 fine.example\n10.0.0.300 wrong.example\n");
   const start = ["proxy", "--policy", good, "--admin", "127.0.0.1:0", "--listen"];
   const rows: [string[], RegExp][] = [
     [["proxy"], /--policy FILE is required/],
@@ -78,6 +80,18 @@ test("wrong usage is one line and exit 2", async () => {
       [...start, "127.0.0.1:0", "--connect-seconds", "0"],
       /--connect-seconds must be a whole number from 1 to 120, not "0"/,
     ],
+    [
+      ["proxy", "--policy", good, "--listen", "127.0.0.1:0", "--admin", `127.0.0.1:${busy.port}`],
+      /--admin 127\.0\.0\.1:\d+: the address is in use/,
+    ],
+    [[...start, "127.0.0.1:65536"], /--listen must be HOST:PORT or :PORT, not "127\.0\.0\.1:65536"/],
+    [[...start, "127.0.0.1:0", "--idle-seconds", "1e3"], /--idle-seconds must be a whole number from 1 to 86400/],
+    [[...start, "127.0.0.1:0", "--max-tunnels=-1"], /--max-tunnels must be a whole number from 1 to 1000000, not "-1"/],
+    [[...start, "127.0.0.1:0", "--access-log"], /--access-log needs a value: all\|denied\|none/],
+    [[...start, "127.0.0.1:0", "--resolver", "10.96.0.10"], /--resolver must be IP:PORT.*, not "10\.96\.0\.10"/],
+    [[...start, "127.0.0.1:0", "--hosts", badHosts], /--hosts .*bad-hosts:2: "10\.0\.0\.300" is not an IP address/],
+    [[...start, "127.0.0.1:0", "--service", "a"], /--service is for acl\.yaml files/],
+    [["check", "--policy", good, "--listen", ":1"], /unknown option --listen/],
     [[...start, "127.0.0.1:0", "--deny-status", "407"], /--deny-status must be one of 403, 502, not "407"/],
     [[...start, "127.0.0.1:0", "--allow-cidr", "127.0.0.1/8"], /--allow-cidr: .* the network is 127\.0\.0\.0\/8/],
     [[...start, "127.0.0.1:0", "--resolver", "dns.example:53"], /--resolver must be IP:PORT/],
@@ -105,7 +119,13 @@ test("wrong usage is one line and exit 2", async () => {
 test("--help names every option with its default; every option is a variable as well", async () => {
   const help = await runOutrider(["proxy", "--help"]);
   assert.equal(help.status, 0);
-  for (const option of PROXY_OPTIONS) assert.ok(help.stdout.includes(`--${option.name}`), option.name);
+  for (const { name, value } of PROXY_OPTIONS) {
+    const line = help.stdout.split("\n").find((text) => new RegExp(`^  --${name}( |$)`).test(text));
+    assert.ok(line, name);
+    // A value without a default is one that nobody needs to give, or a list.
+    const free = ["policy", "service", "hosts", "password-dir", "allow-cidr", "deny-cidr"].includes(name);
+    if (value !== undefined && !free) assert.match(line, /\(default:? [^)]+\)$/);
+  }
   const documented = readFileSync(new URL("../../docs/proxy.md", import.meta.url), "utf8");
   for (const option of PROXY_OPTIONS)
     assert.ok(documented.includes(`\`--${option.name}`), `docs/proxy.md: --${option.name}`);
@@ -113,6 +133,77 @@ test("--help names every option with its default; every option is a variable as 
   assert.equal(env.status, 0);
   const version = await runOutrider(["--version"]);
   assert.match(version.stdout, /^\d+\.\d+\.\d+\n$/);
+  const commands = await runOutrider(["--help"]);
+  assert.equal(commands.status, 0);
+  for (const command of ["proxy", "explain", "check", "import", "echo"]) {
+    assert.match(commands.stdout, new RegExp(`^  ${command} `, "m"));
+    assert.equal((await runOutrider([command, "--help"])).status, 0, command);
+  }
+});
+
+test("the environment alone starts a proxy; lists have commas, and the command line wins", async () => {
+  const far = await listen((socket) => socket.end("hello"));
+  const hosts = file("env-hosts", "127.0.0.1 ok.example\n::1 ok.example\n");
+  const env = {
+    [variableOf("allow-cidr")]: "127.0.0.0/8, ::1/128",
+    [variableOf("hosts")]: hosts,
+    [variableOf("deny-status")]: "502",
+    [variableOf("access-log")]: "denied",
+    [variableOf("reason-detail")]: "full",
+    [variableOf("connect-seconds")]: "nonsense",
+  };
+  // What the command line says is not read from the environment at all.
+  const proxy = await startProxy({ policy: { ports: [far.port] }, env, args: ["--connect-seconds", "1"] });
+  const open = await exchange(proxy.port, `CONNECT ok.example:${far.port} HTTP/1.1\r\n\r\n`);
+  assert.equal(open, "HTTP/1.1 200 Connection established\r\n\r\nhello");
+  assert.match(
+    await exchange(proxy.port, `CONNECT 10.0.0.5:${far.port} HTTP/1.1\r\n\r\n`),
+    /^HTTP\/1\.1 502 egress-denied: 10\.0\.0\.5 is a private address \(10\.0\.0\.0\/8\) \(10\.0\.0\.5\); policy/,
+  );
+  assert.equal(await proxy.stop(), 0);
+  assert.deepEqual(
+    proxy.records().map((record) => record.verdict),
+    ["deny"],
+  );
+  await far.close();
+  const wrong = await runOutrider(["proxy", "--policy", good], { [variableOf("connect-seconds")]: "nonsense" });
+  assert.deepEqual(
+    [wrong.status, /must be a whole number from 1 to 120, not "nonsense"/.test(wrong.stderr)],
+    [2, true],
+  );
+});
+
+test("check prints what it understood and the document's hash; the same policy has the same hash in any spelling", async () => {
+  const other = file(
+    "other.yaml",
+    "apiVersion: egress.outrider.dev/v1alpha1\nkind: EgressPolicy\nmetadata: {namespace: test, name: test}\n" +
+      "spec:\n  allow:\n  - hosts: [ok.example]\n    name: ok\n  defaultAction: Deny\n",
+  );
+  const shown = await Promise.all([good, other].map((path) => runOutrider(["check", "--policy", path])));
+  const hashes = shown.map(({ status, stdout, stderr }) => {
+    assert.deepEqual([status, stderr], [0, ""]);
+    const match = /: valid manifest, 1 allow and 0 deny rules, default action Deny, (sha256:[0-9a-f]{64})\n$/.exec(
+      stdout,
+    );
+    return match?.[1] ?? assert.fail(stdout);
+  });
+  assert.equal(hashes[0], hashes[1]);
+});
+
+test("the start-up line tells the ports, and SIGINT ends it with exit status 0 as SIGTERM does", async () => {
+  const proxy = await startProxy({ policy: {} });
+  const lines = proxy
+    .stderr()
+    .trim()
+    .split("\n")
+    .map((line) => JSON.parse(line) as Record<string, string>);
+  const started = lines.find((line) => line.msg === "listening")!;
+  assert.deepEqual([started.listen, started.admin], [`127.0.0.1:${proxy.port}`, `127.0.0.1:${proxy.adminPort}`]);
+  assert.match(started.version!, /^\d+\.\d+\.\d+$/);
+  proxy.signal("SIGINT");
+  assert.equal(await proxy.stop(), 0);
+  assert.match(proxy.stderr(), /"signal":"SIGINT"/);
+  assert.doesNotMatch(proxy.stderr(), /"level":"(error|fatal)"|\n {4}at /);
 });
 
 test("explain says what the proxy says: verdict, rule, class and phrase; exit status 1 when anything is denied", async () => {
@@ -149,6 +240,32 @@ test("explain says what the proxy says: verdict, rule, class and phrase; exit st
   assert.equal(literal.code, "not-allowed");
   const allowed = await runOutrider(["explain", "--policy", policy, "ok.example:443"]);
   assert.deepEqual([allowed.status, /rule {5}ok\n/.test(allowed.stdout)], [0, true]);
+});
+
+test("explain --resolve asks the resolver and vets every address; without it the name alone is judged", async () => {
+  const dns = await startDns((name) => {
+    if (name === "gone.example") return { rcode: "NXDOMAIN" };
+    return { addresses: ["10.0.0.5", "169.254.169.254", "8.8.8.8"] };
+  });
+  const policy = file("all.yaml", manifest({ deny: [{ name: "foes", hosts: ["foe.example"] }] }));
+  const explain = (...args: string[]) =>
+    runOutrider(["explain", "--policy", policy, "--resolver", dns.address, ...args]);
+  const name = await explain("https://mixed.example/");
+  assert.deepEqual([name.status, dns.queries.length], [0, 0]);
+  assert.match(name.stdout, /^mixed\.example:443 {2}allow\n.*\n {2}reason .*addresses are not resolved here\n$/s);
+  const mixed = await explain("--resolve", "mixed.example:443");
+  assert.equal(mixed.status, 0);
+  assert.match(mixed.stdout, /^ {2}address {2}10\.0\.0\.5 {2}private {2}out: .*10\.0\.0\.0\/8/m);
+  assert.match(mixed.stdout, /^ {2}address {2}169\.254\.169\.254 {2}.* {2}out: .*metadata/m);
+  assert.match(mixed.stdout, /^ {2}address {2}8\.8\.8\.8 {2}global {2}in$/m);
+  const gone = await explain("--resolve", "gone.example:443");
+  assert.equal(gone.status, 1);
+  assert.match(gone.stdout, /^ {2}sender {3}egress-dns: gone\.example does not exist$/m);
+  const asked = dns.queries.length;
+  const foe = await explain("--resolve", "foe.example:443");
+  assert.deepEqual([foe.status, dns.queries.length], [1, asked]);
+  assert.match(foe.stdout, /^ {2}rule {5}foes$/m);
+  await dns.close();
 });
 
 test("the admin port tells health, state and explanations; the proxy never leads to it", async () => {

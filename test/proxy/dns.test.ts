@@ -2,18 +2,21 @@ import assert from "node:assert/strict";
 import { createSocket } from "node:dgram";
 import { once } from "node:events";
 import { type TestContext, test } from "node:test";
+import { Names } from "../../proxy/resolve.ts";
 import { type DnsReply, startDns } from "../harness/dns.ts";
 import { OPEN_LOOPBACK, startProxy } from "../harness/proxy.ts";
 import { exchange, listen, RawClient } from "../harness/raw.ts";
 
-async function setUp(t: TestContext, zone: (name: string, type: string, nth: number) => DnsReply, args: string[] = []) {
+type Zone = Parameters<typeof startDns>[0];
+
+async function setUp(t: TestContext, zone: Zone, args: string[] = ["--dns-seconds", "1"]) {
   const dns = await startDns(zone);
   const far = await listen((socket) =>
     socket.on("data", () => socket.end("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nhi")),
   );
   const proxy = await startProxy({
     policy: {},
-    args: ["--resolver", dns.address, ...OPEN_LOOPBACK, "--dns-seconds", "1", ...args],
+    args: ["--resolver", dns.address, ...OPEN_LOOPBACK, ...args],
   });
   t.after(async () => {
     await proxy.stop();
@@ -29,6 +32,23 @@ async function setUp(t: TestContext, zone: (name: string, type: string, nth: num
       .sort()
       .join();
   return { dns, far, proxy, get, asked };
+}
+
+/** The proxy's names with a clock that the test turns. */
+async function setUpClock(t: TestContext, zone: Zone) {
+  const dns = await startDns(zone);
+  let clock = 0;
+  const names = new Names({ servers: [dns.address], timeoutSeconds: 2, hosts: new Map(), now: () => clock });
+  t.after(async () => {
+    names.close();
+    await dns.close();
+  });
+  /** Looks the name up at this second; how often it has been asked for by then. */
+  return async (host: string, seconds: number): Promise<number> => {
+    clock = seconds * 1000;
+    await new Promise((resolve) => names.lookup(host, resolve));
+    return dns.queries.filter((query) => query.name === host && query.type === "A").length;
+  };
 }
 
 test("rebinding: what was vetted is what is dialled, and the next answer is vetted again", async (t) => {
@@ -58,6 +78,64 @@ test("one query a name is in flight, answers are kept for their TTL, refusals fo
   assert.match(await get("none.test"), /^HTTP\/1\.1 502 egress-dns: none\.test does not exist\r\n/);
   await get("none.test");
   assert.equal(asked("none.test"), "A,AAAA");
+});
+
+test("an answer is kept for its TTL, but at least 5 s and at most 300 s", async (t) => {
+  const ttls: Record<string, number> = { "none.test": 0, "minute.test": 60, "day.test": 86_400 };
+  const askedAt = await setUpClock(t, (name) => ({ addresses: ["127.0.0.1"], ttl: ttls[name]! }));
+  for (const [name, seconds] of Object.entries({ "none.test": 5, "minute.test": 60, "day.test": 300 })) {
+    assert.equal(await askedAt(name, 0), 1);
+    assert.equal(await askedAt(name, seconds - 0.1), 1, `${name} was forgotten`);
+    assert.equal(await askedAt(name, seconds + 0.1), 2, `${name} was kept`);
+  }
+});
+
+test("of a CNAME and its addresses the shortest TTL counts; a failure is kept for 5 s, whatever its SOA says", async (t) => {
+  const askedAt = await setUpClock(t, (name) => {
+    if (name === "gone.test") return { rcode: "NXDOMAIN" };
+    if (name === "broken.test") return { rcode: "SERVFAIL" };
+    if (name === "long.test") return { addresses: ["127.0.0.1"], ttl: 20, alias: { name: "inner.test", ttl: 200 } };
+    return { addresses: ["127.0.0.1"], ttl: 200, alias: { name: "inner.test", ttl: 20 } };
+  });
+  for (const [name, seconds] of Object.entries({ "long.test": 20, "short.test": 20, "gone.test": 5 })) {
+    assert.equal(await askedAt(name, 0), 1);
+    assert.equal(await askedAt(name, seconds - 0.1), 1, `${name} was forgotten`);
+    assert.equal(await askedAt(name, seconds + 0.1), 2, `${name} was kept`);
+  }
+  // A server that fails is asked a second time at once.
+  const first = await askedAt("broken.test", 0);
+  assert.equal(await askedAt("broken.test", 4.9), first);
+  assert.equal(await askedAt("broken.test", 5.1), 2 * first);
+});
+
+test("clients that wait for one name share one query", async (t) => {
+  const answer = Promise.withResolvers<DnsReply>();
+  const { get, dns, proxy } = await setUp(t, () => answer.promise, ["--dns-seconds", "20"]);
+  const answers = Array.from({ length: 20 }, () => get("held.test"));
+  const active = async (): Promise<number> => {
+    const status = await fetch(`http://127.0.0.1:${proxy.adminPort}/status`);
+    return ((await status.json()) as { active: number }).active;
+  };
+  for (let i = 0; (await active()) < 20; i++) assert.ok(i < 1000, "the clients do not arrive");
+  assert.deepEqual(dns.queries.map((query) => query.type).sort(), ["A", "AAAA"]);
+  answer.resolve({ addresses: ["127.0.0.1"] });
+  for (const text of await Promise.all(answers)) assert.match(text, /^HTTP\/1\.1 200/);
+  assert.equal(dns.queries.length, 2);
+});
+
+test("a public name that is an alias of an internal one is vetted by its address", async (t) => {
+  const { get, proxy } = await setUp(t, () => ({
+    addresses: ["10.0.0.5"],
+    alias: { name: "db.cluster.local", ttl: 60 },
+  }));
+  assert.match(await get("alias.test"), /^HTTP\/1\.1 403 egress-denied: alias\.test resolves to a private address/);
+  const record = await proxy.waitRecord((r) => r.target.startsWith("alias.test"));
+  assert.deepEqual([record.addresses, record.address], [["10.0.0.5"], undefined]);
+});
+
+test("one family that fails does not hold the other back", async (t) => {
+  const { get } = await setUp(t, (_, type) => (type === "A" ? { addresses: ["127.0.0.1"] } : { rcode: "SERVFAIL" }));
+  assert.match(await get("half.test"), /^HTTP\/1\.1 200/);
 });
 
 test("NXDOMAIN, SERVFAIL, no address and silence are told apart", async (t) => {
@@ -111,14 +189,21 @@ test("a denied name is never asked for", async (t) => {
   assert.equal(dns.queries.length, 0);
 });
 
-test("a dead resolver in front is passed over", async (t) => {
+test("resolvers in front that are silent or not there are passed over", async (t) => {
+  // Its port is free again: a query there is answered by "port unreachable".
+  const gone = createSocket("udp4").bind(0, "127.0.0.1");
+  await once(gone, "listening");
+  const nobody = `127.0.0.1:${gone.address().port}`;
+  gone.close();
+  await once(gone, "close");
   const dead = createSocket("udp4").bind(0, "127.0.0.1");
   await once(dead, "listening");
   const { port } = dead.address();
   t.after(() => dead.close());
   const dns = await startDns(() => ({ addresses: ["127.0.0.1"] }));
   const far = await listen((socket) => socket.end("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"));
-  const args = ["--resolver", `127.0.0.1:${port}`, "--resolver", dns.address, "--dns-seconds", "4", ...OPEN_LOOPBACK];
+  const resolvers = ["--resolver", nobody, "--resolver", `127.0.0.1:${port}`, "--resolver", dns.address];
+  const args = [...resolvers, "--dns-seconds", "4", ...OPEN_LOOPBACK];
   const proxy = await startProxy({ policy: {}, args });
   t.after(async () => {
     await proxy.stop();

@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { request } from "node:http";
 import { test } from "node:test";
 import { startEcho } from "../../proxy/tools/echo.ts";
 
@@ -23,4 +24,26 @@ test("echo answers the caller's address as text, and what the forwarding headers
     ],
   );
   await echo.close();
+});
+
+test("a path that is no URL is answered too, and a HEAD without a body", async (t) => {
+  const echo = await startEcho({ host: "127.0.0.1", port: 0 });
+  t.after(() => echo.close());
+  const get = (method: string, path: string) =>
+    new Promise<{ status: number | undefined; body: string }>((resolve, reject) => {
+      const asked = request({ host: "127.0.0.1", port: echo.port, method, path, agent: false }, async (response) => {
+        resolve({ status: response.statusCode, body: Buffer.concat(await response.toArray()).toString() });
+      });
+      asked.once("error", reject).end();
+    });
+  assert.equal(JSON.parse((await get("GET", "//?x=1")).body).path, "//");
+  assert.deepEqual(await get("GET", "http://echo.example/ip"), { status: 200, body: "127.0.0.1\n" });
+  assert.deepEqual(await get("HEAD", "/ip"), { status: 200, body: "" });
+});
+
+test("a caller through a dual-stack listener is shown as IPv4", async (t) => {
+  const echo = await startEcho({ host: "", port: 0 });
+  t.after(() => echo.close());
+  if (echo.address !== "::") return t.skip("needs IPv6: the listener is not dual-stack");
+  assert.equal(await (await fetch(`http://127.0.0.1:${echo.port}/ip`)).text(), "127.0.0.1\n");
 });
