@@ -112,6 +112,11 @@ export async function runProxy(argv: readonly string[]): Promise<number> {
   const ports = [at.port, adminAt.port];
   let source = first.source;
   if (source !== null) server.policy = compileSource(source, config, ports);
+  // Before the start-up line: whoever waits for it may signal at once.
+  const ended = new Promise<string>((resolve) => {
+    process.once("SIGTERM", resolve);
+    process.once("SIGINT", resolve);
+  });
   status.listen = show(at.address, at.port);
   log.info({ listen: status.listen, admin: show(adminAt.address, adminAt.port), version: status.version }, "listening");
   if (first.error !== null) log.error(`${first.error}; waiting for a valid policy`);
@@ -139,10 +144,7 @@ export async function runProxy(argv: readonly string[]): Promise<number> {
     server.policy = compileSource(source, config, ports);
   }, INTERFACES_MS);
 
-  const signal = await new Promise<string>((resolve) => {
-    process.once("SIGTERM", resolve);
-    process.once("SIGINT", resolve);
-  });
+  const signal = await ended;
   log.info({ signal }, "shutting down");
   clearInterval(retry);
   clearInterval(interfaces);
