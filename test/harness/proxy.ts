@@ -26,7 +26,7 @@ export interface ProxyHandle {
   stderr(): string;
   signal(signal: NodeJS.Signals): void;
   /** Ends it; its exit status. */
-  stop(): Promise<number>;
+  stop(signal?: NodeJS.Signals): Promise<number>;
 }
 
 /** What a proxy under test is started with. `policy`: file content, or the spec of a manifest. */
@@ -139,9 +139,9 @@ export async function startProxy(options: ProxyOptions): Promise<ProxyHandle> {
     waitRecord: (predicate, ms = 10_000) => until(() => seen.find(predicate), ms, "such record"),
     stderr: () => err,
     signal: (signal) => child.kill(signal),
-    stop: async () => {
+    stop: async (signal = "SIGTERM") => {
       if (child.exitCode === null) {
-        child.kill("SIGTERM");
+        child.kill(signal);
         // Not "exit": the last records may still be in the pipe.
         await once(child, "close");
       }

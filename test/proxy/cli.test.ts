@@ -200,8 +200,7 @@ test("the start-up line tells the ports, and SIGINT ends it with exit status 0 a
   const started = lines.find((line) => line.msg === "listening")!;
   assert.deepEqual([started.listen, started.admin], [`127.0.0.1:${proxy.port}`, `127.0.0.1:${proxy.adminPort}`]);
   assert.match(started.version!, /^\d+\.\d+\.\d+$/);
-  proxy.signal("SIGINT");
-  assert.equal(await proxy.stop(), 0);
+  assert.equal(await proxy.stop("SIGINT"), 0);
   assert.match(proxy.stderr(), /"signal":"SIGINT"/);
   assert.doesNotMatch(proxy.stderr(), /"level":"(error|fatal)"|\n {4}at /);
 });

@@ -104,6 +104,7 @@ test("a slow reader holds the sender back instead of filling the proxy's memory"
     more();
   });
   const client = await tunnelTo(upstream.port);
+  await client.until(() => client.bytes.length > 0, "first bytes");
   client.socket.pause();
   const first = rss();
   const stalled = [...upstream.sockets][0]!;
@@ -150,6 +151,7 @@ test("RST is passed on as RST, both ways", async () => {
     socket.on("error", (error: NodeJS.ErrnoException) => errors.push(error.code));
     socket.on("data", (chunk) => {
       if (String(chunk) === "reset me") socket.resetAndDestroy();
+      else socket.write("heard");
     });
   });
   const client = await tunnelTo(upstream.port);
@@ -157,11 +159,13 @@ test("RST is passed on as RST, both ways", async () => {
   await client.until(() => client.socket.destroyed, "close");
   assert.equal(client.error?.code, "ECONNRESET");
   const other = await tunnelTo(upstream.port);
-  const far = [...upstream.sockets].at(-1)!;
   other.socket.write("hello");
-  await once(far, "data");
+  await other.untilText("heard");
+  const [far] = upstream.sockets;
+  // Not events.once: it rejects at the error that is awaited here.
+  const closed = new Promise((resolve) => far!.once("close", resolve));
   other.socket.resetAndDestroy();
-  await once(far, "close");
+  await closed;
   assert.deepEqual(errors, ["ECONNRESET"]);
   await upstream.close();
 });
