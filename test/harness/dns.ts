@@ -100,14 +100,6 @@ export async function startDns(zone: (name: string, type: string, nth: number) =
     }
     return response(query, end, { answers: answersOf(type, reply.addresses, reply.ttl ?? 60, reply.alias) });
   };
-  const udp = createSocket("udp4");
-  udp.on("message", async (query, from) => {
-    const bytes = await answer(query, "udp");
-    if (bytes !== null) udp.send(bytes, from.port, from.address);
-  });
-  udp.bind(0, "127.0.0.1");
-  await once(udp, "listening");
-  const { port } = udp.address();
   const tcp = createServer((socket) => {
     let pending = Buffer.alloc(0);
     socket.on("error", () => socket.destroy());
@@ -125,11 +117,23 @@ export async function startDns(zone: (name: string, type: string, nth: number) =
       }
     });
   });
-  tcp.listen(port, "127.0.0.1");
+  // TCP first: its ports are the scarce ones, and any UDP port is very likely free.
+  tcp.listen(0, "127.0.0.1");
   await once(tcp, "listening");
+  const { port } = tcp.address() as AddressInfo;
+  const udp = createSocket("udp4");
+  udp.on("message", async (query, from) => {
+    const bytes = await answer(query, "udp");
+    if (bytes !== null) udp.send(bytes, from.port, from.address);
+  });
+  udp.bind(port, "127.0.0.1");
+  await once(udp, "listening").catch((error: unknown) => {
+    tcp.close();
+    throw error;
+  });
   const close = async () => {
     udp.close();
     await new Promise((resolve) => tcp.close(resolve));
   };
-  return { address: `127.0.0.1:${(tcp.address() as AddressInfo).port}`, queries, close };
+  return { address: `127.0.0.1:${port}`, queries, close };
 }
