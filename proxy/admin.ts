@@ -54,7 +54,7 @@ async function answer(
       if (proxy.policy === null) return send(response, 503, "no policy yet");
       const explanation = await explainTarget(proxy.policy, proxy.names, target);
       const phrase =
-        explanation.verdict === "deny" ? { phrase: phraseFor(explanation, proxy.policy.document.policy) } : {};
+        explanation.code !== undefined ? { phrase: phraseFor(explanation, proxy.policy.document.policy) } : {};
       return send(response, 200, { ...explanation, ...phrase });
     }
     default:

@@ -1,7 +1,7 @@
 import { isIP } from "node:net";
 import { UsageError } from "./errors.ts";
 import { LOG_LEVELS } from "./log.ts";
-import { hostPort, type Option, oneOf, readOptions, wholeNumber } from "./options.ts";
+import { ipPort, type Option, oneOf, readOptions, wholeNumber } from "./options.ts";
 import { parseCidr } from "./policy/cidr.ts";
 import type { PolicyDocument } from "./policy/document.ts";
 import type { Settings } from "./server.ts";
@@ -38,8 +38,8 @@ export const DNS_OPTIONS: readonly Option[] = [
 /** All options of `outrider proxy`, in the order of `--help`. */
 export const PROXY_OPTIONS: readonly Option[] = [
   ...POLICY_OPTIONS,
-  { name: "listen", value: "HOST:PORT", fallback: ":4750", help: "where clients connect; port 0 picks a free one" },
-  { name: "admin", value: "HOST:PORT", fallback: "127.0.0.1:9750", help: "where /livez /readyz /status /explain are" },
+  { name: "listen", value: "IP:PORT", fallback: ":4750", help: "where clients connect; port 0 picks a free one" },
+  { name: "admin", value: "IP:PORT", fallback: "127.0.0.1:9750", help: "where /livez /readyz /status /explain are" },
   {
     name: "password-dir",
     value: "DIR",
@@ -103,21 +103,21 @@ export function readConfig(options: readonly Option[], argv: readonly string[], 
   for (const text of resolvers) {
     const match = /^(?:\[([^\]]+)\]|([^:]+)):([1-9]\d{0,4})$/.exec(text);
     if (match === null || isIP(match[1] ?? match[2]!) === 0 || Number(match[3]) > 65535) {
-      throw new UsageError(`--resolver must be IP:PORT, such as 10.96.0.10:53, not "${text}"`);
+      throw new UsageError(`${values.shown("resolver")} must be IP:PORT, such as 10.96.0.10:53, not "${text}"`);
     }
   }
   for (const name of ["allow-cidr", "deny-cidr"]) {
     for (const text of values.get(name) ?? []) {
       const parsed = parseCidr(text);
-      if ("error" in parsed) throw new UsageError(`--${name}: ${parsed.error}`);
+      if ("error" in parsed) throw new UsageError(`${values.shown(name)}: ${parsed.error}`);
     }
   }
   const denyStatus = oneOf(values, "deny-status", ["403", "502"]);
   const config: Config = {
     policy: one("policy") ?? "",
     service: one("service"),
-    listen: hostPort(one("listen") ?? ":4750", "listen"),
-    admin: hostPort(one("admin") ?? "127.0.0.1:9750", "admin"),
+    listen: ipPort(values, "listen", ":4750"),
+    admin: ipPort(values, "admin", "127.0.0.1:9750"),
     passwordDir: one("password-dir"),
     onBadPolicy: oneOf(values, "on-bad-policy", ["exit", "wait"]) ?? "exit",
     resolvers,

@@ -33,7 +33,7 @@ async function main(argv: string[]): Promise<number> {
     console.log(version());
     return 0;
   }
-  if (command === undefined || command === "--help" || command === "help") {
+  if (command === undefined || command === "--help" || command === "-h" || command === "help") {
     (command === undefined ? console.error : console.log)(HELP);
     return command === undefined ? EXIT_USAGE : 0;
   }

@@ -1,3 +1,4 @@
+import { isIP } from "node:net";
 import { parseArgs } from "node:util";
 import { UsageError } from "./errors.ts";
 import { nearest } from "./policy/rules.ts";
@@ -13,7 +14,19 @@ export interface Option {
 }
 
 /** Values as given, by option name: every option is a list, a switch is `["true"]`. */
-export type Values = ReadonlyMap<string, readonly string[]>;
+export class Values extends Map<string, readonly string[]> {
+  readonly #variables = new Set<string>();
+
+  setFromVariable(name: string, list: readonly string[]): void {
+    this.set(name, list);
+    this.#variables.add(name);
+  }
+
+  /** What the person wrote: the option, or its environment variable. */
+  shown(name: string): string {
+    return this.#variables.has(name) ? variableOf(name) : `--${name}`;
+  }
+}
 
 /** `--connect-seconds` → `OUTRIDER_CONNECT_SECONDS`. */
 export function variableOf(name: string): string {
@@ -32,7 +45,11 @@ export function readOptions(
   const spec = Object.fromEntries(
     options.map((o) => [
       o.name,
-      { type: o.value === undefined ? ("boolean" as const) : ("string" as const), multiple: true },
+      {
+        type: o.value === undefined ? ("boolean" as const) : ("string" as const),
+        multiple: true,
+        ...(o.name === "help" ? { short: "h" } : {}),
+      },
     ]),
   );
   const names = options.map((o) => o.name);
@@ -43,7 +60,7 @@ export function readOptions(
     tokens: true,
     allowPositionals: true,
   });
-  const values = new Map<string, string[]>();
+  const values = new Values();
   for (const token of tokens) {
     if (token.kind !== "option") continue;
     const option = options.find((o) => o.name === token.name);
@@ -67,7 +84,7 @@ export function readOptions(
       throw new UsageError(`${variableOf(option.name)} must be true or false, not "${text}"`);
     }
     if (text === "false" && option.value === undefined) continue;
-    values.set(option.name, option.repeat ? text.split(",").map((part) => part.trim()) : [text]);
+    values.setFromVariable(option.name, option.repeat ? text.split(",").map((part) => part.trim()) : [text]);
   }
   return { values, positionals };
 }
@@ -87,7 +104,7 @@ export function wholeNumber(values: Values, name: string, min: number, max: numb
   if (text === undefined) return undefined;
   const number = Number(text);
   if (!/^\d{1,9}$/.test(text) || number < min || number > max) {
-    throw new UsageError(`--${name} must be a whole number from ${min} to ${max}, not "${text}"`);
+    throw new UsageError(`${values.shown(name)} must be a whole number from ${min} to ${max}, not "${text}"`);
   }
   return number;
 }
@@ -97,14 +114,23 @@ export function oneOf<T extends string>(values: Values, name: string, words: rea
   const text = values.get(name)?.[0];
   if (text === undefined) return undefined;
   const found = words.find((word) => word === text);
-  if (found === undefined) throw new UsageError(`--${name} must be one of ${words.join(", ")}, not "${text}"`);
+  if (found === undefined)
+    throw new UsageError(`${values.shown(name)} must be one of ${words.join(", ")}, not "${text}"`);
   return found;
 }
 
-/** `HOST:PORT`, `:PORT` or `[V6]:PORT`; an empty host listens on all addresses. @throws UsageError */
-export function hostPort(text: string, name: string): { host: string; port: number } {
-  const match = /^(?:\[([0-9A-Fa-f:.]+)\]|([^:[\]\s]*)):(\d{1,5})$/.exec(text);
+/**
+ * `IP:PORT`, `:PORT` or `[V6]:PORT` to listen on; an empty IP means all addresses. Names are refused: what they resolve
+ * to is not this program's to guess. @throws UsageError
+ */
+export function ipPort(values: Values, name: string, fallback: string): { host: string; port: number } {
+  const text = values.get(name)?.[0] ?? fallback;
+  const match = /^(?:\[([^\]]*)\]|([^:[\]]*)):(\d{1,5})$/.exec(text);
+  const host = match?.[1] ?? match?.[2] ?? "";
   const port = Number(match?.[3]);
-  if (match === null || port > 65535) throw new UsageError(`--${name} must be HOST:PORT or :PORT, not "${text}"`);
-  return { host: match[1] ?? match[2] ?? "", port };
+  const isAddress = match?.[1] !== undefined ? isIP(host) === 6 : host === "" || isIP(host) === 4;
+  if (match === null || port > 65535 || !isAddress) {
+    throw new UsageError(`${values.shown(name)} must be IP:PORT, [IPv6]:PORT or :PORT, not "${text}"`);
+  }
+  return { host, port };
 }

@@ -1,6 +1,6 @@
 import { Resolver } from "node:dns";
 import { readFileSync } from "node:fs";
-import type { Code } from "./errors.ts";
+import { type Code, UsageError } from "./errors.ts";
 import { type Address, parseAddress } from "./policy/cidr.ts";
 import { canonicalHost } from "./policy/host.ts";
 
@@ -37,18 +37,24 @@ export interface ResolveOptions {
   now?: () => number;
 }
 
-/** Reads a hosts file (`address name…`, `#` comments). @throws Error naming file and line */
+/** Reads a hosts file (`address name…`, `#` comments). @throws UsageError naming file and line */
 export function readHosts(file: string): Map<string, Address[]> {
   const hosts = new Map<string, Address[]>();
-  for (const [i, line] of readFileSync(file, "utf8").split("\n").entries()) {
+  let lines: string[];
+  try {
+    lines = readFileSync(file, "utf8").split("\n");
+  } catch (error) {
+    throw new UsageError(`--hosts ${file}: ${(error as Error).message}`);
+  }
+  for (const [i, line] of lines.entries()) {
     const [text, ...names] = line.replace(/#.*/, "").trim().split(/\s+/);
     if (text === undefined || text === "") continue;
     const address = parseAddress(text);
-    if (address === null) throw new Error(`${file}:${i + 1}: "${text}" is not an IP address`);
-    if (names.length === 0) throw new Error(`${file}:${i + 1}: no name behind ${text}`);
+    if (address === null) throw new UsageError(`--hosts ${file}:${i + 1}: "${text}" is not an IP address`);
+    if (names.length === 0) throw new UsageError(`--hosts ${file}:${i + 1}: no name behind ${text}`);
     for (const name of names) {
       const host = canonicalHost(name);
-      if (host === null) throw new Error(`${file}:${i + 1}: "${name}" is not a host name`);
+      if (host === null) throw new UsageError(`--hosts ${file}:${i + 1}: "${name}" is not a host name`);
       hosts.set(host, [...(hosts.get(host) ?? []), address]);
     }
   }

@@ -81,12 +81,7 @@ export async function runProxy(argv: readonly string[]): Promise<number> {
   const credentials = readCredentials(process.env.PROXY_PASSWORD, config.passwordDir);
   for (const warning of credentials.warnings) log.warn(warning);
   const first = firstSource(config);
-  let hosts = new Map();
-  try {
-    if (config.hosts !== undefined) hosts = readHosts(config.hosts);
-  } catch (error) {
-    throw new UsageError(`--hosts ${(error as Error).message}`);
-  }
+  const hosts = config.hosts === undefined ? new Map() : readHosts(config.hosts);
   const timeoutSeconds = config.dnsSeconds ?? first.source?.document.proxy.timeouts.dnsSeconds ?? 2;
   const writer = new RecordWriter(1);
   const server = new ProxyServer({

@@ -77,31 +77,32 @@ function readManifest(value: Record<string, unknown>): PolicySource {
  * @throws PolicyError
  */
 export function readPolicy(text: string, options: { name: string; service?: string | undefined }): PolicySource {
-  const trimmed = text.trimStart();
+  const plain = text.replace(/^\uFEFF/, "");
+  const trimmed = plain.trimStart();
   if (trimmed === "") throw new PolicyError([{ path: "", message: "the file is empty" }]);
   let value: unknown;
   if (trimmed.startsWith("{")) {
     try {
-      value = JSON.parse(text);
+      value = JSON.parse(plain);
     } catch (error) {
       throw new PolicyError([{ path: "", message: `not valid JSON: ${(error as Error).message}` }]);
     }
   } else {
     // Leading tabs are no YAML; acl.yaml files have them, and its reader expands them.
-    const documents = parseAllDocuments(text.replace(/^[\t ]+/gm, (space) => space.replaceAll("\t", "  ")));
+    const documents = parseAllDocuments(plain.replace(/^[\t ]+/gm, (space) => space.replaceAll("\t", "  ")));
     if (documents.length !== 1) {
       throw new PolicyError([{ path: "", message: `has ${documents.length} YAML documents; one policy a file` }]);
     }
     value = yamlValue(documents[0]!);
   }
   if (isMapping(value) && (value.kind !== undefined || value.apiVersion !== undefined)) {
-    if (!trimmed.startsWith("{") && /^ *\t/m.test(text)) {
+    if (!trimmed.startsWith("{") && /^ *\t/m.test(plain)) {
       throw new PolicyError([{ path: "", message: "not valid YAML: tabs as indentation; use spaces" }]);
     }
     return readManifest(value);
   }
   if (looksLikeAcl(value)) {
-    const { policy, warnings } = readAcl(text, options.service === undefined ? {} : { service: options.service });
+    const { policy, warnings } = readAcl(plain, options.service === undefined ? {} : { service: options.service });
     const fields = { ...policy };
     const document = readFields(fields, { path: "", policy: options.name, internalRules: true });
     return { kind: "acl", document, warnings, needsPassword: false };

@@ -1,4 +1,5 @@
 import { POLICY_OPTIONS, readConfig, requirePolicy } from "../config.ts";
+import { UsageError } from "../errors.ts";
 import { loadSource } from "../load.ts";
 import { type Option, optionHelp } from "../options.ts";
 import { hashDocument } from "../policy/document.ts";
@@ -13,12 +14,13 @@ ${optionHelp(OPTIONS)}`;
 
 /** `outrider check`: exit status. @throws UsageError */
 export async function runCheck(argv: readonly string[]): Promise<number> {
-  const { config, help } = readConfig(OPTIONS, argv, process.env);
+  const { config, positionals, help } = readConfig(OPTIONS, argv, process.env);
   if (help) {
     console.log(HELP);
     return 0;
   }
   requirePolicy(config);
+  if (positionals.length > 0) throw new UsageError(`unexpected argument "${positionals[0]}"; see --help`);
   const { kind, document, warnings } = loadSource(config);
   for (const warning of warnings) console.error(`warning: ${warning}`);
   const rules = `${document.allow.length} allow and ${document.deny.length} deny rules`;

@@ -1,14 +1,14 @@
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
 import { UsageError } from "../errors.ts";
-import { hostPort, type Option, optionHelp, readOptions } from "../options.ts";
+import { ipPort, type Option, optionHelp, readOptions } from "../options.ts";
 
 const OPTIONS: readonly Option[] = [
-  { name: "listen", value: "HOST:PORT", fallback: ":8080", help: "where callers connect; port 0 picks a free one" },
+  { name: "listen", value: "IP:PORT", fallback: ":8080", help: "where callers connect; port 0 picks a free one" },
   { name: "help", help: "print this" },
 ];
 
-const HELP = `Usage: outrider echo [--listen HOST:PORT]
+const HELP = `Usage: outrider echo [--listen IP:PORT]
 
 Answers every caller with the address that it comes from: /ip as text, everything else as JSON with the request's
 headers, and what X-Forwarded-For and its kin claim.
@@ -88,7 +88,7 @@ export async function runEcho(argv: readonly string[]): Promise<number> {
     return 0;
   }
   if (positionals.length > 0) throw new UsageError(`unexpected argument "${positionals[0]}"; see --help`);
-  const where = hostPort(values.get("listen")?.[0] ?? ":8080", "listen");
+  const where = ipPort(values, "listen", ":8080");
   const echo = await startEcho(where).catch((error: Error) => {
     throw new UsageError(`--listen ${where.host}:${where.port}: ${error.message}`);
   });

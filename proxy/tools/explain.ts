@@ -20,7 +20,8 @@ const OPTIONS: readonly Option[] = [
 const HELP = `Usage: outrider explain --policy FILE [options] TARGET…
 
 Says what the proxy would decide for each TARGET (URL, host:port or IP:port) and why, without dialling.
-Exit status: 0 all allowed, 1 any denied, 2 wrong usage.
+A name that cannot be resolved is "unknown": the policy does not forbid it, the sender still gets its error.
+Exit status: 0 all allowed, 1 any denied or unknown, 2 wrong usage.
 
 ${optionHelp(OPTIONS)}`;
 
@@ -29,13 +30,13 @@ export function explainTarget(set: PolicySet, names: Names, target: Target): Pro
   if (!needsAddresses(set, target)) return Promise.resolve(explain(set, target, null));
   return new Promise((resolve) => {
     names.lookup(target.host, (answer) => {
-      if ("code" in answer) resolve({ ...explain(set, target, null), verdict: "deny", ...answer });
+      if ("code" in answer) resolve({ ...explain(set, target, null), verdict: "unknown", ...answer });
       else resolve(explain(set, target, answer.addresses.map(formatAddress)));
     });
   });
 }
 
-/** The line that a sender would see for a denied target. */
+/** The line that a sender would see for a target that is refused or cannot be resolved. */
 export function phraseFor(explanation: Explanation, policy: string): string {
   return phraseOf({ code: explanation.code as Code, reason: explanation.reason }, policy);
 }
@@ -50,7 +51,7 @@ function print(explanation: Explanation, policy: string): string {
   for (const one of explanation.addresses) {
     lines.push(`  address  ${one.address}  ${one.class}  ${one.verdict}${one.reason ? `: ${one.reason}` : ""}`);
   }
-  if (explanation.verdict === "deny") lines.push(`  sender   ${phraseFor(explanation, policy)}`);
+  if (explanation.code !== undefined) lines.push(`  sender   ${phraseFor(explanation, policy)}`);
   return lines.join("\n");
 }
 
@@ -76,10 +77,10 @@ export async function runExplain(argv: readonly string[]): Promise<number> {
   for (const target of targets) {
     const ask = values.has("resolve") || hosts.has(target.host);
     const explanation = ask ? await explainTarget(set, names, target) : explain(set, target, null);
-    denied ||= explanation.verdict === "deny";
+    denied ||= explanation.verdict !== "allow";
     const { policy } = set.document;
     if (values.has("json")) {
-      const phrase = explanation.verdict === "deny" ? { phrase: phraseFor(explanation, policy) } : {};
+      const phrase = explanation.code !== undefined ? { phrase: phraseFor(explanation, policy) } : {};
       console.log(JSON.stringify({ ...explanation, ...phrase }));
     } else console.log(print(explanation, policy));
   }

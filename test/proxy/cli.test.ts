@@ -66,7 +66,7 @@ test("wrong usage is one line and exit 2", async () => {
   const busy = await listen(() => {});
   const badHosts = file("bad-hosts", "10.0.0.5 fine.example\n10.0.0.300 wrong.example\n");
   const start = ["proxy", "--policy", good, "--admin", "127.0.0.1:0", "--listen"];
-  const rows: [string[], RegExp][] = [
+  const rows: [string[], RegExp, Record<string, string>?][] = [
     [["proxy"], /--policy FILE is required/],
     [["proxy", "--policy", join(folder, "none.yaml")], /none\.yaml: no such file/],
     [["proxy", "--policy", folder], /--policy .*: EISDIR/],
@@ -74,7 +74,7 @@ test("wrong usage is one line and exit 2", async () => {
     [["proxy", "--policy", good, "--policy", good], /--policy is given twice/],
     [["proxy", "--policy"], /--policy needs a value: FILE/],
     [["proxy", "--policy", good, "extra"], /unexpected argument "extra"/],
-    [[...start, "nonsense"], /--listen must be HOST:PORT or :PORT, not "nonsense"/],
+    [[...start, "nonsense"], /--listen must be IP:PORT, \[IPv6\]:PORT or :PORT, not "nonsense"/],
     [[...start, `127.0.0.1:${busy.port}`], /--listen 127\.0\.0\.1:\d+: the address is in use/],
     [
       [...start, "127.0.0.1:0", "--connect-seconds", "0"],
@@ -84,7 +84,7 @@ test("wrong usage is one line and exit 2", async () => {
       ["proxy", "--policy", good, "--listen", "127.0.0.1:0", "--admin", `127.0.0.1:${busy.port}`],
       /--admin 127\.0\.0\.1:\d+: the address is in use/,
     ],
-    [[...start, "127.0.0.1:65536"], /--listen must be HOST:PORT or :PORT, not "127\.0\.0\.1:65536"/],
+    [[...start, "127.0.0.1:65536"], /--listen must be IP:PORT, \[IPv6\]:PORT or :PORT, not "127\.0\.0\.1:65536"/],
     [[...start, "127.0.0.1:0", "--idle-seconds", "1e3"], /--idle-seconds must be a whole number from 1 to 86400/],
     [[...start, "127.0.0.1:0", "--max-tunnels=-1"], /--max-tunnels must be a whole number from 1 to 1000000, not "-1"/],
     [[...start, "127.0.0.1:0", "--access-log"], /--access-log needs a value: all\|denied\|none/],
@@ -100,11 +100,19 @@ test("wrong usage is one line and exit 2", async () => {
     [["explain", "--policy", good], /explain needs at least one TARGET/],
     [["explain", "--policy", good, "127.1:80"], /"127\.1:80" is no target/],
     [["prxy"], /unknown command "prxy"; did you mean proxy\?/],
-    [["echo", "--listen", "x"], /--listen must be HOST:PORT/],
+    [["echo", "--listen", "x"], /--listen must be IP:PORT/],
     [["import", join(folder, "none")], /no such file/],
+    [["explain", "--policy", good, "--hosts", join(folder, "none"), "a.example:443"], /--hosts .*none: .*no such file/],
+    [["check", "--policy", good, "extra"], /unexpected argument "extra"/],
+    // Names in front of a port to listen on are refused before anybody resolves them.
+    [[...start, "localhost:0"], /--listen must be IP:PORT.*not "localhost:0"/],
+    [[...start, "256.0.0.1:0"], /--listen must be IP:PORT/],
+    [[...start, "[127.0.0.1]:0"], /--listen must be IP:PORT/],
+    [["proxy", "--policy", good, "--admin", "nosuchhost.invalid:0"], /--admin must be IP:PORT/],
+    [["proxy", "--policy", good], /OUTRIDER_MAX_TUNNELS must be a whole number/, { OUTRIDER_MAX_TUNNELS: "many" }],
   ];
-  for (const [args, expected] of rows) {
-    const result = await runOutrider(args);
+  for (const [args, expected, environment] of rows) {
+    const result = await runOutrider(args, environment);
     assert.equal(result.status, 2, args.join(" "));
     const lines = result.stderr
       .trim()
@@ -127,10 +135,18 @@ test("--help names every option with its default; every option is a variable as 
     if (value !== undefined && !free) assert.match(line, /\(default:? [^)]+\)$/);
   }
   const documented = readFileSync(new URL("../../docs/proxy.md", import.meta.url), "utf8");
-  for (const option of PROXY_OPTIONS)
-    assert.ok(documented.includes(`\`--${option.name}`), `docs/proxy.md: --${option.name}`);
+  for (const { name, value, repeat, fallback, help } of PROXY_OPTIONS) {
+    const option = `--${name}${value === undefined ? "" : ` ${value.replaceAll("|", "\\|")}`}${repeat ? " …" : ""}`;
+    const variable = name === "help" ? "" : `\`${variableOf(name)}\``;
+    const row = `| \`${option}\` | ${variable}${variable ? " " : ""}| ${help}${fallback === undefined ? "" : ` (default ${fallback})`} |`;
+    assert.ok(documented.includes(`${row}\n`), `docs/proxy.md lacks: ${row}`);
+  }
+  const short = await runOutrider(["proxy", "-h"]);
+  assert.equal(short.stdout, help.stdout);
   const env = await runOutrider(["check"], { [variableOf("policy")]: good });
   assert.equal(env.status, 0);
+  const mark = await runOutrider(["check", "--policy", file("bom.json", `\uFEFF${manifest({})}`)]);
+  assert.equal(mark.status, 0, "a byte order mark is no mistake");
   const version = await runOutrider(["--version"]);
   assert.match(version.stdout, /^\d+\.\d+\.\d+\n$/);
   const commands = await runOutrider(["--help"]);
