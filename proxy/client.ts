@@ -31,8 +31,8 @@ type ClientSocket = Socket & { client?: Client };
 const HEAD_TIMEOUT_MS = 10_000;
 /** Longer than any sender keeps an idle connection (Go: 90 s), so that no request meets a closing one. */
 const KEEP_ALIVE_MS = 120_000;
-/** After a refusal the unread rest is discarded for so long, so that no RST destroys the answer. */
-const LINGER_BYTES = 262_144;
+/** After a refusal the unread rest is discarded so far and so long: bodies of webhooks fit, and no RST destroys the answer. */
+const LINGER_BYTES = 4 * 1024 * 1024;
 const LINGER_MS = 1000;
 
 function onData(this: ClientSocket, chunk: Buffer): void {

@@ -1,7 +1,6 @@
 import assert from "node:assert/strict";
 import { createHash, randomBytes } from "node:crypto";
 import { once } from "node:events";
-import { readFileSync } from "node:fs";
 import type { Socket } from "node:net";
 import { after, before, test } from "node:test";
 import { OPEN_LOOPBACK, type ProxyHandle, startProxy } from "../harness/proxy.ts";
@@ -17,7 +16,6 @@ after(async () => {
   assert.doesNotMatch(proxy.stderr(), /uncaught|Unhandled/i);
 });
 
-const rss = (): number => Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${proxy.pid}/status`, "utf8"))![1]) / 1024;
 const tunnelTo = async (port: number, early = ""): Promise<RawClient> => {
   const client = await RawClient.open(proxy.port);
   await client.connect(`127.0.0.1:${port}`, early);
@@ -93,32 +91,6 @@ test("64 MiB each way at once arrive whole", async () => {
   await upstream.close();
 });
 
-test("a slow reader holds the sender back instead of filling the proxy's memory", async () => {
-  const upstream = await listen((socket) => {
-    const chunk = Buffer.alloc(MiB);
-    let sent = 0;
-    const more = () => {
-      while (sent < 256 && socket.write(chunk)) sent++;
-    };
-    socket.on("drain", more);
-    more();
-  });
-  const client = await tunnelTo(upstream.port);
-  await client.until(() => client.bytes.length > 0, "first bytes");
-  client.socket.pause();
-  const first = rss();
-  const stalled = [...upstream.sockets][0]!;
-  for (let same = 0, last = -1; same < 5; ) {
-    await new Promise((resolve) => setTimeout(resolve, 100));
-    same = stalled.bytesWritten - stalled.writableLength === last ? same + 1 : 0;
-    last = stalled.bytesWritten - stalled.writableLength;
-  }
-  assert.ok(stalled.bytesWritten < 64 * MiB, `${stalled.bytesWritten} bytes went into a tunnel that nobody reads`);
-  assert.ok(rss() - first < 40, `memory grew from ${first} to ${rss()} MiB`);
-  client.socket.destroy();
-  await upstream.close();
-});
-
 test("half-close is relayed both ways: each side may still answer after the other's FIN", async () => {
   const upstream = await listen((socket) => {
     socket.resume();
@@ -145,31 +117,6 @@ test("half-close is relayed both ways: each side may still answer after the othe
   await other.close();
 });
 
-test("RST is passed on as RST, both ways", async () => {
-  const errors: (string | undefined)[] = [];
-  const upstream = await listen((socket) => {
-    socket.on("error", (error: NodeJS.ErrnoException) => errors.push(error.code));
-    socket.on("data", (chunk) => {
-      if (String(chunk) === "reset me") socket.resetAndDestroy();
-      else socket.write("heard");
-    });
-  });
-  const client = await tunnelTo(upstream.port);
-  client.socket.write("reset me");
-  await client.until(() => client.socket.destroyed, "close");
-  assert.equal(client.error?.code, "ECONNRESET");
-  const other = await tunnelTo(upstream.port);
-  other.socket.write("hello");
-  await other.untilText("heard");
-  const [far] = upstream.sockets;
-  // Not events.once: it rejects at the error that is awaited here.
-  const closed = new Promise((resolve) => far!.once("close", resolve));
-  other.socket.resetAndDestroy();
-  await closed;
-  assert.deepEqual(errors, ["ECONNRESET"]);
-  await upstream.close();
-});
-
 test("1,000 tunnels at once, each with its own bytes", async () => {
   const upstream = await listen((socket) => socket.pipe(socket));
   const clients: RawClient[] = [];
@@ -181,19 +128,6 @@ test("1,000 tunnels at once, each with its own bytes", async () => {
   assert.equal(upstream.sockets.size, 1000);
   for (const client of clients) client.socket.destroy();
   await upstream.close();
-});
-
-test("a refusal is read whole even with 1 MiB of body on the way", async () => {
-  const client = await RawClient.open(proxy.port);
-  client.socket.write("POST http://10.0.0.5/ HTTP/1.1\r\nHost: x\r\nContent-Length: 131072\r\n\r\n");
-  client.socket.write(Buffer.alloc(131_072));
-  await client.untilEnd();
-  assert.match(
-    client.text,
-    /^HTTP\/1\.1 403 egress-denied: 10\.0\.0\.5 is a private address \(10\.0\.0\.0\/8\); policy test\/test\r\n/,
-  );
-  assert.equal(client.error, null);
-  client.socket.destroy();
 });
 
 test("refused connection and failed dial say so before any 200", async () => {

@@ -1,0 +1,197 @@
+import assert from "node:assert/strict";
+import { domainToASCII } from "node:url";
+import type { PolicyDocument } from "../../proxy/policy/document.ts";
+import type { PortSpec, Rule } from "../../proxy/policy/rules.ts";
+import type { Target } from "../../proxy/policy/target.ts";
+
+/**
+ * A naive evaluator of a policy, stage by stage from the description of the algorithm, that shares no code with the
+ * engine. An address is one big integer; an IPv4 address has bit 128 set, so that the families never meet.
+ */
+export const V4 = 1n << 128n;
+const GROUP = /^[0-9a-f]{1,4}$/;
+
+export function ip(text: string): bigint {
+  if (!text.includes(":")) return V4 | text.split(".").reduce((n, part) => (n << 8n) | BigInt(part), 0n);
+  const dotted = /^(.*:)(\d+\.\d+\.\d+\.\d+)$/.exec(text);
+  if (dotted !== null) {
+    const low = ip(dotted[2]!) ^ V4;
+    return ip(`${dotted[1]}${(low >> 16n).toString(16)}:${(low & 0xffffn).toString(16)}`);
+  }
+  const halves = text.split("::").map((half) => half.split(":").filter((group) => group !== ""));
+  const [left, right = []] = halves as [string[], string[]?];
+  const groups = [...left, ...Array<string>(8 - left.length - right.length).fill("0"), ...right];
+  assert.ok(
+    groups.every((group) => GROUP.test(group)),
+    text,
+  );
+  return groups.reduce((n, group) => (n << 16n) | BigInt(`0x${group}`), 0n);
+}
+
+export function text(address: bigint): string {
+  if (address >= V4) return [24n, 16n, 8n, 0n].map((shift) => (address >> shift) & 255n).join(".");
+  return [7n, 6n, 5n, 4n, 3n, 2n, 1n, 0n].map((i) => ((address >> (i * 16n)) & 0xffffn).toString(16)).join(":");
+}
+
+const ranges = new Map<string, readonly [first: bigint, last: bigint]>();
+export function range(cidr: string): readonly [first: bigint, last: bigint] {
+  const known = ranges.get(cidr);
+  if (known !== undefined) return known;
+  const [base, length] = cidr.split("/") as [string, string];
+  const first = ip(base);
+  const made = [first, first + (1n << BigInt((first >= V4 ? 32 : 128) - Number(length))) - 1n] as const;
+  ranges.set(cidr, made);
+  return made;
+}
+
+export const within = (address: bigint, cidr: string) => range(cidr)[0] <= address && address <= range(cidr)[1];
+const withinAny = (address: bigint, cidrs: readonly string[]) => cidrs.some((cidr) => within(address, cidr));
+
+/** Not globally reachable, less the carved-out rows that are (both IANA registries, and the ranges added to them). */
+export const SPECIAL = [
+  ..."0.0.0.0/8 10.0.0.0/8 100.64.0.0/10 127.0.0.0/8 169.254.0.0/16 172.16.0.0/12 192.0.0.0/24 192.0.2.0/24".split(" "),
+  ..."192.88.99.0/24 192.168.0.0/16 198.18.0.0/15 198.51.100.0/24 203.0.113.0/24 224.0.0.0/4 240.0.0.0/4".split(" "),
+  ..."::/96 ::ffff:0:0/96 ::ffff:0:0:0/96 64:ff9b:1::/48 100::/64 100:0:0:1::/64 2001::/23 2001:db8::/32".split(" "),
+  ..."2002::/16 3fff::/20 5f00::/16 fc00::/7 fe80::/10 fec0::/10 ff00::/8".split(" "),
+];
+export const REACHABLE = [
+  ..."192.0.0.9/32 192.0.0.10/32 2001:1::1/128 2001:1::2/128 2001:1::3/128 2001:3::/32 2001:4:112::/48".split(" "),
+  ..."2001:20::/28 2001:30::/28".split(" "),
+];
+export const NEVER = [
+  ..."169.254.169.254/32 fd00:ec2::254/128 100.100.100.200/32 192.0.0.192/32 168.63.129.16/32".split(" "),
+  ..."fd20:ce::254/128 169.254.0.0/16 fe80::/10 0.0.0.0/32 ::/128 224.0.0.0/4 ff00::/8 255.255.255.255/32".split(" "),
+];
+const LOOPBACK = ["127.0.0.0/8", "::1/128"];
+export const registrySpecial = (address: bigint) => withinAny(address, SPECIAL) && !withinAny(address, REACHABLE);
+
+/** The address and the IPv4 addresses in it; of well-known NAT64 only the latter. */
+function formsOf(raw: bigint): bigint[] {
+  if (raw >= V4) return [raw];
+  const word = (shift: bigint) => V4 | ((raw >> shift) & 0xffffffffn);
+  const low = word(0n);
+  if (within(raw, "64:ff9b::/96")) return [low];
+  const found = [raw];
+  if (within(raw, "::ffff:0:0/96") || within(raw, "::ffff:0:0:0/96")) found.push(low);
+  if (within(raw, "::/96") && raw > 1n) found.push(low);
+  if (within(raw, "64:ff9b:1::/48")) {
+    const split = V4 | (((raw >> 64n) & 0xffffn) << 16n) | ((raw >> 40n) & 0xffffn);
+    found.push((raw & ((1n << 40n) - 1n)) === 0n ? split : low);
+  }
+  if (within(raw, "2002::/16")) found.push(word(80n));
+  if (within(raw, "2001::/32")) found.push(word(64n), V4 | (~raw & 0xffffffffn));
+  if (["5efe", "2005efe"].includes(((raw >> 32n) & 0xffffffffn).toString(16))) found.push(low);
+  return found;
+}
+
+function named(patterns: readonly string[], name: string): boolean {
+  return patterns.some((pattern) => {
+    if (pattern === "*") return true;
+    const wild = pattern.startsWith("*.");
+    const ascii = domainToASCII(pattern.slice(wild ? 2 : 0).replace(/\.$/, ""));
+    return wild ? name.length > ascii.length + 1 && name.endsWith(`.${ascii}`) : name === ascii;
+  });
+}
+
+const onPort = (specs: readonly PortSpec[], port: number) =>
+  specs.some((spec) => {
+    const ends = `${spec}`.split("-").map(Number);
+    return ends[0]! <= port && port <= ends.at(-1)!;
+  });
+
+export interface Options {
+  allowCIDRs: string[];
+  denyCIDRs: string[];
+  ownAddresses: string[];
+  listenPorts: number[];
+}
+interface Refused {
+  code: string;
+  rule?: string;
+}
+export interface Outcome extends Partial<Refused> {
+  verdict: "allow" | "deny";
+  wouldDeny?: Refused;
+  in: bigint[];
+}
+type Candidate = Rule & { label: string };
+
+/** What becomes of one address: who admits it, or the refusals in their order. */
+function vetOne(
+  doc: PolicyDocument,
+  o: Options,
+  target: Target,
+  candidates: Candidate[],
+  denies: Candidate[],
+  raw: bigint,
+) {
+  const forms = formsOf(raw);
+  const all = [raw, ...forms];
+  const own = o.ownAddresses.map(ip);
+  const statics = doc.staticIPs.flatMap((s) =>
+    s.sourceAddress ? [ip(s.address), ip(s.sourceAddress)] : [ip(s.address)],
+  );
+  const hard = all.some((form) => {
+    if (withinAny(form, NEVER) || statics.includes(form) || withinAny(form, o.denyCIDRs)) return true;
+    const loopback = withinAny(form, LOOPBACK);
+    if (loopback && !withinAny(form, o.allowCIDRs)) return true;
+    return o.listenPorts.includes(target.port) && (loopback || own.includes(form));
+  });
+  const deny = denies.find((rule) => rule.cidrs !== undefined && all.some((form) => withinAny(form, rule.cidrs!)));
+  const usable = doc.staticIPs.filter((s) => s.phase !== "Pending");
+  const noSource = doc.staticIPs.length > 0 && !usable.some((s) => ip(s.address) >= V4 === raw >= V4);
+  const closed = forms.filter((form) => {
+    if (withinAny(form, o.allowCIDRs)) return false;
+    return registrySpecial(form) || withinAny(form, doc.blockedCIDRs) || own.includes(form);
+  });
+  const opens = (rule: Candidate, form: bigint) =>
+    rule.cidrs !== undefined &&
+    withinAny(form, rule.cidrs) &&
+    (rule.hosts !== undefined || target.ip) &&
+    rule.opens !== false;
+  const shut = closed.some((form) => !candidates.some((rule) => opens(rule, form)));
+  const admitting = candidates.find((rule) =>
+    rule.cidrs === undefined ? closed.length === 0 : withinAny(forms[0]!, rule.cidrs),
+  );
+  const bound = hard || noSource || shut;
+  if (hard) return { bound, reason: { code: "address" } };
+  if (deny !== undefined) return { bound, reason: { code: "denied-rule", rule: deny.label } };
+  if (bound) return { bound, reason: { code: "address" } };
+  if (admitting === undefined) return { bound, reason: { code: "not-allowed", rule: "default" } };
+  return { bound, admitting: admitting.label };
+}
+
+export function judge(doc: PolicyDocument, o: Options, target: Target, answers: readonly bigint[]): Outcome {
+  const labelled = (rules: Rule[], list: string): Candidate[] =>
+    rules.map((rule, i) => ({ ...rule, label: rule.name ?? `${list}[${i}]` }));
+  const hostFits = ({ hosts, except, opens }: Rule) =>
+    (hosts === undefined && (opens !== false || target.ip)) ||
+    (hosts !== undefined && !target.ip && named(hosts, target.host) && !named(except ?? [], target.host));
+  const denies = labelled(doc.deny, "deny").filter(
+    (rule) => hostFits(rule) && (rule.ports === undefined || onPort(rule.ports, target.port)),
+  );
+  const fallback: Candidate = { label: "default", ports: doc.ports };
+  const butForPort = labelled(doc.allow, "allow").filter(hostFits);
+  if (doc.defaultAction !== "Deny") butForPort.push(fallback);
+  const candidates = butForPort.filter((rule) => onPort(rule.ports ?? doc.ports, target.port));
+  const denied = denies.find((rule) => rule.cidrs === undefined);
+  let atName: Refused | undefined;
+  if (denied !== undefined) atName = { code: "denied-rule", rule: denied.label };
+  else if (candidates.length === 0) atName = { code: butForPort.length > 0 ? "port" : "not-allowed", rule: "default" };
+  if (atName !== undefined && doc.mode === "Enforce") return { verdict: "deny", ...atName, in: [] };
+
+  const asked = candidates.length > 0 ? candidates : [fallback];
+  const vetted = answers.map((raw) => ({ raw, ...vetOne(doc, o, target, asked, denies, raw) }));
+  const good = vetted.filter((v) => v.reason === undefined);
+  if (good.length > 0) {
+    const rule = good[0]!.admitting!;
+    const default_ = rule === "default" && doc.defaultAction === "Report" ? { code: "not-allowed", rule } : undefined;
+    const wouldDeny = atName ?? default_;
+    return { verdict: "allow", rule, ...(wouldDeny && { wouldDeny }), in: good.map((v) => v.raw) };
+  }
+  if (doc.mode === "Enforce") return { verdict: "deny", ...vetted[0]!.reason!, in: [] };
+  const soft = vetted.filter((v) => !v.bound);
+  if (soft.length === 0) return { verdict: "deny", code: "address", in: [] };
+  const wouldDeny = atName ?? soft[0]!.reason!;
+  return { verdict: "allow", rule: soft[0]!.reason!.rule!, wouldDeny, in: soft.map((v) => v.raw) };
+}
