@@ -1,15 +1,30 @@
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
+import type { Metrics } from "./metrics.ts";
 import { cidr, contains, parseAddress } from "./policy/cidr.ts";
 import { parseAsked } from "./policy/explain.ts";
 import type { ProxyServer } from "./server.ts";
+import type { Sources } from "./source.ts";
 import { explainTarget, phraseFor } from "./tools/explain.ts";
+import type { Verifier } from "./verify.ts";
 
 /** What `/status` tells besides the server's own counts. */
 export interface Status {
   version: string;
   listen: string;
-  /** Null until a first valid policy is there. */
+  /** Why the file that stands there now is not in force; null when it is. */
   policyError: string | null;
+  /** When the policy in force was loaded; null without one. */
+  loadedAt: string | null;
+}
+
+/** What the admin port tells of. */
+export interface AdminParts {
+  proxy: ProxyServer;
+  status: Status;
+  verifier: Verifier;
+  sources: Sources;
+  metrics: Metrics;
+  onError: (error: unknown) => void;
 }
 
 const LOOPBACK = [cidr("127.0.0.0/8"), cidr("::1/128")];
@@ -25,30 +40,41 @@ function send(response: ServerResponse, status: number, body: unknown): void {
   response.writeHead(status, { "content-type": type, "content-length": Buffer.byteLength(text) }).end(text);
 }
 
-async function answer(
-  request: IncomingMessage,
-  response: ServerResponse,
-  proxy: ProxyServer,
-  status: Status,
-): Promise<void> {
+async function answer(request: IncomingMessage, response: ServerResponse, parts: AdminParts): Promise<void> {
+  const { proxy, status, verifier, sources, metrics } = parts;
   const url = new URL(request.url ?? "/", "http://admin");
+  const local = isLoopback(request.socket.remoteAddress ?? "");
+  if (url.pathname === "/verify" && request.method === "POST") {
+    if (!local) return send(response, 403, "loopback only");
+    verifier.checkNow();
+    return send(response, 202, "asking the echo URLs; see verification in /status");
+  }
   if (request.method !== "GET" && request.method !== "HEAD") return send(response, 405, "GET only");
   switch (url.pathname) {
     case "/livez":
       return send(response, 200, "ok");
     case "/readyz": {
-      if (proxy.draining) return send(response, 503, "draining");
-      return proxy.policy === null
-        ? send(response, 503, `no policy: ${status.policyError}`)
-        : send(response, 200, "ok");
+      const unready = proxy.unready();
+      if (unready === null) return send(response, 200, "ok");
+      return send(response, 503, proxy.policy === null ? `no policy: ${status.policyError}` : unready);
+    }
+    case "/metrics": {
+      const text = await metrics.registry.metrics();
+      const headers = { "content-type": metrics.registry.contentType, "content-length": Buffer.byteLength(text) };
+      response.writeHead(200, headers).end(text);
+      return;
     }
     case "/status": {
       const policy = proxy.policy && { name: proxy.policy.document.policy, hash: proxy.policy.hash };
-      return send(response, 200, { ...status, policy, ...proxy.counts });
+      const ready = proxy.unready() === null;
+      const { phase, counts } = proxy;
+      const addresses = sources.list.map(({ address, assigned }) => ({ address, assigned }));
+      const verification = verifier.status();
+      return send(response, 200, { ...status, ready, phase, policy, ...counts, sources: addresses, verification });
     }
     case "/explain": {
       // It resolves names: for people on this machine (or behind a port-forward) only.
-      if (!isLoopback(request.socket.remoteAddress ?? "")) return send(response, 403, "loopback only");
+      if (!local) return send(response, 403, "loopback only");
       const target = parseAsked(url.searchParams.get("target") ?? "");
       if (target === null) return send(response, 400, "target must be a URL, host:port or IP:port");
       if (proxy.policy === null) return send(response, 503, "no policy yet");
@@ -58,15 +84,15 @@ async function answer(
       return send(response, 200, { ...explanation, ...phrase });
     }
     default:
-      return send(response, 404, "not here: /livez /readyz /status /explain?target=");
+      return send(response, 404, "not here: /livez /readyz /status /metrics /explain?target= and POST /verify");
   }
 }
 
 /** The admin port: health, state and explanations, on node:http since nothing here is hot. */
-export function makeAdmin(proxy: ProxyServer, status: Status, onError: (error: unknown) => void): Server {
+export function makeAdmin(parts: AdminParts): Server {
   return createServer((request, response) => {
-    answer(request, response, proxy, status).catch((error: unknown) => {
-      onError(error);
+    answer(request, response, parts).catch((error: unknown) => {
+      parts.onError(error);
       response.destroy();
     });
   });

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { UsageError } from "./errors.ts";
 
 /** One password. `client` null: any user name goes with it (`PROXY_PASSWORD`). */
-interface Credential {
+export interface Credential {
   client: string | null;
   digest: Buffer;
 }
@@ -38,21 +38,26 @@ export class Credentials {
   }
 
   /**
-   * Checks a Proxy-Authorization value (RFC 7617). The client's name, or null when it is refused. Compares digests of
-   * equal length with all passwords, so that time tells nothing.
+   * Checks a Proxy-Authorization value (RFC 7617). The client's name and what it presented, or null when it is refused.
+   * Compares digests of equal length with all passwords, so that time tells nothing.
    */
-  check(header: string | undefined): string | null {
+  check(header: string | undefined): { name: string; credential: Credential } | null {
     const match = /^basic +([A-Za-z0-9+/_-]+={0,2}) *$/i.exec(header ?? "");
     const text = match === null ? "" : Buffer.from(match[1]!, "base64").toString("utf8");
     const colon = text.indexOf(":");
     const user = text.slice(0, Math.max(0, colon));
     const digest = digestOf(text.slice(colon + 1));
-    let good = false;
+    let good: Credential | null = null;
     for (const credential of this.#list) {
       const same = timingSafeEqual(credential.digest, digest);
-      if (same && (credential.client === null || credential.client === user)) good = true;
+      if (same && (credential.client === null || credential.client === user)) good = credential;
     }
-    return good && colon >= 0 ? user.slice(0, MAX_CLIENT_NAME) : null;
+    return good !== null && colon >= 0 ? { name: user.slice(0, MAX_CLIENT_NAME), credential: good } : null;
+  }
+
+  /** Whether a credential that was presented earlier is still good. */
+  has(old: Credential): boolean {
+    return this.#list.some((one) => one.client === old.client && timingSafeEqual(one.digest, old.digest));
   }
 }
 

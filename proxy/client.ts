@@ -1,11 +1,16 @@
 import type { Socket } from "node:net";
+import type { Credential, Credentials } from "./auth.ts";
 import { Connect } from "./connect.ts";
+import { decideAgain } from "./decide.ts";
 import { type Failure, isDenial, refusalBytes } from "./errors.ts";
 import { Exchange } from "./forward.ts";
 import { type Head, HeadParser } from "./head.ts";
+import type { Address } from "./policy/cidr.ts";
 import type { PolicySet } from "./policy/engine.ts";
+import type { Target } from "./policy/target.ts";
 import type { Record } from "./record.ts";
 import type { ProxyServer, Settings } from "./server.ts";
+import type { Way } from "./verify.ts";
 
 /** Who owns a client connection between two heads: a CONNECT being decided, a tunnel, or an HTTP exchange. */
 export interface Handler {
@@ -16,14 +21,25 @@ export interface Handler {
   onClosed(error: NodeJS.ErrnoException | null): void;
   /** Once a second, with the server's clock in milliseconds. */
   sweep(now: number): void;
-  /** Ends it from our side, abnormally. */
-  abort(reason: string): void;
+  /** Ends it from our side, abnormally; `close` is the word of the record. */
+  abort(close: string): void;
+}
+
+/** A request that has its upstream: what it takes to decide it again. */
+export interface Passage {
+  record: Record;
+  target: Target;
+  address: Address;
+  way: Way;
+  /** When its upstream connection was made (monotonic ms). */
+  opened: number;
 }
 
 /** What a request is decided with: one policy from entry to end. */
 export interface Entry {
   policy: PolicySet;
   settings: Settings;
+  credentials: Credentials;
 }
 
 type ClientSocket = Socket & { client?: Client };
@@ -59,8 +75,8 @@ export class Client {
   handler: Handler | null = null;
   error: NodeJS.ErrnoException | null = null;
   #parser: HeadParser | null = null;
-  /** No head has come yet: the client gets no keep-alive time before its first request. */
-  #first = true;
+  /** Heads that came. Before the first one the client gets no keep-alive time. */
+  #requests = 0;
   /** Since when this head, or this silence between two requests, is waited for. */
   #since: number;
   /** Bytes that may still be discarded while lingering; -1: not lingering. */
@@ -68,6 +84,8 @@ export class Client {
   #lingerTimer: NodeJS.Timeout | undefined;
   /** What the limits count this request under; null while none is counted. */
   #counted: string | null = null;
+  #credential: Credential | null = null;
+  #passage: Passage | null = null;
 
   constructor(socket: Socket, server: ProxyServer) {
     this.socket = socket;
@@ -108,7 +126,7 @@ export class Client {
   }
 
   #dispatch(head: Head, rest: Buffer): void {
-    this.#first = false;
+    this.#requests++;
     const handler = head.method === "CONNECT" ? new Connect(this, head) : new Exchange(this, head);
     this.handler = handler;
     handler.start(rest);
@@ -138,21 +156,59 @@ export class Client {
     const { server } = this;
     const { policy, credentials } = server;
     if (policy === null) return { code: "no-policy", reason: "this proxy has no valid policy yet" };
-    if (server.draining) return { code: "draining", reason: "this proxy is shutting down" };
+    // A connection that was accepted is served once; only kept-alive ones are sent elsewhere.
+    if (server.phase === "draining" && this.#requests > 1) {
+      return { code: "draining", reason: "this proxy is shutting down" };
+    }
     let key = this.socket.remoteAddress ?? "";
     if (credentials.required) {
-      const name = credentials.check(head.authorization);
-      if (name === null) {
+      const known = credentials.check(head.authorization);
+      if (known === null) {
         const what = head.authorization === undefined ? "no" : "wrong";
         return { code: "auth", reason: `${what} proxy credentials; set them in the proxy URL` };
       }
-      record.client = name;
-      key = name;
+      record.client = known.name;
+      this.#credential = known.credential;
+      key = known.name;
     }
     const full = server.acquire(key);
     if (full !== null) return { code: "overloaded", reason: full };
     this.#counted = key;
-    return { policy, settings: server.settings };
+    return { policy, settings: server.settings, credentials };
+  }
+
+  /** Asked just before the 200 and before each plain request: reloads and a closed gate may have come since its entry. */
+  begin(entry: Entry, passage: Passage): Failure | null {
+    const { server } = this;
+    const changed = server.policy !== entry.policy || server.credentials !== entry.credentials;
+    const refused = (changed ? this.#decideAgain(passage) : null) ?? server.gate.refusal(passage.way);
+    if (refused === null) this.#passage = passage;
+    return refused;
+  }
+
+  #decideAgain({ target, address, record }: Passage): Failure | null {
+    const { policy, credentials } = this.server;
+    if (credentials.required && (this.#credential === null || !credentials.has(this.#credential))) {
+      return { code: "auth", reason: "these proxy credentials are no longer valid" };
+    }
+    return policy === null ? null : decideAgain(policy, target, address, record);
+  }
+
+  /** After a reload: what is forbidden now ends. */
+  revoke(): void {
+    if (this.#passage === null || this.handler === null) return;
+    const refused = this.#decideAgain(this.#passage);
+    if (refused === null) return;
+    const { record } = this.#passage;
+    record.code = refused.code;
+    record.reason = refused.reason;
+    if (refused.rule !== undefined) record.rule = refused.rule;
+    this.handler.abort("revoked");
+  }
+
+  /** Its way out was seen with a wrong address: what was opened since the last good round began ends. */
+  endUnproven(way: string, since: number): void {
+    if (this.#passage?.way.key === way && this.#passage.opened >= since) this.handler?.abort("unproven");
   }
 
   /** The last response of this connection is written: FIN, then discard what still comes. */
@@ -189,6 +245,7 @@ export class Client {
       this.server.release(this.#counted);
       this.#counted = null;
     }
+    this.#passage = null;
     this.server.record(record);
   }
 
@@ -196,12 +253,17 @@ export class Client {
   next(rest: Buffer): void {
     this.handler = null;
     this.#since = this.server.now;
-    if (this.server.draining) {
+    if (this.server.phase === "draining") {
       this.socket.end();
       return;
     }
     this.socket.resume();
     if (rest.length > 0) this.data(rest);
+  }
+
+  /** No request is under way or begun, and there was one: the connection can be closed without a loss. */
+  get idle(): boolean {
+    return this.handler === null && this.#parser === null && this.#linger < 0 && this.#requests > 0;
   }
 
   end(): void {
@@ -222,7 +284,7 @@ export class Client {
       return;
     }
     if (this.#linger >= 0) return;
-    const limit = this.#parser === null && !this.#first ? KEEP_ALIVE_MS : HEAD_TIMEOUT_MS;
+    const limit = this.#parser === null && this.#requests > 0 ? KEEP_ALIVE_MS : HEAD_TIMEOUT_MS;
     if (now - this.#since < limit) return;
     if (this.#parser === null) this.socket.destroy();
     else {

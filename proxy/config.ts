@@ -2,7 +2,7 @@ import { isIP } from "node:net";
 import { UsageError } from "./errors.ts";
 import { LOG_LEVELS } from "./log.ts";
 import { ipPort, type Option, oneOf, readOptions, wholeNumber } from "./options.ts";
-import { parseCidr } from "./policy/cidr.ts";
+import { formatAddress, parseAddress, parseCidr } from "./policy/cidr.ts";
 import type { PolicyDocument } from "./policy/document.ts";
 import type { Settings } from "./server.ts";
 
@@ -39,7 +39,12 @@ export const DNS_OPTIONS: readonly Option[] = [
 export const PROXY_OPTIONS: readonly Option[] = [
   ...POLICY_OPTIONS,
   { name: "listen", value: "IP:PORT", fallback: ":4750", help: "where clients connect; port 0 picks a free one" },
-  { name: "admin", value: "IP:PORT", fallback: "127.0.0.1:9750", help: "where /livez /readyz /status /explain are" },
+  {
+    name: "admin",
+    value: "IP:PORT",
+    fallback: "127.0.0.1:9750",
+    help: "where /livez /readyz /status /metrics /explain are",
+  },
   {
     name: "password-dir",
     value: "DIR",
@@ -60,6 +65,30 @@ export const PROXY_OPTIONS: readonly Option[] = [
     help: "a tunnel without traffic ends after so many seconds (default 300, or the policy's)",
   },
   { name: "max-tunnels", value: "N", help: "tunnels and requests at once (default 10000, or the policy's)" },
+  {
+    name: "source-address",
+    value: "IP",
+    repeat: true,
+    help: "dial from this address of this machine; 503 and not ready while it is not there",
+  },
+  {
+    name: "readiness",
+    value: "policy|verified",
+    fallback: "verified",
+    help: "whether /readyz waits for source addresses and their proof",
+  },
+  {
+    name: "drain-delay-seconds",
+    value: "N",
+    fallback: "5",
+    help: "after SIGTERM: not ready, but serving on, for so many seconds",
+  },
+  {
+    name: "drain-seconds",
+    value: "N",
+    help: "then tunnels may end by themselves for so many seconds (default 30, or the policy's)",
+  },
+  { name: "reuse-port", help: "several processes share the port; each needs an admin port of its own" },
   { name: "deny-status", value: "403|502", help: "status of a refusal by policy (default 403, or the policy's)" },
   {
     name: "reason-detail",
@@ -88,6 +117,11 @@ export interface Config {
   connectSeconds: number | undefined;
   idleSeconds: number | undefined;
   maxTunnels: number | undefined;
+  sourceAddresses: readonly string[];
+  readiness: "policy" | "verified";
+  drainDelaySeconds: number;
+  drainSeconds: number | undefined;
+  reusePort: boolean;
   denyStatus: number | undefined;
   reasonDetail: "class" | "full" | undefined;
   accessLog: "all" | "denied" | "none" | undefined;
@@ -112,6 +146,15 @@ export function readConfig(options: readonly Option[], argv: readonly string[], 
       if ("error" in parsed) throw new UsageError(`${values.shown(name)}: ${parsed.error}`);
     }
   }
+  const sourceAddresses = (values.get("source-address") ?? []).map((text) => {
+    const address = parseAddress(text);
+    if (address === null)
+      throw new UsageError(`${values.shown("source-address")} must be an IP address, not "${text}"`);
+    return formatAddress(address);
+  });
+  if (new Set(sourceAddresses).size < sourceAddresses.length) {
+    throw new UsageError(`${values.shown("source-address")}: an address is there twice`);
+  }
   const denyStatus = oneOf(values, "deny-status", ["403", "502"]);
   const config: Config = {
     policy: one("policy") ?? "",
@@ -128,6 +171,11 @@ export function readConfig(options: readonly Option[], argv: readonly string[], 
     connectSeconds: wholeNumber(values, "connect-seconds", 1, 120),
     idleSeconds: wholeNumber(values, "idle-seconds", 1, 86_400),
     maxTunnels: wholeNumber(values, "max-tunnels", 1, 1_000_000),
+    sourceAddresses,
+    readiness: oneOf(values, "readiness", ["policy", "verified"]) ?? "verified",
+    drainDelaySeconds: wholeNumber(values, "drain-delay-seconds", 0, 3600) ?? 5,
+    drainSeconds: wholeNumber(values, "drain-seconds", 0, 86_400),
+    reusePort: values.has("reuse-port"),
     denyStatus: denyStatus === undefined ? undefined : Number(denyStatus),
     reasonDetail: oneOf(values, "reason-detail", ["class", "full"]),
     accessLog: oneOf(values, "access-log", ["all", "denied", "none"]),
@@ -161,5 +209,6 @@ export function settingsOf(config: Config, document: PolicyDocument | null): Set
     denyStatus: config.denyStatus ?? proxy?.denyStatus ?? 403,
     accessLog: config.accessLog ?? accessLog,
     via: config.via,
+    drainMs: (config.drainSeconds ?? proxy?.timeouts.drainSeconds ?? 30) * 1000,
   };
 }

@@ -47,13 +47,14 @@ export class Connect implements Handler {
       return;
     }
     const { server } = client;
-    const drop = decideTarget(entry.policy, server.names, target, this.#record, (route) => {
+    const drop = decideTarget(entry.policy, server, target, this.#record, (route) => {
       if ("code" in route) {
         this.#fail(route);
         return;
       }
       const began = performance.now();
-      const options = { port: target.port, deadlineMs: entry.settings.connectMs, shown, onread: TUNNEL_ONREAD };
+      const { ways } = route;
+      const options = { port: target.port, deadlineMs: entry.settings.connectMs, shown, onread: TUNNEL_ONREAD, ways };
       this.#stop = dial(route.addresses, options, (result) => {
         this.#record.connectMs = performance.now() - began;
         if ("code" in result) {
@@ -62,6 +63,14 @@ export class Connect implements Handler {
         }
         this.#record.address = formatAddress(result.address);
         this.#record.local = result.socket.localAddress ?? "";
+        const way = ways[result.address.family]!;
+        const passage = { record: this.#record, target, address: result.address, way, opened: performance.now() };
+        const closed = client.begin(entry, passage);
+        if (closed !== null) {
+          result.socket.destroy();
+          this.#fail(closed);
+          return;
+        }
         const tunnel = new Tunnel(client, result.socket, this.#record, entry.settings.idleMs, server.now);
         client.handler = tunnel;
         client.socket.write(ESTABLISHED);
@@ -94,9 +103,9 @@ export class Connect implements Handler {
 
   sweep(): void {}
 
-  abort(reason: string): void {
+  abort(close: string): void {
     this.#stop?.();
-    this.#record.close = reason;
+    this.#record.close = close;
     this.#client.socket.resetAndDestroy();
   }
 

@@ -1,20 +1,27 @@
 import type { Failure } from "./errors.ts";
+import type { Gate, Ways } from "./gate.ts";
 import { type Address, formatAddress, parseAddress } from "./policy/cidr.ts";
 import { decideName, type PolicySet, vetAll } from "./policy/engine.ts";
 import type { Target } from "./policy/target.ts";
 import type { Record } from "./record.ts";
 import type { Names } from "./resolve.ts";
 
-/** Where a permitted request may go: vetted addresses only. */
-export type Route = { addresses: readonly Address[] } | Failure;
+/** Where a permitted request may go: vetted addresses only, each by the way of its family. */
+export type Route = { addresses: readonly Address[]; ways: Ways } | Failure;
+
+/** What deciding takes besides the policy of the request. */
+export interface Deciding {
+  readonly names: Names;
+  readonly gate: Pick<Gate, "waysFor" | "entry" | "refusal">;
+}
 
 /**
- * Decides one target: name stage, resolve, vet. Fills rule, reason, addresses and times into the record and calls
+ * Decides one target: name stage, gate, resolve, vet. Fills rule, reason, addresses and times into the record and calls
  * `done` once, maybe before it returns. The returned function drops the waiting for DNS.
  */
 export function decideTarget(
   set: PolicySet,
-  names: Names,
+  { names, gate }: Deciding,
   target: Target,
   record: Record,
   done: (route: Route) => void,
@@ -22,6 +29,12 @@ export function decideTarget(
   const stage = decideName(set, target);
   if ("code" in stage) {
     done(stage);
+    return () => {};
+  }
+  const ways = gate.waysFor(target.host);
+  const shut = gate.entry(ways);
+  if (shut !== null) {
+    done(shut);
     return () => {};
   }
   const vetted = (addresses: readonly Address[]) => {
@@ -34,7 +47,10 @@ export function decideTarget(
     }
     record.rule = all.rule;
     if (all.wouldDeny !== undefined) record.wouldDeny = all.wouldDeny;
-    done({ addresses: all.dial });
+    // One family may be proven while the other is not.
+    const open = all.dial.filter((address) => gate.refusal(ways[address.family]) === null);
+    if (open.length > 0) done({ addresses: open, ways });
+    else done(gate.refusal(ways[all.dial[0]!.family])!);
   };
   if (target.ip) {
     vetted([parseAddress(target.host)!]);
@@ -46,4 +62,14 @@ export function decideTarget(
     if ("code" in answer) done(answer);
     else vetted(answer.addresses);
   });
+}
+
+/** Decides again what was dialled already, without DNS: null when it is still permitted. */
+export function decideAgain(set: PolicySet, target: Target, address: Address, record: Record): Failure | null {
+  const stage = decideName(set, target);
+  if ("code" in stage) return stage;
+  const all = vetAll(set, target, stage, [address]);
+  if (all.refusal !== undefined) return all.refusal;
+  if (all.wouldDeny !== undefined) record.wouldDeny = all.wouldDeny;
+  return null;
 }

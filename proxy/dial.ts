@@ -1,6 +1,8 @@
 import { connect, type Socket, type TcpNetConnectOpts } from "node:net";
 import type { Failure } from "./errors.ts";
+import type { Ways } from "./gate.ts";
 import { type Address, formatAddress } from "./policy/cidr.ts";
+import { ownAddresses, type Source } from "./source.ts";
 
 /** The next address is tried beside the earlier ones after this time (RFC 8305 §5, connection attempt delay). */
 const STAGGER_MS = 250;
@@ -11,14 +13,23 @@ export interface DialOptions {
   deadlineMs: number;
   /** `host:port`, for the reason. */
   shown: string;
+  /** The source of each family; absent: the machine chooses. */
+  ways?: Ways;
   /** Reads into the owner's buffer instead of stream chunks (see `tunnel.ts`). */
   onread?: TcpNetConnectOpts["onread"];
 }
 
 export type Dialled = { socket: Socket; address: Address } | Failure;
 
-function failureOf(error: NodeJS.ErrnoException, shown: string): Failure {
+function failureOf(error: NodeJS.ErrnoException, shown: string, source: Source | undefined): Failure {
   switch (error.code) {
+    case "EADDRNOTAVAIL":
+    case "EADDRINUSE":
+      if (source === undefined) return { code: "overloaded", reason: "this proxy has no local port left" };
+      // An address that is there and cannot be bound has run out of ports.
+      return ownAddresses().includes(source.address)
+        ? { code: "overloaded", reason: `source address ${source.address} has no local port left` }
+        : { code: "unverified", reason: `source address ${source.address} is not assigned to this machine` };
     case "ECONNREFUSED":
       return { code: "refused", reason: `${shown} refused the connection` };
     case "ECONNRESET":
@@ -65,6 +76,7 @@ export function dial(addresses: readonly Address[], options: DialOptions, done: 
   const attempt = () => {
     clearTimeout(stagger);
     const address = addresses[next++]!;
+    const source = options.ways?.[address.family]?.source;
     const socket = connect({
       host: formatAddress(address),
       port: options.port,
@@ -74,13 +86,14 @@ export function dial(addresses: readonly Address[], options: DialOptions, done: 
       noDelay: true,
       keepAlive: true,
       keepAliveInitialDelay: KEEP_ALIVE_MS,
+      ...(source ? { localAddress: source.address } : {}),
       ...(options.onread ? { onread: options.onread } : {}),
     });
     sockets.add(socket);
     const onError = (error: NodeJS.ErrnoException) => {
       if (finished) return;
       sockets.delete(socket);
-      failure = failureOf(error, options.shown);
+      failure = failureOf(error, options.shown, source);
       if (next < addresses.length) attempt();
       else if (sockets.size === 0) fail(failure);
     };

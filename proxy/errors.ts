@@ -18,6 +18,7 @@ export const REFUSALS = {
   timeout: { status: 504, phrase: "egress-connect:", proxyStatus: "connection_timeout", envoyFlags: "UT" },
   overloaded: { status: 503, phrase: "egress-unavailable:", proxyStatus: "proxy_internal_error" },
   draining: { status: 503, phrase: "egress-unavailable:", proxyStatus: "proxy_internal_error" },
+  unverified: { status: 503, phrase: "egress-unavailable:", proxyStatus: "proxy_internal_error" },
   "no-policy": { status: 503, phrase: "egress-unavailable:", proxyStatus: "proxy_configuration_error" },
 } as const satisfies Record<string, RefusalRow>;
 

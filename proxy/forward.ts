@@ -1,7 +1,7 @@
 import type { Socket } from "node:net";
 import { type BodyReader, ChunkedBody, chunkHeader, LengthBody, UntilClose } from "./body.ts";
 import type { Client, Entry, Handler } from "./client.ts";
-import { decideTarget } from "./decide.ts";
+import { decideTarget, type Route } from "./decide.ts";
 import { dial } from "./dial.ts";
 import type { Failure } from "./errors.ts";
 import { requestHead, responseHead } from "./fields.ts";
@@ -41,6 +41,7 @@ export class Exchange implements Handler {
   #entry: Entry | null = null;
   #upstream: UpstreamSocket | null = null;
   #poolKey = "";
+  #opened = 0;
   #reused = false;
   /** Client bytes that came before the upstream was there, or behind this request. */
   #held: Buffer[] = [];
@@ -81,27 +82,28 @@ export class Exchange implements Handler {
       return;
     }
     this.#entry = entry;
-    const drop = decideTarget(entry.policy, client.server.names, absolute.target, this.#record, (route) => {
+    const drop = decideTarget(entry.policy, client.server, absolute.target, this.#record, (route) => {
       if ("code" in route) this.#fail(route);
-      else this.#reach(absolute, shown, route.addresses, entry);
+      else this.#reach(absolute, shown, route, entry);
     });
     this.#stop ??= drop;
   }
 
-  #reach(absolute: AbsoluteTarget, shown: string, addresses: readonly Address[], entry: Entry): void {
+  #reach(absolute: AbsoluteTarget, shown: string, route: Exclude<Route, Failure>, entry: Entry): void {
     const { server } = this.#client;
-    const key = (address: Address) => `${shown} ${formatAddress(address)}`;
-    for (const address of addresses) {
-      const socket = server.pool.take(key(address));
-      if (socket === null) continue;
+    const { ways } = route;
+    const keyOf = (address: Address) => `${shown} ${formatAddress(address)} ${ways[address.family]!.key}`;
+    for (const address of route.addresses) {
+      const pooled = server.pool.take(keyOf(address));
+      if (pooled === null) continue;
       this.#reused = true;
       this.#stop = () => {};
-      this.#send(socket, address, key(address), absolute);
+      this.#send(pooled.socket, pooled.opened, address, route, keyOf(address), absolute, entry);
       return;
     }
     const began = performance.now();
-    const options = { port: absolute.target.port, deadlineMs: entry.settings.connectMs, shown };
-    this.#stop = dial(addresses, options, (result) => {
+    const options = { port: absolute.target.port, deadlineMs: entry.settings.connectMs, shown, ways };
+    this.#stop = dial(route.addresses, options, (result) => {
       this.#record.connectMs = performance.now() - began;
       if ("code" in result) {
         this.#fail(result);
@@ -112,13 +114,29 @@ export class Exchange implements Handler {
       socket.on("end", onUpstreamEnd);
       socket.on("close", onUpstreamClose);
       socket.on("drain", onUpstreamDrain);
-      this.#send(socket, address, key(address), absolute);
+      this.#send(socket, performance.now(), address, route, keyOf(address), absolute, entry);
     });
   }
 
-  #send(socket: UpstreamSocket, address: Address, key: string, absolute: AbsoluteTarget): void {
+  #send(
+    socket: UpstreamSocket,
+    opened: number,
+    address: Address,
+    route: Exclude<Route, Failure>,
+    key: string,
+    absolute: AbsoluteTarget,
+    entry: Entry,
+  ): void {
     this.#upstream = socket;
     this.#poolKey = key;
+    this.#opened = opened;
+    const { target } = absolute;
+    const passage = { record: this.#record, target, address, way: route.ways[address.family]!, opened };
+    const closed = this.#client.begin(entry, passage);
+    if (closed !== null) {
+      this.#fail(closed);
+      return;
+    }
     socket.exchange = this;
     socket.on("data", onUpstreamData);
     this.#record.address = formatAddress(address);
@@ -225,7 +243,7 @@ export class Exchange implements Handler {
     }
     if (!this.#request.done) this.#close = true;
     this.#chunked = head.chunked && this.#head.minor === 1 && !(bodiless && this.#head.method !== "HEAD");
-    const close = this.#close || this.#client.server.draining;
+    const close = this.#close || this.#client.server.phase !== "serving";
     this.#close = close;
     client.write(responseHead(head, { chunked: this.#chunked, close, via }), "latin1");
     if (this.#body.done) {
@@ -287,7 +305,7 @@ export class Exchange implements Handler {
     const upstream = this.#upstream!;
     this.#letGo();
     if (this.#response!.keepAlive && this.#request.done && !(this.#body instanceof UntilClose)) {
-      server.pool.put(this.#poolKey, upstream, server.now);
+      server.pool.put(this.#poolKey, upstream, this.#opened, server.now);
     } else upstream.destroy();
     this.#record.close = "complete";
     this.#client.finish(this.#record);
@@ -343,8 +361,8 @@ export class Exchange implements Handler {
     this.#fail({ code: "timeout", reason: `${this.#record.target} was silent for ${seconds} s` });
   }
 
-  abort(reason: string): void {
-    this.#record.close = reason;
+  abort(close: string): void {
+    this.#record.close = close;
     this.#client.socket.resetAndDestroy();
   }
 }

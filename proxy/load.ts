@@ -1,17 +1,12 @@
 import { readFileSync } from "node:fs";
-import { networkInterfaces } from "node:os";
 import { basename } from "node:path";
 import { type Config, overrideDocument } from "./config.ts";
 import { UsageError } from "./errors.ts";
+import type { PolicyDocument } from "./policy/document.ts";
 import { compile, type PolicySet } from "./policy/engine.ts";
 import { PolicyError } from "./policy/rules.ts";
 import { type PolicySource, readPolicy } from "./policy/source.ts";
-
-/** Addresses of this machine's interfaces, sorted: what a target must not reach behind our back. */
-export function ownAddresses(): string[] {
-  const all = Object.values(networkInterfaces()).flatMap((list) => list ?? []);
-  return [...new Set(all.map((entry) => entry.address.replace(/%.*/, "")))].sort();
-}
+import { ownAddresses } from "./source.ts";
 
 /** Reads the policy file of a command line. @throws UsageError: one line with file, field and mend */
 export function loadSource(config: Config): PolicySource {
@@ -26,6 +21,12 @@ export function loadSource(config: Config): PolicySource {
   try {
     const name = basename(config.policy).replace(/[^!-~]/g, "_");
     const source = readPolicy(text, { name, service: config.service });
+    const { verification, staticIPs } = source.document;
+    if (verification?.onUnverified === "Block" && staticIPs.length === 0 && config.sourceAddresses.length === 0) {
+      throw new UsageError(
+        `--policy ${config.policy}: verification: Block needs staticIPs or --source-address: what must the echo URLs see?`,
+      );
+    }
     if (config.service !== undefined && source.kind !== "acl") {
       throw new UsageError(`--service is for acl.yaml files; ${config.policy} is none`);
     }
@@ -36,12 +37,26 @@ export function loadSource(config: Config): PolicySource {
   }
 }
 
-/** Compiles a source for this machine and command line. */
-export function compileSource(source: PolicySource, config: Config, listenPorts: readonly number[]): PolicySet {
-  return compile(overrideDocument(source.document, config), {
+/** Compiles a document for this machine and command line. */
+export function compileFor(document: PolicyDocument, config: Config, listenPorts: readonly number[]): PolicySet {
+  return compile(overrideDocument(document, config), {
     allowCIDRs: config.allowCIDRs,
     denyCIDRs: config.denyCIDRs,
     ownAddresses: ownAddresses(),
     listenPorts,
+    sourceAddresses: config.sourceAddresses,
   });
+}
+
+/** What echo URLs are vetted with: addresses as for every target, but no list of the policy. */
+export function compileForEcho(document: PolicyDocument, config: Config, listenPorts: readonly number[]): PolicySet {
+  const open = {
+    ...document,
+    mode: "Enforce",
+    defaultAction: "Allow",
+    ports: ["1-65535"],
+    allow: [],
+    deny: [],
+  } as const;
+  return compileFor({ ...open, ports: [...open.ports], allow: [], deny: [] }, config, listenPorts);
 }

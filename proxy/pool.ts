@@ -7,28 +7,30 @@ const MAX_IDLE = 1024;
 
 interface Idle {
   socket: Socket;
+  /** When it was dialled (monotonic ms): a proof of the source may come after it. */
+  opened: number;
   since: number;
   drop: () => void;
 }
 
 /**
- * Idle upstream connections of plain HTTP, by host, port and address; the last one used is the first one taken. Who
+ * Idle upstream connections of plain HTTP, by host, port, address and source; the last one used is the first one taken. Who
  * takes one has decided its request first.
  */
 export class Pool {
   readonly #idle = new Map<string, Idle[]>();
   #count = 0;
 
-  take(key: string): Socket | null {
+  take(key: string): { socket: Socket; opened: number } | null {
     const list = this.#idle.get(key);
     const entry = list?.at(-1);
     if (entry === undefined) return null;
     entry.drop();
-    return entry.socket;
+    return entry;
   }
 
   /** Keeps a connection whose last response is complete, or closes it. */
-  put(key: string, socket: Socket, now: number): void {
+  put(key: string, socket: Socket, opened: number, now: number): void {
     const list = this.#idle.get(key) ?? [];
     if (socket.destroyed || this.#count >= MAX_IDLE || list.length >= MAX_IDLE_PER_KEY) {
       socket.destroy();
@@ -49,7 +51,7 @@ export class Pool {
       drop();
       socket.destroy();
     };
-    const entry: Idle = { socket, since: now, drop };
+    const entry: Idle = { socket, opened, since: now, drop };
     socket.on("data", dead);
     socket.on("end", dead);
     socket.on("close", dead);

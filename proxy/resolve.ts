@@ -76,9 +76,11 @@ function interleave(six: readonly Address[], four: readonly Address[]): Address[
  */
 export class Names {
   #resolver: Resolver;
-  readonly #options: ResolveOptions;
+  #options: ResolveOptions;
   readonly #cache = new Map<string, Entry>();
   readonly #flights = new Map<string, Flight>();
+  /** Answers of the cache, queries made, and waits for a query that was under way. */
+  readonly counts = { hit: 0, miss: 0, shared: 0 };
   readonly #queue: string[] = [];
   #running = 0;
   readonly #now: () => number;
@@ -86,6 +88,13 @@ export class Names {
   constructor(options: ResolveOptions) {
     this.#options = options;
     this.#now = options.now ?? (() => performance.now());
+    this.#resolver = this.#makeResolver();
+  }
+
+  /** A reload may change the time for one name. Queries under way keep theirs. */
+  setTimeout(timeoutSeconds: number): void {
+    if (timeoutSeconds === this.#options.timeoutSeconds) return;
+    this.#options = { ...this.#options, timeoutSeconds };
     this.#resolver = this.#makeResolver();
   }
 
@@ -111,12 +120,15 @@ export class Names {
       this.#cache.delete(host);
       if (entry.expires > this.#now()) {
         this.#cache.set(host, entry);
+        this.counts.hit++;
         done(entry.answer);
         return () => {};
       }
     }
     let flight = this.#flights.get(host);
-    if (flight === undefined) {
+    if (flight !== undefined) this.counts.shared++;
+    else {
+      this.counts.miss++;
       flight = { waiters: new Set(), timer: null };
       this.#flights.set(host, flight);
       // Set before the query starts: time in the queue counts.

@@ -1,21 +1,22 @@
 import { readFileSync } from "node:fs";
 import type { AddressInfo } from "node:net";
 import { makeAdmin, type Status } from "./admin.ts";
-import { readCredentials } from "./auth.ts";
+import { Credentials } from "./auth.ts";
 import { type Config, PROXY_OPTIONS, readConfig, requirePolicy, settingsOf } from "./config.ts";
 import { UsageError } from "./errors.ts";
-import { compileSource, loadSource, ownAddresses } from "./load.ts";
+import { Gate } from "./gate.ts";
+import { compileFor, compileForEcho } from "./load.ts";
 import { type Logger, makeLog } from "./log.ts";
+import { Metrics } from "./metrics.ts";
+import { makeAsk } from "./observe.ts";
 import { optionHelp } from "./options.ts";
-import type { PolicySource } from "./policy/source.ts";
+import type { PolicySet } from "./policy/engine.ts";
 import { RecordWriter } from "./record.ts";
+import { LOOK_MS, type Loaded, load, Reload } from "./reload.ts";
 import { Names, readHosts } from "./resolve.ts";
 import { ProxyServer } from "./server.ts";
-
-/** A file that was not valid at start is read again after this time (`--on-bad-policy wait`). */
-const RETRY_MS = 1000;
-/** Interfaces come and go: how often the machine's own addresses are read. */
-const INTERFACES_MS = 10_000;
+import { ownAddresses, Sources } from "./source.ts";
+import { Verifier } from "./verify.ts";
 
 /** The version of package.json. */
 export function version(): string {
@@ -28,6 +29,8 @@ const HELP = `Usage: outrider proxy --policy FILE [options]
 A forward proxy (CONNECT and absolute-form HTTP) that dials only what its policy and the class of each address permit.
 Access records go to stdout, the operational log to stderr. Every option is also an environment variable, such as
 OUTRIDER_MAX_TUNNELS (lists: comma-separated); the command line wins. PROXY_PASSWORD demands Basic credentials.
+The policy file and the passwords are read again when they change, and on SIGHUP. SIGTERM and SIGINT drain and end it;
+a second one hurries.
 
 ${optionHelp(PROXY_OPTIONS)}`;
 
@@ -39,33 +42,45 @@ function listenError(error: unknown, name: string, where: { host: string; port: 
   return new UsageError(`--${name} ${show(where.host, where.port)}: ${why}`);
 }
 
-function firstSource(config: Config): { source: PolicySource | null; error: string | null } {
-  try {
-    return { source: loadSource(config), error: null };
-  } catch (error) {
-    if (config.onBadPolicy === "exit" || !(error instanceof UsageError)) throw error;
-    return { source: null, error: error.message };
+/** Signals in their order; each call takes the next one. */
+function makeSignals(names: readonly NodeJS.Signals[]): () => Promise<string> {
+  const pending: string[] = [];
+  let wake: ((signal: string) => void) | null = null;
+  for (const name of names) {
+    process.on(name, () => {
+      if (wake === null) pending.push(name);
+      else {
+        wake(name);
+        wake = null;
+      }
+    });
   }
+  return () =>
+    new Promise((resolve) => {
+      const next = pending.shift();
+      if (next === undefined) wake = resolve;
+      else resolve(next);
+    });
 }
 
-/** Puts a source in force and tells what a person should look at. */
-function install(
-  server: ProxyServer,
-  source: PolicySource,
-  config: Config,
-  ports: readonly number[],
-  log: Logger,
-): void {
-  if (source.needsPassword && !server.credentials.required) {
-    throw new UsageError("the policy asks for Basic authentication: set PROXY_PASSWORD or --password-dir");
-  }
-  if (source.document.verification !== undefined) {
-    throw new UsageError("verification: this version cannot prove its source address; leave the field out");
-  }
-  server.policy = compileSource(source, config, ports);
-  server.settings = settingsOf(config, server.policy.document);
-  for (const warning of source.warnings) log.warn(warning);
-  log.info({ policy: server.policy.document.policy, hash: server.policy.hash, kind: source.kind }, "policy loaded");
+const sleep = (ms: number) => new Promise<void>((resolve) => setTimeout(resolve, ms));
+
+/** SIGTERM to exit: not ready, serving on, not accepting, closing; a second signal goes on to the closing. */
+async function shutDown(server: ProxyServer, config: Config, log: Logger, hurry: Promise<string>): Promise<void> {
+  server.phase = "leaving";
+  const delay = config.drainDelaySeconds;
+  log.info({ delaySeconds: delay }, "leaving: not ready, still serving; a second signal hurries");
+  let hurried = false;
+  const rush = hurry.then(() => {
+    hurried = true;
+  });
+  await Promise.race([sleep(delay * 1000), rush]);
+  const { drainMs } = server.settings;
+  log.info({ active: server.counts.active, drainSeconds: drainMs / 1000 }, "draining: no new connections");
+  if (!hurried) await Promise.race([server.drain(), sleep(drainMs), rush]);
+  const { active } = server.counts;
+  if (active > 0) log.warn({ active }, "closing what is still open");
+  await server.close();
 }
 
 /** `outrider proxy`: runs until SIGTERM or SIGINT. Exit status. @throws UsageError */
@@ -78,74 +93,120 @@ export async function runProxy(argv: readonly string[]): Promise<number> {
   requirePolicy(config);
   if (positionals.length > 0) throw new UsageError(`unexpected argument "${positionals[0]}"; see --help`);
   const log = makeLog(config.logLevel);
-  const credentials = readCredentials(process.env.PROXY_PASSWORD, config.passwordDir);
-  for (const warning of credentials.warnings) log.warn(warning);
-  const first = firstSource(config);
+  const reload = new Reload(config, process.env.PROXY_PASSWORD);
+  const first = config.onBadPolicy === "exit" ? load(config, process.env.PROXY_PASSWORD) : reload.force();
   const hosts = config.hosts === undefined ? new Map() : readHosts(config.hosts);
-  const timeoutSeconds = config.dnsSeconds ?? first.source?.document.proxy.timeouts.dnsSeconds ?? 2;
+  const timeoutOf = (loaded: Loaded | null) =>
+    config.dnsSeconds ?? loaded?.source.document.proxy.timeouts.dnsSeconds ?? 2;
+
+  const names = new Names({ servers: config.resolvers, timeoutSeconds: timeoutOf(first), hosts });
+  const sources = new Sources(config.sourceAddresses);
+  const metrics = new Metrics();
   const writer = new RecordWriter(1);
-  const server = new ProxyServer({
-    settings: settingsOf(config, null),
-    credentials,
-    names: new Names({ servers: config.resolvers, timeoutSeconds, hosts }),
-    writer,
+  let echoSet: PolicySet | null = null;
+  const verifier = new Verifier({
+    ask: makeAsk(names, () => echoSet),
+    log,
+    onWrong: (way, since) => server.endUnproven(way, since),
   });
-  const status: Status = { version: version(), listen: "", policyError: first.error };
-  const admin = makeAdmin(server, status, (error) => log.error({ err: error }, "admin request failed"));
+  const server: ProxyServer = new ProxyServer({
+    settings: settingsOf(config, null),
+    credentials: new Credentials(),
+    names,
+    gate: new Gate(sources, verifier),
+    metrics,
+    writer,
+    readiness: config.readiness,
+  });
+  metrics.register(server, verifier, reload);
+  const status: Status = { version: version(), listen: "", policyError: reload.error, loadedAt: null };
+  const onError = (error: unknown) => log.error({ err: error }, "admin request failed");
+  const admin = makeAdmin({ proxy: server, status, verifier, sources, metrics, onError });
   await new Promise<void>((resolve, reject) => {
     admin.once("error", (error) => reject(listenError(error, "admin", config.admin)));
-    admin.listen({ host: config.admin.host || "::", port: config.admin.port }, resolve);
+    const { host, port } = config.admin;
+    admin.listen({ ...(host === "" ? {} : { host }), port }, resolve);
   });
   const adminAt = admin.address() as AddressInfo;
-  // Before it listens, the policy is in force: no connection is ever answered without one that could be.
-  const fixedPorts = config.listen.port === 0 ? [] : [config.listen.port];
-  if (first.source !== null) install(server, first.source, config, [...fixedPorts, adminAt.port], log);
-  const at = await server.listen(config.listen.host || "::", config.listen.port).catch((error: unknown) => {
+  let ports = config.listen.port === 0 ? [adminAt.port] : [config.listen.port, adminAt.port];
+
+  let current: Loaded | null = null;
+  const compileCurrent = () => {
+    if (current === null) return;
+    const { document } = current.source;
+    const policy = compileFor(document, config, ports);
+    echoSet = compileForEcho(document, config, ports);
+    server.install(policy, settingsOf(config, policy.document), current.credentials);
+  };
+  const install = (loaded: Loaded) => {
+    const before = server.policy?.hash;
+    current = loaded;
+    compileCurrent();
+    const { document } = loaded.source;
+    names.setTimeout(timeoutOf(loaded));
+    verifier.configure(document, sources.list);
+    status.policyError = null;
+    status.loadedAt = new Date().toISOString();
+    const { hash } = server.policy!;
+    for (const warning of [...loaded.source.warnings, ...loaded.credentials.warnings]) log.warn(warning);
+    log.info({ policy: document.policy, hash, kind: loaded.source.kind, changed: hash !== before }, "policy loaded");
+  };
+  // Before it listens, the policy is in force and the sources are known: nothing is answered without them.
+  let own = ownAddresses();
+  await sources.check(own);
+  if (first !== null) install(first);
+  const at = await server.listen(config.listen.host, config.listen.port, config.reusePort).catch((error: unknown) => {
     admin.close();
     throw listenError(error, "listen", config.listen);
   });
-  const ports = [at.port, adminAt.port];
-  let source = first.source;
-  if (source !== null) server.policy = compileSource(source, config, ports);
+  ports = [at.port, adminAt.port];
+  if (config.listen.port === 0) compileCurrent();
   // Before the start-up line: whoever waits for it may signal at once.
-  const ended = new Promise<string>((resolve) => {
-    process.once("SIGTERM", resolve);
-    process.once("SIGINT", resolve);
-  });
+  const signal = makeSignals(["SIGTERM", "SIGINT"]);
   status.listen = show(at.address, at.port);
   log.info({ listen: status.listen, admin: show(adminAt.address, adminAt.port), version: status.version }, "listening");
-  if (first.error !== null) log.error(`${first.error}; waiting for a valid policy`);
-  if (!credentials.required) log.info("no password is set: every client that reaches this port is served");
+  if (reload.error !== null) log.error(`${reload.error}; waiting for a valid policy`);
+  if (first !== null && !first.credentials.required) log.info("no password is set: every client is served");
 
-  const retry = setInterval(() => {
-    if (source !== null) return;
-    const next = firstSource(config);
-    status.policyError = next.error;
-    if (next.source === null) return;
-    try {
-      install(server, next.source, config, ports, log);
-      source = next.source;
-      status.policyError = null;
-    } catch (error) {
-      if (!(error instanceof UsageError)) throw error;
-      status.policyError = error.message;
+  const take = (loaded: Loaded | null, failedBefore: number) => {
+    if (loaded !== null) install(loaded);
+    else if (reload.failed > failedBefore) {
+      status.policyError = reload.error;
+      log.error(`${reload.error}; ${current === null ? "waiting for a valid policy" : "the last good one stays"}`);
     }
-  }, RETRY_MS);
-  let own = ownAddresses().join();
-  const interfaces = setInterval(() => {
-    const now = ownAddresses().join();
-    if (now === own || source === null) return;
-    own = now;
-    server.policy = compileSource(source, config, ports);
-  }, INTERFACES_MS);
+  };
+  process.on("SIGHUP", () => {
+    const { failed } = reload;
+    take(reload.force(), failed);
+  });
+  let looking = false;
+  const look = async () => {
+    const { failed } = reload;
+    take(reload.poll(), failed);
+    const now = ownAddresses();
+    if (now.join() !== own.join()) {
+      own = now;
+      compileCurrent();
+    }
+    if (!(await sources.check(now))) return;
+    const all = sources.list.map(({ address, assigned }) => ({ address, assigned }));
+    log.warn({ sources: all }, "source addresses changed");
+    verifier.checkNow();
+  };
+  const watch = setInterval(() => {
+    if (looking) return;
+    looking = true;
+    void look().finally(() => {
+      looking = false;
+    });
+  }, LOOK_MS);
 
-  const signal = await ended;
-  log.info({ signal }, "shutting down");
-  clearInterval(retry);
-  clearInterval(interfaces);
+  log.info({ signal: await signal() }, "shutting down");
+  await shutDown(server, config, log, signal());
+  clearInterval(watch);
+  verifier.stop();
   const adminClosed = new Promise((resolve) => admin.close(resolve));
   admin.closeAllConnections();
-  await server.close();
   await adminClosed;
   await writer.close();
   return 0;

@@ -2,6 +2,8 @@ import { createServer, type Server, type Socket } from "node:net";
 import type { Credentials } from "./auth.ts";
 import { Client } from "./client.ts";
 import { refusalBytes } from "./errors.ts";
+import type { Gate } from "./gate.ts";
+import type { Metrics } from "./metrics.ts";
 import type { PolicySet } from "./policy/engine.ts";
 import { Pool } from "./pool.ts";
 import { formatRecord, type Record, type RecordWriter } from "./record.ts";
@@ -18,6 +20,8 @@ export interface Settings {
   accessLog: "all" | "denied" | "none";
   /** Whether plain HTTP gets `Via: 1.1 outrider`. */
   via: boolean;
+  /** How long tunnels may end by themselves after SIGTERM. */
+  drainMs: number;
 }
 
 const SWEEP_MS = 1000;
@@ -26,14 +30,29 @@ const KEEP_ALIVE_MS = 30_000;
 const MAX_IDLE_CLIENTS = 2000;
 const BACKLOG = 4096;
 
-/** The accept loop with what all connections share: policy, credentials, names, limits, records. */
-export class ProxyServer {
-  policy: PolicySet | null = null;
+/** What a server is made of. */
+export interface Parts {
   settings: Settings;
   credentials: Credentials;
-  draining = false;
+  names: Names;
+  gate: Gate;
+  metrics: Metrics;
+  writer: RecordWriter;
+  readiness: "policy" | "verified";
+}
+
+/** The accept loop with what all connections share: policy, credentials, names, gate, limits, records. */
+export class ProxyServer {
+  #policy: PolicySet | null = null;
+  #settings: Settings;
+  #credentials: Credentials;
+  /** Leaving: not ready, still serving. Draining: nothing new, what is open may end. */
+  phase: "serving" | "leaving" | "draining" = "serving";
   readonly names: Names;
+  readonly gate: Gate;
   readonly pool = new Pool();
+  readonly #metrics: Metrics;
+  readonly #readiness: "policy" | "verified";
   /** Milliseconds, monotonic, renewed once a second and at each accept: good enough for idle times. */
   now = performance.now();
   readonly #clients = new Set<Client>();
@@ -41,17 +60,54 @@ export class ProxyServer {
   readonly #server: Server;
   readonly #writer: RecordWriter;
   #active = 0;
+  #emptied: (() => void) | undefined;
   #sweeper: NodeJS.Timeout | undefined;
 
-  constructor(options: { settings: Settings; credentials: Credentials; names: Names; writer: RecordWriter }) {
-    this.settings = options.settings;
-    this.credentials = options.credentials;
-    this.names = options.names;
-    this.#writer = options.writer;
+  constructor(parts: Parts) {
+    this.#settings = parts.settings;
+    this.#credentials = parts.credentials;
+    this.names = parts.names;
+    this.gate = parts.gate;
+    this.#metrics = parts.metrics;
+    this.#writer = parts.writer;
+    this.#readiness = parts.readiness;
     this.#server = createServer(
       { allowHalfOpen: true, noDelay: true, keepAlive: true, keepAliveInitialDelay: KEEP_ALIVE_MS },
       (socket) => this.#accept(socket),
     );
+  }
+
+  get policy(): PolicySet | null {
+    return this.#policy;
+  }
+
+  get settings(): Settings {
+    return this.#settings;
+  }
+
+  get credentials(): Credentials {
+    return this.#credentials;
+  }
+
+  /** Puts a policy in force, for every request from here on; what it forbids of what is open ends (`revoked`). */
+  install(policy: PolicySet, settings: Settings, credentials: Credentials): void {
+    this.#policy = policy;
+    this.#settings = settings;
+    this.#credentials = credentials;
+    for (const client of this.#clients) client.revoke();
+  }
+
+  /** A way was seen with a wrong address: what was opened on it since then ends (`unproven`). */
+  endUnproven(way: string, since: number): void {
+    for (const client of this.#clients) client.endUnproven(way, since);
+    this.pool.close();
+  }
+
+  /** Why this proxy should get no traffic; null: it is ready. */
+  unready(): string | null {
+    if (this.phase !== "serving") return "draining";
+    if (this.#policy === null) return "no policy";
+    return this.#readiness === "verified" ? this.gate.unready() : null;
   }
 
   /** Requests and tunnels that are counted now, and connections in all. */
@@ -59,11 +115,11 @@ export class ProxyServer {
     return { active: this.#active, connections: this.#clients.size, recordsDropped: this.#writer.dropped };
   }
 
-  /** @throws the listen error */
-  listen(host: string, port: number): Promise<{ address: string; port: number }> {
+  /** An empty host means all addresses. `reusePort`: other processes may share the port. @throws the listen error */
+  listen(host: string, port: number, reusePort: boolean): Promise<{ address: string; port: number }> {
     return new Promise((resolve, reject) => {
       this.#server.once("error", reject);
-      this.#server.listen({ host, port, backlog: BACKLOG }, () => {
+      this.#server.listen({ ...(host === "" ? {} : { host }), port, reusePort, backlog: BACKLOG }, () => {
         this.#server.removeListener("error", reject);
         this.#sweeper = setInterval(() => this.#sweep(), SWEEP_MS);
         resolve(this.#server.address() as { address: string; port: number });
@@ -85,6 +141,7 @@ export class ProxyServer {
 
   forget(client: Client): void {
     this.#clients.delete(client);
+    if (this.#clients.size === 0) this.#emptied?.();
   }
 
   /** Counts one request or tunnel of a client; a sentence when a limit forbids it. */
@@ -106,10 +163,12 @@ export class ProxyServer {
   }
 
   record(record: Record): void {
+    const now = Date.now();
+    this.#metrics.count(record, now - record.started);
     const { accessLog } = this.settings;
     if (accessLog === "none") return;
     if (accessLog === "denied" && record.verdict === "allow" && record.wouldDeny === undefined) return;
-    this.#writer.write(formatRecord(record, Date.now()));
+    this.#writer.write(formatRecord(record, now));
   }
 
   #sweep(): void {
@@ -118,17 +177,27 @@ export class ProxyServer {
     this.pool.sweep(this.now);
   }
 
-  /** Stops accepting, ends what is open (record: `shutdown`) and resolves when every connection is closed. */
+  /** Stops accepting; resolves when everything that is open has ended by itself. */
+  drain(): Promise<void> {
+    this.phase = "draining";
+    this.#server.close();
+    for (const client of this.#clients) if (client.idle) client.socket.end();
+    return new Promise((resolve) => {
+      if (this.#clients.size === 0) resolve();
+      else this.#emptied = resolve;
+    });
+  }
+
+  /** Ends what is still open (record: `drain`) and resolves when every connection is closed. */
   async close(): Promise<void> {
-    this.draining = true;
+    const drained = this.drain();
     clearInterval(this.#sweeper);
-    const closed = new Promise<void>((resolve) => this.#server.close(() => resolve()));
     for (const client of this.#clients) {
       if (client.handler === null) client.socket.destroy();
-      else client.handler.abort("shutdown");
+      else client.handler.abort("drain");
     }
     this.pool.close();
     this.names.close();
-    await closed;
+    await drained;
   }
 }

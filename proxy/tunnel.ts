@@ -113,8 +113,8 @@ export class Tunnel implements Handler {
     if (now - this.#active >= this.#idleMs) this.abort("idle");
   }
 
-  abort(reason: string): void {
-    this.#record.close = reason;
+  abort(close: string): void {
+    this.#record.close = close;
     this.#upstream.resetAndDestroy();
     this.client.socket.resetAndDestroy();
   }

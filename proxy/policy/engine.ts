@@ -17,6 +17,8 @@ export interface CompileOptions {
   /** Addresses of this machine's interfaces: special-purpose, and never allowed on `listenPorts`. */
   ownAddresses?: readonly string[];
   listenPorts?: readonly number[];
+  /** What upstream sockets are bound to: never allowed as targets, and targets of other families have no way out. */
+  sourceAddresses?: readonly string[];
 }
 
 /** Why a name or an address is out. Soft refusals are those that report mode overrides. */
@@ -110,8 +112,10 @@ const single = (address: string): Cidr => cidr(`${address}/${address.includes(":
 /** Compiles a valid document. @throws PolicyError when an option is no CIDR */
 export function compile(document: PolicyDocument, options: CompileOptions = {}): PolicySet {
   const ports = portRanges(document.ports);
-  const statics = document.staticIPs.flatMap((ip) => [ip.address, ip.sourceAddress ?? ip.address]);
-  const usable = document.staticIPs.filter((ip) => ip.phase !== "Pending");
+  const sources = options.sourceAddresses ?? [];
+  const statics = [...document.staticIPs.flatMap((ip) => [ip.address, ip.sourceAddress ?? ip.address]), ...sources];
+  const active = document.staticIPs.filter((ip) => ip.phase !== "Pending").map((ip) => ip.address);
+  const usable = sources.length > 0 ? sources : active;
   return {
     document,
     hash: hashDocument(document),
@@ -123,7 +127,7 @@ export function compile(document: PolicyDocument, options: CompileOptions = {}):
     blocked: new CidrSet(parseCidrs(document.blockedCIDRs, "blockedCIDRs")),
     own: new CidrSet((options.ownAddresses ?? []).map(single)),
     statics: new CidrSet(statics.map(single)),
-    staticFamilies: new Set(usable.map((ip) => parseAddress(ip.address)!.family)),
+    staticFamilies: new Set(usable.map((text) => parseAddress(text)!.family)),
     listenPorts: new Set(options.listenPorts ?? []),
   };
 }

@@ -1,6 +1,6 @@
 import { DNS_OPTIONS, POLICY_OPTIONS, RANGE_OPTIONS, readConfig, requirePolicy } from "../config.ts";
 import { type Code, phraseOf, UsageError } from "../errors.ts";
-import { compileSource, loadSource } from "../load.ts";
+import { compileFor, loadSource } from "../load.ts";
 import { type Option, optionHelp } from "../options.ts";
 import { formatAddress } from "../policy/cidr.ts";
 import type { PolicySet } from "../policy/engine.ts";
@@ -69,7 +69,7 @@ export async function runExplain(argv: readonly string[]): Promise<number> {
     if (target === null) throw new UsageError(`"${text}" is no target: write a URL, host:port or IP:port`);
     return target;
   });
-  const set = compileSource(loadSource(config), config, []);
+  const set = compileFor(loadSource(config).document, config, []);
   const hosts = config.hosts === undefined ? new Map() : readHosts(config.hosts);
   const timeoutSeconds = config.dnsSeconds ?? set.document.proxy.timeouts.dnsSeconds;
   const names = new Names({ servers: config.resolvers, timeoutSeconds, hosts });

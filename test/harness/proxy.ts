@@ -73,7 +73,8 @@ export async function startProxy(options: ProxyOptions): Promise<ProxyHandle> {
   const command = options.netns === undefined ? [OUTRIDER] : ["ip", "netns", "exec", options.netns, OUTRIDER];
   const { PROXY_PASSWORD: _, ...env } = process.env;
   const child = spawn(command[0]!, [...command.slice(1), ...args], {
-    env: { ...env, ...options.env },
+    // Tests that are not about draining do not wait for it.
+    env: { OUTRIDER_DRAIN_DELAY_SECONDS: "0", OUTRIDER_DRAIN_SECONDS: "0", ...env, ...options.env },
     stdio: ["ignore", "pipe", "pipe"],
   });
   running.add(child);

@@ -1,0 +1,113 @@
+import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from "prom-client";
+import type { Record } from "./record.ts";
+import type { Reload } from "./reload.ts";
+import type { ProxyServer } from "./server.ts";
+import type { Verifier } from "./verify.ts";
+
+/** Seconds: within a cluster, on one continent, around the world, time-outs. */
+const CONNECT_BUCKETS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10];
+/** Seconds: a webhook, a long poll, a stream. */
+const TUNNEL_BUCKETS = [0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800];
+
+/**
+ * What the data path counts: plain numbers, turned into metrics when somebody scrapes. Labels are words of this
+ * program and configured addresses, never hosts.
+ */
+export class Metrics {
+  readonly registry = new Registry();
+  readonly #requests = new Map<string, { kind: string; verdict: string; code: string; count: number }>();
+  #up = 0;
+  #down = 0;
+  readonly #connect: Histogram;
+  readonly #dns: Histogram;
+  readonly #tunnel: Histogram;
+
+  constructor() {
+    const registers = [this.registry];
+    const histogram = (name: string, help: string, buckets: number[]) =>
+      new Histogram({ name: `outrider_proxy_${name}`, help, buckets, registers });
+    this.#connect = histogram("connect_seconds", "Time to connect to targets, failures included", CONNECT_BUCKETS);
+    this.#dns = histogram("dns_seconds", "Time to resolve names, cached answers included", CONNECT_BUCKETS);
+    this.#tunnel = histogram("tunnel_seconds", "Duration of allowed tunnels and requests", TUNNEL_BUCKETS);
+  }
+
+  /** Counts one record. */
+  count(record: Record, durationMs: number): void {
+    const code = record.code ?? "ok";
+    const key = `${record.kind} ${record.verdict} ${code}`;
+    let entry = this.#requests.get(key);
+    if (entry === undefined) {
+      entry = { kind: record.kind, verdict: record.verdict, code, count: 0 };
+      this.#requests.set(key, entry);
+    }
+    entry.count++;
+    this.#up += record.bytesUp;
+    this.#down += record.bytesDown;
+    if (record.dnsMs !== undefined) this.#dns.observe(record.dnsMs / 1000);
+    if (record.connectMs !== undefined) this.#connect.observe(record.connectMs / 1000);
+    if (record.code === undefined) this.#tunnel.observe(durationMs / 1000);
+  }
+
+  /** Adds everything that others know; called once. */
+  register(server: ProxyServer, verifier: Verifier, reload: Reload): void {
+    const registers = [this.registry];
+    const counter = (name: string, help: string, labelNames: string[], collect: (this: Counter) => void) =>
+      new Counter({ name: `outrider_proxy_${name}`, help, labelNames, registers, collect });
+    const gauge = (name: string, help: string, labelNames: string[], collect: (this: Gauge) => void) =>
+      new Gauge({ name: `outrider_proxy_${name}`, help, labelNames, registers, collect });
+    /** A counter whose values are kept elsewhere. */
+    const copied = (name: string, help: string, label: string, values: () => { [value: string]: number }) =>
+      counter(name, help, label === "" ? [] : [label], function () {
+        this.reset();
+        for (const [value, count] of Object.entries(values())) this.inc(label === "" ? {} : { [label]: value }, count);
+      });
+    const requests = this.#requests;
+    counter("requests_total", "Finished tunnels and requests", ["kind", "verdict", "code"], function () {
+      this.reset();
+      for (const { count, ...labels } of requests.values()) this.inc(labels, count);
+    });
+    gauge("active_tunnels", "Tunnels and requests under way", [], function () {
+      this.set(server.counts.active);
+    });
+    gauge("connections", "Open client connections, idle ones included", [], function () {
+      this.set(server.counts.connections);
+    });
+    copied(
+      "bytes_total",
+      "Bytes relayed by finished tunnels and requests (up: from client to target)",
+      "direction",
+      () => {
+        return { up: this.#up, down: this.#down };
+      },
+    );
+    copied(
+      "dns_cache_total",
+      "Names asked for: hit, miss (a query was made), shared (waited for another's query)",
+      "result",
+      () => {
+        return { ...server.names.counts };
+      },
+    );
+    gauge("policy_info", "The policy that is in force, by its hash", ["hash"], function () {
+      this.reset();
+      if (server.policy !== null) this.set({ hash: server.policy.hash }, 1);
+    });
+    copied("policy_reload_total", "Reloads of policy and passwords", "result", () => {
+      return { success: reload.succeeded, failure: reload.failed };
+    });
+    gauge("egress_verified", "Whether a source address (or family) is proven", ["address"], function () {
+      this.reset();
+      for (const proof of verifier.status()) this.set({ address: proof.way }, proof.verified ? 1 : 0);
+    });
+    copied("egress_mismatch_total", "Echo answers that named a wrong address", "", () => ({
+      all: verifier.mismatches,
+    }));
+    copied("log_dropped_total", "Access records lost because nobody read them", "", () => {
+      return { all: server.counts.recordsDropped };
+    });
+    gauge("ready", "Whether /readyz answers 200", [], function () {
+      this.set(server.unready() === null ? 1 : 0);
+    });
+    collectDefaultMetrics({ register: this.registry });
+  }
+}
