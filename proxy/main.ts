@@ -5,6 +5,7 @@ import { runCheck } from "./tools/check.ts";
 import { runEcho } from "./tools/echo.ts";
 import { runExplain } from "./tools/explain.ts";
 import { runImport } from "./tools/import.ts";
+import { runVerify } from "./tools/verify.ts";
 
 const COMMANDS: Readonly<Record<string, (argv: string[]) => Promise<number>>> = {
   proxy: runProxy,
@@ -12,6 +13,7 @@ const COMMANDS: Readonly<Record<string, (argv: string[]) => Promise<number>>> = 
   check: runCheck,
   import: runImport,
   echo: runEcho,
+  verify: runVerify,
 };
 
 const HELP = `Usage: outrider COMMAND [options]
@@ -21,6 +23,7 @@ const HELP = `Usage: outrider COMMAND [options]
   check    validate a policy file
   import   turn a Smokescreen or mole acl.yaml into an EgressPolicy
   echo     answer callers with the address that they come from
+  verify   ask echo servers through a proxy from which address it calls
 
 outrider COMMAND --help prints the options of a command; outrider --version the version.`;
 

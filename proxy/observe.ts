@@ -101,10 +101,12 @@ export function observe(url: URL, raw: Socket, timeoutMs: number): Promise<strin
     });
     socket.on("error", (error) => fail(error.message));
     if (socket !== raw) raw.on("error", (error) => fail(error.message));
-    socket.on("close", () => {
+    const onEnd = () => {
       if (reader instanceof UntilClose) done();
       else fail("closed without an answer");
-    });
+    };
+    socket.on("end", onEnd);
+    socket.on("close", onEnd);
     const fields = `Host: ${url.host}\r\nUser-Agent: outrider\r\nAccept: text/plain, application/json\r\nConnection: close`;
     socket.write(`GET ${url.pathname}${url.search} HTTP/1.1\r\n${fields}\r\n\r\n`);
     socket.resume();

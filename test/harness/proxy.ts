@@ -22,6 +22,10 @@ export interface ProxyHandle {
   policyFile: string;
   url(user?: string, password?: string): string;
   records(): ProxyRecord[];
+  /** A page of its admin port, from this network namespace. */
+  admin(path: string): Promise<{ status: number; text: string }>;
+  /** Looks at `/status` until it is as wanted; what it says then. */
+  untilStatus(wanted: (status: ProxyStatus) => boolean, ms?: number): Promise<ProxyStatus>;
   waitRecord(predicate: (record: ProxyRecord) => boolean, ms?: number): Promise<ProxyRecord>;
   stderr(): string;
   signal(signal: NodeJS.Signals): void;
@@ -29,14 +33,30 @@ export interface ProxyHandle {
   stop(signal?: NodeJS.Signals): Promise<number>;
 }
 
+/** `/status`, as far as tests look. */
+export interface ProxyStatus {
+  ready: boolean;
+  phase: string;
+  policyError: string | null;
+  policy: { name: string; hash: string } | null;
+  active: number;
+  connections: number;
+  sources: { address: string; assigned: boolean }[];
+  verification: { way: string; verified: boolean; observed: string[]; expected: string[]; error: string | null }[];
+}
+
 /** What a proxy under test is started with. `policy`: file content, or the spec of a manifest. */
 export interface ProxyOptions {
-  policy: string | object;
+  policy?: string | object;
   args?: string[];
   env?: Record<string, string>;
+  /** Use this file instead, and do not write it. */
+  policyFile?: string;
   /** Lines of a hosts file. */
   hosts?: string;
   netns?: string;
+  /** Where clients connect; default: a free port of 127.0.0.1. */
+  listen?: string;
 }
 
 const running = new Set<ChildProcess>();
@@ -62,9 +82,12 @@ export function manifest(spec: object): string {
 /** Starts the real command and waits for its start-up line. */
 export async function startProxy(options: ProxyOptions): Promise<ProxyHandle> {
   const folder = tempFolder();
-  const policy = join(folder, "policy.yaml");
-  writeFileSync(policy, typeof options.policy === "string" ? options.policy : manifest(options.policy));
-  const args = ["proxy", "--policy", policy, "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
+  const policy = options.policyFile ?? join(folder, "policy.yaml");
+  const content = options.policy ?? {};
+  if (options.policyFile === undefined) {
+    writeFileSync(policy, typeof content === "string" ? content : manifest(content));
+  }
+  const args = ["proxy", "--policy", policy, "--listen", options.listen ?? "127.0.0.1:0", "--admin", "127.0.0.1:0"];
   if (options.hosts !== undefined) {
     writeFileSync(join(folder, "hosts"), options.hosts);
     args.push("--hosts", join(folder, "hosts"));
@@ -102,7 +125,15 @@ export async function startProxy(options: ProxyOptions): Promise<ProxyHandle> {
   const until = <T>(probe: () => T | undefined, ms: number, what: string) =>
     new Promise<T>((resolve, reject) => {
       const look = () => {
-        const found = probe();
+        let found: T | undefined;
+        try {
+          found = probe();
+        } catch (error) {
+          clearTimeout(timer);
+          watchers.delete(look);
+          reject(error);
+          return true;
+        }
         if (found === undefined) return false;
         clearTimeout(timer);
         watchers.delete(look);
@@ -128,6 +159,10 @@ export async function startProxy(options: ProxyOptions): Promise<ProxyHandle> {
   const started = JSON.parse(line) as { listen: string; admin: string };
   const portOf = (text: string) => Number(text.slice(text.lastIndexOf(":") + 1));
   const port = portOf(started.listen);
+  const admin = async (path: string) => {
+    const response = await fetch(`http://127.0.0.1:${portOf(started.admin)}${path}`);
+    return { status: response.status, text: await response.text() };
+  };
   return {
     host: "127.0.0.1",
     port,
@@ -137,6 +172,16 @@ export async function startProxy(options: ProxyOptions): Promise<ProxyHandle> {
     url: (user = "", password = "") =>
       password === "" ? `http://127.0.0.1:${port}` : `http://${user}:${password}@127.0.0.1:${port}`,
     records: () => seen,
+    admin,
+    untilStatus: async (wanted, ms = 10_000) => {
+      for (const began = Date.now(); ; ) {
+        const { text } = await admin("/status");
+        const status = JSON.parse(text) as ProxyStatus;
+        if (wanted(status)) return status;
+        if (Date.now() - began > ms) throw new Error(`the status is never as wanted: ${text}; stderr: ${err}`);
+        await new Promise((resolve) => setTimeout(resolve, 50));
+      }
+    },
     waitRecord: (predicate, ms = 10_000) => until(() => seen.find(predicate), ms, "such record"),
     stderr: () => err,
     signal: (signal) => child.kill(signal),

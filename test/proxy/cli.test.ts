@@ -131,7 +131,9 @@ test("--help names every option with its default; every option is a variable as 
     const line = help.stdout.split("\n").find((text) => new RegExp(`^  --${name}( |$)`).test(text));
     assert.ok(line, name);
     // A value without a default is one that nobody needs to give, or a list.
-    const free = ["source-address", "policy", "service", "hosts", "password-dir", "allow-cidr", "deny-cidr"].includes(name);
+    const free = ["source-address", "policy", "service", "hosts", "password-dir", "allow-cidr", "deny-cidr"].includes(
+      name,
+    );
     if (value !== undefined && !free) assert.match(line, /\(default:? [^)]+\)$/);
   }
   const documented = readFileSync(new URL("../../docs/proxy.md", import.meta.url), "utf8");

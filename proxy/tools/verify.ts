@@ -1,0 +1,101 @@
+import { connect, type Socket } from "node:net";
+import { UsageError } from "../errors.ts";
+import { ResponseHeadParser } from "../head.ts";
+import { hostOfUrl, observe, portOfUrl } from "../observe.ts";
+import { type Option, optionHelp, readOptions, wholeNumber } from "../options.ts";
+import { formatAddress, parseAddress } from "../policy/cidr.ts";
+
+const OPTIONS: readonly Option[] = [
+  { name: "proxy", value: "URL", help: "the proxy to go through: http://USER:PASSWORD@HOST:PORT (required)" },
+  { name: "echo", value: "URL", repeat: true, help: "what answers with the caller's address (required)" },
+  { name: "expect", value: "IP", repeat: true, help: "an address that is right; without any, every answer is" },
+  { name: "timeout-seconds", value: "N", fallback: "10", help: "time for one echo URL" },
+  { name: "help", help: "print this" },
+];
+
+const HELP = `Usage: outrider verify --proxy URL --echo URL [--expect IP]…
+
+Asks echo URLs through a proxy, as a sender would, and prints from which address each one was called.
+Exit status: 0 all as expected, 1 a wrong address or no answer, 2 wrong usage.
+
+${optionHelp(OPTIONS)}`;
+
+function readUrl(text: string, name: string, schemes: readonly string[], what: string): URL {
+  const url = URL.canParse(text) ? new URL(text) : null;
+  if (url === null || !schemes.includes(url.protocol)) {
+    throw new UsageError(`--${name} must be ${what}, not "${text}"`);
+  }
+  return url;
+}
+
+/** A CONNECT through the proxy, as a sender makes it. @throws Error with what the proxy said */
+function tunnel(proxy: URL, echo: URL, timeoutMs: number): Promise<Socket> {
+  return new Promise((resolve, reject) => {
+    const socket = connect({ host: hostOfUrl(proxy), port: portOfUrl(proxy) });
+    const fail = (what: string) => {
+      clearTimeout(timer);
+      socket.destroy();
+      reject(new Error(what));
+    };
+    const timer = setTimeout(() => fail(`the proxy did not answer within ${timeoutMs / 1000} s`), timeoutMs);
+    const parser = new ResponseHeadParser();
+    const onData = (chunk: Buffer) => {
+      const parsed = parser.feed(chunk);
+      if (parsed === null) return;
+      if ("error" in parsed) return fail(`the proxy answered with broken HTTP: ${parsed.error}`);
+      const { status, reason } = parsed.head;
+      if (status !== 200) return fail(`the proxy said ${status} ${reason}`);
+      clearTimeout(timer);
+      socket.removeListener("data", onData);
+      socket.pause();
+      resolve(socket);
+    };
+    socket.on("data", onData);
+    socket.on("error", (error) => fail(error.message));
+    socket.on("end", () => fail("the proxy closed the connection"));
+    const target = `${echo.hostname}:${portOfUrl(echo)}`;
+    const user = decodeURIComponent(proxy.username);
+    const credentials = Buffer.from(`${user}:${decodeURIComponent(proxy.password)}`).toString("base64");
+    const authorization =
+      proxy.username === "" && proxy.password === "" ? "" : `Proxy-Authorization: Basic ${credentials}\r\n`;
+    socket.write(`CONNECT ${target} HTTP/1.1\r\nHost: ${target}\r\n${authorization}\r\n`);
+  });
+}
+
+/** `outrider verify`: exit status. @throws UsageError */
+export async function runVerify(argv: readonly string[]): Promise<number> {
+  const { values, positionals } = readOptions(OPTIONS, argv, process.env);
+  if (values.has("help")) {
+    console.log(HELP);
+    return 0;
+  }
+  if (positionals.length > 0) throw new UsageError(`unexpected argument "${positionals[0]}"; see --help`);
+  const proxyText = values.get("proxy")?.[0];
+  if (proxyText === undefined) throw new UsageError("--proxy URL is required");
+  const proxy = readUrl(proxyText, "proxy", ["http:"], "an http URL such as http://:PASSWORD@HOST:4750");
+  const echoes = (values.get("echo") ?? []).map((text) => ({
+    text,
+    url: readUrl(text, "echo", ["http:", "https:"], "an http or https URL"),
+  }));
+  if (echoes.length === 0) throw new UsageError("--echo URL is required");
+  const expected = (values.get("expect") ?? []).map((text) => {
+    const address = parseAddress(text);
+    if (address === null) throw new UsageError(`--expect must be an IP address, not "${text}"`);
+    return formatAddress(address);
+  });
+  const timeoutMs = (wholeNumber(values, "timeout-seconds", 1, 300) ?? 10) * 1000;
+  let good = true;
+  for (const { text, url } of echoes) {
+    try {
+      const address = await observe(url, await tunnel(proxy, url, timeoutMs), timeoutMs);
+      const right = expected.length === 0 || expected.includes(address);
+      good &&= right;
+      const comment = right ? "  expected" : `  not expected: ${expected.join(", ")}`;
+      console.log(`${text}  ${address}${expected.length === 0 ? "" : comment}`);
+    } catch (error) {
+      good = false;
+      console.log(`${text}  no answer: ${(error as Error).message}`);
+    }
+  }
+  return good ? 0 : 1;
+}

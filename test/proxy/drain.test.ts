@@ -1,0 +1,196 @@
+import assert from "node:assert/strict";
+import { once } from "node:events";
+import { connect, type Socket } from "node:net";
+import { test } from "node:test";
+import { OPEN_LOOPBACK, type ProxyHandle, startProxy } from "../harness/proxy.ts";
+import { exchange, listen, RawClient } from "../harness/raw.ts";
+
+const drains = (delay: number, drain: number) => ({
+  OUTRIDER_DRAIN_DELAY_SECONDS: `${delay}`,
+  OUTRIDER_DRAIN_SECONDS: `${drain}`,
+});
+
+const sleep = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
+
+/** Whether a connection is accepted. */
+async function accepts(port: number): Promise<boolean> {
+  const socket = connect(port, "127.0.0.1");
+  try {
+    await once(socket, "connect");
+    return true;
+  } catch {
+    return false;
+  } finally {
+    socket.destroy();
+  }
+}
+
+test("SIGTERM: not ready but serving, then not accepting, then tunnels end by themselves, then exit 0", async () => {
+  const proxy = await startProxy({ env: drains(1, 60), args: OPEN_LOOPBACK });
+  const far = await listen((socket) => socket.pipe(socket));
+  const early = await RawClient.open(proxy.port);
+  await early.connect(`127.0.0.1:${far.port}`);
+  const stopped = proxy.stop("SIGTERM");
+  await proxy.untilStatus((status) => status.phase === "leaving");
+  assert.deepEqual(await proxy.admin("/readyz"), { status: 503, text: "draining\n" });
+  const late = await RawClient.open(proxy.port);
+  await late.connect(`127.0.0.1:${far.port}`);
+
+  await proxy.untilStatus((status) => status.phase === "draining");
+  assert.equal(await accepts(proxy.port), false);
+  assert.equal((await proxy.admin("/livez")).status, 200);
+  for (const client of [early, late]) {
+    client.socket.write("still relayed");
+    await client.untilText("still relayed");
+  }
+  for (const client of [early, late]) client.socket.end();
+  assert.equal(await stopped, 0);
+  assert.deepEqual(
+    proxy.records().map((record) => record.close),
+    ["client-end", "client-end"],
+  );
+  await far.close();
+});
+
+test("what does not end in time is closed and recorded; a second signal hurries; SIGINT is the same", async () => {
+  for (const [signal, second, env] of [
+    ["SIGTERM", null, drains(0, 1)],
+    ["SIGTERM", "SIGTERM", drains(600, 600)],
+    ["SIGINT", "SIGINT", drains(0, 600)],
+  ] as const) {
+    const proxy = await startProxy({ env, args: OPEN_LOOPBACK });
+    const far = await listen((socket) => socket.resume());
+    const client = await RawClient.open(proxy.port);
+    await client.connect(`127.0.0.1:${far.port}`);
+    const stopped = proxy.stop(signal);
+    if (second !== null) {
+      await proxy.untilStatus((status) => status.phase !== "serving");
+      proxy.signal(second);
+    }
+    assert.equal(await stopped, 0);
+    assert.deepEqual(
+      proxy.records().map(({ close, verdict }) => [close, verdict]),
+      [["drain", "allow"]],
+    );
+    client.socket.destroy();
+    await far.close();
+  }
+});
+
+test("kept-alive connections: told to close while leaving; the response under way is finished first", async () => {
+  const proxy = await startProxy({ env: drains(1, 60), args: OPEN_LOOPBACK });
+  const held: Socket[] = [];
+  const far = await listen((socket) => {
+    socket.on("data", (chunk) => {
+      if (String(chunk).includes("/slow")) held.push(socket);
+      else socket.write("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    });
+  });
+  const get = (path: string) => `GET http://127.0.0.1:${far.port}${path} HTTP/1.1\r\nHost: x\r\n\r\n`;
+  const [idle, slow, told] = await Promise.all([1, 2, 3].map(() => RawClient.open(proxy.port)));
+  for (const client of [idle!, slow!, told!]) {
+    client.socket.write(get("/first"));
+    await client.untilText("\r\n\r\nok");
+    assert.doesNotMatch(client.text, /Connection: close/);
+  }
+  slow!.socket.write(get("/slow"));
+  while (held.length === 0) await sleep(10);
+  const stopped = proxy.stop();
+  await proxy.untilStatus((status) => status.phase === "leaving");
+  told!.socket.write(get("/second"));
+  await told!.untilText("Connection: close");
+  await proxy.untilStatus((status) => status.phase === "draining");
+  await idle!.untilEnd();
+  held[0]!.write("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nlate");
+  await slow!.untilText("Connection: close\r\n\r\nlate");
+  for (const client of [idle!, slow!, told!]) client.socket.destroy();
+  assert.equal(await stopped, 0);
+  await far.close();
+});
+
+/** One address in front of a fleet, as a Service is: new connections go to proxies that were ready a moment ago. */
+async function frontOf(fleet: () => readonly ProxyHandle[]) {
+  let ready: ProxyHandle[] = [...fleet()];
+  let turn = 0;
+  const look = setInterval(async () => {
+    const answers = await Promise.all(
+      fleet().map(async (proxy) => {
+        const page = await proxy.admin("/readyz").catch(() => null);
+        return page?.status === 200 ? proxy : null;
+      }),
+    );
+    ready = answers.filter((proxy) => proxy !== null);
+  }, 100);
+  const front = await listen((socket) => {
+    const chosen = ready[turn++ % ready.length];
+    if (chosen === undefined) {
+      socket.destroy();
+      return;
+    }
+    const onward = connect({ port: chosen.port, host: "127.0.0.1", allowHalfOpen: true });
+    onward.on("error", () => socket.resetAndDestroy());
+    socket.pipe(onward).pipe(socket);
+  });
+  const close = async () => {
+    clearInterval(look);
+    await front.close();
+  };
+  return { port: front.port, close };
+}
+
+test("a rolling restart of two proxies behind one address loses no delivery", async () => {
+  const start = () => startProxy({ env: drains(1, 10), args: OPEN_LOOPBACK });
+  let fleet = [await start(), await start()];
+  const front = await frontOf(() => fleet);
+  const delivered = new Map<string, number>();
+  const far = await listen((socket) => {
+    let text = "";
+    socket.on("data", (chunk) => {
+      text += chunk;
+      const match = /^POST \/hook-(\d+) [\s\S]*\r\n\r\nevent$/.exec(text);
+      if (match === null) return;
+      delivered.set(match[1]!, (delivered.get(match[1]!) ?? 0) + 1);
+      socket.end("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok");
+    });
+  });
+  /** As Convoy: a failed attempt is made again later. */
+  let retries = 0;
+  const deliver = async (id: number): Promise<void> => {
+    for (let attempt = 0; ; attempt++) {
+      const wire = `POST http://127.0.0.1:${far.port}/hook-${id} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 5\r\n\r\nevent`;
+      const answer = await exchange(front.port, wire).catch(() => "");
+      if (answer.startsWith("HTTP/1.1 200 ")) return;
+      assert.ok(attempt < 5, `hook ${id} was never delivered: ${answer}`);
+      retries++;
+      await sleep(200);
+    }
+  };
+  let sent = 0;
+  let going = true;
+  const load = (async () => {
+    const open = new Set<Promise<void>>();
+    while (going) {
+      const one = deliver(sent++).finally(() => open.delete(one));
+      open.add(one);
+      await sleep(5);
+    }
+    await Promise.all(open);
+  })();
+  for (let i = 0; i < 2; i++) {
+    const old = fleet[0]!;
+    const fresh = await start();
+    fleet = [...fleet, fresh];
+    await sleep(300);
+    const stopped = old.stop();
+    assert.equal(await stopped, 0);
+    fleet = fleet.filter((proxy) => proxy !== old);
+  }
+  going = false;
+  await load;
+  assert.equal(delivered.size, sent);
+  assert.ok(sent > 100, `${sent} deliveries`);
+  assert.equal(retries, 0, "nothing had to be sent twice");
+  for (const proxy of fleet) await proxy.stop();
+  await front.close();
+  await far.close();
+});

@@ -1,0 +1,178 @@
+import assert from "node:assert/strict";
+import { mkdirSync, renameSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { test } from "node:test";
+import { manifest, OPEN_LOOPBACK, startProxy, tempFolder } from "../harness/proxy.ts";
+import { exchange, listen, RawClient } from "../harness/raw.ts";
+
+const HOSTS = "127.0.0.1 keep.example a.example b.example\n";
+const keepOnly = manifest({ defaultAction: "Deny", allow: [{ hosts: ["keep.example"] }] });
+const open = manifest({});
+
+/** Replaces a file as editors and operators do: written beside it, then renamed over it. */
+function replace(file: string, text: string): void {
+  writeFileSync(`${file}.new`, text);
+  renameSync(`${file}.new`, file);
+}
+
+/** A ConfigMap volume: the file is a link through `..data`, which is swapped as a whole. */
+function swapVolume(folder: string, version: number, text: string): void {
+  mkdirSync(join(folder, `..v${version}`));
+  writeFileSync(join(folder, `..v${version}`, "policy.json"), text);
+  symlinkSync(`..v${version}`, join(folder, "..data_tmp"));
+  renameSync(join(folder, "..data_tmp"), join(folder, "..data"));
+}
+
+test("a swapped ConfigMap volume: new requests and open tunnels follow it, what is permitted goes on", async () => {
+  const folder = tempFolder();
+  swapVolume(folder, 1, open);
+  symlinkSync("..data/policy.json", join(folder, "policy.json"));
+  const proxy = await startProxy({ policyFile: join(folder, "policy.json"), args: OPEN_LOOPBACK, hosts: HOSTS });
+  const far = await listen((socket) => socket.pipe(socket));
+  const kept = await RawClient.open(proxy.port);
+  const doomed = await RawClient.open(proxy.port);
+  await kept.connect(`keep.example:${far.port}`);
+  await doomed.connect(`a.example:${far.port}`);
+  const first = await proxy.untilStatus((status) => status.policy !== null);
+
+  swapVolume(folder, 2, keepOnly);
+  await doomed.until(() => doomed.socket.destroyed, "end of the forbidden tunnel");
+  const record = await proxy.waitRecord((r) => r.close === "revoked");
+  assert.deepEqual([record.target, record.verdict, record.code], [`a.example:${far.port}`, "allow", "not-allowed"]);
+  kept.socket.write("still here");
+  await kept.untilText("still here");
+  const refused = await exchange(proxy.port, `CONNECT a.example:${far.port} HTTP/1.1\r\n\r\n`);
+  assert.match(refused, /^HTTP\/1\.1 403 egress-denied: a\.example is not on the allow list/);
+  const second = await proxy.untilStatus((status) => status.policy!.hash !== first.policy!.hash);
+
+  swapVolume(folder, 3, open);
+  await proxy.untilStatus((status) => status.policy!.hash === first.policy!.hash);
+  assert.notEqual(second.policy!.hash, first.policy!.hash);
+  kept.socket.destroy();
+  assert.equal(await proxy.stop(), 0);
+  await far.close();
+});
+
+test("truncated, empty, wrong and missing files keep the last good policy; status, metric and log say why", async () => {
+  const proxy = await startProxy({ policy: keepOnly, args: OPEN_LOOPBACK, hosts: HOSTS });
+  const far = await listen((socket) => socket.end("hi"));
+  const good = (await proxy.untilStatus((status) => status.policyError === null)).policy!.hash;
+  const rows: [string | null, RegExp][] = [
+    [keepOnly.slice(0, -10), /not valid JSON/],
+    ["", /the file is empty/],
+    [manifest({ defaultAction: "Maybe" }), /spec\.defaultAction: must be one of/],
+    [null, /no such file/],
+  ];
+  for (const [text, expected] of rows) {
+    if (text === null) rmSync(proxy.policyFile);
+    else replace(proxy.policyFile, text);
+    const status = await proxy.untilStatus((now) => expected.test(now.policyError ?? ""));
+    assert.equal(status.policy!.hash, good);
+    assert.equal(status.ready, true);
+    const kept = await exchange(proxy.port, `CONNECT keep.example:${far.port} HTTP/1.1\r\n\r\n`);
+    assert.match(kept, /^HTTP\/1\.1 200 /);
+    const refused = await exchange(proxy.port, `CONNECT a.example:${far.port} HTTP/1.1\r\n\r\n`);
+    assert.match(refused, /^HTTP\/1\.1 403 /);
+  }
+  assert.match((await proxy.admin("/metrics")).text, /outrider_proxy_policy_reload_total\{result="failure"\} 4\n/);
+  assert.match(proxy.stderr(), /no such file; the last good one stays/);
+  replace(proxy.policyFile, open);
+  await proxy.untilStatus((status) => status.policyError === null && status.policy!.hash !== good);
+  assert.equal(await proxy.stop(), 0);
+  await far.close();
+});
+
+test("passwords reload: a removed one ends its tunnels, an empty one changes nothing, a new one is good", async () => {
+  const folder = tempFolder();
+  const password = (name: string, text: string) => replace(join(folder, name), text);
+  password("alice", "one");
+  password("bob", "two");
+  const proxy = await startProxy({ args: [...OPEN_LOOPBACK, "--password-dir", folder] });
+  const far = await listen((socket) => socket.pipe(socket));
+  const basic = (user: string, secret: string) => `Basic ${Buffer.from(`${user}:${secret}`).toString("base64")}`;
+  const ask = (user: string, secret: string) =>
+    `CONNECT 127.0.0.1:${far.port} HTTP/1.1\r\nProxy-Authorization: ${basic(user, secret)}\r\n\r\n`;
+  const tunnel = async (user: string, secret: string) => {
+    const client = await RawClient.open(proxy.port);
+    client.socket.write(ask(user, secret));
+    await client.untilText("200 Connection established");
+    return client;
+  };
+  const [alice, bob] = [await tunnel("alice", "one"), await tunnel("bob", "two")];
+  password("alice", "");
+  await proxy.untilStatus((status) => /alice: the password is empty/.test(status.policyError ?? ""));
+  assert.equal(alice.socket.destroyed, false);
+  (await tunnel("alice", "one")).socket.destroy();
+
+  password("alice", "three");
+  await alice.until(() => alice.socket.destroyed, "end of a tunnel whose password is gone");
+  assert.equal((await proxy.waitRecord((r) => r.close === "revoked")).client, "alice");
+  assert.match(await exchange(proxy.port, ask("alice", "one")), /^HTTP\/1\.1 407 /);
+  (await tunnel("alice", "three")).socket.destroy();
+  bob.socket.write("unharmed");
+  await bob.untilText("unharmed");
+  bob.socket.destroy();
+  assert.equal(await proxy.stop(), 0);
+  await far.close();
+});
+
+test("50 reloads under load: every request is decided by one whole policy, no permitted tunnel is dropped", async () => {
+  const policies = ["a", "b"].map((host) => manifest({ deny: [{ name: `no-${host}`, hosts: [`${host}.example`] }] }));
+  const proxy = await startProxy({ policy: policies[0]!, args: OPEN_LOOPBACK, hosts: HOSTS });
+  const far = await listen((socket) => {
+    socket.on("data", (chunk) => {
+      if (String(chunk).startsWith("GET")) socket.end("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok");
+      else socket.write(chunk);
+    });
+  });
+  const kept = await Promise.all(
+    Array.from({ length: 200 }, async () => {
+      const client = await RawClient.open(proxy.port);
+      await client.connect(`keep.example:${far.port}`);
+      return client;
+    }),
+  );
+  const hashes = [(await proxy.untilStatus(() => true)).policy!.hash];
+  let going = true;
+  let asked = 0;
+  const senders = ["a", "b"].map(async (host) => {
+    while (going) {
+      const wire = `GET http://${host}.example:${far.port}/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n`;
+      const answers = await Promise.all(Array.from({ length: 5 }, () => exchange(proxy.port, wire)));
+      asked += answers.length;
+      for (const answer of answers) assert.match(answer, /^HTTP\/1\.1 (200|403) /);
+      await new Promise((resolve) => setTimeout(resolve, 20));
+    }
+  });
+  for (let i = 1; i <= 50; i++) {
+    // A truncated file in between must change nothing.
+    if (i % 10 === 0) {
+      replace(proxy.policyFile, policies[i % 2]!.slice(0, 60));
+      proxy.signal("SIGHUP");
+      await proxy.untilStatus((status) => status.policyError !== null);
+    }
+    replace(proxy.policyFile, policies[i % 2]!);
+    proxy.signal("SIGHUP");
+    const before = hashes.at(-1);
+    const now = await proxy.untilStatus((status) => status.policyError === null && status.policy!.hash !== before);
+    hashes.push(now.policy!.hash);
+  }
+  going = false;
+  await Promise.all(senders);
+  assert.equal(new Set(hashes).size, 2);
+  assert.ok(asked > 200, `${asked} requests`);
+  await proxy.waitRecord(() => proxy.records().length >= asked);
+  for (const record of proxy.records()) {
+    const denies = record.hash === hashes[0] ? "a.example" : "b.example";
+    assert.ok(hashes.includes(String(record.hash)));
+    const denied = record.target.startsWith(denies);
+    assert.deepEqual([record.verdict, record.rule], denied ? ["deny", `no-${denies[0]}`] : ["allow", "default"]);
+  }
+  for (const [i, client] of kept.entries()) {
+    client.socket.write(`alive ${i};`);
+    await client.untilText(`alive ${i};`);
+    client.socket.destroy();
+  }
+  assert.equal(await proxy.stop(), 0);
+  await far.close();
+});

@@ -1,0 +1,255 @@
+import assert from "node:assert/strict";
+import { execFileSync, spawnSync } from "node:child_process";
+import { once } from "node:events";
+import { readFileSync, writeFileSync } from "node:fs";
+import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
+import { createServer as createTlsServer } from "node:https";
+import type { AddressInfo } from "node:net";
+import { join } from "node:path";
+import { after, test } from "node:test";
+import { manifest, OPEN_LOOPBACK, type ProxyHandle, runOutrider, startProxy, tempFolder } from "../harness/proxy.ts";
+import { exchange, listen, RawClient } from "../harness/raw.ts";
+
+const RIGHT = "203.0.113.10";
+const WRONG = "198.51.100.66";
+const noOpenssl = spawnSync("openssl", ["version"]).error !== undefined && "needs openssl (Debian: openssl)";
+
+const open: { close: () => unknown }[] = [];
+after(() => {
+  for (const server of open) server.close();
+});
+
+/** An echo server whose answers the test chooses; null: it accepts and says nothing. */
+async function startEcho(tls?: { key: Buffer; cert: Buffer }) {
+  const state = { say: null as ((response: ServerResponse) => void) | null, asked: 0 };
+  const answer = (_: IncomingMessage, response: ServerResponse) => {
+    state.asked++;
+    state.say?.(response);
+  };
+  const server = tls === undefined ? createServer(answer) : createTlsServer(tls, answer);
+  open.push({ close: () => server.close() && server.closeAllConnections() });
+  server.listen(0, "127.0.0.1");
+  await once(server, "listening");
+  const { port } = server.address() as AddressInfo;
+  return { state, port, url: `http${tls ? "s" : ""}://${tls ? "echo.example" : "127.0.0.1"}:${port}/ip` };
+}
+
+const says =
+  (body: string, status = 200) =>
+  (response: ServerResponse) =>
+    response.writeHead(status, status === 302 ? { location: "/ip" } : {}).end(body);
+
+const policyOf = (echoURLs: string[], more: object = {}) => ({
+  staticIPs: [{ address: RIGHT }],
+  verification: { echoURLs, intervalSeconds: 1, timeoutSeconds: 1, staleAfterSeconds: 3, ...more },
+});
+
+/** A receiver, and requests to it; what is counted is what arrived. */
+async function startReceiver(proxy: () => ProxyHandle) {
+  const state = { arrived: 0 };
+  const far = await listen((socket) => {
+    socket.on("data", () => {
+      state.arrived++;
+      socket.end("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok");
+    });
+  });
+  const wires = [
+    `CONNECT 127.0.0.1:${far.port} HTTP/1.1\r\n\r\nhello`,
+    `GET http://127.0.0.1:${far.port}/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n`,
+  ];
+  const ask = (count: number) =>
+    Promise.all(Array.from({ length: count }, (_, i) => exchange(proxy().port, wires[i % 2]!)));
+  return { ...far, state, ask };
+}
+
+const proven = (status: { verification: { verified: boolean }[] }) => status.verification.every((one) => one.verified);
+const unproven = (status: { verification: { verified: boolean }[] }) => !proven(status);
+
+test("silent from the start, right, wrong, silent, right: only what was sent while proven arrives", async () => {
+  const echo = await startEcho();
+  const proxy = await startProxy({ policy: policyOf([echo.url]), args: OPEN_LOOPBACK });
+  const far = await startReceiver(() => proxy);
+  const refused = async (reason: RegExp) => {
+    for (const answer of await far.ask(20)) {
+      assert.match(answer, /^HTTP\/1\.1 503 egress-unavailable: /);
+      assert.match(answer, reason);
+      assert.match(answer, /\r\nRetry-After: 1\r\n/);
+    }
+    assert.deepEqual((await proxy.admin("/readyz")).status, 503);
+  };
+  const passed = async () => {
+    const before = far.state.arrived;
+    for (const answer of await far.ask(20)) assert.match(answer, /^HTTP\/1\.1 200 /);
+    assert.equal(far.state.arrived, before + 20);
+  };
+  await proxy.untilStatus((status) => /did not answer within/.test(status.verification[0]?.error ?? ""));
+  await refused(/the source address 203\.0\.113\.10 is not proven yet/);
+  assert.equal(far.state.arrived, 0);
+
+  echo.state.say = says(`${RIGHT}\n`);
+  await proxy.untilStatus(proven);
+  assert.equal((await proxy.admin("/readyz")).status, 200);
+  await passed();
+
+  // Opened before the last good round: it keeps the source it was opened with.
+  const quiet = await listen((socket) => socket.pipe(socket));
+  const old = await RawClient.open(proxy.port);
+  await old.connect(`127.0.0.1:${quiet.port}`);
+  const asked = echo.state.asked;
+  while (echo.state.asked < asked + 2) await new Promise((resolve) => setTimeout(resolve, 20));
+  await proxy.untilStatus(proven);
+  let wrongs = 0;
+  echo.state.say = (response) => {
+    wrongs++;
+    says(WRONG)(response);
+  };
+  const young = await RawClient.open(proxy.port);
+  await young.connect(`127.0.0.1:${quiet.port}`);
+  await proxy.untilStatus(unproven);
+  assert.equal(wrongs, 1, "the first wrong answer closes the gate");
+  await young.until(() => young.socket.destroyed, "end of the tunnel that nobody vouches for");
+  old.socket.write("unharmed");
+  await old.untilText("unharmed");
+  old.socket.destroy();
+  const record = await proxy.waitRecord((r) => r.close === "unproven");
+  assert.equal(record.verdict, "allow");
+  await refused(/requests leave from 198\.51\.100\.66, not from 203\.0\.113\.10/);
+
+  echo.state.say = null;
+  const before = echo.state.asked;
+  while (echo.state.asked < before + 2) await new Promise((resolve) => setTimeout(resolve, 20));
+  await refused(/requests leave from 198\.51\.100\.66/);
+
+  echo.state.say = says(JSON.stringify({ ip: RIGHT, more: 1 }));
+  await proxy.untilStatus(proven);
+  await passed();
+  assert.equal(far.state.arrived, 40);
+  const { text } = await proxy.admin("/metrics");
+  assert.match(text, /outrider_proxy_egress_verified\{address="ipv4"\} 1\n/);
+  assert.match(text, /outrider_proxy_egress_mismatch_total [1-9]/);
+
+  // Silence after a proof: it stands for staleAfterSeconds, then the gate closes.
+  echo.state.say = null;
+  await passed();
+  await proxy.untilStatus(unproven);
+  await refused(/the source address 203\.0\.113\.10 is not proven any more/);
+  assert.equal(await proxy.stop(), 0);
+  for (const server of [far, quiet]) await server.close();
+});
+
+test("one right answer and one wrong one are no proof; a wrong one and silence neither; right and silence are", async () => {
+  const [one, two] = [await startEcho(), await startEcho()];
+  one.state.say = says(RIGHT);
+  two.state.say = says(WRONG);
+  const proxy = await startProxy({ policy: policyOf([one.url, two.url]), args: OPEN_LOOPBACK });
+  await proxy.untilStatus((status) => /saw 198\.51\.100\.66/.test(status.verification[0]?.error ?? ""));
+  const asked = one.state.asked;
+  while (one.state.asked < asked + 2) await new Promise((resolve) => setTimeout(resolve, 20));
+  assert.equal(proven(await proxy.untilStatus(() => true)), false);
+  two.state.say = null;
+  await proxy.untilStatus(proven);
+  await proxy.stop();
+});
+
+test("answers that are no answers: redirects, errors, garbage, broken JSON, floods; each is named, none is a proof", async () => {
+  const echo = await startEcho();
+  const rows: [(response: ServerResponse) => void, RegExp][] = [
+    [says("", 302), /answered 302; redirects are not followed/],
+    [says("", 500), /answered 500/],
+    [says("<html>203.0.113.10</html>"), /neither an address nor JSON with ip/],
+    [says("203.0.113.10, 10.0.0.1"), /neither an address nor JSON with ip/],
+    [says("{"), /broken JSON/],
+    [says('{"address":"203.0.113.10"}'), /neither an address nor JSON with ip/],
+    [says("x".repeat(20_000)), /more than 16384 bytes/],
+    [(response) => response.destroy(), /closed without an answer|ECONNRESET|socket hang up/],
+  ];
+  echo.state.say = rows[0]![0];
+  const proxy = await startProxy({ policy: policyOf([echo.url]), args: OPEN_LOOPBACK });
+  for (const [say, expected] of rows) {
+    echo.state.say = say;
+    const status = await proxy.untilStatus((now) => expected.test(now.verification[0]?.error ?? ""));
+    assert.equal(proven(status), false);
+  }
+  await proxy.stop();
+});
+
+test("onUnverified Allow: everything passes, status and metrics tell", async () => {
+  const echo = await startEcho();
+  echo.state.say = says(WRONG);
+  const proxy = await startProxy({ policy: policyOf([echo.url], { onUnverified: "Allow" }), args: OPEN_LOOPBACK });
+  const far = await startReceiver(() => proxy);
+  await proxy.untilStatus((status) => status.verification[0]?.observed[0] === WRONG);
+  for (const answer of await far.ask(4)) assert.match(answer, /^HTTP\/1\.1 200 /);
+  assert.equal((await proxy.admin("/readyz")).status, 200);
+  await proxy.stop();
+  await far.close();
+});
+
+test("a reload keeps a proof that is still right, and drops one that is not; --readiness policy tells only of the policy", async () => {
+  const echo = await startEcho();
+  echo.state.say = says(RIGHT);
+  const proxy = await startProxy({ policy: policyOf([echo.url]), args: [...OPEN_LOOPBACK, "--readiness", "policy"] });
+  const far = await startReceiver(() => proxy);
+  await proxy.untilStatus(proven);
+  echo.state.say = null;
+  const reload = async (spec: object) => {
+    const before = (await proxy.untilStatus(() => true)).policy!.hash;
+    writeFileSync(proxy.policyFile, manifest(spec));
+    proxy.signal("SIGHUP");
+    return proxy.untilStatus((status) => status.policy!.hash !== before);
+  };
+  assert.ok(proven(await reload(policyOf([echo.url], { staleAfterSeconds: 500 }))));
+  assert.match((await far.ask(1))[0]!, /^HTTP\/1\.1 200 /);
+  const moved = await reload({ ...policyOf([echo.url]), staticIPs: [{ address: "203.0.113.99" }] });
+  assert.equal(proven(moved), false);
+  assert.match((await far.ask(1))[0]!, /^HTTP\/1\.1 503 egress-unavailable/);
+  assert.equal((await proxy.admin("/readyz")).status, 200);
+  await proxy.stop();
+  await far.close();
+});
+
+test("https echo URLs: the certificate is verified; outrider verify sees through the proxy what the proxy sees", {
+  skip: noOpenssl,
+}, async () => {
+  const folder = tempFolder();
+  const [key, cert] = [join(folder, "key.pem"), join(folder, "ca.pem")];
+  const request = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"];
+  const name = ["-subj", "/CN=test", "-addext", "subjectAltName=DNS:echo.example"];
+  execFileSync("openssl", [...request, ...name, "-keyout", key, "-out", cert], { stdio: "ignore" });
+  const echo = await startEcho({ key: readFileSync(key), cert: readFileSync(cert) });
+  echo.state.say = says(RIGHT);
+  const start = (env: Record<string, string>) =>
+    startProxy({ policy: policyOf([echo.url]), args: OPEN_LOOPBACK, hosts: "127.0.0.1 echo.example\n", env });
+  const stranger = await start({});
+  await stranger.untilStatus((status) => /self-signed certificate/.test(status.verification[0]?.error ?? ""));
+  await stranger.stop();
+
+  const trusting = { NODE_EXTRA_CA_CERTS: cert };
+  const proxy = await start({ ...trusting, PROXY_PASSWORD: "s3cret" });
+  await proxy.untilStatus(proven);
+  const verify = (args: string[]) => runOutrider(["verify", "--echo", echo.url, ...args], trusting);
+  const good = await verify(["--proxy", proxy.url("", "s3cret"), "--expect", RIGHT]);
+  assert.deepEqual([good.status, good.stdout], [0, `${echo.url}  ${RIGHT}  expected\n`]);
+  const wrong = await verify(["--proxy", proxy.url("", "s3cret"), "--expect", "203.0.113.11"]);
+  assert.deepEqual([wrong.status, wrong.stdout], [1, `${echo.url}  ${RIGHT}  not expected: 203.0.113.11\n`]);
+  const locked = await verify(["--proxy", proxy.url("", "wrong")]);
+  assert.equal(locked.status, 1);
+  assert.match(locked.stdout, /no answer: the proxy said 407 egress-auth: wrong proxy credentials/);
+  const nothing = await verify(["--proxy", proxy.url("", "s3cret")]);
+  assert.deepEqual([nothing.status, nothing.stdout], [0, `${echo.url}  ${RIGHT}\n`]);
+  for (const [args, message] of [
+    [["verify"], /--proxy URL is required/],
+    [["verify", "--proxy", "http://127.0.0.1:1"], /--echo URL is required/],
+    [["verify", "--proxy", "socks5://127.0.0.1:1", "--echo", echo.url], /--proxy must be an http URL/],
+    [["verify", "--proxy", "http://127.0.0.1:1", "--echo", "x"], /--echo must be an http or https URL/],
+    [
+      ["verify", "--proxy", "http://127.0.0.1:1", "--echo", echo.url, "--expect", "x"],
+      /--expect must be an IP address/,
+    ],
+  ] as const) {
+    const result = await runOutrider([...args]);
+    assert.equal(result.status, 2);
+    assert.match(result.stderr, message);
+  }
+  await proxy.stop();
+});
