@@ -54,6 +54,15 @@ const LINGER_MS = 1000;
 function onData(this: ClientSocket, chunk: Buffer): void {
   this.client!.data(chunk);
 }
+const CLIENT_BUFFER_BYTES = 65_536;
+/** What all clients read into where Node allows it (`accept.ts`). */
+export const CLIENT_BUFFER = Buffer.allocUnsafeSlow(CLIENT_BUFFER_BYTES);
+/** Takes `length` bytes of {@link CLIENT_BUFFER}, as a copy: the next read of any client overwrites them. */
+export function onClientRead(this: Socket, length: number): boolean {
+  (this as ClientSocket).client?.data(Buffer.from(CLIENT_BUFFER.subarray(0, length)));
+  return true;
+}
+
 function onEnd(this: ClientSocket): void {
   this.client!.end();
 }
@@ -87,14 +96,15 @@ export class Client {
   #credential: Credential | null = null;
   #passage: Passage | null = null;
 
-  constructor(socket: Socket, server: ProxyServer) {
+  constructor(socket: Socket, server: ProxyServer, sharedReads: boolean) {
     this.socket = socket;
     this.server = server;
     this.source = `${socket.remoteAddress}:${socket.remotePort}`;
     this.#since = server.now;
     (socket as ClientSocket).client = this;
     socket.on("error", onError);
-    socket.on("data", onData);
+    if (sharedReads) socket.resume();
+    else socket.on("data", onData);
     socket.on("end", onEnd);
     socket.on("drain", onDrain);
     socket.on("close", onClose);

@@ -1,6 +1,7 @@
 import { createServer, type Server, type Socket } from "node:net";
+import { shareReadBuffer } from "./accept.ts";
 import type { Credentials } from "./auth.ts";
-import { Client } from "./client.ts";
+import { CLIENT_BUFFER, Client, onClientRead } from "./client.ts";
 import { refusalBytes } from "./errors.ts";
 import type { Gate } from "./gate.ts";
 import type { Metrics } from "./metrics.ts";
@@ -60,6 +61,7 @@ export class ProxyServer {
   readonly #server: Server;
   readonly #writer: RecordWriter;
   #active = 0;
+  #sharedReads = false;
   #emptied: (() => void) | undefined;
   #sweeper: NodeJS.Timeout | undefined;
 
@@ -121,6 +123,7 @@ export class ProxyServer {
       this.#server.once("error", reject);
       this.#server.listen({ ...(host === "" ? {} : { host }), port, reusePort, backlog: BACKLOG }, () => {
         this.#server.removeListener("error", reject);
+        this.#sharedReads = shareReadBuffer(this.#server, CLIENT_BUFFER, onClientRead);
         this.#sweeper = setInterval(() => this.#sweep(), SWEEP_MS);
         resolve(this.#server.address() as { address: string; port: number });
       });
@@ -136,7 +139,7 @@ export class ProxyServer {
       socket.end(refusalBytes(failure, options), "latin1", () => socket.destroy());
       return;
     }
-    this.#clients.add(new Client(socket, this));
+    this.#clients.add(new Client(socket, this, this.#sharedReads));
   }
 
   forget(client: Client): void {
