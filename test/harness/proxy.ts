@@ -57,6 +57,8 @@ export interface ProxyOptions {
   netns?: string;
   /** Where clients connect; default: a free port of 127.0.0.1. */
   listen?: string;
+  /** Its admin port; default: a free port of 127.0.0.1. */
+  admin?: string;
 }
 
 const running = new Set<ChildProcess>();
@@ -87,7 +89,15 @@ export async function startProxy(options: ProxyOptions): Promise<ProxyHandle> {
   if (options.policyFile === undefined) {
     writeFileSync(policy, typeof content === "string" ? content : manifest(content));
   }
-  const args = ["proxy", "--policy", policy, "--listen", options.listen ?? "127.0.0.1:0", "--admin", "127.0.0.1:0"];
+  const args = [
+    "proxy",
+    "--policy",
+    policy,
+    "--listen",
+    options.listen ?? "127.0.0.1:0",
+    "--admin",
+    options.admin ?? "127.0.0.1:0",
+  ];
   if (options.hosts !== undefined) {
     writeFileSync(join(folder, "hosts"), options.hosts);
     args.push("--hosts", join(folder, "hosts"));

@@ -2,8 +2,9 @@ import assert from "node:assert/strict";
 import { once } from "node:events";
 import { connect, type Socket } from "node:net";
 import { test } from "node:test";
+import { startDeliveries } from "../harness/deliveries.ts";
 import { OPEN_LOOPBACK, type ProxyHandle, startProxy } from "../harness/proxy.ts";
-import { exchange, listen, RawClient } from "../harness/raw.ts";
+import { listen, RawClient } from "../harness/raw.ts";
 
 const drains = (delay: number, drain: number) => ({
   OUTRIDER_DRAIN_DELAY_SECONDS: `${delay}`,
@@ -142,40 +143,7 @@ test("a rolling restart of two proxies behind one address loses no delivery", as
   const start = () => startProxy({ env: drains(1, 10), args: OPEN_LOOPBACK });
   let fleet = [await start(), await start()];
   const front = await frontOf(() => fleet);
-  const delivered = new Map<string, number>();
-  const far = await listen((socket) => {
-    let text = "";
-    socket.on("data", (chunk) => {
-      text += chunk;
-      const match = /^POST \/hook-(\d+) [\s\S]*\r\n\r\nevent$/.exec(text);
-      if (match === null) return;
-      delivered.set(match[1]!, (delivered.get(match[1]!) ?? 0) + 1);
-      socket.end("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok");
-    });
-  });
-  /** As Convoy: a failed attempt is made again later. */
-  let retries = 0;
-  const deliver = async (id: number): Promise<void> => {
-    for (let attempt = 0; ; attempt++) {
-      const wire = `POST http://127.0.0.1:${far.port}/hook-${id} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 5\r\n\r\nevent`;
-      const answer = await exchange(front.port, wire).catch(() => "");
-      if (answer.startsWith("HTTP/1.1 200 ")) return;
-      assert.ok(attempt < 5, `hook ${id} was never delivered: ${answer}`);
-      retries++;
-      await sleep(200);
-    }
-  };
-  let sent = 0;
-  let going = true;
-  const load = (async () => {
-    const open = new Set<Promise<void>>();
-    while (going) {
-      const one = deliver(sent++).finally(() => open.delete(one));
-      open.add(one);
-      await sleep(5);
-    }
-    await Promise.all(open);
-  })();
+  const deliveries = await startDeliveries(front.port);
   for (let i = 0; i < 2; i++) {
     const old = fleet[0]!;
     const fresh = await start();
@@ -185,12 +153,9 @@ test("a rolling restart of two proxies behind one address loses no delivery", as
     assert.equal(await stopped, 0);
     fleet = fleet.filter((proxy) => proxy !== old);
   }
-  going = false;
-  await load;
-  assert.equal(delivered.size, sent);
+  const { sent, delivered, retries } = await deliveries.stop();
   assert.ok(sent > 100, `${sent} deliveries`);
-  assert.equal(retries, 0, "nothing had to be sent twice");
+  assert.deepEqual({ delivered, retries }, { delivered: sent, retries: 0 });
   for (const proxy of fleet) await proxy.stop();
   await front.close();
-  await far.close();
 });

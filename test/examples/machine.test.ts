@@ -1,0 +1,82 @@
+import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
+import { cpSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { test } from "node:test";
+import { parse } from "yaml";
+import { PROXY_OPTIONS } from "../../proxy/config.ts";
+import { variableOf } from "../../proxy/options.ts";
+import { startProxy, tempFolder } from "../harness/proxy.ts";
+
+const ROOT = new URL("../..", import.meta.url).pathname;
+const unit = readFileSync(join(ROOT, "examples/systemd/outrider@.service"), "utf8");
+const compose = parse(readFileSync(join(ROOT, "examples/docker/compose.yaml"), "utf8"), { merge: true });
+const dockerfile = readFileSync(join(ROOT, "examples/docker/Dockerfile"), "utf8");
+const known = PROXY_OPTIONS.map((option) => variableOf(option.name));
+const withoutAnalyze = spawnSync("systemd-analyze", ["--version"]).error !== undefined;
+
+/** Starts two processes with the variables of an example, on one free port; the example's policy and admin port give way. */
+async function startTwo(environments: readonly Record<string, string>[]): Promise<void> {
+  for (const environment of environments) {
+    for (const name of Object.keys(environment)) assert.ok(known.includes(name), `${name} is no option`);
+  }
+  const policyFile = join(ROOT, "examples/acl.yaml");
+  const env = { ...environments[0]!, PROXY_PASSWORD: "s3cret" };
+  const first = await startProxy({ policyFile, env });
+  const second = await startProxy({ policyFile, env, listen: `127.0.0.1:${first.port}` });
+  for (const proxy of [first, second]) {
+    assert.equal((await proxy.admin("/readyz")).status, 200);
+    assert.equal(await proxy.stop(), 0);
+  }
+}
+
+test("examples/systemd: systemd takes the unit", {
+  skip: withoutAnalyze && "needs systemd-analyze (Debian: systemd)",
+}, () => {
+  const folder = tempFolder();
+  const file = join(folder, "outrider@1.service");
+  writeFileSync(file, unit.replaceAll("/opt/outrider/", ROOT));
+  const result = spawnSync("systemd-analyze", ["verify", "--man=no", "--recursive-errors=no", file], {
+    encoding: "utf8",
+  });
+  assert.equal(result.status, 0, result.stderr);
+  assert.equal(result.stderr, "");
+});
+
+test("examples/systemd: two instances with its variables share a port", async () => {
+  const variables = [...unit.matchAll(/^Environment=(\w+)=(.*)$/gm)].map((match) => [match[1]!, match[2]!] as const);
+  assert.match(unit, /^ExecStart=\/opt\/outrider\/bin\/outrider proxy$/m);
+  assert.ok(variables.some(([name, value]) => name === "OUTRIDER_ADMIN" && value === "127.0.0.1:975%i"));
+  await startTwo([Object.fromEntries(variables)]);
+});
+
+test("examples/docker: two services with its variables share a port", async () => {
+  const environments = Object.values(compose.services).map((service) => {
+    const { PROXY_PASSWORD: password, ...rest } = (service as { environment: Record<string, string> }).environment;
+    assert.match(password!, /^\$\{PROXY_PASSWORD:\?/);
+    return rest;
+  });
+  assert.equal(environments.length, 2);
+  assert.notEqual(environments[0]!.OUTRIDER_ADMIN, environments[1]!.OUTRIDER_ADMIN);
+  await startTwo(environments);
+});
+
+test("examples/docker: what the Dockerfile copies and installs is all that the proxy needs", async () => {
+  const app = join(tempFolder(), "app");
+  mkdirSync(app);
+  for (const [, from] of dockerfile.matchAll(/^COPY (.+) \S+$/gm)) {
+    for (const name of from!.split(" ")) cpSync(join(ROOT, name), join(app, name), { recursive: true });
+  }
+  assert.match(dockerfile, /^RUN npm ci --omit=dev$/m);
+  const npm = spawnSync("npm", ["ci", "--omit=dev", "--prefer-offline", "--no-audit"], { cwd: app, encoding: "utf8" });
+  assert.equal(npm.status, 0, npm.stderr);
+  const PATH = `${join(ROOT, "node_modules/node/bin")}:${process.env.PATH}`;
+  const version = spawnSync(join(app, "bin/outrider"), ["--version"], { encoding: "utf8", env: { PATH } });
+  assert.deepEqual([version.status, version.stderr], [0, ""]);
+  const policy = join(ROOT, "examples/acl.yaml");
+  const check = spawnSync(join(app, "bin/outrider"), ["check", "--policy", policy], {
+    encoding: "utf8",
+    env: { PATH },
+  });
+  assert.equal(check.status, 0, check.stderr);
+});
