@@ -18,7 +18,7 @@ async function freePort(): Promise<number> {
   return server.port;
 }
 
-test("examples/haproxy: a rolling restart of the proxies behind it loses no delivery", { skip: missing }, async () => {
+test("examples/haproxy: a rolling restart of the proxies behind it loses no delivery", { skip: missing }, async (t) => {
   const ports = await Promise.all(Array.from({ length: 5 }, freePort));
   const [front, ...behind] = ports as [number, number, number, number, number];
   let text = example.replace("bind :4750", `bind 127.0.0.1:${front}`);
@@ -37,11 +37,13 @@ test("examples/haproxy: a rolling restart of the proxies behind it loses no deli
     });
   const fleet = [await start(0), await start(1)];
   const haproxy = spawn("haproxy", ["-db", "-f", file], { stdio: ["ignore", "inherit", "pipe"] });
+  t.after(() => haproxy.kill("SIGKILL"));
   let log = "";
   haproxy.stderr.on("data", (chunk) => {
     log += chunk;
   });
   await new Promise((resolve) => setTimeout(resolve, 2500));
+  assert.equal(haproxy.exitCode, null, log);
   const deliveries = await startDeliveries(front);
   for (const i of [0, 1] as const) {
     assert.equal(await fleet[i]!.stop(), 0);
