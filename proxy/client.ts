@@ -201,7 +201,10 @@ export class Client {
     if (credentials.required && (this.#credential === null || !credentials.has(this.#credential))) {
       return { code: "auth", reason: "these proxy credentials are no longer valid" };
     }
-    return policy === null ? null : decideAgain(policy, target, address, record);
+    if (policy === null) return null;
+    record.policy = policy.document.policy;
+    record.hash = policy.hash;
+    return decideAgain(policy, target, address, record);
   }
 
   /** After a reload: what is forbidden now ends. */
