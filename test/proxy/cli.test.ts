@@ -332,3 +332,29 @@ test("--on-bad-policy wait: 503 and not ready until the file is valid, then it s
   );
   assert.equal(await proxy.stop(), 0);
 });
+
+test("import: manifests on stdout that the proxy takes, warnings on stderr", async () => {
+  const acl = file(
+    "acl.yaml",
+    "global_deny_list: ['*.internal.example']\nservices:\n  - name: hooks\n    action: enforce\n    allowed_domains: [a.internal.example, 10.0.0.5]\n",
+  );
+  const result = await runOutrider(["import", acl]);
+  assert.equal(result.status, 0, result.stderr);
+  assert.match(result.stdout, /^apiVersion: egress\.outrider\.dev\/v1alpha1\nkind: EgressPolicy\n/);
+  for (const line of result.stderr.trim().split("\n")) assert.match(line, /^warning: /);
+  assert.match(result.stderr, /a\.internal\.example/);
+  const manifestFile = file("imported.yaml", result.stdout);
+  const targets = ["a.internal.example:443", "other.example:443"];
+  for (const policy of [acl, manifestFile]) {
+    const explained = await runOutrider(["explain", "--policy", policy, "--json", ...targets]);
+    const verdicts = explained.stdout
+      .trim()
+      .split("\n")
+      .map((line) => (JSON.parse(line) as { code: string }).code);
+    assert.deepEqual(verdicts, ["denied-rule", "not-allowed"]);
+  }
+  for (const args of [["import"], ["import", acl, acl]]) {
+    const wrong = await runOutrider(args);
+    assert.deepEqual([wrong.status, wrong.stderr], [2, "outrider: import needs exactly one FILE\n"]);
+  }
+});

@@ -1,7 +1,10 @@
 import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { once } from "node:events";
 import { request } from "node:http";
 import { test } from "node:test";
 import { startEcho } from "../../proxy/tools/echo.ts";
+import { OUTRIDER } from "../harness/proxy.ts";
 
 test("echo answers the caller's address as text, and what the forwarding headers claim as JSON", async () => {
   const echo = await startEcho({ host: "127.0.0.1", port: 0 });
@@ -46,4 +49,16 @@ test("a caller through a dual-stack listener is shown as IPv4", async (t) => {
   t.after(() => echo.close());
   if (echo.address !== "::") return t.skip("needs IPv6: the listener is not dual-stack");
   assert.equal(await (await fetch(`http://127.0.0.1:${echo.port}/ip`)).text(), "127.0.0.1\n");
+});
+
+test("the command prints where it listens, answers, and ends with exit status 0 on a signal", async () => {
+  for (const signal of ["SIGTERM", "SIGINT"] as const) {
+    const child = spawn(OUTRIDER, ["echo", "--listen", "127.0.0.1:0"], { stdio: ["ignore", "pipe", "inherit"] });
+    const [line] = (await once(child.stdout, "data")) as [Buffer];
+    const url = /^echo listens on (http:\/\/127\.0\.0\.1:\d+)\n$/.exec(String(line))?.[1];
+    assert.ok(url, String(line));
+    assert.equal(await (await fetch(`${url}/ip`)).text(), "127.0.0.1\n");
+    child.kill(signal);
+    assert.deepEqual(await once(child, "close"), [0, null]);
+  }
 });
