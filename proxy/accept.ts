@@ -2,17 +2,15 @@ import { type Server, Socket } from "node:net";
 
 /** The libuv handle behind a server or socket: not public, so every use is checked first. */
 interface Handle {
-  onconnection?: (this: Handle, status: number, client: ClientHandle) => void;
-}
-interface ClientHandle {
-  setNoDelay?: (on: boolean) => void;
-  setKeepAlive?: (on: boolean, seconds: number) => void;
+  onconnection?: (this: Handle, status: number, client: object) => void;
+  setNoDelay?: (on: boolean) => number;
+  setKeepAlive?: (on: boolean, seconds: number) => number;
 }
 type OpenServer = Server & { _handle?: Handle; _connections: number };
 
 /** What `node:net` takes from its own server: a handle, and `onread`, which is public for outgoing sockets only. */
 interface AcceptedOptions {
-  handle: ClientHandle;
+  handle: object;
   allowHalfOpen: true;
   readable: true;
   writable: true;
@@ -35,13 +33,14 @@ export function shareReadBuffer(
   const handle = open._handle;
   const original = handle?.onconnection;
   if (handle === undefined || typeof original !== "function" || typeof open._connections !== "number") return false;
+  // Linux hands a listener's options down to what it accepts: five system calls less for each connection.
+  const inherited = handle.setNoDelay?.(true) === 0 && handle.setKeepAlive?.(true, KEEP_ALIVE_SECONDS) === 0;
+  if (!inherited || process.platform !== "linux") return false;
   handle.onconnection = function (status, client) {
     if (status !== 0 || client === undefined) {
       original.call(this, status, client);
       return;
     }
-    client.setNoDelay?.(true);
-    client.setKeepAlive?.(true, KEEP_ALIVE_SECONDS);
     const onread = { buffer, callback: onRead };
     const options: AcceptedOptions = { handle: client, allowHalfOpen: true, readable: true, writable: true, onread };
     const socket = new Socket(options as unknown as ConstructorParameters<typeof Socket>[0]);

@@ -9,7 +9,7 @@ import type { Record } from "./record.ts";
 import { TUNNEL_ONREAD, Tunnel } from "./tunnel.ts";
 
 /** The whole success answer: senders and their libraries compare little else (RFC 9110 §9.3.6). */
-const ESTABLISHED = "HTTP/1.1 200 Connection established\r\n\r\n";
+const ESTABLISHED = Buffer.from("HTTP/1.1 200 Connection established\r\n\r\n");
 /** What a client may send before its answer, such as a TLS ClientHello behind the head; then it is paused. */
 const MAX_EARLY_BYTES = 65_536;
 
@@ -76,7 +76,7 @@ export class Connect implements Handler {
         client.socket.write(ESTABLISHED);
         for (const chunk of this.#early) tunnel.onData(chunk);
         if (this.#ended) tunnel.onEnd();
-        else client.socket.resume();
+        else if (this.#earlyBytes >= MAX_EARLY_BYTES) client.socket.resume();
       });
     });
     this.#stop ??= drop;

@@ -6,7 +6,6 @@ import { ownAddresses, type Source } from "./source.ts";
 
 /** The next address is tried beside the earlier ones after this time (RFC 8305 §5, connection attempt delay). */
 const STAGGER_MS = 250;
-const KEEP_ALIVE_MS = 30_000;
 
 export interface DialOptions {
   port: number;
@@ -84,8 +83,6 @@ export function dial(addresses: readonly Address[], options: DialOptions, done: 
       autoSelectFamily: false,
       allowHalfOpen: true,
       noDelay: true,
-      keepAlive: true,
-      keepAliveInitialDelay: KEEP_ALIVE_MS,
       ...(source ? { localAddress: source.address } : {}),
       ...(options.onread ? { onread: options.onread } : {}),
     });
