@@ -1,0 +1,55 @@
+import { execFileSync, spawn } from "node:child_process";
+import { mkdtempSync, readFileSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+
+/** Where the benchmark runs: namespaces of its own, with loopback and nothing else. */
+
+const INSIDE = "OUTRIDER_BENCH_INSIDE";
+/** Ports for closed-loop connections, most of which wait in TIME_WAIT; fixed ports of the benchmark lie below. */
+const PORT_RANGE = "16384 65535";
+
+/** Whether the network of this process is loopback alone. */
+function onlyLoopback(): boolean {
+  const lines = readFileSync("/proc/net/dev", "utf8").trim().split("\n").slice(2);
+  return lines.every((line) => line.trim().startsWith("lo:"));
+}
+
+/** Loopback up, names from our own DNS server, no other hosts. */
+function furnish(): void {
+  execFileSync("ip", ["link", "set", "lo", "up"]);
+  writeFileSync("/proc/sys/net/ipv4/ip_local_port_range", PORT_RANGE);
+  writeFileSync("/proc/sys/net/ipv4/tcp_tw_reuse", "1");
+  const folder = mkdtempSync(join(tmpdir(), "outrider-bench-"));
+  execFileSync("mount", ["-t", "tmpfs", "tmpfs", folder]);
+  const files = { "resolv.conf": "nameserver 127.0.0.1\n", hosts: "127.0.0.1 localhost\n" };
+  for (const [name, text] of Object.entries(files)) {
+    writeFileSync(join(folder, name), text);
+    execFileSync("mount", ["--bind", join(folder, name), `/etc/${name}`]);
+  }
+}
+
+/**
+ * Runs this very command again in network, mount and process namespaces of its own, on `core`, and ends with its
+ * status; returns only inside. With the first process there, everything that it started ends.
+ */
+export async function isolate(core: number): Promise<void> {
+  if (process.env[INSIDE] !== undefined) {
+    if (!onlyLoopback() || process.pid !== 1) throw new Error(`${INSIDE} is set, but this is no namespace of its own`);
+    for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"]) process.once(signal, () => process.exit(130));
+    furnish();
+    return;
+  }
+  const unshare = ["--net", "--mount", "--pid", "--fork", "--kill-child=SIGKILL", "--mount-proc"];
+  const command = ["taskset", "-c", `${core}`, process.execPath, ...process.execArgv, ...process.argv.slice(1)];
+  const child = spawn("unshare", [...unshare, ...command], {
+    stdio: "inherit",
+    env: { ...process.env, [INSIDE]: "1" },
+  });
+  for (const signal of ["SIGINT", "SIGTERM"] as const) process.on(signal, () => child.kill(signal));
+  const status = await new Promise<number>((resolve, reject) => {
+    child.once("error", reject);
+    child.once("exit", (code) => resolve(code ?? 1));
+  });
+  process.exit(status);
+}

@@ -1,0 +1,66 @@
+import { writeFileSync } from "node:fs";
+import { cpus } from "node:os";
+import { parseArgs } from "node:util";
+import { loadAverage } from "./cpu.ts";
+import { startCrew } from "./crew.ts";
+import { isolate } from "./isolate.ts";
+import { isInstalled, PEERS, type Running, startPeer } from "./peers.ts";
+import { seriesFigures, seriesTable } from "./report.ts";
+import { measureSlices } from "./slices.ts";
+import { WORKLOADS } from "./workloads.ts";
+
+/** Measures what outrider costs, side by side with other proxies: options, plan, output. */
+
+/** The proxy has a core of its own; everything else shares the other one. */
+const PROXY_CORE = 0;
+const OTHER_CORE = 1;
+
+const HELP = `Usage: node test/bench/main.ts [--rounds N] [--slice-seconds S] [--only WORKLOAD,...] [--peers NAME,...] [--json FILE]
+
+Workloads: ${WORKLOADS.map((workload) => workload.name).join(" ")}
+Peers: ${PEERS.slice(1)
+  .map((peer) => peer.name)
+  .join(" ")}`;
+
+const { values } = parseArgs({
+  options: {
+    rounds: { type: "string", default: "7" },
+    "slice-seconds": { type: "string", default: "0.8" },
+    only: { type: "string" },
+    peers: { type: "string" },
+    json: { type: "string" },
+    help: { type: "boolean" },
+  },
+});
+if (values.help) {
+  console.log(HELP);
+  process.exit(0);
+}
+await isolate(OTHER_CORE);
+const rounds = Number(values.rounds);
+const seconds = Number(values["slice-seconds"]);
+const only = values.only?.split(",");
+const peerNames = values.peers?.split(",");
+
+const lines: string[] = [];
+const wanted = PEERS.filter((peer, i) => i === 0 || peerNames === undefined || peerNames.includes(peer.name));
+const present = wanted.filter(isInstalled);
+for (const peer of wanted) if (!present.includes(peer)) console.log(`left out: ${peer.name} (${peer.needs})`);
+console.log(`${cpus()[0]!.model}, ${cpus().length} cores, load ${loadAverage()}`);
+for (const peer of present) console.log(`${peer.name}: ${peer.version()}`);
+
+const crew = await startCrew();
+const running: Running[] = [];
+for (const peer of present) running.push(await startPeer(peer, `${PROXY_CORE}`));
+for (const workload of WORKLOADS) {
+  if (only !== undefined && !only.includes(workload.name)) continue;
+  console.error(`... ${workload.name}`);
+  const series = await measureSlices(crew, workload, running, { rounds, seconds, core: PROXY_CORE });
+  console.log(`\n${seriesTable(series)}`);
+  for (const figure of seriesFigures(series)) lines.push(JSON.stringify(figure));
+}
+for (const proxy of running) await proxy.stop();
+crew.close();
+if (values.json !== undefined) writeFileSync(values.json, `${lines.join("\n")}\n`);
+else console.log(`\n${lines.join("\n")}`);
+process.exit(0);

@@ -1,0 +1,107 @@
+import { pairedRatio, type Spread, spread } from "./ratios.ts";
+import type { Series, Slice } from "./slices.ts";
+
+/** Figures as tables for people and as JSON lines for programs. */
+
+/** One row of a table: the first cell names it. */
+export type Row = readonly string[];
+
+/** Text in columns; the first is flush left. */
+export function table(head: Row, rows: readonly Row[]): string {
+  const widths = head.map((_, i) => Math.max(...[head, ...rows].map((row) => (row[i] ?? "").length)));
+  const line = (row: Row) =>
+    row.map((cell, i) => (i === 0 ? cell.padEnd(widths[i]!) : cell.padStart(widths[i]!))).join("  ");
+  return [line(head), ...rows.map(line)].map((text) => `  ${text.trimEnd()}`).join("\n");
+}
+
+/** A number with about three figures. */
+export function short(value: number): string {
+  if (!Number.isFinite(value)) return "-";
+  if (value >= 1000) return Math.round(value).toLocaleString("en");
+  return value >= 100 ? value.toFixed(0) : value >= 10 ? value.toFixed(1) : value.toFixed(2);
+}
+
+/** Median with quartiles behind. */
+export function shortSpread({ median, q1, q3 }: Spread): string {
+  return `${short(median)} [${short(q1)}-${short(q3)}]`;
+}
+
+const of = (series: Series, pick: (slice: Slice) => number): Spread =>
+  spread(
+    series.slices
+      .map(pick)
+      .filter((value) => Number.isFinite(value))
+      .concat(series.slices.length > 0 ? [] : [Number.NaN]),
+  );
+
+/** "met" or "MISSED" with the bound; empty without a bound. */
+export function judged(value: number | undefined, bound: number | undefined): string {
+  if (value === undefined || bound === undefined) return "";
+  return `${value <= bound ? "met" : "MISSED"} (<= ${bound})`;
+}
+
+/** Sum of errors; a slice that had some is counted, since its figure is worth less. */
+function errorsOf(slices: readonly Slice[]): string {
+  const marked = slices.filter((slice) => slice.errors > 0);
+  if (marked.length === 0) return "0";
+  return `${marked.reduce((sum, slice) => sum + slice.errors, 0)} in ${marked.length} slices!`;
+}
+
+/** One JSON object a proxy: all figures of a workload measured in slices. */
+export function seriesFigures(all: readonly Series[]) {
+  const ours = all.find((series) => series.proxy === "outrider");
+  return all.map((series) => {
+    const { workload, slices, proxy } = series;
+    const error = slices.find((slice) => slice.error !== undefined)?.error;
+    const isPeer = ours !== undefined && series !== ours;
+    const cpu = (one: Series) => one.slices.map((slice) => slice.cpuUs);
+    return {
+      workload: workload.name,
+      proxy,
+      rounds: slices.length,
+      unit: workload.unit,
+      cpuUs: of(series, (slice) => slice.cpuUs),
+      perSecond: of(series, (slice) => slice.unitsPerSecond),
+      p50Ms: of(series, (slice) => slice.p50Ms),
+      p99Ms: of(series, (slice) => slice.p99Ms),
+      ops: slices.reduce((sum, slice) => sum + slice.ops, 0),
+      errors: slices.reduce((sum, slice) => sum + slice.errors, 0),
+      slicesWithErrors: slices.filter((slice) => slice.errors > 0).length,
+      ...(error === undefined ? {} : { error }),
+      foreign: of(series, (slice) => slice.foreign).median,
+      queriesPer1000: of(series, (slice) => (slice.queries * 1000) / slice.ops).median,
+      ...(isPeer ? { ratio: pairedRatio(cpu(ours), cpu(series)), target: workload.targets[proxy] ?? null } : {}),
+    };
+  });
+}
+
+/** The table of a workload measured in slices. */
+export function seriesTable(all: readonly Series[]): string {
+  const { workload } = all[0]!;
+  const figures = seriesFigures(all);
+  const head = [
+    "proxy",
+    `CPU us/${workload.unit}`,
+    `${workload.unit}/s`,
+    "p50 ms",
+    "p99 ms",
+    "others on core",
+    "DNS/1,000",
+    "errors",
+    "outrider / it",
+    "target",
+  ];
+  const rows = figures.map((f, i) => [
+    f.proxy,
+    shortSpread(f.cpuUs),
+    short(f.perSecond.median),
+    short(f.p50Ms.median),
+    short(f.p99Ms.median),
+    `${Math.round(f.foreign * 100)} %`,
+    short(f.queriesPer1000),
+    errorsOf(all[i]!.slices),
+    f.ratio ? shortSpread(f.ratio) : "",
+    judged(f.ratio?.median, f.target ?? undefined),
+  ]);
+  return `${workload.name}: ${workload.title}\n${table(head, rows)}`;
+}

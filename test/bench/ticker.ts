@@ -1,0 +1,23 @@
+import { parentPort, workerData } from "node:worker_threads";
+
+/**
+ * Says when each operation of an open loop is due. A thread of its own, since the timers of an event loop know whole
+ * milliseconds only.
+ */
+
+/** The moment of the first operation on the clock of `process.hrtime`, the distance between two, and how many. */
+export interface Beat {
+  firstMs: number;
+  everyMs: number;
+  count: number;
+}
+
+const { firstMs, everyMs, count } = workerData as Beat;
+const never = new Int32Array(new SharedArrayBuffer(4));
+
+for (let i = 0; i < count; i++) {
+  const [seconds, nanoseconds] = process.hrtime();
+  const wait = firstMs + i * everyMs - (seconds * 1000 + nanoseconds / 1e6);
+  if (wait > 0) Atomics.wait(never, 0, 0, wait);
+  parentPort!.postMessage(i);
+}
