@@ -59,7 +59,10 @@ const CLIENT_BUFFER_BYTES = 65_536;
 export const CLIENT_BUFFER = Buffer.allocUnsafeSlow(CLIENT_BUFFER_BYTES);
 /** Takes `length` bytes of {@link CLIENT_BUFFER}, as a copy: the next read of any client overwrites them. */
 export function onClientRead(this: Socket, length: number): boolean {
-  (this as ClientSocket).client?.data(Buffer.from(CLIENT_BUFFER.subarray(0, length)));
+  const { client } = this as ClientSocket;
+  if (client === undefined) return false;
+  if (client.bulk !== null) return client.bulk(length);
+  client.data(Buffer.from(CLIENT_BUFFER.subarray(0, length)));
   return true;
 }
 
@@ -81,6 +84,10 @@ export class Client {
   readonly socket: Socket;
   readonly server: ProxyServer;
   readonly source: string;
+  /** It reads by `onread` (`accept.ts`). */
+  readonly sharedReads: boolean;
+  /** Takes what stands in a buffer of its own (`bulk.ts`); false: it has to rest. */
+  bulk: ((length: number) => boolean) | null = null;
   handler: Handler | null = null;
   error: NodeJS.ErrnoException | null = null;
   #parser: HeadParser | null = null;
@@ -99,6 +106,7 @@ export class Client {
   constructor(socket: Socket, server: ProxyServer, sharedReads: boolean) {
     this.socket = socket;
     this.server = server;
+    this.sharedReads = sharedReads;
     this.source = `${socket.remoteAddress}:${socket.remotePort}`;
     this.#since = server.now;
     (socket as ClientSocket).client = this;

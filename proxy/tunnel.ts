@@ -1,4 +1,5 @@
 import type { Socket, TcpNetConnectOpts } from "node:net";
+import { BULK_AFTER_BYTES, Bulk } from "./bulk.ts";
 import type { Client, Handler } from "./client.ts";
 import type { Record } from "./record.ts";
 
@@ -47,6 +48,10 @@ export class Tunnel implements Handler {
   #upstreamEnded = false;
   #finished = false;
   #kept = false;
+  #up: Bulk | null = null;
+  #down: Bulk | null = null;
+  #upAsked = false;
+  #downAsked = false;
 
   constructor(client: Client, upstream: Socket, record: Record, idleMs: number, now: number) {
     this.client = client;
@@ -67,7 +72,30 @@ export class Tunnel implements Handler {
     this.#active = this.client.server.now;
     this.#record.bytesUp += chunk.length;
     if (this.#upstream.writable && !this.#upstream.write(chunk)) this.client.socket.pause();
+    if (this.#record.bytesUp >= BULK_AFTER_BYTES && !this.#upAsked && this.client.sharedReads) {
+      this.#upAsked = true;
+      setImmediate(this.#startUp);
+    }
   }
+
+  /** `length` bytes stand in the client's own buffer. */
+  readonly onBulk = (length: number): boolean => {
+    this.#active = this.client.server.now;
+    this.#record.bytesUp += length;
+    return this.#up!.read(length);
+  };
+
+  readonly #startUp = (): void => {
+    const { socket } = this.client;
+    if (this.#finished || socket.destroyed) return;
+    this.#up = Bulk.start(socket, this.#upstream);
+    if (this.#up !== null) this.client.bulk = this.onBulk;
+  };
+
+  readonly #startDown = (): void => {
+    if (this.#finished || this.#upstream.destroyed) return;
+    this.#down = Bulk.start(this.#upstream, this.client.socket);
+  };
 
   onEnd(): void {
     this.#clientEnded = true;
@@ -90,6 +118,11 @@ export class Tunnel implements Handler {
   upstreamData(length: number): boolean {
     this.#active = this.client.server.now;
     this.#record.bytesDown += length;
+    if (this.#down !== null) return this.#down.read(length);
+    if (this.#record.bytesDown >= BULK_AFTER_BYTES && !this.#downAsked) {
+      this.#downAsked = true;
+      setImmediate(this.#startDown);
+    }
     if (!this.client.socket.writable) return true;
     return this.client.socket.write(Buffer.from(readBuffer.subarray(0, length)));
   }
@@ -134,6 +167,8 @@ export class Tunnel implements Handler {
   #finish(): void {
     if (this.#finished) return;
     this.#finished = true;
+    this.#up?.release();
+    this.#down?.release();
     this.client.finish(this.#record);
   }
 }

@@ -53,7 +53,7 @@ const program = (name: string, args: (folder: string) => string[]): Peer["comman
 
 /** `node proxy/main.ts proxy` as users run it; further options behind. */
 export function outriderCommand(folder: string, ports: Ports, ...more: string[]): string[] {
-  const node = [process.execPath, "--disable-warning=ExperimentalWarning", join(ROOT, "proxy/main.ts"), "proxy"];
+  const node = [join(ROOT, "bin/outrider"), "proxy"];
   const listen = ["--listen", `127.0.0.1:${ports.tunnel}`, "--admin", `127.0.0.1:${ports.admin}`];
   return [...node, "--policy", join(folder, "outrider.yaml"), "--allow-cidr", "127.0.0.0/8", ...listen, ...more];
 }

@@ -16,7 +16,7 @@ export interface Workload {
   targets: Readonly<Record<string, number>>;
 }
 
-const WARM_OPS = 3000;
+const WARM_OPS = 12_000;
 const CLIENTS = 32;
 const BULK_BYTES = 8 * 1024 * 1024;
 const SMALL_BYTES = 8;
