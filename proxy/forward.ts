@@ -1,4 +1,5 @@
 import type { Socket } from "node:net";
+import { Batch } from "./batch.ts";
 import { type BodyReader, ChunkedBody, chunkHeader, LengthBody, UntilClose } from "./body.ts";
 import type { Client, Entry, Handler } from "./client.ts";
 import { decideTarget, type Route } from "./decide.ts";
@@ -40,6 +41,8 @@ export class Exchange implements Handler {
   #stop: (() => void) | null = null;
   #entry: Entry | null = null;
   #upstream: UpstreamSocket | null = null;
+  readonly #toUpstream = new Batch();
+  readonly #toClient = new Batch();
   #poolKey = "";
   #opened = 0;
   #reused = false;
@@ -142,14 +145,14 @@ export class Exchange implements Handler {
     this.#record.address = formatAddress(address);
     this.#record.local = socket.localAddress ?? "";
     const { via } = this.#client.server.settings;
-    socket.cork();
-    socket.write(requestHead(this.#head, absolute.path, absolute.authority, via), "latin1");
+    this.#toUpstream.add(requestHead(this.#head, absolute.path, absolute.authority, via));
     const held = this.#held;
+    const paused = this.#heldBytes >= MAX_HELD_BYTES;
     this.#held = [];
     this.#heldBytes = 0;
-    for (const chunk of held) this.onData(chunk);
-    socket.uncork();
-    if (!this.#over && this.#held.length === 0) this.#client.socket.resume();
+    for (const chunk of held) this.#take(chunk);
+    this.#flushUp();
+    if (paused && !this.#over && this.#held.length === 0) this.#client.socket.resume();
   }
 
   #hold(chunk: Buffer): void {
@@ -159,6 +162,17 @@ export class Exchange implements Handler {
   }
 
   onData(chunk: Buffer): void {
+    this.#take(chunk);
+    this.#flushUp();
+  }
+
+  #flushUp(): void {
+    const upstream = this.#upstream;
+    if (this.#over || upstream === null || !upstream.writable) return;
+    if (!this.#toUpstream.flush(upstream)) this.#client.socket.pause();
+  }
+
+  #take(chunk: Buffer): void {
     this.#active = this.#client.server.now;
     if (this.#over) return;
     if (this.#upstream === null || this.#request.done) {
@@ -173,18 +187,15 @@ export class Exchange implements Handler {
       return;
     }
     if (rest === null) return;
-    if (this.#head.chunked) this.#upstream.write("0\r\n\r\n");
+    if (this.#head.chunked) this.#toUpstream.add("0\r\n\r\n");
     if (rest.length > 0) this.#hold(rest);
   }
 
   readonly #sendPayload = (payload: Buffer): void => {
-    const upstream = this.#upstream;
     this.#record.bytesUp += payload.length;
-    if (upstream === null || !upstream.writable) return;
-    if (this.#head.chunked) upstream.write(chunkHeader(payload));
-    let more = upstream.write(payload);
-    if (this.#head.chunked) more = upstream.write("\r\n");
-    if (!more) this.#client.socket.pause();
+    if (this.#head.chunked) this.#toUpstream.add(chunkHeader(payload));
+    this.#toUpstream.add(payload);
+    if (this.#head.chunked) this.#toUpstream.add("\r\n");
   };
 
   /** A client that half-closes waits for its response. */
@@ -203,6 +214,16 @@ export class Exchange implements Handler {
 
   upstreamData(chunk: Buffer): void {
     this.#active = this.#client.server.now;
+    this.#takeResponse(chunk);
+    this.#flushDown();
+  }
+
+  #flushDown(): void {
+    const { socket } = this.#client;
+    if (socket.writable && !this.#toClient.flush(socket)) this.#upstream?.pause();
+  }
+
+  #takeResponse(chunk: Buffer): void {
     let rest: Buffer | null = chunk;
     while (rest !== null && rest.length > 0 && this.#parser !== null) {
       const parsed = this.#parser.feed(rest);
@@ -224,11 +245,10 @@ export class Exchange implements Handler {
       this.#fail({ code: "reset", reason: `${this.#record.target} switched protocols without being asked` });
       return false;
     }
-    const client = this.#client.socket;
     const { via } = this.#client.server.settings;
     if (head.status < 200) {
       this.#parser = new ResponseHeadParser();
-      if (this.#head.minor === 1) client.write(responseHead(head, { chunked: false, close: false, via }), "latin1");
+      if (this.#head.minor === 1) this.#toClient.add(responseHead(head, { chunked: false, close: false, via }));
       return true;
     }
     this.#parser = null;
@@ -245,7 +265,7 @@ export class Exchange implements Handler {
     this.#chunked = head.chunked && this.#head.minor === 1 && !(bodiless && this.#head.method !== "HEAD");
     const close = this.#close || this.#client.server.phase !== "serving";
     this.#close = close;
-    client.write(responseHead(head, { chunked: this.#chunked, close, via }), "latin1");
+    this.#toClient.add(responseHead(head, { chunked: this.#chunked, close, via }));
     if (this.#body.done) {
       // Bytes that no response owns: nobody may meet them later.
       if (rest.length > 0) head.keepAlive = false;
@@ -265,19 +285,16 @@ export class Exchange implements Handler {
       return;
     }
     if (rest === null) return;
-    if (this.#chunked) this.#client.socket.write("0\r\n\r\n");
+    if (this.#chunked) this.#toClient.add("0\r\n\r\n");
     if (rest.length > 0) this.#response!.keepAlive = false;
     this.#complete();
   }
 
   readonly #relayPayload = (payload: Buffer): void => {
-    const client = this.#client.socket;
     this.#record.bytesDown += payload.length;
-    if (!client.writable) return;
-    if (this.#chunked) client.write(chunkHeader(payload));
-    let more = client.write(payload);
-    if (this.#chunked) more = client.write("\r\n");
-    if (!more) this.#upstream?.pause();
+    if (this.#chunked) this.#toClient.add(chunkHeader(payload));
+    this.#toClient.add(payload);
+    if (this.#chunked) this.#toClient.add("\r\n");
   };
 
   upstreamEnd(): void {
@@ -300,6 +317,7 @@ export class Exchange implements Handler {
   }
 
   #complete(): void {
+    this.#flushDown();
     this.#over = true;
     const { server } = this.#client;
     const upstream = this.#upstream!;
@@ -322,6 +340,7 @@ export class Exchange implements Handler {
 
   /** The response had begun and cannot be completed. */
   #cut(reason: string): void {
+    this.#flushDown();
     this.#over = true;
     this.#letGo();
     this.#upstream?.destroy();
