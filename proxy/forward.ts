@@ -1,4 +1,4 @@
-import type { Socket } from "node:net";
+import type { Socket, TcpNetConnectOpts } from "node:net";
 import { Batch } from "./batch.ts";
 import { type BodyReader, ChunkedBody, chunkHeader, LengthBody, UntilClose } from "./body.ts";
 import type { Client, Entry, Handler } from "./client.ts";
@@ -16,9 +16,23 @@ type UpstreamSocket = Socket & { exchange?: Exchange | undefined };
 /** Client bytes that are held while nobody can take them; then the client is paused. */
 const MAX_HELD_BYTES = 65_536;
 
-function onUpstreamData(this: UpstreamSocket, chunk: Buffer): void {
-  this.exchange?.upstreamData(chunk);
-}
+const READ_BUFFER_BYTES = 65_536;
+/** One for all exchanges: what an exchange keeps of it is a copy. */
+const readBuffer = Buffer.allocUnsafeSlow(READ_BUFFER_BYTES);
+const EXCHANGE_ONREAD: NonNullable<TcpNetConnectOpts["onread"]> = {
+  buffer: readBuffer,
+  callback(this: unknown, length: number): boolean {
+    const socket = this as UpstreamSocket;
+    if (socket.exchange === undefined) {
+      // Whatever an idle upstream sends, it is no answer to a question.
+      socket.destroy();
+      return false;
+    }
+    socket.exchange.upstreamData(Buffer.from(readBuffer.subarray(0, length)));
+    return true;
+  },
+} as NonNullable<TcpNetConnectOpts["onread"]>;
+
 function onUpstreamEnd(this: UpstreamSocket): void {
   this.exchange?.upstreamEnd();
 }
@@ -105,7 +119,13 @@ export class Exchange implements Handler {
       return;
     }
     const began = performance.now();
-    const options = { port: absolute.target.port, deadlineMs: entry.settings.connectMs, shown, ways };
+    const options = {
+      port: absolute.target.port,
+      deadlineMs: entry.settings.connectMs,
+      shown,
+      ways,
+      onread: EXCHANGE_ONREAD,
+    };
     this.#stop = dial(route.addresses, options, (result) => {
       this.#record.connectMs = performance.now() - began;
       if ("code" in result) {
@@ -141,7 +161,7 @@ export class Exchange implements Handler {
       return;
     }
     socket.exchange = this;
-    socket.on("data", onUpstreamData);
+    socket.resume();
     this.#record.address = formatAddress(address);
     this.#record.local = socket.localAddress ?? "";
     const { via } = this.#client.server.settings;
@@ -335,7 +355,6 @@ export class Exchange implements Handler {
     const upstream = this.#upstream;
     if (upstream === null) return;
     upstream.exchange = undefined;
-    upstream.removeListener("data", onUpstreamData);
   }
 
   /** The response had begun and cannot be completed. */

@@ -26,7 +26,7 @@ export class Pool {
     const entry = list?.at(-1);
     if (entry === undefined) return null;
     entry.drop();
-    return entry;
+    return entry.socket.destroyed ? this.take(key) : entry;
   }
 
   /** Keeps a connection whose last response is complete, or closes it. */
@@ -37,7 +37,6 @@ export class Pool {
       return;
     }
     const drop = () => {
-      socket.removeListener("data", dead);
       socket.removeListener("end", dead);
       socket.removeListener("close", dead);
       const at = list.indexOf(entry);
@@ -46,13 +45,11 @@ export class Pool {
       this.#count--;
       if (list.length === 0) this.#idle.delete(key);
     };
-    // Whatever an idle upstream sends, it is no answer to a question.
     const dead = () => {
       drop();
       socket.destroy();
     };
     const entry: Idle = { socket, opened, since: now, drop };
-    socket.on("data", dead);
     socket.on("end", dead);
     socket.on("close", dead);
     list.push(entry);
