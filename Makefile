@@ -6,7 +6,7 @@ BIOME := node_modules/.bin/biome
 TSC := node_modules/.bin/tsc
 STAMP := node_modules/.stamp
 
-.PHONY: help install run test lint fmt types cover clean
+.PHONY: help install run test lint fmt types cover bench clean
 
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ fmt: install ## format and mend what can be mended
 
 cover: install ## run all tests with coverage of proxy/
 	$(NODE) --test --experimental-test-coverage --test-coverage-include='proxy/**' 'test/**/*.test.ts'
+
+bench: install ## measure CPU, memory and latency beside squid, tinyproxy, nginx (Debian packages; as root): docs/performance.md
+	$(NODE) --expose-gc test/bench/main.ts $(ARGS)
 
 clean: ## remove what the other targets made
 	rm -rf node_modules coverage .cache

@@ -126,6 +126,8 @@ export class HttpClient {
   readonly #keepAlive: boolean;
   #socket: Socket | null = null;
   #text = "";
+  /** This connection has carried a request before. */
+  #used = false;
   #done: Done | null = null;
 
   constructor(route: Route, keepAlive: boolean) {
@@ -136,6 +138,7 @@ export class HttpClient {
   post(done: Done): void {
     this.#done = done;
     this.#text = "";
+    this.#used = this.#socket !== null;
     this.#socket ??= this.#dial();
     this.#socket.write(this.#keepAlive ? POSTS.kept : POSTS.closed);
   }
@@ -152,7 +155,10 @@ export class HttpClient {
       (error) => {
         if (this.#socket !== socket) return;
         this.#socket = null;
-        this.#finish(error ?? new Error("closed without a whole answer"));
+        const done = this.#done;
+        // A proxy may close behind an answer without a word; senders ask again then.
+        if (done !== null && this.#used && this.#text === "") this.post(done);
+        else this.#finish(error ?? new Error("closed without a whole answer"));
       },
     );
     return socket;

@@ -6,6 +6,7 @@ import { startCrew } from "./crew.ts";
 import { isolate } from "./isolate.ts";
 import { isInstalled, PEERS, type Running, startPeer } from "./peers.ts";
 import { seriesFigures, seriesTable } from "./report.ts";
+import { measureSingle, SINGLES } from "./singles.ts";
 import { measureSlices } from "./slices.ts";
 import { WORKLOADS } from "./workloads.ts";
 
@@ -17,7 +18,7 @@ const OTHER_CORE = 1;
 
 const HELP = `Usage: node test/bench/main.ts [--rounds N] [--slice-seconds S] [--only WORKLOAD,...] [--peers NAME,...] [--json FILE]
 
-Workloads: ${WORKLOADS.map((workload) => workload.name).join(" ")}
+Workloads: ${[...WORKLOADS.map((workload) => workload.name), ...SINGLES].join(" ")}
 Peers: ${PEERS.slice(1)
   .map((peer) => peer.name)
   .join(" ")}`;
@@ -58,6 +59,13 @@ for (const workload of WORKLOADS) {
   const series = await measureSlices(crew, workload, running, { rounds, seconds, core: PROXY_CORE });
   console.log(`\n${seriesTable(series)}`);
   for (const figure of seriesFigures(series)) lines.push(JSON.stringify(figure));
+}
+for (const name of SINGLES) {
+  if (only !== undefined && !only.includes(name)) continue;
+  console.error(`... ${name}`);
+  const { text, figures } = await measureSingle(name, crew, { peers: present, running, core: `${PROXY_CORE}`, rounds });
+  console.log(`\n${text}`);
+  for (const figure of figures) lines.push(JSON.stringify(figure));
 }
 for (const proxy of running) await proxy.stop();
 crew.close();

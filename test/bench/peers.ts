@@ -10,9 +10,9 @@ import type { Route } from "./wire.ts";
 /** The proxies that are measured: how each is started, with the configuration of `peers/`, and how it is reached. */
 
 const ROOT = new URL("../..", import.meta.url).pathname;
+const OUTRIDER = join(ROOT, "bin/outrider");
 const CONFIGS = new URL("peers/", import.meta.url).pathname;
 const START_MS = 15_000;
-const STOP_MS = 3000;
 
 /** Ports of one start of a proxy. */
 interface Ports {
@@ -51,18 +51,17 @@ const program = (name: string, args: (folder: string) => string[]): Peer["comman
   };
 };
 
-/** `node proxy/main.ts proxy` as users run it; further options behind. */
-export function outriderCommand(folder: string, ports: Ports, ...more: string[]): string[] {
-  const node = [join(ROOT, "bin/outrider"), "proxy"];
+/** The command that users run. */
+function outriderCommand(folder: string, ports: Ports): string[] {
   const listen = ["--listen", `127.0.0.1:${ports.tunnel}`, "--admin", `127.0.0.1:${ports.admin}`];
-  return [...node, "--policy", join(folder, "outrider.yaml"), "--allow-cidr", "127.0.0.0/8", ...listen, ...more];
+  return [OUTRIDER, "proxy", "--policy", join(folder, "outrider.yaml"), "--allow-cidr", "127.0.0.0/8", ...listen];
 }
 
 export const PEERS: readonly Peer[] = [
   {
     name: "outrider",
     needs: "",
-    command: (folder, ports) => outriderCommand(folder, ports),
+    command: outriderCommand,
     version: () => `Node.js ${process.version}`,
   },
   {
@@ -175,21 +174,15 @@ export async function startPeer(
     stop: async () => {
       if (child.exitCode !== null || child.signalCode !== null) return;
       const exited = once(child, "exit");
-      const rest = processTree(child.pid!).slice(1);
-      child.kill("SIGTERM");
-      const timer = setTimeout(() => child.kill("SIGKILL"), STOP_MS);
+      // The children first, as long as they can be told by their parent.
+      for (const pid of processTree(child.pid!).reverse()) process.kill(pid, "SIGKILL");
       await exited;
-      clearTimeout(timer);
-      for (const pid of rest) if (existsSync(`/proc/${pid}`)) process.kill(pid, "SIGKILL");
     },
   };
 }
 
 /** Whether the outrider of this checkout knows an option. */
 export function outriderKnows(option: string): boolean {
-  const help = execFileSync(process.execPath, [join(ROOT, "proxy/main.ts"), "proxy", "--help"], {
-    encoding: "utf8",
-    stdio: ["ignore", "pipe", "ignore"],
-  });
+  const help = execFileSync(OUTRIDER, ["proxy", "--help"], { encoding: "utf8" });
   return help.includes(`--${option} `);
 }

@@ -26,18 +26,16 @@ export function shortSpread({ median, q1, q3 }: Spread): string {
   return `${short(median)} [${short(q1)}-${short(q3)}]`;
 }
 
-const of = (series: Series, pick: (slice: Slice) => number): Spread =>
-  spread(
-    series.slices
-      .map(pick)
-      .filter((value) => Number.isFinite(value))
-      .concat(series.slices.length > 0 ? [] : [Number.NaN]),
-  );
+/** Over the slices that have such a figure; NaN when none has. */
+function of(series: Series, pick: (slice: Slice) => number): Spread {
+  const values = series.slices.map(pick).filter(Number.isFinite);
+  return spread(values.length > 0 ? values : [Number.NaN]);
+}
 
 /** "met" or "MISSED" with the bound; empty without a bound. */
 export function judged(value: number | undefined, bound: number | undefined): string {
   if (value === undefined || bound === undefined) return "";
-  return `${value <= bound ? "met" : "MISSED"} (<= ${bound})`;
+  return `${value <= bound ? "met" : "MISSED"} (<= ${short(bound)})`;
 }
 
 /** Sum of errors; a slice that had some is counted, since its figure is worth less. */
@@ -103,5 +101,6 @@ export function seriesTable(all: readonly Series[]): string {
     f.ratio ? shortSpread(f.ratio) : "",
     judged(f.ratio?.median, f.target ?? undefined),
   ]);
-  return `${workload.name}: ${workload.title}\n${table(head, rows)}`;
+  const notes = figures.filter((f) => f.error !== undefined).map((f) => `\n  ${f.proxy}, first error: ${f.error}`);
+  return `${workload.name}: ${workload.title}\n${table(head, rows)}${notes.join("")}`;
 }

@@ -20,7 +20,7 @@ export interface Frame {
 /** What the generator does again and again. */
 export type Job =
   /** Opens a tunnel, exchanges frames, closes. `names`: to so many names in turn. `rate`: so many a second, started on time. */
-  | { kind: "tunnel"; clients: number; frames: Frame[]; names?: number; rate?: number }
+  | { kind: "tunnel"; clients: number; frames: readonly Frame[]; names?: number; rate?: number }
   /** Exchanges one frame on tunnels that stay open. */
   | { kind: "open"; clients: number; frame: Frame }
   /** Posts in absolute form. */

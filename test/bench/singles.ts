@@ -1,0 +1,168 @@
+import { cpuMs, residentKiB } from "./cpu.ts";
+import type { Crew } from "./crew.ts";
+import { nextPorts, outriderKnows, PEERS, type Peer, type Running, startPeer } from "./peers.ts";
+import { measurePolicy } from "./policy.ts";
+import { rotated, spread } from "./ratios.ts";
+import { judged, short, table } from "./report.ts";
+
+/** What is measured once or a few times, not in slices: memory, latency beside idle tunnels, a large policy, two processes. */
+
+/** A table for people and figures for programs. */
+export interface Single {
+  text: string;
+  figures: object[];
+}
+
+const IDLE_TUNNELS = 5000;
+const RATE = 500;
+const LATENCY_SECONDS = 4;
+const WARM_SECONDS = 1.5;
+const FRAME = { up: 1500, down: 200 };
+const SETTLE_MS = 1000;
+const settle = () => new Promise((resolve) => setTimeout(resolve, SETTLE_MS));
+
+/** Resident memory of fresh processes before and with idle tunnels, each of which has had one exchange. */
+async function idle(crew: Crew, peers: readonly Peer[], core: string): Promise<Single> {
+  const rows: string[][] = [];
+  const figures: object[] = [];
+  for (const peer of peers) {
+    const proxy = await startPeer(peer, core);
+    await settle();
+    const empty = residentKiB(proxy.pids());
+    const job = { kind: "open", clients: IDLE_TUNNELS, frame: FRAME } as const;
+    await crew.prepare("idle", job, proxy.route("tunnel")!);
+    await settle();
+    const full = residentKiB(proxy.pids());
+    await crew.finish("idle");
+    await proxy.stop();
+    const each = (full - empty) / IDLE_TUNNELS;
+    const verdict = peer.name === "outrider" ? judged(each, 9) : "";
+    rows.push([peer.name, short(each), short(empty / 1024), short(full / 1024), verdict]);
+    figures.push({
+      workload: "idle",
+      proxy: peer.name,
+      tunnels: IDLE_TUNNELS,
+      kibPerTunnel: each,
+      emptyKiB: empty,
+      fullKiB: full,
+    });
+  }
+  const head = ["proxy", "KiB/tunnel", "empty MiB", "full MiB", "target"];
+  return {
+    text: `idle: resident memory with ${IDLE_TUNNELS} idle tunnels, fresh processes\n${table(head, rows)}`,
+    figures,
+  };
+}
+
+/** Latency from the intended start at a fixed rate, while many tunnels stand idle. */
+async function latency(crew: Crew, running: readonly Running[], rounds: number): Promise<Single> {
+  const found = new Map<string, { p50: number[]; p99: number[]; errors: number }>();
+  const rate = { kind: "tunnel", clients: 32, frames: [FRAME], rate: RATE } as const;
+  for (let round = 0; round < rounds; round++) {
+    for (const proxy of rotated(running, round)) {
+      const route = proxy.route("tunnel")!;
+      await crew.prepare("idle", { kind: "open", clients: IDLE_TUNNELS, frame: FRAME }, route);
+      await crew.prepare("rate", rate, route);
+      await crew.run("rate", WARM_SECONDS);
+      const outcome = await crew.run("rate", LATENCY_SECONDS);
+      await crew.finish("rate");
+      await crew.finish("idle");
+      await settle();
+      const entry = found.get(proxy.name) ?? { p50: [], p99: [], errors: 0 };
+      entry.p50.push(outcome.p50Ms);
+      entry.p99.push(outcome.p99Ms);
+      entry.errors += outcome.errors;
+      found.set(proxy.name, entry);
+    }
+  }
+  const squid = found.get("squid");
+  const bound = squid === undefined ? undefined : spread(squid.p99).median;
+  const rows = [...found].map(([name, { p50, p99, errors }]) => [
+    name,
+    short(spread(p50).median),
+    short(spread(p99).median),
+    `${short(spread(p99).q1)}-${short(spread(p99).q3)}`,
+    `${errors}`,
+    name === "outrider" && bound !== undefined ? judged(spread(p99).median, bound) : "",
+  ]);
+  const figures = [...found].map(([proxy, { p50, p99, errors }]) => {
+    return {
+      workload: "latency",
+      proxy,
+      rate: RATE,
+      idle: IDLE_TUNNELS,
+      p50Ms: spread(p50),
+      p99Ms: spread(p99),
+      errors,
+    };
+  });
+  const title = `latency: ${RATE} short tunnels/s, from the intended start, with ${IDLE_TUNNELS} idle tunnels open`;
+  return {
+    text: `${title}\n${table(["proxy", "p50 ms", "p99 ms", "quartiles", "errors", "p99 of squid"], rows)}`,
+    figures,
+  };
+}
+
+/** Compiling and deciding with 100,000 hosts and 10,000 CIDRs, in this process. */
+function policy(): Single {
+  const m = measurePolicy();
+  const rows = [
+    ["load ms", short(m.loadMs), judged(m.loadMs, 500)],
+    ["memory MB", short(m.megabytes), judged(m.megabytes, 40)],
+    ["decision by name, us", short(m.nameUs), judged(m.nameUs, 1.5)],
+    ["decision with address, us", short(m.addressUs), judged(m.addressUs, 1.5)],
+  ];
+  return {
+    text: `policy: ${m.hosts} hosts and ${m.cidrs} CIDRs\n${table(["figure", "median", "target"], rows)}`,
+    figures: [{ workload: "policy", ...m }],
+  };
+}
+
+/** Two processes on one port beside one process: how connections are shared, and what a tunnel costs. */
+async function twoProcesses(crew: Crew, core: string): Promise<Single> {
+  if (!outriderKnows("reuse-port")) return { text: "two: skipped, this outrider has no --reuse-port", figures: [] };
+  const outrider = PEERS[0]!;
+  const ports = nextPorts();
+  const start = (admin: number) => startPeer(outrider, core, { ports: { ...ports, admin }, args: ["--reuse-port"] });
+  const first = await start(ports.admin);
+  const second = await start(ports.admin + 1);
+  const job = { kind: "tunnel", clients: 32, frames: [FRAME] } as const;
+  await crew.prepare("two", job, first.route("tunnel")!);
+  await crew.run("two", 1, 24_000);
+  const before = [first, second].map((proxy) => cpuMs(proxy.pids()));
+  const outcome = await crew.run("two", 3);
+  await settle();
+  const used = [first, second].map((proxy, i) => cpuMs(proxy.pids()) - before[i]!);
+  await crew.finish("two");
+  for (const proxy of [first, second]) await proxy.stop();
+  const sum = used[0]! + used[1]!;
+  const shares = used.map((ms) => Math.round((100 * ms) / sum));
+  const cpuUs = (sum * 1000) / outcome.ops;
+  const fair = shares.every((share) => share >= 40 && share <= 60) ? "met (40-60 %)" : "MISSED (40-60 %)";
+  const rows = [[short(cpuUs), `${shares[0]} % and ${shares[1]} %`, `${outcome.errors}`, fair]];
+  return {
+    text: `two: short tunnels through two processes with --reuse-port\n${table(["CPU us/tunnel", "share of the CPU time", "errors", "target"], rows)}`,
+    figures: [{ workload: "two", cpuUs, shares, ops: outcome.ops, errors: outcome.errors }],
+  };
+}
+
+/** Names of what is here, as `--only` takes them. */
+export const SINGLES = ["idle", "latency", "policy", "two"] as const;
+
+/** Measures one of them. */
+export function measureSingle(
+  name: (typeof SINGLES)[number],
+  crew: Crew,
+  options: { peers: readonly Peer[]; running: readonly Running[]; core: string; rounds: number },
+): Promise<Single> {
+  switch (name) {
+    case "idle":
+      return idle(crew, options.peers, options.core);
+    case "latency":
+      return latency(crew, options.running, Math.min(options.rounds, 3));
+    case "policy":
+      return Promise.resolve(policy());
+    case "two":
+      return twoProcesses(crew, options.core);
+  }
+}
