@@ -78,7 +78,13 @@ export function readCredentials(environment: string | undefined, folder: string 
   }
   if (keys.length === 0) throw new UsageError(`--password-dir ${folder}: has no password file`);
   for (const key of keys) {
-    credentials.add(key, readFileSync(join(folder, key), "utf8").replace(/\r?\n$/, ""));
+    let password: string;
+    try {
+      password = readFileSync(join(folder, key), "utf8").replace(/\r?\n$/, "");
+    } catch (error) {
+      throw new UsageError(`--password-dir ${folder}: ${(error as Error).message}`);
+    }
+    credentials.add(key, password);
   }
   return credentials;
 }

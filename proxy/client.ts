@@ -31,7 +31,8 @@ export interface Passage {
   target: Target;
   address: Address;
   way: Way;
-  /** When its upstream connection was made (monotonic ms). */
+  /** When its upstream connection was begun, and when it was made (monotonic ms). */
+  dialled: number;
   opened: number;
 }
 
@@ -199,9 +200,14 @@ export class Client {
   begin(entry: Entry, passage: Passage): Failure | null {
     const { server } = this;
     const changed = server.policy !== entry.policy || server.credentials !== entry.credentials;
-    const refused = (changed ? this.#decideAgain(passage) : null) ?? server.gate.refusal(passage.way);
+    const refused = (changed ? this.#decideAgain(passage) : null) ?? this.#gateRefusal(passage);
     if (refused === null) this.#passage = passage;
     return refused;
+  }
+
+  /** A connection made before the last good round keeps its source, so only young ones are asked how they began. */
+  #gateRefusal({ way, dialled }: Passage): Failure | null {
+    return this.server.gate.refusal(way, dialled);
   }
 
   #decideAgain({ target, address, record }: Passage): Failure | null {

@@ -64,7 +64,14 @@ export class Connect implements Handler {
         this.#record.address = formatAddress(result.address);
         this.#record.local = result.socket.localAddress ?? "";
         const way = ways[result.address.family]!;
-        const passage = { record: this.#record, target, address: result.address, way, opened: performance.now() };
+        const passage = {
+          record: this.#record,
+          target,
+          address: result.address,
+          way,
+          dialled: began,
+          opened: performance.now(),
+        };
         const closed = client.begin(entry, passage);
         if (closed !== null) {
           result.socket.destroy();

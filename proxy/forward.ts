@@ -115,7 +115,8 @@ export class Exchange implements Handler {
       if (pooled === null) continue;
       this.#reused = true;
       this.#stop = () => {};
-      this.#send(pooled.socket, pooled.opened, address, route, keyOf(address), absolute, entry);
+      // It was put into the pool after its source had been proven, or dropped from there.
+      this.#send({ ...pooled, dialled: Number.POSITIVE_INFINITY }, address, route, keyOf(address), absolute, entry);
       return;
     }
     const began = performance.now();
@@ -137,13 +138,19 @@ export class Exchange implements Handler {
       socket.on("end", onUpstreamEnd);
       socket.on("close", onUpstreamClose);
       socket.on("drain", onUpstreamDrain);
-      this.#send(socket, performance.now(), address, route, keyOf(address), absolute, entry);
+      this.#send(
+        { socket, dialled: began, opened: performance.now() },
+        address,
+        route,
+        keyOf(address),
+        absolute,
+        entry,
+      );
     });
   }
 
   #send(
-    socket: UpstreamSocket,
-    opened: number,
+    { socket, dialled, opened }: { socket: UpstreamSocket; dialled: number; opened: number },
     address: Address,
     route: Exclude<Route, Failure>,
     key: string,
@@ -154,7 +161,7 @@ export class Exchange implements Handler {
     this.#poolKey = key;
     this.#opened = opened;
     const { target } = absolute;
-    const passage = { record: this.#record, target, address, way: route.ways[address.family]!, opened };
+    const passage = { record: this.#record, target, address, way: route.ways[address.family]!, dialled, opened };
     const closed = this.#client.begin(entry, passage);
     if (closed !== null) {
       this.#fail(closed);

@@ -27,11 +27,14 @@ export class Gate {
     return { 4: way(4), 6: way(6) };
   }
 
-  /** Null: open. */
-  refusal(way: Way | null): Failure | null {
+  /** Null: open. `dialled`: when a connection began that is to be used now (monotonic ms). */
+  refusal(way: Way | null, dialled?: number): Failure | null {
     if (way === null) return { code: "unverified", reason: "there is no source address of this family" };
     if (way.source !== undefined && !way.source.assigned) {
       return { code: "unverified", reason: `source address ${way.key} is not assigned to this machine` };
+    }
+    if (dialled !== undefined && this.#verifier.wrongSince(way.key, dialled)) {
+      return { code: "unverified", reason: `the connection began before a wrong source address was seen; try again` };
     }
     return this.#verifier.open(way.key) ? null : { code: "unverified", reason: this.#verifier.reason(way.key) };
   }

@@ -18,7 +18,10 @@ export interface Loaded {
 /** What a file is at this moment, behind all its links (a ConfigMap volume swaps the `..data` link). */
 function fingerprint(file: string): string {
   try {
-    const { ino, size, mtimeNs, ctimeNs } = statSync(file, { bigint: true });
+    const stat = statSync(file, { bigint: true });
+    // A pipe can be read once.
+    if (stat.isFIFO()) return "pipe";
+    const { ino, size, mtimeNs, ctimeNs } = stat;
     return `${ino}:${size}:${mtimeNs}:${ctimeNs}`;
   } catch (error) {
     return `${(error as NodeJS.ErrnoException).code}`;
@@ -96,8 +99,8 @@ export class Reload {
       this.succeeded++;
       return loaded;
     } catch (error) {
-      if (!(error instanceof UsageError)) throw error;
-      this.error = error.message;
+      // Whatever it is, a proxy that serves goes on with what it has.
+      this.error = (error as Error).message;
       this.failed++;
       return null;
     }

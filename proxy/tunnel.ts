@@ -109,8 +109,12 @@ export class Tunnel implements Handler {
   }
 
   onClosed(error: NodeJS.ErrnoException | null): void {
+    const upstream = this.#upstream;
     if (error !== null) this.broken("client", error);
-    else if (!this.#upstream.destroyed) this.#upstream.destroy();
+    else if (this.#clientEnded && this.#upstreamEnded && upstream.writableLength > 0) {
+      // Nobody waits for an answer, but what the client said is still on its way.
+      upstream.setTimeout(this.#idleMs, () => upstream.destroy());
+    } else if (!upstream.destroyed) upstream.destroy();
     this.#finish();
   }
 

@@ -91,6 +91,8 @@ export class Verifier {
   #timer: NodeJS.Timeout | undefined;
   #running = false;
   #again = false;
+  /** When each way was seen with a wrong address last (monotonic ms). */
+  readonly #wrongAt = new Map<string, number>();
   /** Wrong answers since start. */
   mismatches = 0;
 
@@ -130,6 +132,11 @@ export class Verifier {
   /** Whether requests may leave by this way. */
   open(key: string): boolean {
     return this.#settings === null || this.#settings.onUnverified === "Allow" || this.verified(key);
+  }
+
+  /** Whether a wrong address was seen since a moment (monotonic ms): a connection begun before it may have left from there. */
+  wrongSince(key: string, moment: number): boolean {
+    return this.#settings?.onUnverified === "Block" && (this.#wrongAt.get(key) ?? Number.NEGATIVE_INFINITY) >= moment;
   }
 
   /** Whether this way is proven now. */
@@ -232,6 +239,7 @@ export class Verifier {
   /** The gate closes before the round is over. */
   #wrong(proof: Proof, url: string, address: string): void {
     const since = proof.since ?? 0;
+    this.#wrongAt.set(proof.way.key, this.#now());
     this.mismatches++;
     proof.since = null;
     proof.observed = [address];

@@ -141,3 +141,24 @@ test("refused connection and failed dial say so before any 200", async () => {
   assert.match(client.text, /x-envoy-response-flags: UF/);
   client.socket.destroy();
 });
+
+test("a client that says much and leaves: an upstream that ended first still gets every byte", async () => {
+  let received = 0;
+  const ended = Promise.withResolvers<void>();
+  const upstream = await listen((socket) => {
+    socket.end("first word");
+    socket.pause();
+    setTimeout(() => socket.resume(), 500);
+    socket.on("data", (chunk) => {
+      received += chunk.length;
+    });
+    socket.on("end", ended.resolve);
+    socket.on("error", ended.reject);
+  });
+  const client = await tunnelTo(upstream.port);
+  client.socket.end(Buffer.alloc(8 * MiB));
+  await ended.promise;
+  assert.equal(received, 8 * MiB);
+  assert.equal(client.text, "first word");
+  await upstream.close();
+});

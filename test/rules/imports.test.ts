@@ -13,7 +13,7 @@ const manifest = JSON.parse(readFileSync(join(root, "package.json"), "utf8")) as
 /** What each source file imports: paths from the root, or package names. */
 const imports = globSync("{proxy,operator}/**/*.ts", { cwd: root }).flatMap((file) => {
   const text = readFileSync(join(root, file), "utf8");
-  return [...text.matchAll(/(?:from|import)\s*\(?\s*"([^"]+)"/g)].map((match) => {
+  return [...text.matchAll(/(?<![.\w])(?:from|import)\s*\(?\s*"([^"]+)"/g)].map((match) => {
     const name = match[1]!;
     return { file, name: name.startsWith(".") ? normalize(join(dirname(file), name)) : name };
   });
