@@ -95,15 +95,23 @@ export class ClientTunnel {
   }
 }
 
-/** A CONNECT to a denied name: done when the proxy has answered 403 and closed. The returned function drops it. */
+/** A CONNECT to a denied name: done when the head of a 403 has come; some proxies leave the connection open behind it. */
 export function askRefused(route: Route, done: Done): () => void {
   let text = "";
+  let over = false;
+  const finish = (error: Error | null) => {
+    if (over) return;
+    over = true;
+    socket.destroy();
+    done(error);
+  };
   const socket = dialProxy(
     route.port,
     (length) => {
       text += readBuffer.toString("latin1", 0, length);
+      if (text.includes(HEAD_END)) finish(/^HTTP\/1\.[01] 403 /.test(text) ? null : new Error(text));
     },
-    (error) => done(error ?? (text.startsWith("HTTP/1.") && text.slice(8, 13) === " 403 " ? null : new Error(text))),
+    (error) => finish(error ?? new Error("closed without an answer")),
   );
   socket.write(`CONNECT ${DENIED_NAME}:443 HTTP/1.1\r\nHost: ${DENIED_NAME}:443\r\n\r\n`, "latin1");
   return () => socket.destroy();
