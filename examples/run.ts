@@ -25,7 +25,8 @@ function stop(status: number): void {
 
 /** Starts a program; when it ends, everything ends. */
 function start(args: string[], env: NodeJS.ProcessEnv): ChildProcess {
-  const child = spawn(outrider, args, { env: { ...process.env, ...env }, stdio: ["ignore", "pipe", "inherit"] });
+  const child = spawn(outrider, args, { env: { ...process.env, ...env }, stdio: ["ignore", "pipe", "pipe"] });
+  child.stderr!.pipe(process.stderr);
   children.push(child);
   child.once("exit", (code) => stop(code ?? 0));
   return child;
@@ -37,8 +38,15 @@ lines.once("line", (line) => {
   const echoPort = line.slice(line.lastIndexOf(":") + 1);
   const args = ["proxy", "--policy", join(root, "examples/acl.yaml"), "--listen", `127.0.0.1:${port}`];
   args.push("--admin", "127.0.0.1:0", "--hosts", hosts, "--allow-cidr", "127.0.0.0/8");
-  const proxy = start(args, { PROXY_PASSWORD: password });
+  const proxy = start(args, { PROXY_PASSWORD: password, OUTRIDER_DRAIN_DELAY_SECONDS: "0" });
   proxy.stdout!.pipe(process.stdout);
+  createInterface({ input: proxy.stderr! }).on("line", (text) => {
+    if (text.includes('"msg":"listening"')) explain(echoPort);
+  });
+});
+
+/** What to type, once it works. */
+function explain(echoPort: string): void {
   const curl = `curl -x http://:${password}@127.0.0.1:${port}`;
   console.log(`
 The proxy serves examples/acl.yaml on port ${port}; its password is ${password}
@@ -53,6 +61,6 @@ In another terminal:
 
 Records of each request follow here. Ctrl-C ends it.
 `);
-});
+}
 process.once("SIGINT", () => stop(0));
 process.once("SIGTERM", () => stop(0));

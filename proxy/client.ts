@@ -1,5 +1,6 @@
 import type { Socket } from "node:net";
 import type { Credential, Credentials } from "./auth.ts";
+import type { Settings } from "./config.ts";
 import { Connect } from "./connect.ts";
 import { decideAgain } from "./decide.ts";
 import { type Failure, isDenial, refusalBytes } from "./errors.ts";
@@ -9,7 +10,7 @@ import type { Address } from "./policy/cidr.ts";
 import type { PolicySet } from "./policy/engine.ts";
 import type { Target } from "./policy/target.ts";
 import type { Record } from "./record.ts";
-import type { ProxyServer, Settings } from "./server.ts";
+import type { ProxyServer } from "./server.ts";
 import type { Way } from "./verify.ts";
 
 /** Who owns a client connection between two heads: a CONNECT being decided, a tunnel, or an HTTP exchange. */

@@ -4,7 +4,6 @@ import { LOG_LEVELS } from "./log.ts";
 import { ipPort, type Option, oneOf, readOptions, wholeNumber } from "./options.ts";
 import { formatAddress, parseAddress, parseCidr } from "./policy/cidr.ts";
 import type { PolicyDocument } from "./policy/document.ts";
-import type { Settings } from "./server.ts";
 
 /** How a policy file is read; `explain` and `check` share these with the proxy. */
 export const POLICY_OPTIONS: readonly Option[] = [
@@ -195,6 +194,21 @@ export function overrideDocument(document: PolicyDocument, config: Config): Poli
   if (config.reasonDetail === undefined) return document;
   const reasonDetail = config.reasonDetail === "full" ? "Full" : "Class";
   return { ...document, proxy: { ...document.proxy, reasonDetail } };
+}
+
+/** What command line and policy together say about serving. */
+export interface Settings {
+  connectMs: number;
+  idleMs: number;
+  maxTunnels: number;
+  /** 0: no limit. */
+  maxTunnelsPerClient: number;
+  denyStatus: number;
+  accessLog: "all" | "denied" | "none";
+  /** Whether plain HTTP gets `Via: 1.1 outrider`. */
+  via: boolean;
+  /** How long tunnels may end by themselves after SIGTERM. */
+  drainMs: number;
 }
 
 /** Settings of the server: the command line first, then the policy. */

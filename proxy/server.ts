@@ -2,6 +2,7 @@ import { createServer, type Server, type Socket } from "node:net";
 import { shareReadBuffer } from "./accept.ts";
 import type { Credentials } from "./auth.ts";
 import { CLIENT_BUFFER, Client, onClientRead } from "./client.ts";
+import type { Settings } from "./config.ts";
 import { refusalBytes } from "./errors.ts";
 import type { Gate } from "./gate.ts";
 import type { Metrics } from "./metrics.ts";
@@ -9,21 +10,6 @@ import type { PolicySet } from "./policy/engine.ts";
 import { Pool } from "./pool.ts";
 import { formatRecord, type Record, type RecordWriter } from "./record.ts";
 import type { Names } from "./resolve.ts";
-
-/** What command line and policy together say about serving. */
-export interface Settings {
-  connectMs: number;
-  idleMs: number;
-  maxTunnels: number;
-  /** 0: no limit. */
-  maxTunnelsPerClient: number;
-  denyStatus: number;
-  accessLog: "all" | "denied" | "none";
-  /** Whether plain HTTP gets `Via: 1.1 outrider`. */
-  via: boolean;
-  /** How long tunnels may end by themselves after SIGTERM. */
-  drainMs: number;
-}
 
 const SWEEP_MS = 1000;
 const KEEP_ALIVE_MS = 30_000;
