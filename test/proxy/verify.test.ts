@@ -20,7 +20,7 @@ after(() => {
 });
 
 /** An echo server whose answers the test chooses; null: it accepts and says nothing. */
-async function startEcho(tls?: { key: Buffer; cert: Buffer }) {
+async function startEcho(tls?: { key: Buffer; cert: Buffer }, host = "127.0.0.1") {
   const state = { say: null as ((response: ServerResponse) => void) | null, asked: 0 };
   const answer = (_: IncomingMessage, response: ServerResponse) => {
     state.asked++;
@@ -28,10 +28,14 @@ async function startEcho(tls?: { key: Buffer; cert: Buffer }) {
   };
   const server = tls === undefined ? createServer(answer) : createTlsServer(tls, answer);
   open.push({ close: () => server.close() && server.closeAllConnections() });
-  server.listen(0, "127.0.0.1");
+  server.listen(0, host);
   await once(server, "listening");
   const { port } = server.address() as AddressInfo;
-  return { state, port, url: `http${tls ? "s" : ""}://${tls ? "echo.example" : "127.0.0.1"}:${port}/ip` };
+  return {
+    state,
+    port,
+    url: `http${tls ? "s" : ""}://${tls ? "echo.example" : host === "::1" ? "[::1]" : host}:${port}/ip`,
+  };
 }
 
 const says =
@@ -204,6 +208,61 @@ test("a reload keeps a proof that is still right, and drops one that is not; --r
   assert.equal(proven(moved), false);
   assert.match((await far.ask(1))[0]!, /^HTTP\/1\.1 503 egress-unavailable/);
   assert.equal((await proxy.admin("/readyz")).status, 200);
+  await proxy.stop();
+  await far.close();
+});
+
+test("POST /verify asks at once; a wrong answer closes what waits in the pool", async () => {
+  const echo = await startEcho();
+  echo.state.say = says(RIGHT);
+  const policy = policyOf([echo.url], { intervalSeconds: 3600, staleAfterSeconds: 3600 });
+  const proxy = await startProxy({ policy, args: OPEN_LOOPBACK });
+  await proxy.untilStatus(proven);
+  let ended = 0;
+  const far = await listen((socket) => {
+    socket.on("data", () => socket.write("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"));
+    socket.on("close", () => ended++);
+    socket.on("end", () => socket.end());
+  });
+  const wire = `GET http://127.0.0.1:${far.port}/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n`;
+  assert.match(await exchange(proxy.port, wire), /^HTTP\/1\.1 200 /);
+  assert.deepEqual([far.sockets.size, ended], [1, 0], "the upstream connection is kept");
+  const asked = echo.state.asked;
+  echo.state.say = says(WRONG);
+  const response = await fetch(`http://127.0.0.1:${proxy.adminPort}/verify`, { method: "POST" });
+  assert.equal(response.status, 202);
+  await proxy.untilStatus(unproven);
+  assert.equal(echo.state.asked, asked + 1);
+  while (ended === 0) await new Promise((resolve) => setTimeout(resolve, 20));
+  assert.match(await exchange(proxy.port, wire), /^HTTP\/1\.1 503 /);
+  await proxy.stop();
+  await far.close();
+});
+
+test("each family is proven by itself: what only IPv6 vouches for goes by IPv6", async () => {
+  const six = "2001:db8:5::10";
+  const [echo4, echo6] = [await startEcho(), await startEcho(undefined, "::1")];
+  echo4.state.say = says(WRONG);
+  echo6.state.say = says(six);
+  // Each family has an echo server of its own; to the other family it has no address.
+  const urls = [echo4.url, echo6.url];
+  const policy = { ...policyOf(urls), staticIPs: [{ address: RIGHT }, { address: six }] };
+  const proxy = await startProxy({ policy, args: OPEN_LOOPBACK, hosts: "127.0.0.1 both.example\n::1 both.example\n" });
+  const status = await proxy.untilStatus((now) => now.verification.some((one) => one.verified));
+  assert.deepEqual(
+    status.verification.map(({ way, verified, observed }) => [way, verified, ...observed]),
+    [
+      ["ipv4", false, WRONG],
+      ["ipv6", true, six],
+    ],
+  );
+  assert.equal(status.ready, false, "a family that is not proven keeps the proxy from being ready");
+  const far = await listen((socket) => socket.end("hi"), "::");
+  const both = await exchange(proxy.port, `CONNECT both.example:${far.port} HTTP/1.1\r\n\r\n`);
+  assert.match(both, /^HTTP\/1\.1 200 /);
+  assert.equal((await proxy.waitRecord((r) => r.target.startsWith("both"))).address, "::1");
+  const four = await exchange(proxy.port, `CONNECT 127.0.0.1:${far.port} HTTP/1.1\r\n\r\n`);
+  assert.match(four, /^HTTP\/1\.1 503 egress-unavailable: requests leave from 198\.51\.100\.66/);
   await proxy.stop();
   await far.close();
 });
