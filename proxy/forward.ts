@@ -1,4 +1,3 @@
-import type { Socket, TcpNetConnectOpts } from "node:net";
 import { Batch } from "./batch.ts";
 import { type BodyReader, ChunkedBody, chunkHeader, LengthBody, UntilClose } from "./body.ts";
 import type { Client, Entry, Handler } from "./client.ts";
@@ -10,44 +9,13 @@ import { type Head, type ResponseHead, ResponseHeadParser } from "./head.ts";
 import { type Address, formatAddress } from "./policy/cidr.ts";
 import { type AbsoluteTarget, formatTarget, parseAbsolute } from "./policy/target.ts";
 import type { Record } from "./record.ts";
-
-type UpstreamSocket = Socket & { exchange?: Exchange | undefined };
+import { adopt, EXCHANGE_ONREAD, type UpstreamOwner, type UpstreamSocket } from "./upstream.ts";
 
 /** Client bytes that are held while nobody can take them; then the client is paused. */
 const MAX_HELD_BYTES = 65_536;
 
-const READ_BUFFER_BYTES = 65_536;
-/** One for all exchanges: what an exchange keeps of it is a copy. */
-const readBuffer = Buffer.allocUnsafeSlow(READ_BUFFER_BYTES);
-const EXCHANGE_ONREAD: NonNullable<TcpNetConnectOpts["onread"]> = {
-  buffer: readBuffer,
-  callback(this: unknown, length: number): boolean {
-    const socket = this as UpstreamSocket;
-    if (socket.exchange === undefined) {
-      // Whatever an idle upstream sends, it is no answer to a question.
-      socket.destroy();
-      return false;
-    }
-    socket.exchange.upstreamData(Buffer.from(readBuffer.subarray(0, length)));
-    return true;
-  },
-} as NonNullable<TcpNetConnectOpts["onread"]>;
-
-function onUpstreamEnd(this: UpstreamSocket): void {
-  this.exchange?.upstreamEnd();
-}
-function onUpstreamError(this: UpstreamSocket): void {
-  this.exchange?.upstreamBroken();
-}
-function onUpstreamClose(this: UpstreamSocket): void {
-  this.exchange?.upstreamBroken();
-}
-function onUpstreamDrain(this: UpstreamSocket): void {
-  this.exchange?.upstreamDrained();
-}
-
 /** One absolute-form request and its response (RFC 9112 §3.2.2): decided by itself, whatever came before it. */
-export class Exchange implements Handler {
+export class Exchange implements Handler, UpstreamOwner {
   readonly #client: Client;
   readonly #head: Head;
   readonly #record: Record;
@@ -134,10 +102,7 @@ export class Exchange implements Handler {
         return;
       }
       const { socket, address } = result;
-      socket.on("error", onUpstreamError);
-      socket.on("end", onUpstreamEnd);
-      socket.on("close", onUpstreamClose);
-      socket.on("drain", onUpstreamDrain);
+      adopt(socket);
       this.#send(
         { socket, dialled: began, opened: performance.now() },
         address,
@@ -167,7 +132,7 @@ export class Exchange implements Handler {
       this.#fail(closed);
       return;
     }
-    socket.exchange = this;
+    socket.owner = this;
     socket.resume();
     this.#record.address = formatAddress(address);
     this.#record.local = socket.localAddress ?? "";
@@ -361,7 +326,7 @@ export class Exchange implements Handler {
   #letGo(): void {
     const upstream = this.#upstream;
     if (upstream === null) return;
-    upstream.exchange = undefined;
+    upstream.owner = undefined;
   }
 
   /** The response had begun and cannot be completed. */
