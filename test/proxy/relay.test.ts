@@ -1,10 +1,10 @@
 import assert from "node:assert/strict";
-import { type ChildProcess, spawn } from "node:child_process";
 import { createHash, randomBytes } from "node:crypto";
 import { once } from "node:events";
 import { readFileSync } from "node:fs";
 import { connect, type Socket } from "node:net";
 import { after, before, test } from "node:test";
+import { deafListener, untilDialling } from "../harness/deaf.ts";
 import { OPEN_LOOPBACK, type ProxyHandle, startProxy } from "../harness/proxy.ts";
 import { listen, RawClient } from "../harness/raw.ts";
 
@@ -143,45 +143,6 @@ test("a 1 MiB POST that is refused reads its whole 403", async () => {
   client.socket.destroy();
 });
 
-/** A listener whose queue is full, so that a further SYN is never answered; ended by killing it. */
-async function deafListener(): Promise<{ port: number; close: () => void }> {
-  const script =
-    "const s=require('net').createServer();s.listen({port:0,host:'127.0.0.1',backlog:1},()=>console.log(s.address().port))";
-  const child: ChildProcess = spawn(process.execPath, ["-e", script], { stdio: ["ignore", "pipe", "inherit"] });
-  const [line] = (await once(child.stdout!, "data")) as [Buffer];
-  const port = Number(String(line));
-  child.kill("SIGSTOP");
-  const fillers: Socket[] = [];
-  // Linux admits backlog + 1; whoever comes later stays in SYN-SENT.
-  for (let open = true; open; ) {
-    const socket = connect(port, "127.0.0.1");
-    socket.on("error", () => {});
-    fillers.push(socket);
-    open = await Promise.race([once(socket, "connect").then(() => true), sleep(300).then(() => false)]);
-    assert.ok(fillers.length < 20, "the queue never fills");
-  }
-  fillers.pop()!.destroy();
-  const close = () => {
-    for (const socket of fillers) socket.destroy();
-    child.kill("SIGKILL");
-  };
-  return { port, close };
-}
-
-/** Connections to a port that wait for their SYN-ACK, as the kernel counts them. */
-function dialling(port: number): number {
-  const hex = port.toString(16).toUpperCase().padStart(4, "0");
-  const rows = readFileSync("/proc/net/tcp", "utf8").split("\n");
-  return rows.filter((row) => new RegExp(`^ *\\d+: \\S+ 0100007F:${hex} 02 `).test(row)).length;
-}
-
-async function untilDialling(port: number, count: number): Promise<void> {
-  for (let i = 0; dialling(port) !== count; i++) {
-    assert.ok(i < 100, `${dialling(port)} dials, not ${count}`);
-    await sleep(10);
-  }
-}
-
 test("a client that goes away while its target is dialled takes the dial with it", async (t) => {
   const deaf = await deafListener();
   t.after(deaf.close);
@@ -203,7 +164,7 @@ test("a target that never answers is a 504 after the connect time", async (t) =>
   await client.untilEnd();
   assert.match(client.text, /^HTTP\/1\.1 504 egress-connect: 127\.0\.0\.1:\d+ did not answer within 2 s\r\n/);
   assert.match(client.text, /\r\nProxy-Status: outrider; error=connection_timeout\r\n/);
-  assert.equal(dialling(deaf.port), 0);
+  await untilDialling(deaf.port, 0);
   const record = await recordOf(deaf.port);
   assert.deepEqual([record.code, record.close], ["timeout", "refused"]);
   client.socket.destroy();

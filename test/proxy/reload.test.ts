@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { mkdirSync, renameSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
+import { deafListener, untilDialling } from "../harness/deaf.ts";
 import { manifest, OPEN_LOOPBACK, startProxy, tempFolder } from "../harness/proxy.ts";
 import { exchange, listen, RawClient } from "../harness/raw.ts";
 
@@ -185,4 +186,24 @@ test("50 reloads under load: every request is decided by one whole policy, no pe
   }
   assert.equal(await proxy.stop(), 0);
   await far.close();
+});
+
+test("a reload while a target is dialled: what is forbidden by then gets its reason instead of a tunnel", async (t) => {
+  const proxy = await startProxy({ policy: open, args: [...OPEN_LOOPBACK, "--connect-seconds", "20"], hosts: HOSTS });
+  const deaf = await deafListener();
+  t.after(deaf.close);
+  const client = await RawClient.open(proxy.port);
+  client.socket.write(`CONNECT a.example:${deaf.port} HTTP/1.1\r\n\r\n`);
+  await untilDialling(deaf.port, 1);
+  const before = (await proxy.untilStatus(() => true)).policy!.hash;
+  replace(proxy.policyFile, keepOnly);
+  proxy.signal("SIGHUP");
+  const { hash } = (await proxy.untilStatus((status) => status.policy!.hash !== before)).policy!;
+  deaf.hear();
+  await client.untilEnd(15_000);
+  assert.match(client.text, /^HTTP\/1\.1 403 egress-denied: a\.example is not on the allow list/);
+  const record = await proxy.waitRecord((r) => r.target.startsWith("a.example"));
+  assert.deepEqual([record.verdict, record.code, record.hash], ["deny", "not-allowed", hash]);
+  client.socket.destroy();
+  assert.equal(await proxy.stop(), 0);
 });
