@@ -88,6 +88,22 @@ for (const direction of ["up", "down"] as const) {
   });
 }
 
+test("more streams than there are read buffers of their own: every byte of each arrives", async () => {
+  const far = await listen((socket) => socket.pipe(socket));
+  const one = async () => {
+    const sent = randomBytes(2 * MiB);
+    const client = await RawClient.open(proxy.port);
+    await client.connect(`127.0.0.1:${far.port}`);
+    client.socket.write(sent);
+    await client.until(() => client.bytes.length >= sent.length, "all bytes", 30_000);
+    assert.ok(client.bytes.equals(sent));
+    client.socket.destroy();
+  };
+  // 80 streams want 160 buffers; the second time, the first ones have given theirs back.
+  for (let round = 0; round < 2; round++) await Promise.all(Array.from({ length: 80 }, one));
+  await far.close();
+});
+
 interface Ends {
   client: RawClient;
   upstream: Socket;
