@@ -1,4 +1,5 @@
 import { type Server, Socket } from "node:net";
+import { READ_BUFFER } from "./read-buffer.ts";
 
 /** The libuv handle behind a server or socket: not public, so every use is checked first. */
 interface Handle {
@@ -17,18 +18,15 @@ interface AcceptedOptions {
   onread: { buffer: Buffer; callback: (this: Socket, length: number) => boolean };
 }
 
-const KEEP_ALIVE_SECONDS = 30;
+/** After so long without traffic a client is asked whether it is there (TCP keep-alive). */
+export const KEEP_ALIVE_SECONDS = 30;
 
 /**
- * Makes the accepted sockets of a listening server read into one shared buffer instead of 64 KiB of fresh memory for
+ * Makes the accepted sockets of a listening server read into {@link READ_BUFFER} instead of 64 KiB of fresh memory for
  * each read: less CPU for streams, 40 % less memory for idle tunnels. `onRead` must copy what it keeps before it
  * returns. False: this Node has no such hook, and sockets emit `data` as usual.
  */
-export function shareReadBuffer(
-  server: Server,
-  buffer: Buffer,
-  onRead: (this: Socket, length: number) => boolean,
-): boolean {
+export function shareReadBuffer(server: Server, onRead: (this: Socket, length: number) => boolean): boolean {
   const open = server as OpenServer;
   const handle = open._handle;
   const original = handle?.onconnection;
@@ -41,7 +39,7 @@ export function shareReadBuffer(
       original.call(this, status, client);
       return;
     }
-    const onread = { buffer, callback: onRead };
+    const onread = { buffer: READ_BUFFER, callback: onRead };
     const options: AcceptedOptions = { handle: client, allowHalfOpen: true, readable: true, writable: true, onread };
     const socket = new Socket(options as unknown as ConstructorParameters<typeof Socket>[0]);
     // As node:net does it: the server counts its connections, so that close() waits for them.

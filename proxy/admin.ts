@@ -2,6 +2,7 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse } 
 import type { Metrics } from "./metrics.ts";
 import { cidr, contains, parseAddress } from "./policy/cidr.ts";
 import { parseAsked } from "./policy/explain.ts";
+import type { Reload } from "./reload.ts";
 import type { ProxyServer } from "./server.ts";
 import type { Sources } from "./source.ts";
 import { explainTarget, phraseFor } from "./tools/explain.ts";
@@ -11,8 +12,6 @@ import type { Verifier } from "./verify.ts";
 export interface Status {
   version: string;
   listen: string;
-  /** Why the file that stands there now is not in force; null when it is. */
-  policyError: string | null;
   /** When the policy in force was loaded; null without one. */
   loadedAt: string | null;
 }
@@ -21,6 +20,7 @@ export interface Status {
 export interface AdminParts {
   proxy: ProxyServer;
   status: Status;
+  reload: Reload;
   verifier: Verifier;
   sources: Sources;
   metrics: Metrics;
@@ -41,7 +41,7 @@ function send(response: ServerResponse, status: number, body: unknown): void {
 }
 
 async function answer(request: IncomingMessage, response: ServerResponse, parts: AdminParts): Promise<void> {
-  const { proxy, status, verifier, sources, metrics } = parts;
+  const { proxy, status, reload, verifier, sources, metrics } = parts;
   const url = new URL(request.url ?? "/", "http://admin");
   const local = isLoopback(request.socket.remoteAddress ?? "");
   if (url.pathname === "/verify" && request.method === "POST") {
@@ -56,7 +56,7 @@ async function answer(request: IncomingMessage, response: ServerResponse, parts:
     case "/readyz": {
       const unready = proxy.unready();
       if (unready === null) return send(response, 200, "ok");
-      return send(response, 503, proxy.policy === null ? `no policy: ${status.policyError}` : unready);
+      return send(response, 503, proxy.policy === null ? `no policy: ${reload.error}` : unready);
     }
     case "/metrics": {
       const text = await metrics.registry.metrics();
@@ -68,9 +68,9 @@ async function answer(request: IncomingMessage, response: ServerResponse, parts:
       const policy = proxy.policy && { name: proxy.policy.document.policy, hash: proxy.policy.hash };
       const ready = proxy.unready() === null;
       const { phase, counts } = proxy;
-      const addresses = sources.list.map(({ address, assigned }) => ({ address, assigned }));
-      const verification = verifier.status();
-      return send(response, 200, { ...status, ready, phase, policy, ...counts, sources: addresses, verification });
+      const { version, listen, loadedAt } = status;
+      const start = { version, listen, policyError: reload.error, loadedAt, ready, phase, policy };
+      return send(response, 200, { ...start, ...counts, sources: sources.status(), verification: verifier.status() });
     }
     case "/explain": {
       // It resolves names: for people on this machine (or behind a port-forward) only.

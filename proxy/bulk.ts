@@ -19,7 +19,6 @@ export class Bulk {
   readonly #destination: Socket;
   readonly #buffer: Buffer;
   #resting = false;
-  #released = false;
 
   private constructor(source: Socket, destination: Socket, buffer: Buffer) {
     this.#source = source;
@@ -51,10 +50,8 @@ export class Bulk {
     if (!this.#source.destroyed) this.#source.resume();
   };
 
-  /** The tunnel is over. The memory lives as long as something points at it. */
+  /** The tunnel is over, called once. The memory lives as long as something points at it. */
   release(): void {
-    if (this.#released) return;
-    this.#released = true;
     inUse--;
   }
 }

@@ -9,6 +9,7 @@ import { type Head, HeadParser } from "./head.ts";
 import type { Address } from "./policy/cidr.ts";
 import type { PolicySet } from "./policy/engine.ts";
 import type { Target } from "./policy/target.ts";
+import { copyOut } from "./read-buffer.ts";
 import type { Record } from "./record.ts";
 import type { ProxyServer } from "./server.ts";
 import type { Way } from "./verify.ts";
@@ -56,15 +57,13 @@ const LINGER_MS = 1000;
 function onData(this: ClientSocket, chunk: Buffer): void {
   this.client!.data(chunk);
 }
-const CLIENT_BUFFER_BYTES = 65_536;
-/** What all clients read into where Node allows it (`accept.ts`). */
-export const CLIENT_BUFFER = Buffer.allocUnsafeSlow(CLIENT_BUFFER_BYTES);
-/** Takes `length` bytes of {@link CLIENT_BUFFER}, as a copy: the next read of any client overwrites them. */
+
+/** Takes what an accepted socket read into the shared buffer, where Node allows that (`accept.ts`). */
 export function onClientRead(this: Socket, length: number): boolean {
   const { client } = this as ClientSocket;
   if (client === undefined) return false;
   if (client.bulk !== null) return client.bulk(length);
-  client.data(Buffer.from(CLIENT_BUFFER.subarray(0, length)));
+  client.data(copyOut(length));
   return true;
 }
 
@@ -201,14 +200,9 @@ export class Client {
   begin(entry: Entry, passage: Passage): Failure | null {
     const { server } = this;
     const changed = server.policy !== entry.policy || server.credentials !== entry.credentials;
-    const refused = (changed ? this.#decideAgain(passage) : null) ?? this.#gateRefusal(passage);
+    const refused = (changed ? this.#decideAgain(passage) : null) ?? server.gate.refusal(passage.way, passage.dialled);
     if (refused === null) this.#passage = passage;
     return refused;
-  }
-
-  /** A connection made before the last good round keeps its source, so only young ones are asked how they began. */
-  #gateRefusal({ way, dialled }: Passage): Failure | null {
-    return this.server.gate.refusal(way, dialled);
   }
 
   #decideAgain({ target, address, record }: Passage): Failure | null {

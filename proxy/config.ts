@@ -1,8 +1,8 @@
 import { isIP } from "node:net";
 import { UsageError } from "./errors.ts";
 import { LOG_LEVELS } from "./log.ts";
-import { ipPort, type Option, oneOf, readOptions, wholeNumber } from "./options.ts";
-import { formatAddress, parseAddress, parseCidr } from "./policy/cidr.ts";
+import { ipAddresses, ipPort, type Option, oneOf, readOptions, wholeNumber } from "./options.ts";
+import { parseCidr } from "./policy/cidr.ts";
 import type { PolicyDocument } from "./policy/document.ts";
 
 /** How a policy file is read; `explain` and `check` share these with the proxy. */
@@ -145,12 +145,7 @@ export function readConfig(options: readonly Option[], argv: readonly string[], 
       if ("error" in parsed) throw new UsageError(`${values.shown(name)}: ${parsed.error}`);
     }
   }
-  const sourceAddresses = (values.get("source-address") ?? []).map((text) => {
-    const address = parseAddress(text);
-    if (address === null)
-      throw new UsageError(`${values.shown("source-address")} must be an IP address, not "${text}"`);
-    return formatAddress(address);
-  });
+  const sourceAddresses = ipAddresses(values, "source-address");
   if (new Set(sourceAddresses).size < sourceAddresses.length) {
     throw new UsageError(`${values.shown("source-address")}: an address is there twice`);
   }

@@ -6,7 +6,8 @@ import type { Head } from "./head.ts";
 import { formatAddress } from "./policy/cidr.ts";
 import { formatTarget, parseAuthority } from "./policy/target.ts";
 import type { Record } from "./record.ts";
-import { TUNNEL_ONREAD, Tunnel } from "./tunnel.ts";
+import { Tunnel } from "./tunnel.ts";
+import { UPSTREAM_ONREAD } from "./upstream.ts";
 
 /** The whole success answer: senders and their libraries compare little else (RFC 9110 §9.3.6). */
 const ESTABLISHED = Buffer.from("HTTP/1.1 200 Connection established\r\n\r\n");
@@ -54,7 +55,7 @@ export class Connect implements Handler {
       }
       const began = performance.now();
       const { ways } = route;
-      const options = { port: target.port, deadlineMs: entry.settings.connectMs, shown, onread: TUNNEL_ONREAD, ways };
+      const options = { port: target.port, deadlineMs: entry.settings.connectMs, shown, onread: UPSTREAM_ONREAD, ways };
       this.#stop = dial(route.addresses, options, (result) => {
         this.#record.connectMs = performance.now() - began;
         if ("code" in result) {

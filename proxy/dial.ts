@@ -7,17 +7,20 @@ import { ownAddresses, type Source } from "./source.ts";
 /** The next address is tried beside the earlier ones after this time (RFC 8305 §5, connection attempt delay). */
 const STAGGER_MS = 250;
 
+/** Where and how to connect. */
 export interface DialOptions {
   port: number;
+  /** For all addresses together. */
   deadlineMs: number;
   /** `host:port`, for the reason. */
   shown: string;
   /** The source of each family; absent: the machine chooses. */
   ways?: Ways;
-  /** Reads into the owner's buffer instead of stream chunks (see `tunnel.ts`). */
+  /** Reads into a buffer instead of stream chunks (see `upstream.ts`). */
   onread?: TcpNetConnectOpts["onread"];
 }
 
+/** The connection and the address that answered first, or why there is none. */
 export type Dialled = { socket: Socket; address: Address } | Failure;
 
 function failureOf(error: NodeJS.ErrnoException, shown: string, source: Source | undefined): Failure {

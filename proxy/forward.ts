@@ -8,8 +8,9 @@ import { requestHead, responseHead } from "./fields.ts";
 import { type Head, type ResponseHead, ResponseHeadParser } from "./head.ts";
 import { type Address, formatAddress } from "./policy/cidr.ts";
 import { type AbsoluteTarget, formatTarget, parseAbsolute } from "./policy/target.ts";
+import { copyOut } from "./read-buffer.ts";
 import type { Record } from "./record.ts";
-import { adopt, EXCHANGE_ONREAD, type UpstreamOwner, type UpstreamSocket } from "./upstream.ts";
+import { adopt, UPSTREAM_ONREAD, type UpstreamOwner, type UpstreamSocket } from "./upstream.ts";
 
 /** Client bytes that are held while nobody can take them; then the client is paused. */
 const MAX_HELD_BYTES = 65_536;
@@ -69,69 +70,50 @@ export class Exchange implements Handler, UpstreamOwner {
     this.#entry = entry;
     const drop = decideTarget(entry.policy, client.server, absolute.target, this.#record, (route) => {
       if ("code" in route) this.#fail(route);
-      else this.#reach(absolute, shown, route, entry);
+      else this.#reach(absolute, route, entry);
     });
     this.#stop ??= drop;
   }
 
-  #reach(absolute: AbsoluteTarget, shown: string, route: Exclude<Route, Failure>, entry: Entry): void {
-    const { server } = this.#client;
-    const { ways } = route;
+  #reach(absolute: AbsoluteTarget, { addresses, ways }: Exclude<Route, Failure>, entry: Entry): void {
+    const { pool } = this.#client.server;
+    const shown = this.#record.target;
+    const use = (socket: UpstreamSocket, address: Address, key: string, dialled: number, opened: number) => {
+      this.#upstream = socket;
+      this.#poolKey = key;
+      this.#opened = opened;
+      const { target } = absolute;
+      const passage = { record: this.#record, target, address, way: ways[address.family]!, dialled, opened };
+      const closed = this.#client.begin(entry, passage);
+      if (closed === null) this.#send(socket, address, absolute);
+      else this.#fail(closed);
+    };
     const keyOf = (address: Address) => `${shown} ${formatAddress(address)} ${ways[address.family]!.key}`;
-    for (const address of route.addresses) {
-      const pooled = server.pool.take(keyOf(address));
+    for (const address of addresses) {
+      const key = keyOf(address);
+      const pooled = pool.take(key);
       if (pooled === null) continue;
       this.#reused = true;
       this.#stop = () => {};
       // It was put into the pool after its source had been proven, or dropped from there.
-      this.#send({ ...pooled, dialled: Number.POSITIVE_INFINITY }, address, route, keyOf(address), absolute, entry);
+      use(pooled.socket, address, key, Number.POSITIVE_INFINITY, pooled.opened);
       return;
     }
     const began = performance.now();
-    const options = {
-      port: absolute.target.port,
-      deadlineMs: entry.settings.connectMs,
-      shown,
-      ways,
-      onread: EXCHANGE_ONREAD,
-    };
-    this.#stop = dial(route.addresses, options, (result) => {
+    const { connectMs: deadlineMs } = entry.settings;
+    const options = { port: absolute.target.port, deadlineMs, shown, ways, onread: UPSTREAM_ONREAD };
+    this.#stop = dial(addresses, options, (result) => {
       this.#record.connectMs = performance.now() - began;
       if ("code" in result) {
         this.#fail(result);
         return;
       }
-      const { socket, address } = result;
-      adopt(socket);
-      this.#send(
-        { socket, dialled: began, opened: performance.now() },
-        address,
-        route,
-        keyOf(address),
-        absolute,
-        entry,
-      );
+      adopt(result.socket);
+      use(result.socket, result.address, keyOf(result.address), began, performance.now());
     });
   }
 
-  #send(
-    { socket, dialled, opened }: { socket: UpstreamSocket; dialled: number; opened: number },
-    address: Address,
-    route: Exclude<Route, Failure>,
-    key: string,
-    absolute: AbsoluteTarget,
-    entry: Entry,
-  ): void {
-    this.#upstream = socket;
-    this.#poolKey = key;
-    this.#opened = opened;
-    const { target } = absolute;
-    const passage = { record: this.#record, target, address, way: route.ways[address.family]!, dialled, opened };
-    const closed = this.#client.begin(entry, passage);
-    if (closed !== null) {
-      this.#fail(closed);
-      return;
-    }
+  #send(socket: UpstreamSocket, address: Address, absolute: AbsoluteTarget): void {
     socket.owner = this;
     socket.resume();
     this.#record.address = formatAddress(address);
@@ -204,10 +186,11 @@ export class Exchange implements Handler, UpstreamOwner {
     if (!this.#request.done) this.#client.socket.resume();
   }
 
-  upstreamData(chunk: Buffer): void {
+  upstreamRead(length: number): boolean {
     this.#active = this.#client.server.now;
-    this.#takeResponse(chunk);
+    this.#takeResponse(copyOut(length));
     this.#flushDown();
+    return true;
   }
 
   #flushDown(): void {
@@ -295,10 +278,18 @@ export class Exchange implements Handler, UpstreamOwner {
       this.#complete();
       return;
     }
-    this.upstreamBroken();
+    this.#broken();
   }
 
-  upstreamBroken(): void {
+  upstreamError(): void {
+    this.#broken();
+  }
+
+  upstreamClosed(): void {
+    this.#broken();
+  }
+
+  #broken(): void {
     if (this.#over) return;
     if (this.#response !== null) {
       this.#cut("upstream-reset");
@@ -313,7 +304,7 @@ export class Exchange implements Handler, UpstreamOwner {
     this.#over = true;
     const { server } = this.#client;
     const upstream = this.#upstream!;
-    this.#letGo();
+    upstream.owner = undefined;
     if (this.#response!.keepAlive && this.#request.done && !(this.#body instanceof UntilClose)) {
       server.pool.put(this.#poolKey, upstream, this.#opened, server.now);
     } else upstream.destroy();
@@ -323,18 +314,18 @@ export class Exchange implements Handler, UpstreamOwner {
     else this.#client.next(Buffer.concat(this.#held));
   }
 
-  #letGo(): void {
-    const upstream = this.#upstream;
-    if (upstream === null) return;
-    upstream.owner = undefined;
+  /** Ends it for good, and its upstream connection. */
+  #abandon(): void {
+    this.#over = true;
+    if (this.#upstream === null) return;
+    this.#upstream.owner = undefined;
+    this.#upstream.destroy();
   }
 
   /** The response had begun and cannot be completed. */
   #cut(reason: string): void {
     this.#flushDown();
-    this.#over = true;
-    this.#letGo();
-    this.#upstream?.destroy();
+    this.#abandon();
     this.#record.code = "reset";
     this.#record.close = reason;
     this.#client.handler = null;
@@ -347,18 +338,14 @@ export class Exchange implements Handler, UpstreamOwner {
       this.#cut(failure.code);
       return;
     }
-    this.#over = true;
-    this.#letGo();
-    this.#upstream?.destroy();
+    this.#abandon();
     this.#client.refuse(failure, this.#record, this.#head.method === "HEAD");
   }
 
   onClosed(): void {
     if (this.#over) return;
-    this.#over = true;
     this.#stop?.();
-    this.#letGo();
-    this.#upstream?.destroy();
+    this.#abandon();
     this.#record.close ??= "client-gone";
     this.#client.handler = null;
     this.#client.finish(this.#record);

@@ -50,13 +50,13 @@ export function compileFor(document: PolicyDocument, config: Config, listenPorts
 
 /** What echo URLs are vetted with: addresses as for every target, but no list of the policy. */
 export function compileForEcho(document: PolicyDocument, config: Config, listenPorts: readonly number[]): PolicySet {
-  const open = {
+  const open: PolicyDocument = {
     ...document,
     mode: "Enforce",
     defaultAction: "Allow",
     ports: ["1-65535"],
     allow: [],
     deny: [],
-  } as const;
-  return compileFor({ ...open, ports: [...open.ports], allow: [], deny: [] }, config, listenPorts);
+  };
+  return compileFor(open, config, listenPorts);
 }

@@ -55,11 +55,16 @@ export class Metrics {
       new Counter({ name: `outrider_proxy_${name}`, help, labelNames, registers, collect });
     const gauge = (name: string, help: string, labelNames: string[], collect: (this: Gauge) => void) =>
       new Gauge({ name: `outrider_proxy_${name}`, help, labelNames, registers, collect });
-    /** A counter whose values are kept elsewhere. */
-    const copied = (name: string, help: string, label: string, values: () => { [value: string]: number }) =>
-      counter(name, help, label === "" ? [] : [label], function () {
+    /** Counters whose values are kept elsewhere: one, or one for each value of a label. */
+    const copied = (name: string, help: string, value: () => number) =>
+      counter(name, help, [], function () {
         this.reset();
-        for (const [value, count] of Object.entries(values())) this.inc(label === "" ? {} : { [label]: value }, count);
+        this.inc(value());
+      });
+    const copiedBy = (label: string, name: string, help: string, values: () => { [value: string]: number }) =>
+      counter(name, help, [label], function () {
+        this.reset();
+        for (const [value, count] of Object.entries(values())) this.inc({ [label]: value }, count);
       });
     const requests = this.#requests;
     counter("requests_total", "Finished tunnels and requests", ["kind", "verdict", "code"], function () {
@@ -72,39 +77,23 @@ export class Metrics {
     gauge("connections", "Open client connections, idle ones included", [], function () {
       this.set(server.counts.connections);
     });
-    copied(
-      "bytes_total",
-      "Bytes relayed by finished tunnels and requests (up: from client to target)",
-      "direction",
-      () => {
-        return { up: this.#up, down: this.#down };
-      },
-    );
-    copied(
-      "dns_cache_total",
-      "Names asked for: hit, miss (a query was made), shared (waited for another's query)",
-      "result",
-      () => {
-        return { ...server.names.counts };
-      },
-    );
+    const bytesHelp = "Bytes relayed by finished tunnels and requests (up: from client to target)";
+    copiedBy("direction", "bytes_total", bytesHelp, () => ({ up: this.#up, down: this.#down }));
+    const dnsHelp = "Names asked for: hit, miss (a query was made), shared (waited for another's query)";
+    copiedBy("result", "dns_cache_total", dnsHelp, () => ({ ...server.names.counts }));
     gauge("policy_info", "The policy that is in force, by its hash", ["hash"], function () {
       this.reset();
       if (server.policy !== null) this.set({ hash: server.policy.hash }, 1);
     });
-    copied("policy_reload_total", "Reloads of policy and passwords", "result", () => {
+    copiedBy("result", "policy_reload_total", "Reloads of policy and passwords", () => {
       return { success: reload.succeeded, failure: reload.failed };
     });
     gauge("egress_verified", "Whether a source address (or family) is proven", ["address"], function () {
       this.reset();
       for (const proof of verifier.status()) this.set({ address: proof.way }, proof.verified ? 1 : 0);
     });
-    copied("egress_mismatch_total", "Echo answers that named a wrong address", "", () => ({
-      all: verifier.mismatches,
-    }));
-    copied("log_dropped_total", "Access records lost because nobody read them", "", () => {
-      return { all: server.counts.recordsDropped };
-    });
+    copied("egress_mismatch_total", "Echo answers that named a wrong address", () => verifier.mismatches);
+    copied("log_dropped_total", "Access records lost because nobody read them", () => server.counts.recordsDropped);
     gauge("ready", "Whether /readyz answers 200", [], function () {
       this.set(server.unready() === null ? 1 : 0);
     });

@@ -1,6 +1,7 @@
 import { isIP } from "node:net";
 import { parseArgs } from "node:util";
 import { UsageError } from "./errors.ts";
+import { formatAddress, parseAddress } from "./policy/cidr.ts";
 import { nearest } from "./policy/rules.ts";
 
 /** One option of a command: long form, environment variable, and what `--help` prints. */
@@ -117,6 +118,20 @@ export function oneOf<T extends string>(values: Values, name: string, words: rea
   if (found === undefined)
     throw new UsageError(`${values.shown(name)} must be one of ${words.join(", ")}, not "${text}"`);
   return found;
+}
+
+/** IP addresses in their canonical form. @throws UsageError */
+export function ipAddresses(values: Values, name: string): string[] {
+  return (values.get(name) ?? []).map((text) => {
+    const address = parseAddress(text);
+    if (address === null) throw new UsageError(`${values.shown(name)} must be an IP address, not "${text}"`);
+    return formatAddress(address);
+  });
+}
+
+/** For commands that take options alone. @throws UsageError */
+export function noArguments(positionals: readonly string[]): void {
+  if (positionals.length > 0) throw new UsageError(`unexpected argument "${positionals[0]}"; see --help`);
 }
 
 /**

@@ -27,6 +27,7 @@ const MAX_ENTRIES = 10_000;
 const MAX_IN_FLIGHT = 256;
 const TRIES = 2;
 
+/** Whom to ask, for how long. */
 export interface ResolveOptions {
   /** `IP:port`, in order of use; empty: what resolv.conf names. */
   servers: readonly string[];

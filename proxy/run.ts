@@ -1,5 +1,6 @@
 import { readFileSync } from "node:fs";
 import type { AddressInfo } from "node:net";
+import { setTimeout as sleep } from "node:timers/promises";
 import { makeAdmin, type Status } from "./admin.ts";
 import { Credentials } from "./auth.ts";
 import { type Config, PROXY_OPTIONS, readConfig, requirePolicy, settingsOf } from "./config.ts";
@@ -9,7 +10,7 @@ import { compileFor, compileForEcho } from "./load.ts";
 import { type Logger, makeLog } from "./log.ts";
 import { Metrics } from "./metrics.ts";
 import { makeAsk } from "./observe.ts";
-import { optionHelp } from "./options.ts";
+import { noArguments, optionHelp } from "./options.ts";
 import type { PolicySet } from "./policy/engine.ts";
 import { RecordWriter } from "./record.ts";
 import { LOOK_MS, type Loaded, load, Reload } from "./reload.ts";
@@ -63,8 +64,6 @@ function makeSignals(names: readonly NodeJS.Signals[]): () => Promise<string> {
     });
 }
 
-const sleep = (ms: number) => new Promise<void>((resolve) => setTimeout(resolve, ms));
-
 /** SIGTERM to exit: not ready, serving on, not accepting, closing; a second signal goes on to the closing. */
 async function shutDown(server: ProxyServer, config: Config, log: Logger, hurry: Promise<string>): Promise<void> {
   server.phase = "leaving";
@@ -91,7 +90,7 @@ export async function runProxy(argv: readonly string[]): Promise<number> {
     return 0;
   }
   requirePolicy(config);
-  if (positionals.length > 0) throw new UsageError(`unexpected argument "${positionals[0]}"; see --help`);
+  noArguments(positionals);
   const log = makeLog(config.logLevel);
   const reload = new Reload(config, process.env.PROXY_PASSWORD);
   const first = config.onBadPolicy === "exit" ? load(config, process.env.PROXY_PASSWORD) : reload.force();
@@ -119,13 +118,12 @@ export async function runProxy(argv: readonly string[]): Promise<number> {
     readiness: config.readiness,
   });
   metrics.register(server, verifier, reload);
-  const status: Status = { version: version(), listen: "", policyError: reload.error, loadedAt: null };
+  const status: Status = { version: version(), listen: "", loadedAt: null };
   const onError = (error: unknown) => log.error({ err: error }, "admin request failed");
-  const admin = makeAdmin({ proxy: server, status, verifier, sources, metrics, onError });
+  const admin = makeAdmin({ proxy: server, status, reload, verifier, sources, metrics, onError });
   await new Promise<void>((resolve, reject) => {
     admin.once("error", (error) => reject(listenError(error, "admin", config.admin)));
-    const { host, port } = config.admin;
-    admin.listen({ ...(host === "" ? {} : { host }), port }, resolve);
+    admin.listen(config.admin, resolve);
   });
   const adminAt = admin.address() as AddressInfo;
   let ports = config.listen.port === 0 ? [adminAt.port] : [config.listen.port, adminAt.port];
@@ -145,7 +143,6 @@ export async function runProxy(argv: readonly string[]): Promise<number> {
     const { document } = loaded.source;
     names.setTimeout(timeoutOf(loaded));
     verifier.configure(document, sources.list);
-    status.policyError = null;
     status.loadedAt = new Date().toISOString();
     const { hash } = server.policy!;
     for (const warning of [...loaded.source.warnings, ...loaded.credentials.warnings]) log.warn(warning);
@@ -171,7 +168,6 @@ export async function runProxy(argv: readonly string[]): Promise<number> {
   const take = (loaded: Loaded | null, failedBefore: number) => {
     if (loaded !== null) install(loaded);
     else if (reload.failed > failedBefore) {
-      status.policyError = reload.error;
       log.error(`${reload.error}; ${current === null ? "waiting for a valid policy" : "the last good one stays"}`);
     }
   };
@@ -189,8 +185,7 @@ export async function runProxy(argv: readonly string[]): Promise<number> {
       compileCurrent();
     }
     if (!(await sources.check(now))) return;
-    const all = sources.list.map(({ address, assigned }) => ({ address, assigned }));
-    log.warn({ sources: all }, "source addresses changed");
+    log.warn({ sources: sources.status() }, "source addresses changed");
     verifier.checkNow();
   };
   const watch = setInterval(() => {

@@ -1,7 +1,7 @@
 import { createServer, type Server, type Socket } from "node:net";
-import { shareReadBuffer } from "./accept.ts";
+import { KEEP_ALIVE_SECONDS, shareReadBuffer } from "./accept.ts";
 import type { Credentials } from "./auth.ts";
-import { CLIENT_BUFFER, Client, onClientRead } from "./client.ts";
+import { Client, onClientRead } from "./client.ts";
 import type { Settings } from "./config.ts";
 import { refusalBytes } from "./errors.ts";
 import type { Gate } from "./gate.ts";
@@ -12,7 +12,6 @@ import { formatRecord, type Record, type RecordWriter } from "./record.ts";
 import type { Names } from "./resolve.ts";
 
 const SWEEP_MS = 1000;
-const KEEP_ALIVE_MS = 30_000;
 /** Connections without a request at the moment, on top of the tunnels. */
 const MAX_IDLE_CLIENTS = 2000;
 const BACKLOG = 4096;
@@ -60,7 +59,7 @@ export class ProxyServer {
     this.#writer = parts.writer;
     this.#readiness = parts.readiness;
     this.#server = createServer(
-      { allowHalfOpen: true, noDelay: true, keepAlive: true, keepAliveInitialDelay: KEEP_ALIVE_MS },
+      { allowHalfOpen: true, noDelay: true, keepAlive: true, keepAliveInitialDelay: KEEP_ALIVE_SECONDS * 1000 },
       (socket) => this.#accept(socket),
     );
   }
@@ -103,13 +102,13 @@ export class ProxyServer {
     return { active: this.#active, connections: this.#clients.size, recordsDropped: this.#writer.dropped };
   }
 
-  /** An empty host means all addresses. `reusePort`: other processes may share the port. @throws the listen error */
+  /** An empty host means all addresses: IPv6 and IPv4, or IPv4 where the machine has no other. `reusePort`: other processes may share the port. @throws the listen error */
   listen(host: string, port: number, reusePort: boolean): Promise<{ address: string; port: number }> {
     return new Promise((resolve, reject) => {
       this.#server.once("error", reject);
-      this.#server.listen({ ...(host === "" ? {} : { host }), port, reusePort, backlog: BACKLOG }, () => {
+      this.#server.listen({ host, port, reusePort, backlog: BACKLOG }, () => {
         this.#server.removeListener("error", reject);
-        this.#sharedReads = shareReadBuffer(this.#server, CLIENT_BUFFER, onClientRead);
+        this.#sharedReads = shareReadBuffer(this.#server, onClientRead);
         this.#sweeper = setInterval(() => this.#sweep(), SWEEP_MS);
         resolve(this.#server.address() as { address: string; port: number });
       });

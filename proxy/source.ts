@@ -49,6 +49,11 @@ export class Sources {
     return fitting.reduce((best, source) => (weight(source) > weight(best) ? source : best));
   }
 
+  /** What logs and `/status` show. */
+  status(): { address: string; assigned: boolean }[] {
+    return this.list.map(({ address, assigned }) => ({ address, assigned }));
+  }
+
   /** Looks at interfaces and binds again; true when an address came or went. */
   async check(own: readonly string[]): Promise<boolean> {
     let changed = false;

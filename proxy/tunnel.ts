@@ -1,44 +1,20 @@
-import type { Socket, TcpNetConnectOpts } from "node:net";
 import { BULK_AFTER_BYTES, Bulk } from "./bulk.ts";
 import type { Client, Handler } from "./client.ts";
+import { copyOut } from "./read-buffer.ts";
 import type { Record } from "./record.ts";
-
-/** An upstream socket that knows its tunnel, so that all sockets share the same handlers. */
-type UpstreamSocket = Socket & { tunnel?: Tunnel };
+import { adopt, type UpstreamOwner, type UpstreamSocket } from "./upstream.ts";
 
 /** Tunnels that are silent for so long are kept alive on the way; short ones are spared four system calls. */
 const KEEP_ALIVE_MS = 15_000;
-const READ_BUFFER_BYTES = 65_536;
-/** One for all tunnels: every chunk is copied out before the callback returns (reference: libuv reads into it next). */
-const readBuffer = Buffer.allocUnsafeSlow(READ_BUFFER_BYTES);
 
-/** How an upstream socket of a tunnel reads. The socket gets its tunnel before any data can come. */
-export const TUNNEL_ONREAD: NonNullable<TcpNetConnectOpts["onread"]> = {
-  buffer: readBuffer,
-  callback(this: unknown, length: number): boolean {
-    const tunnel = (this as UpstreamSocket).tunnel;
-    return tunnel === undefined ? false : tunnel.upstreamData(length);
-  },
-} as NonNullable<TcpNetConnectOpts["onread"]>;
-
-function onUpstreamEnd(this: UpstreamSocket): void {
-  this.tunnel!.upstreamEnd();
-}
-function onUpstreamDrain(this: UpstreamSocket): void {
-  this.tunnel!.client.socket.resume();
-}
-function onUpstreamError(this: UpstreamSocket, error: NodeJS.ErrnoException): void {
-  this.tunnel!.broken("upstream", error);
-}
-function onUpstreamClose(this: UpstreamSocket): void {
-  this.tunnel!.upstreamClosed();
-}
+/** Whether a direction with so many bytes has just become bulk. */
+const passes = (bytes: number, added: number): boolean => bytes >= BULK_AFTER_BYTES && bytes - added < BULK_AFTER_BYTES;
 
 /**
  * Relays bytes between a client and its upstream: half-close is passed on as FIN, an abnormal end as RST, back-pressure
  * by pausing the faster side. One record at the end.
  */
-export class Tunnel implements Handler {
+export class Tunnel implements Handler, UpstreamOwner {
   readonly client: Client;
   readonly #upstream: UpstreamSocket;
   readonly #record: Record;
@@ -50,21 +26,15 @@ export class Tunnel implements Handler {
   #kept = false;
   #up: Bulk | null = null;
   #down: Bulk | null = null;
-  #upAsked = false;
-  #downAsked = false;
 
-  constructor(client: Client, upstream: Socket, record: Record, idleMs: number, now: number) {
+  constructor(client: Client, upstream: UpstreamSocket, record: Record, idleMs: number, now: number) {
     this.client = client;
     this.#upstream = upstream;
     this.#record = record;
     this.#idleMs = idleMs;
     this.#active = now;
-    this.#upstream.tunnel = this;
-    upstream.on("end", onUpstreamEnd);
-    upstream.on("drain", onUpstreamDrain);
-    upstream.on("error", onUpstreamError);
-    upstream.on("close", onUpstreamClose);
-    // The callback may have answered "stop" to bytes that came before this line.
+    upstream.owner = this;
+    adopt(upstream);
     upstream.resume();
   }
 
@@ -72,30 +42,25 @@ export class Tunnel implements Handler {
     this.#active = this.client.server.now;
     this.#record.bytesUp += chunk.length;
     if (this.#upstream.writable && !this.#upstream.write(chunk)) this.client.socket.pause();
-    if (this.#record.bytesUp >= BULK_AFTER_BYTES && !this.#upAsked && this.client.sharedReads) {
-      this.#upAsked = true;
-      setImmediate(this.#startUp);
-    }
+    if (passes(this.#record.bytesUp, chunk.length) && this.client.sharedReads) setImmediate(() => this.#startUp());
   }
 
-  /** `length` bytes stand in the client's own buffer. */
-  readonly onBulk = (length: number): boolean => {
-    this.#active = this.client.server.now;
-    this.#record.bytesUp += length;
-    return this.#up!.read(length);
-  };
-
-  readonly #startUp = (): void => {
+  #startUp(): void {
     const { socket } = this.client;
     if (this.#finished || socket.destroyed) return;
-    this.#up = Bulk.start(socket, this.#upstream);
-    if (this.#up !== null) this.client.bulk = this.onBulk;
-  };
+    const bulk = Bulk.start(socket, this.#upstream);
+    if (bulk === null) return;
+    this.#up = bulk;
+    this.client.bulk = (length) => {
+      this.#active = this.client.server.now;
+      this.#record.bytesUp += length;
+      return bulk.read(length);
+    };
+  }
 
-  readonly #startDown = (): void => {
-    if (this.#finished || this.#upstream.destroyed) return;
-    this.#down = Bulk.start(this.#upstream, this.client.socket);
-  };
+  #startDown(): void {
+    if (!this.#finished && !this.#upstream.destroyed) this.#down = Bulk.start(this.#upstream, this.client.socket);
+  }
 
   onEnd(): void {
     this.#clientEnded = true;
@@ -118,17 +83,14 @@ export class Tunnel implements Handler {
     this.#finish();
   }
 
-  /** `length` bytes stand in the shared buffer. False: stop reading until the client has drained. */
-  upstreamData(length: number): boolean {
+  /** False: stop reading until the client has drained. */
+  upstreamRead(length: number): boolean {
     this.#active = this.client.server.now;
     this.#record.bytesDown += length;
     if (this.#down !== null) return this.#down.read(length);
-    if (this.#record.bytesDown >= BULK_AFTER_BYTES && !this.#downAsked) {
-      this.#downAsked = true;
-      setImmediate(this.#startDown);
-    }
-    if (!this.client.socket.writable) return true;
-    return this.client.socket.write(Buffer.from(readBuffer.subarray(0, length)));
+    if (passes(this.#record.bytesDown, length)) setImmediate(() => this.#startDown());
+    const { socket } = this.client;
+    return socket.writable ? socket.write(copyOut(length)) : true;
   }
 
   upstreamEnd(): void {
@@ -138,6 +100,14 @@ export class Tunnel implements Handler {
     const { socket } = this.client;
     if (this.#clientEnded && socket.writableLength === 0) socket.destroy();
     else socket.end();
+  }
+
+  upstreamDrained(): void {
+    this.client.socket.resume();
+  }
+
+  upstreamError(error: NodeJS.ErrnoException): void {
+    this.broken("upstream", error);
   }
 
   upstreamClosed(): void {

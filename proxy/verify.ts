@@ -40,6 +40,7 @@ export interface ProofStatus {
 /** Asks one echo URL by one way: the address that it saw. Rejects when there is no answer. */
 export type Ask = (url: URL, way: Way, timeoutMs: number) => Promise<string>;
 
+/** What a {@link Verifier} needs of the world. */
 export interface VerifierOptions {
   ask: Ask;
   log: Logger;

@@ -42,6 +42,7 @@ export interface VettedAddress {
   reason?: string;
 }
 
+/** What becomes of a target with known answers; see {@link decide}. */
 export interface Decision {
   verdict: "allow" | "deny";
   code?: DenyCode;

@@ -1,7 +1,6 @@
 import { POLICY_OPTIONS, readConfig, requirePolicy } from "../config.ts";
-import { UsageError } from "../errors.ts";
 import { loadSource } from "../load.ts";
-import { type Option, optionHelp } from "../options.ts";
+import { noArguments, type Option, optionHelp } from "../options.ts";
 import { hashDocument } from "../policy/document.ts";
 
 const OPTIONS: readonly Option[] = [...POLICY_OPTIONS, { name: "help", help: "print this" }];
@@ -20,7 +19,7 @@ export async function runCheck(argv: readonly string[]): Promise<number> {
     return 0;
   }
   requirePolicy(config);
-  if (positionals.length > 0) throw new UsageError(`unexpected argument "${positionals[0]}"; see --help`);
+  noArguments(positionals);
   const { kind, document, warnings } = loadSource(config);
   for (const warning of warnings) console.error(`warning: ${warning}`);
   const rules = `${document.allow.length} allow and ${document.deny.length} deny rules`;

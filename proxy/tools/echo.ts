@@ -1,7 +1,7 @@
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
 import { UsageError } from "../errors.ts";
-import { ipPort, type Option, optionHelp, readOptions } from "../options.ts";
+import { ipPort, noArguments, type Option, optionHelp, readOptions } from "../options.ts";
 
 const OPTIONS: readonly Option[] = [
   { name: "listen", value: "IP:PORT", fallback: ":8080", help: "where callers connect; port 0 picks a free one" },
@@ -61,15 +61,14 @@ async function answer(request: IncomingMessage, response: ServerResponse): Promi
   response.end(request.method === "HEAD" ? undefined : body);
 }
 
-/** Starts an echo server. @throws the listen error */
+/** Starts an echo server; an empty host means all addresses. @throws the listen error */
 export async function startEcho(where: { host: string; port: number }) {
   const server = createServer((request, response) => {
     answer(request, response).catch(() => response.destroy());
   });
   await new Promise<void>((resolve, reject) => {
     server.once("error", reject);
-    // Without a host Node listens on "::", and on 0.0.0.0 where the machine has no IPv6.
-    server.listen({ port: where.port, ...(where.host === "" ? {} : { host: where.host }) }, resolve);
+    server.listen(where, resolve);
   });
   const { address, port } = server.address() as AddressInfo;
   const close = () =>
@@ -87,7 +86,7 @@ export async function runEcho(argv: readonly string[]): Promise<number> {
     console.log(HELP);
     return 0;
   }
-  if (positionals.length > 0) throw new UsageError(`unexpected argument "${positionals[0]}"; see --help`);
+  noArguments(positionals);
   const where = ipPort(values, "listen", ":8080");
   const echo = await startEcho(where).catch((error: Error) => {
     throw new UsageError(`--listen ${where.host}:${where.port}: ${error.message}`);

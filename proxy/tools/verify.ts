@@ -2,8 +2,7 @@ import { connect, type Socket } from "node:net";
 import { UsageError } from "../errors.ts";
 import { ResponseHeadParser } from "../head.ts";
 import { hostOfUrl, observe, portOfUrl } from "../observe.ts";
-import { type Option, optionHelp, readOptions, wholeNumber } from "../options.ts";
-import { formatAddress, parseAddress } from "../policy/cidr.ts";
+import { ipAddresses, noArguments, type Option, optionHelp, readOptions, wholeNumber } from "../options.ts";
 
 const OPTIONS: readonly Option[] = [
   { name: "proxy", value: "URL", help: "the proxy to go through: http://USER:PASSWORD@HOST:PORT (required)" },
@@ -69,7 +68,7 @@ export async function runVerify(argv: readonly string[]): Promise<number> {
     console.log(HELP);
     return 0;
   }
-  if (positionals.length > 0) throw new UsageError(`unexpected argument "${positionals[0]}"; see --help`);
+  noArguments(positionals);
   const proxyText = values.get("proxy")?.[0];
   if (proxyText === undefined) throw new UsageError("--proxy URL is required");
   const proxy = readUrl(proxyText, "proxy", ["http:"], "an http URL such as http://:PASSWORD@HOST:4750");
@@ -78,11 +77,7 @@ export async function runVerify(argv: readonly string[]): Promise<number> {
     url: readUrl(text, "echo", ["http:", "https:"], "an http or https URL"),
   }));
   if (echoes.length === 0) throw new UsageError("--echo URL is required");
-  const expected = (values.get("expect") ?? []).map((text) => {
-    const address = parseAddress(text);
-    if (address === null) throw new UsageError(`--expect must be an IP address, not "${text}"`);
-    return formatAddress(address);
-  });
+  const expected = ipAddresses(values, "expect");
   const timeoutMs = (wholeNumber(values, "timeout-seconds", 1, 300) ?? 10) * 1000;
   let good = true;
   for (const { text, url } of echoes) {

@@ -3,8 +3,7 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { readFileSync } from "node:fs";
 import { connect, type Socket } from "node:net";
-
-const sleep = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
+import { setTimeout as sleep } from "node:timers/promises";
 
 /** A listener whose queue is full, so that a further SYN is never answered; ended by killing it. */
 export async function deafListener(): Promise<{ port: number; hear: () => void; close: () => void }> {

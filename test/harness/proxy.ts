@@ -1,6 +1,6 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 
@@ -22,6 +22,10 @@ export interface ProxyHandle {
   policyFile: string;
   url(user?: string, password?: string): string;
   records(): ProxyRecord[];
+  /** File descriptors that it has open. */
+  handles(): number;
+  /** Resident memory in MiB. */
+  rss(): number;
   /** A page of its admin port, from this network namespace. */
   admin(path: string): Promise<{ status: number; text: string }>;
   /** Looks at `/status` until it is as wanted; what it says then. */
@@ -182,6 +186,8 @@ export async function startProxy(options: ProxyOptions): Promise<ProxyHandle> {
     url: (user = "", password = "") =>
       password === "" ? `http://127.0.0.1:${port}` : `http://${user}:${password}@127.0.0.1:${port}`,
     records: () => seen,
+    handles: () => readdirSync(`/proc/${child.pid}/fd`).length,
+    rss: () => Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${child.pid}/status`, "utf8"))![1]) / 1024,
     admin,
     untilStatus: async (wanted, ms = 10_000) => {
       for (const began = Date.now(); ; ) {

@@ -1,5 +1,4 @@
 import assert from "node:assert/strict";
-import { readdirSync, readFileSync } from "node:fs";
 import { after, before, test } from "node:test";
 import { OPEN_LOOPBACK, type ProxyHandle, startProxy } from "../harness/proxy.ts";
 import { exchange, listen, RawClient } from "../harness/raw.ts";
@@ -13,18 +12,7 @@ after(async () => {
   assert.doesNotMatch(proxy.stderr(), /"level":"(error|fatal)"|Error:/);
 });
 
-const handles = (): number => readdirSync(`/proc/${proxy.pid}/fd`).length;
-const rss = (): number => Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${proxy.pid}/status`, "utf8"))![1]) / 1024;
-const connections = async (): Promise<number> => {
-  const status = await (await fetch(`http://127.0.0.1:${proxy.adminPort}/status`)).json();
-  return (status as { connections: number }).connections;
-};
-const settled = async (): Promise<void> => {
-  for (let i = 0; (await connections()) > 0; i++) {
-    assert.ok(i < 100, "connections are left over");
-    await new Promise((resolve) => setTimeout(resolve, 50));
-  }
-};
+const settled = () => proxy.untilStatus((status) => status.connections === 0);
 
 test("20,000 connections one after the other leave neither handles nor memory behind", {
   timeout: 240_000,
@@ -44,10 +32,10 @@ test("20,000 connections one after the other leave neither handles nor memory be
     await settled();
   };
   await round(4000);
-  const before = { handles: handles(), rss: rss() };
+  const before = { handles: proxy.handles(), rss: proxy.rss() };
   await round(16_000);
-  assert.ok(handles() <= before.handles + 5, `handles grew from ${before.handles} to ${handles()}`);
-  assert.ok(rss() < before.rss + 64, `memory grew from ${before.rss} to ${rss()} MiB`);
+  assert.ok(proxy.handles() <= before.handles + 5, `handles grew from ${before.handles} to ${proxy.handles()}`);
+  assert.ok(proxy.rss() < before.rss + 64, `memory grew from ${before.rss} to ${proxy.rss()} MiB`);
   await far.close();
 });
 

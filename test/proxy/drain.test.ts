@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { once } from "node:events";
 import { connect, type Socket } from "node:net";
 import { test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
 import { startDeliveries } from "../harness/deliveries.ts";
 import { OPEN_LOOPBACK, type ProxyHandle, startProxy } from "../harness/proxy.ts";
 import { listen, RawClient } from "../harness/raw.ts";
@@ -10,8 +11,6 @@ const drains = (delay: number, drain: number) => ({
   OUTRIDER_DRAIN_DELAY_SECONDS: `${delay}`,
   OUTRIDER_DRAIN_SECONDS: `${drain}`,
 });
-
-const sleep = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 
 /** Whether a connection is accepted. */
 async function accepts(port: number): Promise<boolean> {

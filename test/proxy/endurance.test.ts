@@ -1,5 +1,4 @@
 import assert from "node:assert/strict";
-import { readdirSync, readFileSync } from "node:fs";
 import { connect, type Socket } from "node:net";
 import { after, before, test } from "node:test";
 import { OPEN_LOOPBACK, type ProxyHandle, startProxy } from "../harness/proxy.ts";
@@ -18,9 +17,6 @@ after(async () => {
   assert.equal(await proxy.stop(), 0);
   assert.doesNotMatch(proxy.stderr(), /"level":"(error|fatal)"|Error:/);
 });
-
-const handles = (): number => readdirSync(`/proc/${proxy.pid}/fd`).length;
-const rss = (): number => Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${proxy.pid}/status`, "utf8"))![1]) / 1024;
 
 /** One tunnel from CONNECT to its end; what came back. */
 function tunnel(port: number): Promise<number> {
@@ -51,8 +47,8 @@ test(`${TUNNELS} short tunnels leave neither handles nor memory behind`, { timeo
   const open: number[] = [];
   for (let i = 0; i < rounds; i++) {
     await round(TUNNELS / rounds);
-    memory.push(rss());
-    open.push(handles());
+    memory.push(proxy.rss());
+    open.push(proxy.handles());
   }
   console.log(`memory after each ${TUNNELS / rounds} tunnels: ${memory.map(Math.round).join(" ")} MiB`);
   assert.ok(open.at(-1)! <= open[0]! + 5, `handles: ${open}`);
@@ -66,7 +62,7 @@ test(`${IDLE} tunnels that are left idle end by themselves, and nothing of them 
   timeout: 120_000,
 }, async () => {
   const far = await listen((socket) => socket.resume());
-  const before = handles();
+  const before = proxy.handles();
   const clients: Socket[] = [];
   for (let i = 0; i < IDLE; i += 250) {
     const batch = Array.from({ length: 250 }, () => connect(proxy.port, "127.0.0.1"));
@@ -79,7 +75,7 @@ test(`${IDLE} tunnels that are left idle end by themselves, and nothing of them 
     await proxy.untilStatus((status) => status.connections >= Math.min(clients.length, 1000));
   }
   await proxy.untilStatus((status) => status.connections === 0, 60_000);
-  assert.ok(handles() <= before + 5, `handles grew from ${before} to ${handles()}`);
+  assert.ok(proxy.handles() <= before + 5, `handles grew from ${before} to ${proxy.handles()}`);
   for (const socket of clients) socket.destroy();
   await far.close();
 });

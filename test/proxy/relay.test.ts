@@ -1,9 +1,9 @@
 import assert from "node:assert/strict";
 import { createHash, randomBytes } from "node:crypto";
 import { once } from "node:events";
-import { readFileSync } from "node:fs";
 import { connect, type Socket } from "node:net";
 import { after, before, test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
 import { deafListener, untilDialling } from "../harness/deaf.ts";
 import { OPEN_LOOPBACK, type ProxyHandle, startProxy } from "../harness/proxy.ts";
 import { listen, RawClient } from "../harness/raw.ts";
@@ -21,8 +21,6 @@ after(async () => {
   assert.doesNotMatch(proxy.stderr(), /"level":"(error|fatal)"|Error:/);
 });
 
-const rss = (): number => Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${proxy.pid}/status`, "utf8"))![1]) / 1024;
-const sleep = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 const recordOf = (port: number) => proxy.waitRecord((r) => r.target === `127.0.0.1:${port}`);
 
 /** Asks for a tunnel without collecting what comes through it; the answer is read off. */
@@ -53,13 +51,13 @@ async function pour(socket: Socket): Promise<string> {
 
 /** Reads nothing until the sender is stuck, then all of it; its SHA-256 and what the proxy's memory grew by until then. */
 async function drink(socket: Socket, sender: Socket): Promise<{ digest: string; grown: number; stuckAt: number }> {
-  const first = rss();
+  const first = proxy.rss();
   for (let same = 0, last = -1; same < 4; ) {
     await sleep(100);
     same = sender.bytesWritten - sender.writableLength === last ? same + 1 : 0;
     last = sender.bytesWritten - sender.writableLength;
   }
-  const result = { grown: rss() - first, stuckAt: sender.bytesWritten };
+  const result = { grown: proxy.rss() - first, stuckAt: sender.bytesWritten };
   const hash = createHash("sha256");
   for await (const chunk of socket) hash.update(chunk as Buffer);
   return { ...result, digest: hash.digest("hex") };

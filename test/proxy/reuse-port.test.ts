@@ -15,19 +15,20 @@ test("--reuse-port: processes share one port; one that dies takes only its own c
     await Promise.all(clients.map((client) => client.connect(`127.0.0.1:${far.port}`)));
     return clients;
   };
+  const dead = (client: RawClient) => client.ended || client.socket.destroyed;
   const clients = await open(200);
   const [one, two] = await Promise.all([first, second].map((proxy) => proxy.untilStatus(() => true)));
   assert.equal(one!.active + two!.active, 200);
   assert.ok(one!.active >= 50 && two!.active >= 50, `${one!.active} and ${two!.active} tunnels`);
 
-  second.signal("SIGKILL");
+  await second.stop("SIGKILL");
   await Promise.all(
     clients.map((client, i) => {
       client.socket.write(`hello ${i};`);
-      return client.until(() => client.socket.destroyed || client.text.includes(`hello ${i};`), "life or death");
+      return client.until(() => dead(client) || client.text.includes(`hello ${i};`), "life or death");
     }),
   );
-  const alive = clients.filter((client) => !client.socket.destroyed);
+  const alive = clients.filter((client) => !dead(client));
   assert.equal(alive.length, one!.active);
   const more = await open(50);
   assert.equal((await first.untilStatus(() => true)).active, one!.active + 50);

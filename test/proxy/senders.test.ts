@@ -4,6 +4,7 @@ import { once } from "node:events";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { after, before, test } from "node:test";
+import { makeCertificate, opensslMissing } from "../harness/certificate.ts";
 import { makeNetns, type Netns, netnsMissing } from "../harness/netns.ts";
 import { type ProxyHandle, startProxy, tempFolder } from "../harness/proxy.ts";
 import { BODY, SENDERS, type Sender } from "./senders/senders.ts";
@@ -33,8 +34,7 @@ ${SILENT} silent.example
 64:ff9b::10.0.0.5 nat64.example
 `;
 
-const missing =
-  netnsMissing() ?? (spawnSync("openssl", ["version"]).error === undefined ? null : "needs openssl (Debian: openssl)");
+const missing = netnsMissing() ?? opensslMissing();
 let net: Netns;
 let proxy: ProxyHandle;
 const receivers: ChildProcess[] = [];
@@ -56,10 +56,7 @@ async function startReceiver(netns: string, addresses: readonly string[], traps:
 before(async () => {
   if (missing !== null) return;
   net = makeNetns([RECEIVER, RECEIVER6, CLOSED, ...FAR_TRAPS], [SILENT]);
-  const request = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"];
-  const names = "subjectAltName=DNS:hooks.example,DNS:other.example,DNS:six.example";
-  const files = ["-keyout", join(folder, "key.pem"), "-out", ca];
-  execFileSync("openssl", [...request, "-subj", "/CN=test", "-addext", names, ...files], { stdio: "ignore" });
+  makeCertificate(folder, ["hooks.example", "other.example", "six.example"]);
   await startReceiver(net.internet, [RECEIVER, RECEIVER6], FAR_TRAPS);
   await startReceiver(net.inside, [], NEAR_TRAPS);
   proxy = await startProxy({

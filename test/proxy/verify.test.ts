@@ -1,18 +1,18 @@
 import assert from "node:assert/strict";
-import { execFileSync, spawnSync } from "node:child_process";
 import { once } from "node:events";
 import { readFileSync, writeFileSync } from "node:fs";
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
 import { createServer as createTlsServer } from "node:https";
 import type { AddressInfo } from "node:net";
-import { join } from "node:path";
 import { after, test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
+import { makeCertificate, opensslMissing } from "../harness/certificate.ts";
 import { manifest, OPEN_LOOPBACK, type ProxyHandle, runOutrider, startProxy, tempFolder } from "../harness/proxy.ts";
 import { exchange, listen, RawClient } from "../harness/raw.ts";
 
 const RIGHT = "203.0.113.10";
 const WRONG = "198.51.100.66";
-const noOpenssl = spawnSync("openssl", ["version"]).error !== undefined && "needs openssl (Debian: openssl)";
+const missing = opensslMissing();
 
 const open: { close: () => unknown }[] = [];
 after(() => {
@@ -31,8 +31,13 @@ async function startEcho(tls?: { key: Buffer; cert: Buffer }, host = "127.0.0.1"
   server.listen(0, host);
   await once(server, "listening");
   const { port } = server.address() as AddressInfo;
+  /** Waits until it was asked so many more times. */
+  const untilAsked = async (more: number) => {
+    for (const wanted = state.asked + more; state.asked < wanted; ) await sleep(50);
+  };
   return {
     state,
+    untilAsked,
     port,
     url: `http${tls ? "s" : ""}://${tls ? "echo.example" : host === "::1" ? "[::1]" : host}:${port}/ip`,
   };
@@ -99,8 +104,7 @@ test("silent from the start, right, wrong, silent, right: only what was sent whi
   const quiet = await listen((socket) => socket.pipe(socket));
   const old = await RawClient.open(proxy.port);
   await old.connect(`127.0.0.1:${quiet.port}`);
-  const asked = echo.state.asked;
-  while (echo.state.asked < asked + 2) await new Promise((resolve) => setTimeout(resolve, 20));
+  await echo.untilAsked(2);
   await proxy.untilStatus(proven);
   let wrongs = 0;
   echo.state.say = (response) => {
@@ -120,8 +124,7 @@ test("silent from the start, right, wrong, silent, right: only what was sent whi
   await refused(/requests leave from 198\.51\.100\.66, not from 203\.0\.113\.10/);
 
   echo.state.say = null;
-  const before = echo.state.asked;
-  while (echo.state.asked < before + 2) await new Promise((resolve) => setTimeout(resolve, 20));
+  await echo.untilAsked(2);
   await refused(/requests leave from 198\.51\.100\.66/);
 
   echo.state.say = says(JSON.stringify({ ip: RIGHT, more: 1 }));
@@ -147,8 +150,7 @@ test("one right answer and one wrong one are no proof; a wrong one and silence n
   two.state.say = says(WRONG);
   const proxy = await startProxy({ policy: policyOf([one.url, two.url]), args: OPEN_LOOPBACK });
   await proxy.untilStatus((status) => /saw 198\.51\.100\.66/.test(status.verification[0]?.error ?? ""));
-  const asked = one.state.asked;
-  while (one.state.asked < asked + 2) await new Promise((resolve) => setTimeout(resolve, 20));
+  await one.untilAsked(2);
   assert.equal(proven(await proxy.untilStatus(() => true)), false);
   two.state.say = null;
   await proxy.untilStatus(proven);
@@ -233,7 +235,7 @@ test("POST /verify asks at once; a wrong answer closes what waits in the pool", 
   assert.equal(response.status, 202);
   await proxy.untilStatus(unproven);
   assert.equal(echo.state.asked, asked + 1);
-  while (ended === 0) await new Promise((resolve) => setTimeout(resolve, 20));
+  while (ended === 0) await sleep(20);
   assert.match(await exchange(proxy.port, wire), /^HTTP\/1\.1 503 /);
   await proxy.stop();
   await far.close();
@@ -268,13 +270,9 @@ test("each family is proven by itself: what only IPv6 vouches for goes by IPv6",
 });
 
 test("https echo URLs: the certificate is verified; outrider verify sees through the proxy what the proxy sees", {
-  skip: noOpenssl,
+  skip: missing ?? false,
 }, async () => {
-  const folder = tempFolder();
-  const [key, cert] = [join(folder, "key.pem"), join(folder, "ca.pem")];
-  const request = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"];
-  const name = ["-subj", "/CN=test", "-addext", "subjectAltName=DNS:echo.example"];
-  execFileSync("openssl", [...request, ...name, "-keyout", key, "-out", cert], { stdio: "ignore" });
+  const { key, cert } = makeCertificate(tempFolder(), ["echo.example"]);
   const echo = await startEcho({ key: readFileSync(key), cert: readFileSync(cert) });
   echo.state.say = says(RIGHT);
   const start = (env: Record<string, string>) =>
