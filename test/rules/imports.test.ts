@@ -37,6 +37,31 @@ test("the proxy knows neither the operator nor Kubernetes", () => {
   }
 });
 
+/** What the operator shares with the proxy: the engine that decides, and how a command line is read and a log written. */
+const SHARED = ["proxy/options.ts", "proxy/errors.ts", "proxy/log.ts"];
+
+test("the operator takes the engine from the proxy, and how programs are started; nothing else", () => {
+  const taken = imports.filter(({ file, name }) => file.startsWith("operator/") && name.startsWith("proxy/"));
+  for (const { file, name } of taken) {
+    assert.ok(name.startsWith("proxy/policy/") || SHARED.includes(name), `${file}: ${name}`);
+  }
+});
+
+test("the controller runtime knows nothing of egress", () => {
+  for (const { file, name } of imports.filter(({ file }) => file.startsWith("operator/kube/"))) {
+    assert.ok(!/^(proxy|operator)\//.test(name) || name.startsWith("operator/kube/"), `${file}: ${name}`);
+  }
+});
+
+test("builders of objects do no I/O", () => {
+  for (const { file, name } of imports.filter(({ file }) => file.startsWith("operator/reconcile/resources/"))) {
+    const pure = name.startsWith("operator/")
+      ? !/^operator\/kube\/(?!resource\.ts)/.test(name)
+      : name === "node:crypto";
+    assert.ok(pure || name.startsWith("proxy/policy/"), `${file}: ${name}`);
+  }
+});
+
 test("programs import runtime dependencies only", () => {
   const known = Object.keys(manifest.dependencies);
   for (const { file, name } of imports) {
