@@ -1,0 +1,36 @@
+import { createHash } from "node:crypto";
+import type { EgressPolicy } from "../api/egresspolicy.ts";
+import { encodeDocument } from "../../proxy/policy/document.ts";
+import { readManifest } from "../../proxy/policy/source.ts";
+import { type Accepted, packSpec } from "./resources/configmap.ts";
+
+/** A bound address is asked for often: it moves between nodes. */
+const BOUND_INTERVAL_SECONDS = 5;
+
+interface Memo {
+  spec: EgressPolicy["spec"];
+  blocked: readonly string[];
+  result: Accepted;
+}
+
+/** By policy: reading 20,000 hosts takes a tenth of a second, and most reconciles change none. */
+const memos = new WeakMap<object, Memo>();
+
+/**
+ * The document of a policy's spec, as every proxy of its fleet loads it.
+ * @throws PolicyError with the path of every wrong field
+ */
+export function documentOf(policy: EgressPolicy, blockedCIDRs: readonly string[]): Accepted {
+  const { spec } = policy;
+  const memo = memos.get(spec);
+  if (memo !== undefined && memo.blocked === blockedCIDRs) return memo.result;
+  const { document } = readManifest({ ...policy, status: undefined });
+  if (spec.nat?.provider === "KubeVIP" && document.verification && spec.verification?.intervalSeconds === undefined) {
+    document.verification.intervalSeconds = BOUND_INTERVAL_SECONDS;
+  }
+  const text = encodeDocument({ ...document, blockedCIDRs: [...blockedCIDRs] });
+  const hash = `sha256:${createHash("sha256").update(text).digest("hex")}`;
+  const result = { document: text, hash, spec: packSpec(spec) };
+  memos.set(spec, { spec, blocked: blockedCIDRs, result });
+  return result;
+}
