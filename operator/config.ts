@@ -2,8 +2,8 @@ import { UsageError } from "../proxy/errors.ts";
 import { LOG_LEVELS } from "../proxy/log.ts";
 import { ipPort, noArguments, type Option, oneOf, readOptions, wholeNumber } from "../proxy/options.ts";
 import { parseCidr } from "../proxy/policy/cidr.ts";
-import type { ProxyPods } from "./reconcile/resources/deployment.ts";
 import { type Grants, readGrants } from "./reconcile/grants.ts";
+import type { ProxyPods } from "./reconcile/resources/deployment.ts";
 
 /** All options of `outrider operator`, in the order of `--help`. */
 export const OPERATOR_OPTIONS: readonly Option[] = [
@@ -108,7 +108,8 @@ export function readOperatorConfig(argv: readonly string[], env: NodeJS.ProcessE
   if (!/^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$/.test(clusterDomain)) {
     throw new UsageError(`${values.shown("cluster-domain")} must be a DNS name, not "${clusterDomain}"`);
   }
-  const seconds = (name: string, min: number, fallback: number) => (wholeNumber(values, name, min, 86_400) ?? fallback) * 1000;
+  const seconds = (name: string, min: number, fallback: number) =>
+    (wholeNumber(values, name, min, 86_400) ?? fallback) * 1000;
   const grants = one("grants");
   return {
     kubeconfig: one("kubeconfig"),

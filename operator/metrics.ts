@@ -1,4 +1,4 @@
-import { collectDefaultMetrics, Counter, Gauge, Registry } from "prom-client";
+import { Counter, collectDefaultMetrics, Gauge, Registry } from "prom-client";
 import type { EgressPolicy } from "./api/egresspolicy.ts";
 import { CONDITIONS } from "./api/names.ts";
 import { KubeMetrics } from "./kube/metrics.ts";

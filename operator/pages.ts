@@ -1,5 +1,5 @@
-import { createServer, type Server } from "node:http";
 import { once } from "node:events";
+import { createServer, type Server } from "node:http";
 import { UsageError } from "../proxy/errors.ts";
 
 /** One page: status and text. */
@@ -20,14 +20,16 @@ export async function servePages(
     }
     page().then(
       ({ status, text, type }) => response.writeHead(status, { "content-type": type ?? "text/plain" }).end(text),
-      (error: unknown) => response.writeHead(500, { "content-type": "text/plain" }).end(`${(error as Error).message}\n`),
+      (error: unknown) =>
+        response.writeHead(500, { "content-type": "text/plain" }).end(`${(error as Error).message}\n`),
     );
   });
   server.listen(where.port, where.host === "" ? undefined : where.host);
   try {
     await once(server, "listening");
   } catch (error) {
-    const why = (error as NodeJS.ErrnoException).code === "EADDRINUSE" ? "the address is in use" : (error as Error).message;
+    const why =
+      (error as NodeJS.ErrnoException).code === "EADDRINUSE" ? "the address is in use" : (error as Error).message;
     throw new UsageError(`--${option} ${where.host}:${where.port}: ${why}`);
   }
   return server;

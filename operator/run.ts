@@ -3,8 +3,11 @@ import { readFileSync } from "node:fs";
 import type { AddressInfo } from "node:net";
 import { hostname } from "node:os";
 import { KubeConfig } from "@kubernetes/client-node";
+import { UsageError } from "../proxy/errors.ts";
+import { type Logger, makeLog } from "../proxy/log.ts";
+import { optionHelp } from "../proxy/options.ts";
 import type { EgressPolicy } from "./api/egresspolicy.ts";
-import { type OperatorConfig, OPERATOR_OPTIONS, readOperatorConfig } from "./config.ts";
+import { OPERATOR_OPTIONS, type OperatorConfig, readOperatorConfig } from "./config.ts";
 import { Client } from "./kube/client.ts";
 import { Controller } from "./kube/controller.ts";
 import { EventRecorder } from "./kube/events.ts";
@@ -13,13 +16,10 @@ import { keyOf } from "./kube/resource.ts";
 import { OperatorMetrics } from "./metrics.ts";
 import { servePages } from "./pages.ts";
 import { providerOf } from "./providers/index.ts";
-import { UsageError } from "../proxy/errors.ts";
-import { type Logger, makeLog } from "../proxy/log.ts";
-import { optionHelp } from "../proxy/options.ts";
-import { blockedRanges } from "./reconcile/ranges.ts";
-import { makeDirectAsk, Scraper, type AskStatus } from "./reconcile/scrape.ts";
 import { PolicyReconciler } from "./reconcile/policy.ts";
-import { ownerOf, Watches, watchWorld, type World } from "./reconcile/watched.ts";
+import { blockedRanges } from "./reconcile/ranges.ts";
+import { type AskStatus, makeDirectAsk, Scraper } from "./reconcile/scrape.ts";
+import { ownerOf, Watches, type World, watchWorld } from "./reconcile/watched.ts";
 
 const HELP = `Usage: outrider operator --proxy-image IMAGE [options]
 

@@ -1,8 +1,8 @@
 import { gunzipSync } from "node:zlib";
+import { PolicyError } from "../../proxy/policy/rules.ts";
 import type { EgressPolicy } from "../api/egresspolicy.ts";
 import { childName, REASON, type Reason, SPEC_KEY } from "../api/names.ts";
 import type { ConfigMap } from "../api/objects.ts";
-import { PolicyError } from "../../proxy/policy/rules.ts";
 import { PROVIDER_NAMES, providerOf } from "../providers/index.ts";
 import { documentOf } from "./document.ts";
 import type { Facts } from "./facts.ts";
@@ -26,8 +26,7 @@ export interface Effective {
 
 /** Older first; the same second: by namespace and name (GEP-713). */
 export function isOlder(a: EgressPolicy, b: EgressPolicy): boolean {
-  const key = ({ metadata }: EgressPolicy) =>
-    `${metadata.creationTimestamp} ${metadata.namespace}/${metadata.name}`;
+  const key = ({ metadata }: EgressPolicy) => `${metadata.creationTimestamp} ${metadata.namespace}/${metadata.name}`;
   return key(a) < key(b);
 }
 
@@ -35,20 +34,27 @@ export function isOlder(a: EgressPolicy, b: EgressPolicy): boolean {
  * The policy that keeps an exclusive address from this one. Whoever has a slot for it keeps it; where nobody does, the
  * oldest policy that asks for it.
  */
-function conflict({ policy, others, holders }: Facts, spec: Spec): { address: string; winner: EgressPolicy } | undefined {
+function conflict(
+  { policy, others, holders }: Facts,
+  spec: Spec,
+): { address: string; winner: EgressPolicy } | undefined {
   const rivals = others.filter((other) => providerOf(other.spec)?.exclusive);
   for (const slot of slotsOf(spec)) {
     const holder = holders.get(slot.id);
     if (holder === policy.metadata.uid) continue;
     const asking = rivals.filter((other) =>
-      slotsOf(other.spec).some(({ address, source }) => [address, source].some((a) => a === slot.address || a === slot.source)),
+      slotsOf(other.spec).some(({ address, source }) =>
+        [address, source].some((a) => a === slot.address || a === slot.source),
+      ),
     );
     const winner =
       others.find((other) => other.metadata.uid === holder) ??
-      asking.filter((other) => isOlder(other, policy)).reduce<EgressPolicy | undefined>(
-        (oldest, other) => (oldest === undefined || isOlder(other, oldest) ? other : oldest),
-        undefined,
-      );
+      asking
+        .filter((other) => isOlder(other, policy))
+        .reduce<EgressPolicy | undefined>(
+          (oldest, other) => (oldest === undefined || isOlder(other, oldest) ? other : oldest),
+          undefined,
+        );
     if (winner !== undefined) return { address: slot.address, winner };
   }
   return undefined;
@@ -61,7 +67,10 @@ export function judgeSpec(facts: Facts): { accepted: Accepted } | Refusal {
   const provider = providerOf(spec);
   if (provider === undefined) {
     const known = PROVIDER_NAMES.join(", ");
-    return { reason: REASON.unsupported, message: `spec.nat.provider: ${spec.nat?.provider} is not in this version; use one of ${known}` };
+    return {
+      reason: REASON.unsupported,
+      message: `spec.nat.provider: ${spec.nat?.provider} is not in this version; use one of ${known}`,
+    };
   }
   let accepted: Accepted;
   try {
@@ -84,7 +93,10 @@ export function judgeSpec(facts: Facts): { accepted: Accepted } | Refusal {
     const lost = conflict(facts, spec);
     if (lost !== undefined) {
       const { namespace, name } = lost.winner.metadata;
-      return { reason: REASON.conflicted, message: `spec.staticIPs: ${lost.address} belongs to policy ${namespace}/${name}` };
+      return {
+        reason: REASON.conflicted,
+        message: `spec.staticIPs: ${lost.address} belongs to policy ${namespace}/${name}`,
+      };
     }
     const ids = slotsOf(spec).map(({ address }) => slotId(address));
     if (new Set(ids).size < ids.length) {

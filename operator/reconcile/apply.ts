@@ -33,7 +33,8 @@ function quantity(value: unknown): number {
 }
 
 type Json = Record<string, unknown>;
-const isMapping = (value: unknown): value is Json => typeof value === "object" && value !== null && !Array.isArray(value);
+const isMapping = (value: unknown): value is Json =>
+  typeof value === "object" && value !== null && !Array.isArray(value);
 
 function itemKey(item: unknown): (typeof ITEM_KEYS)[number] | undefined {
   return isMapping(item) ? ITEM_KEYS.find((key) => item[key] !== undefined) : undefined;

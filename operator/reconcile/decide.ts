@@ -19,11 +19,7 @@ export interface Decision {
 }
 
 /** Pure. `kept`: gives the spec that was accepted last, asked for only when the newest one is refused. */
-export function decide(
-  facts: Facts,
-  kept: () => EgressPolicy["spec"] | undefined,
-  options: FleetOptions,
-): Decision {
+export function decide(facts: Facts, kept: () => EgressPolicy["spec"] | undefined, options: FleetOptions): Decision {
   const judged = judgeSpec(facts);
   const accepted = "accepted" in judged ? judged.accepted : undefined;
   const refusal = "accepted" in judged ? undefined : judged;

@@ -1,7 +1,7 @@
 import { createHash } from "node:crypto";
-import type { EgressPolicy } from "../api/egresspolicy.ts";
 import { encodeDocument } from "../../proxy/policy/document.ts";
 import { readManifest } from "../../proxy/policy/source.ts";
+import type { EgressPolicy } from "../api/egresspolicy.ts";
 import { type Accepted, packSpec } from "./resources/configmap.ts";
 
 /** A bound address is asked for often: it moves between nodes. */

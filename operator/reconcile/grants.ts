@@ -1,9 +1,9 @@
 import { readFileSync } from "node:fs";
 import { parse } from "yaml";
-import type { EgressPolicy } from "../api/egresspolicy.ts";
 import { UsageError } from "../../proxy/errors.ts";
 import { type Cidr, contains, parseAddress, parseCidr } from "../../proxy/policy/cidr.ts";
 import { PolicyError, Reader, readCidrs } from "../../proxy/policy/rules.ts";
+import type { EgressPolicy } from "../api/egresspolicy.ts";
 import { PROVIDER_NAMES } from "../providers/index.ts";
 import type { Provider } from "../providers/provider.ts";
 
@@ -67,7 +67,8 @@ export function notGranted(
   if (!provider.exclusive) return undefined;
   const own = grants.filter(
     (grant) =>
-      (grant.namespaces.includes("*") || grant.namespaces.includes(namespace)) && grant.providers.includes(provider.name),
+      (grant.namespaces.includes("*") || grant.namespaces.includes(namespace)) &&
+      grant.providers.includes(provider.name),
   );
   if (own.length === 0) {
     return `spec.nat.provider: namespace ${namespace} has no grant for ${provider.name}; whoever runs the operator gives it (--grants)`;

@@ -1,6 +1,6 @@
-import type { EgressPolicy, EgressPolicyStatus } from "../api/egresspolicy.ts";
 import { type Condition, type Finding, mergeConditions } from "../api/conditions.ts";
-import { childName, type ConditionType, REASON, type Reason, SERVICE_PORT } from "../api/names.ts";
+import type { EgressPolicy, EgressPolicyStatus } from "../api/egresspolicy.ts";
+import { type ConditionType, childName, REASON, type Reason, SERVICE_PORT } from "../api/names.ts";
 import type { Provider } from "../providers/provider.ts";
 import type { Refusal } from "./accept.ts";
 import { addressStates } from "./address-states.ts";
@@ -71,7 +71,8 @@ function availability(facts: Facts): { wanted: number; available: number; findin
     if (deployments.length === 0) return no(REASON.unavailable, "there is no Deployment");
     for (const { metadata, status } of deployments) {
       const failure = status?.conditions?.find(({ type, status }) => type === "ReplicaFailure" && status === "True");
-      if (failure !== undefined) return no(REASON.replicaFailure, `${metadata.name}: ${failure.message ?? failure.reason}`);
+      if (failure !== undefined)
+        return no(REASON.replicaFailure, `${metadata.name}: ${failure.message ?? failure.reason}`);
     }
     if (wanted === 0) return no(REASON.unavailable, "the fleet has 0 replicas");
     const late = deployments.some(
@@ -133,17 +134,20 @@ export function judge(facts: Facts, verdict: Verdict): EgressPolicyStatus {
   const assigned = (): Finding => {
     if (effective === undefined) return no(REASON.notAccepted, nothing);
     if (states.length === 0) return unknown(REASON.notRequested, "spec.staticIPs is empty");
-    if (effective.provider.name === "External") return yes(REASON.outside, "addresses are assigned outside of the cluster");
+    if (effective.provider.name === "External")
+      return yes(REASON.outside, "addresses are assigned outside of the cluster");
     if (missing.length === 0) return yes(REASON.assigned, "every address is on a node or pod");
     return no(REASON.unassigned, `no proxy has ${missing.map(({ address }) => address).join(", ")}`);
   };
   const findings: Record<Exclude<ConditionType, "Ready">, Finding> = {
-    Accepted: refusal === undefined ? yes(REASON.accepted, "the spec is in force") : no(refusal.reason, refusal.message),
+    Accepted:
+      refusal === undefined ? yes(REASON.accepted, "the spec is in force") : no(refusal.reason, refusal.message),
     Programmed: programmed(facts, verdict),
     PolicyDistributed: distributed(ready, verdict),
     ProxyAvailable: effective === undefined ? no(REASON.notAccepted, nothing) : fleet.finding,
     IPsAssigned: assigned(),
-    EgressIPVerified: effective === undefined ? unknown(REASON.notAccepted, nothing) : verified(facts.proxies, effective.spec),
+    EgressIPVerified:
+      effective === undefined ? unknown(REASON.notAccepted, nothing) : verified(facts.proxies, effective.spec),
     WorkloadsInjected: unknown(REASON.notObserved, `${facts.injected.length} pods carry this policy's marker`),
     NetworkPolicyApplied: unknown(REASON.notObserved, "NetworkPolicies are not managed by this version"),
   };

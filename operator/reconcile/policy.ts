@@ -1,5 +1,6 @@
-import type { EgressPolicy, EgressPolicyStatus } from "../api/egresspolicy.ts";
+import type { Logger } from "../../proxy/log.ts";
 import type { Condition } from "../api/conditions.ts";
+import type { EgressPolicy, EgressPolicyStatus } from "../api/egresspolicy.ts";
 import {
   ANNOTATION,
   childName,
@@ -15,7 +16,6 @@ import { ApiError, type Client } from "../kube/client.ts";
 import type { Outcome } from "../kube/controller.ts";
 import type { EventRecorder } from "../kube/events.ts";
 import { apiVersionOf } from "../kube/resource.ts";
-import type { Logger } from "../../proxy/log.ts";
 import { lastAccepted } from "./accept.ts";
 import { addedWithoutNotice, publishedBefore } from "./addresses.ts";
 import { covers } from "./apply.ts";
@@ -272,4 +272,3 @@ export class PolicyReconciler {
 function same(before: EgressPolicyStatus | undefined, after: EgressPolicyStatus): boolean {
   return covers(before, after) && covers(after, before);
 }
-

@@ -1,6 +1,6 @@
-import type { EndpointSlice, Node, ServiceCIDR } from "../api/objects.ts";
 import { type Cidr, contains, formatAddress, parseAddress, parseCidr } from "../../proxy/policy/cidr.ts";
 import { isSpecialNetwork } from "../../proxy/policy/special.ts";
+import type { EndpointSlice, Node, ServiceCIDR } from "../api/objects.ts";
 
 /** What the cluster says of its own ranges. */
 export interface ClusterRanges {

@@ -109,7 +109,8 @@ export class Scraper {
       this.#entries.delete(key);
       return;
     }
-    const same = old !== undefined && old.pod.metadata.uid === pod.metadata.uid && old.pod.status?.podIP === pod.status?.podIP;
+    const same =
+      old !== undefined && old.pod.metadata.uid === pod.metadata.uid && old.pod.status?.podIP === pod.status?.podIP;
     if (same) {
       old.pod = pod;
       return;

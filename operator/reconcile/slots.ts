@@ -1,6 +1,6 @@
 import { createHash } from "node:crypto";
-import type { EgressPolicy } from "../api/egresspolicy.ts";
 import { formatAddress, parseAddress } from "../../proxy/policy/cidr.ts";
+import type { EgressPolicy } from "../api/egresspolicy.ts";
 
 /** The slot label of a fleet that is one Deployment: never six hex digits. */
 export const SHARED = "shared";

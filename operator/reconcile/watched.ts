@@ -1,3 +1,4 @@
+import type { Logger } from "../../proxy/log.ts";
 import type { EgressPolicy } from "../api/egresspolicy.ts";
 import { ANNOTATION, LABEL, MANAGED_BY, PROXY_NAME } from "../api/names.ts";
 import type { ConfigMap, Deployment, EndpointSlice, Node, Pod, Service, ServiceCIDR } from "../api/objects.ts";
@@ -6,7 +7,6 @@ import type { Client } from "../kube/client.ts";
 import type { KubeMetrics } from "../kube/metrics.ts";
 import { Reflector } from "../kube/reflector.ts";
 import type { KubeObject, Resource } from "../kube/resource.ts";
-import type { Logger } from "../../proxy/log.ts";
 
 /** Objects of one kind, of all namespaces that count. */
 export interface Watched<T extends KubeObject> {
@@ -50,7 +50,12 @@ function replicaManagers(object: Deployment): Deployment {
   const managedFields = (object.metadata.managedFields ?? []).flatMap((entry) => {
     const spec = entry.fieldsV1?.["f:spec"] as Record<string, unknown> | undefined;
     if (spec?.["f:replicas"] === undefined) return [];
-    return [{ ...(entry.manager === undefined ? {} : { manager: entry.manager }), fieldsV1: { "f:spec": { "f:replicas": {} } } }];
+    return [
+      {
+        ...(entry.manager === undefined ? {} : { manager: entry.manager }),
+        fieldsV1: { "f:spec": { "f:replicas": {} } },
+      },
+    ];
   });
   return { ...object, metadata: { ...object.metadata, managedFields } };
 }
@@ -79,7 +84,11 @@ export class Watches {
     const { client, log, metrics, namespaces, resyncMs } = this.#options;
     const { namespace, transform, ...rest } = options;
     const scopes: (string | undefined)[] =
-      namespace !== undefined ? [namespace] : resource.namespaced && namespaces.length > 0 ? [...namespaces] : [undefined];
+      namespace !== undefined
+        ? [namespace]
+        : resource.namespaced && namespaces.length > 0
+          ? [...namespaces]
+          : [undefined];
     const reflectors = scopes.map(
       (scope) =>
         new Reflector<T>({
@@ -196,7 +205,8 @@ export function watchWorld(watches: Watches, tell: Listeners, discover: boolean)
     nodes: discover
       ? watches.add<Node>(RESOURCE.node, (event, node, before) => {
           tell.ranges();
-          const use = ({ metadata, spec }: Node) => JSON.stringify([metadata.labels, spec?.unschedulable, spec?.taints]);
+          const use = ({ metadata, spec }: Node) =>
+            JSON.stringify([metadata.labels, spec?.unschedulable, spec?.taints]);
           if (event !== "updated" || before === undefined || use(before) !== use(node)) tell.nodes();
         })
       : nothing,
@@ -209,4 +219,3 @@ export function watchWorld(watches: Watches, tell: Listeners, discover: boolean)
       : nothing,
   };
 }
-

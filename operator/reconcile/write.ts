@@ -1,9 +1,9 @@
+import type { Logger } from "../../proxy/log.ts";
+import type { EgressPolicy } from "../api/egresspolicy.ts";
 import { FIELD_MANAGER, KIND, REASON, type Reason } from "../api/names.ts";
 import { CHILDREN, RESOURCE } from "../api/resources.ts";
 import { ApiError, type Client } from "../kube/client.ts";
 import type { KubeObject, Resource } from "../kube/resource.ts";
-import type { EgressPolicy } from "../api/egresspolicy.ts";
-import type { Logger } from "../../proxy/log.ts";
 import { covers, differs } from "./apply.ts";
 import { isControlledBy } from "./gather.ts";
 
@@ -40,7 +40,11 @@ export class Writer {
   }
 
   /** What stands there by the store, or by the API server for what the store does not have: it may be foreign. */
-  async #actual(policy: EgressPolicy, object: KubeObject, stored: KubeObject | undefined): Promise<KubeObject | undefined> {
+  async #actual(
+    policy: EgressPolicy,
+    object: KubeObject,
+    stored: KubeObject | undefined,
+  ): Promise<KubeObject | undefined> {
     if (stored !== undefined) return stored;
     const { name, namespace } = object.metadata;
     let found: KubeObject;
@@ -56,7 +60,10 @@ export class Writer {
     );
     const what = `${object.kind} ${name}`;
     if (former === undefined) {
-      throw new Obstacle(REASON.nameTaken, `${what} exists and is not this policy's; delete or rename it, or rename the policy`);
+      throw new Obstacle(
+        REASON.nameTaken,
+        `${what} exists and is not this policy's; delete or rename it, or rename the policy`,
+      );
     }
     await this.remove(found);
     throw new Obstacle(REASON.replacing, `${what} is still that of a former policy of this name`);

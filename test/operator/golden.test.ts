@@ -7,11 +7,11 @@ import type { EgressPolicy } from "../../operator/api/egresspolicy.ts";
 import { ANNOTATION, childName, LABEL } from "../../operator/api/names.ts";
 import type { ConfigMap, Deployment, Node, Pod } from "../../operator/api/objects.ts";
 import { decide } from "../../operator/reconcile/decide.ts";
+import { labelPatches } from "../../operator/reconcile/desire.ts";
 import { documentOf } from "../../operator/reconcile/document.ts";
 import type { Facts, ProxyFacts } from "../../operator/reconcile/facts.ts";
 import { parseGrants } from "../../operator/reconcile/grants.ts";
 import { type Applied, judge } from "../../operator/reconcile/judge.ts";
-import { labelPatches } from "../../operator/reconcile/desire.ts";
 import type { ProxyStatus } from "../../operator/reconcile/proxy-status.ts";
 import { SHARED, slotId, slotsOf } from "../../operator/reconcile/slots.ts";
 
@@ -38,7 +38,16 @@ interface Input {
   /** The published list of before. */
   published?: object;
   /** `status.hash: wanted` stands for the hash of the document. */
-  proxies?: { name: string; address?: string; node?: string; ips?: string[]; ready?: boolean; status?: Partial<ProxyStatus>; labelled?: boolean; error?: string }[];
+  proxies?: {
+    name: string;
+    address?: string;
+    node?: string;
+    ips?: string[];
+    ready?: boolean;
+    status?: Partial<ProxyStatus>;
+    labelled?: boolean;
+    error?: string;
+  }[];
   injected?: string[];
   problem?: Applied["problem"];
 }
@@ -57,7 +66,9 @@ function factsOf(input: Input): Facts {
   const slotLabel = (address?: string) => (address === undefined ? SHARED : slotId(address));
   const deployments = (input.deployments ?? []).map((entry): Deployment => {
     const slot = slotLabel(entry.address);
-    const managedFields = entry.hpa ? [{ manager: "kube-controller-manager", fieldsV1: { "f:spec": { "f:replicas": {} } } }] : [];
+    const managedFields = entry.hpa
+      ? [{ manager: "kube-controller-manager", fieldsV1: { "f:spec": { "f:replicas": {} } } }]
+      : [];
     return {
       apiVersion: "apps/v1",
       kind: "Deployment",
@@ -113,12 +124,21 @@ function factsOf(input: Input): Facts {
     children: {
       configMaps,
       services: new Map(),
-      deployments: new Map(deployments.filter((_, i) => input.deployments![i]!.holder === undefined).map((one) => [one.metadata.name, one])),
+      deployments: new Map(
+        deployments
+          .filter((_, i) => input.deployments![i]!.holder === undefined)
+          .map((one) => [one.metadata.name, one]),
+      ),
       others: [],
     },
     proxies,
     injected: (input.injected ?? []).map((pod) => ({ metadata: { name: pod } })),
-    nodes: (input.nodes ?? []).map(({ name: node, ...rest }) => ({ apiVersion: "v1", kind: "Node", metadata: { name: node }, ...rest })),
+    nodes: (input.nodes ?? []).map(({ name: node, ...rest }) => ({
+      apiVersion: "v1",
+      kind: "Node",
+      metadata: { name: node },
+      ...rest,
+    })),
   };
 }
 
@@ -132,7 +152,9 @@ function outputOf(input: Input): object {
     leaving: desired?.leaving ?? [],
     clusterDomain: "cluster.local",
   });
-  const retiring = new Set(effective === undefined ? [] : slotsOf(effective.spec).flatMap((slot) => (slot.retiring ? [slot.id] : [])));
+  const retiring = new Set(
+    effective === undefined ? [] : slotsOf(effective.spec).flatMap((slot) => (slot.retiring ? [slot.id] : [])),
+  );
   const patches = labelPatches(facts.proxies, effective?.provider.gated ?? false, retiring);
   return {
     document: accepted === undefined ? null : (JSON.parse(accepted.document) as object),
