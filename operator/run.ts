@@ -32,6 +32,8 @@ ${optionHelp(OPERATOR_OPTIONS)}`;
 const LEASE = "outrider-operator";
 const POD_NAMESPACE_FILE = "/var/run/secrets/kubernetes.io/serviceaccount/namespace";
 const DEFAULT_NAMESPACE = "outrider-system";
+/** This process among all operators. */
+const IDENTITY = `${hostname()}-${randomBytes(4).toString("hex")}`;
 /** Exit status when the Lease went to somebody else: a new process begins with nothing in mind. */
 const EXIT_LOST = 1;
 
@@ -103,7 +105,7 @@ class BlockedRanges {
 
 /** Everything that runs, wired. */
 function assemble(config: OperatorConfig, client: Client, log: Logger, metrics: OperatorMetrics) {
-  const events = new EventRecorder({ client, log, component: "outrider-operator" });
+  const events = new EventRecorder({ client, log, metrics: metrics.kube, component: "outrider-operator", instance: IDENTITY });
   const { namespaces, resyncMs } = config;
   const watches = new Watches({ client, log, metrics: metrics.kube, namespaces, resyncMs });
   const all = (which: (policy: EgressPolicy) => boolean = () => true) => {
@@ -214,7 +216,7 @@ export async function runOperator(argv: readonly string[]): Promise<number> {
       client: leaseClient,
       namespace: ownNamespace(config),
       name: LEASE,
-      identity: `${hostname()}-${randomBytes(4).toString("hex")}`,
+      identity: IDENTITY,
       log,
       metrics: metrics.kube,
       onLost: () => {

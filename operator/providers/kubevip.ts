@@ -16,9 +16,10 @@ export const kubeVIP: Provider = {
   exclusive: true,
   gated: true,
   podAnnotations: () => ({}),
-  slotObjects: (policy, spec, slot) => [
-    natGatewayService(policy, slot, spec.nat?.kubeVIP?.loadBalancerClass ?? DEFAULT_CLASS),
-  ],
+  slotObjects(policy, { nat }, slot) {
+    const { loadBalancerClass = DEFAULT_CLASS, serviceAnnotations = {} } = nat.kubeVIP ?? {};
+    return [natGatewayService(policy, slot, loadBalancerClass, serviceAnnotations)];
+  },
   assignment(address, source, proxies): Assignment {
     const id = slotId(address);
     const holder = proxies.find(

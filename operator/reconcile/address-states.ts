@@ -39,7 +39,7 @@ export function addressStates(facts: Facts, spec: EgressPolicy["spec"], provider
       ...(assignment.node === undefined ? {} : { node: assignment.node }),
       state: state(),
       ...(observed === undefined ? {} : { observedAddress: observed }),
-      lastTransitionTime: before?.state === state() ? before.lastTransitionTime : now,
+      lastTransitionTime: (before?.state === state() ? before.lastTransitionTime : undefined) ?? now,
     };
   });
 }

@@ -4,9 +4,6 @@ import { readManifest } from "../../proxy/policy/source.ts";
 import type { EgressPolicy } from "../api/egresspolicy.ts";
 import { type Accepted, packSpec } from "./resources/configmap.ts";
 
-/** A bound address is asked for often: it moves between nodes. */
-const BOUND_INTERVAL_SECONDS = 5;
-
 interface Memo {
   spec: EgressPolicy["spec"];
   blocked: readonly string[];
@@ -24,11 +21,8 @@ export function documentOf(policy: EgressPolicy, blockedCIDRs: readonly string[]
   const { spec } = policy;
   const memo = memos.get(spec);
   if (memo !== undefined && memo.blocked === blockedCIDRs) return memo.result;
-  const { document } = readManifest({ ...policy, status: undefined });
-  if (spec.nat?.provider === "KubeVIP" && document.verification && spec.verification?.intervalSeconds === undefined) {
-    document.verification.intervalSeconds = BOUND_INTERVAL_SECONDS;
-  }
-  const text = encodeDocument({ ...document, blockedCIDRs: [...blockedCIDRs] });
+  const { status: _, ...manifest } = policy;
+  const text = encodeDocument(readManifest(manifest, blockedCIDRs).document);
   const hash = `sha256:${createHash("sha256").update(text).digest("hex")}`;
   const result = { document: text, hash, spec: packSpec(spec) };
   memos.set(spec, { spec, blocked: blockedCIDRs, result });

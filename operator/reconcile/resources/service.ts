@@ -29,13 +29,18 @@ export function clientService(policy: EgressPolicy, spec: EgressPolicy["spec"], 
  * Local, so that the address is where the proxy is; without node ports and with a sink port, so that it is no way in.
  * kube-proxy is told to leave it alone.
  */
-export function natGatewayService(policy: EgressPolicy, slot: Slot, loadBalancerClass: string): KubeObject {
+export function natGatewayService(
+  policy: EgressPolicy,
+  slot: Slot,
+  loadBalancerClass: string,
+  annotations: Record<string, string>,
+): KubeObject {
   const labels = { [LABEL.slot]: slot.id, "service.kubernetes.io/service-proxy-name": "egress" };
   const metadata = childMeta(policy, childName.slot(policy.metadata.name, slot.id), labels);
   return {
     apiVersion: "v1",
     kind: "Service",
-    metadata: { ...metadata, annotations: { "kube-vip.io/loadbalancerIPs": slot.source } },
+    metadata: { ...metadata, annotations: { ...annotations, "kube-vip.io/loadbalancerIPs": slot.source } },
     spec: {
       type: "LoadBalancer",
       loadBalancerClass,
