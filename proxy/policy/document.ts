@@ -84,9 +84,7 @@ function readStaticIPs(reader: Reader, value: unknown, path: string): StaticIP[]
       ip.sourceAddress = String(fields.sourceAddress);
       if (parseAddress(ip.sourceAddress) === null) reader.problem(`${here}.sourceAddress`, "must be an IP address");
     }
-    if (fields.phase !== undefined) {
-      ip.phase = reader.oneOf(fields.phase, `${here}.phase`, ["Active", "Pending", "Retiring"], "Active");
-    }
+    ip.phase = reader.oneOf(fields.phase, `${here}.phase`, ["Active", "Pending", "Retiring"], "Active");
     return ip;
   });
 }
