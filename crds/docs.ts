@@ -6,7 +6,7 @@ const INTRO = new URL("intro.md", import.meta.url);
 function cell(text: string): string {
   return text
     .replace(/\s+/g, " ")
-    .replaceAll("|", "\\|")
+    .replace(/[|*]/g, "\\$&")
     .replace(/[<>]/g, (c) => (c === "<" ? "&lt;" : "&gt;"));
 }
 
@@ -44,18 +44,21 @@ function bounds(schema: Schema): string {
   return parts.join("; ");
 }
 
-function table(root: Schema, under: string): string {
-  const rows = [...walk(root)]
+/** The rows of a field and of all below it. */
+function rows(root: Schema, under: string): string[] {
+  return [...walk(root)]
     .filter(([path]) => path === under || path.startsWith(`${under}.`) || path.startsWith(`${under}[`))
-    .filter(([path, node]) => !(path.endsWith("[]") || path.endsWith("{}")) || node.properties === undefined)
     .filter(([path]) => !path.endsWith("[]") && !path.endsWith("{}"))
     .map(([path, node, required]) => {
       const normal = node.default === undefined ? (required ? "required" : "") : `\`${JSON.stringify(node.default)}\``;
       const limits = bounds(node);
       const what = cell(node.description ?? "") + (limits === "" ? "" : ` (${limits})`);
-      return `| \`${path}\` | ${cell(typeName(node))} | ${cell(normal)} | ${what} |`;
+      return `| \`${path}\` | ${cell(typeName(node))} | ${normal} | ${what} |`;
     });
-  return ["| field | type | default | what it is |", "| --- | --- | --- | --- |", ...rows, ""].join("\n");
+}
+
+function table(lines: readonly string[]): string {
+  return ["| field | type | default | what it is |", "| --- | --- | --- | --- |", ...lines, ""].join("\n");
 }
 
 function rules(root: Schema): string {
@@ -72,13 +75,15 @@ function rules(root: Schema): string {
 export function docsOf(root: Schema): string {
   const { spec, status } = root.properties ?? {};
   if (spec?.properties === undefined || status === undefined) throw new Error("the schema has no spec or no status");
-  const parts = [readFileSync(INTRO, "utf8"), "## Spec\n"];
-  for (const name of Object.keys(spec.properties)) parts.push(`### spec.${name}\n`, table(root, `spec.${name}`));
+  const below = Object.keys(spec.properties).map((name) => ({ name, lines: rows(root, `spec.${name}`) }));
+  const plain = below.filter(({ lines }) => lines.length === 1).flatMap(({ lines }) => lines);
+  const parts = [readFileSync(INTRO, "utf8"), "## Spec\n", table(plain)];
+  for (const { name, lines } of below) if (lines.length > 1) parts.push(`### spec.${name}\n`, table(lines));
   parts.push("## What is refused with a message\n");
   parts.push(
     "Types, bounds, enumerations and patterns are refused too; the API server names the field.\n",
     rules(root),
   );
-  parts.push("## Status\n", table(root, "status"));
+  parts.push("## Status\n", table(rows(root, "status")));
   return parts.join("\n");
 }
