@@ -112,8 +112,13 @@ export class Transport {
         },
         signal,
       });
-      outgoing.on("response", resolve);
+      let answered = false;
+      outgoing.on("response", (response) => {
+        answered = true;
+        resolve(response);
+      });
       outgoing.on("error", (error: NodeJS.ErrnoException) => {
+        if (answered) return; // the reader of the body hears of it
         if (isRepeatable(call) && outgoing.reusedSocket && STALE.has(error.code ?? "") && !signal.aborted) {
           resolve("stale");
           return;

@@ -132,7 +132,10 @@ export class LeaseElection {
   async #acquire(): Promise<void> {
     const random = this.#options.random ?? Math.random;
     while (!(await this.#try(this.#renewDeadlineMs))) {
-      await sleep(this.#clock, this.#retryMs * (1 + JITTER * random()), this.#stop.signal);
+      // As client-go, but not beyond the end of the lease: nobody leads from then on.
+      const left = this.#changedAt + this.#durationOf(this.#seen?.spec ?? {}) - this.#clock.now();
+      const wait = this.#retryMs * (1 + JITTER * random());
+      await sleep(this.#clock, left > 0 ? Math.min(wait, left) : wait, this.#stop.signal);
       if (this.#stop.signal.aborted) return;
     }
   }

@@ -117,18 +117,19 @@ export class Reflector<T extends KubeObject> {
     const { resource, metrics } = this.#options;
     const failure = error instanceof ApiError ? error : new ApiError(0, "Bug", String(error), { cause: error });
     metrics?.watchErrors.inc({ resource: resource.plural, reason: failure.reason });
-    this.#report(failure);
-    this.#failures++;
     const relist = failure.code === 410 || failure.reason === "Missed";
+    // What mends itself at once is no problem to tell.
+    if (!relist && failure.reason !== "Silent") this.#report(failure);
+    this.#failures++;
     if (relist) this.#version = undefined;
     if (relist && this.#failures === 1) return 0;
     return failure.retryAfterMs ?? backOff(this.#failures, FIRST_RETRY_MS, MAX_RETRY_MS, this.#random);
   }
 
-  /** Says each new problem once: its repetitions are of no use to anybody, and some mend themselves. */
+  /** Says each new problem once: its repetitions are of no use to anybody. */
   #report(error: ApiError): void {
     const { resource, namespace, log } = this.#options;
-    const problem = error.code === 410 || error.reason === "Silent" ? this.#problem : `${error.code} ${error.reason}`;
+    const problem = `${error.code} ${error.reason}`;
     const level = problem === this.#problem ? "debug" : "warn";
     this.#problem = problem;
     const name = resource.group === "" ? resource.plural : `${resource.plural}.${resource.group}`;
@@ -160,7 +161,8 @@ export class Reflector<T extends KubeObject> {
     this.#cause = "expired";
     if (this.#hasSynced) {
       metrics?.missed.inc({ resource: resource.plural, cause }, found);
-      log.info({ resource: resource.plural, cause, found }, "listed again");
+      const level = cause === "audit" ? "warn" : "info";
+      log[level]({ resource: resource.plural, cause, found }, "listed again");
       return;
     }
     this.#hasSynced = true;
