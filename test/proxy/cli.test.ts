@@ -74,7 +74,7 @@ test("wrong usage is one line and exit 2", async () => {
     [["proxy", "--policy", good, "--policy", good], /--policy is given twice/],
     [["proxy", "--policy"], /--policy needs a value: FILE/],
     [["proxy", "--policy", good, "extra"], /unexpected argument "extra"/],
-    [[...start, "nonsense"], /--listen must be IP:PORT, \[IPv6\]:PORT or :PORT, not "nonsense"/],
+    [[...start, "nonsense"], /--listen must be IP:PORT, \[IP\]:PORT or :PORT, not "nonsense"/],
     [[...start, `127.0.0.1:${busy.port}`], /--listen 127\.0\.0\.1:\d+: the address is in use/],
     [
       [...start, "127.0.0.1:0", "--connect-seconds", "0"],
@@ -84,7 +84,7 @@ test("wrong usage is one line and exit 2", async () => {
       ["proxy", "--policy", good, "--listen", "127.0.0.1:0", "--admin", `127.0.0.1:${busy.port}`],
       /--admin 127\.0\.0\.1:\d+: the address is in use/,
     ],
-    [[...start, "127.0.0.1:65536"], /--listen must be IP:PORT, \[IPv6\]:PORT or :PORT, not "127\.0\.0\.1:65536"/],
+    [[...start, "127.0.0.1:65536"], /--listen must be IP:PORT, \[IP\]:PORT or :PORT, not "127\.0\.0\.1:65536"/],
     [[...start, "127.0.0.1:0", "--idle-seconds", "1e3"], /--idle-seconds must be a whole number from 1 to 86400/],
     [[...start, "127.0.0.1:0", "--max-tunnels=-1"], /--max-tunnels must be a whole number from 1 to 1000000, not "-1"/],
     [[...start, "127.0.0.1:0", "--access-log"], /--access-log needs a value: all\|denied\|none/],
@@ -107,7 +107,9 @@ test("wrong usage is one line and exit 2", async () => {
     // Names in front of a port to listen on are refused before anybody resolves them.
     [[...start, "localhost:0"], /--listen must be IP:PORT.*not "localhost:0"/],
     [[...start, "256.0.0.1:0"], /--listen must be IP:PORT/],
-    [[...start, "[127.0.0.1]:0"], /--listen must be IP:PORT/],
+    [[...start, "[]:0"], /--listen must be IP:PORT/],
+    [[...start, "[localhost]:0"], /--listen must be IP:PORT/],
+    [[...start, "::1:0"], /--listen must be IP:PORT, \[IP\]:PORT or :PORT, not "::1:0"/],
     [["proxy", "--policy", good, "--admin", "nosuchhost.invalid:0"], /--admin must be IP:PORT/],
     [["proxy", "--policy", good], /OUTRIDER_MAX_TUNNELS must be a whole number/, { OUTRIDER_MAX_TUNNELS: "many" }],
   ];
@@ -221,6 +223,23 @@ test("the start-up line tells the ports, and SIGINT ends it with exit status 0 a
   assert.equal(await proxy.stop("SIGINT"), 0);
   assert.match(proxy.stderr(), /"signal":"SIGINT"/);
   assert.doesNotMatch(proxy.stderr(), /"level":"(error|fatal)"|\n {4}at /);
+});
+
+test("brackets go around an address to listen on, of either family", async () => {
+  for (const [host, shown] of [
+    ["[127.0.0.1]", "127.0.0.1"],
+    ["[::1]", "[::1]"],
+  ]) {
+    const proxy = await startProxy({ policy: {}, listen: `${host}:0`, admin: `${host}:0` });
+    const line = proxy
+      .stderr()
+      .split("\n")
+      .find((text) => text.includes('"msg":"listening"'));
+    const { listen: at, admin } = JSON.parse(line!) as { listen: string; admin: string };
+    assert.deepEqual([at, admin], [`${shown}:${proxy.port}`, `${shown}:${proxy.adminPort}`]);
+    assert.equal((await fetch(`http://${admin}/livez`)).status, 200);
+    assert.equal(await proxy.stop(), 0);
+  }
 });
 
 test("explain says what the proxy says: verdict, rule, class and phrase; exit status 1 when anything is denied", async () => {
