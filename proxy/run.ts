@@ -18,6 +18,7 @@ import { Names, readHosts } from "./resolve.ts";
 import { ProxyServer } from "./server.ts";
 import { ownAddresses, Sources } from "./source.ts";
 import { Verifier } from "./verify.ts";
+import { warmUp } from "./warm.ts";
 
 /** The version of package.json. */
 export function version(): string {
@@ -95,6 +96,7 @@ export async function runProxy(argv: readonly string[]): Promise<number> {
   const reload = new Reload(config, process.env.PROXY_PASSWORD);
   const first = config.onBadPolicy === "exit" ? load(config, process.env.PROXY_PASSWORD) : reload.force();
   const hosts = config.hosts === undefined ? new Map() : readHosts(config.hosts);
+  await warmUp(settingsOf(config, null), log);
   const timeoutOf = (loaded: Loaded | null) =>
     config.dnsSeconds ?? loaded?.source.document.proxy.timeouts.dnsSeconds ?? 2;
 
