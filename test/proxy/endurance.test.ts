@@ -85,7 +85,8 @@ test(`${IDLE} tunnels that are left idle end by themselves, and nothing of them 
   }
   console.log(`memory after each ${IDLE} idle tunnels: ${memory.map(Math.round).join(" ")} MiB`);
   assert.ok(proxy.handles() <= before + 5, `handles grew from ${before} to ${proxy.handles()}`);
-  // The first round fills the heap's spaces. An idle tunnel takes 6 KiB, all of them 30 MiB; less than a third of that is the heap's own noise.
-  const slope = (memory.at(-1)! - memory[1]!) / (memory.length - 2);
-  assert.ok(slope < 8, `memory grows by ${slope} MiB every ${IDLE} idle tunnels: ${memory}`);
+  // An idle tunnel takes 6 KiB, all of them 30 MiB. The heap takes 20 MiB more in its own time: the median step counts.
+  const steps = memory.slice(1).map((after, i) => after - memory[i]!);
+  const median = steps.sort((a, b) => a - b)[1]!;
+  assert.ok(median < 10, `memory grows by ${median} MiB every ${IDLE} idle tunnels: ${memory}`);
 });
