@@ -14,7 +14,7 @@ import { noArguments, optionHelp } from "./options.ts";
 import type { PolicySet } from "./policy/engine.ts";
 import { RecordWriter } from "./record.ts";
 import { LOOK_MS, type Loaded, load, Reload } from "./reload.ts";
-import { Names, readHosts } from "./resolve.ts";
+import { Names, readHosts, requireRoutes } from "./resolve.ts";
 import { ProxyServer } from "./server.ts";
 import { ownAddresses, Sources } from "./source.ts";
 import { Verifier } from "./verify.ts";
@@ -96,6 +96,7 @@ export async function runProxy(argv: readonly string[]): Promise<number> {
   const reload = new Reload(config, process.env.PROXY_PASSWORD);
   const first = config.onBadPolicy === "exit" ? load(config, process.env.PROXY_PASSWORD) : reload.force();
   const hosts = config.hosts === undefined ? new Map() : readHosts(config.hosts);
+  await requireRoutes(config.resolvers);
   await warmUp(settingsOf(config, null), log);
   const timeoutOf = (loaded: Loaded | null) =>
     config.dnsSeconds ?? loaded?.source.document.proxy.timeouts.dnsSeconds ?? 2;

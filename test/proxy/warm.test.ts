@@ -36,7 +36,7 @@ test("a proxy that listens is warmed up, and nothing of that is left: no record,
 
 test("where it cannot warm up it says so and serves", { skip: netnsMissing() ?? false }, async (t) => {
   // A network namespace whose loopback is down has no 127.0.0.1.
-  const name = `outrider-cold-${process.pid}`;
+  const name = `ort-cold-${process.pid}`;
   execFileSync("ip", ["netns", "add", name]);
   t.after(() => execFileSync("ip", ["netns", "del", name]));
   const proxy = await startProxy({ policy: {}, netns: name, listen: ":0", admin: ":0" });
