@@ -150,3 +150,15 @@ export function ipPort(values: Values, name: string, fallback: string): { host: 
   }
   return { host, port };
 }
+
+/** What an address to listen on that could not be listened on is called. */
+export function listenError(error: unknown, name: string, where: { host: string; port: number }): UsageError {
+  const code = (error as NodeJS.ErrnoException).code;
+  const why = code === "EADDRINUSE" ? "the address is in use" : (error as Error).message;
+  return new UsageError(`--${name} ${formatHostPort(where.host, where.port)}: ${why}`);
+}
+
+/** `IP:PORT`, with brackets around IPv6. */
+export function formatHostPort(host: string, port: number): string {
+  return host.includes(":") ? `[${host}]:${port}` : `${host}:${port}`;
+}
