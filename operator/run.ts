@@ -105,7 +105,13 @@ class BlockedRanges {
 
 /** Everything that runs, wired. */
 function assemble(config: OperatorConfig, client: Client, log: Logger, metrics: OperatorMetrics) {
-  const events = new EventRecorder({ client, log, metrics: metrics.kube, component: "outrider-operator", instance: IDENTITY });
+  const events = new EventRecorder({
+    client,
+    log,
+    metrics: metrics.kube,
+    component: "outrider-operator",
+    instance: IDENTITY,
+  });
   const { namespaces, resyncMs } = config;
   const watches = new Watches({ client, log, metrics: metrics.kube, namespaces, resyncMs });
   const all = (which: (policy: EgressPolicy) => boolean = () => true) => {
