@@ -135,17 +135,30 @@ export function noArguments(positionals: readonly string[]): void {
 }
 
 /**
- * `IP:PORT`, `:PORT` or `[V6]:PORT` to listen on; an empty IP means all addresses. Names are refused: what they resolve
- * to is not this program's to guess. @throws UsageError
+ * `IP:PORT`, `:PORT` or `[IP]:PORT` to listen on; an empty IP means all addresses. IPv6 needs the brackets and IPv4 may
+ * have them: a pod's `[$(HOST_IP)]:4750` fits the address of either family. Names are refused: what they resolve to is
+ * not this program's to guess. @throws UsageError
  */
 export function ipPort(values: Values, name: string, fallback: string): { host: string; port: number } {
   const text = values.get(name)?.[0] ?? fallback;
   const match = /^(?:\[([^\]]*)\]|([^:[\]]*)):(\d{1,5})$/.exec(text);
   const host = match?.[1] ?? match?.[2] ?? "";
   const port = Number(match?.[3]);
-  const isAddress = match?.[1] !== undefined ? isIP(host) === 6 : host === "" || isIP(host) === 4;
+  const isAddress = match?.[1] !== undefined ? isIP(host) !== 0 : host === "" || isIP(host) === 4;
   if (match === null || port > 65535 || !isAddress) {
-    throw new UsageError(`${values.shown(name)} must be IP:PORT, [IPv6]:PORT or :PORT, not "${text}"`);
+    throw new UsageError(`${values.shown(name)} must be IP:PORT, [IP]:PORT or :PORT, not "${text}"`);
   }
   return { host, port };
+}
+
+/** What an address to listen on that could not be listened on is called. */
+export function listenError(error: unknown, name: string, where: { host: string; port: number }): UsageError {
+  const code = (error as NodeJS.ErrnoException).code;
+  const why = code === "EADDRINUSE" ? "the address is in use" : (error as Error).message;
+  return new UsageError(`--${name} ${formatHostPort(where.host, where.port)}: ${why}`);
+}
+
+/** `IP:PORT`, with brackets around IPv6. */
+export function formatHostPort(host: string, port: number): string {
+  return host.includes(":") ? `[${host}]:${port}` : `${host}:${port}`;
 }

@@ -1,4 +1,6 @@
+import { createSocket } from "node:dgram";
 import { Resolver } from "node:dns";
+import { once } from "node:events";
 import { readFileSync } from "node:fs";
 import { type Code, UsageError } from "./errors.ts";
 import { type Address, parseAddress } from "./policy/cidr.ts";
@@ -60,6 +62,25 @@ export function readHosts(file: string): Map<string, Address[]> {
     }
   }
   return hosts;
+}
+
+/**
+ * Whether this machine has a route to every resolver of the command line: connecting a datagram socket sends nothing.
+ * One that is silent is no mistake of the command line, it may be back in a moment. @throws UsageError naming the resolver
+ */
+export async function requireRoutes(servers: readonly string[]): Promise<void> {
+  for (const text of servers) {
+    const [, host, port] = /^\[?([^\]]+)\]?:(\d+)$/.exec(text) as unknown as [string, string, string];
+    const socket = createSocket(host.includes(":") ? "udp6" : "udp4");
+    try {
+      socket.connect(Number(port), host);
+      await once(socket, "connect");
+    } catch (error) {
+      throw new UsageError(`--resolver ${text}: this machine has no route to it (${(error as Error).message})`);
+    } finally {
+      socket.close();
+    }
+  }
 }
 
 function interleave(six: readonly Address[], four: readonly Address[]): Address[] {

@@ -4,20 +4,20 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { makeAdmin, type Status } from "./admin.ts";
 import { Credentials } from "./auth.ts";
 import { type Config, PROXY_OPTIONS, readConfig, requirePolicy, settingsOf } from "./config.ts";
-import { UsageError } from "./errors.ts";
 import { Gate } from "./gate.ts";
 import { compileFor, compileForEcho } from "./load.ts";
 import { type Logger, makeLog } from "./log.ts";
 import { Metrics } from "./metrics.ts";
 import { makeAsk } from "./observe.ts";
-import { noArguments, optionHelp } from "./options.ts";
+import { formatHostPort, listenError, noArguments, optionHelp } from "./options.ts";
 import type { PolicySet } from "./policy/engine.ts";
 import { RecordWriter } from "./record.ts";
 import { LOOK_MS, type Loaded, load, Reload } from "./reload.ts";
-import { Names, readHosts } from "./resolve.ts";
+import { Names, readHosts, requireRoutes } from "./resolve.ts";
 import { ProxyServer } from "./server.ts";
 import { ownAddresses, Sources } from "./source.ts";
 import { Verifier } from "./verify.ts";
+import { warmUp } from "./warm.ts";
 
 /** The version of package.json. */
 export function version(): string {
@@ -34,14 +34,6 @@ The policy file and the passwords are read again when they change, and on SIGHUP
 a second one hurries.
 
 ${optionHelp(PROXY_OPTIONS)}`;
-
-const show = (host: string, port: number): string => (host.includes(":") ? `[${host}]:${port}` : `${host}:${port}`);
-
-function listenError(error: unknown, name: string, where: { host: string; port: number }): UsageError {
-  const code = (error as NodeJS.ErrnoException).code;
-  const why = code === "EADDRINUSE" ? "the address is in use" : (error as Error).message;
-  return new UsageError(`--${name} ${show(where.host, where.port)}: ${why}`);
-}
 
 /** Signals in their order; each call takes the next one. */
 function makeSignals(names: readonly NodeJS.Signals[]): () => Promise<string> {
@@ -95,6 +87,8 @@ export async function runProxy(argv: readonly string[]): Promise<number> {
   const reload = new Reload(config, process.env.PROXY_PASSWORD);
   const first = config.onBadPolicy === "exit" ? load(config, process.env.PROXY_PASSWORD) : reload.force();
   const hosts = config.hosts === undefined ? new Map() : readHosts(config.hosts);
+  await requireRoutes(config.resolvers);
+  await warmUp(settingsOf(config, null), log);
   const timeoutOf = (loaded: Loaded | null) =>
     config.dnsSeconds ?? loaded?.source.document.proxy.timeouts.dnsSeconds ?? 2;
 
@@ -160,8 +154,11 @@ export async function runProxy(argv: readonly string[]): Promise<number> {
   if (config.listen.port === 0) compileCurrent();
   // Before the start-up line: whoever waits for it may signal at once.
   const signal = makeSignals(["SIGTERM", "SIGINT"]);
-  status.listen = show(at.address, at.port);
-  log.info({ listen: status.listen, admin: show(adminAt.address, adminAt.port), version: status.version }, "listening");
+  status.listen = formatHostPort(at.address, at.port);
+  log.info(
+    { listen: status.listen, admin: formatHostPort(adminAt.address, adminAt.port), version: status.version },
+    "listening",
+  );
   if (reload.error !== null) log.error(`${reload.error}; waiting for a valid policy`);
   if (first !== null && !first.credentials.required) log.info("no password is set: every client is served");
 

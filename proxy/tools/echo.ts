@@ -1,7 +1,6 @@
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
-import { UsageError } from "../errors.ts";
-import { ipPort, noArguments, type Option, optionHelp, readOptions } from "../options.ts";
+import { formatHostPort, ipPort, listenError, noArguments, type Option, optionHelp, readOptions } from "../options.ts";
 
 const OPTIONS: readonly Option[] = [
   { name: "listen", value: "IP:PORT", fallback: ":8080", help: "where callers connect; port 0 picks a free one" },
@@ -88,11 +87,10 @@ export async function runEcho(argv: readonly string[]): Promise<number> {
   }
   noArguments(positionals);
   const where = ipPort(values, "listen", ":8080");
-  const echo = await startEcho(where).catch((error: Error) => {
-    throw new UsageError(`--listen ${where.host}:${where.port}: ${error.message}`);
+  const echo = await startEcho(where).catch((error: unknown) => {
+    throw listenError(error, "listen", where);
   });
-  const host = echo.address.includes(":") ? `[${echo.address}]` : echo.address;
-  console.log(`echo listens on http://${host}:${echo.port}`);
+  console.log(`echo listens on http://${formatHostPort(echo.address, echo.port)}`);
   await new Promise((resolve) => {
     process.once("SIGTERM", resolve);
     process.once("SIGINT", resolve);

@@ -6,7 +6,7 @@ import { formatAddress } from "../policy/cidr.ts";
 import type { PolicySet } from "../policy/engine.ts";
 import { type Explanation, explain, needsAddresses, parseAsked } from "../policy/explain.ts";
 import type { Target } from "../policy/target.ts";
-import { Names, readHosts } from "../resolve.ts";
+import { Names, readHosts, requireRoutes } from "../resolve.ts";
 
 const OPTIONS: readonly Option[] = [
   ...POLICY_OPTIONS,
@@ -71,6 +71,7 @@ export async function runExplain(argv: readonly string[]): Promise<number> {
   });
   const set = compileFor(loadSource(config).document, config, []);
   const hosts = config.hosts === undefined ? new Map() : readHosts(config.hosts);
+  if (values.has("resolve")) await requireRoutes(config.resolvers);
   const timeoutSeconds = config.dnsSeconds ?? set.document.proxy.timeouts.dnsSeconds;
   const names = new Names({ servers: config.resolvers, timeoutSeconds, hosts });
   let denied = false;

@@ -64,6 +64,7 @@ test("a bad policy is one line that names the field and the mend, exit 2", async
 
 test("wrong usage is one line and exit 2", async () => {
   const busy = await listen(() => {});
+  const busy6 = await listen(() => {}, "::1");
   const badHosts = file("bad-hosts", "10.0.0.5 fine.example\n10.0.0.300 wrong.example\n");
   const start = ["proxy", "--policy", good, "--admin", "127.0.0.1:0", "--listen"];
   const rows: [string[], RegExp, Record<string, string>?][] = [
@@ -74,7 +75,7 @@ test("wrong usage is one line and exit 2", async () => {
     [["proxy", "--policy", good, "--policy", good], /--policy is given twice/],
     [["proxy", "--policy"], /--policy needs a value: FILE/],
     [["proxy", "--policy", good, "extra"], /unexpected argument "extra"/],
-    [[...start, "nonsense"], /--listen must be IP:PORT, \[IPv6\]:PORT or :PORT, not "nonsense"/],
+    [[...start, "nonsense"], /--listen must be IP:PORT, \[IP\]:PORT or :PORT, not "nonsense"/],
     [[...start, `127.0.0.1:${busy.port}`], /--listen 127\.0\.0\.1:\d+: the address is in use/],
     [
       [...start, "127.0.0.1:0", "--connect-seconds", "0"],
@@ -84,7 +85,7 @@ test("wrong usage is one line and exit 2", async () => {
       ["proxy", "--policy", good, "--listen", "127.0.0.1:0", "--admin", `127.0.0.1:${busy.port}`],
       /--admin 127\.0\.0\.1:\d+: the address is in use/,
     ],
-    [[...start, "127.0.0.1:65536"], /--listen must be IP:PORT, \[IPv6\]:PORT or :PORT, not "127\.0\.0\.1:65536"/],
+    [[...start, "127.0.0.1:65536"], /--listen must be IP:PORT, \[IP\]:PORT or :PORT, not "127\.0\.0\.1:65536"/],
     [[...start, "127.0.0.1:0", "--idle-seconds", "1e3"], /--idle-seconds must be a whole number from 1 to 86400/],
     [[...start, "127.0.0.1:0", "--max-tunnels=-1"], /--max-tunnels must be a whole number from 1 to 1000000, not "-1"/],
     [[...start, "127.0.0.1:0", "--access-log"], /--access-log needs a value: all\|denied\|none/],
@@ -103,11 +104,14 @@ test("wrong usage is one line and exit 2", async () => {
     [["echo", "--listen", "x"], /--listen must be IP:PORT/],
     [["import", join(folder, "none")], /no such file/],
     [["explain", "--policy", good, "--hosts", join(folder, "none"), "a.example:443"], /--hosts .*none: .*no such file/],
+    [["echo", "--listen", `[::1]:${busy6.port}`], /--listen \[::1\]:\d+: the address is in use/],
     [["check", "--policy", good, "extra"], /unexpected argument "extra"/],
     // Names in front of a port to listen on are refused before anybody resolves them.
     [[...start, "localhost:0"], /--listen must be IP:PORT.*not "localhost:0"/],
     [[...start, "256.0.0.1:0"], /--listen must be IP:PORT/],
-    [[...start, "[127.0.0.1]:0"], /--listen must be IP:PORT/],
+    [[...start, "[]:0"], /--listen must be IP:PORT/],
+    [[...start, "[localhost]:0"], /--listen must be IP:PORT/],
+    [[...start, "::1:0"], /--listen must be IP:PORT, \[IP\]:PORT or :PORT, not "::1:0"/],
     [["proxy", "--policy", good, "--admin", "nosuchhost.invalid:0"], /--admin must be IP:PORT/],
     [["proxy", "--policy", good], /OUTRIDER_MAX_TUNNELS must be a whole number/, { OUTRIDER_MAX_TUNNELS: "many" }],
   ];
@@ -122,6 +126,7 @@ test("wrong usage is one line and exit 2", async () => {
     assert.equal(lines.length, 1, result.stderr);
   }
   await busy.close();
+  await busy6.close();
 });
 
 test("--help names every option with its default; every option is a variable as well", async () => {
@@ -153,7 +158,7 @@ test("--help names every option with its default; every option is a variable as 
   assert.match(version.stdout, /^\d+\.\d+\.\d+\n$/);
   const commands = await runOutrider(["--help"]);
   assert.equal(commands.status, 0);
-  for (const command of ["proxy", "explain", "check", "import", "echo"]) {
+  for (const command of ["proxy", "explain", "check", "import", "echo", "verify"]) {
     assert.match(commands.stdout, new RegExp(`^  ${command} `, "m"));
     assert.equal((await runOutrider([command, "--help"])).status, 0, command);
   }
@@ -191,6 +196,39 @@ test("the environment alone starts a proxy; lists have commas, and the command l
   );
 });
 
+test("files of Smokescreen and mole start the proxy as they are: tabs, services, default", async () => {
+  const tabbed = "global_allow_list:\n\t- hook.example\nglobal_deny_list:\n\t- cli.example\n\t- evil.hook.example\n";
+  const services = `version: v1
+services:
+  - {name: billing, project: a, action: enforce, allowed_domains: ["hook.example"]}
+  - {name: shop, project: b, action: report}
+  - {name: lab, project: c, action: open}
+default: {project: d, action: enforce}
+global_deny_list: [cli.example]
+`;
+  const hosts = "10.0.0.5 hook.example cli.example other.example\n";
+  // Resolved and vetted means that the name passed.
+  const [passed, denied, unlisted] = [
+    /resolves to a private address/,
+    /by rule global_deny_list/,
+    /not on the allow list/,
+  ];
+  for (const [policy, args, other] of [
+    [tabbed, [], unlisted],
+    [services, ["--service", "billing"], unlisted],
+    [services, ["--service", "shop"], passed],
+    [services, ["--service", "lab"], passed],
+  ] as const) {
+    const proxy = await startProxy({ policy, args: [...args], hosts });
+    const ask = (host: string) => exchange(proxy.port, `CONNECT ${host}:443 HTTP/1.1\r\n\r\n`);
+    assert.match(await ask("hook.example"), passed);
+    assert.match(await ask("cli.example"), denied);
+    assert.match(await ask("other.example"), other);
+    assert.equal(await proxy.stop(), 0);
+    assert.equal(/"level":"warn".*tabs/.test(proxy.stderr()), policy === tabbed);
+  }
+});
+
 test("check prints what it understood and the document's hash; the same policy has the same hash in any spelling", async () => {
   const other = file(
     "other.yaml",
@@ -221,6 +259,23 @@ test("the start-up line tells the ports, and SIGINT ends it with exit status 0 a
   assert.equal(await proxy.stop("SIGINT"), 0);
   assert.match(proxy.stderr(), /"signal":"SIGINT"/);
   assert.doesNotMatch(proxy.stderr(), /"level":"(error|fatal)"|\n {4}at /);
+});
+
+test("brackets go around an address to listen on, of either family", async () => {
+  for (const [host, shown] of [
+    ["[127.0.0.1]", "127.0.0.1"],
+    ["[::1]", "[::1]"],
+  ]) {
+    const proxy = await startProxy({ policy: {}, listen: `${host}:0`, admin: `${host}:0` });
+    const line = proxy
+      .stderr()
+      .split("\n")
+      .find((text) => text.includes('"msg":"listening"'));
+    const { listen: at, admin } = JSON.parse(line!) as { listen: string; admin: string };
+    assert.deepEqual([at, admin], [`${shown}:${proxy.port}`, `${shown}:${proxy.adminPort}`]);
+    assert.equal((await fetch(`http://${admin}/livez`)).status, 200);
+    assert.equal(await proxy.stop(), 0);
+  }
 });
 
 test("explain says what the proxy says: verdict, rule, class and phrase; exit status 1 when anything is denied", async () => {

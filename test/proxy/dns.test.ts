@@ -1,10 +1,13 @@
 import assert from "node:assert/strict";
+import { execFileSync, spawnSync } from "node:child_process";
 import { createSocket } from "node:dgram";
 import { once } from "node:events";
+import { join } from "node:path";
 import { type TestContext, test } from "node:test";
 import { Names } from "../../proxy/resolve.ts";
 import { type DnsReply, startDns } from "../harness/dns.ts";
-import { OPEN_LOOPBACK, startProxy } from "../harness/proxy.ts";
+import { netnsMissing } from "../harness/netns.ts";
+import { OPEN_LOOPBACK, OUTRIDER, startProxy } from "../harness/proxy.ts";
 import { exchange, listen, RawClient } from "../harness/raw.ts";
 
 type Zone = Parameters<typeof startDns>[0];
@@ -214,6 +217,34 @@ test("resolvers in front that are silent or not there are passed over", async (t
     await exchange(proxy.port, `GET http://two.test:${far.port}/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n`),
     /^HTTP\/1\.1 200/,
   );
+});
+
+test("a resolver that this machine has no route to is one line and exit status 2", {
+  skip: netnsMissing() ?? false,
+}, (t) => {
+  // A network namespace with nothing in it has no route to anything.
+  const name = `ort-alone-${process.pid}`;
+  execFileSync("ip", ["netns", "add", name]);
+  t.after(() => execFileSync("ip", ["netns", "del", name]));
+  const policy = join(import.meta.dirname, "../../examples/acl.yaml");
+  for (const resolver of ["192.0.2.53:53", "[2001:db8::53]:53"]) {
+    const given = ["--policy", policy, "--resolver", resolver];
+    for (const command of [
+      ["proxy", ...given],
+      ["explain", ...given, "--resolve", "hooks.example.com:443"],
+    ]) {
+      const result = spawnSync("ip", ["netns", "exec", name, OUTRIDER, ...command], { encoding: "utf8" });
+      assert.equal(result.status, 2);
+      assert.ok(result.stderr.includes(`outrider: --resolver ${resolver}: this machine has no route to it (`));
+      assert.equal(
+        result.stderr
+          .trim()
+          .split("\n")
+          .filter((line) => !line.startsWith("{")).length,
+        1,
+      );
+    }
+  }
 });
 
 test("a client that goes away while its name is resolved leaves no dial behind", async (t) => {
