@@ -84,6 +84,8 @@ export async function startFaultProxy(plane: ControlPlane): Promise<FaultProxy> 
         if (proxy.stalled) return;
         if (proxy.cutNextEvent && path.includes("watch=")) {
           proxy.cutNextEvent = false;
+          // Nothing of what follows may come through: half a line and the next one would be a line again.
+          back.removeAllListeners("data").resume();
           answer.write(chunk.subarray(0, chunk.length / 2), () => incoming.socket.destroy());
           return;
         }
@@ -95,7 +97,7 @@ export async function startFaultProxy(plane: ControlPlane): Promise<FaultProxy> 
       back.on("error", () => incoming.socket.destroy());
     });
     outgoing.on("error", () => incoming.socket.destroy());
-    incoming.socket.once("close", () => outgoing.destroy());
+    answer.once("close", () => outgoing.destroy());
     if (proxy.delayMs === 0) incoming.pipe(outgoing);
     else setTimeout(() => incoming.pipe(outgoing), proxy.delayMs);
   });
