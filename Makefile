@@ -36,7 +36,7 @@ fmt: install ## format and mend what can be mended
 	$(BIOME) check --write .
 
 cover: install ## run all tests with coverage of proxy/
-	$(NODE) --test --experimental-test-coverage --test-coverage-include='proxy/**' 'test/**/*.test.ts'
+	$(NODE) --test --test-concurrency=1 --test-force-exit --experimental-test-coverage --test-coverage-include='proxy/**' 'test/**/*.test.ts'
 
 bench: install ## measure CPU, memory and latency beside squid, tinyproxy, nginx (Debian packages; as root): docs/performance.md
 	$(NODE) --expose-gc test/bench/main.ts $(ARGS)
