@@ -6,7 +6,7 @@ BIOME := node_modules/.bin/biome
 TSC := node_modules/.bin/tsc
 STAMP := node_modules/.stamp
 
-.PHONY: help install run test lint fmt types cover bench clean
+.PHONY: help install run test lint fmt types generate verify cover bench clean
 
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +34,12 @@ lint: install ## check style and lint rules
 
 fmt: install ## format and mend what can be mended
 	$(BIOME) check --write .
+
+generate: install ## make types and docs/crd.md of crds/egresspolicies.yaml
+	$(NODE) crds/generate.ts
+
+verify: install ## check that what `make generate` makes is up to date
+	$(NODE) crds/generate.ts --verify
 
 cover: install ## run all tests with coverage of proxy/
 	$(NODE) --test --test-concurrency=1 --test-force-exit --experimental-test-coverage --test-coverage-include='proxy/**' 'test/**/*.test.ts'

@@ -38,6 +38,8 @@ export const ANNOTATION = {
   refresh: `${GROUP}/refresh`,
   /** "true": delete the fleet although pods still use it. */
   forceDelete: `${GROUP}/force-delete`,
+  /** On a slot's Deployment: the address that it stands for. */
+  address: `${GROUP}/address`,
   /** On the policy's ConfigMap: the hash of its document. */
   hash: `${GROUP}/policy-hash`,
 } as const;
@@ -60,3 +62,70 @@ export const CONDITIONS = [
   "NetworkPolicyApplied",
 ] as const;
 export type ConditionType = (typeof CONDITIONS)[number];
+
+/** Reasons of conditions, and of the events that tell of them: what each means stands in docs/operator.md. */
+export const REASON = {
+  // Accepted
+  accepted: "Accepted",
+  invalid: "Invalid",
+  tooLarge: "TooLarge",
+  conflicted: "Conflicted",
+  notGranted: "NotGranted",
+  unsupported: "Unsupported",
+  // Programmed
+  programmed: "Programmed",
+  notAccepted: "NotAccepted",
+  nameTaken: "NameTaken",
+  replacing: "Replacing",
+  notEnoughNodes: "NotEnoughNodes",
+  applyFailed: "ApplyFailed",
+  terminating: "NamespaceTerminating",
+  // PolicyDistributed
+  distributed: "Distributed",
+  propagating: "Propagating",
+  noProxy: "NoReadyProxy",
+  // ProxyAvailable
+  available: "Available",
+  progressing: "Progressing",
+  unavailable: "Unavailable",
+  replicaFailure: "ReplicaFailure",
+  // IPsAssigned, EgressIPVerified
+  assigned: "Assigned",
+  outside: "AssignedOutside",
+  unassigned: "Unassigned",
+  notRequested: "NotRequested",
+  verified: "Verified",
+  mismatch: "Mismatch",
+  unproven: "Unproven",
+  stale: "EchoSilent",
+  // WorkloadsInjected, NetworkPolicyApplied
+  notObserved: "NotObserved",
+  // Ready
+  ready: "Ready",
+  inUse: "InUse",
+} as const;
+export type Reason = (typeof REASON)[keyof typeof REASON];
+
+/** Events that are no change of a condition. */
+export const EVENT_REASON = {
+  /** An Active address that was never Pending: receivers had no notice. */
+  addedWithoutNotice: "AddressAddedWithoutNotice",
+  /** A slot waits for its successor before it goes. */
+  slotKept: "SlotKept",
+} as const;
+
+/** Names of the objects of a policy, all within 63 characters: policy names have at most 40. */
+export const childName = {
+  fleet: (policy: string) => `${policy}-egress`,
+  slot: (policy: string, slot: string) => `${policy}-egress-${slot}`,
+  document: (policy: string) => `${policy}-egress-policy`,
+  published: (policy: string) => `${policy}-egress-ips`,
+} as const;
+
+/** Keys of the document's ConfigMap. */
+export const DOCUMENT_KEY = "policy.json";
+/** The last accepted spec, gzipped so that it and the document fit into one ConfigMap. */
+export const SPEC_KEY = "spec.json.gz";
+
+/** Port of the client Service, whatever port the proxies listen on. */
+export const SERVICE_PORT = 4750;

@@ -67,9 +67,13 @@ const DOCUMENT_KEYS = [
   "proxy",
 ] as const;
 
+/** Bounds of the lists of addresses and echo URLs; the CRD's are not higher. */
+export const MAX_STATIC_IPS = 64;
+export const MAX_ECHO_URLS = 8;
+
 function readStaticIPs(reader: Reader, value: unknown, path: string): StaticIP[] {
   const seen = new Set<string>();
-  return reader.list(value, path, 64).map((entry, i) => {
+  return reader.list(value, path, MAX_STATIC_IPS).map((entry, i) => {
     const here = `${path}[${i}]`;
     const fields = reader.mapping(entry, here, ["address", "sourceAddress", "phase"]) ?? {};
     const ip: StaticIP = { address: String(fields.address) };
@@ -80,9 +84,7 @@ function readStaticIPs(reader: Reader, value: unknown, path: string): StaticIP[]
       ip.sourceAddress = String(fields.sourceAddress);
       if (parseAddress(ip.sourceAddress) === null) reader.problem(`${here}.sourceAddress`, "must be an IP address");
     }
-    if (fields.phase !== undefined) {
-      ip.phase = reader.oneOf(fields.phase, `${here}.phase`, ["Active", "Pending", "Retiring"], "Active");
-    }
+    ip.phase = reader.oneOf(fields.phase, `${here}.phase`, ["Active", "Pending", "Retiring"], "Active");
     return ip;
   });
 }
@@ -91,7 +93,7 @@ function readVerification(reader: Reader, value: unknown, path: string): Verific
   if (value === undefined) return undefined;
   const keys = ["echoURLs", "intervalSeconds", "timeoutSeconds", "staleAfterSeconds", "onUnverified"];
   const f = reader.mapping(value, path, keys) ?? {};
-  const echoURLs = reader.list(f.echoURLs, `${path}.echoURLs`, 8);
+  const echoURLs = reader.list(f.echoURLs, `${path}.echoURLs`, MAX_ECHO_URLS);
   if (echoURLs.length === 0) reader.problem(`${path}.echoURLs`, "is empty; name at least one echo URL");
   for (const [i, url] of echoURLs.entries()) {
     const good = typeof url === "string" && URL.canParse(url) && /^https?:$/.test(new URL(url).protocol);

@@ -32,8 +32,13 @@ export class PolicyError extends Error {
   }
 }
 
-/** Bounds of the lists, shared with the CRD: they keep one document below 1 MiB in the usual case. */
+/**
+ * Bounds of lists. Those of the CRD are lower, never higher: 256 rules a list, 20,000 hosts and 500 CIDRs a rule, which is
+ * what the API server's limits on the cost of CEL allow. A converted acl.yaml may have more.
+ */
 export const MAX_RULES = 1024;
+export const MAX_ENTRIES = 100_000;
+export const MAX_PORTS = 64;
 const RULE_KEYS = ["name", "hosts", "except", "cidrs", "ports"] as const;
 const RULE_NAME = /^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$/;
 
@@ -130,7 +135,7 @@ export function parsePorts(value: unknown): PortRange | null {
 
 /** Reads a `ports` list. */
 export function readPorts(reader: Reader, value: unknown, path: string): PortSpec[] {
-  const list = reader.list(value, path, 64);
+  const list = reader.list(value, path, MAX_PORTS);
   for (const [i, entry] of list.entries()) {
     if (parsePorts(entry) === null) {
       reader.problem(
@@ -143,7 +148,7 @@ export function readPorts(reader: Reader, value: unknown, path: string): PortSpe
 }
 
 function strings(reader: Reader, value: unknown, path: string, check: (text: string) => string | undefined): string[] {
-  const list = reader.list(value, path, 100_000);
+  const list = reader.list(value, path, MAX_ENTRIES);
   if (Array.isArray(value) && value.length === 0)
     reader.problem(path, "is empty; name at least one, or leave the field out");
   for (const [i, entry] of list.entries()) {
@@ -165,7 +170,7 @@ const cidrError = (text: string): string | undefined => {
 
 /** Reads a list of CIDRs in which every entry must be valid. */
 export function readCidrs(reader: Reader, value: unknown, path: string): string[] {
-  const list = reader.list(value, path, 100_000);
+  const list = reader.list(value, path, MAX_ENTRIES);
   for (const [i, entry] of list.entries()) {
     const error = typeof entry === "string" ? cidrError(entry) : "must be a string";
     if (error !== undefined) reader.problem(`${path}[${i}]`, error);

@@ -33,9 +33,24 @@ function isMapping(value: unknown): value is Record<string, unknown> {
   return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
-function readManifest(value: Record<string, unknown>): PolicySource {
+/** Seconds between rounds where the address moves with its proxy; elsewhere the document's own default holds. */
+const KUBEVIP_INTERVAL_SECONDS = 5;
+
+/** `verification` with the default interval of the policy's provider written out. */
+function withInterval(verification: unknown, nat: unknown): unknown {
+  const moves = isMapping(nat) && nat.provider === "KubeVIP";
+  if (!moves || !isMapping(verification) || verification.intervalSeconds !== undefined) return verification;
+  return { ...verification, intervalSeconds: KUBEVIP_INTERVAL_SECONDS };
+}
+
+/**
+ * Reads an EgressPolicy: what a file has, or an object of the API server. `blockedCIDRs` are what only the operator
+ * knows: the cluster's own ranges.
+ * @throws PolicyError with every wrong field
+ */
+export function readManifest(manifest: unknown, blockedCIDRs: readonly string[] = []): PolicySource {
   const reader = new Reader();
-  reader.mapping(value, "", ["apiVersion", "kind", "metadata", "spec", "status"]);
+  const value = reader.mapping(manifest, "", ["apiVersion", "kind", "metadata", "spec", "status"]) ?? {};
   if (value.apiVersion !== "egress.outrider.dev/v1alpha1") {
     reader.problem("apiVersion", `must be egress.outrider.dev/v1alpha1, not ${JSON.stringify(value.apiVersion)}`);
   }
@@ -51,6 +66,8 @@ function readManifest(value: Record<string, unknown>): PolicySource {
   }
   const spec = reader.mapping(value.spec, "spec", [...SPEC_KEYS, ...OPERATOR_KEYS]) ?? {};
   const fields = Object.fromEntries(Object.entries(spec).filter(([key]) => SPEC_KEYS.includes(key)));
+  fields.verification = withInterval(spec.verification, spec.nat);
+  fields.blockedCIDRs = blockedCIDRs;
   const authentication = isMapping(spec.authentication) ? spec.authentication : {};
   const auth = reader.oneOf(authentication.mode, "spec.authentication.mode", ["None", "Basic"], "None");
   reader.done();

@@ -101,6 +101,13 @@ export function specialPurpose(address: Address): AddressClass | undefined {
   return klass;
 }
 
+/** Whether a network has special-purpose and never-allowed addresses only, so that naming it blocks nothing more. */
+export function isSpecialNetwork(network: Cidr): boolean {
+  const inside = (outer: Cidr, inner: Cidr) => outer.prefix <= inner.prefix && contains(outer, inner);
+  if (GLOBALLY_REACHABLE.some((open) => inside(network, open) || inside(open, network))) return false;
+  return [...NEVER_ALLOWED, ...LOOPBACK, ...SPECIAL_PURPOSE].some((klass) => inside(klass.network, network));
+}
+
 const MAPPED = cidr("::ffff:0:0/96");
 const COMPATIBLE = cidr("::/96");
 const TRANSLATED = cidr("::ffff:0:0:0/96");

@@ -1,0 +1,37 @@
+import { CONDITIONS, type ConditionType, type Reason } from "./names.ts";
+
+/** metav1.Condition. */
+export interface Condition {
+  type: ConditionType;
+  status: "True" | "False" | "Unknown";
+  reason: Reason;
+  message: string;
+  observedGeneration: number;
+  lastTransitionTime: string;
+}
+
+/** What is known now, before it is compared with what was known. */
+export type Finding = Pick<Condition, "status" | "reason" | "message">;
+
+/** The API server refuses longer messages (metav1.Condition). */
+const MAX_MESSAGE = 32_768;
+const CUT = " (message truncated)";
+
+function fit(message: string): string {
+  return message.length <= MAX_MESSAGE ? message : `${message.slice(0, MAX_MESSAGE - CUT.length)}${CUT}`;
+}
+
+/** Whole list of conditions: `lastTransitionTime` moves only when the status does (KEP-1623). */
+export function mergeConditions(
+  before: readonly Condition[],
+  findings: Readonly<Record<ConditionType, Finding>>,
+  generation: number,
+  now: string,
+): Condition[] {
+  return CONDITIONS.map((type) => {
+    const { status, reason, message } = findings[type];
+    const old = before.find((condition) => condition.type === type);
+    const lastTransitionTime = old?.status === status ? old.lastTransitionTime : now;
+    return { type, status, reason, message: fit(message), observedGeneration: generation, lastTransitionTime };
+  });
+}

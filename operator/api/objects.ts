@@ -1,0 +1,66 @@
+import type { KubeObject } from "../kube/resource.ts";
+
+/** Built-in objects, as far as the operator reads them. Everything else stays in the JSON. */
+
+/** core/v1 ConfigMap. */
+export interface ConfigMap extends KubeObject {
+  data?: Record<string, string>;
+  /** Base64. */
+  binaryData?: Record<string, string>;
+}
+
+/** core/v1 Pod. */
+export interface Pod extends KubeObject {
+  spec?: { nodeName?: string; containers?: { ports?: { name?: string; containerPort: number }[] }[] };
+  status?: {
+    phase?: string;
+    podIP?: string;
+    podIPs?: { ip: string }[];
+    conditions?: { type: string; status: string }[];
+  };
+}
+
+/** apps/v1 Deployment. */
+export interface Deployment extends KubeObject {
+  spec?: { replicas?: number };
+  status?: {
+    observedGeneration?: number;
+    replicas?: number;
+    updatedReplicas?: number;
+    availableReplicas?: number;
+    conditions?: { type: string; status: string; reason?: string; message?: string }[];
+  };
+}
+
+/** core/v1 Service. */
+export interface Service extends KubeObject {
+  spec?: { clusterIP?: string };
+  status?: { loadBalancer?: { ingress?: { ip?: string }[] } };
+}
+
+/** core/v1 Node. */
+export interface Node extends KubeObject {
+  spec?: {
+    podCIDR?: string;
+    podCIDRs?: string[];
+    unschedulable?: boolean;
+    taints?: { key: string; value?: string; effect: string }[];
+  };
+  status?: { addresses?: { type: string; address: string }[] };
+}
+
+/** networking.k8s.io/v1 ServiceCIDR. */
+export interface ServiceCIDR extends KubeObject {
+  spec?: { cidrs?: string[] };
+}
+
+/** discovery.k8s.io/v1 EndpointSlice. */
+export interface EndpointSlice extends KubeObject {
+  endpoints?: { addresses?: string[] }[];
+}
+
+/** Whether a pod serves: Ready, and not on its way out. */
+export function isReady(pod: Pod): boolean {
+  if (pod.metadata.deletionTimestamp !== undefined) return false;
+  return pod.status?.conditions?.some(({ type, status }) => type === "Ready" && status === "True") ?? false;
+}

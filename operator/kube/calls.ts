@@ -1,0 +1,112 @@
+import { apiVersionOf, type KubeObject, type Resource } from "./resource.ts";
+import type { WatchEvent } from "./watch.ts";
+
+/** What calls are made of: their options, paths and queries. */
+
+export interface CallOptions {
+  signal?: AbortSignal | undefined;
+  timeoutMs?: number | undefined;
+}
+
+export interface ListOptions extends CallOptions {
+  /** Absent: all namespaces. */
+  namespace?: string | undefined;
+  labelSelector?: string | undefined;
+  fieldSelector?: string | undefined;
+  limit?: number | undefined;
+  continue?: string | undefined;
+  resourceVersion?: string | undefined;
+  /** Only metadata is sent; the objects still carry the resource's apiVersion and kind. */
+  metadataOnly?: boolean | undefined;
+}
+
+export interface List<T> {
+  items: T[];
+  resourceVersion: string;
+  /** Where the next page begins; undefined on the last one. */
+  continue: string | undefined;
+}
+
+export type Subresource = "status" | "scale";
+
+export interface ApplyOptions extends CallOptions {
+  fieldManager: string;
+  /** Take fields over from other managers; without it they are a Conflict. */
+  force?: boolean;
+  subresource?: Subresource;
+  dryRun?: boolean;
+}
+
+export interface WriteOptions extends CallOptions {
+  fieldManager?: string;
+  subresource?: Subresource;
+  dryRun?: boolean;
+}
+
+export interface PatchOptions extends WriteOptions {
+  /** RFC 7386 or RFC 6902. */
+  type: "merge" | "json";
+}
+
+export interface DeleteOptions extends CallOptions {
+  /** Only this very object: else a Conflict. */
+  uid?: string;
+  resourceVersion?: string;
+  propagation?: "Background" | "Foreground" | "Orphan";
+}
+
+export interface WatchOptions {
+  namespace?: string | undefined;
+  labelSelector?: string | undefined;
+  fieldSelector?: string | undefined;
+  resourceVersion: string;
+  metadataOnly?: boolean | undefined;
+  /** When the server shall end it. */
+  timeoutSeconds: number;
+  signal?: AbortSignal | undefined;
+  /** Called for each event in order; what it throws ends the watch. */
+  onEvent: (event: WatchEvent) => void;
+}
+
+/** Items of lists carry no apiVersion and kind, and bare metadata carries those of its wrapper. */
+export function named<T extends KubeObject>(resource: Resource, object: T): T {
+  object.apiVersion = apiVersionOf(resource);
+  object.kind = resource.kind;
+  return object;
+}
+
+export function acceptOf(metadataOnly: boolean | undefined, kind: string): string {
+  return metadataOnly === true ? `application/json;as=${kind};g=meta.k8s.io;v=v1` : "application/json";
+}
+
+export function identityOf(
+  { kind, namespaced }: Resource,
+  metadata: Partial<KubeObject["metadata"]> | undefined,
+): { name: string; namespace: string | undefined } {
+  if (!metadata?.name) throw new Error(`${kind}: metadata.name is missing`);
+  if (namespaced && !metadata.namespace) throw new Error(`${kind} ${metadata.name}: metadata.namespace is missing`);
+  return { name: metadata.name, namespace: metadata.namespace };
+}
+
+/** The path of one object, or without a name of all of them. */
+export function pathOf(resource: Resource, namespace?: string, name?: string, subresource?: string): string {
+  const { group, version, plural, kind, namespaced } = resource;
+  if (namespaced && name !== undefined && namespace === undefined)
+    throw new Error(`${kind} ${name}: no namespace given`);
+  const parts = group === "" ? ["api", version] : ["apis", group, version];
+  if (namespaced && namespace !== undefined) parts.push("namespaces", namespace);
+  parts.push(plural);
+  if (name !== undefined) parts.push(name);
+  if (subresource !== undefined) parts.push(subresource);
+  return `/${parts.map(encodeURIComponent).join("/")}`;
+}
+
+export function writeQuery({ fieldManager, dryRun }: WriteOptions): string {
+  return queryOf({ fieldManager, dryRun: dryRun === true ? "All" : undefined });
+}
+
+export function queryOf(fields: { [name: string]: string | number | boolean | undefined }): string {
+  const query = new URLSearchParams();
+  for (const [name, value] of Object.entries(fields)) if (value !== undefined) query.set(name, String(value));
+  return query.size === 0 ? "" : `?${query}`;
+}

@@ -1,0 +1,174 @@
+import type { IncomingHttpHeaders, IncomingMessage } from "node:http";
+import { type Agent, type RequestOptions, request } from "node:https";
+import type { Credentials } from "./credentials.ts";
+import { ApiError, errorOfTransport } from "./error.ts";
+
+/** One request to the API server. */
+export interface Call {
+  method: string;
+  /** Path and query. */
+  path: string;
+  headers?: { [name: string]: string };
+  body?: string | undefined;
+  /** Until the whole answer is here (of a stream: its head), in milliseconds. */
+  timeoutMs: number;
+  signal?: AbortSignal | undefined;
+}
+
+export interface Answer {
+  status: number;
+  headers: IncomingHttpHeaders;
+  body: string;
+}
+
+/** Sends calls through one agent, with the credentials of the moment. Every failure is an {@link ApiError}. */
+export class Transport {
+  readonly #credentials: Credentials;
+  readonly #agent: Agent;
+  readonly #userAgent: string;
+  readonly #count: (call: Call, code: string) => void;
+
+  constructor(
+    credentials: Credentials,
+    agent: Agent,
+    options: { userAgent: string; count: (call: Call, code: string) => void },
+  ) {
+    this.#credentials = credentials;
+    this.#agent = agent;
+    this.#userAgent = options.userAgent;
+    this.#count = options.count;
+  }
+
+  /** The whole answer, whatever its status, of at most that many bytes. */
+  async exchange(call: Call, maxBytes: number): Promise<Answer> {
+    const deadline = deadlineOf(call);
+    try {
+      const response = await this.open(call, deadline.signal);
+      const chunks: Buffer[] = [];
+      let size = 0;
+      for await (const chunk of response as AsyncIterable<Buffer>) {
+        size += chunk.length;
+        if (size > maxBytes) throw new ApiError(0, "BadAnswer", `${nameOf(call)}: an answer above ${maxBytes} bytes`);
+        chunks.push(chunk);
+      }
+      const body = Buffer.concat(chunks).toString();
+      return { status: response.statusCode!, headers: response.headers, body };
+    } catch (error) {
+      throw errorOf(call, error, deadline.signal);
+    } finally {
+      deadline.clear();
+    }
+  }
+
+  /**
+   * Resolves with the head of the answer; the body is the caller's. 401 is tried once more with fresh credentials, and
+   * so is what met a kept connection that the server had just closed, where doing it twice does no harm.
+   */
+  async open(call: Call, signal: AbortSignal): Promise<IncomingMessage> {
+    for (let attempt = 0; ; attempt++) {
+      const generation = this.#credentials.generation;
+      const sent = await this.#send(call, signal);
+      if (sent === "stale") {
+        if (attempt < MAX_ATTEMPTS) continue;
+        throw errorOfTransport(nameOf(call), "Unreachable", "every kept connection was closed");
+      }
+      this.#count(call, String(sent.statusCode));
+      if (sent.statusCode !== 401 || attempt > 0 || !this.#credentials.refresh(generation)) return sent;
+      sent.resume();
+    }
+  }
+
+  /** Files and plugins may fail, and a plugin may hang: the call's time counts for them too. */
+  async #proof(call: Call, signal: AbortSignal): Promise<RequestOptions> {
+    const aborted = Promise.withResolvers<never>();
+    const abort = () => aborted.reject(errorOf(call, undefined, signal));
+    signal.addEventListener("abort", abort);
+    try {
+      if (signal.aborted) abort();
+      return await Promise.race([this.#credentials.options(), aborted.promise]);
+    } catch (error) {
+      throw signal.aborted ? error : errorOfTransport(nameOf(call), "NoCredentials", error);
+    } finally {
+      signal.removeEventListener("abort", abort);
+    }
+  }
+
+  async #send(call: Call, signal: AbortSignal): Promise<IncomingMessage | "stale"> {
+    const { server } = this.#credentials;
+    const { headers, ...tls } = await this.#proof(call, signal);
+    return new Promise((resolve, reject) => {
+      const outgoing = request({
+        ...tls,
+        agent: this.#agent,
+        method: call.method,
+        hostname: server.hostname.replace(/^\[|\]$/g, ""),
+        port: server.port === "" ? 443 : Number(server.port),
+        path: server.pathname.replace(/\/$/, "") + call.path,
+        headers: {
+          ...call.headers,
+          ...(headers as { [name: string]: string }),
+          "User-Agent": this.#userAgent,
+          ...(call.body === undefined ? {} : { "Content-Length": Buffer.byteLength(call.body) }),
+        },
+        signal,
+      });
+      let answered = false;
+      outgoing.on("response", (response) => {
+        answered = true;
+        resolve(response);
+      });
+      outgoing.on("error", (error: NodeJS.ErrnoException) => {
+        if (answered) return; // the reader of the body hears of it
+        if (isRepeatable(call) && outgoing.reusedSocket && STALE.has(error.code ?? "") && !signal.aborted) {
+          resolve("stale");
+          return;
+        }
+        this.#count(call, "<error>");
+        reject(errorOf(call, error, signal));
+      });
+      outgoing.end(call.body);
+    });
+  }
+}
+
+/** More kept connections than the pool has cannot be stale. */
+const MAX_ATTEMPTS = 8;
+const STALE = new Set(["ECONNRESET", "EPIPE"]);
+
+/** Apply says what shall be, so that twice is the same as once; other writes carry versions, or make new things. */
+function isRepeatable(call: Call): boolean {
+  return call.method === "GET" || call.headers?.["Content-Type"]?.startsWith("application/apply-patch") === true;
+}
+
+/** `GET /api/v1/pods`: the query is left out of messages. */
+export function nameOf(call: Pick<Call, "method" | "path">): string {
+  return `${call.method} ${call.path.split("?")[0]}`;
+}
+
+/** A signal that is aborted by the caller's or when the time is over. */
+export function deadlineOf(call: Call): { signal: AbortSignal; clear: () => void } {
+  const controller = new AbortController();
+  const forward = () => controller.abort(call.signal?.reason);
+  const expire = () => {
+    const text = `${nameOf(call)}: no answer within ${call.timeoutMs} ms`;
+    controller.abort(new ApiError(0, "Timeout", text));
+  };
+  const timer = setTimeout(expire, call.timeoutMs);
+  if (call.signal?.aborted === true) forward();
+  else call.signal?.addEventListener("abort", forward);
+  return {
+    signal: controller.signal,
+    clear: () => {
+      clearTimeout(timer);
+      call.signal?.removeEventListener("abort", forward);
+    },
+  };
+}
+
+/** Turns whatever ended a call into the one shape. */
+export function errorOf(call: Call, error: unknown, signal: AbortSignal): ApiError {
+  if (signal.aborted) {
+    return signal.reason instanceof ApiError ? signal.reason : errorOfTransport(nameOf(call), "Aborted", "aborted");
+  }
+  return error instanceof ApiError ? error : errorOfTransport(nameOf(call), "Unreachable", error);
+}

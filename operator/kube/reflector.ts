@@ -1,0 +1,298 @@
+import type { Logger } from "pino";
+import { Audit } from "./audit.ts";
+import type { Client, WatchEvent } from "./client.ts";
+import { backOff, type Clock, sleep, systemClock } from "./clock.ts";
+import { ApiError } from "./error.ts";
+import type { KubeMetrics } from "./metrics.ts";
+import { type KubeObject, keyOf, type Resource } from "./resource.ts";
+import { type Indexes, Store } from "./store.ts";
+
+/** How long the server shall let a watch run, in seconds: spread, so that not all end at once (client-go). */
+const MIN_WATCH_SECONDS = 300;
+const MAX_WATCH_SECONDS = 600;
+/** Bookmarks come about every minute: longer silence is a dead connection. */
+const SILENCE_MS = 75 * 1000;
+/** Back-off of failed lists and watches (client-go's reflector). */
+const FIRST_RETRY_MS = 800;
+const MAX_RETRY_MS = 30 * 1000;
+/** A watch that ended sooner, although in order, is answered by a back-off: somebody ends them all. */
+const SHORT_MS = 1000;
+/** A watch that lasted this long ends the back-off. */
+const LASTING_MS = 10 * 1000;
+/** Of the comparison with a list; it begins after 80 to 100 % of that. */
+const AUDIT_MS = 10 * 60 * 1000;
+
+export type Change = "added" | "updated" | "deleted";
+
+export interface ReflectorOptions<T extends KubeObject> {
+  client: Client;
+  resource: Resource;
+  namespace?: string | undefined;
+  labelSelector?: string | undefined;
+  fieldSelector?: string | undefined;
+  metadataOnly?: boolean | undefined;
+  indexes?: Indexes<T> | undefined;
+  /** Drops what is not needed before an object is stored. Must depend on the object alone. */
+  transform?: ((object: T) => T) | undefined;
+  /** Told after the store has changed. Enqueues keys and nothing else; what it throws is logged and counted. */
+  onChange(change: Change, object: T, before: T | undefined): void;
+  log: Logger;
+  metrics?: KubeMetrics | undefined;
+  clock?: Clock | undefined;
+  random?: (() => number) | undefined;
+  /** How often a list of bare metadata is compared with the store, in milliseconds. Default: 10 minutes. */
+  relistMs?: number | undefined;
+}
+
+type Cause = "start" | "expired" | "audit";
+
+/**
+ * Keeps a store like the API server's: a whole list, then a watch that is resumed after every break. What a later list
+ * finds that no watch had told is counted: it should be nothing but what happened while a watch could not be resumed.
+ */
+export class Reflector<T extends KubeObject> {
+  readonly store: Store<T>;
+  readonly #options: ReflectorOptions<T>;
+  readonly #clock: Clock;
+  readonly #random: () => number;
+  readonly #stop = new AbortController();
+  readonly #synced = Promise.withResolvers<void>();
+  #running: Promise<unknown> | undefined;
+  #audit: Audit | undefined;
+  #hasSynced = false;
+  /** Where the watch goes on; undefined: a list is needed first. */
+  #version: string | undefined;
+  #cause: Cause = "start";
+  #failures = 0;
+  #problem = "";
+  #heardAt: number;
+
+  constructor(options: ReflectorOptions<T>) {
+    this.#options = options;
+    this.store = new Store<T>(options.indexes);
+    this.#clock = options.clock ?? systemClock;
+    this.#random = options.random ?? Math.random;
+    this.#heardAt = this.#clock.now();
+  }
+
+  /** True from the first whole list on. */
+  get hasSynced(): boolean {
+    return this.#hasSynced;
+  }
+
+  /** Resolves after the first whole list; never, if there is none. */
+  synced(): Promise<void> {
+    return this.#synced.promise;
+  }
+
+  start(): void {
+    const { resource, metrics } = this.#options;
+    if (this.#running !== undefined) throw new Error(`reflector of ${resource.plural}: started twice`);
+    this.#heardAt = this.#clock.now();
+    metrics?.contact(resource.plural, () => (this.#clock.now() - this.#heardAt) / 1000);
+    this.#running = Promise.all([this.#run(), this.#auditAtTimes()]);
+  }
+
+  /** Resolves once nothing is told any more. */
+  async stop(): Promise<void> {
+    this.#stop.abort();
+    await this.#running;
+    this.#options.metrics?.contact(this.#options.resource.plural, undefined);
+  }
+
+  async #run(): Promise<void> {
+    while (!this.#stop.signal.aborted) {
+      try {
+        if (this.#version === undefined) await this.#list();
+        await this.#watch();
+      } catch (error) {
+        if (this.#stop.signal.aborted) return;
+        await sleep(this.#clock, this.#judge(error), this.#stop.signal);
+      }
+    }
+  }
+
+  /** What a failure means for the next try: how long to wait, and whether a list is needed first. */
+  #judge(error: unknown): number {
+    const { resource, metrics } = this.#options;
+    const failure = error instanceof ApiError ? error : new ApiError(0, "Bug", String(error), { cause: error });
+    metrics?.watchErrors.inc({ resource: resource.plural, reason: failure.reason });
+    const relist = failure.code === 410 || failure.reason === "Missed";
+    // What mends itself at once is no problem to tell.
+    if (!relist && failure.reason !== "Silent") this.#report(failure);
+    this.#failures++;
+    if (relist) this.#version = undefined;
+    if (relist && this.#failures === 1) return 0;
+    return failure.retryAfterMs ?? backOff(this.#failures, FIRST_RETRY_MS, MAX_RETRY_MS, this.#random);
+  }
+
+  /** Says each new problem once: its repetitions are of no use to anybody. */
+  #report(error: ApiError): void {
+    const { resource, namespace, log } = this.#options;
+    const problem = `${error.code} ${error.reason}`;
+    const level = problem === this.#problem ? "debug" : "warn";
+    this.#problem = problem;
+    const name = resource.group === "" ? resource.plural : `${resource.plural}.${resource.group}`;
+    const what = `${this.#version === undefined ? "list" : "watch"} ${name}${namespace ? ` in namespace ${namespace}` : ""}`;
+    if (error.code === 403) log[level]({ reason: error.message }, `not allowed to ${what}, tried again until granted`);
+    else if (error.code === 404)
+      log[level](`the API server has no ${name} of version ${resource.version}, tried again`);
+    else log[level]({ reason: error.message }, `cannot ${what}, tried again`);
+  }
+
+  #scope() {
+    const { namespace, labelSelector, fieldSelector, metadataOnly } = this.#options;
+    return { namespace, labelSelector, fieldSelector, metadataOnly };
+  }
+
+  async #list(): Promise<void> {
+    const { client, resource, metrics, log } = this.#options;
+    const cause = this.#cause;
+    // Nothing is told before the list is whole: half a list would make deletions of the other half.
+    const { items, resourceVersion } = await client.listAll<T>(resource, {
+      ...this.#scope(),
+      signal: this.#stop.signal,
+    });
+    this.#heard();
+    metrics?.relists.inc({ resource: resource.plural, cause });
+    this.#audit = undefined;
+    const found = this.#replace(items);
+    this.#version = resourceVersion;
+    this.#cause = "expired";
+    if (this.#hasSynced) {
+      metrics?.missed.inc({ resource: resource.plural, cause }, found);
+      const level = cause === "audit" ? "warn" : "info";
+      log[level]({ resource: resource.plural, cause, found }, "listed again");
+      return;
+    }
+    this.#hasSynced = true;
+    this.#synced.resolve();
+  }
+
+  /** Makes the store what the list says; returns how many changes that took. */
+  #replace(items: readonly T[]): number {
+    let changes = 0;
+    const gone = new Set(this.store.keys());
+    for (const item of items) {
+      gone.delete(keyOf(item));
+      if (this.#put(item)) changes++;
+    }
+    for (const key of gone) this.#remove(key);
+    return changes + gone.size;
+  }
+
+  async #watch(): Promise<void> {
+    const { client, resource } = this.#options;
+    const ended = new AbortController();
+    const end = () => ended.abort();
+    this.#stop.signal.addEventListener("abort", end);
+    const started = this.#clock.now();
+    const expectNews = () =>
+      this.#clock.after(SILENCE_MS, () => {
+        const text = `watch of ${resource.plural}: nothing heard for ${SILENCE_MS / 1000} s`;
+        ended.abort(new ApiError(0, "Silent", text));
+      });
+    let cancel = expectNews();
+    try {
+      await client.watch(resource, {
+        ...this.#scope(),
+        signal: ended.signal,
+        resourceVersion: this.#version!,
+        timeoutSeconds: Math.floor(MIN_WATCH_SECONDS + (MAX_WATCH_SECONDS - MIN_WATCH_SECONDS) * this.#random()),
+        onEvent: (event) => {
+          if (ended.signal.aborted) return;
+          cancel();
+          cancel = expectNews();
+          this.#apply(event);
+          this.#compare(ended);
+        },
+      });
+      if (this.#clock.now() - started < SHORT_MS)
+        throw new ApiError(0, "Short", `watch of ${resource.plural}: ended at once`);
+    } finally {
+      cancel();
+      this.#stop.signal.removeEventListener("abort", end);
+      if (this.#clock.now() - started >= LASTING_MS) this.#failures = 0;
+    }
+  }
+
+  #heard(): void {
+    this.#heardAt = this.#clock.now();
+    if (this.#problem === "") return;
+    this.#problem = "";
+    this.#options.log.info({ resource: this.#options.resource.plural }, "heard of again");
+  }
+
+  #apply({ type, object }: WatchEvent): void {
+    this.#heard();
+    this.#version = object.metadata.resourceVersion!;
+    if (type === "BOOKMARK") return;
+    if (type !== "DELETED") {
+      this.#put(object as T);
+      return;
+    }
+    this.#audit?.deleted(keyOf(object));
+    this.#remove(keyOf(object));
+  }
+
+  /** Stores an object and tells of it; false when that very version was there. */
+  #put(object: T): boolean {
+    const key = keyOf(object);
+    const held = this.store.get(key);
+    if (held?.metadata.resourceVersion === object.metadata.resourceVersion) return false;
+    // Deleted and made again while nobody looked: whoever owns things of the old one has to hear of its end.
+    if (held !== undefined && held.metadata.uid !== object.metadata.uid) this.#remove(key);
+    const kept = this.#options.transform?.(object) ?? object;
+    const before = this.store.set(kept);
+    this.#tell(before === undefined ? "added" : "updated", kept, before);
+    return true;
+  }
+
+  #remove(key: string): void {
+    const before = this.store.delete(key);
+    if (before !== undefined) this.#tell("deleted", before, before);
+  }
+
+  #tell(change: Change, object: T, before: T | undefined): void {
+    const { resource, metrics, log } = this.#options;
+    try {
+      this.#options.onChange(change, object, before);
+    } catch (error) {
+      metrics?.handlerErrors.inc({ resource: resource.plural });
+      log.error({ err: error, resource: resource.plural, key: keyOf(object), change }, "handler of a change failed");
+    }
+  }
+
+  /** Takes a list of bare metadata now and then, beside the watch. */
+  async #auditAtTimes(): Promise<void> {
+    const { client, resource, log, relistMs = AUDIT_MS } = this.#options;
+    const signal = this.#stop.signal;
+    while (!signal.aborted) {
+      await sleep(this.#clock, relistMs * (0.8 + 0.2 * this.#random()), signal);
+      if (signal.aborted || this.#version === undefined) continue;
+      const audit = new Audit();
+      this.#audit = audit;
+      try {
+        const { items, resourceVersion } = await client.listAll(resource, {
+          ...this.#scope(),
+          metadataOnly: true,
+          signal,
+        });
+        audit.listed(items, resourceVersion);
+      } catch (error) {
+        log.debug({ err: error, resource: resource.plural }, "no list to compare with");
+      }
+    }
+  }
+
+  /** Ends the watch when it turns out to have left something out. */
+  #compare(watch: AbortController): void {
+    const differences = this.#audit?.differences(this.#version!, this.store);
+    if (differences === undefined) return;
+    this.#audit = undefined;
+    if (differences === 0) return;
+    this.#cause = "audit";
+    const text = `watch of ${this.#options.resource.plural}: ${differences} objects differ from a list`;
+    watch.abort(new ApiError(0, "Missed", text));
+  }
+}

@@ -1,0 +1,15 @@
+import { UsageError } from "../proxy/errors.ts";
+import { runOperator } from "./run.ts";
+
+/** Exit status of wrong usage. */
+const EXIT_USAGE = 2;
+
+// The first word is the command, `operator`: bin/outrider chose this program by it.
+runOperator(process.argv.slice(3)).then(
+  (status) => process.exit(status),
+  (error: unknown) => {
+    if (!(error instanceof UsageError)) throw error;
+    console.error(`outrider: ${error.message.replace(/\s*\n\s*/g, " ")}`);
+    process.exit(EXIT_USAGE);
+  },
+);

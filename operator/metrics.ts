@@ -1,0 +1,53 @@
+import { Counter, collectDefaultMetrics, Gauge, Registry } from "prom-client";
+import type { EgressPolicy } from "./api/egresspolicy.ts";
+import { CONDITIONS } from "./api/names.ts";
+import { KubeMetrics } from "./kube/metrics.ts";
+
+/** What Prometheus is told by the operator. No label carries a host of a policy. */
+export class OperatorMetrics {
+  readonly registry = new Registry();
+  readonly kube: KubeMetrics;
+  readonly #scrapes: Counter<"result">;
+
+  /** `policies`: what is there when it is asked. */
+  constructor(policies: () => readonly EgressPolicy[], isLeader: () => boolean) {
+    const registers = [this.registry];
+    collectDefaultMetrics({ register: this.registry });
+    this.kube = new KubeMetrics(this.registry);
+    this.#scrapes = new Counter({
+      name: "outrider_operator_scrapes_total",
+      help: "Questions to proxies for their /status, by result (ok, failed).",
+      labelNames: ["result"],
+      registers,
+    });
+    new Gauge({
+      name: "outrider_operator_policy_condition",
+      help: "1 for the status that a condition of a policy has (True, False, Unknown); told by the leader.",
+      labelNames: ["namespace", "policy", "type", "status"],
+      registers,
+      collect() {
+        this.reset();
+        if (!isLeader()) return;
+        for (const { metadata, status } of policies()) {
+          for (const type of CONDITIONS) {
+            const found = status?.conditions?.find((condition) => condition.type === type);
+            const labels = { namespace: metadata.namespace!, policy: metadata.name, type };
+            this.set({ ...labels, status: found?.status ?? "Unknown" }, 1);
+          }
+        }
+      },
+    });
+    new Gauge({
+      name: "outrider_operator_policies",
+      help: "Policies that this operator knows.",
+      registers,
+      collect() {
+        this.set(policies().length);
+      },
+    });
+  }
+
+  scraped(ok: boolean): void {
+    this.#scrapes.inc({ result: ok ? "ok" : "failed" });
+  }
+}

@@ -1,0 +1,38 @@
+import type { EgressPolicy } from "../api/egresspolicy.ts";
+import type { KubeObject } from "../kube/resource.ts";
+import type { ProxyFacts } from "../reconcile/facts.ts";
+import type { Slot } from "../reconcile/slots.ts";
+
+type Spec = EgressPolicy["spec"];
+
+/** Where an address is, as far as can be told from inside. */
+export interface Assignment {
+  assigned: boolean;
+  /** The node that has it. */
+  node?: string;
+}
+
+/**
+ * A NAT mechanism. It says what a fleet looks like, what has to be made besides it, and when an address is assigned.
+ * No status of an object is evidence of an address: only what a proxy could bind or an echo server saw.
+ */
+export interface Provider {
+  name: NonNullable<Spec["nat"]>["provider"];
+  /** One single-replica Deployment for each address; else one Deployment of N. */
+  slots: boolean;
+  /** Proxies use the node's network and bind their sockets to the slot's address. */
+  hostNetwork: boolean;
+  /** An address belongs to one policy alone, and to whom a grant gives it. */
+  exclusive: boolean;
+  /**
+   * The client Service selects proven pods by label, and readiness tells of the policy alone: the address comes only to
+   * pods that are ready, so that a readiness which waits for it would wait for ever.
+   */
+  gated: boolean;
+  /** What pods carry so that they get an address. */
+  podAnnotations(spec: Spec): Record<string, string>;
+  /** What a slot needs besides its Deployment. */
+  slotObjects(policy: EgressPolicy, spec: Spec, slot: Slot): KubeObject[];
+  /** `source` is what is bound for the address. */
+  assignment(address: string, source: string, proxies: readonly ProxyFacts[]): Assignment;
+}

@@ -1,0 +1,63 @@
+import type { EgressPolicy } from "../api/egresspolicy.ts";
+import type { ConfigMap } from "../api/objects.ts";
+import { canonical } from "./slots.ts";
+
+/** The list that webhook receivers are given. */
+export interface Published {
+  /** Every address that they have to accept: active, pending and retiring ones. */
+  all: string[];
+  json: {
+    ipv4: string[];
+    ipv6: string[];
+    /** The same addresses as networks. */
+    cidrs: string[];
+    /** Announced, not used yet. */
+    pending: string[];
+    /** On their way out, still used. */
+    retiring: string[];
+    /** RFC 3339; when the list changed last. */
+    updatedAt: string;
+  };
+}
+
+/** The list of before, or undefined where there is none that can be read. */
+export function publishedBefore(configMap: ConfigMap | undefined): Published["json"] | undefined {
+  try {
+    return JSON.parse(configMap?.data?.["ips.json"] ?? "") as Published["json"];
+  } catch {
+    return undefined;
+  }
+}
+
+/**
+ * What is published. `leaving`: addresses that are no longer in the spec while their slot still serves, so receivers
+ * still have to accept them. The time moves only when the list does: a settled policy writes nothing.
+ */
+export function publish(
+  spec: EgressPolicy["spec"],
+  leaving: readonly string[],
+  before: Published["json"] | undefined,
+  now: string,
+): Published {
+  const ips = spec.staticIPs ?? [];
+  const inPhase = (phase: string) => ips.filter((ip) => ip.phase === phase).map((ip) => canonical(ip.address));
+  const all = [...new Set([...ips.map((ip) => canonical(ip.address)), ...leaving])];
+  const list = {
+    ipv4: all.filter((address) => !address.includes(":")),
+    ipv6: all.filter((address) => address.includes(":")),
+    cidrs: all.map((address) => `${address}/${address.includes(":") ? 128 : 32}`),
+    pending: inPhase("Pending"),
+    retiring: [...new Set([...inPhase("Retiring"), ...leaving])],
+  };
+  const { updatedAt, ...old } = before ?? { updatedAt: now };
+  const same = before !== undefined && JSON.stringify(old) === JSON.stringify(list);
+  return { all, json: { ...list, updatedAt: same ? updatedAt : now } };
+}
+
+/** Active addresses that receivers had no notice of: they were not in the list before. */
+export function addedWithoutNotice(spec: EgressPolicy["spec"], before: Published["json"] | undefined): string[] {
+  if (before === undefined) return [];
+  const known = new Set([...before.ipv4, ...before.ipv6]);
+  const active = (spec.staticIPs ?? []).filter((ip) => (ip.phase ?? "Active") === "Active");
+  return active.map((ip) => canonical(ip.address)).filter((address) => !known.has(address));
+}

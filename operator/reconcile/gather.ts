@@ -1,0 +1,80 @@
+import type { EgressPolicy } from "../api/egresspolicy.ts";
+import { LABEL } from "../api/names.ts";
+import { isReady, type Pod } from "../api/objects.ts";
+import type { KubeObject } from "../kube/resource.ts";
+import type { Facts, ProxyFacts } from "./facts.ts";
+import type { Grants } from "./grants.ts";
+import type { Scraper } from "./scrape.ts";
+import { canonical, SHARED, slotsOf } from "./slots.ts";
+import type { World } from "./watched.ts";
+
+/** What facts are made of besides the watched objects. */
+export interface Surroundings {
+  scraper: Scraper;
+  grants: Grants;
+  /** The same array as long as the ranges are the same: documents are remembered by it. */
+  blockedCIDRs: readonly string[];
+  now: number;
+}
+
+const named = <T extends KubeObject>(objects: readonly T[]): ReadonlyMap<string, T> =>
+  new Map(objects.map((object) => [object.metadata.name, object]));
+
+function proxyFacts(pod: Pod, scraper: Scraper): ProxyFacts {
+  const { status, error } = scraper.latest(pod);
+  return {
+    pod,
+    slot: pod.metadata.labels?.[LABEL.slot] ?? SHARED,
+    node: pod.spec?.nodeName,
+    ips: (pod.status?.podIPs ?? []).map(({ ip }) => canonical(ip)),
+    ready: isReady(pod),
+    leaving: pod.metadata.deletionTimestamp !== undefined,
+    status,
+    error,
+  };
+}
+
+/** Whether an object's controller is this very policy, not one of the same name that is gone. */
+export function isControlledBy(object: KubeObject, policy: EgressPolicy): boolean {
+  return (object.metadata.ownerReferences ?? []).some(
+    ({ uid, controller }) => controller === true && uid === policy.metadata.uid,
+  );
+}
+
+/** Who has a slot for the addresses of this policy. */
+function holdersOf(world: World, policy: EgressPolicy): ReadonlyMap<string, string> {
+  const holders = new Map<string, string>();
+  for (const { id } of slotsOf(policy.spec)) {
+    for (const deployment of world.deployments.by("slot", id)) {
+      const owner = deployment.metadata.ownerReferences?.find(({ controller }) => controller === true);
+      if (owner !== undefined && holders.get(id) !== policy.metadata.uid) holders.set(id, owner.uid);
+    }
+  }
+  return holders;
+}
+
+/** Everything that is known about a policy now. Reads stores only. */
+export function gather(world: World, policy: EgressPolicy, around: Surroundings): Facts {
+  const { namespace, name, uid } = policy.metadata;
+  const key = `${namespace}/${name}`;
+  const own = <T extends KubeObject>(objects: T[]) => objects.filter((object) => isControlledBy(object, policy));
+  const phase = world.namespaces.get(namespace!)?.status?.phase;
+  return {
+    now: around.now,
+    policy,
+    namespaceTerminating: phase === "Terminating",
+    others: world.policies.list().filter((other) => other.metadata.uid !== uid),
+    holders: holdersOf(world, policy),
+    grants: around.grants,
+    blockedCIDRs: around.blockedCIDRs,
+    children: {
+      configMaps: named(own(world.configMaps.by("owner", key))),
+      services: named(own(world.services.by("owner", key))),
+      deployments: named(own(world.deployments.by("owner", key))),
+      others: own([...world.accounts.by("owner", key), ...world.budgets.by("owner", key)]),
+    },
+    proxies: world.proxies.by("owner", key).map((pod) => proxyFacts(pod, around.scraper)),
+    injected: world.injected.by("owner", key),
+    nodes: world.nodes.list(),
+  };
+}

@@ -1,0 +1,186 @@
+import { type Condition, type Finding, mergeConditions } from "../api/conditions.ts";
+import type { EgressPolicy, EgressPolicyStatus } from "../api/egresspolicy.ts";
+import { type ConditionType, childName, REASON, type Reason, SERVICE_PORT } from "../api/names.ts";
+import type { Provider } from "../providers/provider.ts";
+import type { Refusal } from "./accept.ts";
+import { addressStates } from "./address-states.ts";
+import type { Facts, ProxyFacts } from "./facts.ts";
+import { schedulable } from "./nodes.ts";
+import { isProven } from "./proxy-status.ts";
+import { slotsOf } from "./slots.ts";
+
+type Spec = EgressPolicy["spec"];
+
+/** What became of applying the desired objects. */
+export interface Applied {
+  /** The first thing that stands in the way. */
+  problem: { reason: Reason; message: string } | undefined;
+}
+
+/** All that a status is made from. */
+export interface Verdict {
+  refusal: Refusal | undefined;
+  /** What is reconciled; undefined: nothing was ever accepted. */
+  effective: { spec: Spec; hash: string; provider: Provider } | undefined;
+  applied: Applied;
+  /** Addresses of slots that serve until their successors do. */
+  leaving: readonly string[];
+  clusterDomain: string;
+}
+
+const finding = (status: Finding["status"], reason: Reason, message: string): Finding => ({ status, reason, message });
+const yes = (reason: Reason, message: string) => finding("True", reason, message);
+const no = (reason: Reason, message: string) => finding("False", reason, message);
+const unknown = (reason: Reason, message: string) => finding("Unknown", reason, message);
+
+const nothing = "no spec was accepted yet";
+
+const named = (proxies: readonly ProxyFacts[]) => {
+  const names = proxies.map((proxy) => proxy.pod.metadata.name);
+  return names.length > 3 ? `${names.slice(0, 3).join(", ")} and ${names.length - 3} more` : names.join(", ");
+};
+
+function programmed(facts: Facts, { effective, applied }: Verdict): Finding {
+  if (effective === undefined) return no(REASON.notAccepted, nothing);
+  if (applied.problem !== undefined) return no(applied.problem.reason, applied.problem.message);
+  const slots = effective.provider.slots ? slotsOf(effective.spec).length : 0;
+  const nodes = slots === 0 ? 0 : schedulable(facts.nodes, effective.spec.proxy);
+  if (nodes < slots) {
+    const message = `${slots} static IPs need ${slots} nodes, and ${nodes} can take a proxy (spec.proxy.nodeSelector, tolerations, cordoned nodes)`;
+    return no(REASON.notEnoughNodes, message);
+  }
+  return yes(REASON.programmed, "all objects are applied");
+}
+
+function distributed(ready: readonly ProxyFacts[], { effective }: Verdict): Finding {
+  if (effective === undefined) return no(REASON.notAccepted, nothing);
+  if (ready.length === 0) return no(REASON.noProxy, "no proxy is ready");
+  const late = ready.filter((proxy) => proxy.status?.hash !== effective.hash);
+  if (late.length === 0) return yes(REASON.distributed, `every ready proxy runs ${effective.hash}`);
+  const why = late[0]!.status?.policyError ?? late[0]!.error;
+  const count = `${ready.length - late.length} of ${ready.length} ready proxies run ${effective.hash}`;
+  return no(REASON.propagating, `${count}; not yet: ${named(late)}${why ? ` (${why})` : ""}`);
+}
+
+/** How many proxies the fleet should have, and why it has fewer. */
+function availability(facts: Facts): { wanted: number; available: number; finding: Finding } {
+  const deployments = [...facts.children.deployments.values()];
+  const wanted = deployments.reduce((sum, { spec }) => sum + (spec?.replicas ?? 1), 0);
+  const available = deployments.reduce((sum, { status }) => sum + (status?.availableReplicas ?? 0), 0);
+  const judge = (): Finding => {
+    if (deployments.length === 0) return no(REASON.unavailable, "there is no Deployment");
+    for (const { metadata, status } of deployments) {
+      const failure = status?.conditions?.find(({ type, status }) => type === "ReplicaFailure" && status === "True");
+      if (failure !== undefined)
+        return no(REASON.replicaFailure, `${metadata.name}: ${failure.message ?? failure.reason}`);
+    }
+    if (wanted === 0) return no(REASON.unavailable, "the fleet has 0 replicas");
+    const late = deployments.some(
+      ({ metadata, status }) => (status?.observedGeneration ?? 0) < (metadata.generation ?? 0),
+    );
+    if (late) return no(REASON.progressing, "a Deployment was changed, and is not rolled out yet");
+    if (available >= wanted) return yes(REASON.available, `${available} of ${wanted} proxies are available`);
+    return no(REASON.progressing, `${available} of ${wanted} proxies are available`);
+  };
+  return { wanted, available, finding: judge() };
+}
+
+function verified(proxies: readonly ProxyFacts[], spec: Spec): Finding {
+  if (spec.verification === undefined) return unknown(REASON.notRequested, "spec.verification is not set");
+  // An unproven proxy is not ready where readiness waits for the proof: all that answer are looked at.
+  const present = proxies.filter(({ leaving, status }) => !leaving && status !== undefined);
+  for (const { pod, status } of present) {
+    const wrong = status?.proofs.find((proof) => proof.observed.some((seen) => !proof.expected.includes(seen)));
+    if (wrong === undefined || wrong.expected.length === 0) continue;
+    const expected = wrong.expected.join(" or ");
+    return no(REASON.mismatch, `${pod.metadata.name} leaves from ${wrong.observed.join(", ")}, not from ${expected}`);
+  }
+  const ready = proxies.filter((proxy) => proxy.ready);
+  const unproven = (ready.length > 0 ? ready : present).filter(({ status }) => !isProven(status));
+  if (unproven.length > 0) {
+    const error = unproven[0]!.status?.proofs.find((proof) => !proof.verified)?.error ?? unproven[0]!.error;
+    return no(REASON.unproven, `not proven: ${named(unproven)}${error ? ` (${error})` : ""}`);
+  }
+  if (ready.length === 0) return unknown(REASON.noProxy, "no proxy is ready");
+  const silent = ready.filter(({ status }) => status?.proofs.some((proof) => proof.error !== null));
+  if (silent.length > 0) {
+    const error = silent[0]!.status?.proofs.find((proof) => proof.error !== null)?.error;
+    return yes(REASON.stale, `the last proof holds, but echo URLs give no answer: ${named(silent)} (${error})`);
+  }
+  return yes(REASON.verified, `every ready proxy leaves from a published address`);
+}
+
+/** What keeps a policy from being ready, in the order in which a person should look. */
+const BLOCKING: readonly ConditionType[] = [
+  "Accepted",
+  "Programmed",
+  "EgressIPVerified",
+  "ProxyAvailable",
+  "PolicyDistributed",
+  "IPsAssigned",
+];
+
+/** Pure: the whole status. */
+export function judge(facts: Facts, verdict: Verdict): EgressPolicyStatus {
+  const { policy } = facts;
+  const { effective, refusal } = verdict;
+  const generation = policy.metadata.generation ?? 0;
+  const now = new Date(facts.now).toISOString().replace(/\.\d+Z$/, "Z");
+  const ready = facts.proxies.filter((proxy) => proxy.ready);
+  const fleet = availability(facts);
+  const states = effective === undefined ? [] : addressStates(facts, effective.spec, effective.provider, now);
+  const active = states.filter(({ state }) => state !== "Retiring");
+  const missing = active.filter(({ state, slot }) => state === "Unassigned" && slot !== undefined);
+  const assigned = (): Finding => {
+    if (effective === undefined) return no(REASON.notAccepted, nothing);
+    if (states.length === 0) return unknown(REASON.notRequested, "spec.staticIPs is empty");
+    if (effective.provider.name === "External")
+      return yes(REASON.outside, "addresses are assigned outside of the cluster");
+    if (missing.length === 0) return yes(REASON.assigned, "every address is on a node or pod");
+    return no(REASON.unassigned, `no proxy has ${missing.map(({ address }) => address).join(", ")}`);
+  };
+  const findings: Record<Exclude<ConditionType, "Ready">, Finding> = {
+    Accepted:
+      refusal === undefined ? yes(REASON.accepted, "the spec is in force") : no(refusal.reason, refusal.message),
+    Programmed: programmed(facts, verdict),
+    PolicyDistributed: distributed(ready, verdict),
+    ProxyAvailable: effective === undefined ? no(REASON.notAccepted, nothing) : fleet.finding,
+    IPsAssigned: assigned(),
+    EgressIPVerified:
+      effective === undefined ? unknown(REASON.notAccepted, nothing) : verified(facts.proxies, effective.spec),
+    WorkloadsInjected: unknown(REASON.notObserved, `${facts.injected.length} pods carry this policy's marker`),
+    NetworkPolicyApplied: unknown(REASON.notObserved, "NetworkPolicies are not managed by this version"),
+  };
+  const summary = (): Finding => {
+    if (policy.metadata.deletionTimestamp !== undefined) {
+      const pods = facts.injected.map(({ metadata }) => metadata.name).sort();
+      const list = pods.slice(0, 10).join(", ") + (pods.length > 10 ? ` and ${pods.length - 10} more` : "");
+      return no(REASON.inUse, `deletion waits for pods that use this fleet: ${list}`);
+    }
+    const blocking = BLOCKING.find((type) => type !== "Ready" && findings[type].status === "False");
+    if (blocking === undefined || blocking === "Ready") return yes(REASON.ready, "the fleet serves this policy");
+    const { reason, message } = findings[blocking];
+    return no(reason, `${blocking}: ${message}`);
+  };
+  const before = (policy.status?.conditions ?? []) as readonly Condition[];
+  const name = policy.metadata.name;
+  const clusterIP = facts.children.services.get(childName.fleet(name))?.spec?.clusterIP;
+  const host = `${childName.fleet(name)}.${policy.metadata.namespace}.svc.${verdict.clusterDomain}`;
+  const proven = states.filter(({ state }) => state === "Verified").length;
+  return {
+    observedGeneration: generation,
+    conditions: mergeConditions(before, { ...findings, Ready: summary() }, generation, now),
+    ...(effective === undefined
+      ? {}
+      : {
+          staticIPs: states,
+          endpoint: { host, port: SERVICE_PORT, ...(clusterIP === undefined ? {} : { clusterIP }) },
+          summary: {
+            staticIPs: states.map(({ address }) => address).join(","),
+            verified: states.length === 0 ? "" : `${proven}/${active.length}`,
+            proxies: `${fleet.available}/${fleet.wanted}`,
+            policyHash: effective.hash,
+          },
+        }),
+  } as EgressPolicyStatus;
+}

@@ -1,0 +1,274 @@
+import type { Logger } from "../../proxy/log.ts";
+import type { Condition } from "../api/conditions.ts";
+import type { EgressPolicy, EgressPolicyStatus } from "../api/egresspolicy.ts";
+import {
+  ANNOTATION,
+  childName,
+  EVENT_REASON,
+  FIELD_MANAGER,
+  FINALIZER,
+  KIND,
+  REASON,
+  STATUS_MANAGER,
+} from "../api/names.ts";
+import { RESOURCE } from "../api/resources.ts";
+import { ApiError, type Client } from "../kube/client.ts";
+import type { Outcome } from "../kube/controller.ts";
+import type { EventRecorder } from "../kube/events.ts";
+import { apiVersionOf } from "../kube/resource.ts";
+import { lastAccepted } from "./accept.ts";
+import { addedWithoutNotice, publishedBefore } from "./addresses.ts";
+import { covers } from "./apply.ts";
+import { decide } from "./decide.ts";
+import { type Desired, type FleetOptions, labelPatches, lagging, type PodPatch } from "./desire.ts";
+import type { Facts } from "./facts.ts";
+import { gather } from "./gather.ts";
+import type { Grants } from "./grants.ts";
+import { type Applied, judge, type Verdict } from "./judge.ts";
+import type { Accepted } from "./resources/configmap.ts";
+import type { Scraper } from "./scrape.ts";
+import { slotsOf } from "./slots.ts";
+import type { World } from "./watched.ts";
+import { Obstacle, Writer } from "./write.ts";
+
+/** While something is under way that no watch tells of. */
+const PENDING_MS = 1000;
+/** After the API server refused an object, or its name is taken: somebody has to do something. */
+const OBSTACLE_MS = 10_000;
+/** A pod is told to look at its volume at most once in this time. */
+const REFRESH_MS = 1000;
+/** After so many times, seldom: its kubelet does not follow, or the document is refused. */
+const REFRESH_PATIENCE = 30;
+const REFRESH_SELDOM_MS = 10_000;
+
+/** What a {@link PolicyReconciler} needs. */
+export interface ReconcilerOptions {
+  client: Client;
+  world: World;
+  scraper: Scraper;
+  events: EventRecorder;
+  log: Logger;
+  grants: Grants;
+  blockedCIDRs: () => readonly string[];
+  fleet: FleetOptions;
+  clusterDomain: string;
+  /** Milliseconds since the epoch. */
+  now?: () => number;
+}
+
+type Effective = NonNullable<Verdict["effective"]>;
+
+/** One policy at a time: gather, decide, apply. */
+export class PolicyReconciler {
+  readonly #options: ReconcilerOptions;
+  readonly #writer: Writer;
+  readonly #now: () => number;
+  /** The spec by policy uid, the same object as long as its generation is: documents are remembered by it. */
+  readonly #specs = new Map<string, { generation: number | undefined; spec: EgressPolicy["spec"] }>();
+  /** The kept spec by policy uid, and the text that it was unpacked from. */
+  readonly #kept = new Map<string, { packed: string; spec: EgressPolicy["spec"] }>();
+  /** When a pod was told to look at its volume, and how often for the same document. */
+  readonly #refreshed = new Map<string, { hash: string; times: number; at: number }>();
+
+  constructor(options: ReconcilerOptions) {
+    this.#options = options;
+    this.#writer = new Writer(options.client, options.log);
+    this.#now = options.now ?? Date.now;
+  }
+
+  /** `key`: namespace/name. */
+  async reconcile(key: string): Promise<Outcome> {
+    const stored = this.#options.world.policies.get(key);
+    if (stored === undefined) return { result: "success" };
+    const policy = this.#interned(stored);
+    const { scraper, grants, world } = this.#options;
+    const blockedCIDRs = this.#options.blockedCIDRs();
+    const facts = gather(world, policy, { scraper, grants, blockedCIDRs, now: this.#now() });
+    if (this.#mayGo(facts)) {
+      await this.#setFinalizer(policy, false);
+      return { result: "success" };
+    }
+    if (facts.namespaceTerminating) return { result: "success" };
+    if (policy.metadata.deletionTimestamp === undefined) await this.#setFinalizer(policy, true);
+    return this.#pursue(facts);
+  }
+
+  /** A policy is gone for good. */
+  forget(policy: EgressPolicy): void {
+    this.#specs.delete(policy.metadata.uid!);
+    this.#kept.delete(policy.metadata.uid!);
+  }
+
+  #interned(policy: EgressPolicy): EgressPolicy {
+    const { uid, generation } = policy.metadata;
+    const known = this.#specs.get(uid!);
+    if (known !== undefined && known.generation === generation) return { ...policy, spec: known.spec };
+    this.#specs.set(uid!, { generation, spec: policy.spec });
+    return policy;
+  }
+
+  /** A deleted policy goes when no pod uses its fleet, when it is told to, or with its namespace. */
+  #mayGo({ policy, injected, namespaceTerminating }: Facts): boolean {
+    if (policy.metadata.deletionTimestamp === undefined) return false;
+    if (injected.length === 0 || namespaceTerminating) return true;
+    return policy.metadata.annotations?.[ANNOTATION.forceDelete] === "true";
+  }
+
+  async #setFinalizer(policy: EgressPolicy, wanted: boolean): Promise<void> {
+    const { name, namespace, resourceVersion, finalizers = [] } = policy.metadata;
+    if (finalizers.includes(FINALIZER) === wanted) return;
+    const list = wanted ? [...finalizers, FINALIZER] : finalizers.filter((finalizer) => finalizer !== FINALIZER);
+    const patch = { metadata: { finalizers: list, resourceVersion } };
+    try {
+      await this.#options.client.patch(RESOURCE.policy, name, namespace, patch, {
+        type: "merge",
+        fieldManager: FIELD_MANAGER,
+      });
+    } catch (error) {
+      if (error instanceof ApiError && error.code === 404) return;
+      throw error;
+    }
+  }
+
+  async #pursue(facts: Facts): Promise<Outcome> {
+    const { refusal, accepted, effective, desired } = decide(facts, () => this.#keptSpec(facts), this.#options.fleet);
+    if (accepted !== undefined) this.#keep(facts.policy, accepted);
+    let applied: Applied = { problem: undefined };
+    if (effective !== undefined && desired !== undefined) {
+      this.#warnAddresses(facts, effective.spec);
+      applied = await this.#apply(facts, desired);
+      await this.#patchPods(facts, effective);
+    }
+    const { clusterDomain } = this.#options;
+    const leaving = desired?.leaving ?? [];
+    const status = judge(facts, { refusal, effective, applied, leaving, clusterDomain });
+    await this.#writeStatus(facts.policy, status);
+    return this.#outcome(facts, effective, applied, leaving);
+  }
+
+  #keep({ metadata, spec }: EgressPolicy, accepted: Accepted): void {
+    const known = this.#kept.get(metadata.uid!);
+    if (known?.spec !== spec) this.#kept.set(metadata.uid!, { packed: accepted.spec.toString("base64"), spec });
+  }
+
+  /** The spec that was accepted last, kept beside its document. */
+  #keptSpec({ policy, children }: Facts): EgressPolicy["spec"] | undefined {
+    const uid = policy.metadata.uid!;
+    const packed = lastAccepted(policy, children.configMaps);
+    const known = this.#kept.get(uid);
+    // Without its ConfigMap (somebody deleted it) the spec that is remembered brings it back.
+    if (packed === undefined || known?.packed === packed.text) return known?.spec;
+    const spec = packed.unpack();
+    this.#kept.set(uid, { packed: packed.text, spec });
+    return spec;
+  }
+
+  async #apply(facts: Facts, desired: Desired): Promise<Applied> {
+    const { policy, children } = facts;
+    const find = (kind: string, name: string) => {
+      if (kind === "ConfigMap") return children.configMaps.get(name);
+      if (kind === "Service") return children.services.get(name);
+      if (kind === "Deployment") return children.deployments.get(name);
+      return children.others.find((object) => object.kind === kind && object.metadata.name === name);
+    };
+    try {
+      for (const object of desired.objects) {
+        await this.#writer.apply(policy, object, find(object.kind, object.metadata.name));
+      }
+      for (const object of desired.removals) await this.#writer.remove(object);
+    } catch (error) {
+      if (error instanceof Obstacle) return { problem: { reason: error.reason, message: error.message } };
+      // Refused as it is: by quota, by an admission plugin, by a right that is missing. The next try comes later.
+      if (error instanceof ApiError && (error.code === 403 || error.code === 422 || error.code === 400)) {
+        return { problem: { reason: REASON.applyFailed, message: error.message } };
+      }
+      throw error;
+    }
+    return { problem: undefined };
+  }
+
+  async #patchPods(facts: Facts, { spec, hash, provider }: Effective): Promise<void> {
+    const retiring = new Set(slotsOf(spec).flatMap(({ id, retiring }) => (retiring ? [id] : [])));
+    const patches = labelPatches(facts.proxies, provider.gated, retiring);
+    for (const patch of [...patches, ...this.#refreshes(facts, hash)]) await this.#patchPod(patch);
+  }
+
+  #refreshes(facts: Facts, hash: string): PodPatch[] {
+    const late = lagging(facts.proxies, hash);
+    return late.flatMap(({ pod }): PodPatch[] => {
+      this.#options.scraper.urge(pod);
+      const uid = pod.metadata.uid!;
+      const known = this.#refreshed.get(uid);
+      const before = known?.hash === hash ? known : { hash, times: 0, at: 0 };
+      const pause = before.times < REFRESH_PATIENCE ? REFRESH_MS : REFRESH_SELDOM_MS;
+      if (facts.now - before.at < pause) return [];
+      this.#refreshed.set(uid, { hash, times: before.times + 1, at: facts.now });
+      return [{ pod, annotations: { [ANNOTATION.refresh]: `${hash.slice(7, 19)}-${before.times}` } }];
+    });
+  }
+
+  async #patchPod({ pod, labels, annotations }: PodPatch): Promise<void> {
+    const { name, namespace, uid } = pod.metadata;
+    const metadata = { uid, ...(labels && { labels }), ...(annotations && { annotations }) };
+    try {
+      const options = { type: "merge", fieldManager: FIELD_MANAGER } as const;
+      await this.#options.client.patch(RESOURCE.pod, name, namespace, { metadata }, options);
+    } catch (error) {
+      // Gone, or replaced by another pod of its name: nothing is left to patch.
+      if (!(error instanceof ApiError && (error.code === 404 || error.code === 409))) throw error;
+    }
+  }
+
+  #warnAddresses(facts: Facts, spec: EgressPolicy["spec"]): void {
+    const { policy, children } = facts;
+    const before = publishedBefore(children.configMaps.get(childName.published(policy.metadata.name)));
+    const added = addedWithoutNotice(spec, before);
+    if (added.length === 0) return;
+    const message = `${added.join(", ")} is in use without having been published as Pending first: receivers had no notice`;
+    this.#options.events.event(policy, "Warning", EVENT_REASON.addedWithoutNotice, message);
+  }
+
+  async #writeStatus(policy: EgressPolicy, status: EgressPolicyStatus): Promise<void> {
+    const before = policy.status;
+    if (same(before, status)) return;
+    const { name, namespace } = policy.metadata;
+    const object = { apiVersion: apiVersionOf(RESOURCE.policy), kind: KIND, metadata: { name, namespace }, status };
+    try {
+      await this.#options.client.apply(RESOURCE.policy, object, {
+        fieldManager: STATUS_MANAGER,
+        force: true,
+        subresource: "status",
+      });
+    } catch (error) {
+      if (error instanceof ApiError && error.code === 404) return;
+      throw error;
+    }
+    this.#tell(policy, (before?.conditions ?? []) as Condition[], status.conditions as Condition[]);
+  }
+
+  /** Events of conditions that changed. */
+  #tell(policy: EgressPolicy, before: readonly Condition[], after: readonly Condition[]): void {
+    for (const condition of after) {
+      const old = before.find(({ type }) => type === condition.type);
+      const { type, status, reason, message } = condition;
+      if (old?.status === status && old.reason === reason) continue;
+      if (status === "Unknown" || (old === undefined && status === "False" && type !== "Accepted")) continue;
+      if (status === "True" && type !== "Ready" && (old === undefined || old.status !== "False")) continue;
+      this.#options.events.event(policy, status === "True" ? "Normal" : "Warning", reason, `${type}: ${message}`);
+    }
+  }
+
+  #outcome(facts: Facts, effective: Effective | undefined, { problem }: Applied, leaving: readonly string[]): Outcome {
+    if (problem !== undefined) {
+      return { result: "requeue", afterMs: problem.reason === REASON.replacing ? PENDING_MS : OBSTACLE_MS };
+    }
+    if (effective === undefined) return { result: "user-error" };
+    const pending = leaving.length > 0 || lagging(facts.proxies, effective.hash).length > 0;
+    return pending ? { result: "requeue", afterMs: PENDING_MS } : { result: "success" };
+  }
+}
+
+/** Whether a status says the same: both ways, so that what is no longer said is noticed. */
+function same(before: EgressPolicyStatus | undefined, after: EgressPolicyStatus): boolean {
+  return covers(before, after) && covers(after, before);
+}

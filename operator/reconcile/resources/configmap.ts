@@ -1,0 +1,53 @@
+import { gzipSync } from "node:zlib";
+import type { EgressPolicy } from "../../api/egresspolicy.ts";
+import { ANNOTATION, childName, DOCUMENT_KEY, SPEC_KEY } from "../../api/names.ts";
+import type { ConfigMap } from "../../api/objects.ts";
+import type { Published } from "../addresses.ts";
+import { childMeta } from "./meta.ts";
+
+/** What a ConfigMap may hold, in bytes of all its values (core/v1 MaxSecretSize, ConfigMaps alike). */
+export const MAX_CONFIGMAP_BYTES = 1_048_576;
+
+/** An accepted policy in the forms in which it is kept. */
+export interface Accepted {
+  /** The bytes that proxies load, and their hash. */
+  document: string;
+  hash: string;
+  /** The spec that it came from, gzipped: what is reconciled while a newer one is invalid. */
+  spec: Buffer;
+}
+
+/** A spec as it is kept. Equal input, equal bytes. */
+export function packSpec(spec: EgressPolicy["spec"]): Buffer {
+  return gzipSync(JSON.stringify(spec), { level: 9 });
+}
+
+/** Bytes that the ConfigMap of an accepted policy holds. */
+export function configMapBytes({ document, spec }: Accepted): number {
+  return Buffer.byteLength(document) + spec.length;
+}
+
+/** The ConfigMap that proxies mount: only its document. */
+export function documentConfigMap(policy: EgressPolicy, accepted: Accepted): ConfigMap {
+  const metadata = childMeta(policy, childName.document(policy.metadata.name));
+  return {
+    apiVersion: "v1",
+    kind: "ConfigMap",
+    metadata: { ...metadata, annotations: { [ANNOTATION.hash]: accepted.hash } },
+    data: { [DOCUMENT_KEY]: accepted.document },
+    binaryData: { [SPEC_KEY]: accepted.spec.toString("base64") },
+  };
+}
+
+/** The ConfigMap that is shown to webhook receivers. */
+export function publishedConfigMap(policy: EgressPolicy, published: Published): ConfigMap {
+  return {
+    apiVersion: "v1",
+    kind: "ConfigMap",
+    metadata: childMeta(policy, childName.published(policy.metadata.name)),
+    data: {
+      "ips.txt": published.all.map((address) => `${address}\n`).join(""),
+      "ips.json": `${JSON.stringify(published.json)}\n`,
+    },
+  };
+}

@@ -1,0 +1,168 @@
+import type { EgressPolicy } from "../../api/egresspolicy.ts";
+import { ANNOTATION, childName, DOCUMENT_KEY, LABEL } from "../../api/names.ts";
+import type { KubeObject } from "../../kube/resource.ts";
+import { SHARED, type Slot } from "../slots.ts";
+import { childMeta, podLabels, podSelector } from "./meta.ts";
+
+/** What the operator's configuration and the provider add to a policy. */
+export interface ProxyPods {
+  image: string;
+  imagePullPolicy: "Always" | "IfNotPresent" | "Never";
+  /** Absent: somebody else (an HPA) owns the number. */
+  replicas?: number;
+  /** Undefined: one Deployment for all addresses. */
+  slot?: Slot;
+  /** Pods use the node's network, and their sockets are bound to the slot's address. */
+  hostNetwork: boolean;
+  /** What `/readyz` waits for; `policy` where the address only comes to pods that are ready. */
+  readiness: "policy" | "verified";
+  /** Annotations of the pods that the provider needs. */
+  annotations: Record<string, string>;
+}
+
+const POLICY_FOLDER = "/etc/outrider/policy";
+const PASSWORD_FOLDER = "/etc/outrider/passwords";
+/** Serving on after SIGTERM while endpoints notice. */
+const DRAIN_DELAY_SECONDS = 5;
+/** Beyond drain and its delay, before the kubelet kills. */
+const GRACE_MARGIN_SECONDS = 5;
+const DEFAULT_DRAIN_SECONDS = 30;
+/** How long a pod stays on a node that is gone: the API server's default of 300 s is a long outage for one address. */
+const NODE_GONE_SECONDS = 30;
+const DEFAULT_RESOURCES = { requests: { cpu: "100m", memory: "160Mi" }, limits: { memory: "512Mi" } };
+export const DEFAULT_PORT = 4750;
+export const DEFAULT_ADMIN_PORT = 9750;
+/** distroless' nonroot. */
+const USER = 65_532;
+
+function tolerations(spec: EgressPolicy["spec"]): object[] {
+  const own = spec.proxy?.tolerations ?? [];
+  const added = ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"]
+    .filter((key) => !own.some((toleration) => toleration.key === key))
+    .map((key) => ({ key, operator: "Exists", effect: "NoExecute", tolerationSeconds: NODE_GONE_SECONDS }));
+  return [...own, ...added];
+}
+
+function container(spec: EgressPolicy["spec"], pods: ProxyPods): object {
+  const port = spec.proxy?.port ?? DEFAULT_PORT;
+  const adminPort = spec.proxy?.adminPort ?? DEFAULT_ADMIN_PORT;
+  // Brackets: the node's address may be IPv6.
+  const host = pods.hostNetwork ? "[$(NODE_IP)]" : "";
+  const basic = spec.authentication?.mode === "Basic";
+  const args = [
+    "proxy",
+    `--policy=${POLICY_FOLDER}/${DOCUMENT_KEY}`,
+    `--listen=${host}:${port}`,
+    `--admin=${host}:${adminPort}`,
+    "--on-bad-policy=wait",
+    `--readiness=${pods.readiness}`,
+    `--drain-delay-seconds=${DRAIN_DELAY_SECONDS}`,
+    ...(pods.slot === undefined || !pods.hostNetwork ? [] : [`--source-address=${pods.slot.source}`]),
+    ...(basic ? [`--password-dir=${PASSWORD_FOLDER}`] : []),
+  ];
+  const probe = (path: string) => ({ httpGet: { path, port: "admin", scheme: "HTTP" } });
+  return {
+    name: "proxy",
+    image: pods.image,
+    imagePullPolicy: pods.imagePullPolicy,
+    args,
+    ...(pods.hostNetwork
+      ? { env: [{ name: "NODE_IP", valueFrom: { fieldRef: { apiVersion: "v1", fieldPath: "status.hostIP" } } }] }
+      : {}),
+    ports: [
+      { name: "proxy", containerPort: port, protocol: "TCP" },
+      { name: "admin", containerPort: adminPort, protocol: "TCP" },
+    ],
+    readinessProbe: { ...probe("/readyz"), periodSeconds: 2, failureThreshold: 2, timeoutSeconds: 2 },
+    livenessProbe: { ...probe("/livez"), periodSeconds: 10, failureThreshold: 3, timeoutSeconds: 5 },
+    resources: spec.proxy?.resources ?? DEFAULT_RESOURCES,
+    securityContext: {
+      allowPrivilegeEscalation: false,
+      readOnlyRootFilesystem: true,
+      capabilities: { drop: ["ALL"] },
+    },
+    volumeMounts: [
+      { name: "policy", mountPath: POLICY_FOLDER, readOnly: true },
+      ...(basic ? [{ name: "passwords", mountPath: PASSWORD_FOLDER, readOnly: true }] : []),
+    ],
+  };
+}
+
+function volumes(policy: EgressPolicy, spec: EgressPolicy["spec"]): object[] {
+  const name = childName.document(policy.metadata.name);
+  const document = { name: "policy", configMap: { name, items: [{ key: DOCUMENT_KEY, path: DOCUMENT_KEY }] } };
+  const secret = spec.authentication?.mode === "Basic" ? spec.authentication.secretRef?.name : undefined;
+  if (secret === undefined) return [document];
+  return [document, { name: "passwords", secret: { secretName: secret } }];
+}
+
+/** Proxies keep apart: nodes and zones where it can be had, nodes always where each has one address of the node. */
+function placement(policy: EgressPolicy, pods: ProxyPods): object {
+  const fleet = { matchLabels: { [LABEL.fleet]: policy.metadata.name } };
+  if (pods.slot !== undefined) {
+    const term = { labelSelector: fleet, topologyKey: "kubernetes.io/hostname" };
+    return { affinity: { podAntiAffinity: { requiredDuringSchedulingIgnoredDuringExecution: [term] } } };
+  }
+  const spread = (topologyKey: string) => ({
+    maxSkew: 1,
+    topologyKey,
+    whenUnsatisfiable: "ScheduleAnyway",
+    labelSelector: fleet,
+    matchLabelKeys: ["pod-template-hash"],
+  });
+  return { topologySpreadConstraints: [spread("kubernetes.io/hostname"), spread("topology.kubernetes.io/zone")] };
+}
+
+/** The proxies of a policy, or of one of its slots. */
+export function proxyDeployment(policy: EgressPolicy, spec: EgressPolicy["spec"], pods: ProxyPods): KubeObject {
+  const slot = pods.slot?.id ?? SHARED;
+  const own = policy.metadata.name;
+  const name = pods.slot === undefined ? childName.fleet(own) : childName.slot(own, slot);
+  const drain = spec.proxy?.timeouts?.drainSeconds ?? DEFAULT_DRAIN_SECONDS;
+  const nodeSelector = spec.proxy?.nodeSelector;
+  const priorityClassName = spec.proxy?.priorityClassName;
+  const annotations = { ...spec.proxy?.podAnnotations, ...pods.annotations };
+  return {
+    apiVersion: "apps/v1",
+    kind: "Deployment",
+    metadata: {
+      ...childMeta(policy, name, { [LABEL.slot]: slot }),
+      ...(pods.slot === undefined ? {} : { annotations: { [ANNOTATION.address]: pods.slot.address } }),
+    },
+    spec: {
+      ...(pods.replicas === undefined ? {} : { replicas: pods.replicas }),
+      revisionHistoryLimit: 3,
+      // One address is on one node: the old pod has to leave it before the new one can have it.
+      strategy:
+        pods.slot === undefined
+          ? { type: "RollingUpdate", rollingUpdate: { maxUnavailable: 0, maxSurge: 1 } }
+          : { type: "Recreate" },
+      selector: { matchLabels: podSelector(policy, slot) },
+      template: {
+        metadata: {
+          labels: { ...spec.proxy?.podLabels, ...podLabels(policy, slot) },
+          ...(Object.keys(annotations).length === 0 ? {} : { annotations }),
+        },
+        spec: {
+          serviceAccountName: childName.fleet(own),
+          automountServiceAccountToken: false,
+          enableServiceLinks: false,
+          terminationGracePeriodSeconds: DRAIN_DELAY_SECONDS + drain + GRACE_MARGIN_SECONDS,
+          ...(pods.hostNetwork ? { hostNetwork: true, dnsPolicy: "ClusterFirstWithHostNet" } : {}),
+          ...(nodeSelector === undefined ? {} : { nodeSelector }),
+          ...(priorityClassName === undefined ? {} : { priorityClassName }),
+          tolerations: tolerations(spec),
+          ...placement(policy, pods),
+          securityContext: {
+            runAsNonRoot: true,
+            runAsUser: USER,
+            runAsGroup: USER,
+            seccompProfile: { type: "RuntimeDefault" },
+          },
+          containers: [container(spec, pods)],
+          volumes: volumes(policy, spec),
+        },
+      },
+    },
+  } as KubeObject;
+}

@@ -1,0 +1,221 @@
+import type { Logger } from "../../proxy/log.ts";
+import type { EgressPolicy } from "../api/egresspolicy.ts";
+import { ANNOTATION, LABEL, MANAGED_BY, PROXY_NAME } from "../api/names.ts";
+import type { ConfigMap, Deployment, EndpointSlice, Node, Pod, Service, ServiceCIDR } from "../api/objects.ts";
+import { RESOURCE } from "../api/resources.ts";
+import type { Client } from "../kube/client.ts";
+import type { KubeMetrics } from "../kube/metrics.ts";
+import { Reflector } from "../kube/reflector.ts";
+import type { KubeObject, Resource } from "../kube/resource.ts";
+
+/** Objects of one kind, of all namespaces that count. */
+export interface Watched<T extends KubeObject> {
+  get(key: string): T | undefined;
+  by(index: string, value: string): T[];
+  list(): T[];
+}
+
+/** What a change of a watched object is told to. */
+export type OnChange<T> = (event: "added" | "updated" | "deleted", object: T, before: T | undefined) => void;
+
+/** How the operator watches. */
+export interface WatchOptions {
+  client: Client;
+  log: Logger;
+  metrics: KubeMetrics;
+  /** Empty: all. */
+  namespaces: readonly string[];
+  resyncMs: number;
+}
+
+/** `namespace/policy` of an object that a policy owns or that belongs to its fleet. */
+export function ownerOf(object: KubeObject): string | undefined {
+  const { labels, namespace } = object.metadata;
+  const name = labels?.[LABEL.fleet] ?? labels?.[LABEL.policy] ?? labels?.[LABEL.injected];
+  return name === undefined ? undefined : `${namespace}/${name}`;
+}
+
+const byOwner = (object: KubeObject): string[] => {
+  const owner = ownerOf(object);
+  return owner === undefined ? [] : [owner];
+};
+
+/** Stores are kept small: of who set which field, only who set `replicas` is asked for. */
+function withoutManagers<T extends KubeObject>(object: T): T {
+  const { managedFields: _, ...metadata } = object.metadata;
+  return { ...object, metadata };
+}
+
+function replicaManagers(object: Deployment): Deployment {
+  const managedFields = (object.metadata.managedFields ?? []).flatMap((entry) => {
+    const spec = entry.fieldsV1?.["f:spec"] as Record<string, unknown> | undefined;
+    if (spec?.["f:replicas"] === undefined) return [];
+    return [
+      {
+        ...(entry.manager === undefined ? {} : { manager: entry.manager }),
+        fieldsV1: { "f:spec": { "f:replicas": {} } },
+      },
+    ];
+  });
+  return { ...object, metadata: { ...object.metadata, managedFields } };
+}
+
+/** Everything that the operator looks at, kept up to date by reflectors. */
+export class Watches {
+  readonly #options: WatchOptions;
+  readonly #reflectors: { synced(): Promise<void>; start(): void; stop(): Promise<void>; hasSynced: boolean }[] = [];
+
+  constructor(options: WatchOptions) {
+    this.#options = options;
+  }
+
+  /** Watches a kind: once for all namespaces, or once for each that counts. */
+  add<T extends KubeObject>(
+    resource: Resource,
+    onChange: OnChange<T>,
+    options: {
+      labelSelector?: string;
+      namespace?: string;
+      metadataOnly?: boolean;
+      indexes?: Record<string, (object: T) => readonly string[]>;
+      transform?: (object: T) => T;
+    } = {},
+  ): Watched<T> {
+    const { client, log, metrics, namespaces, resyncMs } = this.#options;
+    const { namespace, transform, ...rest } = options;
+    const scopes: (string | undefined)[] =
+      namespace !== undefined
+        ? [namespace]
+        : resource.namespaced && namespaces.length > 0
+          ? [...namespaces]
+          : [undefined];
+    const reflectors = scopes.map(
+      (scope) =>
+        new Reflector<T>({
+          client,
+          resource,
+          log,
+          metrics,
+          relistMs: resyncMs,
+          onChange,
+          transform: transform ?? withoutManagers,
+          ...(scope === undefined ? {} : { namespace: scope }),
+          ...rest,
+        }),
+    );
+    this.#reflectors.push(...reflectors);
+    const stores = reflectors.map((reflector) => reflector.store);
+    return {
+      get: (key) => stores.map((store) => store.get(key)).find((object) => object !== undefined),
+      by: (index, value) => stores.flatMap((store) => store.by(index, value)),
+      list: () => stores.flatMap((store) => store.list()),
+    };
+  }
+
+  start(): void {
+    for (const reflector of this.#reflectors) reflector.start();
+  }
+
+  async synced(): Promise<void> {
+    await Promise.all(this.#reflectors.map((reflector) => reflector.synced()));
+  }
+
+  get hasSynced(): boolean {
+    return this.#reflectors.every((reflector) => reflector.hasSynced);
+  }
+
+  async stop(): Promise<void> {
+    await Promise.all(this.#reflectors.map((reflector) => reflector.stop()));
+  }
+}
+
+/** What a policy's facts are gathered from. */
+export interface World {
+  policies: Watched<EgressPolicy>;
+  configMaps: Watched<ConfigMap>;
+  services: Watched<Service>;
+  deployments: Watched<Deployment>;
+  accounts: Watched<KubeObject>;
+  budgets: Watched<KubeObject>;
+  proxies: Watched<Pod>;
+  injected: Watched<KubeObject>;
+  namespaces: Watched<KubeObject & { status?: { phase?: string } }>;
+  nodes: Watched<Node>;
+  serviceCIDRs: Watched<ServiceCIDR>;
+  apiServers: Watched<EndpointSlice>;
+}
+
+/** Who is told of changes. */
+export interface Listeners {
+  policy: OnChange<EgressPolicy>;
+  /** An object of a policy, or a pod of its fleet, or one that uses it. */
+  child(owner: string): void;
+  proxy: OnChange<Pod>;
+  /** A slot's Deployment came or went: an address may be free. */
+  slot(): void;
+  /** Nodes, services or API servers changed. */
+  ranges(): void;
+  /** A node came, went, or may be used otherwise than before. */
+  nodes(): void;
+  /** A namespace changed. */
+  namespace(name: string): void;
+}
+
+const nothing: Watched<never> = { get: () => undefined, by: () => [], list: () => [] };
+const fleetSelector = `${LABEL.managedBy}=${MANAGED_BY},${LABEL.name}=${PROXY_NAME}`;
+
+/** Sets up every watch. `discover`: whether the ranges of the cluster are looked for, which takes cluster-wide rights. */
+export function watchWorld(watches: Watches, tell: Listeners, discover: boolean): World {
+  const child = (_: unknown, object: KubeObject) => {
+    const owner = ownerOf(object);
+    if (owner !== undefined) tell.child(owner);
+  };
+  const owned = { labelSelector: fleetSelector, indexes: { owner: byOwner } };
+  const slotOf = (object: KubeObject) => [object.metadata.labels?.[LABEL.slot] ?? ""];
+  return {
+    policies: watches.add(RESOURCE.policy, tell.policy),
+    configMaps: watches.add<ConfigMap>(RESOURCE.configMap, child, owned),
+    services: watches.add<Service>(RESOURCE.service, child, owned),
+    accounts: watches.add<KubeObject>(RESOURCE.serviceAccount, child, owned),
+    budgets: watches.add<KubeObject>(RESOURCE.pdb, child, owned),
+    deployments: watches.add<Deployment>(
+      RESOURCE.deployment,
+      (event, object) => {
+        child(event, object);
+        if (event !== "updated" && object.metadata.annotations?.[ANNOTATION.address] !== undefined) tell.slot();
+      },
+      { ...owned, indexes: { owner: byOwner, slot: slotOf }, transform: replicaManagers },
+    ),
+    proxies: watches.add<Pod>(
+      RESOURCE.pod,
+      (event, object, before) => {
+        tell.proxy(event, object, before);
+        child(event, object);
+      },
+      owned,
+    ),
+    injected: watches.add<KubeObject>(RESOURCE.pod, child, {
+      labelSelector: LABEL.injected,
+      metadataOnly: true,
+      indexes: { owner: byOwner },
+    }),
+    namespaces: discover
+      ? watches.add(RESOURCE.namespace, (_, object) => tell.namespace(object.metadata.name))
+      : (nothing as World["namespaces"]),
+    nodes: discover
+      ? watches.add<Node>(RESOURCE.node, (event, node, before) => {
+          tell.ranges();
+          const use = ({ metadata, spec }: Node) =>
+            JSON.stringify([metadata.labels, spec?.unschedulable, spec?.taints]);
+          if (event !== "updated" || before === undefined || use(before) !== use(node)) tell.nodes();
+        })
+      : nothing,
+    serviceCIDRs: discover ? watches.add<ServiceCIDR>(RESOURCE.serviceCIDR, () => tell.ranges()) : nothing,
+    apiServers: discover
+      ? watches.add<EndpointSlice>(RESOURCE.endpointSlice, () => tell.ranges(), {
+          namespace: "default",
+          labelSelector: "kubernetes.io/service-name=kubernetes",
+        })
+      : nothing,
+  };
+}

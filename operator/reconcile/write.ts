@@ -1,0 +1,107 @@
+import type { Logger } from "../../proxy/log.ts";
+import type { EgressPolicy } from "../api/egresspolicy.ts";
+import { FIELD_MANAGER, KIND, REASON, type Reason } from "../api/names.ts";
+import { CHILDREN, RESOURCE } from "../api/resources.ts";
+import { ApiError, type Client } from "../kube/client.ts";
+import type { KubeObject, Resource } from "../kube/resource.ts";
+import { covers, differs } from "./apply.ts";
+import { isControlledBy } from "./gather.ts";
+
+/** Something stands in the way of an object: the user's or another program's, not a fault to retry fast. */
+export class Obstacle extends Error {
+  readonly reason: Reason;
+
+  constructor(reason: Reason, message: string) {
+    super(message);
+    this.reason = reason;
+  }
+}
+
+/** The kind of a child as the API server names it. */
+export function resourceOf(object: KubeObject): Resource {
+  const kind = CHILDREN.find((child) => RESOURCE[child].kind === object.kind);
+  if (kind === undefined) throw new Error(`${object.kind} is no kind that a policy owns`);
+  return RESOURCE[kind];
+}
+
+/**
+ * Writes objects by server-side apply, and only what differs from what stands there, so that a settled policy writes
+ * nothing. An object of the same name that is not controlled by the policy is never taken over.
+ */
+export class Writer {
+  readonly #client: Client;
+  readonly #log: Logger;
+  /** Objects that the API server keeps otherwise than they were applied, by uid: not applied again until they change. */
+  readonly #futile = new Map<string, string>();
+
+  constructor(client: Client, log: Logger) {
+    this.#client = client;
+    this.#log = log;
+  }
+
+  /** What stands there by the store, or by the API server for what the store does not have: it may be foreign. */
+  async #actual(
+    policy: EgressPolicy,
+    object: KubeObject,
+    stored: KubeObject | undefined,
+  ): Promise<KubeObject | undefined> {
+    if (stored !== undefined) return stored;
+    const { name, namespace } = object.metadata;
+    let found: KubeObject;
+    try {
+      found = await this.#client.get(resourceOf(object), name, namespace);
+    } catch (error) {
+      if (error instanceof ApiError && error.code === 404) return undefined;
+      throw error;
+    }
+    if (isControlledBy(found, policy)) return found;
+    const former = found.metadata.ownerReferences?.find(
+      (owner) => owner.controller === true && owner.kind === KIND && owner.name === policy.metadata.name,
+    );
+    const what = `${object.kind} ${name}`;
+    if (former === undefined) {
+      throw new Obstacle(
+        REASON.nameTaken,
+        `${what} exists and is not this policy's; delete or rename it, or rename the policy`,
+      );
+    }
+    await this.remove(found);
+    throw new Obstacle(REASON.replacing, `${what} is still that of a former policy of this name`);
+  }
+
+  /** Applies one object if need be. True: it was written. @throws Obstacle, ApiError */
+  async apply(policy: EgressPolicy, object: KubeObject, stored: KubeObject | undefined): Promise<boolean> {
+    const actual = await this.#actual(policy, object, stored);
+    if (actual?.metadata.deletionTimestamp !== undefined) {
+      throw new Obstacle(REASON.replacing, `${object.kind} ${object.metadata.name} is being deleted`);
+    }
+    if (!differs(actual, object)) return false;
+    const uid = actual?.metadata.uid ?? "";
+    const wanted = `${actual?.metadata.resourceVersion} ${JSON.stringify(object)}`;
+    if (this.#futile.get(uid) === wanted) return false;
+    const written = await this.#client.apply<KubeObject>(resourceOf(object), object, {
+      fieldManager: FIELD_MANAGER,
+      force: true,
+    });
+    if (covers(written, object)) return true;
+    this.#log.warn(
+      { kind: object.kind, namespace: object.metadata.namespace, name: object.metadata.name },
+      "the API server keeps this object otherwise than it was applied: an admission plugin changes it",
+    );
+    this.#futile.set(written.metadata.uid!, `${written.metadata.resourceVersion} ${JSON.stringify(object)}`);
+    return true;
+  }
+
+  /** Deletes an object as it was seen; one that is gone already is as wanted. */
+  async remove(object: KubeObject): Promise<void> {
+    const { name, namespace, uid, deletionTimestamp } = object.metadata;
+    if (deletionTimestamp !== undefined) return;
+    this.#futile.delete(uid ?? "");
+    try {
+      const preconditions = uid === undefined ? {} : { uid };
+      await this.#client.delete(resourceOf(object), name, namespace, { ...preconditions, propagation: "Background" });
+    } catch (error) {
+      if (!(error instanceof ApiError && (error.code === 404 || error.code === 409))) throw error;
+    }
+  }
+}

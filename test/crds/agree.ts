@@ -1,0 +1,197 @@
+/** One value in one field of a policy, and who accepts it. */
+export interface Agreement {
+  spec: Record<string, unknown>;
+  schema: boolean;
+  engine: boolean;
+  /** Why they differ, where they do. */
+  why?: string;
+}
+
+const label63 = "a".repeat(63);
+const name253 = `${label63}.${label63}.${label63}.${"b".repeat(61)}`;
+const both = (make: (value: string) => Record<string, unknown>, good: readonly string[], bad: readonly string[]) => [
+  ...good.map((value) => ({ spec: make(value), schema: true, engine: true })),
+  ...bad.map((value) => ({ spec: make(value), schema: false, engine: false })),
+];
+const differ = (
+  make: (value: string) => Record<string, unknown>,
+  why: string,
+  who: "schema" | "engine",
+  values: readonly string[],
+): Agreement[] =>
+  values.map((value) => ({ spec: make(value), schema: who === "schema", engine: who === "engine", why }));
+
+const host = (value: string) => ({ deny: [{ hosts: [value] }] });
+const except = (value: string) => ({ allow: [{ hosts: ["*"], except: [value] }] });
+const cidr = (value: string) => ({ deny: [{ cidrs: [value] }] });
+const port = (value: string | number) => ({ deny: [{ ports: [value] }] });
+const name = (value: string) => ({ deny: [{ name: value, ports: [1] }] });
+const address = (value: string) => ({ staticIPs: [{ address: value }] });
+const echo = (value: string) => ({ verification: { echoURLs: [value], onUnverified: "Allow" } });
+
+/**
+ * "schema" alone accepts: the operator reports `Accepted=False`. "engine" alone accepts: only a policy file can say it.
+ * What both refuse is refused at once.
+ */
+export const AGREEMENTS: readonly Agreement[] = [
+  ...both(
+    host,
+    [
+      ...[
+        "example.com",
+        "*.example.com",
+        "*",
+        "EXAMPLE.com",
+        "example.com.",
+        "*.example.com.",
+        "localhost",
+        "a_b.example",
+      ],
+      ...[
+        "_dmarc.example",
+        "1.2.3.4.example",
+        "1e100.net",
+        "xn--bcher-kva.example",
+        "bücher.example",
+        "*.пример.example",
+      ],
+      ...[
+        "例え.テスト",
+        "a-b.c-d.example",
+        "x",
+        `${label63}.example`,
+        name253,
+        `*.${name253}`,
+        `${name253}.`,
+        "dead.beef",
+      ],
+    ],
+    [
+      ...["", ".", "..", ".a", "a..b", "a.example..", "*.", "*a.example", "a.*.example", "a*.example", "**", "*.*"],
+      ...[
+        "10.0.0.5",
+        "127.1",
+        "0x7f.1",
+        "0x7f000001",
+        "2130706433",
+        "0177.0.0.1",
+        "::1",
+        "[::1]",
+        "fe80::1%eth0",
+        "*.1",
+      ],
+      ...[
+        "a.example.7",
+        "10.0.0.0/8",
+        "example.com:443",
+        "https://example.com",
+        "example.com/",
+        "user@example.com",
+        "a b",
+      ],
+      ...[
+        "-a.example",
+        "a-.example",
+        "a.-b",
+        "a.b-",
+        "a%2eb",
+        "a,b",
+        " a",
+        "a ",
+        "a\tb",
+        "a\n",
+        `${"a".repeat(64)}.example`,
+      ],
+    ],
+  ),
+  ...both(except, ["internal.example", "*.internal.example", "*"], ["10.0.0.5", "a..b", ""]),
+  ...differ(
+    host,
+    "a pattern cannot tell 0xyz from the IPv4 spelling 0xff: a last label begins with a letter or _",
+    "engine",
+    ["a.0xyz", "7zip", "*.3com"],
+  ),
+  ...differ(host, "characters that UTS 46 maps to others; write the name as it is resolved", "engine", ["a。example"]),
+  ...differ(host, "a pattern cannot count a whole name, nor the punycode of a label", "schema", [
+    `${name253}c`,
+    `${"ü".repeat(63)}.example`,
+  ]),
+  ...differ(host, "a pattern knows nothing of IDNA: here letters of both directions in one label", "schema", [
+    "a\u05d0.example",
+  ]),
+
+  ...both(
+    cidr,
+    [
+      "10.0.0.0/8",
+      "0.0.0.0/0",
+      "192.0.2.7/32",
+      "2001:db8::/32",
+      "::/0",
+      "2001:db8::1/128",
+      "2001:DB8::/32",
+      "64:ff9b::/96",
+    ],
+    [
+      ...[
+        "",
+        "10.0.0.0",
+        "10.0.0.0/33",
+        "10.0.0.0/-1",
+        "10.0.0.0/08",
+        "10.0.0/8",
+        "010.0.0.0/8",
+        "10.0.0.5/8",
+        "10.0.0.0/ 8",
+      ],
+      ...[
+        "2001:db8::/129",
+        "2001:db8::1/64",
+        "fe80::%eth0/64",
+        "example.com",
+        "10.0.0.0/8,11.0.0.0/8",
+        "10.0.0.0/255.0.0.0",
+      ],
+    ],
+  ),
+  ...differ(cidr, "the API server takes no IPv4-mapped networks; write the IPv4 network", "engine", [
+    "::ffff:10.0.0.0/104",
+  ]),
+
+  ...[443, "443", "8000-8999", "1-65535", "80-80", 1, 65535].map((value) => ({
+    spec: port(value),
+    schema: true,
+    engine: true,
+  })),
+  ...[0, -1, 65536, "0", "65536", "080", "80-", "-80", "80-70000", "80 - 90", "http", "", "80,443", 1.5, true].map(
+    (value) => ({
+      spec: port(value as string),
+      schema: false,
+      engine: false,
+    }),
+  ),
+  ...differ(port, "a pattern cannot compare two numbers, and CEL costs too much here", "schema", [
+    "90-80",
+    "65535-1024",
+  ]),
+
+  ...both(name, ["a", "A.b_c-9", "9", "x".repeat(63)], ["", "-a", "a-", "a b", "ä", "x".repeat(64), "default", "a/b"]),
+  ...both(
+    address,
+    ["203.0.113.10", "2001:db8::10", "10.0.0.5"],
+    ["", "203.0.113", "nat.example", "203.0.113.10/32", "fe80::1%eth0"],
+  ),
+  ...differ(address, "published as text, so it must be canonical", "engine", ["2001:DB8::10", "2001:db8:0::10"]),
+  ...differ(address, "no receiver can see it", "engine", ["127.0.0.1", "169.254.0.7", "224.0.0.1", "0.0.0.0", "::1"]),
+  ...both(
+    echo,
+    ["https://echo.example/ip", "http://192.0.2.1:8080/", "https://[2001:db8::1]/ip?x=y", "https://echo.example"],
+    ["", "echo.example", "ftp://echo.example/", "https://", "https://a b/", "//echo.example"],
+  ),
+  ...differ(echo, "credentials, fragments and a missing host are no use here", "engine", [
+    "https:///ip",
+    "https://u:p@echo.example/",
+    "https://e.example/#x",
+  ]),
+  ...differ(echo, "a pattern cannot tell", "schema", ["https://echo.example:99999/", "https://[::::]/"]),
+];

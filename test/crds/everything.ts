@@ -1,0 +1,102 @@
+const common = {
+  mode: "Report",
+  defaultAction: "Deny",
+  ports: [443, "8000-8999"],
+  allow: [
+    {
+      name: "all-fields",
+      hosts: ["*.a.example"],
+      except: ["b.a.example"],
+      cidrs: ["10.96.0.0/12"],
+      ports: [8080, "9000-9001"],
+    },
+  ],
+  deny: [{ name: "none", hosts: ["*"], except: ["a.example"], cidrs: ["198.51.100.0/24"], ports: ["1-65535"] }],
+  preset: "Convoy",
+  injection: {
+    mode: "Env",
+    conflictPolicy: "Overwrite",
+    containers: ["agent"],
+    initContainers: ["migrate"],
+    noProxy: ["otel-collector.monitoring.svc", ".internal", "10.0.0.0/8", "[fd00::1]:4317"],
+  },
+  staticIPs: [{ address: "203.0.113.10", sourceAddress: "10.0.4.7", phase: "Active" }],
+  verification: {
+    echoURLs: ["https://echo.example.net/ip"],
+    intervalSeconds: 10,
+    timeoutSeconds: 3,
+    staleAfterSeconds: 60,
+    onUnverified: "Block",
+  },
+  authentication: { mode: "Basic", secretRef: { name: "proxy-passwords" } },
+  networkPolicy: {
+    proxy: "Disabled",
+    senders: "Enabled",
+    additionalEgress: [
+      {
+        to: [
+          { ipBlock: { cidr: "10.20.0.0/16", except: ["10.20.30.0/24"] } },
+          {
+            podSelector: { matchLabels: { app: "db" }, matchExpressions: [{ key: "tier", operator: "Exists" }] },
+            namespaceSelector: {
+              matchLabels: { team: "data" },
+              matchExpressions: [{ key: "env", operator: "In", values: ["prod"] }],
+            },
+          },
+          {
+            podSelector: { matchExpressions: [{ key: "tier", operator: "NotIn", values: ["web"] }] },
+          },
+        ],
+        ports: [
+          { protocol: "TCP", port: 5432, endPort: 5433 },
+          { protocol: "UDP", port: "dns" },
+        ],
+      },
+    ],
+  },
+};
+
+const proxy = {
+  port: 14_750,
+  adminPort: 19_750,
+  resources: { requests: { cpu: "100m", memory: "128Mi" }, limits: { memory: "1Gi", cpu: 1 } },
+  nodeSelector: { "topology.kubernetes.io/zone": "a" },
+  tolerations: [
+    { key: "egress", operator: "Equal", value: "yes", effect: "NoExecute", tolerationSeconds: 30 },
+    { operator: "Exists" },
+  ],
+  podLabels: { team: "hooks" },
+  podAnnotations: { "example.com/scrape": "true" },
+  serviceAnnotations: { "example.com/note": "anything at all" },
+  priorityClassName: "system-cluster-critical",
+  timeouts: { dnsSeconds: 1, connectSeconds: 2, idleSeconds: 3, drainSeconds: 4 },
+  limits: { maxTunnels: 5, maxTunnelsPerClient: 1 },
+  denyStatus: 502,
+  reasonDetail: "Full",
+  accessLog: "Denied",
+};
+
+/** Specs that have every field of the schema between them. */
+export const EVERYTHING: readonly Record<string, unknown>[] = [
+  {
+    ...common,
+    nat: { provider: "PodIP", podIP: { annotations: { "cni.projectcalico.org/ipv4pools": '["egress"]' } } },
+    proxy: { ...proxy, replicas: 3 },
+  },
+  {
+    ...common,
+    nat: { provider: "NodeAddress", nodeAddress: { nodeSelector: { egress: "fixed" } } },
+    proxy,
+  },
+  {
+    ...common,
+    nat: {
+      provider: "KubeVIP",
+      kubeVIP: {
+        loadBalancerClass: "kube-vip.io/kube-vip-class",
+        serviceAnnotations: { "kube-vip.io/serviceInterface": "eth1" },
+      },
+    },
+    proxy,
+  },
+];

@@ -1,0 +1,187 @@
+/** What the API server must refuse: a spec, and the message that a person reads. */
+export interface Refused {
+  spec: Record<string, unknown>;
+  says: RegExp;
+}
+
+const ips = [{ address: "203.0.113.10" }];
+const basic = { mode: "Basic", secretRef: { name: "proxy-passwords" } };
+const kubeVIP = { staticIPs: ips, nat: { provider: "KubeVIP" }, authentication: basic };
+const echo = { echoURLs: ["https://echo.example.net/ip"] };
+const rule = { hosts: ["a.example"] };
+const open = { to: [{ podSelector: {} }] };
+const many = (count: number, make: (index: number) => unknown) => Array.from({ length: count }, (_, i) => make(i));
+const bad = (spec: Record<string, unknown>, says: RegExp): Refused => ({ spec, says });
+const proxy = (fields: Record<string, unknown>, says: RegExp) => bad({ proxy: fields }, says);
+const egress = (fields: Record<string, unknown>, says: RegExp) =>
+  bad({ networkPolicy: { senders: "Enabled", additionalEgress: [fields] } }, says);
+
+/** One line a rule of the schema; a test checks that no CEL rule is missing. */
+export const REFUSED: readonly Refused[] = [
+  // Enumerations and types.
+  bad({ mode: "enforce" }, /spec\.mode: Unsupported value: "enforce": supported values: "Enforce", "Report"/),
+  bad({ defaultAction: "Drop" }, /spec\.defaultAction: Unsupported value: "Drop"/),
+  bad({ preset: "Hookdeck" }, /spec\.preset: Unsupported value: "Hookdeck"/),
+  bad({ injection: { mode: "Sidecar" } }, /spec\.injection\.mode: Unsupported value/),
+  bad({ injection: { conflictPolicy: "Merge" } }, /spec\.injection\.conflictPolicy: Unsupported value/),
+  bad({ nat: { provider: "CiliumEgressGateway" } }, /spec\.nat\.provider: Unsupported value/),
+  bad({ authentication: { mode: "Digest" } }, /spec\.authentication\.mode: Unsupported value/),
+  bad({ verification: { ...echo, onUnverified: "Ignore" } }, /spec\.verification\.onUnverified: Unsupported value/),
+  bad({ staticIPs: [{ address: "203.0.113.10", phase: "Old" }] }, /spec\.staticIPs\[0\]\.phase: Unsupported value/),
+  bad({ networkPolicy: { proxy: true } }, /spec\.networkPolicy\.proxy: Invalid value: "boolean"/),
+  bad({ networkPolicy: { senders: "On" } }, /spec\.networkPolicy\.senders: Unsupported value/),
+  bad({ allow: "a.example" }, /spec\.allow: Invalid value: "string"/),
+  proxy({ denyStatus: 404 }, /spec\.proxy\.denyStatus: Unsupported value: 404: supported values: "403", "502"/),
+  proxy({ reasonDetail: "Some" }, /spec\.proxy\.reasonDetail: Unsupported value/),
+  proxy({ accessLog: "Off" }, /spec\.proxy\.accessLog: Unsupported value/),
+
+  // Rules.
+  bad({ allow: [{}] }, /spec\.allow\[0\]: .*the rule is empty.*give it hosts, cidrs or ports/),
+  bad({ deny: [{ name: "x" }] }, /spec\.deny\[0\]: .*the rule is empty/),
+  bad({ deny: [{ cidrs: ["198.51.100.0/24"], except: ["a.example"] }] }, /spec\.deny\[0\]\.except: .*add hosts/),
+  bad({ allow: [{ ports: [443], except: ["a.example"] }] }, /spec\.allow\[0\]\.except: .*add hosts/),
+  bad({ allow: [{ ...rule, name: "default" }] }, /spec\.allow\[0\]\.name: .*is the name of the default action/),
+  bad({ deny: [{ ...rule, name: "default" }] }, /spec\.deny\[0\]\.name: .*is the name of the default action/),
+  bad({ allow: [{ ...rule, name: "has space" }] }, /spec\.allow\[0\]\.name: Invalid value: "has space"/),
+  bad({ allow: many(2, () => ({ ...rule, name: "a" })) }, /spec: .*allow, deny: two rules have the same name/),
+  bad({ deny: many(2, () => ({ ...rule, name: "a" })) }, /spec: .*two rules have the same name/),
+  bad({ allow: [{ ...rule, name: "a" }], deny: [{ ...rule, name: "a" }] }, /spec: .*two rules have the same name/),
+  bad({ allow: [{ hosts: [] }] }, /spec\.allow\[0\]\.hosts: .*should have at least 1 items/),
+  bad({ allow: [{ ...rule, except: [] }] }, /spec\.allow\[0\]\.except: .*should have at least 1 items/),
+  bad({ allow: [{ cidrs: [] }] }, /spec\.allow\[0\]\.cidrs: .*should have at least 1 items/),
+  bad({ allow: [{ ports: [] }] }, /spec\.allow\[0\]\.ports: .*should have at least 1 items/),
+  bad({ ports: [] }, /spec\.ports: .*should have at least 1 items/),
+  bad({ allow: [{ hosts: ["10.0.0.5"] }] }, /spec\.allow\[0\]\.hosts\[0\]: Invalid value: "10\.0\.0\.5"/),
+  bad({ deny: [{ hosts: ["ok.example", "*foo.example"] }] }, /spec\.deny\[0\]\.hosts\[1\]: Invalid value/),
+  bad({ allow: [{ hosts: ["*"], except: ["a..b"] }] }, /spec\.allow\[0\]\.except\[0\]: Invalid value: "a\.\.b"/),
+  bad({ allow: [{ cidrs: ["10.0.0.0"] }] }, /spec\.allow\[0\]\.cidrs\[0\]: .*write one address with \/32 or \/128/),
+  bad(
+    { deny: [{ cidrs: ["10.0.0.5/8"] }] },
+    /spec\.deny\[0\]\.cidrs\[0\]: .*"10\.0\.0\.5\/8": cidrs: host bits are set/,
+  ),
+  bad({ deny: [{ cidrs: ["any"] }] }, /spec\.deny\[0\]\.cidrs\[0\]: .*must be a network such as/),
+  bad({ allow: [{ cidrs: ["2001:db8::1/64"] }] }, /spec\.allow\[0\]\.cidrs\[0\]: .*host bits are set/),
+  bad({ ports: [0] }, /spec\.ports\[0\]: .*should be greater than or equal to 1/),
+  bad({ ports: [65536] }, /spec\.ports\[0\]: .*should be less than or equal to 65535/),
+  bad({ ports: ["443-"] }, /spec\.ports\[0\]: Invalid value: "443-"/),
+  bad({ deny: [{ ports: ["70000"] }] }, /spec\.deny\[0\]\.ports\[0\]: Invalid value: "70000"/),
+  bad({ allow: [{ ports: [true] }] }, /spec\.allow\[0\]\.ports\[0\]: Invalid value: "boolean"/),
+  bad({ allow: many(257, () => rule) }, /spec\.allow: Too many: 257: must have at most 256 items/),
+  bad({ deny: many(257, () => rule) }, /spec\.deny: Too many: 257/),
+  bad({ deny: [{ hosts: many(20_001, (i) => `h${i}.example`) }] }, /spec\.deny\[0\]\.hosts: Too many: 20001/),
+  bad({ deny: [{ cidrs: many(501, (i) => `10.${i >> 8}.${i & 255}.0/24`) }] }, /spec\.deny\[0\]\.cidrs: Too many: 501/),
+  bad({ ports: many(65, (i) => 1000 + i) }, /spec\.ports: Too many: 65/),
+
+  // Static IPs, provider, verification, authentication: what goes together.
+  bad({ staticIPs: [{ address: "nat.example" }] }, /spec\.staticIPs\[0\]\.address: .*must be an IP address such as/),
+  bad({ staticIPs: [{ address: "2001:DB8::1" }] }, /spec\.staticIPs\[0\]\.address: .*canonical form/),
+  bad({ staticIPs: [{ address: "169.254.1.1" }] }, /spec\.staticIPs\[0\]\.address: .*unicast address/),
+  bad({ staticIPs: [{ phase: "Active" }] }, /spec\.staticIPs\[0\]\.address: Required value/),
+  bad({ staticIPs: [...ips, ...ips] }, /spec\.staticIPs\[1\]: Duplicate value/),
+  bad({ staticIPs: many(33, (i) => ({ address: `203.0.113.${i}` })) }, /spec\.staticIPs: Too many: 33/),
+  bad({ staticIPs: [{ ...ips[0], sourceAddress: "10.0.4.7" }] }, /spec\.staticIPs: .*External does neither/),
+  bad(
+    { ...kubeVIP, staticIPs: [{ ...ips[0], sourceAddress: "eth1" }] },
+    /spec\.staticIPs\[0\]\.sourceAddress: .*must be an IP address/,
+  ),
+  bad(
+    { ...kubeVIP, staticIPs: [{ ...ips[0], sourceAddress: "127.0.0.1" }] },
+    /spec\.staticIPs\[0\]\.sourceAddress: .*unicast address/,
+  ),
+  bad(
+    { ...kubeVIP, staticIPs: [{ ...ips[0], sourceAddress: "fd00::7" }] },
+    /spec\.staticIPs\[0\]\.sourceAddress: .*of the same family/,
+  ),
+  bad({ nat: { provider: "PodIP" } }, /spec\.nat\.podIP: .*PodIP needs it/),
+  bad({ nat: { podIP: { annotations: { a: "b" } } } }, /spec\.nat\.podIP: .*goes with nat\.provider: PodIP/),
+  bad({ nat: { provider: "PodIP", podIP: {} } }, /spec\.nat\.podIP\.annotations: Required value/),
+  bad({ nat: { nodeAddress: {} } }, /spec\.nat\.nodeAddress: .*goes with nat\.provider: NodeAddress only/),
+  bad({ nat: { provider: "External", kubeVIP: {} } }, /spec\.nat\.kubeVIP: .*goes with nat\.provider: KubeVIP only/),
+  bad({ ...kubeVIP, staticIPs: [] }, /spec\.nat\.provider: .*add staticIPs/),
+  bad({ ...kubeVIP, authentication: {} }, /spec\.authentication\.mode: .*set authentication\.mode: Basic/),
+  bad({ ...kubeVIP, nat: { provider: "NodeAddress" }, preset: "Svix" }, /spec\.preset: .*use another nat\.provider/),
+  bad({ ...kubeVIP, preset: "Java" }, /spec\.preset: .*use another nat\.provider/),
+  bad({ ...kubeVIP, proxy: { replicas: 2 } }, /spec\.proxy: .*remove proxy\.replicas/),
+  bad({ authentication: basic, preset: "Svix" }, /spec\.authentication\.mode: .*cannot authenticate to a proxy/),
+  bad({ verification: echo }, /spec\.verification: .*Block needs staticIPs/),
+  bad(
+    { verification: echo, staticIPs: [{ ...ips[0], phase: "Pending" }] },
+    /spec\.verification: .*Block needs staticIPs/,
+  ),
+  bad({ staticIPs: ips, verification: {} }, /spec\.verification\.echoURLs: Required value/),
+  bad({ staticIPs: ips, verification: { echoURLs: [] } }, /spec\.verification\.echoURLs: .*at least 1 items/),
+  bad({ staticIPs: ips, verification: { echoURLs: ["echo.example"] } }, /spec\.verification\.echoURLs\[0\]: Invalid/),
+  bad(
+    { staticIPs: ips, verification: { ...echo, intervalSeconds: 60, staleAfterSeconds: 30 } },
+    /spec\.verification\.staleAfterSeconds: .*must not be less than verification\.intervalSeconds/,
+  ),
+  bad({ staticIPs: ips, verification: { ...echo, intervalSeconds: 0 } }, /spec\.verification\.intervalSeconds: /),
+  bad({ staticIPs: ips, verification: { ...echo, timeoutSeconds: 61 } }, /spec\.verification\.timeoutSeconds: /),
+  bad({ authentication: { mode: "Basic" } }, /spec\.authentication\.secretRef: .*Basic needs it/),
+  bad({ authentication: { secretRef: { name: "x" } } }, /spec\.authentication\.secretRef: .*goes with .*Basic/),
+  bad({ authentication: { mode: "Basic", secretRef: {} } }, /spec\.authentication\.secretRef\.name: Required value/),
+  bad({ authentication: { mode: "Basic", secretRef: { name: "A_b" } } }, /spec\.authentication\.secretRef\.name: /),
+
+  // Keys of labels and annotations.
+  bad(
+    { nat: { provider: "PodIP", podIP: { annotations: { "egress.outrider.dev/slot": "1" } } } },
+    /spec\.nat\.podIP\.annotations: .*are the operator's/,
+  ),
+  bad(
+    { nat: { provider: "PodIP", podIP: { annotations: { "not a key": "1" } } } },
+    /spec\.nat\.podIP\.annotations: .*must be an annotation key/,
+  ),
+  bad(
+    { ...kubeVIP, nat: { provider: "KubeVIP", kubeVIP: { serviceAnnotations: { "egress.outrider.dev/x": "1" } } } },
+    /spec\.nat\.kubeVIP\.serviceAnnotations: .*are the operator's/,
+  ),
+  bad(
+    { ...kubeVIP, nat: { provider: "KubeVIP", kubeVIP: { serviceAnnotations: { "a b": "1" } } } },
+    /spec\.nat\.kubeVIP\.serviceAnnotations: .*must be an annotation key/,
+  ),
+  bad(
+    { ...kubeVIP, nat: { provider: "KubeVIP", kubeVIP: { loadBalancerClass: "a b" } } },
+    /spec\.nat\.kubeVIP\.loadBalancerClass: Invalid value/,
+  ),
+  bad(
+    { ...kubeVIP, nat: { provider: "NodeAddress", nodeAddress: { nodeSelector: { "a b": "c" } } } },
+    /spec\.nat\.nodeAddress\.nodeSelector: .*must be a label key/,
+  ),
+  proxy({ podLabels: { "egress.outrider.dev/policy": "x" } }, /spec\.proxy\.podLabels: .*are the operator's/),
+  proxy({ podLabels: { "app.kubernetes.io/name": "x" } }, /spec\.proxy\.podLabels: .*are the operator's/),
+  proxy({ podLabels: { "a b": "x" } }, /spec\.proxy\.podLabels: .*must be a label key/),
+  proxy({ podLabels: { a: "not a value" } }, /spec\.proxy\.podLabels\.a: Invalid value: "not a value"/),
+  proxy({ podAnnotations: { "egress.outrider.dev/x": "" } }, /spec\.proxy\.podAnnotations: .*are the operator's/),
+  proxy({ podAnnotations: { "a/b/c": "x" } }, /spec\.proxy\.podAnnotations: .*must be an annotation key/),
+  proxy({ serviceAnnotations: { "app.kubernetes.io/x": "" } }, /spec\.proxy\.serviceAnnotations: .*are the operator's/),
+  proxy({ serviceAnnotations: { "-": "x" } }, /spec\.proxy\.serviceAnnotations: .*must be an annotation key/),
+  proxy({ nodeSelector: { "a b": "x" } }, /spec\.proxy\.nodeSelector: .*must be a label key/),
+
+  // The proxy.
+  proxy({ port: 8080, adminPort: 8080 }, /spec\.proxy\.adminPort: .*must differ from proxy\.port/),
+  proxy({ port: 80 }, /spec\.proxy\.port: .*greater than or equal to 1024/),
+  proxy({ replicas: 0 }, /spec\.proxy\.replicas: .*greater than or equal to 1/),
+  proxy({ priorityClassName: "High" }, /spec\.proxy\.priorityClassName: Invalid value/),
+  proxy({ resources: { limits: { memory: "lots" } } }, /spec\.proxy\.resources\.limits\.memory: Invalid value: "lots"/),
+  proxy({ timeouts: { connectSeconds: 121 } }, /spec\.proxy\.timeouts\.connectSeconds: .*less than or equal to 120/),
+  proxy({ limits: { maxTunnels: 0 } }, /spec\.proxy\.limits\.maxTunnels: .*greater than or equal to 1/),
+  proxy({ tolerations: [{ operator: "Equal" }] }, /spec\.proxy\.tolerations\[0\]: .*needs operator: Exists/),
+  proxy({ tolerations: [{ key: "a", operator: "Exists", value: "b" }] }, /tolerations\[0\]\.value: .*remove value/),
+  proxy(
+    { tolerations: [{ key: "a", effect: "NoSchedule", tolerationSeconds: 5 }] },
+    /tolerations\[0\]\.tolerationSeconds: .*counts for effect: NoExecute only/,
+  ),
+
+  // Injection and NetworkPolicies.
+  bad({ injection: { noProxy: ["*"] } }, /spec\.injection\.noProxy\[0\]: Invalid value: "\*"/),
+  bad({ injection: { containers: ["a", "a"] } }, /spec\.injection\.containers\[1\]: Duplicate value: "a"/),
+  bad({ networkPolicy: { additionalEgress: [open] } }, /spec\.networkPolicy: .*set networkPolicy\.senders: Enabled/),
+  egress({ ports: [{ port: 5432 }] }, /additionalEgress\[0\]\.to: Required value/),
+  egress({ to: [{}] }, /additionalEgress\[0\]\.to\[0\]: .*set one of the two kinds/),
+  egress({ to: [{ ipBlock: { cidr: "10.0.0.0" } }] }, /ipBlock\.cidr: .*must be a network such as/),
+  egress({ to: [{ ipBlock: { cidr: "10.0.0.0/8", except: ["x"] } }] }, /ipBlock\.except\[0\]: .*must be a network/),
+  egress({ to: [{ ipBlock: { cidr: "10.0.0.0/8", except: ["11.0.0.0/16"] } }] }, /ipBlock\.except: .*inside of cidr/),
+  egress({ ...open, ports: [{ port: "http", endPort: 90 }] }, /ports\[0\]\.endPort: .*must be a number/),
+  egress({ ...open, ports: [{ port: 100, endPort: 90 }] }, /ports\[0\]\.endPort: .*not higher/),
+  egress({ ...open, ports: [{ port: "5432" }] }, /ports\[0\]\.port: Invalid value: "5432"/),
+];

@@ -1,0 +1,125 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { outdated } from "../../crds/generate.ts";
+import { readSchema, type Schema, walk } from "../../crds/schema.ts";
+import { MAX_ECHO_URLS, MAX_STATIC_IPS } from "../../proxy/policy/document.ts";
+import { MAX_ENTRIES, MAX_PORTS, MAX_RULES } from "../../proxy/policy/rules.ts";
+import { readManifest } from "../../proxy/policy/source.ts";
+import { EVERYTHING } from "./everything.ts";
+
+const schema = readSchema();
+const nodes = [...walk(schema)];
+const node = (path: string): Schema => {
+  const found = nodes.find(([at]) => at === path);
+  assert.ok(found !== undefined, path);
+  return found[1];
+};
+const policy = (spec: Record<string, unknown>) => ({
+  apiVersion: "egress.outrider.dev/v1alpha1",
+  kind: "EgressPolicy",
+  metadata: { name: "everything", namespace: "convoy" },
+  spec,
+});
+
+test("types and reference are what the CRD makes", () => {
+  assert.deepEqual(outdated(), [], "run make generate");
+});
+
+test("every field is described for its users", () => {
+  for (const [path, { description }] of nodes) {
+    if (path === "metadata" || path.endsWith("[]") || path.endsWith("{}")) continue;
+    assert.ok((description ?? "").length > 3, path);
+  }
+});
+
+test("every list, map, string and number has a bound", () => {
+  for (const [path, n] of nodes) {
+    if (["apiVersion", "kind"].includes(path) || n.enum !== undefined || n.format === "date-time") continue;
+    if (n.type === "array") assert.ok(n.maxItems !== undefined && n["x-kubernetes-list-type"] !== undefined, path);
+    if (n.type === "string") assert.ok(n.maxLength !== undefined, path);
+    if (n.additionalProperties !== undefined) assert.ok(n.maxProperties !== undefined, path);
+    // 64-bit fields are those of Kubernetes' own types.
+    if (n.type === "integer" && n.format !== "int64")
+      assert.ok(n.minimum !== undefined && n.maximum !== undefined, path);
+  }
+});
+
+test("lists are atomic, but for the addresses and what is a set", () => {
+  for (const path of [
+    "allow",
+    "deny",
+    "ports",
+    ...["hosts", "except", "cidrs", "ports"].map((key) => `allow[].${key}`),
+  ]) {
+    assert.equal(node(`spec.${path}`)["x-kubernetes-list-type"], "atomic", path);
+  }
+  assert.deepEqual(node("spec.staticIPs")["x-kubernetes-list-map-keys"], ["address"]);
+});
+
+test("no list of the schema is longer than what the engine takes", () => {
+  const rows: [path: string, max: number][] = [
+    ["spec.ports", MAX_PORTS],
+    ["spec.staticIPs", MAX_STATIC_IPS],
+    ["spec.verification.echoURLs", MAX_ECHO_URLS],
+    ...["allow", "deny"].flatMap((list): [string, number][] => [
+      [`spec.${list}`, MAX_RULES],
+      [`spec.${list}[].ports`, MAX_PORTS],
+      ...["hosts", "except", "cidrs"].map((key): [string, number] => [`spec.${list}[].${key}`, MAX_ENTRIES]),
+    ]),
+  ];
+  for (const [path, max] of rows) assert.ok(node(path).maxItems! <= max, path);
+});
+
+test("allow and deny rules differ in their words only", () => {
+  const plain = (n: Schema) => JSON.stringify(n, (key, value) => (key === "description" ? undefined : value));
+  assert.equal(plain(node("spec.allow[]")), plain(node("spec.deny[]")));
+});
+
+/** The paths of a value, as the schema's walk names them. */
+function pathsOf(value: unknown, n: Schema, path: string): string[] {
+  if (n.items !== undefined) return (value as unknown[]).flatMap((item) => pathsOf(item, n.items!, `${path}[]`));
+  if (n.properties === undefined) return [];
+  return Object.entries(value as Record<string, unknown>).flatMap(([key, inner]) => {
+    const child = n.properties?.[key];
+    assert.ok(child !== undefined, `${path}.${key} is no field of the schema`);
+    return [`${path}.${key}`, ...pathsOf(inner, child, `${path}.${key}`)];
+  });
+}
+
+test("a manifest with every field is read; what only the operator acts on is named in a warning", () => {
+  const seen = new Set(EVERYTHING.flatMap((spec) => pathsOf(spec, node("spec"), "spec")));
+  for (const [path] of walk(node("spec"), "spec")) {
+    if (!path.endsWith("[]") && !path.endsWith("{}")) assert.ok(seen.has(path), `no example of ${path}`);
+  }
+  for (const spec of EVERYTHING) {
+    const { document, warnings, needsPassword } = readManifest(policy(spec));
+    assert.equal(document.policy, "convoy/everything");
+    assert.equal(document.proxy.denyStatus, 502);
+    assert.ok(needsPassword);
+    for (const key of ["preset", "injection", "nat", "networkPolicy", "proxy.resources"]) {
+      assert.ok(warnings.includes(`spec.${key} is the operator's: a proxy alone does not act on it`), key);
+    }
+  }
+});
+
+test("an object of the API server is read without text, with the ranges that only the operator knows", () => {
+  const object = {
+    ...policy({ deny: [{ hosts: ["x.example"] }] }),
+    status: { observedGeneration: 1 },
+  };
+  const { document } = readManifest(object, ["10.244.0.0/16"]);
+  assert.deepEqual(document.blockedCIDRs, ["10.244.0.0/16"]);
+  assert.deepEqual(document.deny, [{ hosts: ["x.example"] }]);
+  assert.throws(() => readManifest(object, ["10.244.0.1/16"]), /blockedCIDRs\[0\]: .*host bits set/);
+  assert.throws(() => readManifest(null), /must be a mapping/);
+});
+
+test("proofs are asked for more often where an address moves with its proxy", () => {
+  const verification = { echoURLs: ["https://echo.example.net/ip"] };
+  const interval = (provider: string, more = {}) =>
+    readManifest(policy({ nat: { provider }, verification: { ...verification, ...more } })).document.verification
+      ?.intervalSeconds;
+  assert.equal(interval("External"), 30);
+  assert.equal(interval("KubeVIP"), 5);
+  assert.equal(interval("KubeVIP", { intervalSeconds: 20 }), 20);
+});

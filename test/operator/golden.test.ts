@@ -1,0 +1,183 @@
+import assert from "node:assert/strict";
+import { existsSync, globSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { test } from "node:test";
+import { parse, stringify } from "yaml";
+import type { EgressPolicy } from "../../operator/api/egresspolicy.ts";
+import { ANNOTATION, childName, LABEL } from "../../operator/api/names.ts";
+import type { ConfigMap, Deployment, Node, Pod } from "../../operator/api/objects.ts";
+import { decide } from "../../operator/reconcile/decide.ts";
+import { labelPatches } from "../../operator/reconcile/desire.ts";
+import { documentOf } from "../../operator/reconcile/document.ts";
+import type { Facts, ProxyFacts } from "../../operator/reconcile/facts.ts";
+import { parseGrants } from "../../operator/reconcile/grants.ts";
+import { type Applied, judge } from "../../operator/reconcile/judge.ts";
+import type { ProxyStatus } from "../../operator/reconcile/proxy-status.ts";
+import { SHARED, slotId, slotsOf } from "../../operator/reconcile/slots.ts";
+
+/**
+ * Policies and what is known of their fleets (`*.in.yaml`) → documents, objects, pod labels and status (`*.out.yaml`).
+ * UPDATE=1 writes the results anew: read the difference before it is committed.
+ */
+
+const root = new URL("../..", import.meta.url).pathname;
+const NOW = Date.parse("2026-03-01T12:00:00.000Z");
+const OPTIONS = { image: "outrider:1", imagePullPolicy: "IfNotPresent" as const };
+
+/** What an input says: the policy, and what stands there. Everything but `policy` may be left out. */
+interface Input {
+  policy: EgressPolicy;
+  /** The spec that was accepted before. */
+  kept?: EgressPolicy["spec"];
+  others?: EgressPolicy[];
+  grants?: unknown[];
+  blockedCIDRs?: string[];
+  nodes?: (Partial<Node> & { name: string })[];
+  /** Deployments that stand there; `address`: that of a slot. */
+  deployments?: { address?: string; status?: Deployment["status"]; holder?: string; hpa?: boolean }[];
+  /** The published list of before. */
+  published?: object;
+  /** `status.hash: wanted` stands for the hash of the document. */
+  proxies?: {
+    name: string;
+    address?: string;
+    node?: string;
+    ips?: string[];
+    ready?: boolean;
+    status?: Partial<ProxyStatus>;
+    labelled?: boolean;
+    error?: string;
+  }[];
+  injected?: string[];
+  problem?: Applied["problem"];
+}
+
+function factsOf(input: Input): Facts {
+  const { policy } = input;
+  const { name } = policy.metadata;
+  const blockedCIDRs = input.blockedCIDRs ?? [];
+  const wanted = (): string => {
+    try {
+      return documentOf(input.kept === undefined ? policy : { ...policy, spec: input.kept }, blockedCIDRs).hash;
+    } catch {
+      return "none";
+    }
+  };
+  const slotLabel = (address?: string) => (address === undefined ? SHARED : slotId(address));
+  const deployments = (input.deployments ?? []).map((entry): Deployment => {
+    const slot = slotLabel(entry.address);
+    const managedFields = entry.hpa
+      ? [{ manager: "kube-controller-manager", fieldsV1: { "f:spec": { "f:replicas": {} } } }]
+      : [];
+    return {
+      apiVersion: "apps/v1",
+      kind: "Deployment",
+      metadata: {
+        name: entry.address === undefined ? childName.fleet(name) : childName.slot(name, slot),
+        labels: { [LABEL.slot]: slot },
+        ...(entry.address === undefined ? {} : { annotations: { [ANNOTATION.address]: entry.address } }),
+        managedFields,
+      },
+      spec: { replicas: entry.status?.replicas ?? 1 },
+      ...(entry.status === undefined ? {} : { status: entry.status }),
+    };
+  });
+  const configMaps = new Map<string, ConfigMap>();
+  if (input.published !== undefined) {
+    const published = { name: childName.published(name) };
+    const data = { "ips.json": JSON.stringify(input.published) };
+    configMaps.set(published.name, { apiVersion: "v1", kind: "ConfigMap", metadata: published, data });
+  }
+  const proxies = (input.proxies ?? []).map((entry): ProxyFacts => {
+    const pod: Pod = {
+      apiVersion: "v1",
+      kind: "Pod",
+      metadata: { name: entry.name, labels: entry.labelled ? { [LABEL.verified]: "true" } : {} },
+      status: { phase: "Running" },
+    };
+    const said = entry.status;
+    const full: ProxyStatus = { hash: null, policyError: null, ready: true, sources: [], proofs: [], ...said };
+    return {
+      pod,
+      slot: slotLabel(entry.address),
+      node: entry.node,
+      ips: entry.ips ?? [],
+      ready: entry.ready ?? true,
+      leaving: false,
+      status: said === undefined ? undefined : { ...full, hash: full.hash === "wanted" ? wanted() : full.hash },
+      error: entry.error,
+    };
+  });
+  const holders = new Map(
+    (input.deployments ?? []).flatMap(({ address, holder }): [string, string][] =>
+      address !== undefined && holder !== undefined ? [[slotId(address), holder]] : [],
+    ),
+  );
+  return {
+    now: NOW,
+    policy,
+    namespaceTerminating: false,
+    others: input.others ?? [],
+    holders,
+    grants: parseGrants(JSON.stringify({ grants: input.grants ?? [] })),
+    blockedCIDRs,
+    children: {
+      configMaps,
+      services: new Map(),
+      deployments: new Map(
+        deployments
+          .filter((_, i) => input.deployments![i]!.holder === undefined)
+          .map((one) => [one.metadata.name, one]),
+      ),
+      others: [],
+    },
+    proxies,
+    injected: (input.injected ?? []).map((pod) => ({ metadata: { name: pod } })),
+    nodes: (input.nodes ?? []).map(({ name: node, ...rest }) => ({
+      apiVersion: "v1",
+      kind: "Node",
+      metadata: { name: node },
+      ...rest,
+    })),
+  };
+}
+
+function outputOf(input: Input): object {
+  const facts = factsOf(input);
+  const { refusal, effective, desired, accepted } = decide(facts, () => input.kept, OPTIONS);
+  const status = judge(facts, {
+    refusal,
+    effective,
+    applied: { problem: input.problem },
+    leaving: desired?.leaving ?? [],
+    clusterDomain: "cluster.local",
+  });
+  const retiring = new Set(
+    effective === undefined ? [] : slotsOf(effective.spec).flatMap((slot) => (slot.retiring ? [slot.id] : [])),
+  );
+  const patches = labelPatches(facts.proxies, effective?.provider.gated ?? false, retiring);
+  return {
+    document: accepted === undefined ? null : (JSON.parse(accepted.document) as object),
+    objects: (desired?.objects ?? []).map(readable),
+    removals: (desired?.removals ?? []).map(({ kind, metadata }) => `${kind} ${metadata.name}`),
+    podLabels: Object.fromEntries(patches.map(({ pod, labels }) => [pod.metadata.name, labels])),
+    status,
+  };
+}
+
+/** Without what repeats the document: bytes that a person cannot read, and the stamp over them. */
+function readable(object: object): object {
+  const { binaryData: _, ...rest } = structuredClone(object) as ConfigMap;
+  if (rest.data?.["policy.json"] !== undefined) rest.data["policy.json"] = "(the document above)";
+  return rest;
+}
+
+for (const file of globSync("test/golden/*.in.yaml", { cwd: root }).sort()) {
+  test(`${file} gives what is written down`, () => {
+    const text = stringify(outputOf(parse(readFileSync(join(root, file), "utf8")) as Input), { lineWidth: 0 });
+    const out = join(root, file.replace(".in.yaml", ".out.yaml"));
+    if (process.env.UPDATE === "1") writeFileSync(out, text);
+    assert.ok(existsSync(out), `${out} is missing: UPDATE=1 writes it`);
+    assert.equal(text, readFileSync(out, "utf8"));
+  });
+}

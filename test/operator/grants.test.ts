@@ -1,0 +1,50 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import type { EgressPolicy } from "../../operator/api/egresspolicy.ts";
+import { external } from "../../operator/providers/external.ts";
+import { kubeVIP } from "../../operator/providers/kubevip.ts";
+import { notGranted, parseGrants } from "../../operator/reconcile/grants.ts";
+
+const GRANTS = parseGrants(`
+grants:
+  - {namespaces: [convoy], providers: [KubeVIP], staticIPs: [203.0.113.16/28, "2001:db8::/64"]}
+  - {namespaces: ["*"], providers: [KubeVIP], staticIPs: [198.51.100.9/32]}
+`);
+const spec = (...staticIPs: object[]) => ({ staticIPs }) as EgressPolicy["spec"];
+
+test("a grant gives addresses to namespaces, for a provider", () => {
+  assert.equal(
+    notGranted(GRANTS, "convoy", kubeVIP, spec({ address: "203.0.113.17" }, { address: "2001:db8::7" })),
+    undefined,
+  );
+  assert.equal(notGranted(GRANTS, "other", kubeVIP, spec({ address: "198.51.100.9" })), undefined);
+  assert.match(
+    notGranted(GRANTS, "convoy", kubeVIP, spec({ address: "203.0.113.17" }, { address: "203.0.113.32" }))!,
+    /^spec\.staticIPs\[1\]\.address: namespace convoy has no grant for 203\.0\.113\.32$/,
+  );
+  assert.match(
+    notGranted(GRANTS, "convoy", kubeVIP, spec({ address: "203.0.113.17", sourceAddress: "10.0.0.7" }))!,
+    /staticIPs\[0\]\.sourceAddress.*10\.0\.0\.7/,
+  );
+});
+
+test("without a grant nobody has an exclusive address; External is free", () => {
+  assert.match(notGranted([], "convoy", kubeVIP, spec({ address: "203.0.113.17" }))!, /no grant for KubeVIP/);
+  assert.equal(notGranted([], "convoy", external, spec({ address: "203.0.113.17" })), undefined);
+});
+
+for (const [text, message] of [
+  ["grant: []", /^grant: unknown key; did you mean grants\?/],
+  ["grants: [{namespaces: []}]", /^grants\[0\]\.namespaces: is empty/],
+  ["grants: [{namespaces: [Convoy]}]", /^grants\[0\]\.namespaces\[0\]: must be a namespace, or \*/],
+  [
+    "grants: [{namespaces: [a], providers: [KubeVip]}]",
+    /^grants\[0\]\.providers\[0\]: must be one of External, PodIP, KubeVIP/,
+  ],
+  [
+    "grants: [{namespaces: [a], staticIPs: [203.0.113.1/24]}]",
+    /^grants\[0\]\.staticIPs\[0\]: .*host bits set; the network is 203\.0\.113\.0\/24/,
+  ],
+] as const) {
+  test(`a wrong grant is named: ${text}`, () => assert.throws(() => parseGrants(text), { message }));
+}

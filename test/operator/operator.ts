@@ -1,0 +1,109 @@
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { parseAllDocuments } from "yaml";
+import type { EgressPolicy } from "../../operator/api/egresspolicy.ts";
+import type { ControlPlane } from "../cluster/control-plane.ts";
+import { freePort, Program } from "../cluster/processes.ts";
+import { OUTRIDER } from "../harness/proxy.ts";
+
+const ROOT = new URL("../..", import.meta.url).pathname;
+const START_MS = 20_000;
+
+/** An operator that runs as a process, under exactly the role that is shipped. */
+export interface Operator {
+  program: Program;
+  health: string;
+  metrics: string;
+  /** Waits until it leads. */
+  untilLeading(): Promise<void>;
+  stop(signal?: NodeJS.Signals): Promise<void>;
+}
+
+/** Installs the CRD, and the operator's namespace, account and role. Its Deployment is left out: it runs as a process. */
+export async function install(plane: ControlPlane): Promise<void> {
+  await plane.applyYaml(readFileSync(join(ROOT, "crds/egresspolicies.yaml"), "utf8"));
+  const manifest = readFileSync(join(ROOT, "examples/operator/operator.yaml"), "utf8");
+  const parts = parseAllDocuments(manifest).filter((part) => part.get("kind") !== "Deployment");
+  await plane.applyYaml(parts.map(String).join("---\n"));
+  type Crd = { status?: { conditions?: { type: string; status: string }[] } };
+  const established = (crd: Crd | undefined) =>
+    crd?.status?.conditions?.some(({ type, status }) => type === "Established" && status === "True") ?? false;
+  const path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/egresspolicies.egress.outrider.dev";
+  await plane.until(path, established, "the CRD is established");
+}
+
+/** Starts an operator as its ServiceAccount. `server`: another way to the API server. */
+export async function startOperator(
+  plane: ControlPlane,
+  options: { args?: readonly string[]; server?: string; name?: string } = {},
+): Promise<Operator> {
+  const config = await plane.accountConfig("outrider-system", "outrider-operator", options.server ?? plane.url);
+  const [health, metrics] = [await freePort(), await freePort()];
+  const name = options.name ?? "operator";
+  const args = [
+    "operator",
+    `--kubeconfig=${config}`,
+    "--proxy-image=outrider:test",
+    "--lease-namespace=outrider-system",
+    `--health=127.0.0.1:${health}`,
+    `--metrics=127.0.0.1:${metrics}`,
+    ...(options.args ?? []),
+  ];
+  const { PATH } = process.env;
+  const program = new Program(name, [OUTRIDER, ...args], join(plane.folder, `${name}-${health}.log`), { PATH });
+  program.start();
+  const log = () => readFileSync(program.log, "utf8");
+  return {
+    program,
+    health: `http://127.0.0.1:${health}`,
+    metrics: `http://127.0.0.1:${metrics}`,
+    untilLeading: async () => {
+      for (const began = Date.now(); !log().includes("leading: policies are reconciled"); ) {
+        if (!program.running) throw new Error(`the operator ended with ${program.exitCode}: ${log()}`);
+        if (Date.now() - began > START_MS) throw new Error(`the operator does not lead: ${log()}`);
+        await new Promise((resolve) => setTimeout(resolve, 50));
+      }
+    },
+    stop: (signal = "SIGTERM") => program.stop(signal),
+  };
+}
+
+/** The path of a policy. */
+export const policyPath = (namespace: string, name: string): string =>
+  `/apis/egress.outrider.dev/v1alpha1/namespaces/${namespace}/egresspolicies/${name}`;
+
+/** Applies a policy. */
+export function applyPolicy(plane: ControlPlane, namespace: string, name: string, spec: object): Promise<void> {
+  const metadata = { name, namespace };
+  const policy = { apiVersion: "egress.outrider.dev/v1alpha1", kind: "EgressPolicy", metadata, spec };
+  return plane.apply(policyPath(namespace, name), policy);
+}
+
+/** Makes a namespace. */
+export async function makeNamespace(plane: ControlPlane, name: string): Promise<void> {
+  await plane.apply(`/api/v1/namespaces/${name}`, { apiVersion: "v1", kind: "Namespace", metadata: { name } });
+}
+
+/** A condition of a policy. */
+export function conditionOf(policy: EgressPolicy | undefined, type: string) {
+  return policy?.status?.conditions?.find((condition) => condition.type === type);
+}
+
+/** Waits until a condition of the newest spec has a status, and a reason if one is named. */
+export async function untilCondition(
+  plane: ControlPlane,
+  namespace: string,
+  name: string,
+  type: string,
+  status: string,
+  reason?: string,
+  ms = 30_000,
+): Promise<EgressPolicy> {
+  const wanted = (policy: EgressPolicy | undefined) => {
+    const found = conditionOf(policy, type);
+    const current = found?.observedGeneration === policy?.metadata.generation;
+    return current && found?.status === status && (reason === undefined || found.reason === reason);
+  };
+  const what = `${type}=${status}${reason ? `, ${reason}` : ""}`;
+  return (await plane.until<EgressPolicy>(policyPath(namespace, name), wanted, what, ms))!;
+}

@@ -1,0 +1,204 @@
+import assert from "node:assert/strict";
+import { after, before, test } from "node:test";
+import type { ConfigMap } from "../../operator/api/objects.ts";
+import { type ControlPlane, controlPlaneMissing, startControlPlane } from "../cluster/control-plane.ts";
+import { FleetRunner } from "../cluster/fleet.ts";
+import {
+  applyPolicy,
+  conditionOf,
+  install,
+  makeNamespace,
+  type Operator,
+  policyPath,
+  startOperator,
+  untilCondition,
+} from "./operator.ts";
+
+/** The story of a policy on a real API server: real proxies load the very document that the operator wrote. */
+
+const skip = controlPlaneMissing({ kwokNodes: 3 }) ?? false;
+let plane: ControlPlane;
+let operator: Operator;
+let fleet: FleetRunner;
+const NS = "convoy";
+const POLICY = policyPath(NS, "webhooks");
+const cm = (name: string) => `/api/v1/namespaces/${NS}/configmaps/${name}`;
+const service = `/api/v1/namespaces/${NS}/services/webhooks-egress`;
+const deployment = `/apis/apps/v1/namespaces/${NS}/deployments/webhooks-egress`;
+
+before(async () => {
+  if (skip) return;
+  plane = await startControlPlane({ kwokNodes: 3, audit: true });
+  await install(plane);
+  await makeNamespace(plane, NS);
+  operator = await startOperator(plane, { args: ["--scrape-seconds=1", "--resync-seconds=5"] });
+  await operator.untilLeading();
+  fleet = new FleetRunner(plane);
+  fleet.start();
+});
+after(async () => {
+  if (skip) return;
+  await fleet.stop();
+  await operator.stop();
+  await plane.stop();
+});
+
+/** What every proxy says of itself. */
+async function hashes(): Promise<string[]> {
+  return Promise.all(
+    fleet.pods.map(async (pod) => {
+      const response = await fetch(`http://${pod.status!.podIP}:9750/status`);
+      return ((await response.json()) as { policy: { hash: string } | null }).policy?.hash ?? "none";
+    }),
+  );
+}
+
+test("kubectl apply makes a fleet that runs the policy", { skip }, async () => {
+  await applyPolicy(plane, NS, "webhooks", { deny: [{ hosts: ["*.competitor.example"] }] });
+  const policy = await untilCondition(plane, NS, "webhooks", "Ready", "True");
+  const hash = policy.status!.summary!.policyHash!;
+  assert.match(hash, /^sha256:[0-9a-f]{64}$/);
+  const document = await plane.get<ConfigMap>(cm("webhooks-egress-policy"));
+  assert.equal(document!.metadata.annotations!["egress.outrider.dev/policy-hash"], hash);
+  assert.deepEqual(JSON.parse(document!.data!["policy.json"]!).deny, [{ hosts: ["*.competitor.example"] }]);
+  assert.deepEqual(await hashes(), [hash, hash]);
+  assert.equal(policy.status!.summary!.proxies, "2/2");
+  const { body } = await plane.request<{ spec: { clusterIP: string } }>("GET", service);
+  assert.deepEqual(policy.status!.endpoint, {
+    host: "webhooks-egress.convoy.svc.cluster.local",
+    port: 4750,
+    clusterIP: body.spec.clusterIP,
+  });
+  const { stdout } = await plane.kubectl(["get", "egpol", "-n", NS]);
+  assert.match(
+    stdout,
+    /NAME +READY +MODE +PROVIDER +IPS +VERIFIED +PROXIES +PODS +AGE\nwebhooks +True +Enforce +External +2\/2 /,
+  );
+});
+
+test("an edit is in force everywhere, and PolicyDistributed says so", { skip }, async () => {
+  const old = (await hashes())[0]!;
+  const began = Date.now();
+  await applyPolicy(plane, NS, "webhooks", { deny: [{ hosts: ["*.competitor.example", "other.example"] }] });
+  const policy = await untilCondition(plane, NS, "webhooks", "PolicyDistributed", "True");
+  console.log(`an edit reached both proxies and the status in ${Date.now() - began} ms`);
+  const hash = policy.status!.summary!.policyHash!;
+  assert.notEqual(hash, old);
+  assert.deepEqual(await hashes(), [hash, hash]);
+});
+
+test("an invalid edit changes nothing but the status, which names the fields", { skip }, async () => {
+  const before = await plane.get<ConfigMap>(cm("webhooks-egress-policy"));
+  await applyPolicy(plane, NS, "webhooks", {
+    allow: [{ name: "twice", hosts: ["a.example"] }],
+    deny: [{ name: "twice", cidrs: ["198.51.100.1/24"] }],
+  });
+  const policy = await untilCondition(plane, NS, "webhooks", "Accepted", "False", "Invalid");
+  assert.equal(
+    conditionOf(policy, "Accepted")!.message,
+    'spec.deny[0].cidrs[0]: "198.51.100.1/24" has host bits set; the network is 198.51.100.0/24; spec.deny[0].name: "twice" is the name of spec.allow[0] already',
+  );
+  assert.equal(conditionOf(policy, "Ready")!.reason, "Invalid");
+  assert.equal(conditionOf(policy, "PolicyDistributed")!.status, "True");
+  const after = await plane.get<ConfigMap>(cm("webhooks-egress-policy"));
+  assert.equal(after!.metadata.resourceVersion, before!.metadata.resourceVersion);
+  // Also when the operator starts anew, and when the ConfigMap is edited meanwhile.
+  await operator.stop();
+  await plane.patch(cm("webhooks-egress-policy"), { data: { "policy.json": "{}" } });
+  operator = await startOperator(plane, { args: ["--scrape-seconds=1", "--resync-seconds=5"] });
+  await operator.untilLeading();
+  const document = before!.data!["policy.json"];
+  await plane.until<ConfigMap>(
+    cm("webhooks-egress-policy"),
+    (found) => found?.data?.["policy.json"] === document,
+    "the document comes back",
+  );
+});
+
+test("what is deleted or edited comes back; what others own is left alone", { skip }, async () => {
+  await applyPolicy(plane, NS, "webhooks", { deny: [{ hosts: ["*.competitor.example"] }] });
+  await untilCondition(plane, NS, "webhooks", "Ready", "True");
+  const uid = (await plane.get<ConfigMap>(service))!.metadata.uid;
+  await plane.delete(service);
+  await plane.until<ConfigMap>(
+    service,
+    (found) => found !== undefined && found.metadata.uid !== uid,
+    "the Service comes back",
+  );
+  await plane.patch(deployment, { spec: { template: { spec: { terminationGracePeriodSeconds: 1 } } } });
+  type Deployment = {
+    spec: {
+      replicas: number;
+      template: { metadata: { annotations?: Record<string, string> }; spec: { terminationGracePeriodSeconds: number } };
+    };
+  };
+  await plane.until<Deployment>(
+    deployment,
+    (found) => found?.spec.template.spec.terminationGracePeriodSeconds === 40,
+    "the edit is undone",
+  );
+  await plane.patch(`${deployment}/scale`, { spec: { replicas: 3 } });
+  await plane.kubectl(["rollout", "restart", "-n", NS, "deployment/webhooks-egress"]);
+  await plane.until(deployment, () => fleet.pods.length === 3, "three proxies run");
+  await plane.patch(service, { metadata: { labels: { "egress.outrider.dev/policy": "webhooks" } } });
+  const settled = (await plane.get<Deployment>(deployment))!;
+  assert.equal(settled.spec.replicas, 3);
+  assert.ok(settled.spec.template.metadata.annotations!["kubectl.kubernetes.io/restartedAt"]);
+  await untilCondition(plane, NS, "webhooks", "Ready", "True");
+});
+
+test("a settled policy is not written again, although everything is looked at again", {
+  skip,
+  timeout: 120_000,
+}, async () => {
+  await untilCondition(plane, NS, "webhooks", "Ready", "True");
+  const writes = () =>
+    plane
+      .audit()
+      .filter(
+        ({ verb, user, path }) =>
+          user === "system:serviceaccount:outrider-system:outrider-operator" &&
+          !["get", "list", "watch"].includes(verb) &&
+          !path.includes("/leases"),
+      );
+  await new Promise((resolve) => setTimeout(resolve, 3000));
+  const before = writes().length;
+  await new Promise((resolve) => setTimeout(resolve, 60_000));
+  assert.deepEqual(writes().slice(before), []);
+  const metrics = await (await fetch(`${operator.metrics}/metrics`)).text();
+  const audits =
+    /outrider_reflector_relists_total\{[^}]*cause="audit"[^}]*resource="egresspolicies[^}]*\} (\d+)|outrider_reflector_relists_total\{resource="egresspolicies[^"]*",cause="audit"\} (\d+)/.exec(
+      metrics,
+    );
+  assert.ok(Number(audits?.[1] ?? audits?.[2]) >= 5, `re-lists were forced: ${audits?.[0]}`);
+});
+
+test("a policy that pods use stays, says so, and goes when they are gone, with all that it owned", {
+  skip,
+}, async () => {
+  const pod = {
+    apiVersion: "v1",
+    kind: "Pod",
+    metadata: { name: "sender", namespace: NS, labels: { "egress.outrider.dev/injected": "webhooks" } },
+    spec: { containers: [{ name: "sender", image: "sender:test" }] },
+  };
+  await plane.request("POST", `/api/v1/namespaces/${NS}/pods`, pod);
+  await plane.until(`/api/v1/namespaces/${NS}/pods/sender`, (found) => found !== undefined, "the sender stands");
+  await plane.kubectl(["delete", "egpol", "-n", NS, "webhooks", "--wait=false"]);
+  const policy = await untilCondition(plane, NS, "webhooks", "Ready", "False", "InUse");
+  assert.match(conditionOf(policy, "Ready")!.message, /deletion waits for pods that use this fleet: sender$/);
+  assert.equal(fleet.pods.length, 3);
+  await plane.delete(`/api/v1/namespaces/${NS}/pods/sender?gracePeriodSeconds=0`);
+  const gone = (found: unknown) => found === undefined;
+  await plane.until(POLICY, gone, "the policy is gone");
+  for (const path of [
+    deployment,
+    service,
+    cm("webhooks-egress-policy"),
+    cm("webhooks-egress-ips"),
+    `/api/v1/namespaces/${NS}/serviceaccounts/webhooks-egress`,
+    `/apis/policy/v1/namespaces/${NS}/poddisruptionbudgets/webhooks-egress`,
+  ]) {
+    await plane.until(path, gone, `${path} is gone`);
+  }
+});
