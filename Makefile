@@ -42,7 +42,7 @@ verify: install ## check that what `make generate` makes is up to date
 	$(NODE) crds/generate.ts --verify
 
 cover: install ## run all tests with coverage of proxy/
-	$(NODE) --test --experimental-test-coverage --test-coverage-include='proxy/**' 'test/**/*.test.ts'
+	$(NODE) --test --test-concurrency=1 --test-force-exit --experimental-test-coverage --test-coverage-include='proxy/**' 'test/**/*.test.ts'
 
 bench: install ## measure CPU, memory and latency beside squid, tinyproxy, nginx (Debian packages; as root): docs/performance.md
 	$(NODE) --expose-gc test/bench/main.ts $(ARGS)
