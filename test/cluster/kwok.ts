@@ -1,50 +1,50 @@
-import { join } from "node:path";
-import type { ControlPlane } from "./control-plane.ts";
-import { findTool, moduleFolder } from "./tools.ts";
+import { MAX_NODES, nodeAddress, podCIDR } from "./block.ts";
+import type { ControlPlane } from "./plane.ts";
 
-const STAGES = [
-  "node/fast/node-initialize.yaml",
-  "node/heartbeat-with-lease/node-heartbeat-with-lease.yaml",
-  "pod/fast/pod-ready.yaml",
-  "pod/fast/pod-complete.yaml",
-  "pod/fast/pod-delete.yaml",
-];
+const STAGES = new URL("stages/", import.meta.url).pathname;
+const NODE_LEASE_SECONDS = 40;
 
-/** The command of a kwok whose pods have loopback addresses: whoever connects to a pod stays on this machine. */
-export async function startKwok(plane: ControlPlane): Promise<string[]> {
-  const stages = join(moduleFolder("kwok"), "kustomize/stage");
+/**
+ * The arguments of a kwok whose pods have loopback addresses: whoever connects to a pod stays on this machine.
+ * @param realProxies readiness and end of fleet pods are not kwok's to say
+ */
+export function kwokArgs(plane: ControlPlane, realProxies: boolean): string[] {
   return [
-    await findTool("kwok"),
     `--kubeconfig=${plane.userConfig()}`,
     "--manage-nodes-with-label-selector=type=kwok",
-    `--cidr=${plane.block}0.1/16`,
-    `--node-ip=${plane.block}255.253`,
-    "--node-lease-duration-seconds=40",
-    ...STAGES.map((stage) => `--config=${join(stages, stage)}`),
+    // What a pod gets while kwok does not know its node; the defaults are addresses of the network around.
+    `--cidr=${podCIDR(plane.block, MAX_NODES)}`,
+    `--node-ip=${nodeAddress(plane.block, MAX_NODES)}`,
+    // Else it listens on all addresses.
+    "--node-port=0",
+    `--node-lease-duration-seconds=${NODE_LEASE_SECONDS}`,
+    `--config=${STAGES}common.yaml`,
+    `--config=${STAGES}${realProxies ? "pods-beside-proxies" : "pods"}.yaml`,
   ];
 }
 
-/** The address of a simulated node, which its host-network pods have as well. */
-export const nodeAddress = (plane: ControlPlane, index: number): string => `${plane.block}255.${1 + index}`;
-
-/** Makes simulated nodes `node-0`, `node-1` …, each with an address of its own. */
+/** Makes simulated nodes `node-0`, `node-1` …, each with an address of its own, which its host-network pods have as well. */
 export async function makeNodes(plane: ControlPlane, count: number): Promise<void> {
+  if (count > MAX_NODES) throw new Error(`kwokNodes: there are addresses for ${MAX_NODES} nodes, not for ${count}`);
   for (let i = 0; i < count; i++) {
     const name = `node-${i}`;
-    const resources = { cpu: "64", memory: "256Gi", pods: "5000" };
-    const labels = { type: "kwok", "kubernetes.io/hostname": name };
-    const status = { allocatable: resources, capacity: resources };
-    const node = { apiVersion: "v1", kind: "Node", metadata: { name, labels }, status };
-    await plane.request("POST", "/api/v1/nodes", node);
-    type Node = { status: { conditions?: { type: string; status: string }[] } };
-    const ready = (found: Node | undefined) =>
-      found?.status.conditions?.some(({ type, status }) => type === "Ready" && status === "True") ?? false;
-    await plane.until(`/api/v1/nodes/${name}`, ready, `node ${name} is ready`);
-    // The API server takes loopback addresses in an update of the status only.
+    const resources = { cpu: "64", memory: "256Gi", pods: "4000" };
     const addresses = [
-      { type: "InternalIP", address: nodeAddress(plane, i) },
+      { type: "InternalIP", address: nodeAddress(plane.block, i) },
       { type: "Hostname", address: name },
     ];
-    await plane.patch(`/api/v1/nodes/${name}/status`, { status: { addresses } });
+    const cidr = podCIDR(plane.block, i);
+    const { status, body } = await plane.request("POST", "/api/v1/nodes", {
+      apiVersion: "v1",
+      kind: "Node",
+      metadata: { name, labels: { type: "kwok", "kubernetes.io/hostname": name } },
+      spec: { podCIDR: cidr, podCIDRs: [cidr] },
+      status: { addresses, allocatable: resources, capacity: resources },
+    });
+    if (status !== 201) throw new Error(`POST node ${name}: ${status} ${JSON.stringify(body)}`);
   }
+  type Node = { status: { conditions?: { type: string; status: string }[] } };
+  const ready = (found: Node | undefined) =>
+    found?.status.conditions?.some(({ type, status }) => type === "Ready" && status === "True") ?? false;
+  for (let i = 0; i < count; i++) await plane.until(`/api/v1/nodes/node-${i}`, ready, `node node-${i} is ready`);
 }

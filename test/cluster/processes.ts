@@ -1,12 +1,16 @@
 import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
-import { closeSync, openSync } from "node:fs";
+import { closeSync, existsSync, openSync, readFileSync } from "node:fs";
 import { createServer } from "node:net";
 
-/** With `setpriv` (util-linux) the kernel ends a child with its parent, also when that is killed. */
-const DEATH_SIGNAL = spawnSync("setpriv", ["--pdeathsig", "KILL", "true"]).status === 0;
+/** Why programs cannot be bound to this process; null when they can. */
+export function setprivMissing(): string | null {
+  return spawnSync("setpriv", ["--version"]).error === undefined ? null : "needs setpriv (Debian: util-linux)";
+}
 
-/** One program that tests run, which ends with them. */
+const TAIL_LINES = 15;
+
+/** One program that tests run. The kernel ends it with this process, however that ends (prctl(2), PR_SET_PDEATHSIG). */
 export class Program {
   readonly name: string;
   readonly log: string;
@@ -22,12 +26,16 @@ export class Program {
   }
 
   start(): void {
-    const command = [...(DEATH_SIGNAL ? ["setpriv", "--pdeathsig", "KILL"] : []), ...this.#command];
+    if (this.running) throw new Error(`${this.name} is running already`);
     const out = openSync(this.log, "a");
-    this.#child = spawn(command[0]!, command.slice(1), { stdio: ["ignore", out, out], env: this.#env });
+    const child = spawn("setpriv", ["--pdeathsig", "KILL", "--", ...this.#command], {
+      stdio: ["ignore", out, out],
+      env: this.#env,
+    });
     closeSync(out);
-    children.add(this.#child);
-    this.#child.once("exit", () => children.delete(this.#child!));
+    this.#child = child;
+    children.add(child);
+    child.once("exit", () => children.delete(child));
   }
 
   get running(): boolean {
@@ -42,15 +50,25 @@ export class Program {
     return this.#child?.exitCode ?? null;
   }
 
+  /** The last lines that it wrote. */
+  get tail(): string {
+    return existsSync(this.log) ? readFileSync(this.log, "utf8").split("\n").slice(-TAIL_LINES).join("\n") : "";
+  }
+
   signal(signal: NodeJS.Signals): void {
     this.#child?.kill(signal);
+  }
+
+  /** Waits until it is gone, however that comes. */
+  async ended(): Promise<void> {
+    if (this.running) await once(this.#child!, "exit");
   }
 
   /** Ends it and waits until it is gone. */
   async stop(signal: NodeJS.Signals = "SIGKILL"): Promise<void> {
     if (!this.running) return;
-    const gone = once(this.#child!, "exit");
-    this.#child!.kill(signal);
+    const gone = this.ended();
+    this.signal(signal);
     await gone;
   }
 }

@@ -1,159 +1,134 @@
-import { spawn, spawnSync } from "node:child_process";
-import { existsSync, mkdirSync, openSync, readFileSync, renameSync, rmSync, writeSync } from "node:fs";
+import { spawnSync } from "node:child_process";
+import { accessSync, constants, readFileSync } from "node:fs";
 import { homedir } from "node:os";
 import { join } from "node:path";
-import { setTimeout as sleep } from "node:timers/promises";
+import { envtestArchive } from "./envtest.ts";
+import { buildTool } from "./tools-build.ts";
 
-/**
- * The programs that a control plane is made of: from `KUBEBUILDER_ASSETS`, else from a cache outside of the tree, else
- * built from the Go modules that `tools/` pins.
- */
-
-const MODULES = new URL("tools/", import.meta.url).pathname;
-/** What the version is read from: the line of this module in go.mod. */
-const VERSIONED: Readonly<Record<string, string>> = {
-  etcd: "go.etcd.io/etcd/server/v3",
-  kubernetes: "k8s.io/kubernetes",
-  kwok: "sigs.k8s.io/kwok",
-  helm: "helm.sh/helm/v3",
-  coredns: "github.com/coredns/coredns",
-};
-
-interface Tool {
+/** A program of the test cluster, and the pinned Go module that it is built from. */
+export interface Tool {
+  name: string;
+  /** Folder below `tools/` whose go.mod pins the version, and the name of its cache folder. */
   module: string;
+  /** The module whose version is the program's. */
+  path: string;
+  /** What `go build` builds. */
   package: string;
-  what: string;
+  /** What it is for, in a few words. */
+  purpose: string;
 }
 
-const kubernetes = (name: string, what: string): [string, Tool] => [
+const kubernetes = (name: string, purpose: string): Tool => ({
   name,
-  { module: "kubernetes", package: `k8s.io/kubernetes/cmd/${name}`, what },
+  module: "kubernetes",
+  path: "k8s.io/kubernetes",
+  package: `k8s.io/kubernetes/cmd/${name}`,
+  purpose,
+});
+
+/** Every program that tests may ask for, the cheapest builds first. */
+export const TOOLS: readonly Tool[] = [
+  {
+    name: "etcd",
+    module: "etcd",
+    path: "go.etcd.io/etcd/server/v3",
+    package: "go.etcd.io/etcd/server/v3",
+    purpose: "the API server's store",
+  },
+  kubernetes("kube-apiserver", "the Kubernetes API"),
+  kubernetes("kubectl", "its command line"),
+  kubernetes("kube-controller-manager", "Deployments, garbage collection, tokens"),
+  kubernetes("kube-scheduler", "pods to nodes"),
+  {
+    name: "kwok",
+    module: "kwok",
+    path: "sigs.k8s.io/kwok",
+    package: "sigs.k8s.io/kwok/cmd/kwok",
+    purpose: "nodes and pods without containers",
+  },
+  {
+    name: "helm",
+    module: "helm",
+    path: "helm.sh/helm/v3",
+    package: "helm.sh/helm/v3/cmd/helm",
+    purpose: "installs the chart",
+  },
+  kubernetes("kubelet", "real nodes"),
+  kubernetes("kube-proxy", "Services on real nodes"),
+  {
+    name: "coredns",
+    module: "coredns",
+    path: "github.com/coredns/coredns",
+    package: "github.com/coredns/coredns",
+    purpose: "names in real pods",
+  },
 ];
 
-/** In the order in which tests come to need them. */
-export const TOOLS: ReadonlyMap<string, Tool> = new Map<string, Tool>([
-  ["etcd", { module: "etcd", package: "go.etcd.io/etcd/server/v3", what: "the API server's store" }],
-  kubernetes("kube-apiserver", "the API server"),
-  kubernetes("kubectl", "the command line"),
-  kubernetes("kube-controller-manager", "Deployments, garbage collection"),
-  kubernetes("kube-scheduler", "pods to nodes"),
-  ["kwok", { module: "kwok", package: "sigs.k8s.io/kwok/cmd/kwok", what: "simulated nodes" }],
-  ["helm", { module: "helm", package: "helm.sh/helm/v3/cmd/helm", what: "charts" }],
-  ["coredns", { module: "coredns", package: "github.com/coredns/coredns", what: "DNS of a real node" }],
-  kubernetes("kube-proxy", "Services of a real node"),
-  kubernetes("kubelet", "pods of a real node"),
-]);
+const MODULES = new URL("tools/", import.meta.url).pathname;
 
-/** A holder of a lock is asked for so often. */
-const LOCK_LOOK_MS = 500;
-
-/** The version that go.mod pins. */
-export function versionOf(module: string): string {
-  const text = readFileSync(join(MODULES, module, "go.mod"), "utf8");
-  const line = text.split("\n").find((one) => one.trim().startsWith(`${VERSIONED[module]} v`));
-  if (line === undefined) throw new Error(`${module}/go.mod does not name ${VERSIONED[module]}`);
-  return line.trim().split(" ")[1]!;
+/** The tool of this name. @throws when there is none */
+export function toolNamed(name: string): Tool {
+  const tool = TOOLS.find((one) => one.name === name);
+  if (tool === undefined) throw new Error(`no tool is called ${name}: ${TOOLS.map((one) => one.name).join(", ")}`);
+  return tool;
 }
 
-function cacheOf(module: string): string {
-  const base = process.env.XDG_CACHE_HOME || join(homedir(), ".cache");
-  return join(base, "outrider", "tools", `${module}-${versionOf(module)}`);
+/** The folder of the Go module that pins a tool. */
+export const moduleFolder = (tool: Tool): string => join(MODULES, tool.module);
+
+/** The version that go.mod pins, such as v1.36.3. */
+export function toolVersion(tool: Tool): string {
+  const text = readFileSync(join(moduleFolder(tool), "go.mod"), "utf8");
+  const match = new RegExp(`^(?:require)?\\s+${tool.path.replaceAll(".", "\\.")} (v\\S+)`, "m").exec(text);
+  if (match === null) throw new Error(`${moduleFolder(tool)}/go.mod does not require ${tool.path}`);
+  return match[1]!;
 }
 
-const hasGo = (): boolean => spawnSync("go", ["version"]).status === 0;
-
-function standing(name: string, tool: Tool): string | undefined {
-  const given = process.env.KUBEBUILDER_ASSETS;
-  const places = [...(given ? [join(given, name)] : []), join(cacheOf(tool.module), name)];
-  return places.find((file) => existsSync(file));
+/** Where a built tool is kept, outside of the tree, so that a fresh clone need not build it again. */
+export function cachedPath(tool: Tool): string {
+  const cache = process.env.XDG_CACHE_HOME || join(homedir(), ".cache");
+  return join(cache, "outrider/tools", `${tool.module}-${toolVersion(tool)}`, tool.name);
 }
 
-/** Why these tools cannot be had here; null when they can (perhaps after a build). */
-export function toolsMissing(names: readonly string[]): string | null {
-  const lacking = names.filter((name) => standing(name, TOOLS.get(name)!) === undefined);
-  if (lacking.length === 0 || hasGo()) return null;
-  return `needs Go to build ${lacking.join(", ")}, or KUBEBUILDER_ASSETS with them (the archive that setup-envtest unpacks has etcd, kube-apiserver and kubectl)`;
-}
-
-/** One build of a tool at a time, over all processes: a lock file with the builder's pid. A dead builder's is taken over. */
-async function locked<T>(file: string, work: () => Promise<T>): Promise<T> {
-  for (;;) {
-    try {
-      const lock = openSync(file, "wx");
-      writeSync(lock, String(process.pid));
-      break;
-    } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw error;
-    }
-    const holder = existsSync(file) ? readFileSync(file, "utf8") : "";
-    if (holder !== "" && !existsSync(`/proc/${holder}`)) rmSync(file, { force: true });
-    else await sleep(LOCK_LOOK_MS);
-  }
+function isExecutable(path: string): boolean {
   try {
-    return await work();
-  } finally {
-    rmSync(file, { force: true });
+    accessSync(path, constants.X_OK);
+    return true;
+  } catch {
+    return false;
   }
 }
 
-function run(command: string, args: readonly string[]): Promise<void> {
-  return new Promise((resolve, reject) => {
-    const child = spawn(command, args, { stdio: ["ignore", "ignore", "pipe"] });
-    let tail = "";
-    child.stderr.on("data", (chunk: Buffer) => {
-      tail = (tail + chunk).slice(-2000);
-    });
-    child.once("error", reject);
-    child.once("close", (status) => {
-      if (status === 0) resolve();
-      else reject(new Error(`${command} ${args.join(" ")} ended with ${status}: ${tail}`));
-    });
-  });
+/** Where a tool is without building it: `KUBEBUILDER_ASSETS`, then the cache; null when it is in neither. */
+export function presentTool(name: string): string | null {
+  const tool = toolNamed(name);
+  const assets = process.env.KUBEBUILDER_ASSETS;
+  const places = [...(assets ? [join(assets, name)] : []), cachedPath(tool)];
+  return places.find(isExecutable) ?? null;
 }
 
-async function build(name: string, tool: Tool): Promise<string> {
-  const folder = cacheOf(tool.module);
-  mkdirSync(folder, { recursive: true });
-  const file = join(folder, name);
-  return locked(`${file}.lock`, async () => {
-    if (existsSync(file)) return file;
-    const began = Date.now();
-    console.log(`building ${name} ${versionOf(tool.module)} (${tool.what}); the first time it takes minutes`);
-    const version = versionOf(tool.module);
-    const [, minor] = version.split(".");
-    const variables = `k8s.io/component-base/version`;
-    const named =
-      tool.module === "kubernetes"
-        ? ` -X ${variables}.gitVersion=${version} -X ${variables}.gitMajor=1 -X ${variables}.gitMinor=${minor}`
-        : "";
-    const raw = `${file}.new`;
-    const flags = ["-mod=readonly", "-trimpath", "-ldflags", `-s -w${named}`, "-o", raw];
-    await run("go", ["build", "-C", join(MODULES, tool.module), ...flags, tool.package]);
-    renameSync(raw, file);
-    console.log(`built ${name} in ${Math.round((Date.now() - began) / 1000)} s`);
-    return file;
-  });
-}
+/** Whether tools can be built here. */
+export const hasGo = (): boolean => spawnSync("go", ["version"]).status === 0;
 
-/** The file of a tool, built now if it is nowhere. @throws Error saying what is needed */
+/**
+ * The path of a tool. One that is missing is built with Go, or, without Go, taken from envtest's archive where the user
+ * gave its digest; both take time and say so on stderr.
+ * @throws when it cannot be had; the message says what to do
+ */
 export async function findTool(name: string): Promise<string> {
-  const tool = TOOLS.get(name);
-  if (tool === undefined) throw new Error(`${name} is no tool of the control plane`);
-  const file = standing(name, tool);
-  if (file !== undefined) return file;
-  const missing = toolsMissing([name]);
-  if (missing !== null) throw new Error(missing);
-  return build(name, tool);
+  const present = presentTool(name);
+  if (present !== null) return present;
+  const tool = toolNamed(name);
+  const say = (line: string) => process.stderr.write(`${line}\n`);
+  if (hasGo()) await buildTool(tool, toolVersion(tool), moduleFolder(tool), cachedPath(tool), say);
+  else await envtestArchive(tool, toolVersion(tool), cachedPath(tool), say);
+  return cachedPath(tool);
 }
 
-/** A folder of a tool's module, such as kwok's stage files. */
-export function moduleFolder(module: string): string {
-  const args = ["list", "-m", "-mod=readonly", "-f", "{{.Dir}}", VERSIONED[module]!];
-  const { status, stdout, stderr } = spawnSync("go", args, { cwd: join(MODULES, module), encoding: "utf8" });
-  if (status !== 0) throw new Error(`go list ${module}: ${stderr}`);
-  return stdout.trim();
-}
-
-if (process.argv[1] === new URL(import.meta.url).pathname) {
-  for (const name of TOOLS.keys()) console.log(`${name}: ${await findTool(name)}`);
+/** Why these tools cannot be had here; null when they are there, or can be built. */
+export function toolsMissing(names: readonly string[]): string | null {
+  if (hasGo()) return null;
+  const missing = names.filter((name) => presentTool(name) === null);
+  if (missing.length === 0) return null;
+  return `needs Go >= 1.26, or KUBEBUILDER_ASSETS with ${missing.join(", ")}`;
 }

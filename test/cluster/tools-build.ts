@@ -1,0 +1,63 @@
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { mkdirSync } from "node:fs";
+import { dirname } from "node:path";
+import type { Tool } from "./tools.ts";
+
+/** Seconds after which one build is given up; the API server takes five minutes on two cores. */
+const BUILD_LIMIT_SECONDS = 45 * 60;
+const SAY_EVERY_MS = 30_000;
+
+/**
+ * Holds the lock for as long as it lives (the kernel drops it with its holder), looks again, builds under another name and
+ * renames. $1 lock, $2 result, $3... the command without its output.
+ */
+const SCRIPT = `
+exec 9>"$1"; out=$2; shift 2
+flock -n 9 || { echo "another process builds it: waiting" >&2; flock 9; }
+if [ -x "$out" ]; then exit 0; fi
+"$@" -o "$out.new" "$PACKAGE" && mv "$out.new" "$out"
+`;
+
+/** What the linker writes into a binary: Kubernetes reports its version from there. */
+function ldflags(tool: Tool, version: string): string {
+  if (tool.module !== "kubernetes") return "-s -w";
+  const [major, minor] = version.slice(1).split(".");
+  const stamp = "k8s.io/component-base/version";
+  return `-s -w -X ${stamp}.gitVersion=${version} -X ${stamp}.gitMajor=${major} -X ${stamp}.gitMinor=${minor}`;
+}
+
+/**
+ * Builds a tool into the cache; several processes that want the same one build it once.
+ * @param say gets a line at start, every half minute, and at the end
+ */
+export async function buildTool(
+  tool: Tool,
+  version: string,
+  module: string,
+  out: string,
+  say: (line: string) => void,
+): Promise<void> {
+  mkdirSync(dirname(out), { recursive: true });
+  const began = Date.now();
+  const seconds = () => Math.round((Date.now() - began) / 1000);
+  const label = `${tool.name} ${version}`;
+  say(`${label} (${tool.purpose}): building with go, once; the first build of all takes 15 to 25 minutes on two cores`);
+  const build = ["go", "build", "-C", module, "-mod=readonly", "-trimpath", "-ldflags", ldflags(tool, version)];
+  const command = ["timeout", `${BUILD_LIMIT_SECONDS}`, ...build];
+  const child = spawn("sh", ["-c", SCRIPT, "build", `${out}.lock`, out, ...command], {
+    env: { ...process.env, PACKAGE: tool.package },
+    stdio: ["ignore", "ignore", "pipe"],
+  });
+  let errors = "";
+  child.stderr.on("data", (chunk: Buffer) => {
+    const text = String(chunk);
+    if (text.startsWith("another process")) say(`${label}: ${text.trim()}`);
+    errors = (errors + text).slice(-4000);
+  });
+  const timer = setInterval(() => say(`${label}: ${seconds()} s`), SAY_EVERY_MS);
+  const [status] = (await once(child, "close")) as [number | null];
+  clearInterval(timer);
+  if (status !== 0) throw new Error(`${label}: the build failed (exit status ${status}):\n${errors}`);
+  say(`${label}: built in ${seconds()} s`);
+}
