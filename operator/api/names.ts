@@ -79,7 +79,6 @@ export const REASON = {
   replacing: "Replacing",
   notEnoughNodes: "NotEnoughNodes",
   applyFailed: "ApplyFailed",
-  terminating: "NamespaceTerminating",
   // PolicyDistributed
   distributed: "Distributed",
   propagating: "Propagating",

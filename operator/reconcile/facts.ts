@@ -45,5 +45,6 @@ export interface Facts {
   proxies: readonly ProxyFacts[];
   /** Pods that were injected with this policy's proxy. */
   injected: readonly { metadata: ObjectMeta }[];
-  nodes: readonly Node[];
+  /** Undefined: nodes are not watched. */
+  nodes: readonly Node[] | undefined;
 }

@@ -136,8 +136,12 @@ export class PolicyReconciler {
     let applied: Applied = { problem: undefined };
     if (effective !== undefined && desired !== undefined) {
       this.#warnAddresses(facts, effective.spec);
+      const { gated } = effective.provider;
+      // The client Service must never select by a label that no serving pod has yet, or has no more.
+      if (gated) await this.#labelPods(facts, effective);
       applied = await this.#apply(facts, desired);
-      await this.#patchPods(facts, effective);
+      if (!gated) await this.#labelPods(facts, effective);
+      for (const patch of this.#refreshes(facts, effective.hash)) await this.#patchPod(patch);
     }
     const { clusterDomain } = this.#options;
     const leaving = desired?.leaving ?? [];
@@ -187,14 +191,14 @@ export class PolicyReconciler {
     return { problem: undefined };
   }
 
-  async #patchPods(facts: Facts, { spec, hash, provider }: Effective): Promise<void> {
+  async #labelPods(facts: Facts, { spec, provider }: Effective): Promise<void> {
     const retiring = new Set(slotsOf(spec).flatMap(({ id, retiring }) => (retiring ? [id] : [])));
-    const patches = labelPatches(facts.proxies, provider.gated, retiring);
-    for (const patch of [...patches, ...this.#refreshes(facts, hash)]) await this.#patchPod(patch);
+    for (const patch of labelPatches(facts.proxies, provider.gated, retiring)) await this.#patchPod(patch);
   }
 
   #refreshes(facts: Facts, hash: string): PodPatch[] {
     const late = lagging(facts.proxies, hash);
+    for (const proxy of facts.proxies) if (!late.includes(proxy)) this.#refreshed.delete(proxy.pod.metadata.uid!);
     return late.flatMap(({ pod }): PodPatch[] => {
       this.#options.scraper.urge(pod);
       const uid = pod.metadata.uid!;
