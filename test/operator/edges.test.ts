@@ -91,15 +91,12 @@ const childrenOf = (name: string): [Kind, string][] => [
 ];
 
 /** Every child stands there, and is the policy's. */
-async function assertChildren(namespace: string, name: string): Promise<void> {
+async function untilChildren(namespace: string, name: string): Promise<void> {
   const { uid } = (await plane.get<EgressPolicy>(policyPath(namespace, name)))!.metadata;
+  const own = (found: KubeObject | undefined) =>
+    found?.metadata.ownerReferences?.length === 1 && found.metadata.ownerReferences[0]!.uid === uid;
   for (const [kind, child] of childrenOf(name)) {
-    const found = await plane.get<KubeObject>(pathOf(kind, namespace, child));
-    assert.deepEqual(
-      found?.metadata.ownerReferences?.map((owner) => owner.uid),
-      [uid],
-      `${kind} ${child}`,
-    );
+    await plane.until<KubeObject>(pathOf(kind, namespace, child), own, `${kind} ${child} is the policy's`);
   }
 }
 
@@ -123,11 +120,11 @@ async function makeSender(namespace: string, policy: string, name = "sender", fi
   assert.equal(status, 201, JSON.stringify(body));
 }
 
-/** The operator knows of so many pods that use a policy's fleet. */
-async function untilInjected(namespace: string, name: string, count: number): Promise<void> {
-  const wanted = `${count} pods carry this policy's marker`;
-  const known = (policy: EgressPolicy | undefined) => conditionOf(policy, "WorkloadsInjected")?.message === wanted;
-  await plane.until<EgressPolicy>(policyPath(namespace, name), known, wanted);
+/** The operator knows that pods use a policy's fleet. */
+async function untilHeld(namespace: string, name: string): Promise<void> {
+  const held = (policy: EgressPolicy | undefined) =>
+    policy?.metadata.finalizers?.includes("egress.outrider.dev/in-use");
+  await plane.until<EgressPolicy>(policyPath(namespace, name), (policy) => held(policy) === true, "the policy is held");
 }
 
 /** A namespace with its default ServiceAccount, without which it takes no pods. */
@@ -146,7 +143,7 @@ test("names at their limits: everything that is made from them exists", { skip }
   await makeNamespace(plane, LONG_NS);
   await applyPolicy(plane, LONG_NS, LONG_NAME, {});
   const policy = await untilCondition(plane, LONG_NS, LONG_NAME, "ProxyAvailable", "True");
-  await assertChildren(LONG_NS, LONG_NAME);
+  await untilChildren(LONG_NS, LONG_NAME);
   assert.equal(policy.status!.endpoint!.host, `${LONG_NAME}-egress.${LONG_NS}.svc.cluster.local`);
   const addresses = ["203.0.113.1", "203.0.113.2"];
   await applyPolicy(plane, LONG_NS, LONG_NAME, kubeVIP(addresses));
@@ -234,7 +231,7 @@ test("foreign objects of a child's name are left alone and named; when they go, 
   for (const [kind, name] of Object.values(foreign)) await plane.delete(pathOf(kind, ns, name));
   for (const policy of Object.keys(foreign)) {
     await untilCondition(plane, ns, policy, "Programmed", "True");
-    await assertChildren(ns, policy);
+    await untilChildren(ns, policy);
   }
   console.log(`eight policies whose names were free again went on within ${Date.now() - began} ms`);
 });
@@ -302,7 +299,7 @@ test("a policy that is deleted and made anew at once gets one set of children, i
   await untilCondition(plane, ns, "webhooks", "Programmed", "True");
   console.log(`a policy made anew five times was programmed ${Date.now() - began} ms after the last time`);
   await untilCondition(plane, ns, "webhooks", "ProxyAvailable", "True");
-  await assertChildren(ns, "webhooks");
+  await untilChildren(ns, "webhooks");
   for (const kind of ["Deployment", "Service", "ServiceAccount", "PodDisruptionBudget", "ConfigMap"] as const) {
     const own = await listOf(kind, ns, "egress.outrider.dev/policy=webhooks");
     assert.equal(own.length, kind === "ConfigMap" ? 2 : 1, kind);
@@ -325,7 +322,7 @@ test("a namespace that is deleted goes with all its policies, also those in use,
   }
   // It stays for a while, and the deleted policy with it, until the namespace goes.
   await makeSender(ns, "used", "sender", ["test.example/hold"]);
-  await untilInjected(ns, "used", 1);
+  await untilHeld(ns, "used");
   await plane.delete(policyPath(ns, "used"));
   await untilCondition(plane, ns, "used", "Ready", "False", "InUse");
   const troubles = logMark();
@@ -351,7 +348,7 @@ test("deletion: force-delete ends the wait; an invalid spec does not hold it up,
   for (const name of ["forced", "invalid"]) {
     await applyPolicy(plane, ns, name, {});
     await makeSender(ns, name, `sender-${name}`);
-    await untilInjected(ns, name, 1);
+    await untilHeld(ns, name);
     await untilCondition(plane, ns, name, "ProxyAvailable", "True");
   }
   const bad = { allow: [{ hosts: ["a.example"], ports: ["9000-8000"] }] };
@@ -385,7 +382,7 @@ test("a policy in use that is deleted in the foreground: what garbage collection
   await namespaceForPods(ns);
   await applyPolicy(plane, ns, "webhooks", {});
   await makeSender(ns, "webhooks");
-  await untilInjected(ns, "webhooks", 1);
+  await untilHeld(ns, "webhooks");
   await untilCondition(plane, ns, "webhooks", "ProxyAvailable", "True");
   await plane.kubectl(["delete", "egpol", "-n", ns, "webhooks", "--cascade=foreground", "--wait=false"]);
   await untilCondition(plane, ns, "webhooks", "Ready", "False", "InUse");
@@ -396,7 +393,7 @@ test("a policy in use that is deleted in the foreground: what garbage collection
     "garbage collection has nothing more to do",
   );
   await untilCondition(plane, ns, "webhooks", "Programmed", "True");
-  await assertChildren(ns, "webhooks");
+  await untilChildren(ns, "webhooks");
   await plane.delete(`${pathOf("Pod", ns, "sender")}?gracePeriodSeconds=0`);
   await plane.until(policyPath(ns, "webhooks"), gone, "the policy goes");
   for (const [kind, name] of childrenOf("webhooks")) await plane.until(pathOf(kind, ns, name), gone, name);
@@ -551,7 +548,7 @@ test("a provider that this version does not have is refused, and what was accept
     "spec.nat.provider: NodeAddress is not in this version; use one of External, PodIP, KubeVIP",
   );
   assert.equal(conditionOf(policy, "Programmed")!.status, "True");
-  await assertChildren(ns, "webhooks");
+  await untilChildren(ns, "webhooks");
 });
 
 test("fields of others stay, and fields that a policy no longer sets go", { skip }, async () => {
@@ -613,10 +610,18 @@ test("what kubectl shows: get -o wide, wait, describe", { skip }, async () => {
     allow: [{ hosts: ["a.example"], ports: ["9-8"] }],
   });
   await untilCondition(plane, LIVE, "webhooks", "Ready", "False", "Invalid");
+  const invalid = 'Accepted: spec.allow[0].ports[0]: "9-8" is not a port';
   await untilDescribed(
     /Warning +Invalid .*outrider-operator +Accepted: spec\.allow\[0\]\.ports\[0\]: "9-8" is not a port/,
   );
-  await untilDescribed(/Normal +Ready .*outrider-operator +Ready: the fleet serves this policy/);
+  // One line for what went well, however often, and one for what did not.
+  type Event = KubeObject & { type: string; reason: string; message: string; count: number };
+  const { items } = (await plane.get<{ items: Event[] }>(`/api/v1/namespaces/${LIVE}/events`))!;
+  const told = items.filter(({ message }) => /^[A-Z]\w+: /.test(message) && !/^Scaled|^Created/.test(message));
+  assert.deepEqual(
+    told.map(({ type, reason, message }) => `${type} ${reason} ${message.slice(0, invalid.length)}`).sort(),
+    [`Normal Ready Ready: the fleet serves this policy`, `Warning Invalid ${invalid}`],
+  );
 });
 
 /** Events come a moment after the status that they tell of. */
@@ -634,7 +639,7 @@ test("--namespaces: with a role in these alone, policies elsewhere are left alon
   await operator.stop();
   const [own, other] = ["team-a", "team-c"] as const;
   const names = [own, "team-b"];
-  for (const ns of [...names, other]) await makeNamespace(plane, ns);
+  for (const ns of [...names, other]) await namespaceForPods(ns);
   const rules = parseAllDocuments(readFileSync(MANIFEST, "utf8"))
     .map((part) => part.toJS() as { kind: string; rules: { resources: string[] }[] })
     .find(({ kind }) => kind === "ClusterRole")!
@@ -667,7 +672,9 @@ test("--namespaces: with a role in these alone, policies elsewhere are left alon
   // Nodes are not known: whether there are enough is the scheduler's to say.
   await applyPolicy(plane, own, "slots", kubeVIP(["203.0.113.9"]));
   await untilCondition(plane, own, "slots", "Programmed", "True");
-  // A namespace that goes takes its policies with it, although nobody tells the operator of it.
+  // A namespace that goes takes its policies with it, although nobody tells the operator of it, and its rights go as well.
+  await makeSender(own, "webhooks");
+  await untilHeld(own, "webhooks");
   await plane.delete(`/api/v1/namespaces/${own}`);
   await plane.until(`/api/v1/namespaces/${own}`, gone, "the namespace goes");
   assert.equal((await plane.get<EgressPolicy>(policyPath(other, "webhooks")))!.status, undefined);
