@@ -145,9 +145,9 @@ export class FleetRunner {
   /** A pod that nothing runs for: without a kubelet nobody would take it away. */
   async #forget(pod: FleetPod): Promise<void> {
     if (!this.#plane.realProxies) return;
-    const body = { gracePeriodSeconds: 0, preconditions: { uid: pod.metadata.uid } };
-    const path = `/api/v1/namespaces/${pod.metadata.namespace}/pods/${pod.metadata.name}`;
-    await this.#plane.request("DELETE", path, body);
+    const preconditions = { uid: pod.metadata.uid };
+    const body = { apiVersion: "v1", kind: "DeleteOptions", gracePeriodSeconds: 0, preconditions };
+    await this.#send("DELETE", pod, "", body);
   }
 
   async #begin(pod: FleetPod): Promise<void> {
@@ -222,9 +222,16 @@ export class FleetRunner {
     const ready = program.running && (await isReady(pod));
     const status = withReady(pod, ready, new Date().toISOString());
     if (status === undefined) return;
-    const path = `/api/v1/namespaces/${pod.metadata.namespace}/pods/${pod.metadata.name}/status`;
-    // It may be gone by now; the next look knows.
-    await this.#plane.request("PATCH", path, { status }, { "content-type": "application/strategic-merge-patch+json" });
+    await this.#send("PATCH", pod, "/status", { status });
+  }
+
+  /** Writes a pod. It may be gone by now, or be another: the next look knows. */
+  async #send(method: string, pod: FleetPod, part: string, body: object): Promise<void> {
+    const path = `/api/v1/namespaces/${pod.metadata.namespace}/pods/${pod.metadata.name}${part}`;
+    const type = method === "PATCH" ? "application/strategic-merge-patch+json" : "application/json";
+    const answer = await this.#plane.request(method, path, body, { "content-type": type });
+    if ([200, 404, 409].includes(answer.status)) return;
+    throw new Error(`${method} ${path}: ${answer.status} ${JSON.stringify(answer.body)}`);
   }
 
   /** Files by volume; undefined while something that a pod mounts is not there. */

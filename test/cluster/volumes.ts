@@ -8,6 +8,8 @@ export interface Volume {
   configMap?: { name: string; items?: KeyToPath[]; optional?: boolean };
   secret?: { secretName: string; items?: KeyToPath[]; optional?: boolean };
   emptyDir?: object;
+  /** What the API server adds for a ServiceAccount's token; no proxy reads it, and it stays empty here. */
+  projected?: object;
 }
 
 interface KeyToPath {
@@ -31,8 +33,8 @@ export async function gatherVolume(
 ): Promise<VolumeFiles | undefined> {
   const from = volume.configMap ?? volume.secret;
   if (from === undefined) {
-    if (volume.emptyDir !== undefined) return {};
-    throw new Error(`volume ${volume.name}: only configMap, secret and emptyDir are played`);
+    if (volume.emptyDir !== undefined || volume.projected !== undefined) return {};
+    throw new Error(`volume ${volume.name}: only configMap, secret, emptyDir and projected are played`);
   }
   const kind = "secretName" in from ? `secrets/${from.secretName}` : `configmaps/${from.name}`;
   const source = await plane.get<Source>(`/api/v1/namespaces/${namespace}/${kind}`);
