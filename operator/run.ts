@@ -232,6 +232,7 @@ export async function runOperator(argv: readonly string[]): Promise<number> {
     });
   });
   const end = Promise.race([signal, lose]);
+  let resync: NodeJS.Timeout | undefined;
   watches.start();
   const lead = async () => {
     await watches.synced();
@@ -241,12 +242,14 @@ export async function runOperator(argv: readonly string[]): Promise<number> {
     scraper.start();
     controller.start();
     all();
+    resync = setInterval(all, config.resyncMs);
     log.info("leading: policies are reconciled");
   };
   const leading = lead();
   leading.catch((error: unknown) => log.error({ err: error }, "cannot lead"));
   const why = await Promise.race([end, leading.then(() => end)]);
   log.info({ why }, "ending");
+  clearInterval(resync);
   scraper.stop();
   // Who lost the Lease must not write any more: nothing is waited for.
   if (lost) return EXIT_LOST;

@@ -64,3 +64,8 @@ export function isReady(pod: Pod): boolean {
   if (pod.metadata.deletionTimestamp !== undefined) return false;
   return pod.status?.conditions?.some(({ type, status }) => type === "Ready" && status === "True") ?? false;
 }
+
+/** Whether the scheduler found no node for a pod. */
+export function isUnschedulable(pod: Pod): boolean {
+  return pod.status?.conditions?.some(({ type, status }) => type === "PodScheduled" && status === "False") ?? false;
+}

@@ -190,7 +190,7 @@ export class Client {
 
   /**
    * Resolves when the server ends the watch in its time; everything else rejects: 410 (Expired, also within the
-   * stream), a broken connection, an event cut in the middle, the signal.
+   * stream), a broken connection, the signal.
    */
   async watch(resource: Resource, options: WatchOptions): Promise<void> {
     const query = queryOf({

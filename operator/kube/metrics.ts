@@ -23,7 +23,7 @@ export class KubeMetrics {
   readonly watchErrors: Counter<"resource" | "reason">;
   readonly handlerErrors: Counter<"resource">;
   readonly events: Counter<"result">;
-  readonly #contacts = new Map<string, () => number>();
+  readonly #contacts = new Set<{ resource: string; seconds: () => number }>();
 
   constructor(registry: Registry) {
     const registers = [registry];
@@ -68,14 +68,19 @@ export class KubeMetrics {
       registers,
       collect() {
         this.reset();
-        for (const [resource, seconds] of contacts) this.set({ resource }, seconds());
+        const oldest = new Map<string, number>();
+        for (const { resource, seconds } of contacts) {
+          oldest.set(resource, Math.max(seconds(), oldest.get(resource) ?? 0));
+        }
+        for (const [resource, seconds] of oldest) this.set({ resource }, seconds);
       },
     });
   }
 
-  /** Shows how long ago a resource was heard of; undefined takes it away. */
-  contact(resource: string, seconds: (() => number) | undefined): void {
-    if (seconds === undefined) this.#contacts.delete(resource);
-    else this.#contacts.set(resource, seconds);
+  /** Shows how long ago a resource was heard of, of several watches the longest; the returned function takes it back. */
+  contact(resource: string, seconds: () => number): () => void {
+    const contact = { resource, seconds };
+    this.#contacts.add(contact);
+    return () => this.#contacts.delete(contact);
   }
 }

@@ -58,6 +58,7 @@ export class Reflector<T extends KubeObject> {
   readonly #stop = new AbortController();
   readonly #synced = Promise.withResolvers<void>();
   #running: Promise<unknown> | undefined;
+  #forgetContact: (() => void) | undefined;
   #audit: Audit | undefined;
   #hasSynced = false;
   /** Where the watch goes on; undefined: a list is needed first. */
@@ -89,7 +90,7 @@ export class Reflector<T extends KubeObject> {
     const { resource, metrics } = this.#options;
     if (this.#running !== undefined) throw new Error(`reflector of ${resource.plural}: started twice`);
     this.#heardAt = this.#clock.now();
-    metrics?.contact(resource.plural, () => (this.#clock.now() - this.#heardAt) / 1000);
+    this.#forgetContact = metrics?.contact(resource.plural, () => (this.#clock.now() - this.#heardAt) / 1000);
     this.#running = Promise.all([this.#run(), this.#auditAtTimes()]);
   }
 
@@ -97,7 +98,7 @@ export class Reflector<T extends KubeObject> {
   async stop(): Promise<void> {
     this.#stop.abort();
     await this.#running;
-    this.#options.metrics?.contact(this.#options.resource.plural, undefined);
+    this.#forgetContact?.();
   }
 
   async #run(): Promise<void> {
@@ -160,9 +161,9 @@ export class Reflector<T extends KubeObject> {
     this.#version = resourceVersion;
     this.#cause = "expired";
     if (this.#hasSynced) {
-      metrics?.missed.inc({ resource: resource.plural, cause }, found);
-      const level = cause === "audit" ? "warn" : "info";
-      log[level]({ resource: resource.plural, cause, found }, "listed again");
+      // Of an audit only what it proved counts: this list also has what happened since.
+      if (cause === "expired") metrics?.missed.inc({ resource: resource.plural, cause }, found);
+      log.info({ resource: resource.plural, cause, found }, "listed again");
       return;
     }
     this.#hasSynced = true;
@@ -292,7 +293,10 @@ export class Reflector<T extends KubeObject> {
     this.#audit = undefined;
     if (differences === 0) return;
     this.#cause = "audit";
-    const text = `watch of ${this.#options.resource.plural}: ${differences} objects differ from a list`;
+    const { resource, metrics, log } = this.#options;
+    metrics?.missed.inc({ resource: resource.plural, cause: "audit" }, differences);
+    const text = `watch of ${resource.plural}: ${differences} objects differ from a list`;
+    log.warn(`${text}, listed again`);
     watch.abort(new ApiError(0, "Missed", text));
   }
 }

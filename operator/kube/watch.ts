@@ -43,7 +43,7 @@ async function refusal(call: Call, response: IncomingMessage): Promise<ApiError>
   return errorOfAnswer(`${nameOf(call)} (watch)`, response.statusCode!, body, retryAfter);
 }
 
-/** Handles each whole line at once, in order; what is cut in mid-line is an error and never half an event. */
+/** Handles each whole line at once, in order. What is cut in mid-line is dropped: the next watch delivers it again. */
 async function readEvents(call: Call, response: IncomingMessage, onEvent: (event: WatchEvent) => void): Promise<void> {
   let rest = "";
   response.setEncoding("utf8");
@@ -53,7 +53,6 @@ async function readEvents(call: Call, response: IncomingMessage, onEvent: (event
     for (const line of lines) if (line !== "") onEvent(parseEvent(call, line));
     if (rest.length > MAX_LINE) throw new ApiError(0, "BadAnswer", `${nameOf(call)} (watch): an event without an end`);
   }
-  if (rest !== "") throw new ApiError(0, "BadAnswer", `${nameOf(call)} (watch): cut in the middle of an event`);
 }
 
 function parseEvent(call: Call, line: string): WatchEvent {

@@ -27,9 +27,10 @@ export function addressStates(facts: Facts, spec: EgressPolicy["spec"], provider
     const state = (): State["state"] => {
       if (ip.phase === "Retiring") return "Retiring";
       if (ip.phase === "Pending") return "Unassigned";
+      // A proof outlives the address that it proved: what is not bound now is not there, whatever was seen.
+      if (!assignment.assigned) return "Unassigned";
       if (wrong !== undefined) return "Mismatch";
-      if (seen) return "Verified";
-      return assignment.assigned ? "Assigned" : "Unassigned";
+      return seen ? "Verified" : "Assigned";
     };
     const before = facts.policy.status?.staticIPs?.find((old) => old.address === ip.address);
     const observed = wrong ?? (seen ? address : undefined);

@@ -1,6 +1,6 @@
 import type { EgressPolicy } from "../api/egresspolicy.ts";
 import { ANNOTATION, childName, FIELD_MANAGER, LABEL } from "../api/names.ts";
-import type { Deployment } from "../api/objects.ts";
+import { type Deployment, isUnschedulable } from "../api/objects.ts";
 import type { KubeObject } from "../kube/resource.ts";
 import type { Provider } from "../providers/provider.ts";
 import { publish, publishedBefore } from "./addresses.ts";
@@ -66,7 +66,9 @@ function surplus(facts: Facts, wanted: ReadonlySet<string>): { go: Deployment[];
     (deployment) => !wanted.has(deployment.metadata.labels?.[LABEL.slot] ?? ""),
   );
   const ready = [...wanted].every((slot) => serves(slot, facts.proxies));
-  return ready ? { go: extra, stay: [] } : { go: [], stay: extra };
+  // A new slot that finds no node would wait for ever for the one that an old slot has.
+  const stuck = facts.proxies.some((proxy) => wanted.has(proxy.slot) && isUnschedulable(proxy.pod));
+  return ready || stuck ? { go: extra, stay: [] } : { go: [], stay: extra };
 }
 
 /** Pure: the objects of an accepted spec. */

@@ -18,6 +18,8 @@ export interface ProxyFacts {
   status: ProxyStatus | undefined;
   /** Why it gives none. */
   error: string | undefined;
+  /** False: it was not asked yet, so nothing can be said of it. */
+  asked: boolean;
 }
 
 /** Everything that a policy owns and that stands there, by name. */

@@ -21,7 +21,7 @@ const named = <T extends KubeObject>(objects: readonly T[]): ReadonlyMap<string,
   new Map(objects.map((object) => [object.metadata.name, object]));
 
 function proxyFacts(pod: Pod, scraper: Scraper): ProxyFacts {
-  const { status, error } = scraper.latest(pod);
+  const { status, error, asked } = scraper.latest(pod);
   return {
     pod,
     slot: pod.metadata.labels?.[LABEL.slot] ?? SHARED,
@@ -31,6 +31,7 @@ function proxyFacts(pod: Pod, scraper: Scraper): ProxyFacts {
     leaving: pod.metadata.deletionTimestamp !== undefined,
     status,
     error,
+    asked,
   };
 }
 

@@ -33,6 +33,8 @@ import { Obstacle, Writer } from "./write.ts";
 
 /** While something is under way that no watch tells of. */
 const PENDING_MS = 1000;
+/** A proxy that was not asked yet will have been then. */
+const UNASKED_MS = 250;
 /** After the API server refused an object, or its name is taken: somebody has to do something. */
 const OBSTACLE_MS = 10_000;
 /** A pod is told to look at its volume at most once in this time. */
@@ -139,6 +141,8 @@ export class PolicyReconciler {
       applied = await this.#apply(facts, desired);
       await this.#patchPods(facts, effective);
     }
+    // A status out of ignorance would be taken back in a moment: after a start, proxies are asked first.
+    if (facts.proxies.some(({ asked }) => !asked)) return { result: "requeue", afterMs: UNASKED_MS };
     const { clusterDomain } = this.#options;
     const leaving = desired?.leaving ?? [];
     const status = judge(facts, { refusal, effective, applied, leaving, clusterDomain });

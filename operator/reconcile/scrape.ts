@@ -134,11 +134,13 @@ export class Scraper {
     entry.urgentUntil = now + URGENT_FOR_MS;
   }
 
-  /** What a pod said last, and why it says nothing. */
-  latest(pod: Pod): { status: ProxyStatus | undefined; error: string | undefined } {
+  /** What a pod said last, and why it says nothing; `asked`: whether it had the time to. */
+  latest(pod: Pod): { status: ProxyStatus | undefined; error: string | undefined; asked: boolean } {
     const entry = this.#entries.get(keyOf(pod));
-    if (entry?.pod.metadata.uid !== pod.metadata.uid) return { status: undefined, error: "not asked yet" };
-    return { status: entry!.status, error: entry!.error };
+    // Who cannot be asked (no address yet, or ending) is not waited for.
+    if (entry?.pod.metadata.uid !== pod.metadata.uid) return { status: undefined, error: "not running", asked: true };
+    const { status, error, told } = entry!;
+    return { status, error, asked: told !== "" };
   }
 
   #tick(): void {

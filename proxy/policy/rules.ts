@@ -196,6 +196,7 @@ function readRule(reader: Reader, value: unknown, path: string, internal: boolea
     reader.problem(`${path}.ports`, "is empty; name at least one, or leave the field out");
   }
   if (fields.opens === false) rule.opens = false;
+  else if (fields.opens !== undefined) reader.problem(`${path}.opens`, "must be false, or left out");
   if (!rule.hosts && !rule.cidrs && !rule.ports) reader.problem(path, "is empty; it needs hosts, cidrs or ports");
   if (rule.except && !rule.hosts) reader.problem(`${path}.except`, "needs hosts: it takes names out of them");
   return rule;

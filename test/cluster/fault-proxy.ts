@@ -84,7 +84,7 @@ export async function startFaultProxy(plane: ControlPlane): Promise<FaultProxy> 
     if (incoming.socket.destroyed) return;
     const outgoing = request(`${plane.url}${path}`, { method, headers: incoming.headers, ca, agent: false });
     outgoing.on("error", () => incoming.socket.destroy());
-    incoming.socket.once("close", () => outgoing.destroy());
+    answer.once("close", () => outgoing.destroy());
     outgoing.on("response", (back) => {
       void passBack(path, back, incoming, answer);
     });
@@ -100,6 +100,7 @@ export async function startFaultProxy(plane: ControlPlane): Promise<FaultProxy> 
         await untilPassing();
         if (proxy.cutNextEvent && path.includes("watch=")) {
           proxy.cutNextEvent = false;
+          // Leaving the loop ends the other side: half a line and what follows would be a line again.
           answer.write(chunk.subarray(0, chunk.length / 2), () => incoming.socket.destroy());
           return;
         }

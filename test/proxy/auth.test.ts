@@ -63,7 +63,18 @@ test("a mounted Secret: one file a client, and two passwords for any name while 
     assert.match(await statusOf(proxy, far.port, basic(pair)), /^HTTP\/1\.1 407 /, pair);
   }
   await proxy.stop();
+  assert.doesNotMatch(proxy.stderr(), /percent-encoded/);
   await far.close();
+});
+
+test("a password that a URL cannot carry as it is, works and is warned of", async () => {
+  const proxy = await startProxy({ policy: {}, env: { PROXY_PASSWORD: "p@ss:w/rd" } });
+  const ask = (header: string) => exchange(proxy.port, `CONNECT 10.0.0.5:443 HTTP/1.1\r\n${header}\r\n`);
+  assert.match(await ask(basic("x:p@ss:w/rd")), /^HTTP\/1\.1 403 /);
+  assert.match(await ask(basic("x:p@ss")), /^HTTP\/1\.1 407 /);
+  assert.equal(await proxy.stop(), 0);
+  assert.match(proxy.stderr(), /"level":"warn".*PROXY_PASSWORD: has characters that must be percent-encoded/);
+  assert.doesNotMatch(proxy.stderr(), /w\/rd/);
 });
 
 test("an empty password does not start; a policy that asks for Basic does not start without any", async () => {

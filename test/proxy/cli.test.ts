@@ -35,6 +35,22 @@ test("a bad policy is one line that names the field and the mend, exit 2", async
     [manifest({ ports: [0] }), /spec\.ports\[0\]: 0 is not a port/],
     [manifest({ defaultAction: "allow" }), /spec\.defaultAction: must be one of Allow, Report, Deny, not "allow"/],
     [manifest({ staticIPs: [{ address: "x" }] }), /spec\.staticIPs\[0\]\.address: must be an IP address/],
+    [
+      manifest({ allow: [{ name: "default", hosts: ["a.b"] }] }),
+      /allow\[0\]\.name: "default" is the name of the default/,
+    ],
+    [
+      manifest({ verification: { echoURLs: ["https://echo.example/"] } }),
+      /verification: Block needs staticIPs or --source-address/,
+    ],
+    [manifest({}).replace("v1alpha1", "v2"), /apiVersion: must be egress\.outrider\.dev\/v1alpha1, not "egress.*v2"/],
+    [manifest({}).replace('"name":"test"', '"name":"Test"'), /metadata\.name: must be 1 to 40 lower-case letters/],
+    [manifest({}).replace('"namespace":"test"', '"namespace":"-"'), /metadata\.namespace: must be a namespace name/],
+    ['{"version": 1, "policy": ""}', /policy: must be namespace\/name/],
+    [
+      '{"version": 1, "policy": "a/b", "allow": [{"hosts": ["a.b"], "opens": true}]}',
+      /allow\[0\]\.opens: must be false/,
+    ],
     ["", /the file is empty/],
     ["[1, 2", /not valid YAML/],
     ["{", /not valid JSON/],

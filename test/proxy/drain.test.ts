@@ -108,6 +108,30 @@ test("kept-alive connections: told to close while leaving; the response under wa
   await far.close();
 });
 
+test("a kept-alive connection whose next head comes while draining is sent elsewhere: 503, try again", async () => {
+  const proxy = await startProxy({ env: drains(0, 60), args: OPEN_LOOPBACK });
+  const far = await listen((socket) => {
+    socket.on("data", () => socket.write("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"));
+  });
+  const wire = `GET http://127.0.0.1:${far.port}/ HTTP/1.1\r\nHost: x\r\n\r\n`;
+  const client = await RawClient.open(proxy.port);
+  client.socket.write(wire + wire.slice(0, 10));
+  await client.untilText("\r\n\r\nok");
+  const stopped = proxy.stop();
+  await proxy.untilStatus((status) => status.phase === "draining");
+  client.socket.write(wire.slice(10));
+  await client.untilEnd();
+  assert.match(client.text, /ok(HTTP\/1\.1 503 egress-unavailable: this proxy is shutting down\r\n[\s\S]*)$/);
+  assert.match(client.text, /\r\nConnection: close\r\n[\s\S]*\r\nRetry-After: 1\r\n/);
+  client.socket.destroy();
+  assert.equal(await stopped, 0);
+  assert.deepEqual(
+    proxy.records().map(({ code }) => code),
+    [undefined, "draining"],
+  );
+  await far.close();
+});
+
 /** One address in front of a fleet, as a Service is: new connections go to proxies that were ready a moment ago. */
 async function frontOf(fleet: () => readonly ProxyHandle[]) {
   let ready: ProxyHandle[] = [...fleet()];

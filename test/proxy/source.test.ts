@@ -154,6 +154,32 @@ test("a target of a family without a source address is refused; the sources them
   await proxy.stop();
 });
 
+test("a source without any local port left is overloaded, and takes no other source instead", {
+  skip: missing ?? false,
+}, async () => {
+  const range = "/proc/sys/net/ipv4/ip_local_port_range";
+  const before = (await inside("cat", range)).trim();
+  const proxy = await start(sources(ONE, TWO));
+  await untilStatus(proxy, (status) => status.ready);
+  const source = await seen(proxy, NAMES[0]!);
+  await inside("sh", "-c", `echo 50000 50001 > ${range}`);
+  // Its own ports are given, since the two that are left are the proxy's. It holds each tunnel until it has all answers.
+  const script = `const [port, name] = process.argv.slice(1); const sockets = [];
+    const ask = (i) => { if (i === 4) { for (const socket of sockets) socket.destroy(); return; }
+      const socket = require("net").connect({ port, host: "127.0.0.1", localAddress: "127.0.0.1", localPort: 61000 + i });
+      sockets.push(socket); socket.write("CONNECT " + name + ":8080 HTTP/1.1\\r\\n\\r\\n");
+      socket.once("data", (chunk) => { console.log(String(chunk).split("\\r\\n")[0]); ask(i + 1); }); };
+    ask(0);`;
+  const answers = await inside(process.execPath, "-e", script, `${proxy.port}`, NAMES[0]!);
+  const refused = `HTTP/1.1 503 egress-unavailable: source address ${source} has no local port left`;
+  const established = "HTTP/1.1 200 Connection established";
+  assert.deepEqual(answers.trim().split("\n"), [established, established, refused, refused]);
+  await inside("sh", "-c", `echo ${before} > ${range}`);
+  assert.equal(await seen(proxy, NAMES[0]!), source);
+  assert.equal((await proxy.waitRecord((r) => r.code === "overloaded")).address, undefined);
+  await proxy.stop();
+});
+
 test("verification proves every source by itself, and a mapped source by the address that the world sees", {
   skip: missing ?? false,
 }, async () => {

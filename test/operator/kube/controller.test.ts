@@ -6,7 +6,7 @@ import { Controller, type Outcome } from "../../../operator/kube/controller.ts";
 import { ApiError } from "../../../operator/kube/error.ts";
 import { KubeMetrics } from "../../../operator/kube/metrics.ts";
 import { ManualClock } from "./clocks.ts";
-import { until } from "./kinds.ts";
+import { until } from "./shared.ts";
 
 function makeController(reconcile: (key: string, signal: AbortSignal) => Promise<Outcome>, workers = 1) {
   const clock = new ManualClock();

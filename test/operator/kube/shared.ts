@@ -1,3 +1,4 @@
+import { KubeConfig } from "@kubernetes/client-node";
 import type { KubeObject, Resource } from "../../../operator/kube/resource.ts";
 
 const core = { group: "", version: "v1", namespaced: true };
@@ -31,4 +32,10 @@ export async function until(what: string, check: () => boolean | Promise<boolean
     if (Date.now() > end) throw new Error(`waited ${ms} ms for: ${what}`);
     await new Promise((resolve) => setTimeout(resolve, 20));
   }
+}
+
+export function configFrom(file: string): KubeConfig {
+  const config = new KubeConfig();
+  config.loadFromFile(file);
+  return config;
 }

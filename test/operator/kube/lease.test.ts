@@ -1,0 +1,248 @@
+import assert from "node:assert/strict";
+import { after, before, test } from "node:test";
+import pino from "pino";
+import { Registry } from "prom-client";
+import { ApiError, Client } from "../../../operator/kube/client.ts";
+import { type Clock, systemClock } from "../../../operator/kube/clock.ts";
+import { EventRecorder } from "../../../operator/kube/events.ts";
+import { LeaseElection } from "../../../operator/kube/lease.ts";
+import { KubeMetrics } from "../../../operator/kube/metrics.ts";
+import type { KubeObject } from "../../../operator/kube/resource.ts";
+import { type ControlPlane, controlPlaneMissing, startControlPlane } from "../../cluster/control-plane.ts";
+import { type FaultProxy, startFaultProxy } from "../../cluster/fault-proxy.ts";
+import { fastClock, ManualClock } from "./clocks.ts";
+import { CONFIG_MAPS, type ConfigMap, configFrom, EVENTS, LEASES, NAMESPACES, until } from "./shared.ts";
+
+/** How much faster the elections' clocks run: leases of 15 s end after 1.5 s. */
+const SPEED = 10;
+
+const skip = controlPlaneMissing() ?? false;
+const onPlane = (name: string, run: () => Promise<void>) => test(name, { skip }, run);
+let plane: ControlPlane;
+let direct: Client;
+
+before(async () => {
+  if (skip) return;
+  plane = await startControlPlane();
+  direct = new Client(configFrom(plane.userConfig()));
+});
+after(async () => {
+  if (skip) return;
+  direct.close();
+  await plane.stop();
+});
+const log = pino({ level: "silent" });
+
+interface Operator {
+  election: LeaseElection;
+  client: Client;
+  proxy: FaultProxy;
+  lost: boolean;
+  metrics: Registry;
+}
+
+/** An elector and a writer that is bound to it, both through a fault proxy of their own. */
+async function operator(name: string, identity: string, clock: Clock = fastClock(SPEED)): Promise<Operator> {
+  const proxy = await startFaultProxy(plane);
+  const config = configFrom(proxy.config());
+  const leaseClient = new Client(config);
+  const metrics = new Registry();
+  const made = { lost: false, proxy, metrics };
+  const election = new LeaseElection({
+    client: leaseClient,
+    namespace: "default",
+    name,
+    identity,
+    log,
+    clock,
+    metrics: new KubeMetrics(metrics),
+    onLost: () => {
+      operator.lost = true;
+    },
+  });
+  const client = new Client(config, { mayWrite: () => election.isLeader, timeoutMs: 5000 });
+  const operator: Operator = { ...made, election, client };
+  after(async () => {
+    await election.stop();
+    for (const each of [leaseClient, client]) each.close();
+    await proxy.close();
+  });
+  return operator;
+}
+type Lease = KubeObject & { spec: { holderIdentity: string; leaseTransitions: number; renewTime: string } };
+const leaseOf = async (name: string) => (await direct.get<Lease>(LEASES, name, "default")).spec;
+
+/** Writes as fast as it may, who it is and in which round, until it is told to stop. */
+function writeOn(who: Operator, name: string, identity: string, journal: string[]): { stop(): Promise<void> } {
+  let on = true;
+  const work = (async () => {
+    while (on) {
+      if (!who.election.isLeader) {
+        await new Promise((resolve) => setTimeout(resolve, 5));
+        continue;
+      }
+      const object = { metadata: { name, namespace: "default" }, data: { by: identity } };
+      await who.client.apply(CONFIG_MAPS, object, { fieldManager: "test", force: true }).then(
+        () => journal.push(identity),
+        (error: unknown) => assert.ok(error instanceof ApiError),
+      );
+    }
+  })();
+  return {
+    stop: () => {
+      on = false;
+      return work;
+    },
+  };
+}
+
+onPlane(
+  "of two exactly one leads; the other takes over once the first is gone for a whole lease, and no write of the first comes after",
+  async () => {
+    const [one, two] = [await operator("pair", "one"), await operator("pair", "two")];
+    const journal: string[] = [];
+    const writers = [writeOn(one, "pair", "one", journal), writeOn(two, "pair", "two", journal)];
+    await one.election.start();
+    let twoLeads = false;
+    const second = two.election.start().then(() => {
+      twoLeads = true;
+    });
+    const first = await leaseOf("pair");
+    await until(
+      "some renewals",
+      async () => (await leaseOf("pair")).renewTime !== first.renewTime && journal.length > 20,
+    );
+    assert.equal(twoLeads, false);
+    assert.equal(new Set(journal).size, 1);
+    assert.match(first.renewTime, /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$/);
+    // The first loses its way to the API server.
+    one.proxy.refuse = () => ({ status: 503, body: "" });
+    await until("the first knows it", () => one.lost);
+    assert.equal(one.election.isLeader, false);
+    assert.equal(twoLeads, false, "no second leader before the first has given up");
+    await second;
+    await until("the second writes", () => journal.at(-1) === "two");
+    one.proxy.refuse = undefined;
+    const taken = journal.indexOf("two");
+    const count = journal.length;
+    await until("the second goes on writing", () => journal.length > count + 20);
+    assert.ok(journal.slice(taken).every((who) => who === "two"));
+    const object = { metadata: { name: "pair", namespace: "default" } };
+    const late = one.client.apply(CONFIG_MAPS, object, { fieldManager: "test" });
+    await assert.rejects(late, (error: unknown) => error instanceof ApiError && error.reason === "NotAllowedToWrite");
+    assert.equal((await direct.get<ConfigMap>(CONFIG_MAPS, "pair", "default")).data?.by, "two");
+    const spec = await leaseOf("pair");
+    assert.deepEqual([spec.holderIdentity, spec.leaseTransitions], ["two", 1]);
+    for (const writer of writers) await writer.stop();
+  },
+);
+
+onPlane("a leader that stops hands the lease back, and the next one need not wait for its end", async () => {
+  // Its clock stands still: it could never see a lease end.
+  const frozen = new ManualClock();
+  const [one, two] = [await operator("handed", "one"), await operator("handed", "two", frozen)];
+  await one.election.start();
+  const second = two.election.start();
+  await until("the second waits", () => frozen.next !== undefined && frozen.next < 5000);
+  await one.election.stop();
+  assert.equal((await leaseOf("handed")).holderIdentity, "");
+  assert.equal(one.lost, false);
+  frozen.advance(5000);
+  await second;
+  assert.equal((await leaseOf("handed")).holderIdentity, "two");
+  const leads = async ({ metrics }: Operator) =>
+    (await metrics.getSingleMetric("leader_election_master_status")!.get()).values[0]?.value;
+  assert.deepEqual([await leads(one), await leads(two)], [0, 1]);
+});
+
+onPlane("a process that slept through its deadline does not lead when it wakes, before any timer has run", async () => {
+  let skipped = 0;
+  const jumping: Clock = { now: () => systemClock.now() + skipped, after: systemClock.after };
+  const one = await operator("sleeper", "one", jumping);
+  await one.election.start();
+  assert.equal(one.election.isLeader, true);
+  skipped = 60_000;
+  assert.equal(one.election.isLeader, false);
+  const object = { metadata: { name: "sleeper", namespace: "default" } };
+  const late = one.client.apply(CONFIG_MAPS, object, { fieldManager: "test" });
+  await assert.rejects(late, (error: unknown) => error instanceof ApiError && error.reason === "NotAllowedToWrite");
+  await until("it gives up", () => one.lost);
+});
+
+onPlane("a lease that somebody else took is lost at once; times written by others are not believed", async () => {
+  const one = await operator("taken", "one");
+  await one.election.start();
+  const spec = { holderIdentity: "thief", renewTime: "2001-01-01T00:00:00.000000Z", leaseDurationSeconds: 15 };
+  await direct.patch(LEASES, "taken", "default", { spec }, { type: "merge" });
+  await until("it is lost", () => one.lost);
+  // By its own words the thief's lease ended long ago. By the local clock it has just begun.
+  const frozen = new ManualClock();
+  const two = await operator("taken", "two", frozen);
+  let leads = false;
+  const start = two.election.start().then(() => {
+    leads = true;
+  });
+  await until("the first look", () => frozen.next !== undefined && frozen.next < 5000);
+  frozen.advance(14_000);
+  await until("another look", () => frozen.next !== undefined && frozen.next < 5000);
+  assert.equal(leads, false);
+  assert.equal((await leaseOf("taken")).holderIdentity, "thief");
+  frozen.advance(5000);
+  await start;
+  assert.equal((await leaseOf("taken")).holderIdentity, "two");
+});
+
+type Event = KubeObject & { count: number; message: string; reason: string; involvedObject: { uid?: string } };
+const eventsOf = async (namespace: string, uid: string | undefined) =>
+  (await direct.listAll<Event>(EVENTS, { namespace })).items.filter(({ involvedObject }) => involvedObject.uid === uid);
+async function subject(name: string): Promise<ConfigMap> {
+  return direct.create<ConfigMap>(CONFIG_MAPS, { metadata: { name, namespace: "default" } });
+}
+
+onPlane("the same event again is counted up; another message is another event; one object's are limited", async () => {
+  const object = await subject("eventful");
+  const clock = new ManualClock();
+  const recorder = new EventRecorder({ client: direct, component: "test", instance: "i", log, clock });
+  for (let index = 0; index < 10; index++) {
+    recorder.event(object, "Normal", "Applied", "everything is there");
+    if (index % 3 === 0) await recorder.flush();
+  }
+  recorder.event(object, "Warning", "Conflicted", "an address is held by another policy");
+  await recorder.flush();
+  const events = await eventsOf("default", object.metadata.uid);
+  assert.deepEqual(events.map(({ reason, count }) => [reason, count]).sort(), [
+    ["Applied", 10],
+    ["Conflicted", 1],
+  ]);
+  for (let index = 0; index < 100; index++) recorder.event(object, "Normal", "Flood", `number ${index}`);
+  await recorder.flush();
+  assert.equal((await eventsOf("default", object.metadata.uid)).length, 2 + 25 - 11);
+  assert.deepEqual([recorder.limited, recorder.lost], [100 - 14, 0]);
+  clock.advance(5 * 60 * 1000);
+  recorder.event(object, "Normal", "Later", "one more after five minutes");
+  await recorder.flush();
+  assert.ok((await eventsOf("default", object.metadata.uid)).some(({ reason }) => reason === "Later"));
+  await recorder.stop();
+});
+
+onPlane(
+  "an event that is gone is made anew; cluster-scoped objects have theirs in default; what cannot be written is counted",
+  async () => {
+    const object = await subject("forgotten");
+    const recorder = new EventRecorder({ client: direct, component: "test", instance: "i", log });
+    recorder.event(object, "Normal", "Applied", "x");
+    await recorder.flush();
+    for (const { metadata } of await eventsOf("default", object.metadata.uid))
+      await direct.delete(EVENTS, metadata.name, "default");
+    recorder.event(object, "Normal", "Applied", "x");
+    const namespace = await direct.get(NAMESPACES, "kube-system");
+    recorder.event(namespace, "Normal", "Applied", "x");
+    recorder.event({ ...object, metadata: { name: "lost", namespace: "no-such-namespace" } }, "Normal", "Applied", "x");
+    await recorder.stop();
+    assert.equal((await eventsOf("default", object.metadata.uid)).length, 1);
+    assert.equal((await eventsOf("default", namespace.metadata.uid)).length, 1);
+    assert.equal(recorder.lost, 1);
+    recorder.event(object, "Normal", "TooLate", "x");
+    assert.equal(recorder.lost, 2);
+  },
+);

@@ -1,0 +1,243 @@
+import assert from "node:assert/strict";
+import { execFileSync } from "node:child_process";
+import { once } from "node:events";
+import { writeFileSync } from "node:fs";
+import { createServer } from "node:http";
+import type { AddressInfo } from "node:net";
+import { join } from "node:path";
+import { after, before, test } from "node:test";
+import type { EgressPolicy } from "../../operator/api/egresspolicy.ts";
+import type { Pod } from "../../operator/api/objects.ts";
+import type { KubeObject } from "../../operator/kube/resource.ts";
+import { slotId } from "../../operator/reconcile/slots.ts";
+import { type ControlPlane, startControlPlane } from "../cluster/control-plane.ts";
+import { FleetRunner } from "../cluster/fleet.ts";
+import {
+  applyPolicy,
+  conditionOf,
+  install,
+  makeNamespace,
+  type Operator,
+  policyPath,
+  startOperator,
+  untilCondition,
+} from "./operator.ts";
+
+/**
+ * One slot for each static IP: real proxies bind addresses that this test puts on the loopback interface of its own
+ * network namespace and takes away, as kube-vip does on nodes. One of them is seen by the world as another address.
+ */
+
+const NS = "convoy";
+const IPS = ["203.0.113.20", "203.0.113.21", "203.0.113.22", "203.0.113.23"] as const;
+let plane: ControlPlane;
+let operator: Operator;
+let fleet: FleetRunner;
+let echoURL: string;
+/** What the echo server says to a caller: by source address, the address that the world sees. */
+const seen = new Map<string, string>();
+
+/** What is bound: the second static IP is mapped by a router. */
+const bound = (i: number) => (i === 1 ? "10.0.4.21" : IPS[i]!);
+function put(i: number): void {
+  execFileSync("ip", ["addr", "add", `${bound(i)}/32`, "dev", "lo"]);
+}
+function take(i: number): void {
+  execFileSync("ip", ["addr", "del", `${bound(i)}/32`, "dev", "lo"]);
+}
+
+const echo = createServer((request, response) => {
+  const from = request.socket.remoteAddress!.replace("::ffff:", "");
+  response.end(seen.get(from) ?? from);
+});
+
+const spec = (indexes: readonly number[]) => ({
+  nat: { provider: "KubeVIP", kubeVIP: {} },
+  staticIPs: indexes.map((i) => (i === 1 ? { address: IPS[i], sourceAddress: bound(i) } : { address: IPS[i] })),
+  verification: { echoURLs: [echoURL], intervalSeconds: 1, timeoutSeconds: 1 },
+  authentication: { mode: "Basic", secretRef: { name: "proxy-passwords" } },
+});
+
+before(async () => {
+  plane = await startControlPlane({ kwokNodes: 4 });
+  await install(plane);
+  await makeNamespace(plane, NS);
+  const secret = {
+    apiVersion: "v1",
+    kind: "Secret",
+    metadata: { name: "proxy-passwords" },
+    stringData: { PROXY_PASSWORD: "s3cret" },
+  };
+  await plane.apply(`/api/v1/namespaces/${NS}/secrets/proxy-passwords`, secret);
+  echo.listen(0, "127.0.0.1");
+  await once(echo, "listening");
+  echoURL = `http://127.0.0.1:${(echo.address() as AddressInfo).port}/ip`;
+  IPS.forEach((address, i) => {
+    seen.set(bound(i), address);
+  });
+  const grants = join(plane.folder, "grants.yaml");
+  writeFileSync(
+    grants,
+    `grants: [{namespaces: [${NS}], providers: [KubeVIP], staticIPs: [203.0.113.16/28, 10.0.4.0/24]}]\n`,
+  );
+  operator = await startOperator(plane, { args: ["--scrape-seconds=1", `--grants=${grants}`] });
+  await operator.untilLeading();
+  fleet = new FleetRunner(plane, { args: () => ["--allow-cidr=127.0.0.0/8"] });
+  fleet.start();
+});
+after(async () => {
+  echo.close();
+  await fleet.stop();
+  await operator.stop();
+  await plane.stop();
+});
+
+const list = async <T>(path: string) => (await plane.get<{ items: T[] }>(path))!.items;
+const deployments = () => list<KubeObject>(`/apis/apps/v1/namespaces/${NS}/deployments`);
+const pods = () => list<Pod>(`/api/v1/namespaces/${NS}/pods`);
+const slots = (indexes: readonly number[]) => indexes.map((i) => slotId(IPS[i]!)).sort();
+
+/** Slots whose pod has the label by which the client Service selects. */
+async function labelled(): Promise<string[]> {
+  const found = (await pods()).filter(({ metadata }) => metadata.labels!["egress.outrider.dev/verified"] === "true");
+  return found.map(({ metadata }) => metadata.labels!["egress.outrider.dev/slot"]!).sort();
+}
+async function untilLabelled(indexes: readonly number[]): Promise<void> {
+  const wanted = slots(indexes).join();
+  for (const began = Date.now(); (await labelled()).join() !== wanted; ) {
+    if (Date.now() - began > 30_000) throw new Error(`labelled: ${await labelled()}, not ${wanted}`);
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+}
+const states = (policy: EgressPolicy | undefined) => policy?.status?.staticIPs?.map(({ state }) => state).join();
+const untilStates = (wanted: string) =>
+  plane.until<EgressPolicy>(policyPath(NS, "webhooks"), (policy) => states(policy) === wanted, `states ${wanted}`);
+
+test("three static IPs make three Deployments and three NAT gateway Services", async () => {
+  put(0);
+  put(1);
+  await applyPolicy(plane, NS, "webhooks", spec([0, 1, 2]));
+  await untilCondition(plane, NS, "webhooks", "Programmed", "True");
+  assert.deepEqual(
+    (await deployments()).map(({ metadata }) => metadata.name).sort(),
+    slots([0, 1, 2]).map((id) => `webhooks-egress-${id}`),
+  );
+  type Service = KubeObject & { spec: Record<string, unknown> };
+  const services = await list<Service>(`/api/v1/namespaces/${NS}/services`);
+  const client = services.find(({ metadata }) => metadata.name === "webhooks-egress")!;
+  assert.deepEqual(client.spec.selector, {
+    "egress.outrider.dev/fleet": "webhooks",
+    "egress.outrider.dev/verified": "true",
+  });
+  const gateways = services.filter(({ spec }) => spec.type === "LoadBalancer");
+  assert.equal(gateways.length, 3);
+  for (const [i, address] of IPS.slice(0, 3).entries()) {
+    const gateway = gateways.find(({ metadata }) => metadata.name === `webhooks-egress-${slotId(address)}`)!;
+    assert.equal(gateway.metadata.annotations!["kube-vip.io/loadbalancerIPs"], bound(i));
+    const { loadBalancerClass, externalTrafficPolicy, allocateLoadBalancerNodePorts, ports } = gateway.spec;
+    assert.deepEqual(
+      { loadBalancerClass, externalTrafficPolicy, allocateLoadBalancerNodePorts, ports },
+      {
+        loadBalancerClass: "kube-vip.io/kube-vip-class",
+        externalTrafficPolicy: "Local",
+        allocateLoadBalancerNodePorts: false,
+        ports: [{ name: "sink", port: 65534, protocol: "TCP", targetPort: 65534 }],
+      },
+    );
+    // As kube-vip does: it says that it has the address, whether or not that is so.
+    const status = { loadBalancer: { ingress: [{ ip: bound(i), ipMode: "VIP" }] } };
+    await plane.patch(`/api/v1/namespaces/${NS}/services/${gateway.metadata.name}/status`, { status });
+  }
+});
+
+test("what a proxy could bind and an echo server saw decides, not what a Service says", async () => {
+  await untilLabelled([0, 1]);
+  const policy = await untilStates("Verified,Verified,Unassigned");
+  assert.match(conditionOf(policy, "IPsAssigned")!.message, /^no proxy has 203\.0\.113\.22$/);
+  assert.equal(policy!.status!.summary!.verified, "2/3");
+  put(2);
+  await untilCondition(plane, NS, "webhooks", "Ready", "True");
+  await untilStates("Verified,Verified,Verified");
+  await untilLabelled([0, 1, 2]);
+});
+
+test("a wrong address takes the label away, and the status names it; so does an address that is lost", async () => {
+  seen.set(bound(0), "198.51.100.7");
+  await untilLabelled([1, 2]);
+  const wrong = await untilStates("Mismatch,Verified,Verified");
+  assert.equal(wrong!.status!.staticIPs![0]!.observedAddress, "198.51.100.7");
+  const found = await untilCondition(plane, NS, "webhooks", "EgressIPVerified", "False", "Mismatch");
+  assert.match(
+    conditionOf(found, "EgressIPVerified")!.message,
+    /leaves from 198\.51\.100\.7, not from 203\.0\.113\.20$/,
+  );
+  take(1);
+  await untilLabelled([2]);
+  await untilStates("Mismatch,Unassigned,Verified");
+  seen.set(bound(0), IPS[0]);
+  put(1);
+  await untilLabelled([0, 1, 2]);
+  await untilCondition(plane, NS, "webhooks", "Ready", "True");
+});
+
+test("an address that is exchanged touches only its slot, new before old", async () => {
+  const before = await deployments();
+  const published = async () => {
+    const found = await plane.get<{ data: Record<string, string> }>(
+      `/api/v1/namespaces/${NS}/configmaps/webhooks-egress-ips`,
+    );
+    return JSON.parse(found!.data["ips.json"]!) as { ipv4: string[]; retiring: string[] };
+  };
+  await applyPolicy(plane, NS, "webhooks", spec([0, 1, 3]));
+  const gone = `/apis/apps/v1/namespaces/${NS}/deployments/webhooks-egress-${slotId(IPS[2])}`;
+  const come = `/apis/apps/v1/namespaces/${NS}/deployments/webhooks-egress-${slotId(IPS[3])}`;
+  await plane.until(come, (found) => found !== undefined, "the new slot");
+  await untilStates("Verified,Verified,Unassigned");
+  assert.notEqual(await plane.get(gone), undefined);
+  assert.deepEqual(await labelled(), slots([0, 1, 2]));
+  assert.deepEqual((await published()).retiring, [IPS[2]]);
+  put(3);
+  await plane.until(gone, (found) => found === undefined, "the old slot goes");
+  await untilLabelled([0, 1, 3]);
+  await untilCondition(plane, NS, "webhooks", "Ready", "True");
+  await plane.until(
+    `/api/v1/namespaces/${NS}/services/webhooks-egress-${slotId(IPS[2])}`,
+    (found) => found === undefined,
+    "its Service goes",
+  );
+  assert.deepEqual((await published()).ipv4, [IPS[0], IPS[1], IPS[3]]);
+  for (const { metadata } of before.filter(({ metadata }) => metadata.name !== `webhooks-egress-${slotId(IPS[2])}`)) {
+    const now = await plane.get<KubeObject>(`/apis/apps/v1/namespaces/${NS}/deployments/${metadata.name}`);
+    assert.equal(now!.metadata.generation, metadata.generation, metadata.name);
+  }
+});
+
+test("a retiring address serves what is open and gets nothing new; a pending one is only published", async () => {
+  const wanted = spec([0, 1, 3]) as { staticIPs: object[] };
+  wanted.staticIPs[1] = { ...wanted.staticIPs[1], phase: "Retiring" };
+  wanted.staticIPs.push({ address: "203.0.113.24", phase: "Pending" });
+  await applyPolicy(plane, NS, "webhooks", wanted);
+  await untilLabelled([0, 3]);
+  await untilStates("Verified,Retiring,Verified,Unassigned");
+  assert.equal((await deployments()).length, 3);
+  const { data } = (await plane.get<{ data: Record<string, string> }>(
+    `/api/v1/namespaces/${NS}/configmaps/webhooks-egress-ips`,
+  ))!;
+  assert.equal(data["ips.txt"], `${[IPS[0], IPS[1], IPS[3], "203.0.113.24"].join("\n")}\n`);
+  await untilCondition(plane, NS, "webhooks", "Ready", "True");
+});
+
+test("an address that another policy has is refused, and free when that policy goes", async () => {
+  await applyPolicy(plane, NS, "younger", { ...spec([0]), proxy: { port: 5750, adminPort: 5751 } });
+  const loser = await untilCondition(plane, NS, "younger", "Accepted", "False", "Conflicted");
+  assert.equal(
+    conditionOf(loser, "Accepted")!.message,
+    "spec.staticIPs: 203.0.113.20 belongs to policy convoy/webhooks",
+  );
+  await plane.delete(policyPath(NS, "webhooks"));
+  await untilCondition(plane, NS, "younger", "Accepted", "True");
+  await untilCondition(plane, NS, "younger", "Ready", "True");
+  await applyPolicy(plane, "default", "stranger", spec([3]));
+  const stranger = await untilCondition(plane, "default", "stranger", "Accepted", "False", "NotGranted");
+  assert.match(conditionOf(stranger, "Accepted")!.message, /namespace default has no grant for KubeVIP/);
+});

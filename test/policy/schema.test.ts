@@ -1,0 +1,138 @@
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { test } from "node:test";
+import fc from "fast-check";
+import { encodeDocument, makeDocument, readDocument } from "../../proxy/policy/document.ts";
+import { documentArb } from "./arbitraries.ts";
+
+/** docs/policy-document.schema.json against the reader that binds: neither may know a field or a bound that the other does not. */
+
+type Schema = { [keyword: string]: unknown } & { properties?: Record<string, Schema>; items?: Schema };
+const schema = JSON.parse(
+  readFileSync(new URL("../../docs/policy-document.schema.json", import.meta.url), "utf8"),
+) as Schema & { $defs: Record<string, Schema> };
+const TEXT = ["$schema", "$defs", "title", "description", "default", "format"];
+
+const follow = (part: Schema): Schema =>
+  part.$ref === undefined ? part : schema.$defs[String(part.$ref).replace("#/$defs/", "")]!;
+
+/** Whether a value fits, by the keywords that the schema uses; one that is not known here fails the test. */
+function fits(given: Schema, value: unknown): boolean {
+  const part = follow(given);
+  const fields = typeof value === "object" && value !== null && !Array.isArray(value) ? value : null;
+  const list = Array.isArray(value) ? value : null;
+  const number = typeof value === "number" ? value : null;
+  const has = (keys: unknown) => fields === null || (keys as string[]).every((key) => key in fields);
+  const checks: Record<string, (operand: never) => boolean> = {
+    const: (operand: unknown) => value === operand,
+    enum: (operand: unknown[]) => operand.includes(value),
+    type: (operand: string) =>
+      ({ object: fields !== null, array: list !== null, string: typeof value === "string" })[operand] ??
+      Number.isInteger(number),
+    pattern: (operand: string) => typeof value !== "string" || new RegExp(operand).test(value),
+    minimum: (operand: number) => number === null || number >= operand,
+    maximum: (operand: number) => number === null || number <= operand,
+    minItems: (operand: number) => list === null || list.length >= operand,
+    maxItems: (operand: number) => list === null || list.length <= operand,
+    items: (operand: Schema) => list?.every((item) => fits(operand, item)) ?? true,
+    required: has,
+    additionalProperties: () => Object.keys(fields ?? {}).every((key) => Object.hasOwn(part.properties!, key)),
+    properties: (operand: Record<string, Schema>) =>
+      Object.entries(fields ?? {}).every(([key, item]) => operand[key] === undefined || fits(operand[key], item)),
+    dependentRequired: (operand: Record<string, string[]>) =>
+      Object.entries(operand).every(([key, others]) => fields === null || !(key in fields) || has(others)),
+    anyOf: (operand: Schema[]) => operand.some((one) => fits(one, value)),
+    oneOf: (operand: Schema[]) => operand.filter((one) => fits(one, value)).length === 1,
+  };
+  return Object.entries(part).every(([keyword, operand]) => {
+    if (TEXT.includes(keyword) || keyword === "$ref") return true;
+    return (checks[keyword] ?? assert.fail(`unknown keyword ${keyword}`))(operand as never);
+  });
+}
+
+function reads(value: unknown): boolean {
+  try {
+    readDocument(value);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+const FULL = {
+  allow: [{ name: "one", hosts: ["a.example"], except: ["b.example"], cidrs: ["10.0.0.0/8"], ports: [80, "1-2"] }],
+  deny: [{ ports: [25] }, { name: "two", cidrs: ["8.8.8.0/24"], opens: false as const }],
+  blockedCIDRs: ["10.0.0.0/8"],
+  staticIPs: [{ address: "203.0.113.10", sourceAddress: "10.0.0.4", phase: "Retiring" as const }],
+  verification: {
+    echoURLs: ["https://echo.example/"],
+    intervalSeconds: 30,
+    timeoutSeconds: 5,
+    staleAfterSeconds: 600,
+    onUnverified: "Block" as const,
+  },
+};
+
+test("every document that the proxy writes fits its schema", () => {
+  fc.assert(
+    fc.property(documentArb, (partial) => {
+      const text = encodeDocument(makeDocument(partial));
+      assert.ok(fits(schema, JSON.parse(text)), text);
+    }),
+    { numRuns: 500 },
+  );
+  assert.ok(fits(schema, JSON.parse(encodeDocument(makeDocument(FULL)))));
+});
+
+/** Every place in a document, with its schema and a way to put another value there. */
+function places(value: unknown, part: Schema, put: (other: unknown) => unknown, path: string): Place[] {
+  const here = { value, part: follow(part), put, path };
+  if (Array.isArray(value)) {
+    const others = value.flatMap((item, i) =>
+      places(item, here.part.items!, (other) => put(value.with(i, other)), `${path}[${i}]`),
+    );
+    return [here, ...others];
+  }
+  if (typeof value !== "object" || value === null) return [here];
+  const fields = Object.entries(value).flatMap(([key, item]) => {
+    const inner = here.part.properties?.[key] ?? assert.fail(`the schema lacks ${path}.${key}`);
+    return places(item, inner, (other) => put({ ...value, [key]: other }), `${path}.${key}`);
+  });
+  return [here, ...fields];
+}
+interface Place {
+  value: unknown;
+  part: Schema;
+  put: (other: unknown) => unknown;
+  path: string;
+}
+
+test("schema and reader refuse the same: unknown keys, wrong types, words and bounds, in every place", () => {
+  const full = JSON.parse(encodeDocument(makeDocument(FULL)));
+  const all = places(full, schema, (other) => other, "");
+  assert.ok(all.length > 50, `${all.length} places`);
+  let refused = 0;
+  for (const { value, part, put, path } of all) {
+    const others: unknown[] = [{ zzz: 1 }, [[]], -1, 0.5, true];
+    // Names, addresses and CIDRs have a syntax that the reader alone checks.
+    if (part.type !== "string" || part.pattern !== undefined) others.push("\0");
+    if (typeof value === "object" && !Array.isArray(value)) others.push({ ...value, zzz: 1 });
+    if (Array.isArray(value)) others.push([]);
+    for (const bound of ["minimum", "maximum"] as const) {
+      if (part[bound] === undefined) continue;
+      others.push(part[bound], Number(part[bound]) + (bound === "minimum" ? -1 : 1));
+    }
+    for (const word of (part.enum as unknown[] | undefined) ?? []) others.push(word);
+    for (const other of others) {
+      const document = put(other);
+      const good = reads(document);
+      assert.equal(
+        fits(schema, document),
+        good,
+        `${path} = ${JSON.stringify(other)}: the proxy ${good ? "reads" : "refuses"} it`,
+      );
+      if (!good) refused++;
+    }
+  }
+  assert.ok(refused > 300, `${refused} refused`);
+});
