@@ -34,6 +34,8 @@ const POD_NAMESPACE_FILE = "/var/run/secrets/kubernetes.io/serviceaccount/namesp
 const DEFAULT_NAMESPACE = "outrider-system";
 /** This process among all operators. */
 const IDENTITY = `${hostname()}-${randomBytes(4).toString("hex")}`;
+/** What follows a write comes in bursts (a Deployment, its pods, their statuses): looked at once, a little later. */
+const GATHER_MS = 200;
 /** Exit status when the Lease went to somebody else: a new process begins with nothing in mind. */
 const EXIT_LOST = 1;
 
@@ -128,7 +130,7 @@ function assemble(config: OperatorConfig, client: Client, log: Logger, metrics: 
         // An address may be free now, or asked for by an older policy.
         if (changed && [policy, before].some((one) => one !== undefined && exclusive(one))) all(exclusive);
       },
-      child: (owner) => controller.enqueue(owner),
+      child: (owner) => controller.enqueueAfter(owner, GATHER_MS),
       proxy: (event, pod) => {
         const owner = ownerOf(pod);
         if (event === "deleted" || owner === undefined) scraper.forget(pod);
@@ -147,7 +149,7 @@ function assemble(config: OperatorConfig, client: Client, log: Logger, metrics: 
   const scraper = new Scraper({
     ask: makeAsk(config, client),
     intervalMs: config.scrapeMs,
-    onChange: (owner) => controller.enqueue(owner),
+    onChange: (owner) => controller.enqueueAfter(owner, GATHER_MS),
     onResult: (ok) => metrics.scraped(ok),
   });
   const reconciler = new PolicyReconciler({
