@@ -106,7 +106,7 @@ class BlockedRanges {
 }
 
 /** Everything that runs, wired. */
-function assemble(config: OperatorConfig, client: Client, log: Logger, metrics: OperatorMetrics) {
+function assemble(config: OperatorConfig, client: Client, ask: AskStatus, log: Logger, metrics: OperatorMetrics) {
   const events = new EventRecorder({
     client,
     log,
@@ -147,7 +147,7 @@ function assemble(config: OperatorConfig, client: Client, log: Logger, metrics: 
   );
   const ranges = new BlockedRanges(() => world, config.blockedCIDRs);
   const scraper = new Scraper({
-    ask: makeAsk(config, client),
+    ask,
     intervalMs: config.scrapeMs,
     onChange: (owner) => controller.enqueueAfter(owner, GATHER_MS),
     onResult: (ok) => metrics.scraped(ok),
@@ -198,7 +198,9 @@ export async function runOperator(argv: readonly string[]): Promise<number> {
   const client = new Client(kubeConfig, { ...naming, mayWrite: isLeader });
   // Renewing must not wait behind other calls.
   const leaseClient = new Client(kubeConfig, { ...naming, maxConnections: 1 });
-  const parts = assemble(config, client, log, metrics);
+  // Slow proxies must not hold up writes.
+  const proxyClient = new Client(kubeConfig, { ...naming, maxConnections: 16 });
+  const parts = assemble(config, client, makeAsk(config, proxyClient), log, metrics);
   const { events, watches, ranges, scraper, controller, all } = parts;
 
   const page = (text: string, status = 200) => Promise.resolve({ status, text: `${text}\n` });
@@ -259,7 +261,7 @@ export async function runOperator(argv: readonly string[]): Promise<number> {
   await events.stop();
   await election?.stop();
   await watches.stop();
-  for (const one of [client, leaseClient]) one.close();
+  for (const one of [client, leaseClient, proxyClient]) one.close();
   for (const server of [health, metricsServer]) server.close();
   return 0;
 }
