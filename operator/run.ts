@@ -94,9 +94,9 @@ class BlockedRanges {
   update(): boolean {
     const { nodes, serviceCIDRs, apiServers } = this.#world();
     const list = blockedRanges({
-      nodes: nodes.list(),
-      serviceCIDRs: serviceCIDRs.list(),
-      apiServers: apiServers.list(),
+      nodes: nodes?.list() ?? [],
+      serviceCIDRs: serviceCIDRs?.list() ?? [],
+      apiServers: apiServers?.list() ?? [],
       configured: this.#configured,
     });
     if (list.join() === this.#list.join()) return false;
