@@ -24,6 +24,7 @@ const HELP = `Usage: outrider COMMAND [options]
   import   turn a Smokescreen or mole acl.yaml into an EgressPolicy
   echo     answer callers with the address that they come from
   verify   ask echo servers through a proxy from which address it calls
+  operator run fleets of proxies from EgressPolicies on Kubernetes
 
 outrider COMMAND --help prints the options of a command; outrider --version the version.`;
 

@@ -59,7 +59,7 @@ export function gather(world: World, policy: EgressPolicy, around: Surroundings)
   const { namespace, name, uid } = policy.metadata;
   const key = `${namespace}/${name}`;
   const own = <T extends KubeObject>(objects: T[]) => objects.filter((object) => isControlledBy(object, policy));
-  const phase = world.namespaces.get(namespace!)?.status?.phase;
+  const phase = world.namespaces?.get(namespace!)?.status?.phase;
   return {
     now: around.now,
     policy,
@@ -76,6 +76,6 @@ export function gather(world: World, policy: EgressPolicy, around: Surroundings)
     },
     proxies: world.proxies.by("owner", key).map((pod) => proxyFacts(pod, around.scraper)),
     injected: world.injected.by("owner", key),
-    nodes: world.nodes.list(),
+    nodes: world.nodes?.list(),
   };
 }

@@ -139,10 +139,11 @@ export interface World {
   budgets: Watched<KubeObject>;
   proxies: Watched<Pod>;
   injected: Watched<KubeObject>;
-  namespaces: Watched<KubeObject & { status?: { phase?: string } }>;
-  nodes: Watched<Node>;
-  serviceCIDRs: Watched<ServiceCIDR>;
-  apiServers: Watched<EndpointSlice>;
+  /** These take cluster-wide rights; undefined: not watched. */
+  namespaces: Watched<KubeObject & { status?: { phase?: string } }> | undefined;
+  nodes: Watched<Node> | undefined;
+  serviceCIDRs: Watched<ServiceCIDR> | undefined;
+  apiServers: Watched<EndpointSlice> | undefined;
 }
 
 /** Who is told of changes. */
@@ -161,7 +162,6 @@ export interface Listeners {
   namespace(name: string): void;
 }
 
-const nothing: Watched<never> = { get: () => undefined, by: () => [], list: () => [] };
 const fleetSelector = `${LABEL.managedBy}=${MANAGED_BY},${LABEL.name}=${PROXY_NAME}`;
 
 /** Sets up every watch. `discover`: whether the ranges of the cluster are looked for, which takes cluster-wide rights. */
@@ -201,7 +201,7 @@ export function watchWorld(watches: Watches, tell: Listeners, discover: boolean)
     }),
     namespaces: discover
       ? watches.add(RESOURCE.namespace, (_, object) => tell.namespace(object.metadata.name))
-      : (nothing as World["namespaces"]),
+      : undefined,
     nodes: discover
       ? watches.add<Node>(RESOURCE.node, (event, node, before) => {
           tell.ranges();
@@ -209,13 +209,13 @@ export function watchWorld(watches: Watches, tell: Listeners, discover: boolean)
             JSON.stringify([metadata.labels, spec?.unschedulable, spec?.taints]);
           if (event !== "updated" || before === undefined || use(before) !== use(node)) tell.nodes();
         })
-      : nothing,
-    serviceCIDRs: discover ? watches.add<ServiceCIDR>(RESOURCE.serviceCIDR, () => tell.ranges()) : nothing,
+      : undefined,
+    serviceCIDRs: discover ? watches.add<ServiceCIDR>(RESOURCE.serviceCIDR, () => tell.ranges()) : undefined,
     apiServers: discover
       ? watches.add<EndpointSlice>(RESOURCE.endpointSlice, () => tell.ranges(), {
           namespace: "default",
           labelSelector: "kubernetes.io/service-name=kubernetes",
         })
-      : nothing,
+      : undefined,
   };
 }
