@@ -45,7 +45,8 @@ function programmed(facts: Facts, { effective, applied }: Verdict): Finding {
   if (applied.problem !== undefined) return no(applied.problem.reason, applied.problem.message);
   const slots = effective.provider.slots ? slotsOf(effective.spec).length : 0;
   const nodes = slots === 0 ? 0 : schedulable(facts.nodes, effective.spec.proxy);
-  if (nodes < slots) {
+  // Without --discover-cidrs no node is known: then the scheduler alone tells.
+  if (facts.nodes.length > 0 && nodes < slots) {
     const message = `${slots} static IPs need ${slots} nodes, and ${nodes} can take a proxy (spec.proxy.nodeSelector, tolerations, cordoned nodes)`;
     return no(REASON.notEnoughNodes, message);
   }

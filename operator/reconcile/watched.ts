@@ -64,6 +64,18 @@ function replicaManagers(object: Deployment): Deployment {
   return { ...object, metadata: { ...object.metadata, managedFields } };
 }
 
+/** Of a node only what is looked at: its list of images alone is many kilobytes. */
+function nodeParts(node: Node): Node {
+  const { podCIDR, podCIDRs, unschedulable, taints } = node.spec ?? {};
+  const spec = {
+    ...(podCIDR === undefined ? {} : { podCIDR }),
+    ...(podCIDRs === undefined ? {} : { podCIDRs }),
+    ...(unschedulable === undefined ? {} : { unschedulable }),
+    ...(taints === undefined ? {} : { taints }),
+  };
+  return { ...withoutManagers(node), spec, status: { addresses: node.status?.addresses ?? [] } };
+}
+
 /** Everything that the operator looks at, kept up to date by reflectors. */
 export class Watches {
   readonly #options: WatchOptions;
@@ -214,12 +226,19 @@ export function watchWorld(watches: Watches, tell: Listeners, discover: boolean)
       ? watches.add(RESOURCE.namespace, (_, object) => tell.namespace(object.metadata.name))
       : (nothing as World["namespaces"]),
     nodes: discover
-      ? watches.add<Node>(RESOURCE.node, (event, node, before) => {
-          tell.ranges();
-          const use = ({ metadata, spec }: Node) =>
-            JSON.stringify([metadata.labels, spec?.unschedulable, spec?.taints]);
-          if (event !== "updated" || before === undefined || use(before) !== use(node)) tell.nodes();
-        })
+      ? watches.add<Node>(
+          RESOURCE.node,
+          (event, node, before) => {
+            const changed = (part: (node: Node) => unknown) =>
+              event !== "updated" ||
+              before === undefined ||
+              JSON.stringify(part(before)) !== JSON.stringify(part(node));
+            // Every kubelet writes its node's status every few minutes: that alone is no news.
+            if (changed(({ spec, status }) => [spec?.podCIDR, spec?.podCIDRs, status?.addresses])) tell.ranges();
+            if (changed(({ metadata, spec }) => [metadata.labels, spec?.unschedulable, spec?.taints])) tell.nodes();
+          },
+          { transform: nodeParts },
+        )
       : nothing,
     serviceCIDRs: discover ? watches.add<ServiceCIDR>(RESOURCE.serviceCIDR, () => tell.ranges()) : nothing,
     apiServers: discover
