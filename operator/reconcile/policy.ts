@@ -60,6 +60,12 @@ export interface ReconcilerOptions {
 
 type Effective = NonNullable<Verdict["effective"]>;
 
+interface Refresh {
+  hash: string;
+  times: number;
+  at: number;
+}
+
 /** One policy at a time: gather, decide, apply. */
 export class PolicyReconciler {
   readonly #options: ReconcilerOptions;
@@ -69,8 +75,8 @@ export class PolicyReconciler {
   readonly #specs = new Map<string, { generation: number | undefined; spec: EgressPolicy["spec"] }>();
   /** The kept spec by policy uid, and the text that it was unpacked from. */
   readonly #kept = new Map<string, { packed: string; spec: EgressPolicy["spec"] }>();
-  /** When a pod was told to look at its volume, and how often for the same document. */
-  readonly #refreshed = new Map<string, { hash: string; times: number; at: number }>();
+  /** By policy uid, for its late pods by uid: when one was told to look at its volume, how often for the same document. */
+  readonly #refreshed = new Map<string, ReadonlyMap<string, Refresh>>();
 
   constructor(options: ReconcilerOptions) {
     this.#options = options;
@@ -97,8 +103,11 @@ export class PolicyReconciler {
 
   /** A policy is gone for good. */
   forget(policy: EgressPolicy): void {
-    this.#specs.delete(policy.metadata.uid!);
-    this.#kept.delete(policy.metadata.uid!);
+    const uid = policy.metadata.uid!;
+    this.#specs.delete(uid);
+    this.#kept.delete(uid);
+    this.#refreshed.delete(uid);
+    this.#writer.forget(uid);
   }
 
   #interned(policy: EgressPolicy): EgressPolicy {
@@ -198,15 +207,22 @@ export class PolicyReconciler {
   }
 
   #refreshes(facts: Facts, hash: string): PodPatch[] {
+    const policyUid = facts.policy.metadata.uid!;
+    const known = this.#refreshed.get(policyUid);
     const late = lagging(facts.proxies, hash);
+    const refreshed = new Map<string, Refresh>();
+    this.#refreshed.set(policyUid, refreshed);
     return late.flatMap(({ pod }): PodPatch[] => {
       this.#options.scraper.urge(pod);
       const uid = pod.metadata.uid!;
-      const known = this.#refreshed.get(uid);
-      const before = known?.hash === hash ? known : { hash, times: 0, at: 0 };
+      const last = known?.get(uid);
+      const before = last?.hash === hash ? last : { hash, times: 0, at: 0 };
       const pause = before.times < REFRESH_PATIENCE ? REFRESH_MS : REFRESH_SELDOM_MS;
-      if (facts.now - before.at < pause) return [];
-      this.#refreshed.set(uid, { hash, times: before.times + 1, at: facts.now });
+      if (facts.now - before.at < pause) {
+        refreshed.set(uid, before);
+        return [];
+      }
+      refreshed.set(uid, { hash, times: before.times + 1, at: facts.now });
       return [{ pod, annotations: { [ANNOTATION.refresh]: `${hash.slice(7, 19)}-${before.times}` } }];
     });
   }

@@ -1,6 +1,6 @@
 import type { Logger } from "../../proxy/log.ts";
 import type { EgressPolicy } from "../api/egresspolicy.ts";
-import { FIELD_MANAGER, KIND, REASON, type Reason } from "../api/names.ts";
+import { ANNOTATION, FIELD_MANAGER, KIND, REASON, type Reason } from "../api/names.ts";
 import { CHILDREN, RESOURCE } from "../api/resources.ts";
 import { ApiError, type Client } from "../kube/client.ts";
 import type { KubeObject, Resource } from "../kube/resource.ts";
@@ -31,8 +31,11 @@ export function resourceOf(object: KubeObject): Resource {
 export class Writer {
   readonly #client: Client;
   readonly #log: Logger;
-  /** Objects that the API server keeps otherwise than they were applied, by uid: not applied again until they change. */
-  readonly #futile = new Map<string, string>();
+  /**
+   * Objects that the API server keeps otherwise than they were applied, by the uid of their policy and by kind and name:
+   * version and stamp, which are not applied again until one changes.
+   */
+  readonly #futile = new Map<string, Map<string, string>>();
 
   constructor(client: Client, log: Logger) {
     this.#client = client;
@@ -76,9 +79,12 @@ export class Writer {
       throw new Obstacle(REASON.replacing, `${object.kind} ${object.metadata.name} is being deleted`);
     }
     if (!differs(actual, object)) return false;
-    const uid = actual?.metadata.uid ?? "";
-    const wanted = `${actual?.metadata.resourceVersion} ${JSON.stringify(object)}`;
-    if (this.#futile.get(uid) === wanted) return false;
+    const futile = this.#futile.get(policy.metadata.uid!) ?? new Map<string, string>();
+    const what = `${object.kind}/${object.metadata.name}`;
+    const attempt = ({ metadata }: KubeObject) =>
+      `${metadata.resourceVersion} ${object.metadata.annotations?.[ANNOTATION.applied]}`;
+    if (actual !== undefined && futile.get(what) === attempt(actual)) return false;
+    futile.delete(what);
     const written = await this.#client.apply<KubeObject>(resourceOf(object), object, {
       fieldManager: FIELD_MANAGER,
       force: true,
@@ -88,15 +94,19 @@ export class Writer {
       { kind: object.kind, namespace: object.metadata.namespace, name: object.metadata.name },
       "the API server keeps this object otherwise than it was applied: an admission plugin changes it",
     );
-    this.#futile.set(written.metadata.uid!, `${written.metadata.resourceVersion} ${JSON.stringify(object)}`);
+    this.#futile.set(policy.metadata.uid!, futile.set(what, attempt(written)));
     return true;
+  }
+
+  /** A policy is gone for good. */
+  forget(policyUid: string): void {
+    this.#futile.delete(policyUid);
   }
 
   /** Deletes an object as it was seen; one that is gone already is as wanted. */
   async remove(object: KubeObject): Promise<void> {
     const { name, namespace, uid, deletionTimestamp } = object.metadata;
     if (deletionTimestamp !== undefined) return;
-    this.#futile.delete(uid ?? "");
     try {
       const preconditions = uid === undefined ? {} : { uid };
       await this.#client.delete(resourceOf(object), name, namespace, { ...preconditions, propagation: "Background" });
