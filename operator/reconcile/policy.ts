@@ -156,7 +156,7 @@ export class PolicyReconciler {
     const leaving = desired?.leaving ?? [];
     const status = judge(facts, { refusal, effective, applied, leaving, clusterDomain });
     await this.#writeStatus(facts.policy, status);
-    return this.#outcome(facts, effective, applied, leaving);
+    return this.#outcome(facts, effective, applied);
   }
 
   #keep({ metadata, spec }: EgressPolicy, accepted: Accepted): void {
@@ -213,10 +213,10 @@ export class PolicyReconciler {
     const refreshed = new Map<string, Refresh>();
     this.#refreshed.set(policyUid, refreshed);
     return late.flatMap(({ pod }): PodPatch[] => {
-      this.#options.scraper.urge(pod);
       const uid = pod.metadata.uid!;
       const last = known?.get(uid);
       const before = last?.hash === hash ? last : { hash, times: 0, at: 0 };
+      if (before.times < REFRESH_PATIENCE) this.#options.scraper.urge(pod);
       const pause = before.times < REFRESH_PATIENCE ? REFRESH_MS : REFRESH_SELDOM_MS;
       if (facts.now - before.at < pause) {
         refreshed.set(uid, before);
@@ -278,13 +278,16 @@ export class PolicyReconciler {
     }
   }
 
-  #outcome(facts: Facts, effective: Effective | undefined, { problem }: Applied, leaving: readonly string[]): Outcome {
+  #outcome({ policy }: Facts, effective: Effective | undefined, { problem }: Applied): Outcome {
     if (problem !== undefined) {
       return { result: "requeue", afterMs: problem.reason === REASON.replacing ? PENDING_MS : OBSTACLE_MS };
     }
     if (effective === undefined) return { result: "user-error" };
-    const pending = leaving.length > 0 || lagging(facts.proxies, effective.hash).length > 0;
-    return pending ? { result: "requeue", afterMs: PENDING_MS } : { result: "success" };
+    // Of everything else that is under way, such as an exchange of slots, watches and answers of proxies tell.
+    const late = [...(this.#refreshed.get(policy.metadata.uid!)?.values() ?? [])];
+    if (late.length === 0) return { result: "success" };
+    const soon = late.some(({ times }) => times < REFRESH_PATIENCE);
+    return { result: "requeue", afterMs: soon ? REFRESH_MS : REFRESH_SELDOM_MS };
   }
 }
 
