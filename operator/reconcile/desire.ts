@@ -55,7 +55,7 @@ function deploymentOf(
   });
 }
 
-/** Whether a slot's proxy, or every ready proxy of a shared fleet, may take traffic now. */
+/** Whether a slot, or a shared fleet, has a proxy that may take traffic now. */
 function serves(slot: string, proxies: readonly ProxyFacts[]): boolean {
   return proxies.some((proxy) => proxy.slot === slot && proxy.ready && isProven(proxy.status));
 }
