@@ -89,8 +89,8 @@ export function desire(
   const before = publishedBefore(children.configMaps.get(childName.published(policy.metadata.name)));
   const objects = [
     publishedConfigMap(policy, publish(spec, leaving, before, new Date(facts.now).toISOString())),
-    proxyAccount(policy),
     documentConfigMap(policy, accepted),
+    proxyAccount(policy),
     clientService(policy, spec, provider.gated),
     fleetBudget(policy),
     ...slots.map((slot) => deploymentOf(policy, spec, provider, slot, facts, options)),

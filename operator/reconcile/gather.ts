@@ -2,7 +2,7 @@ import type { EgressPolicy } from "../api/egresspolicy.ts";
 import { ANNOTATION, LABEL } from "../api/names.ts";
 import { isReady, type Pod } from "../api/objects.ts";
 import type { KubeObject } from "../kube/resource.ts";
-import type { Facts, ProxyFacts } from "./facts.ts";
+import type { Children, Facts, ProxyFacts } from "./facts.ts";
 import type { Grants } from "./grants.ts";
 import type { Scraper } from "./scrape.ts";
 import { canonical, SHARED, slotsOf } from "./slots.ts";
@@ -83,5 +83,19 @@ export function gather(world: World, policy: EgressPolicy, around: Surroundings)
       .map((pod) => proxyFacts(pod, around.scraper)),
     injected: world.injected.by("owner", key),
     nodes: world.nodes.list(),
+  };
+}
+
+/** The children with what was just written: a status must not call that ready of which no watch has told yet. */
+export function withWritten(children: Children, written: readonly KubeObject[]): Children {
+  const those = <T extends KubeObject>(kind: string, before: ReadonlyMap<string, T>): ReadonlyMap<string, T> =>
+    new Map([
+      ...before,
+      ...written.filter((object) => object.kind === kind).map((object) => [object.metadata.name, object as T] as const),
+    ]);
+  return {
+    ...children,
+    services: those("Service", children.services),
+    deployments: those("Deployment", children.deployments),
   };
 }

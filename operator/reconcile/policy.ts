@@ -15,21 +15,21 @@ import { RESOURCE } from "../api/resources.ts";
 import { ApiError, type Client } from "../kube/client.ts";
 import type { Outcome } from "../kube/controller.ts";
 import type { EventRecorder } from "../kube/events.ts";
-import { apiVersionOf } from "../kube/resource.ts";
+import { apiVersionOf, type KubeObject } from "../kube/resource.ts";
 import { lastAccepted } from "./accept.ts";
 import { addedWithoutNotice, publishedBefore } from "./addresses.ts";
 import { covers } from "./apply.ts";
 import { decide } from "./decide.ts";
 import { type Desired, type FleetOptions, labelPatches, lagging, type PodPatch } from "./desire.ts";
 import type { Facts } from "./facts.ts";
-import { gather } from "./gather.ts";
+import { gather, withWritten } from "./gather.ts";
 import type { Grants } from "./grants.ts";
 import { type Applied, judge, type Verdict } from "./judge.ts";
 import type { Accepted } from "./resources/configmap.ts";
 import type { Scraper } from "./scrape.ts";
 import { slotsOf } from "./slots.ts";
 import type { World } from "./watched.ts";
-import { Obstacle, Writer } from "./write.ts";
+import { problemOf, Writer } from "./write.ts";
 
 /** While something is under way that no watch tells of. */
 const PENDING_MS = 1000;
@@ -144,17 +144,20 @@ export class PolicyReconciler {
   async #pursue(facts: Facts): Promise<Outcome> {
     const { refusal, accepted, effective, desired } = decide(facts, () => this.#keptSpec(facts), this.#options.fleet);
     if (accepted !== undefined) this.#keep(facts.policy, accepted);
+    let { children } = facts;
     let applied: Applied = { problem: undefined };
     if (effective !== undefined && desired !== undefined) {
       this.#warnAddresses(facts, effective.spec);
-      applied = await this.#apply(facts, desired);
+      const written: KubeObject[] = [];
+      applied = { problem: await this.#apply(facts, desired, written) };
+      children = withWritten(children, written);
       await this.#patchPods(facts, effective);
     }
     // A status out of ignorance would be taken back in a moment: after a start, proxies are asked first.
     if (facts.proxies.some(({ asked }) => !asked)) return { result: "requeue", afterMs: UNASKED_MS };
     const { clusterDomain } = this.#options;
     const leaving = desired?.leaving ?? [];
-    const status = judge(facts, { refusal, effective, applied, leaving, clusterDomain });
+    const status = judge({ ...facts, children }, { refusal, effective, applied, leaving, clusterDomain });
     await this.#writeStatus(facts.policy, status);
     return this.#outcome(facts, effective, applied);
   }
@@ -176,7 +179,8 @@ export class PolicyReconciler {
     return spec;
   }
 
-  async #apply(facts: Facts, desired: Desired): Promise<Applied> {
+  /** The first thing that stands in the way. `written`: takes what was written. */
+  async #apply(facts: Facts, desired: Desired, written: KubeObject[]): Promise<Applied["problem"]> {
     const { policy, children } = facts;
     const find = (kind: string, name: string) => {
       if (kind === "ConfigMap") return children.configMaps.get(name);
@@ -184,20 +188,25 @@ export class PolicyReconciler {
       if (kind === "Deployment") return children.deployments.get(name);
       return children.others.find((object) => object.kind === kind && object.metadata.name === name);
     };
-    try {
-      for (const object of desired.objects) {
-        await this.#writer.apply(policy, object, find(object.kind, object.metadata.name));
+    let problem: Applied["problem"];
+    for (const object of desired.objects) {
+      try {
+        const one = await this.#writer.apply(policy, object, find(object.kind, object.metadata.name));
+        if (one !== undefined) written.push(one);
+      } catch (error) {
+        const found = problemOf(error);
+        problem ??= found;
+        // Addresses are published before they are used, and pods mount nothing that is not the policy's own.
+        if (object.kind === "ConfigMap" || object.kind === "ServiceAccount") return problem;
       }
+    }
+    if (problem !== undefined) return problem;
+    try {
       for (const object of desired.removals) await this.#writer.remove(object);
     } catch (error) {
-      if (error instanceof Obstacle) return { problem: { reason: error.reason, message: error.message } };
-      // Refused as it is: by quota, by an admission plugin, by a right that is missing. The next try comes later.
-      if (error instanceof ApiError && (error.code === 403 || error.code === 422 || error.code === 400)) {
-        return { problem: { reason: REASON.applyFailed, message: error.message } };
-      }
-      throw error;
+      return problemOf(error);
     }
-    return { problem: undefined };
+    return undefined;
   }
 
   async #patchPods(facts: Facts, { spec, hash, provider }: Effective): Promise<void> {

@@ -17,6 +17,16 @@ export class Obstacle extends Error {
   }
 }
 
+/** What somebody has to mend before an object can be applied. @throws what a retry can mend */
+export function problemOf(error: unknown): { reason: Reason; message: string } {
+  if (error instanceof Obstacle) return { reason: error.reason, message: error.message };
+  // Refused as it is: by quota, by an admission plugin, by a right that is missing. The next try comes later.
+  if (error instanceof ApiError && (error.code === 403 || error.code === 422 || error.code === 400)) {
+    return { reason: REASON.applyFailed, message: error.message };
+  }
+  throw error;
+}
+
 /** The kind of a child as the API server names it. */
 export function resourceOf(object: KubeObject): Resource {
   const kind = CHILDREN.find((child) => RESOURCE[child].kind === object.kind);
@@ -72,30 +82,37 @@ export class Writer {
     throw new Obstacle(REASON.replacing, `${what} is still that of a former policy of this name`);
   }
 
-  /** Applies one object if need be. True: it was written. @throws Obstacle, ApiError */
-  async apply(policy: EgressPolicy, object: KubeObject, stored: KubeObject | undefined): Promise<boolean> {
+  /** Applies one object if need be, and gives it as it was written. @throws Obstacle, ApiError */
+  async apply(
+    policy: EgressPolicy,
+    object: KubeObject,
+    stored: KubeObject | undefined,
+  ): Promise<KubeObject | undefined> {
     const actual = await this.#actual(policy, object, stored);
     if (actual?.metadata.deletionTimestamp !== undefined) {
       throw new Obstacle(REASON.replacing, `${object.kind} ${object.metadata.name} is being deleted`);
     }
-    if (!differs(actual, object)) return false;
+    if (!differs(actual, object)) return undefined;
     const futile = this.#futile.get(policy.metadata.uid!) ?? new Map<string, string>();
     const what = `${object.kind}/${object.metadata.name}`;
     const attempt = ({ metadata }: KubeObject) =>
       `${metadata.resourceVersion} ${object.metadata.annotations?.[ANNOTATION.applied]}`;
-    if (actual !== undefined && futile.get(what) === attempt(actual)) return false;
+    if (actual !== undefined && futile.get(what) === attempt(actual)) return undefined;
     futile.delete(what);
-    const written = await this.#client.apply<KubeObject>(resourceOf(object), object, {
+    // With the uid it is a Conflict when somebody replaced what the store still has by an object of their own.
+    const identity = actual === undefined ? {} : { uid: actual.metadata.uid };
+    const seen = { ...object, metadata: { ...object.metadata, ...identity } };
+    const written = await this.#client.apply<KubeObject>(resourceOf(object), seen, {
       fieldManager: FIELD_MANAGER,
       force: true,
     });
-    if (covers(written, object)) return true;
+    if (covers(written, object)) return written;
     this.#log.warn(
       { kind: object.kind, namespace: object.metadata.namespace, name: object.metadata.name },
       "the API server keeps this object otherwise than it was applied: an admission plugin changes it",
     );
     this.#futile.set(policy.metadata.uid!, futile.set(what, attempt(written)));
-    return true;
+    return written;
   }
 
   /** A policy is gone for good. */
