@@ -211,7 +211,7 @@ export class PolicyReconciler {
 
   async #patchPods(facts: Facts, { spec, hash, provider }: Effective): Promise<void> {
     const retiring = new Set(slotsOf(spec).flatMap(({ id, retiring }) => (retiring ? [id] : [])));
-    const patches = labelPatches(facts.proxies, provider.gated, retiring);
+    const patches = labelPatches(facts.proxies, provider.gated, retiring, spec);
     for (const patch of [...patches, ...this.#refreshes(facts, hash)]) await this.#patchPod(patch);
   }
 
