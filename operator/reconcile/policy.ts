@@ -25,6 +25,7 @@ import type { Facts } from "./facts.ts";
 import { gather, withWritten } from "./gather.ts";
 import type { Grants } from "./grants.ts";
 import { type Applied, judge, type Verdict } from "./judge.ts";
+import { isNews } from "./news.ts";
 import type { Accepted } from "./resources/configmap.ts";
 import type { Scraper } from "./scrape.ts";
 import { slotsOf } from "./slots.ts";
@@ -58,12 +59,24 @@ export interface ReconcilerOptions {
   now?: () => number;
 }
 
+/**
+ * metav1.FinalizerDeleteDependents. Garbage collection would take the fleet before the policy (`--cascade=foreground`, Argo
+ * CD's default), and again whatever is made anew, although pods still use it: it is taken off a policy in use.
+ */
+const FOREGROUND = "foregroundDeletion";
+
 type Effective = NonNullable<Verdict["effective"]>;
 
 interface Refresh {
   hash: string;
   times: number;
   at: number;
+}
+
+/** Whether a deleted policy has to wait: pods use its fleet, nobody forces it, and its namespace stays. */
+function inUse({ policy, injected, namespaceTerminating }: Facts): boolean {
+  if (injected.length === 0 || namespaceTerminating) return false;
+  return policy.metadata.annotations?.[ANNOTATION.forceDelete] !== "true";
 }
 
 /** One policy at a time: gather, decide, apply. */
@@ -92,12 +105,11 @@ export class PolicyReconciler {
     const { scraper, grants, world } = this.#options;
     const blockedCIDRs = this.#options.blockedCIDRs();
     const facts = gather(world, policy, { scraper, grants, blockedCIDRs, now: this.#now() });
-    if (this.#mayGo(facts)) {
-      await this.#setFinalizer(policy, false);
+    const held = inUse(facts);
+    await this.#setFinalizers(policy, held);
+    if (facts.namespaceTerminating || (policy.metadata.deletionTimestamp !== undefined && !held)) {
       return { result: "success" };
     }
-    if (facts.namespaceTerminating) return { result: "success" };
-    if (policy.metadata.deletionTimestamp === undefined) await this.#setFinalizer(policy, true);
     return this.#pursue(facts);
   }
 
@@ -118,17 +130,13 @@ export class PolicyReconciler {
     return policy;
   }
 
-  /** A deleted policy goes when no pod uses its fleet, when it is told to, or with its namespace. */
-  #mayGo({ policy, injected, namespaceTerminating }: Facts): boolean {
-    if (policy.metadata.deletionTimestamp === undefined) return false;
-    if (injected.length === 0 || namespaceTerminating) return true;
-    return policy.metadata.annotations?.[ANNOTATION.forceDelete] === "true";
-  }
-
-  async #setFinalizer(policy: EgressPolicy, wanted: boolean): Promise<void> {
-    const { name, namespace, resourceVersion, finalizers = [] } = policy.metadata;
-    if (finalizers.includes(FINALIZER) === wanted) return;
-    const list = wanted ? [...finalizers, FINALIZER] : finalizers.filter((finalizer) => finalizer !== FINALIZER);
+  /** Only a policy in use is held: an operator that is gone, or has lost its rights, is in the way of no other one's end. */
+  async #setFinalizers({ metadata }: EgressPolicy, held: boolean): Promise<void> {
+    const { name, namespace, resourceVersion, deletionTimestamp, finalizers = [] } = metadata;
+    const list = finalizers.filter((finalizer) => finalizer !== (held ? FOREGROUND : FINALIZER));
+    // The API server takes no new ones on what is being deleted.
+    if (held && deletionTimestamp === undefined && !list.includes(FINALIZER)) list.push(FINALIZER);
+    if (list.join() === finalizers.join()) return;
     const patch = { metadata: { finalizers: list, resourceVersion } };
     try {
       await this.#options.client.patch(RESOURCE.policy, name, namespace, patch, {
@@ -148,10 +156,14 @@ export class PolicyReconciler {
     let applied: Applied = { problem: undefined };
     if (effective !== undefined && desired !== undefined) {
       this.#warnAddresses(facts, effective.spec);
+      const { gated } = effective.provider;
+      // The client Service must never select by a label that no serving pod has yet, or has no more.
+      if (gated) await this.#labelPods(facts, effective);
       const written: KubeObject[] = [];
       applied = { problem: await this.#apply(facts, desired, written) };
       children = withWritten(children, written);
-      await this.#patchPods(facts, effective);
+      if (!gated) await this.#labelPods(facts, effective);
+      for (const patch of this.#refreshes(facts, effective.hash)) await this.#patchPod(patch);
     }
     // A status out of ignorance would be taken back in a moment: after a start, proxies are asked first.
     if (facts.proxies.some(({ asked }) => !asked)) return { result: "requeue", afterMs: UNASKED_MS };
@@ -209,10 +221,10 @@ export class PolicyReconciler {
     return undefined;
   }
 
-  async #patchPods(facts: Facts, { spec, hash, provider }: Effective): Promise<void> {
+  async #labelPods(facts: Facts, { spec, provider }: Effective): Promise<void> {
     const retiring = new Set(slotsOf(spec).flatMap(({ id, retiring }) => (retiring ? [id] : [])));
     const patches = labelPatches(facts.proxies, provider.gated, retiring, spec);
-    for (const patch of [...patches, ...this.#refreshes(facts, hash)]) await this.#patchPod(patch);
+    for (const patch of patches) await this.#patchPod(patch);
   }
 
   #refreshes(facts: Facts, hash: string): PodPatch[] {
@@ -278,11 +290,14 @@ export class PolicyReconciler {
   /** Events of conditions that changed. */
   #tell(policy: EgressPolicy, before: readonly Condition[], after: readonly Condition[]): void {
     for (const condition of after) {
-      const old = before.find(({ type }) => type === condition.type);
+      if (
+        !isNews(
+          condition,
+          before.find(({ type }) => type === condition.type),
+        )
+      )
+        continue;
       const { type, status, reason, message } = condition;
-      if (old?.status === status && old.reason === reason) continue;
-      if (status === "Unknown" || (old === undefined && status === "False" && type !== "Accepted")) continue;
-      if (status === "True" && type !== "Ready" && (old === undefined || old.status !== "False")) continue;
       this.#options.events.event(policy, status === "True" ? "Normal" : "Warning", reason, `${type}: ${message}`);
     }
   }
