@@ -6,10 +6,10 @@ BIOME := node_modules/.bin/biome
 TSC := node_modules/.bin/tsc
 STAMP := node_modules/.stamp
 
-.PHONY: help install run test lint fmt types generate verify cover bench clean
+.PHONY: help install run test lint fmt types generate verify tools cluster cover bench bench-operator clean
 
 help: ## print this
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(STAMP) ## install the packages of package-lock.json, Node 24 among them
 
@@ -41,11 +41,20 @@ generate: install ## make types and docs/crd.md of crds/egresspolicies.yaml
 verify: install ## check that what `make generate` makes is up to date
 	$(NODE) crds/generate.ts --verify
 
+tools: install ## get the programs of the test cluster: KUBEBUILDER_ASSETS, ~/.cache, or a build with Go (once, 10 to 25 minutes)
+	$(NODE) test/cluster/make-tools.ts
+
+cluster: install ## start a real control plane with two simulated nodes, print its KUBECONFIG, end with Ctrl-C
+	$(NODE) test/cluster/up.ts
+
 cover: install ## run all tests with coverage of proxy/
 	$(NODE) --test --test-concurrency=1 --test-force-exit --experimental-test-coverage --test-coverage-include='proxy/**' 'test/**/*.test.ts'
 
 bench: install ## measure CPU, memory and latency beside squid, tinyproxy, nginx (Debian packages; as root): docs/performance.md
 	$(NODE) --expose-gc test/bench/main.ts $(ARGS)
+
+bench-operator: install ## measure 500 policies at once on a real API server: docs/performance.md
+	$(NODE) test/bench/operator/main.ts $(ARGS)
 
 clean: ## remove what the other targets made
 	rm -rf node_modules coverage .cache

@@ -18,6 +18,8 @@ export interface ProxyFacts {
   status: ProxyStatus | undefined;
   /** Why it gives none. */
   error: string | undefined;
+  /** False: it was not asked yet, so nothing can be said of it. */
+  asked: boolean;
 }
 
 /** Everything that a policy owns and that stands there, by name. */
@@ -45,6 +47,6 @@ export interface Facts {
   proxies: readonly ProxyFacts[];
   /** Pods that were injected with this policy's proxy. */
   injected: readonly { metadata: ObjectMeta }[];
-  /** Undefined: nodes are not watched. */
+  /** Undefined: nodes are not watched (`--discover-cidrs off`). */
   nodes: readonly Node[] | undefined;
 }

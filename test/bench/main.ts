@@ -16,12 +16,13 @@ import { WORKLOADS } from "./workloads.ts";
 const PROXY_CORE = 0;
 const OTHER_CORE = 1;
 
+const WORKLOAD_NAMES: readonly string[] = [...WORKLOADS.map((workload) => workload.name), ...SINGLES];
+const PEER_NAMES: readonly string[] = PEERS.slice(1).map((peer) => peer.name);
+
 const HELP = `Usage: node test/bench/main.ts [--rounds N] [--slice-seconds S] [--only WORKLOAD,...] [--peers NAME,...] [--json FILE]
 
-Workloads: ${[...WORKLOADS.map((workload) => workload.name), ...SINGLES].join(" ")}
-Peers: ${PEERS.slice(1)
-  .map((peer) => peer.name)
-  .join(" ")}`;
+Workloads: ${WORKLOAD_NAMES.join(" ")}
+Peers: ${PEER_NAMES.join(" ")}`;
 
 const { values } = parseArgs({
   options: {
@@ -37,11 +38,20 @@ if (values.help) {
   console.log(HELP);
   process.exit(0);
 }
+const only = values.only?.split(",");
+const peerNames = values.peers?.split(",");
+for (const [names, known] of [
+  [only, WORKLOAD_NAMES],
+  [peerNames, PEER_NAMES],
+] as const) {
+  const unknown = names?.find((name) => !known.includes(name));
+  if (unknown === undefined) continue;
+  console.error(`nothing is called "${unknown}"; there are: ${known.join(" ")}`);
+  process.exit(2);
+}
 await isolate(OTHER_CORE);
 const rounds = Number(values.rounds);
 const seconds = Number(values["slice-seconds"]);
-const only = values.only?.split(",");
-const peerNames = values.peers?.split(",");
 
 const lines: string[] = [];
 const wanted = PEERS.filter((peer, i) => i === 0 || peerNames === undefined || peerNames.includes(peer.name));

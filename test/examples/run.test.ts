@@ -29,7 +29,7 @@ test("make run: the printed curl lines get through, or are refused and say why; 
   const free = await listen(() => {});
   await free.close();
   const env = { ...process.env, PORT: `${free.port}` };
-  const child = spawn(process.execPath, ["examples/run.ts"], { cwd: ROOT, env, stdio: ["ignore", "pipe", "inherit"] });
+  const child = spawn(process.execPath, ["examples/run.ts"], { cwd: ROOT, env, stdio: ["ignore", "pipe", "ignore"] });
   try {
     const printed = await untilPrinted(child, "Ctrl-C ends it.");
     const lines = [...printed.matchAll(/^ +(curl .*)$/gm)].map((match) => match[1]!);

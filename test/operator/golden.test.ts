@@ -106,6 +106,7 @@ function factsOf(input: Input): Facts {
       leaving: false,
       status: said === undefined ? undefined : { ...full, hash: full.hash === "wanted" ? wanted() : full.hash },
       error: entry.error,
+      asked: true,
     };
   });
   const holders = new Map(

@@ -1,0 +1,149 @@
+import { readFileSync, writeFileSync } from "node:fs";
+import { setTimeout as sleep } from "node:timers/promises";
+import { parseArgs } from "node:util";
+import type { EgressPolicy } from "../../../operator/api/egresspolicy.ts";
+import type { ConfigMap } from "../../../operator/api/objects.ts";
+import { startControlPlane } from "../../cluster/control-plane.ts";
+import { applyPolicy, install, makeNamespace, type Operator, startOperator } from "../../operator/operator.ts";
+
+/**
+ * `make bench-operator`: many policies at once on a real API server. Fleets have no proxies here: simulated nodes run
+ * pods that never answer, which is the costly case for whoever asks them.
+ */
+
+const { values } = parseArgs({
+  options: {
+    policies: { type: "string", default: "500" },
+    hosts: { type: "string", default: "50" },
+    json: { type: "string" },
+  },
+});
+const POLICIES = Number(values.policies);
+const HOSTS = Number(values.hosts);
+const NAMESPACES = 10;
+const PARALLEL = 8;
+const LOOK_MS = 200;
+const LIMIT_MS = 15 * 60 * 1000;
+
+const figures: Record<string, number> = {};
+function note(name: string, value: number, unit: string): void {
+  figures[`${name} (${unit})`] = value;
+  console.log(`${name.padEnd(60)} ${value.toFixed(unit === "s" ? 2 : 0)} ${unit}`);
+}
+
+const spec = (policy: number, edition: number) => ({
+  allow: [{ hosts: Array.from({ length: HOSTS }, (_, i) => `h${i}.customer-${policy}.e${edition}.example`) }],
+  proxy: { replicas: 1 },
+});
+const namespaceOf = (policy: number) => `team-${policy % NAMESPACES}`;
+const nameOf = (policy: number) => `policy-${policy}`;
+
+/** Resident memory of a process in MiB, now and at its highest. */
+function memory({ program }: Operator): { now: number; peak: number } {
+  const text = readFileSync(`/proc/${program.pid}/status`, "utf8");
+  const of = (key: string) => Number(new RegExp(`${key}:\\s+(\\d+)`).exec(text)![1]) / 1024;
+  return { now: of("VmRSS"), peak: of("VmHWM") };
+}
+
+const plane = await startControlPlane({ kwokNodes: 2, audit: true });
+await install(plane);
+for (let i = 0; i < NAMESPACES; i++) await makeNamespace(plane, `team-${i}`);
+let operator = await startOperator(plane);
+await operator.untilLeading();
+note("memory of an operator without policies", memory(operator).now, "MiB");
+
+type List<T> = { items: T[] };
+const policies = async () =>
+  (await plane.get<List<EgressPolicy>>("/apis/egress.outrider.dev/v1alpha1/egresspolicies"))!.items;
+const writes = () =>
+  plane
+    .audit()
+    .filter(
+      ({ user, verb, path }) =>
+        user.endsWith(":outrider-operator") && !["get", "list", "watch"].includes(verb) && !path.includes("/leases"),
+    );
+
+/** Waits until it is so; seconds since `began`. */
+async function until(what: string, began: number, look: () => Promise<boolean>): Promise<number> {
+  while (!(await look())) {
+    if (Date.now() - began > LIMIT_MS) throw new Error(`${what}: not within ${LIMIT_MS / 1000} s`);
+    await sleep(LOOK_MS);
+  }
+  return (Date.now() - began) / 1000;
+}
+
+const began = Date.now();
+let next = 0;
+const create = async () => {
+  for (let i = next++; i < POLICIES; i = next++) await applyPolicy(plane, namespaceOf(i), nameOf(i), spec(i, 0));
+};
+await Promise.all(Array.from({ length: PARALLEL }, create));
+note(`${POLICIES} policies of ${HOSTS} hosts: applied by us`, (Date.now() - began) / 1000, "s");
+const programmed = async () => {
+  const found = await policies();
+  const done = found.filter(({ status }) =>
+    status?.conditions?.some(({ type, status }) => type === "Programmed" && status === "True"),
+  );
+  return done.length === POLICIES;
+};
+note(
+  "until every policy is Programmed (documents and objects applied)",
+  await until("Programmed", began, programmed),
+  "s",
+);
+note("memory after that", memory(operator).now, "MiB");
+note("highest memory", memory(operator).peak, "MiB");
+note("writes so far", writes().length, "requests");
+
+const edited = POLICIES >> 1;
+const path = `/api/v1/namespaces/${namespaceOf(edited)}/configmaps/${nameOf(edited)}-egress-policy`;
+let edition = 0;
+/** Edits one policy five times; the longest time until its ConfigMap followed. */
+async function edit(): Promise<number> {
+  let slowest = 0;
+  for (let i = 0; i < 5; i++) {
+    const start = Date.now();
+    await applyPolicy(plane, namespaceOf(edited), nameOf(edited), spec(edited, ++edition));
+    for (;;) {
+      const found = await plane.get<ConfigMap>(path);
+      if (found!.data!["policy.json"]!.includes(`.e${edition}.example`)) break;
+      await sleep(5);
+    }
+    slowest = Math.max(slowest, (Date.now() - start) / 1000);
+  }
+  return slowest;
+}
+note("an edit until its ConfigMap has it, slowest of 5, at once", await edit(), "s");
+
+// Statuses still follow the pods: settled is when nothing was written for a while.
+const settled = async () => {
+  const before = writes().length;
+  await sleep(5000);
+  return writes().length === before;
+};
+note("until nothing is written any more", await until("settled", began, settled), "s");
+note("an edit until its ConfigMap has it, slowest of 5, settled", await edit(), "s");
+await until("settled again", began, settled);
+await operator.stop();
+const before = writes().length;
+const again = Date.now();
+operator = await startOperator(plane, { name: "again" });
+await operator.untilLeading();
+note("a new operator with these policies: leads after", (Date.now() - again) / 1000, "s");
+const reconciled = async () => {
+  const text = await (await fetch(`${operator.metrics}/metrics`)).text();
+  const results = [
+    ...text.matchAll(/controller_runtime_reconcile_total\{controller="egresspolicy",result="\w+"\} (\d+)/g),
+  ];
+  return results.reduce((sum, match) => sum + Number(match[1]), 0) >= POLICIES;
+};
+note("and has looked at each after", await until("reconciled", again, reconciled), "s");
+await sleep(5000);
+const fresh = writes().slice(before);
+note("writes that it made", fresh.length, "requests");
+for (const { verb, path } of fresh.slice(0, 5)) console.log(`  ${verb} ${path}`);
+note("memory of the new operator", memory(operator).now, "MiB");
+console.log(JSON.stringify(figures));
+if (values.json !== undefined) writeFileSync(values.json, `${JSON.stringify(figures)}\n`);
+await operator.stop();
+await plane.stop();
