@@ -229,6 +229,8 @@ export async function runOperator(argv: readonly string[]): Promise<number> {
         lost = true;
         resolve("lost the Lease");
       },
+      // What was refused meanwhile waits for its back-off: not any longer.
+      onResumed: () => all(),
     });
   });
   const end = Promise.race([signal, lose]);

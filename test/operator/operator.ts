@@ -9,6 +9,9 @@ import { OUTRIDER } from "../harness/proxy.ts";
 const ROOT = new URL("../..", import.meta.url).pathname;
 const START_MS = 20_000;
 
+/** The path of the Lease by which one operator of several acts. */
+export const LEASE = "/apis/coordination.k8s.io/v1/namespaces/outrider-system/leases/outrider-operator";
+
 /** An operator that runs as a process, under exactly the role that is shipped. */
 export interface Operator {
   program: Program;
