@@ -94,9 +94,9 @@ export class FleetRunner {
 
   async #run(): Promise<void> {
     while (!this.#stopped) {
-      // The API server may be down for a while, as tests want it: proxies run on.
+      // The API server, or its etcd, may be down for a while, as tests want it: proxies run on.
       await this.#look().catch((error: Error) => {
-        if (!/ECONN|socket hang up|503/.test(error.message)) this.#error ??= error;
+        if (!/ECONN|socket hang up|: 5\d\d /.test(error.message)) this.#error ??= error;
       });
       await sleep(LOOK_MS);
     }

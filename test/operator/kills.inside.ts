@@ -26,7 +26,7 @@ const seed = Number(process.env.SEED ?? Date.now() & 0x7fffffff);
 const random = randomFrom(seed);
 const KILLS = 20;
 const NS = "chaos";
-const NAMES = ["alpha", "bravo", "carol", "delta"] as const;
+const NAMES: readonly string[] = ["alpha", "bravo", "carol", "delta"];
 /** An operator that has written all it wants to is killed after so long. */
 const IDLE_MS = 1000;
 const CONVERGE_MS = 90_000;
@@ -49,14 +49,15 @@ interface Spec {
 const wanted = new Map<string, { spec: Spec; invalid: boolean; valid: Spec[] }>();
 let edits = 0;
 
-const addressesOf = (name: string) => [0, 1].map((i) => `203.0.113.${20 + 2 * NAMES.findIndex((n) => n === name) + i}`);
+const addressesOf = (name: string) => [0, 1].map((i) => `203.0.113.${20 + 2 * NAMES.indexOf(name) + i}`);
 const pick = <T>(list: readonly T[]): T => list[Math.floor(random() * list.length)]!;
 
 function makeSpec(name: string, provider: string): Spec {
   const deny = [{ hosts: [`edit-${edits++}.example`] }];
-  const port = 5000 + 100 * NAMES.findIndex((n) => n === name);
+  const port = 5000 + 100 * NAMES.indexOf(name);
   if (provider !== "KubeVIP") {
-    const nat = provider === "PodIP" ? { provider, podIP: { annotations: { "pool.example/name": "static" } } } : { provider };
+    const nat =
+      provider === "PodIP" ? { provider, podIP: { annotations: { "pool.example/name": "static" } } } : { provider };
     return { deny, nat, proxy: { replicas: 1 + Math.round(random()) } };
   }
   const nat = { provider, kubeVIP: {} };
@@ -193,7 +194,11 @@ async function differences(): Promise<string[]> {
   if (names.join() !== [...wanted.keys()].sort().join()) problems.push(`policies: ${names}`);
   for (const policy of policies) {
     const { name, uid, generation } = policy.metadata;
-    const { spec, invalid, valid } = wanted.get(name) ?? { spec: policy.spec as unknown as Spec, invalid: false, valid: [] };
+    const { spec, invalid, valid } = wanted.get(name) ?? {
+      spec: policy.spec as unknown as Spec,
+      invalid: false,
+      valid: [],
+    };
     const found = await plane.get<ConfigMap>(`/api/v1/namespaces/${NS}/configmaps/${childName.document(name)}`);
     const current = (type: string) => {
       const condition = conditionOf(policy, type);
