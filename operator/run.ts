@@ -234,6 +234,11 @@ export async function runOperator(argv: readonly string[]): Promise<number> {
         lost = true;
         resolve("lost the Lease");
       },
+      // Watches, and what was refused meanwhile, wait for the end of their back-off: not any longer.
+      onResumed: () => {
+        watches.retry();
+        all();
+      },
     });
   });
   const end = Promise.race([signal, lose]);
