@@ -7,6 +7,7 @@ import { UsageError } from "../proxy/errors.ts";
 import { type Logger, makeLog } from "../proxy/log.ts";
 import { optionHelp } from "../proxy/options.ts";
 import type { EgressPolicy } from "./api/egresspolicy.ts";
+import { LABEL } from "./api/names.ts";
 import { OPERATOR_OPTIONS, type OperatorConfig, readOperatorConfig } from "./config.ts";
 import { Client } from "./kube/client.ts";
 import { Controller } from "./kube/controller.ts";
@@ -34,6 +35,8 @@ const POD_NAMESPACE_FILE = "/var/run/secrets/kubernetes.io/serviceaccount/namesp
 const DEFAULT_NAMESPACE = "outrider-system";
 /** This process among all operators. */
 const IDENTITY = `${hostname()}-${randomBytes(4).toString("hex")}`;
+/** What follows a write comes in bursts (a Deployment, its pods, their statuses): looked at once, a little later. */
+const GATHER_MS = 200;
 /** Exit status when the Lease went to somebody else: a new process begins with nothing in mind. */
 const EXIT_LOST = 1;
 
@@ -92,9 +95,9 @@ class BlockedRanges {
   update(): boolean {
     const { nodes, serviceCIDRs, apiServers } = this.#world();
     const list = blockedRanges({
-      nodes: nodes.list(),
-      serviceCIDRs: serviceCIDRs.list(),
-      apiServers: apiServers.list(),
+      nodes: nodes?.list() ?? [],
+      serviceCIDRs: serviceCIDRs?.list() ?? [],
+      apiServers: apiServers?.list() ?? [],
       configured: this.#configured,
     });
     if (list.join() === this.#list.join()) return false;
@@ -104,7 +107,7 @@ class BlockedRanges {
 }
 
 /** Everything that runs, wired. */
-function assemble(config: OperatorConfig, client: Client, log: Logger, metrics: OperatorMetrics) {
+function assemble(config: OperatorConfig, client: Client, ask: AskStatus, log: Logger, metrics: OperatorMetrics) {
   const events = new EventRecorder({
     client,
     log,
@@ -128,9 +131,9 @@ function assemble(config: OperatorConfig, client: Client, log: Logger, metrics: 
         // An address may be free now, or asked for by an older policy.
         if (changed && [policy, before].some((one) => one !== undefined && exclusive(one))) all(exclusive);
       },
-      child: (owner) => controller.enqueue(owner),
+      child: (owner) => controller.enqueueAfter(owner, GATHER_MS),
       proxy: (event, pod) => {
-        const owner = ownerOf(pod);
+        const owner = ownerOf(pod, LABEL.fleet);
         if (event === "deleted" || owner === undefined) scraper.forget(pod);
         else scraper.see(pod, owner);
       },
@@ -145,9 +148,9 @@ function assemble(config: OperatorConfig, client: Client, log: Logger, metrics: 
   );
   const ranges = new BlockedRanges(() => world, config.blockedCIDRs);
   const scraper = new Scraper({
-    ask: makeAsk(config, client),
+    ask,
     intervalMs: config.scrapeMs,
-    onChange: (owner) => controller.enqueue(owner),
+    onChange: (owner) => controller.enqueueAfter(owner, GATHER_MS),
     onResult: (ok) => metrics.scraped(ok),
   });
   const reconciler = new PolicyReconciler({
@@ -196,7 +199,9 @@ export async function runOperator(argv: readonly string[]): Promise<number> {
   const client = new Client(kubeConfig, { ...naming, mayWrite: isLeader });
   // Renewing must not wait behind other calls.
   const leaseClient = new Client(kubeConfig, { ...naming, maxConnections: 1 });
-  const parts = assemble(config, client, log, metrics);
+  // Slow proxies must not hold up writes.
+  const proxyClient = new Client(kubeConfig, { ...naming, maxConnections: 16 });
+  const parts = assemble(config, client, makeAsk(config, proxyClient), log, metrics);
   const { events, watches, ranges, scraper, controller, all } = parts;
 
   const page = (text: string, status = 200) => Promise.resolve({ status, text: `${text}\n` });
@@ -262,7 +267,7 @@ export async function runOperator(argv: readonly string[]): Promise<number> {
   await events.stop();
   await election?.stop();
   await watches.stop();
-  for (const one of [client, leaseClient]) one.close();
+  for (const one of [client, leaseClient, proxyClient]) one.close();
   for (const server of [health, metricsServer]) server.close();
   return 0;
 }

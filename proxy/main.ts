@@ -18,6 +18,7 @@ const COMMANDS: Readonly<Record<string, (argv: string[]) => Promise<number>>> = 
 
 const HELP = `Usage: outrider COMMAND [options]
 
+  operator runs fleets of proxies from EgressPolicies on Kubernetes
   proxy    forward proxy that dials only what its policy permits
   explain  what the proxy would decide for a target, and why
   check    validate a policy file

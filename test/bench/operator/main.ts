@@ -97,18 +97,23 @@ note("writes so far", writes().length, "requests");
 
 const edited = POLICIES >> 1;
 const path = `/api/v1/namespaces/${namespaceOf(edited)}/configmaps/${nameOf(edited)}-egress-policy`;
-const times: number[] = [];
-for (let edition = 1; edition <= 5; edition++) {
-  const start = Date.now();
-  await applyPolicy(plane, namespaceOf(edited), nameOf(edited), spec(edited, edition));
-  for (;;) {
-    const found = await plane.get<ConfigMap>(path);
-    if (found!.data!["policy.json"]!.includes(`.e${edition}.example`)) break;
-    await sleep(5);
+let edition = 0;
+/** Edits one policy five times; the longest time until its ConfigMap followed. */
+async function edit(): Promise<number> {
+  let slowest = 0;
+  for (let i = 0; i < 5; i++) {
+    const start = Date.now();
+    await applyPolicy(plane, namespaceOf(edited), nameOf(edited), spec(edited, ++edition));
+    for (;;) {
+      const found = await plane.get<ConfigMap>(path);
+      if (found!.data!["policy.json"]!.includes(`.e${edition}.example`)) break;
+      await sleep(5);
+    }
+    slowest = Math.max(slowest, (Date.now() - start) / 1000);
   }
-  times.push((Date.now() - start) / 1000);
+  return slowest;
 }
-note("an edit among them until its ConfigMap has it, slowest of 5", Math.max(...times), "s");
+note("an edit until its ConfigMap has it, slowest of 5, at once", await edit(), "s");
 
 // Statuses still follow the pods: settled is when nothing was written for a while.
 const settled = async () => {
@@ -117,6 +122,8 @@ const settled = async () => {
   return writes().length === before;
 };
 note("until nothing is written any more", await until("settled", began, settled), "s");
+note("an edit until its ConfigMap has it, slowest of 5, settled", await edit(), "s");
+await until("settled again", began, settled);
 await operator.stop();
 const before = writes().length;
 const again = Date.now();
