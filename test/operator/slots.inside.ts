@@ -62,7 +62,7 @@ const spec = (indexes: readonly number[]) => ({
 });
 
 before(async () => {
-  plane = await startControlPlane({ kwokNodes: 4 });
+  plane = await startControlPlane({ kwokNodes: 4, realProxies: true });
   await install(plane);
   await makeNamespace(plane, NS);
   const secret = {
@@ -100,9 +100,12 @@ const deployments = () => list<KubeObject>(`/apis/apps/v1/namespaces/${NS}/deplo
 const pods = () => list<Pod>(`/api/v1/namespaces/${NS}/pods`);
 const slots = (indexes: readonly number[]) => indexes.map((i) => slotId(IPS[i]!)).sort();
 
-/** Slots whose pod has the label by which the client Service selects. */
+/** Slots whose pod has the label by which the client Service selects; pods on their way out are no endpoints. */
 async function labelled(): Promise<string[]> {
-  const found = (await pods()).filter(({ metadata }) => metadata.labels!["egress.outrider.dev/verified"] === "true");
+  const found = (await pods()).filter(
+    ({ metadata }) =>
+      metadata.deletionTimestamp === undefined && metadata.labels!["egress.outrider.dev/verified"] === "true",
+  );
   return found.map(({ metadata }) => metadata.labels!["egress.outrider.dev/slot"]!).sort();
 }
 async function untilLabelled(indexes: readonly number[]): Promise<void> {
@@ -271,11 +274,16 @@ test("a running policy changes its provider: the old fleet serves until the new 
   const slot = `switched-egress-${slotId(IPS[4])}`;
   // From a pod's own address the world sees the static IP, as behind a NAT gateway.
   seen.set("127.0.0.1", IPS[4]);
+  const selector = async () =>
+    (await plane.get<Service>(`/api/v1/namespaces/${NS}/services/switched-egress`))!.spec.selector;
   /** Pods that the client Service selects now; never none, whatever is under way. */
-  const selected = async () => {
-    const { selector } = (await plane.get<Service>(`/api/v1/namespaces/${NS}/services/switched-egress`))!.spec;
-    const wanted = Object.entries(selector);
-    return (await pods()).filter(({ metadata }) => wanted.every(([key, value]) => metadata.labels?.[key] === value));
+  const selected = async (): Promise<Pod[]> => {
+    const before = await selector();
+    const found = await pods();
+    // Looked at twice: a selector that changed in between belongs to other labels.
+    if (JSON.stringify(await selector()) !== JSON.stringify(before)) return selected();
+    const wanted = Object.entries(before);
+    return found.filter(({ metadata }) => wanted.every(([key, value]) => metadata.labels?.[key] === value));
   };
   await applyPolicy(plane, NS, "switched", { ...shared, proxy: { replicas: 1, port: 6750, adminPort: 6751 } });
   await untilCondition(plane, NS, "switched", "Ready", "True");
