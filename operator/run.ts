@@ -26,7 +26,7 @@ import {
   TIMEOUT_MS as SCRAPE_TIMEOUT_MS,
   Scraper,
 } from "./reconcile/scrape.ts";
-import { ownerOf, Watches, type World, watchWorld } from "./reconcile/watched.ts";
+import { ownerOf, Watches, type World, watchWorld } from "./reconcile/world.ts";
 
 const HELP = `Usage: outrider operator --proxy-image IMAGE [options]
 

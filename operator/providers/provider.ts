@@ -1,6 +1,6 @@
 import type { EgressPolicy } from "../api/egresspolicy.ts";
 import type { KubeObject } from "../kube/resource.ts";
-import type { ProxyFacts } from "../reconcile/facts.ts";
+import type { ProxyFacts } from "../reconcile/proxy-status.ts";
 import type { Slot } from "../reconcile/slots.ts";
 
 type Spec = EgressPolicy["spec"];

@@ -4,8 +4,8 @@ import { judgeSpec, type Refusal } from "./accept.ts";
 import { type Desired, desire, type FleetOptions, leavingOf, surplusOf } from "./desire.ts";
 import { documentOf } from "./document.ts";
 import type { Facts } from "./facts.ts";
-import type { Verdict } from "./judge.ts";
 import type { Accepted } from "./resources/configmap.ts";
+import type { Verdict } from "./status.ts";
 
 /** What has to be done for a policy. */
 export interface Decision {

@@ -2,11 +2,12 @@ import type { EgressPolicy } from "../api/egresspolicy.ts";
 import { ANNOTATION, LABEL } from "../api/names.ts";
 import { isReady, type Pod } from "../api/objects.ts";
 import type { KubeObject } from "../kube/resource.ts";
-import type { Children, Facts, ProxyFacts } from "./facts.ts";
+import type { Children, Facts } from "./facts.ts";
 import type { Grants } from "./grants.ts";
+import type { ProxyFacts } from "./proxy-status.ts";
 import type { Scraper } from "./scrape.ts";
 import { canonical, SHARED } from "./slots.ts";
-import type { World } from "./watched.ts";
+import type { World } from "./world.ts";
 
 /** What facts are made of besides the watched objects. */
 export interface Surroundings {

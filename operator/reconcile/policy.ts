@@ -1,6 +1,7 @@
 import type { Logger } from "../../proxy/log.ts";
 import type { Condition } from "../api/conditions.ts";
 import type { EgressPolicy, EgressPolicyStatus } from "../api/egresspolicy.ts";
+import { RESOURCE } from "../api/kinds.ts";
 import {
   ANNOTATION,
   childName,
@@ -11,25 +12,24 @@ import {
   REASON,
   STATUS_MANAGER,
 } from "../api/names.ts";
-import { RESOURCE } from "../api/resources.ts";
 import { ApiError, type Client } from "../kube/client.ts";
 import type { Outcome } from "../kube/controller.ts";
 import type { EventRecorder } from "../kube/events.ts";
 import { apiVersionOf, type KubeObject } from "../kube/resource.ts";
 import { lastAccepted } from "./accept.ts";
-import { addedWithoutNotice, publishedBefore } from "./addresses.ts";
-import { covers } from "./apply.ts";
 import { decide } from "./decide.ts";
 import { type Desired, type FleetOptions, labelPatches, lagging, type PodPatch } from "./desire.ts";
+import { covers } from "./differs.ts";
 import type { Facts } from "./facts.ts";
 import { gather, withWritten } from "./gather.ts";
 import type { Grants } from "./grants.ts";
-import { type Applied, judge, type Verdict } from "./judge.ts";
 import { isNews } from "./news.ts";
+import { addedWithoutNotice, publishedBefore } from "./published.ts";
 import { unpackSpec } from "./resources/configmap.ts";
 import type { Scraper } from "./scrape.ts";
 import { slotsOf } from "./slots.ts";
-import type { World } from "./watched.ts";
+import { type Applied, judge, type Verdict } from "./status.ts";
+import type { World } from "./world.ts";
 import { problemOf, Writer } from "./write.ts";
 
 /** While something is under way that no watch tells of. */

@@ -1,10 +1,10 @@
 import type { Logger } from "../../proxy/log.ts";
 import type { EgressPolicy } from "../api/egresspolicy.ts";
+import { CHILDREN, RESOURCE } from "../api/kinds.ts";
 import { ANNOTATION, FIELD_MANAGER, KIND, REASON, type Reason } from "../api/names.ts";
-import { CHILDREN, RESOURCE } from "../api/resources.ts";
 import { ApiError, type Client } from "../kube/client.ts";
 import type { KubeObject, Resource } from "../kube/resource.ts";
-import { covers, differs } from "./apply.ts";
+import { covers, differs } from "./differs.ts";
 import { isControlledBy } from "./gather.ts";
 
 /** Something stands in the way of an object: the user's or another program's, not a fault to retry fast. */

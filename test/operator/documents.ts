@@ -1,9 +1,9 @@
 import { createHash } from "node:crypto";
 import { gunzipSync } from "node:zlib";
 import { KubeConfig } from "@kubernetes/client-node";
+import { RESOURCE } from "../../operator/api/kinds.ts";
 import { ANNOTATION } from "../../operator/api/names.ts";
 import type { ConfigMap } from "../../operator/api/objects.ts";
-import { RESOURCE } from "../../operator/api/resources.ts";
 import { Client, type WatchEvent } from "../../operator/kube/client.ts";
 import { readDocument } from "../../proxy/policy/document.ts";
 import type { ControlPlane } from "../cluster/control-plane.ts";

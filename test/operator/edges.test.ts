@@ -8,7 +8,7 @@ import type { EgressPolicy } from "../../operator/api/egresspolicy.ts";
 import type { ConfigMap, Deployment, Pod } from "../../operator/api/objects.ts";
 import { Client } from "../../operator/kube/client.ts";
 import type { KubeObject } from "../../operator/kube/resource.ts";
-import { stamp } from "../../operator/reconcile/apply.ts";
+import { stamp } from "../../operator/reconcile/differs.ts";
 import { slotId } from "../../operator/reconcile/slots.ts";
 import { Writer } from "../../operator/reconcile/write.ts";
 import { makeLog } from "../../proxy/log.ts";

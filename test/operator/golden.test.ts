@@ -9,11 +9,11 @@ import type { ConfigMap, Deployment, Node, Pod } from "../../operator/api/object
 import { decide } from "../../operator/reconcile/decide.ts";
 import { labelPatches } from "../../operator/reconcile/desire.ts";
 import { documentOf } from "../../operator/reconcile/document.ts";
-import type { Facts, ProxyFacts } from "../../operator/reconcile/facts.ts";
+import type { Facts } from "../../operator/reconcile/facts.ts";
 import { parseGrants } from "../../operator/reconcile/grants.ts";
-import { type Applied, judge } from "../../operator/reconcile/judge.ts";
-import type { ProxyStatus } from "../../operator/reconcile/proxy-status.ts";
+import type { ProxyFacts, ProxyStatus } from "../../operator/reconcile/proxy-status.ts";
 import { SHARED, slotId, slotsOf } from "../../operator/reconcile/slots.ts";
+import { type Applied, judge } from "../../operator/reconcile/status.ts";
 
 /**
  * Policies and what is known of their fleets (`*.in.yaml`) → documents, objects, pod labels and status (`*.out.yaml`).

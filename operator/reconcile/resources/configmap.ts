@@ -2,7 +2,7 @@ import { gunzipSync, gzipSync } from "node:zlib";
 import type { EgressPolicy } from "../../api/egresspolicy.ts";
 import { ANNOTATION, childName, DOCUMENT_KEY, SPEC_KEY } from "../../api/names.ts";
 import type { ConfigMap } from "../../api/objects.ts";
-import type { Published } from "../addresses.ts";
+import type { Published } from "../published.ts";
 import { childMeta } from "./meta.ts";
 
 /** What a ConfigMap may hold, in bytes of all its values (core/v1 MaxSecretSize, ConfigMaps alike). */

@@ -1,8 +1,8 @@
 import type { Logger } from "../../proxy/log.ts";
 import type { EgressPolicy } from "../api/egresspolicy.ts";
+import { RESOURCE } from "../api/kinds.ts";
 import { ANNOTATION, LABEL, MANAGED_BY, PROXY_NAME } from "../api/names.ts";
 import type { ConfigMap, Deployment, EndpointSlice, Node, Pod, Service, ServiceCIDR } from "../api/objects.ts";
-import { RESOURCE } from "../api/resources.ts";
 import type { Client } from "../kube/client.ts";
 import type { KubeMetrics } from "../kube/metrics.ts";
 import { Outage } from "../kube/outage.ts";

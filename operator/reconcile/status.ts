@@ -4,9 +4,9 @@ import { type ConditionType, childName, REASON, type Reason, SERVICE_PORT } from
 import type { Provider } from "../providers/provider.ts";
 import type { Refusal } from "./accept.ts";
 import { addressStates } from "./address-states.ts";
-import type { Facts, ProxyFacts } from "./facts.ts";
+import type { Facts } from "./facts.ts";
 import { schedulable } from "./nodes.ts";
-import { isProven } from "./proxy-status.ts";
+import { isProven, type ProxyFacts } from "./proxy-status.ts";
 import { slotsOf } from "./slots.ts";
 
 type Spec = EgressPolicy["spec"];
