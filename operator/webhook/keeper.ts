@@ -155,7 +155,6 @@ export class CertificateKeeper {
   #serve({ leaf, leafKey }: Held): void {
     if (this.#held?.leaf.pem === leaf.pem) return;
     this.#options.serve({ cert: leaf.pem, key: leafKey }, leaf.end);
-    this.#options.metrics?.webhook.certificateEnds(leaf.end);
     const until = new Date(leaf.end).toISOString();
     this.#options.log.info({ serial: leaf.x509.serialNumber, until }, "serving a certificate");
   }
