@@ -2,9 +2,9 @@ import { ANNOTATION, EVENT_REASON, INJECT_DISABLED, LABEL } from "../api/names.t
 import { type Conflict, planEnv } from "./env.ts";
 import type { JsonPatch, PodLike } from "./pod.ts";
 import { PRESETS } from "./presets.ts";
-import { choose } from "./sidecars.ts";
+import { type Chosen, choose } from "./sidecars.ts";
 import { clientOf, type InjectionTarget, markerOf, ownOf, wantedOf } from "./variables.ts";
-import { containerNotes, mayIgnore, type Note, policyNotes } from "./warnings.ts";
+import { containerNotes, hint, mayIgnore, type Note, policyNotes } from "./warnings.ts";
 
 export type { JsonPatch, PodLike } from "./pod.ts";
 export type { InjectionTarget } from "./variables.ts";
@@ -27,6 +27,9 @@ const MAX_ANNOTATION_CHARS = 4096;
 
 const cut = (text: string, chars: number): string => (text.length <= chars ? text : `${text.slice(0, chars - 1)}…`);
 
+/** Proxies of a fleet carry the label `fleet`; sent to themselves they would never reach anything. */
+const isProxy = (pod: PodLike): boolean => pod.metadata.labels?.[LABEL.fleet] !== undefined;
+
 /**
  * The policy that a pod asks for, by label or annotation `egress.outrider.dev/policy`. Where they differ the annotation
  * counts: labels are often set for a whole chart, an annotation for the pods that are meant. An empty one asks for nothing.
@@ -34,7 +37,7 @@ const cut = (text: string, chars: number): string => (text.length <= chars ? tex
  */
 export function optIn(pod: PodLike, namespaceLabels?: Readonly<Record<string, string>>): string | undefined {
   const { labels, annotations } = pod.metadata;
-  if (namespaceLabels?.[LABEL.inject] === INJECT_DISABLED || labels?.[LABEL.fleet] !== undefined) return undefined;
+  if (namespaceLabels?.[LABEL.inject] === INJECT_DISABLED || isProxy(pod)) return undefined;
   return annotations?.[LABEL.policy]?.trim() || labels?.[LABEL.policy]?.trim() || undefined;
 }
 
@@ -62,12 +65,12 @@ interface Skipped extends Conflict {
 }
 
 /** Why none of a pod's containers can be injected. */
-function unfit(pod: PodLike, { policy }: InjectionTarget, chosen: number): Skipped | undefined {
+function unfit(pod: PodLike, { policy }: InjectionTarget, chosen: readonly Chosen[]): Skipped | undefined {
   const skip = (why: string, mend: string) => ({ name: "pod", why, mend });
   if (pod.spec?.hostNetwork === true) {
-    return skip("it is on the host network", "its addresses are the node's; use the pod network");
+    return skip("it is on the host network, whose address is the node's", "take it off");
   }
-  if (chosen > 0) return undefined;
+  if (chosen.some(({ path }) => path.startsWith("/spec/containers/"))) return undefined;
   const listed = policy.spec.injection.containers?.length ?? 0;
   if (listed > 0) return skip("it has no container of spec.injection.containers", "list one that it has");
   return skip("all its containers are known sidecars", "list those that send in spec.injection.containers");
@@ -85,10 +88,9 @@ function skipNote({ name, why, mend }: Skipped): Note {
 export function inject(pod: PodLike, target: InjectionTarget): Injection {
   const { policy } = target;
   const marker = markerOf(target);
-  if (marker === undefined || pod.metadata.labels?.[LABEL.fleet] !== undefined)
-    return { patch: [], warnings: [], events: [] };
+  if (marker === undefined || isProxy(pod)) return { patch: [], warnings: [], events: [] };
   const chosen = choose(pod, policy.spec.injection);
-  const reason = unfit(pod, target, chosen.length);
+  const reason = unfit(pod, target, chosen);
   const skipped = reason === undefined ? [] : [reason];
   const ignoring: string[] = [];
   const injected: string[] = [];
@@ -112,8 +114,7 @@ export function inject(pod: PodLike, target: InjectionTarget): Injection {
     const ignores = mayIgnore(container, target);
     if (ignores !== undefined) ignoring.push(`${container.name}: ${ignores}`);
     notes.push(...containerNotes(container, plan.noProxy, target));
-    for (const text of plan.hints)
-      notes.push({ reason: EVENT_REASON.injectionHint, message: `${container.name}: ${text}` });
+    notes.push(...plan.hints.map((text) => hint(`${container.name}: ${text}`)));
   }
   if (injected.length > 0) notes.push(...policyNotes(pod, target));
   const any = injected.length > 0;
@@ -137,7 +138,7 @@ const listOf = (parts: string[]): string | undefined =>
   parts.length === 0 ? undefined : cut(parts.join("; "), MAX_ANNOTATION_CHARS);
 
 function injectedEvent(names: readonly string[], { policy, host, port }: InjectionTarget): Injection["events"][number] {
-  const message = `policy ${policy.metadata.name}: ${names.join(", ")} send through ${host}:${port}`;
+  const message = `proxy ${host}:${port} of policy ${policy.metadata.name} set in ${names.join(", ")}`;
   return { type: "Normal", reason: EVENT_REASON.injected, message: cut(message, MAX_EVENT_CHARS) };
 }
 

@@ -17,21 +17,19 @@ export interface Note {
 /** Convoy validates its licence there, at start and every ten minutes. */
 const LICENCE_HOST = "overwatch.getconvoy.cloud";
 
-const hint = (message: string): Note => ({ reason: EVENT_REASON.injectionHint, message });
+/** What only helps to know. */
+export const hint = (message: string): Note => ({ reason: EVENT_REASON.injectionHint, message });
 const incompatible = (message: string): Note => ({ reason: EVENT_REASON.senderIncompatible, message });
 
 /** `cluster.local` of `webhooks-egress.convoy.svc.cluster.local`. */
 const clusterDomainOf = (host: string): string => host.split(".").slice(3).join(".");
 
-/** Entries of NO_PROXY that let tenants past the policy; `who`: where they stand. */
-export function wideEntries(who: string, noProxy: readonly string[], { host }: InjectionTarget): Note[] {
-  const domain = clusterDomainOf(host);
-  return noProxy
-    .filter((entry) => widens(entry, domain))
-    .map((entry) => ({
-      reason: EVENT_REASON.noProxyWidens,
-      message: `${who}: ${entry} lets tenants' URLs past the proxy to internal services; name exact hosts`,
-    }));
+/** Entries of NO_PROXY that let tenants past the policy; `where` they stand. */
+function wideEntries(where: string, noProxy: readonly string[], { host }: InjectionTarget): Note[] {
+  const wide = noProxy.filter((entry) => widens(entry, clusterDomainOf(host)));
+  if (wide.length === 0) return [];
+  const message = `${where}: tenants' URLs reach internal services past the proxy by ${wide.join(", ")}; name exact hosts`;
+  return [{ reason: EVENT_REASON.noProxyWidens, message }];
 }
 
 /** Why a container is known to ignore what it is given; undefined where nothing is known. */
@@ -97,9 +95,7 @@ function convoyNotes(container: Container, noProxy: readonly string[], { policy 
     .replace(/[:/].*$/, "")
     .toLowerCase();
   if (host !== undefined && !noProxy.some((entry) => excludes(entry, host))) {
-    notes.push(
-      hint(`${name}: traces to ${host} go through the proxy; allow it there, or put it into injection.noProxy`),
-    );
+    notes.push(hint(`${name}: traces to ${host} pass the proxy; allow it there, or list it in injection.noProxy`));
   }
   return notes;
 }
