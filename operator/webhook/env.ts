@@ -129,7 +129,7 @@ function setNoProxy(edits: Edits, container: Container, { wanted }: EnvContext, 
     }
     const adds = wanted.noProxy.length === 0 ? "" : ", and spec.injection.noProxy is not added";
     hints.push(`${foreign.name} comes from elsewhere: what it excludes goes past the proxy${adds}`);
-    return [];
+    return NO_PROXY_NAMES.flatMap((name) => entries(literal(container, name)));
   }
   const there = overwrite ? [] : NO_PROXY_NAMES.flatMap((name) => entries(literal(container, name)));
   const all = [...new Set([...there, ...wanted.noProxy])];

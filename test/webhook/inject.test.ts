@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { isDeepStrictEqual } from "node:util";
 import fc from "fast-check";
 import { ANNOTATION, LABEL } from "../../operator/api/names.ts";
 import { coverage } from "../../operator/webhook/coverage.ts";
@@ -134,7 +135,9 @@ test("a container is either left whole or gets every variable, all with one valu
       );
       const { name: _a, ...upper } = last(after, "NO_PROXY")!;
       const { name: _b, ...lower } = last(after, "no_proxy")!;
-      assert.deepEqual({ value: "", ...upper }, { value: "", ...lower });
+      // One that cannot be read stays beside one that the pod has as well.
+      const kept = NO_PROXY_NAMES.every((name) => isDeepStrictEqual(last(before, name), last(after, name)));
+      if (!kept) assert.deepEqual({ value: "", ...upper }, { value: "", ...lower });
       const names = after.env!.map((one) => one.name);
       for (const name of URL_NAMES) assert.equal(names.filter((one) => one === name).length, 1, name);
       if (target.policy.spec.authentication.mode === "Basic") {
