@@ -92,7 +92,6 @@ export const REASON = {
   replacing: "Replacing",
   notEnoughNodes: "NotEnoughNodes",
   applyFailed: "ApplyFailed",
-  terminating: "NamespaceTerminating",
   // PolicyDistributed
   distributed: "Distributed",
   propagating: "Propagating",
@@ -123,8 +122,6 @@ export type Reason = (typeof REASON)[keyof typeof REASON];
 export const EVENT_REASON = {
   /** An Active address that was never Pending: receivers had no notice. */
   addedWithoutNotice: "AddressAddedWithoutNotice",
-  /** A slot waits for its successor before it goes. */
-  slotKept: "SlotKept",
   /** A pod got the variables. */
   injected: "Injected",
   /** A pod that opted in, or a container of it, was left as it was. */
