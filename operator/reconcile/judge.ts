@@ -44,7 +44,8 @@ function programmed(facts: Facts, { effective, applied }: Verdict): Finding {
   if (effective === undefined) return no(REASON.notAccepted, nothing);
   if (applied.problem !== undefined) return no(applied.problem.reason, applied.problem.message);
   const slots = effective.provider.slots ? slotsOf(effective.spec).length : 0;
-  const nodes = slots === 0 ? 0 : schedulable(facts.nodes, effective.spec.proxy);
+  // Without --discover-cidrs no node is known: then the scheduler alone tells.
+  const nodes = facts.nodes === undefined ? slots : schedulable(facts.nodes, effective.spec.proxy);
   if (nodes < slots) {
     const message = `${slots} static IPs need ${slots} nodes, and ${nodes} can take a proxy (spec.proxy.nodeSelector, tolerations, cordoned nodes)`;
     return no(REASON.notEnoughNodes, message);
@@ -110,6 +111,16 @@ function verified(proxies: readonly ProxyFacts[], spec: Spec): Finding {
   return yes(REASON.verified, `every ready proxy leaves from a published address`);
 }
 
+/** Where pods take any address of a pool, each pod has to have one; that some are free is as it should be. */
+function pooled(proxies: readonly ProxyFacts[], spec: Spec): Finding {
+  const sources = new Set(slotsOf(spec).map(({ source }) => source));
+  const placed = proxies.filter(({ leaving, ips }) => !leaving && ips.length > 0);
+  if (placed.length === 0) return no(REASON.unassigned, "no proxy has an address yet");
+  const strays = placed.filter(({ ips }) => !ips.some((ip) => sources.has(ip)));
+  if (strays.length === 0) return yes(REASON.assigned, "every proxy has a static IP");
+  return no(REASON.unassigned, `none of the static IPs is that of ${named(strays)}`);
+}
+
 /** What keeps a policy from being ready, in the order in which a person should look. */
 const BLOCKING: readonly ConditionType[] = [
   "Accepted",
@@ -136,7 +147,8 @@ export function judge(facts: Facts, verdict: Verdict): EgressPolicyStatus {
     if (states.length === 0) return unknown(REASON.notRequested, "spec.staticIPs is empty");
     if (effective.provider.name === "External")
       return yes(REASON.outside, "addresses are assigned outside of the cluster");
-    if (missing.length === 0) return yes(REASON.assigned, "every address is on a node or pod");
+    if (!effective.provider.slots) return pooled(facts.proxies, effective.spec);
+    if (missing.length === 0) return yes(REASON.assigned, "every address is on a node");
     return no(REASON.unassigned, `no proxy has ${missing.map(({ address }) => address).join(", ")}`);
   };
   const findings: Record<Exclude<ConditionType, "Ready">, Finding> = {

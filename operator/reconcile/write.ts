@@ -1,6 +1,6 @@
 import type { Logger } from "../../proxy/log.ts";
 import type { EgressPolicy } from "../api/egresspolicy.ts";
-import { FIELD_MANAGER, KIND, REASON, type Reason } from "../api/names.ts";
+import { ANNOTATION, FIELD_MANAGER, KIND, REASON, type Reason } from "../api/names.ts";
 import { CHILDREN, RESOURCE } from "../api/resources.ts";
 import { ApiError, type Client } from "../kube/client.ts";
 import type { KubeObject, Resource } from "../kube/resource.ts";
@@ -17,11 +17,26 @@ export class Obstacle extends Error {
   }
 }
 
+/** What somebody has to mend before an object can be applied. @throws what a retry can mend */
+export function problemOf(error: unknown): { reason: Reason; message: string } {
+  if (error instanceof Obstacle) return { reason: error.reason, message: error.message };
+  // Refused as it is: by quota, by an admission plugin, by a right that is missing. The next try comes later.
+  if (error instanceof ApiError && (error.code === 403 || error.code === 422 || error.code === 400)) {
+    return { reason: REASON.applyFailed, message: error.message };
+  }
+  throw error;
+}
+
 /** The kind of a child as the API server names it. */
 export function resourceOf(object: KubeObject): Resource {
   const kind = CHILDREN.find((child) => RESOURCE[child].kind === object.kind);
   if (kind === undefined) throw new Error(`${object.kind} is no kind that a policy owns`);
   return RESOURCE[kind];
+}
+
+function nameTaken({ kind, metadata }: KubeObject): Obstacle {
+  const message = `${kind} ${metadata.name} exists and is not this policy's; delete or rename it, or rename the policy`;
+  return new Obstacle(REASON.nameTaken, message);
 }
 
 /**
@@ -31,8 +46,11 @@ export function resourceOf(object: KubeObject): Resource {
 export class Writer {
   readonly #client: Client;
   readonly #log: Logger;
-  /** Objects that the API server keeps otherwise than they were applied, by uid: not applied again until they change. */
-  readonly #futile = new Map<string, string>();
+  /**
+   * Objects that the API server keeps otherwise than they were applied, by the uid of their policy and by kind and name:
+   * version and stamp, which are not applied again until one changes.
+   */
+  readonly #futile = new Map<string, Map<string, string>>();
 
   constructor(client: Client, log: Logger) {
     this.#client = client;
@@ -58,45 +76,60 @@ export class Writer {
     const former = found.metadata.ownerReferences?.find(
       (owner) => owner.controller === true && owner.kind === KIND && owner.name === policy.metadata.name,
     );
-    const what = `${object.kind} ${name}`;
-    if (former === undefined) {
-      throw new Obstacle(
-        REASON.nameTaken,
-        `${what} exists and is not this policy's; delete or rename it, or rename the policy`,
-      );
-    }
+    if (former === undefined) throw nameTaken(object);
     await this.remove(found);
-    throw new Obstacle(REASON.replacing, `${what} is still that of a former policy of this name`);
+    throw new Obstacle(REASON.replacing, `${object.kind} ${name} is still that of a former policy of this name`);
   }
 
-  /** Applies one object if need be. True: it was written. @throws Obstacle, ApiError */
-  async apply(policy: EgressPolicy, object: KubeObject, stored: KubeObject | undefined): Promise<boolean> {
+  /** Applies one object if need be, and gives it as it was written. @throws Obstacle, ApiError */
+  async apply(
+    policy: EgressPolicy,
+    object: KubeObject,
+    stored: KubeObject | undefined,
+  ): Promise<KubeObject | undefined> {
     const actual = await this.#actual(policy, object, stored);
     if (actual?.metadata.deletionTimestamp !== undefined) {
       throw new Obstacle(REASON.replacing, `${object.kind} ${object.metadata.name} is being deleted`);
     }
-    if (!differs(actual, object)) return false;
-    const uid = actual?.metadata.uid ?? "";
-    const wanted = `${actual?.metadata.resourceVersion} ${JSON.stringify(object)}`;
-    if (this.#futile.get(uid) === wanted) return false;
-    const written = await this.#client.apply<KubeObject>(resourceOf(object), object, {
-      fieldManager: FIELD_MANAGER,
-      force: true,
-    });
-    if (covers(written, object)) return true;
+    if (!differs(actual, object)) return undefined;
+    const futile = this.#futile.get(policy.metadata.uid!) ?? new Map<string, string>();
+    const what = `${object.kind}/${object.metadata.name}`;
+    const attempt = ({ metadata }: KubeObject) =>
+      `${metadata.resourceVersion} ${object.metadata.annotations?.[ANNOTATION.applied]}`;
+    if (actual !== undefined && futile.get(what) === attempt(actual)) return undefined;
+    futile.delete(what);
+    const written = await this.#write(object, actual?.metadata.uid);
+    if (covers(written, object)) return written;
     this.#log.warn(
       { kind: object.kind, namespace: object.metadata.namespace, name: object.metadata.name },
       "the API server keeps this object otherwise than it was applied: an admission plugin changes it",
     );
-    this.#futile.set(written.metadata.uid!, `${written.metadata.resourceVersion} ${JSON.stringify(object)}`);
-    return true;
+    this.#futile.set(policy.metadata.uid!, futile.set(what, attempt(written)));
+    return written;
+  }
+
+  /** A policy is gone for good. */
+  forget(policyUid: string): void {
+    this.#futile.delete(policyUid);
+  }
+
+  /** By its uid: another object that got the name since the policy's own was seen is not to be written. */
+  async #write(object: KubeObject, uid: string | undefined): Promise<KubeObject> {
+    const whole = uid === undefined ? object : { ...object, metadata: { ...object.metadata, uid } };
+    try {
+      return await this.#client.apply(resourceOf(object), whole, { fieldManager: FIELD_MANAGER, force: true });
+    } catch (error) {
+      if (error instanceof ApiError && error.causes.some(({ field }) => field === "metadata.uid")) {
+        throw nameTaken(object);
+      }
+      throw error;
+    }
   }
 
   /** Deletes an object as it was seen; one that is gone already is as wanted. */
   async remove(object: KubeObject): Promise<void> {
     const { name, namespace, uid, deletionTimestamp } = object.metadata;
     if (deletionTimestamp !== undefined) return;
-    this.#futile.delete(uid ?? "");
     try {
       const preconditions = uid === undefined ? {} : { uid };
       await this.#client.delete(resourceOf(object), name, namespace, { ...preconditions, propagation: "Background" });

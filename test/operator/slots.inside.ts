@@ -7,7 +7,7 @@ import type { AddressInfo } from "node:net";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import type { EgressPolicy } from "../../operator/api/egresspolicy.ts";
-import type { Pod } from "../../operator/api/objects.ts";
+import { isReady, type Pod } from "../../operator/api/objects.ts";
 import type { KubeObject } from "../../operator/kube/resource.ts";
 import { slotId } from "../../operator/reconcile/slots.ts";
 import { type ControlPlane, startControlPlane } from "../cluster/control-plane.ts";
@@ -29,7 +29,7 @@ import {
  */
 
 const NS = "convoy";
-const IPS = ["203.0.113.20", "203.0.113.21", "203.0.113.22", "203.0.113.23"] as const;
+const IPS = ["203.0.113.20", "203.0.113.21", "203.0.113.22", "203.0.113.23", "203.0.113.25"] as const;
 let plane: ControlPlane;
 let operator: Operator;
 let fleet: FleetRunner;
@@ -240,4 +240,57 @@ test("an address that another policy has is refused, and free when that policy g
   await applyPolicy(plane, "default", "stranger", spec([3]));
   const stranger = await untilCondition(plane, "default", "stranger", "Accepted", "False", "NotGranted");
   assert.match(conditionOf(stranger, "Accepted")!.message, /namespace default has no grant for KubeVIP/);
+});
+
+test("a running policy changes its provider: the old fleet serves until the new one does, in both directions", async () => {
+  type Service = KubeObject & { spec: { selector: Record<string, string> } };
+  const shared = { ...spec([4]), nat: { provider: "External" }, staticIPs: [{ address: IPS[4] }] };
+  const named = async () => (await deployments()).map(({ metadata }) => metadata.name).sort();
+  const slot = `switched-egress-${slotId(IPS[4])}`;
+  // From a pod's own address the world sees the static IP, as behind a NAT gateway.
+  seen.set("127.0.0.1", IPS[4]);
+  /** Pods that the client Service selects now; never none, whatever is under way. */
+  const selected = async () => {
+    const { selector } = (await plane.get<Service>(`/api/v1/namespaces/${NS}/services/switched-egress`))!.spec;
+    const wanted = Object.entries(selector);
+    return (await pods()).filter(({ metadata }) => wanted.every(([key, value]) => metadata.labels?.[key] === value));
+  };
+  await applyPolicy(plane, NS, "switched", { ...shared, proxy: { replicas: 1, port: 6750, adminPort: 6751 } });
+  await untilCondition(plane, NS, "switched", "Ready", "True");
+  const looks: string[] = [];
+  let watching = true;
+  const watch = (async () => {
+    while (watching) {
+      const found = await selected();
+      const ready = found.filter(isReady).map(({ metadata }) => metadata.labels!["egress.outrider.dev/slot"]!);
+      if (looks.at(-1) !== ready.join()) looks.push(ready.join());
+      await new Promise((resolve) => setTimeout(resolve, 10));
+    }
+  })();
+  await applyPolicy(plane, NS, "switched", { ...spec([4]), proxy: { port: 6750, adminPort: 6751 } });
+  await plane.until(`/apis/apps/v1/namespaces/${NS}/deployments/${slot}`, (found) => found !== undefined, "the slot");
+  await untilCondition(plane, NS, "switched", "IPsAssigned", "False", "Unassigned");
+  assert.ok((await named()).includes("switched-egress"), "the shared fleet stays");
+  put(4);
+  await plane.until(
+    `/apis/apps/v1/namespaces/${NS}/deployments/switched-egress`,
+    (found) => found === undefined,
+    "it goes",
+  );
+  await untilCondition(plane, NS, "switched", "Ready", "True");
+  await applyPolicy(plane, NS, "switched", { ...shared, proxy: { replicas: 1, port: 6750, adminPort: 6751 } });
+  await plane.until(
+    `/apis/apps/v1/namespaces/${NS}/deployments/${slot}`,
+    (found) => found === undefined,
+    "the slot goes",
+  );
+  await untilCondition(plane, NS, "switched", "Ready", "True");
+  assert.equal(await plane.get(`/api/v1/namespaces/${NS}/services/${slot}`), undefined);
+  watching = false;
+  await watch;
+  assert.ok(!looks.includes(""), `behind the client Service, one after the other: ${looks.join(" → ")}`);
+  assert.ok(
+    (await labelled()).every((id) => id !== slotId(IPS[4]) && id !== "shared"),
+    "no label is left",
+  );
 });
