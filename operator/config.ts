@@ -4,6 +4,7 @@ import { ipPort, noArguments, type Option, oneOf, readOptions, wholeNumber } fro
 import { parseCidr } from "../proxy/policy/cidr.ts";
 import { type Grants, readGrants } from "./reconcile/grants.ts";
 import type { ProxyPods } from "./reconcile/resources/deployment.ts";
+import { readWebhookConfig, WEBHOOK_OPTIONS, type WebhookConfig } from "./webhook/config.ts";
 
 /** All options of `outrider operator`, in the order of `--help`. */
 export const OPERATOR_OPTIONS: readonly Option[] = [
@@ -53,6 +54,7 @@ export const OPERATOR_OPTIONS: readonly Option[] = [
   { name: "scrape-seconds", value: "N", fallback: "10", help: "how often a settled proxy is asked, in seconds" },
   { name: "resync-seconds", value: "N", fallback: "600", help: "how often everything is looked at again, in seconds" },
   { name: "workers", value: "N", fallback: "4", help: "policies that are reconciled at once" },
+  ...WEBHOOK_OPTIONS,
   { name: "metrics", value: "IP:PORT", fallback: ":8080", help: "where /metrics is" },
   { name: "health", value: "IP:PORT", fallback: ":8081", help: "where /livez and /readyz are" },
   { name: "log-level", value: "LEVEL", fallback: "info", help: `log on stderr: ${LOG_LEVELS.join(", ")}` },
@@ -76,6 +78,8 @@ export interface OperatorConfig {
   scrapeMs: number;
   resyncMs: number;
   workers: number;
+  /** Undefined: pods are not injected. */
+  webhook: WebhookConfig | undefined;
   metrics: { host: string; port: number };
   health: { host: string; port: number };
   logLevel: string;
@@ -126,6 +130,7 @@ export function readOperatorConfig(argv: readonly string[], env: NodeJS.ProcessE
     scrapeMs: seconds("scrape-seconds", 1, 10),
     resyncMs: seconds("resync-seconds", 5, 600),
     workers: wholeNumber(values, "workers", 1, 64) ?? 4,
+    webhook: readWebhookConfig(values),
     metrics: ipPort(values, "metrics", ":8080"),
     health: ipPort(values, "health", ":8081"),
     logLevel: oneOf(values, "log-level", LOG_LEVELS) ?? "info",

@@ -27,6 +27,11 @@ import {
   Scraper,
 } from "./reconcile/scrape.ts";
 import { ownerOf, Watches, type World, watchWorld } from "./reconcile/world.ts";
+import type { WebhookConfig } from "./webhook/config.ts";
+import { makeFind } from "./webhook/find.ts";
+import { inject, optIn } from "./webhook/inject.ts";
+import { readOwner } from "./webhook/owner.ts";
+import { startWebhook } from "./webhook/start.ts";
 
 const HELP = `Usage: outrider operator --proxy-image IMAGE [options]
 
@@ -183,6 +188,39 @@ function assemble(config: OperatorConfig, client: Client, ask: AskStatus, log: L
   return { events, watches, world, ranges, scraper, controller, all };
 }
 
+/** Injection at admission: on every replica, whoever leads. @throws UsageError, ApiError */
+async function startInjection(
+  config: OperatorConfig,
+  webhook: WebhookConfig,
+  kube: { client: Client; world: World; metrics: OperatorMetrics; log: Logger },
+) {
+  const { client, world, metrics, log } = kube;
+  const namespace = ownNamespace(config);
+  const shared = { client, log, metrics: metrics.kube };
+  const events = new EventRecorder({ ...shared, component: "outrider-webhook", instance: IDENTITY });
+  const running = await startWebhook({
+    config: webhook,
+    client,
+    namespace,
+    owner: webhook.owner === undefined ? undefined : await readOwner(client, namespace, webhook.owner),
+    metrics: { registry: metrics.registry, kube: metrics.kube },
+    log,
+    find: makeFind(world.policies, client, config.namespaces),
+    optIn,
+    inject,
+    tell: (object, { type, reason, message }) => events.event(object, type, reason, message),
+    clusterDomain: config.clusterDomain,
+  });
+  return {
+    port: running.port,
+    isReady: () => running.ready,
+    stop: async () => {
+      await running.stop();
+      await events.stop();
+    },
+  };
+}
+
 /** Resolves at the first SIGTERM or SIGINT. */
 function untilSignal(): Promise<string> {
   return new Promise((resolve) => {
@@ -211,12 +249,21 @@ export async function runOperator(argv: readonly string[]): Promise<number> {
   // Slow proxies must not hold up writes.
   const proxyClient = new Client(kubeConfig, { ...naming, maxConnections: 16 });
   const parts = assemble(config, client, makeAsk(config, proxyClient), log, metrics);
-  const { events, watches, ranges, scraper, controller, all } = parts;
+  const { events, watches, world, ranges, scraper, controller, all } = parts;
+  // Neither leadership nor slow calls may hold up an admission.
+  const webhookClient = new Client(kubeConfig, naming);
+  const webhook =
+    config.webhook === undefined
+      ? undefined
+      : await startInjection(config, config.webhook, { client: webhookClient, world, metrics, log });
 
   const page = (text: string, status = 200) => Promise.resolve({ status, text: `${text}\n` });
   const pages = {
     "/livez": () => page("ok"),
-    "/readyz": () => (watches.hasSynced ? page("ok") : page("not all objects are listed yet", 503)),
+    "/readyz": () => {
+      if (!watches.hasSynced) return page("not all objects are listed yet", 503);
+      return webhook?.isReady() === false ? page("the webhook has no certificate yet, or ends", 503) : page("ok");
+    },
   };
   const health = await servePages("health", config.health, pages);
   const metricsServer = await servePages("metrics", config.metrics, {
@@ -227,7 +274,7 @@ export async function runOperator(argv: readonly string[]): Promise<number> {
     }),
   });
   const portOf = (server: typeof health) => (server.address() as AddressInfo).port;
-  log.info({ healthPort: portOf(health), metricsPort: portOf(metricsServer) }, "starting");
+  log.info({ healthPort: portOf(health), metricsPort: portOf(metricsServer), webhookPort: webhook?.port }, "starting");
 
   let lost = false;
   const lose = new Promise<string>((resolve) => {
@@ -269,14 +316,17 @@ export async function runOperator(argv: readonly string[]): Promise<number> {
   const why = await Promise.race([end, leading.then(() => end)]);
   log.info({ why }, "ending");
   clearInterval(resync);
+  const drained = webhook?.stop();
   scraper.stop();
   // Who lost the Lease must not write any more: nothing is waited for.
   if (lost) return EXIT_LOST;
   await controller.stop();
   await events.stop();
   await election?.stop();
+  // Pods are admitted until the API server has heard that this replica goes; policies are looked up meanwhile.
+  await drained;
   await watches.stop();
-  for (const one of [client, leaseClient, proxyClient]) one.close();
+  for (const one of [client, leaseClient, proxyClient, webhookClient]) one.close();
   for (const server of [health, metricsServer]) server.close();
   return 0;
 }

@@ -112,7 +112,13 @@ export const REASON = {
   mismatch: "Mismatch",
   unproven: "Unproven",
   stale: "EchoSilent",
-  // WorkloadsInjected, NetworkPolicyApplied
+  // WorkloadsInjected
+  injected: "Injected",
+  missed: "Missed",
+  outdated: "Outdated",
+  mayIgnoreProxy: "SenderMayIgnoreProxy",
+  noWorkload: "NoWorkload",
+  // NetworkPolicyApplied
   notObserved: "NotObserved",
   // Ready
   ready: "Ready",

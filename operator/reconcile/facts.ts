@@ -3,6 +3,7 @@ import type { ConfigMap, Deployment, Node, Service } from "../api/objects.ts";
 import type { KubeObject, ObjectMeta } from "../kube/resource.ts";
 import type { Grants } from "./grants.ts";
 import type { ProxyFacts } from "./proxy-status.ts";
+import type { Asking } from "./workloads.ts";
 
 /** Everything that a policy owns and that stands there, by name. */
 export interface Children {
@@ -29,6 +30,8 @@ export interface Facts {
   proxies: readonly ProxyFacts[];
   /** Pods that were injected with this policy's proxy. */
   injected: readonly { metadata: ObjectMeta }[];
+  /** Pods that ask for this policy. */
+  asking: readonly Asking[];
   /** Undefined: nodes are not watched (`--discover-cidrs off`). */
   nodes: readonly Node[] | undefined;
 }

@@ -62,11 +62,11 @@ export function gather(world: World, policy: EgressPolicy, around: Surroundings)
   const { namespace, name, uid } = policy.metadata;
   const key = `${namespace}/${name}`;
   const own = <T extends KubeObject>(objects: T[]) => objects.filter((object) => isControlledBy(object, policy));
-  const phase = world.namespaces?.get(namespace!)?.status?.phase;
+  const space = world.namespaces?.get(namespace!);
   return {
     now: around.now,
     policy,
-    namespaceTerminating: phase === "Terminating",
+    namespaceTerminating: space?.status?.phase === "Terminating",
     others: world.policies.list().filter((other) => other.metadata.uid !== uid),
     holders: holdersOf(world, around.claims),
     grants: around.grants,
@@ -82,7 +82,8 @@ export function gather(world: World, policy: EgressPolicy, around: Surroundings)
       .by("owner", key)
       .sort((a, b) => (a.metadata.name < b.metadata.name ? -1 : 1))
       .map((pod) => proxyFacts(pod, around.scraper)),
-    injected: world.injected.by("owner", key),
+    injected: world.pods.by("injected", key),
+    asking: world.pods.by("asking", key).map((pod) => ({ pod, namespaceLabels: space?.metadata.labels })),
     nodes: world.nodes?.list(),
   };
 }

@@ -8,6 +8,7 @@ import type { Facts } from "./facts.ts";
 import { schedulable } from "./nodes.ts";
 import { isProven, type ProxyFacts } from "./proxy-status.ts";
 import { slotsOf } from "./slots.ts";
+import { judgeWorkloads } from "./workloads.ts";
 
 type Spec = EgressPolicy["spec"];
 
@@ -166,6 +167,8 @@ export function judge(facts: Facts, verdict: Verdict): EgressPolicyStatus {
     if (missing.length === 0) return yes(REASON.assigned, "every address is on a node");
     return no(REASON.unassigned, `no proxy has ${missing.map(({ address }) => address).join(", ")}`);
   };
+  const workloads =
+    effective === undefined ? undefined : judgeWorkloads(policy, effective.spec, facts.asking, verdict.clusterDomain);
   const findings: Record<Exclude<ConditionType, "Ready">, Finding> = {
     Accepted:
       refusal === undefined ? yes(REASON.accepted, "the spec is in force") : no(refusal.reason, refusal.message),
@@ -174,7 +177,7 @@ export function judge(facts: Facts, verdict: Verdict): EgressPolicyStatus {
     ProxyAvailable: effective === undefined && fleet.wanted === 0 ? no(REASON.notAccepted, nothing) : fleet.finding,
     IPsAssigned: assigned(),
     EgressIPVerified: effective === undefined ? unknown(REASON.notAccepted, nothing) : verified(inUse, effective.spec),
-    WorkloadsInjected: unknown(REASON.notObserved, `${facts.injected.length} pods carry this policy's marker`),
+    WorkloadsInjected: workloads?.finding ?? unknown(REASON.notAccepted, nothing),
     NetworkPolicyApplied: unknown(REASON.notObserved, "NetworkPolicies are not managed by this version"),
   };
   const summary = (): Finding => {
@@ -205,6 +208,7 @@ export function judge(facts: Facts, verdict: Verdict): EgressPolicyStatus {
             staticIPs: states.map(({ address }) => address).join(","),
             verified: states.length === 0 ? "" : `${proven}/${active.length}`,
             proxies: `${fleet.available}/${fleet.wanted}`,
+            workloads: workloads?.summary ?? "",
             policyHash: effective.hash,
           },
         }),

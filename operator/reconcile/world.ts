@@ -8,6 +8,7 @@ import type { KubeMetrics } from "../kube/metrics.ts";
 import { Outage } from "../kube/outage.ts";
 import { Reflector } from "../kube/reflector.ts";
 import type { KubeObject, Resource } from "../kube/resource.ts";
+import { optIn } from "../webhook/inject.ts";
 
 /** Objects of one kind, of all namespaces that count. */
 export interface Watched<T extends KubeObject> {
@@ -163,7 +164,8 @@ export interface World {
   accounts: Watched<KubeObject>;
   budgets: Watched<KubeObject>;
   proxies: Watched<Pod>;
-  injected: Watched<KubeObject>;
+  /** All pods, by their metadata: those that were injected, and those that ask for it. */
+  pods: Watched<KubeObject>;
   /** These take cluster-wide rights; undefined: not watched. */
   namespaces: Watched<KubeObject & { status?: { phase?: string } }> | undefined;
   nodes: Watched<Node> | undefined;
@@ -185,6 +187,30 @@ export interface Listeners {
   nodes(): void;
   /** A namespace changed. */
   namespace(name: string): void;
+}
+
+const injectedBy = (pod: KubeObject): string[] => {
+  const owner = ownerOf(pod, LABEL.injected);
+  return owner === undefined ? [] : [owner];
+};
+const askedBy = (pod: KubeObject): string[] => {
+  const name = optIn(pod);
+  return name === undefined ? [] : [`${pod.metadata.namespace}/${name}`];
+};
+
+/** Of a pod that has nothing to do with any policy only that it is there; of others their labels and annotations. */
+function podParts(pod: KubeObject): KubeObject {
+  const { name, namespace, uid, resourceVersion, labels, annotations } = pod.metadata;
+  const own = injectedBy(pod).length > 0 || askedBy(pod).length > 0;
+  const kept = own ? { ...(labels && { labels }), ...(annotations && { annotations }) } : {};
+  const metadata = {
+    name,
+    ...(namespace && { namespace }),
+    ...(uid && { uid }),
+    ...(resourceVersion && { resourceVersion }),
+    ...kept,
+  };
+  return { apiVersion: pod.apiVersion, kind: pod.kind, metadata };
 }
 
 const fleetSelector = `${LABEL.managedBy}=${MANAGED_BY},${LABEL.name}=${PROXY_NAME}`;
@@ -226,11 +252,15 @@ export function watchWorld(watches: Watches, tell: Listeners, discover: boolean)
       },
       { labelSelector: fleetSelector, indexes: byOwner(LABEL.fleet) },
     ),
-    injected: watches.add<KubeObject>(RESOURCE.pod, childBy(LABEL.injected), {
-      labelSelector: LABEL.injected,
-      metadataOnly: true,
-      indexes: byOwner(LABEL.injected),
-    }),
+    pods: watches.add<KubeObject>(
+      RESOURCE.pod,
+      (_, object, before) => {
+        for (const one of before === undefined ? [object] : [before, object]) {
+          for (const policy of new Set([...injectedBy(one), ...askedBy(one)])) tell.child(policy);
+        }
+      },
+      { metadataOnly: true, indexes: { injected: injectedBy, asking: askedBy }, transform: podParts },
+    ),
     namespaces: discover
       ? watches.add(RESOURCE.namespace, (_, object) => tell.namespace(object.metadata.name))
       : undefined,

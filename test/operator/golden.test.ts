@@ -6,6 +6,7 @@ import { parse, stringify } from "yaml";
 import type { EgressPolicy } from "../../operator/api/egresspolicy.ts";
 import { ANNOTATION, childName, DOCUMENT_KEY, LABEL } from "../../operator/api/names.ts";
 import type { ConfigMap, Deployment, Node, Pod } from "../../operator/api/objects.ts";
+import type { ObjectMeta } from "../../operator/kube/resource.ts";
 import { decide } from "../../operator/reconcile/decide.ts";
 import { labelPatches } from "../../operator/reconcile/desire.ts";
 import { documentOf } from "../../operator/reconcile/document.ts";
@@ -49,6 +50,8 @@ interface Input {
     error?: string;
   }[];
   injected?: string[];
+  /** Pods that ask for the policy, by their metadata. */
+  asking?: ObjectMeta[];
   problem?: Applied["problem"];
 }
 
@@ -133,6 +136,7 @@ function factsOf(input: Input): Facts {
       others: [],
     },
     proxies,
+    asking: (input.asking ?? []).map((metadata) => ({ pod: { metadata }, namespaceLabels: undefined })),
     injected: (input.injected ?? []).map((pod) => ({ metadata: { name: pod } })),
     nodes: (input.nodes ?? []).map(({ name: node, ...rest }) => ({
       apiVersion: "v1",
