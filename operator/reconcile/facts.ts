@@ -38,7 +38,7 @@ export interface Facts {
   namespaceTerminating: boolean;
   /** All other policies. */
   others: readonly EgressPolicy[];
-  /** Who has a slot for an address, by slot label: the uid of the policy that controls its Deployment. */
+  /** Who has a slot for an address, or binds it: the uid of the policy. */
   holders: ReadonlyMap<string, string>;
   grants: Grants;
   /** Ranges of this cluster that no target may be in, besides the special-purpose ones. */

@@ -26,7 +26,7 @@ import { gather, withWritten } from "./gather.ts";
 import type { Grants } from "./grants.ts";
 import { type Applied, judge, type Verdict } from "./judge.ts";
 import { isNews } from "./news.ts";
-import type { Accepted } from "./resources/configmap.ts";
+import { unpackSpec } from "./resources/configmap.ts";
 import type { Scraper } from "./scrape.ts";
 import { slotsOf } from "./slots.ts";
 import type { World } from "./watched.ts";
@@ -86,8 +86,10 @@ export class PolicyReconciler {
   readonly #now: () => number;
   /** The spec by policy uid, the same object as long as its generation is: documents are remembered by it. */
   readonly #specs = new Map<string, { generation: number | undefined; spec: EgressPolicy["spec"] }>();
-  /** The kept spec by policy uid, and the text that it was unpacked from. */
-  readonly #kept = new Map<string, { packed: string; spec: EgressPolicy["spec"] }>();
+  /** The spec that was accepted last, by policy uid. */
+  readonly #kept = new Map<string, EgressPolicy["spec"]>();
+  /** Exclusive addresses that were accepted, by address: the policy's uid. Two policies decided at once must not both have one. */
+  readonly #claims = new Map<string, string>();
   /** By policy uid, for its late pods by uid: when one was told to look at its volume, how often for the same document. */
   readonly #refreshed = new Map<string, ReadonlyMap<string, Refresh>>();
 
@@ -104,7 +106,7 @@ export class PolicyReconciler {
     const policy = this.#interned(stored);
     const { scraper, grants, world } = this.#options;
     const blockedCIDRs = this.#options.blockedCIDRs();
-    const facts = gather(world, policy, { scraper, grants, blockedCIDRs, now: this.#now() });
+    const facts = gather(world, policy, { scraper, grants, claims: this.#claims, blockedCIDRs, now: this.#now() });
     const held = inUse(facts);
     await this.#setFinalizers(policy, held);
     if (facts.namespaceTerminating || (policy.metadata.deletionTimestamp !== undefined && !held)) {
@@ -120,6 +122,13 @@ export class PolicyReconciler {
     this.#kept.delete(uid);
     this.#refreshed.delete(uid);
     this.#writer.forget(uid);
+    this.#claim(uid, []);
+  }
+
+  /** Gives a policy the addresses that it has from now on, and takes all others from it. */
+  #claim(uid: string, addresses: readonly string[]): void {
+    for (const [address, holder] of this.#claims) if (holder === uid) this.#claims.delete(address);
+    for (const address of addresses) this.#claims.set(address, uid);
   }
 
   #interned(policy: EgressPolicy): EgressPolicy {
@@ -150,8 +159,17 @@ export class PolicyReconciler {
   }
 
   async #pursue(facts: Facts): Promise<Outcome> {
-    const { refusal, accepted, effective, desired } = decide(facts, () => this.#keptSpec(facts), this.#options.fleet);
-    if (accepted !== undefined) this.#keep(facts.policy, accepted);
+    const { refusal, accepted, effective, stands, desired } = decide(
+      facts,
+      () => this.#keptSpec(facts),
+      this.#options.fleet,
+    );
+    if (accepted !== undefined) this.#kept.set(facts.policy.metadata.uid!, facts.policy.spec);
+    const exclusive = effective?.provider.exclusive ? slotsOf(effective.spec) : [];
+    this.#claim(
+      facts.policy.metadata.uid!,
+      exclusive.flatMap(({ address, source }) => [address, source]),
+    );
     let { children } = facts;
     let applied: Applied = { problem: undefined };
     if (effective !== undefined && desired !== undefined) {
@@ -168,30 +186,31 @@ export class PolicyReconciler {
     // A status out of ignorance would be taken back in a moment: after a start, proxies are asked first.
     if (facts.proxies.some(({ asked }) => !asked)) return { result: "requeue", afterMs: UNASKED_MS };
     const { clusterDomain } = this.#options;
-    const leaving = desired?.leaving ?? [];
-    const status = judge({ ...facts, children }, { refusal, effective, applied, leaving, clusterDomain });
+    const waiting = desired?.waiting ?? [];
+    const status = judge({ ...facts, children }, { refusal, effective, applied, stands, waiting, clusterDomain });
     await this.#writeStatus(facts.policy, status);
     return this.#outcome(facts, effective, applied);
-  }
-
-  #keep({ metadata, spec }: EgressPolicy, accepted: Accepted): void {
-    const known = this.#kept.get(metadata.uid!);
-    if (known?.spec !== spec) this.#kept.set(metadata.uid!, { packed: accepted.spec.toString("base64"), spec });
   }
 
   /** The spec that was accepted last, kept beside its document. */
   #keptSpec({ policy, children }: Facts): EgressPolicy["spec"] | undefined {
     const uid = policy.metadata.uid!;
-    const packed = lastAccepted(policy, children.configMaps);
+    // Memory first: the ConfigMap lies where others may write.
     const known = this.#kept.get(uid);
-    // Without its ConfigMap (somebody deleted it) the spec that is remembered brings it back.
-    if (packed === undefined || known?.packed === packed.text) return known?.spec;
-    const spec = packed.unpack();
-    this.#kept.set(uid, { packed: packed.text, spec });
-    return spec;
+    if (known !== undefined) return known;
+    const packed = lastAccepted(policy, children.configMaps);
+    if (packed === undefined) return undefined;
+    try {
+      const spec = unpackSpec(packed);
+      this.#kept.set(uid, spec);
+      return spec;
+    } catch (error) {
+      const { namespace, name } = policy.metadata;
+      this.#options.log.warn({ namespace, name, err: error }, "the spec that was accepted last cannot be read");
+      return undefined;
+    }
   }
 
-  /** The first thing that stands in the way. `written`: takes what was written. */
   async #apply(facts: Facts, desired: Desired, written: KubeObject[]): Promise<Applied["problem"]> {
     const { policy, children } = facts;
     const find = (kind: string, name: string) => {

@@ -6,6 +6,7 @@ import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
+import { gzipSync } from "node:zlib";
 import type { EgressPolicy } from "../../operator/api/egresspolicy.ts";
 import { isReady, type Pod } from "../../operator/api/objects.ts";
 import type { KubeObject } from "../../operator/kube/resource.ts";
@@ -46,6 +47,8 @@ function take(i: number): void {
   execFileSync("ip", ["addr", "del", `${bound(i)}/32`, "dev", "lo"]);
 }
 
+const grantsFile = () => join(plane.folder, "grants.yaml");
+
 const echo = createServer((request, response) => {
   const from = request.socket.remoteAddress!.replace("::ffff:", "");
   response.end(seen.get(from) ?? from);
@@ -75,7 +78,7 @@ before(async () => {
   IPS.forEach((address, i) => {
     seen.set(bound(i), address);
   });
-  const grants = join(plane.folder, "grants.yaml");
+  const grants = grantsFile();
   writeFileSync(
     grants,
     `grants: [{namespaces: [${NS}], providers: [KubeVIP], staticIPs: [203.0.113.16/28, 10.0.4.0/24]}]\n`,
@@ -227,6 +230,25 @@ test("a retiring address serves what is open and gets nothing new; a pending one
   await untilCondition(plane, NS, "webhooks", "Ready", "True");
 });
 
+test("slots restart one after the other: never more than one of them is out of service", async () => {
+  await applyPolicy(plane, NS, "webhooks", spec([0, 1, 3]));
+  await untilCondition(plane, NS, "webhooks", "Ready", "True");
+  await untilLabelled([0, 1, 3]);
+  await applyPolicy(plane, NS, "webhooks", { ...spec([0, 1, 3]), proxy: { podAnnotations: { edition: "2" } } });
+  type Deployment = KubeObject & { spec: { template: { metadata: { annotations?: Record<string, string> } } } };
+  const changed = async () =>
+    ((await deployments()) as Deployment[]).filter(({ spec }) => spec.template.metadata.annotations?.edition === "2")
+      .length;
+  let least = 3;
+  for (const began = Date.now(); (await changed()) < 3 || (await labelled()).length < 3; ) {
+    least = Math.min(least, (await labelled()).length);
+    assert.ok(Date.now() - began < 60_000, `${await changed()} of 3 slots are changed`);
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+  assert.equal(least, 2);
+  await untilCondition(plane, NS, "webhooks", "Ready", "True");
+});
+
 test("an address that another policy has is refused, and free when that policy goes", async () => {
   await applyPolicy(plane, NS, "younger", { ...spec([0]), proxy: { port: 5750, adminPort: 5751 } });
   const loser = await untilCondition(plane, NS, "younger", "Accepted", "False", "Conflicted");
@@ -292,5 +314,27 @@ test("a running policy changes its provider: the old fleet serves until the new 
   assert.ok(
     (await labelled()).every((id) => id !== slotId(IPS[4]) && id !== "shared"),
     "no label is left",
+  );
+});
+
+test("what lies in a policy's ConfigMap gives nobody what he has no grant for", async () => {
+  await applyPolicy(plane, "default", "forger", {});
+  await untilCondition(plane, "default", "forger", "Programmed", "True");
+  await operator.stop();
+  const forged = gzipSync(JSON.stringify(spec([3]))).toString("base64");
+  const path = "/api/v1/namespaces/default/configmaps/forger-egress-policy";
+  await plane.patch(path, { binaryData: { "spec.json.gz": forged } });
+  await applyPolicy(plane, "default", "forger", { allow: [{ hosts: ["a.example"], ports: ["9000-8000"] }] });
+  operator = await startOperator(plane, { args: ["--scrape-seconds=1", `--grants=${grantsFile()}`] });
+  await operator.untilLeading();
+  const policy = await untilCondition(plane, "default", "forger", "Programmed", "False", "NotAccepted");
+  assert.match(
+    conditionOf(policy, "Programmed")!.message,
+    /refused as well, and left as it stands: .*no grant for KubeVIP/,
+  );
+  const fleets = await list<KubeObject>("/apis/apps/v1/namespaces/default/deployments");
+  assert.deepEqual(
+    fleets.map(({ metadata }) => metadata.name),
+    ["forger-egress"],
   );
 });
