@@ -1,0 +1,267 @@
+import assert from "node:assert/strict";
+import { execFileSync, spawn, spawnSync } from "node:child_process";
+import { once } from "node:events";
+import { readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { createInterface } from "node:readline";
+import { after, before, test } from "node:test";
+import { parseAllDocuments } from "yaml";
+import type { EgressPolicy } from "../../operator/api/egresspolicy.ts";
+import type { KubeObject } from "../../operator/kube/resource.ts";
+import { type ControlPlane, startControlPlane } from "../cluster/control-plane.ts";
+import { FleetRunner } from "../cluster/fleet.ts";
+import { freePort } from "../cluster/processes.ts";
+import { makeCertificate } from "../harness/certificate.ts";
+import {
+  applyPolicy,
+  conditionOf,
+  install,
+  makeNamespace,
+  type Operator,
+  policyPath,
+  startOperator,
+  untilCondition,
+} from "../operator/operator.ts";
+import { SENDERS } from "../proxy/senders/senders.ts";
+
+/**
+ * The three verbs: the operator is there, a policy is applied, Convoy's pods are annotated. What the stored pods then
+ * have in their environment makes a sender with Convoy's transport deliver through a real proxy. The receiver has a public
+ * address on the loopback interface of this network namespace.
+ */
+
+const NS = "convoy";
+const RECEIVER = "11.0.0.10";
+const ROOT = new URL("../..", import.meta.url).pathname;
+const go = SENDERS.find(({ name }) => name.startsWith("Go"))!;
+const noGo =
+  spawnSync(go.tool[0]!, go.tool.slice(1)).status === 0 ? false : "needs Go, to build a sender like Convoy's";
+
+type Container = { name: string; image: string; env?: { name: string; value?: string; valueFrom?: object }[] };
+type StoredPod = KubeObject & { spec: { containers: Container[]; initContainers?: Container[] } };
+let plane: ControlPlane;
+let operator: Operator;
+let fleet: FleetRunner;
+let webhookArgs: string[];
+let folder: string;
+
+/** The webhook configuration that is shipped, with the operator's process in the place of its Service. */
+async function installWebhook(port: number): Promise<void> {
+  const documents = parseAllDocuments(readFileSync(join(ROOT, "examples/operator/webhook.yaml"), "utf8"));
+  for (const document of documents) {
+    if (document.get("kind") !== "MutatingWebhookConfiguration") continue;
+    document.setIn(["webhooks", 0, "clientConfig"], { url: `https://127.0.0.1:${port}/inject` });
+  }
+  await plane.applyYaml(documents.map(String).join("---\n"));
+}
+
+before(async () => {
+  execFileSync("ip", ["addr", "add", `${RECEIVER}/32`, "dev", "lo"]);
+  plane = await startControlPlane({ kwokNodes: 3, realProxies: true });
+  folder = plane.folder;
+  await install(plane);
+  await makeNamespace(plane, NS);
+  const port = await freePort();
+  await installWebhook(port);
+  webhookArgs = ["--scrape-seconds=1", `--webhook=127.0.0.1:${port}`, "--webhook-names=127.0.0.1"];
+  operator = await startOperator(plane, { args: webhookArgs });
+  await operator.untilLeading();
+  makeCertificate(folder, ["hooks.example"]);
+  writeFileSync(join(folder, "hosts"), `${RECEIVER} hooks.example x.competitor.example\n`);
+  fleet = new FleetRunner(plane, {
+    args: () => [`--hosts=${join(folder, "hosts")}`, `--allow-cidr=${RECEIVER}/32`, "--resolver=127.0.0.1:53"],
+  });
+  fleet.start();
+});
+after(async () => {
+  await fleet?.stop();
+  await operator?.stop("SIGKILL");
+  await plane?.stop();
+});
+
+const pods = async () => (await plane.get<{ items: StoredPod[] }>(`/api/v1/namespaces/${NS}/pods`))!.items;
+const senders = async () => (await pods()).filter(({ metadata }) => metadata.labels?.app !== undefined);
+
+/** As Convoy's chart makes it: HTTP_PROXY is set and empty, and there are pod annotations but no pod labels of one's own. */
+const deployment = (name: string, annotations: Record<string, string>) => ({
+  apiVersion: "apps/v1",
+  kind: "Deployment",
+  metadata: { name, namespace: NS },
+  spec: {
+    replicas: 2,
+    selector: { matchLabels: { app: name } },
+    template: {
+      metadata: { labels: { app: name }, annotations },
+      spec: {
+        initContainers: [{ name: "wait-for-migrate", image: "getconvoy/convoy:v26.3.6", args: ["migrate", "check"] }],
+        containers: [
+          {
+            name,
+            image: "getconvoy/convoy:v26.3.6",
+            env: [
+              { name: "HTTP_PROXY", value: "" },
+              { name: "CONVOY_ENV", value: "oss" },
+            ],
+          },
+        ],
+      },
+    },
+  },
+});
+const deploy = (name: string, annotations: Record<string, string>) =>
+  plane.apply(`/apis/apps/v1/namespaces/${NS}/deployments/${name}`, deployment(name, annotations));
+const ASKS = { "egress.outrider.dev/policy": "webhooks" };
+
+async function untilSenders(count: number, wanted: (pod: StoredPod) => boolean): Promise<StoredPod[]> {
+  for (const began = Date.now(); ; ) {
+    const found = (await senders()).filter((pod) => pod.metadata.deletionTimestamp === undefined && wanted(pod));
+    if (found.length === count) return found;
+    if (Date.now() - began > 60_000)
+      throw new Error(`${found.length} of ${count} pods: ${JSON.stringify(await senders())}`);
+    await new Promise((resolve) => setTimeout(resolve, 100));
+  }
+}
+const envOf = (pod: StoredPod) =>
+  Object.fromEntries((pod.spec.containers[0]!.env ?? []).map(({ name, value }) => [name, value]));
+
+test("a pod that names a policy which does not exist is refused, with what to do; others do not notice", async () => {
+  const pod = (annotations: object) =>
+    JSON.stringify({
+      apiVersion: "v1",
+      kind: "Pod",
+      metadata: { name: "lonely", namespace: NS, annotations },
+      spec: { containers: [{ name: "a", image: "a" }] },
+    });
+  // The certificate comes first: until then the API server cannot ask.
+  const ready = async () => (await fetch(`${operator.health}/readyz`)).status === 200;
+  for (const began = Date.now(); !(await ready()); ) {
+    assert.ok(Date.now() - began < 30_000, "the operator is not ready");
+    await new Promise((resolve) => setTimeout(resolve, 100));
+  }
+  let refused = await plane.kubectl(["create", "-f", "-"], pod(ASKS));
+  for (const began = Date.now(); /x509|connect/.test(refused.stderr) && Date.now() - began < 30_000; ) {
+    refused = await plane.kubectl(["create", "-f", "-"], pod(ASKS));
+  }
+  assert.equal(refused.status, 1);
+  assert.match(refused.stderr, /admission webhook "inject\.egress\.outrider\.dev" denied the request: .*webhooks/);
+  const other = await plane.kubectl(["create", "-f", "-"], pod({}));
+  assert.equal(other.status, 0, other.stderr);
+  await plane.delete(`/api/v1/namespaces/${NS}/pods/lonely?gracePeriodSeconds=0`);
+});
+
+test("two annotations cover Convoy's agent and server, and the policy says so", async () => {
+  await applyPolicy(plane, NS, "webhooks", {
+    preset: "Convoy",
+    deny: [{ name: "competitors", hosts: ["*.competitor.example"] }],
+  });
+  await untilCondition(plane, NS, "webhooks", "Ready", "True");
+  await deploy("agent", {});
+  await untilSenders(2, () => true);
+  await deploy("agent", ASKS);
+  await deploy("server", ASKS);
+  const covered = await untilSenders(
+    4,
+    ({ metadata }) => metadata.labels?.["egress.outrider.dev/injected"] === "webhooks",
+  );
+  for (const pod of covered) {
+    const env = envOf(pod);
+    const url = "http://webhooks-egress.convoy.svc.cluster.local:4750";
+    for (const name of ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy"]) assert.equal(env[name], url);
+    assert.equal(env.CONVOY_ENV, "oss");
+    assert.equal(pod.spec.initContainers![0]!.env, undefined, "wait-for-migrate is left alone");
+  }
+  const policy = await untilCondition(plane, NS, "webhooks", "WorkloadsInjected", "True", "Injected");
+  assert.equal(policy.status!.summary!.workloads, "4/4");
+  const { stdout } = await plane.kubectl(["get", "egpol", "-n", NS]);
+  assert.match(stdout, /webhooks +True +Enforce +External +2\/2 +4\/4 /);
+});
+
+test("a sender with the environment of the stored pod delivers through the proxy, and reads why it may not", {
+  skip: noGo,
+}, async () => {
+  const receiver = spawn(
+    process.execPath,
+    [join(ROOT, "test/proxy/senders/receiver.mjs"), RECEIVER, "", join(folder, "key.pem"), join(folder, "ca.pem")],
+    { stdio: ["ignore", "pipe", "inherit"] },
+  );
+  try {
+    assert.deepEqual(await once(createInterface({ input: receiver.stdout }), "line"), ["ready"]);
+    go.prepare!(folder);
+    const [pod] = await senders();
+    const proxy = fleet.pods[0]!.status!.podIP!;
+    // No cluster DNS and no kube-proxy here: the name of the client Service stands for one of its endpoints.
+    const env = Object.fromEntries(
+      Object.entries(envOf(pod!)).map(([name, value]) => [
+        name,
+        (value ?? "").replace("webhooks-egress.convoy.svc.cluster.local", proxy),
+      ]),
+    );
+    const send = (url: string) => {
+      const { command } = go.command({ urls: [url], ca: join(folder, "ca.pem"), folder });
+      return spawnSync(command[0]!, command.slice(1), { env: { PATH: process.env.PATH, ...env }, encoding: "utf8" });
+    };
+    const delivered = send("https://hooks.example/in");
+    assert.match(delivered.stdout, /got POST \/in/, delivered.stderr);
+    assert.match(delivered.stdout, /"event":"paid"/);
+    const refused = send("https://x.competitor.example/in");
+    assert.equal(
+      `${refused.stdout}${refused.stderr}`,
+      'Post "https://x.competitor.example/in": egress-denied: x.competitor.example is denied by rule competitors; policy convoy/webhooks\n',
+    );
+  } finally {
+    receiver.kill("SIGKILL");
+  }
+});
+
+test("pods of older settings, and pods from before, are counted and named", async () => {
+  await applyPolicy(plane, NS, "webhooks", {
+    preset: "Convoy",
+    deny: [{ name: "competitors", hosts: ["*.competitor.example"] }],
+    injection: { noProxy: ["otel-collector.monitoring.svc"] },
+  });
+  const outdated = await untilCondition(plane, NS, "webhooks", "WorkloadsInjected", "False", "Outdated");
+  assert.match(
+    conditionOf(outdated, "WorkloadsInjected")!.message,
+    /^0\/4 pods send through the proxies; injected by older settings: agent-.*; make them anew$/,
+  );
+  assert.equal(conditionOf(outdated, "Ready")!.status, "True");
+  for (const name of ["agent", "server"]) await plane.kubectl(["rollout", "restart", "-n", NS, `deployment/${name}`]);
+  await untilCondition(plane, NS, "webhooks", "WorkloadsInjected", "True", "Injected", 60_000);
+  // An annotation that comes to a pod that runs already changes nothing in it.
+  await plane.request("POST", `/api/v1/namespaces/${NS}/pods`, {
+    apiVersion: "v1",
+    kind: "Pod",
+    metadata: { name: "early", namespace: NS },
+    spec: { containers: [{ name: "a", image: "a" }] },
+  });
+  await plane.patch(`/api/v1/namespaces/${NS}/pods/early`, { metadata: { annotations: ASKS } });
+  const missed = await untilCondition(plane, NS, "webhooks", "WorkloadsInjected", "False", "Missed");
+  assert.match(conditionOf(missed, "WorkloadsInjected")!.message, /^4\/5 pods .* not injected: early; make them anew/);
+  await plane.delete(`/api/v1/namespaces/${NS}/pods/early?gracePeriodSeconds=0`);
+});
+
+test("while no operator runs, pods that ask are refused and all others are made; the policy stays while pods use it", async () => {
+  await operator.stop("SIGKILL");
+  const pod = (name: string, annotations: object) =>
+    JSON.stringify({
+      apiVersion: "v1",
+      kind: "Pod",
+      metadata: { name, namespace: NS, annotations },
+      spec: { containers: [{ name: "a", image: "a" }] },
+    });
+  const refused = await plane.kubectl(["create", "-f", "-"], pod("asks", ASKS));
+  assert.match(refused.stderr, /failed calling webhook "inject\.egress\.outrider\.dev"/);
+  assert.equal((await plane.kubectl(["create", "-f", "-"], pod("other", {}))).status, 0);
+  operator = await startOperator(plane, { args: webhookArgs, name: "again" });
+  await operator.untilLeading();
+  await plane.kubectl(["delete", "egpol", "-n", NS, "webhooks", "--wait=false"]);
+  const policy = await untilCondition(plane, NS, "webhooks", "Ready", "False", "InUse");
+  assert.match(conditionOf(policy, "Ready")!.message, /agent-/);
+  for (const name of ["agent", "server"]) await plane.delete(`/apis/apps/v1/namespaces/${NS}/deployments/${name}`);
+  await plane.until<EgressPolicy>(
+    policyPath(NS, "webhooks"),
+    (found) => found === undefined,
+    "the policy goes",
+    60_000,
+  );
+});
