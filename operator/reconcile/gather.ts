@@ -83,7 +83,10 @@ export function gather(world: World, policy: EgressPolicy, around: Surroundings)
       .sort((a, b) => (a.metadata.name < b.metadata.name ? -1 : 1))
       .map((pod) => proxyFacts(pod, around.scraper)),
     injected: world.pods.by("injected", key),
-    asking: world.pods.by("asking", key).map((pod) => ({ pod, namespaceLabels: space?.metadata.labels })),
+    asking: world.pods
+      .by("asking", key)
+      .filter(({ metadata }) => metadata.deletionTimestamp === undefined)
+      .map((pod) => ({ pod, namespaceLabels: space?.metadata.labels })),
     nodes: world.nodes?.list(),
   };
 }

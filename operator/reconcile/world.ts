@@ -198,17 +198,18 @@ const askedBy = (pod: KubeObject): string[] => {
   return name === undefined ? [] : [`${pod.metadata.namespace}/${name}`];
 };
 
-/** Of a pod that has nothing to do with any policy only that it is there; of others their labels and annotations. */
+/** Of a pod that has nothing to do with any policy only that it is there; of others what says how they stand to one. */
 function podParts(pod: KubeObject): KubeObject {
-  const { name, namespace, uid, resourceVersion, labels, annotations } = pod.metadata;
+  const { name, namespace, uid, resourceVersion, deletionTimestamp, labels, annotations } = pod.metadata;
   const own = injectedBy(pod).length > 0 || askedBy(pod).length > 0;
-  const kept = own ? { ...(labels && { labels }), ...(annotations && { annotations }) } : {};
   const metadata = {
     name,
     ...(namespace && { namespace }),
     ...(uid && { uid }),
     ...(resourceVersion && { resourceVersion }),
-    ...kept,
+    ...(deletionTimestamp && { deletionTimestamp }),
+    ...(own && labels && { labels }),
+    ...(own && annotations && { annotations }),
   };
   return { apiVersion: pod.apiVersion, kind: pod.kind, metadata };
 }

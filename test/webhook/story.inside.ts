@@ -170,8 +170,9 @@ test("two annotations cover Convoy's agent and server, and the policy says so", 
     assert.equal(env.CONVOY_ENV, "oss");
     assert.equal(pod.spec.initContainers![0]!.env, undefined, "wait-for-migrate is left alone");
   }
-  const policy = await untilCondition(plane, NS, "webhooks", "WorkloadsInjected", "True", "Injected");
-  assert.equal(policy.status!.summary!.workloads, "4/4");
+  const all = (policy: EgressPolicy | undefined) => policy?.status?.summary?.workloads === "4/4";
+  const policy = await plane.until<EgressPolicy>(policyPath(NS, "webhooks"), all, "4 of 4 pods are covered");
+  assert.equal(conditionOf(policy, "WorkloadsInjected")!.reason, "Injected");
   const { stdout } = await plane.kubectl(["get", "egpol", "-n", NS]);
   assert.match(stdout, /webhooks +True +Enforce +External +2\/2 +4\/4 /);
 });
