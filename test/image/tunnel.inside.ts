@@ -5,7 +5,7 @@ import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { createServer, request } from "node:http";
 import { type AddressInfo, connect } from "node:net";
 import { join } from "node:path";
-import { test } from "node:test";
+import { after, test } from "node:test";
 import { tempFolder } from "../harness/proxy.ts";
 
 /** Run by image.test.ts in a network namespace that has loopback alone, which the container shares. */
@@ -78,7 +78,9 @@ function start(...args: string[]): Container {
       text += chunk;
     });
   }
-  process.once("exit", () => spawnSync("runc", ["--root", join(folder, "runc"), "delete", "--force", id]));
+  const remove = () => spawnSync("runc", ["--root", join(folder, "runc"), "delete", "--force", id]);
+  process.once("exit", remove);
+  after(remove);
   return { child, id, output: () => text };
 }
 
@@ -115,7 +117,7 @@ const POLICY = {
   apiVersion: "egress.outrider.dev/v1alpha1",
   kind: "EgressPolicy",
   metadata: { name: "image", namespace: "test" },
-  spec: { ports: ["1-65535"], allow: [{ hosts: ["receiver.example"], cidrs: ["127.0.0.0/8"] }], defaultAction: "Deny" },
+  spec: { ports: ["1-65535"], allow: [{ hosts: ["receiver.example"] }], defaultAction: "Deny" },
 };
 mkdirSync(join(folder, "policy"));
 writeFileSync(join(folder, "policy/policy.yaml"), JSON.stringify(POLICY));
@@ -133,11 +135,12 @@ test("commands of both programs start in the image", async () => {
 
 test("a permitted tunnel carries bytes, a forbidden one is refused, SIGTERM ends it with 0", async () => {
   const receiver = createServer((_, response) => response.end("received")).listen(0, "127.0.0.1");
+  after(() => receiver.close());
   await once(receiver, "listening");
   const port = (receiver.address() as AddressInfo).port;
   const proxy = start(
     ...["proxy", "--policy=/policy/policy.yaml", "--hosts=/policy/hosts", "--listen=127.0.0.1:4750"],
-    ...["--admin=127.0.0.1:9750", "--drain-delay-seconds=0", "--drain-seconds=0"],
+    ...["--allow-cidr=127.0.0.0/8", "--admin=127.0.0.1:9750", "--drain-delay-seconds=0", "--drain-seconds=0"],
   );
   await untilOutput(proxy, '"msg":"listening"');
   assert.match(await through(4750, `receiver.example:${port}`), /^HTTP\/1\.1 200 .*\r\n\r\n[\s\S]*received$/);
@@ -152,5 +155,4 @@ test("a permitted tunnel carries bytes, a forbidden one is refused, SIGTERM ends
   const { status } = spawnSync("runc", ["--root", join(folder, "runc"), "kill", proxy.id, "SIGTERM"]);
   assert.equal(status, 0);
   assert.equal((await ended(proxy)).status, 0);
-  receiver.close();
 });
