@@ -43,7 +43,7 @@ generate: install ## make types and docs/crd.md of crds/egresspolicies.yaml
 verify: install ## check that what `make generate` makes is up to date
 	$(NODE) crds/generate.ts --verify
 
-tools: install ## provide etcd, the API server and its kin: KUBEBUILDER_ASSETS, a cache, or a build with Go (15 minutes once)
+tools: install ## get the programs of the test cluster: KUBEBUILDER_ASSETS, ~/.cache, or a build with Go (once, 10 to 25 minutes)
 	$(NODE) test/cluster/make-tools.ts
 
 cluster: install ## start a real control plane with two simulated nodes, print its KUBECONFIG, end with Ctrl-C

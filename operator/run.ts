@@ -7,6 +7,7 @@ import { UsageError } from "../proxy/errors.ts";
 import { type Logger, makeLog } from "../proxy/log.ts";
 import { optionHelp } from "../proxy/options.ts";
 import type { EgressPolicy } from "./api/egresspolicy.ts";
+import { LABEL } from "./api/names.ts";
 import { OPERATOR_OPTIONS, type OperatorConfig, readOperatorConfig } from "./config.ts";
 import { Client } from "./kube/client.ts";
 import { Controller } from "./kube/controller.ts";
@@ -94,9 +95,9 @@ class BlockedRanges {
   update(): boolean {
     const { nodes, serviceCIDRs, apiServers } = this.#world();
     const list = blockedRanges({
-      nodes: nodes.list(),
-      serviceCIDRs: serviceCIDRs.list(),
-      apiServers: apiServers.list(),
+      nodes: nodes?.list() ?? [],
+      serviceCIDRs: serviceCIDRs?.list() ?? [],
+      apiServers: apiServers?.list() ?? [],
       configured: this.#configured,
     });
     if (list.join() === this.#list.join()) return false;
@@ -132,7 +133,7 @@ function assemble(config: OperatorConfig, client: Client, ask: AskStatus, log: L
       },
       child: (owner) => controller.enqueueAfter(owner, GATHER_MS),
       proxy: (event, pod) => {
-        const owner = ownerOf(pod);
+        const owner = ownerOf(pod, LABEL.fleet);
         if (event === "deleted" || owner === undefined) scraper.forget(pod);
         else scraper.see(pod, owner);
       },

@@ -18,13 +18,13 @@ const COMMANDS: Readonly<Record<string, (argv: string[]) => Promise<number>>> = 
 
 const HELP = `Usage: outrider COMMAND [options]
 
+  operator runs fleets of proxies from EgressPolicies on Kubernetes
   proxy    forward proxy that dials only what its policy permits
   explain  what the proxy would decide for a target, and why
   check    validate a policy file
   import   turn a Smokescreen or mole acl.yaml into an EgressPolicy
   echo     answer callers with the address that they come from
   verify   ask echo servers through a proxy from which address it calls
-  operator run fleets of proxies from EgressPolicies on Kubernetes
 
 outrider COMMAND --help prints the options of a command; outrider --version the version.`;
 

@@ -79,7 +79,6 @@ export const REASON = {
   replacing: "Replacing",
   notEnoughNodes: "NotEnoughNodes",
   applyFailed: "ApplyFailed",
-  terminating: "NamespaceTerminating",
   // PolicyDistributed
   distributed: "Distributed",
   propagating: "Propagating",
@@ -110,8 +109,6 @@ export type Reason = (typeof REASON)[keyof typeof REASON];
 export const EVENT_REASON = {
   /** An Active address that was never Pending: receivers had no notice. */
   addedWithoutNotice: "AddressAddedWithoutNotice",
-  /** A slot waits for its successor before it goes. */
-  slotKept: "SlotKept",
 } as const;
 
 /** Names of the objects of a policy, all within 63 characters: policy names have at most 40. */

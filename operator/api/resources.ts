@@ -34,6 +34,5 @@ export const RESOURCE = {
   },
 } as const satisfies Record<string, Resource>;
 
-/** The kinds that a policy owns, in the order in which they are applied: what others refer to comes first. */
+/** The kinds that a policy owns. */
 export const CHILDREN = ["serviceAccount", "configMap", "service", "pdb", "deployment"] as const;
-export type ChildKind = (typeof CHILDREN)[number];

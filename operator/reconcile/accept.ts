@@ -35,10 +35,15 @@ export function isOlder(a: EgressPolicy, b: EgressPolicy): boolean {
  * oldest policy that asks for it.
  */
 function conflict(
-  { policy, others, holders }: Facts,
+  { policy, others, holders, grants }: Facts,
   spec: Spec,
 ): { address: string; winner: EgressPolicy } | undefined {
-  const rivals = others.filter((other) => providerOf(other.spec)?.exclusive);
+  // Who has no grant cannot have an address, and so keeps nobody from it.
+  const rivals = others.filter((other) => {
+    const provider = providerOf(other.spec);
+    if (provider === undefined || !provider.exclusive) return false;
+    return notGranted(grants, other.metadata.namespace!, provider, other.spec) === undefined;
+  });
   for (const slot of slotsOf(spec)) {
     const holder = holders.get(slot.id);
     if (holder === policy.metadata.uid) continue;

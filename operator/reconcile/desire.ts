@@ -6,7 +6,7 @@ import type { Provider } from "../providers/provider.ts";
 import { publish, publishedBefore } from "./addresses.ts";
 import { replicasOwnedByOthers, stamp } from "./apply.ts";
 import type { Facts, ProxyFacts } from "./facts.ts";
-import { isProven } from "./proxy-status.ts";
+import { isOpen } from "./proxy-status.ts";
 import { type Accepted, documentConfigMap, publishedConfigMap } from "./resources/configmap.ts";
 import { type ProxyPods, proxyDeployment } from "./resources/deployment.ts";
 import { fleetBudget } from "./resources/pdb.ts";
@@ -55,17 +55,21 @@ function deploymentOf(
   });
 }
 
-/** Whether a slot's proxy, or every ready proxy of a shared fleet, may take traffic now. */
-function serves(slot: string, proxies: readonly ProxyFacts[]): boolean {
-  return proxies.some((proxy) => proxy.slot === slot && proxy.ready && isProven(proxy.status));
+/** Whether a slot, or a shared fleet, has a proxy that may take traffic now. */
+function serves(slot: string, proxies: readonly ProxyFacts[], spec: EgressPolicy["spec"]): boolean {
+  return proxies.some((proxy) => proxy.slot === slot && proxy.ready && isOpen(proxy.status, spec));
 }
 
 /** The fleet's Deployments that are not wanted any more: kept while what replaces them does not serve yet. */
-function surplus(facts: Facts, wanted: ReadonlySet<string>): { go: Deployment[]; stay: Deployment[] } {
+function surplus(
+  facts: Facts,
+  wanted: ReadonlySet<string>,
+  spec: EgressPolicy["spec"],
+): { go: Deployment[]; stay: Deployment[] } {
   const extra = [...facts.children.deployments.values()].filter(
     (deployment) => !wanted.has(deployment.metadata.labels?.[LABEL.slot] ?? ""),
   );
-  const ready = [...wanted].every((slot) => serves(slot, facts.proxies));
+  const ready = [...wanted].every((slot) => serves(slot, facts.proxies, spec));
   // A new slot that finds no node would wait for ever for the one that an old slot has.
   const stuck = facts.proxies.some((proxy) => wanted.has(proxy.slot) && isUnschedulable(proxy.pod));
   return ready || stuck ? { go: extra, stay: [] } : { go: [], stay: extra };
@@ -82,16 +86,16 @@ export function desire(
   const { policy, children } = facts;
   const slots: (Slot | undefined)[] = provider.slots ? slotsOf(spec) : [undefined];
   const wanted = new Set(slots.map((slot) => slot?.id ?? SHARED));
-  const { go, stay } = surplus(facts, wanted);
+  const { go, stay } = surplus(facts, wanted, spec);
   const leaving = stay
     .map((deployment) => deployment.metadata.annotations?.[ANNOTATION.address])
     .filter((address) => address !== undefined);
   const before = publishedBefore(children.configMaps.get(childName.published(policy.metadata.name)));
   const objects = [
     publishedConfigMap(policy, publish(spec, leaving, before, new Date(facts.now).toISOString())),
-    proxyAccount(policy),
     documentConfigMap(policy, accepted),
-    clientService(policy, spec, provider.gated),
+    proxyAccount(policy),
+    clientService(policy, spec, provider),
     fleetBudget(policy),
     ...slots.map((slot) => deploymentOf(policy, spec, provider, slot, facts, options)),
     ...slots.flatMap((slot) => (slot === undefined ? [] : provider.slotObjects(policy, spec, slot))),
@@ -118,17 +122,18 @@ export interface PodPatch {
 }
 
 /**
- * The `verified` label, where the client Service selects by it: on proven pods of slots that are not retiring. A proxy that
- * gives no answer keeps what it has: its own gate still refuses what is not proven.
+ * The `verified` label, where the client Service selects by it: on pods whose gate is open, of slots that are not retiring.
+ * A proxy that gives no answer keeps what it has: its own gate still refuses what is not proven.
  */
 export function labelPatches(
   proxies: readonly ProxyFacts[],
   gated: boolean,
   retiring: ReadonlySet<string>,
+  spec?: EgressPolicy["spec"],
 ): PodPatch[] {
   return proxies.flatMap(({ pod, slot, status, leaving }): PodPatch[] => {
     const labelled = pod.metadata.labels?.[LABEL.verified] === "true";
-    const wanted = gated && !leaving && !retiring.has(slot) && (status === undefined ? labelled : isProven(status));
+    const wanted = gated && !leaving && !retiring.has(slot) && (status === undefined ? labelled : isOpen(status, spec));
     if (wanted === labelled || leaving) return [];
     return [{ pod, labels: { [LABEL.verified]: wanted ? "true" : null } }];
   });

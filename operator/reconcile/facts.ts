@@ -47,5 +47,6 @@ export interface Facts {
   proxies: readonly ProxyFacts[];
   /** Pods that were injected with this policy's proxy. */
   injected: readonly { metadata: ObjectMeta }[];
-  nodes: readonly Node[];
+  /** Undefined: nodes are not watched (`--discover-cidrs off`). */
+  nodes: readonly Node[] | undefined;
 }

@@ -1,8 +1,8 @@
 import type { EgressPolicy } from "../api/egresspolicy.ts";
-import { LABEL } from "../api/names.ts";
+import { ANNOTATION, LABEL } from "../api/names.ts";
 import { isReady, type Pod } from "../api/objects.ts";
 import type { KubeObject } from "../kube/resource.ts";
-import type { Facts, ProxyFacts } from "./facts.ts";
+import type { Children, Facts, ProxyFacts } from "./facts.ts";
 import type { Grants } from "./grants.ts";
 import type { Scraper } from "./scrape.ts";
 import { canonical, SHARED, slotsOf } from "./slots.ts";
@@ -45,8 +45,10 @@ export function isControlledBy(object: KubeObject, policy: EgressPolicy): boolea
 /** Who has a slot for the addresses of this policy. */
 function holdersOf(world: World, policy: EgressPolicy): ReadonlyMap<string, string> {
   const holders = new Map<string, string>();
-  for (const { id } of slotsOf(policy.spec)) {
+  for (const { id, address } of slotsOf(policy.spec)) {
     for (const deployment of world.deployments.by("slot", id)) {
+      // Six hex digits may stand for another address in another policy.
+      if (deployment.metadata.annotations?.[ANNOTATION.address] !== address) continue;
       const owner = deployment.metadata.ownerReferences?.find(({ controller }) => controller === true);
       if (owner !== undefined && holders.get(id) !== policy.metadata.uid) holders.set(id, owner.uid);
     }
@@ -59,7 +61,7 @@ export function gather(world: World, policy: EgressPolicy, around: Surroundings)
   const { namespace, name, uid } = policy.metadata;
   const key = `${namespace}/${name}`;
   const own = <T extends KubeObject>(objects: T[]) => objects.filter((object) => isControlledBy(object, policy));
-  const phase = world.namespaces.get(namespace!)?.status?.phase;
+  const phase = world.namespaces?.get(namespace!)?.status?.phase;
   return {
     now: around.now,
     policy,
@@ -74,8 +76,26 @@ export function gather(world: World, policy: EgressPolicy, around: Surroundings)
       deployments: named(own(world.deployments.by("owner", key))),
       others: own([...world.accounts.by("owner", key), ...world.budgets.by("owner", key)]),
     },
-    proxies: world.proxies.by("owner", key).map((pod) => proxyFacts(pod, around.scraper)),
+    // Sorted, since stores are not: messages name proxies, and would change with every look.
+    proxies: world.proxies
+      .by("owner", key)
+      .sort((a, b) => (a.metadata.name < b.metadata.name ? -1 : 1))
+      .map((pod) => proxyFacts(pod, around.scraper)),
     injected: world.injected.by("owner", key),
-    nodes: world.nodes.list(),
+    nodes: world.nodes?.list(),
+  };
+}
+
+/** The children with what was just written: a status must not call that ready of which no watch has told yet. */
+export function withWritten(children: Children, written: readonly KubeObject[]): Children {
+  const those = <T extends KubeObject>(kind: string, before: ReadonlyMap<string, T>): ReadonlyMap<string, T> =>
+    new Map([
+      ...before,
+      ...written.filter((object) => object.kind === kind).map((object) => [object.metadata.name, object as T] as const),
+    ]);
+  return {
+    ...children,
+    services: those("Service", children.services),
+    deployments: those("Deployment", children.deployments),
   };
 }

@@ -44,7 +44,8 @@ function programmed(facts: Facts, { effective, applied }: Verdict): Finding {
   if (effective === undefined) return no(REASON.notAccepted, nothing);
   if (applied.problem !== undefined) return no(applied.problem.reason, applied.problem.message);
   const slots = effective.provider.slots ? slotsOf(effective.spec).length : 0;
-  const nodes = slots === 0 ? 0 : schedulable(facts.nodes, effective.spec.proxy);
+  // Without --discover-cidrs no node is known: then the scheduler alone tells.
+  const nodes = facts.nodes === undefined ? slots : schedulable(facts.nodes, effective.spec.proxy);
   if (nodes < slots) {
     const message = `${slots} static IPs need ${slots} nodes, and ${nodes} can take a proxy (spec.proxy.nodeSelector, tolerations, cordoned nodes)`;
     return no(REASON.notEnoughNodes, message);

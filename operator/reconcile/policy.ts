@@ -15,21 +15,21 @@ import { RESOURCE } from "../api/resources.ts";
 import { ApiError, type Client } from "../kube/client.ts";
 import type { Outcome } from "../kube/controller.ts";
 import type { EventRecorder } from "../kube/events.ts";
-import { apiVersionOf } from "../kube/resource.ts";
+import { apiVersionOf, type KubeObject } from "../kube/resource.ts";
 import { lastAccepted } from "./accept.ts";
 import { addedWithoutNotice, publishedBefore } from "./addresses.ts";
 import { covers } from "./apply.ts";
 import { decide } from "./decide.ts";
 import { type Desired, type FleetOptions, labelPatches, lagging, type PodPatch } from "./desire.ts";
 import type { Facts } from "./facts.ts";
-import { gather } from "./gather.ts";
+import { gather, withWritten } from "./gather.ts";
 import type { Grants } from "./grants.ts";
 import { type Applied, judge, type Verdict } from "./judge.ts";
 import type { Accepted } from "./resources/configmap.ts";
 import type { Scraper } from "./scrape.ts";
 import { slotsOf } from "./slots.ts";
 import type { World } from "./watched.ts";
-import { Obstacle, Writer } from "./write.ts";
+import { problemOf, Writer } from "./write.ts";
 
 /** While something is under way that no watch tells of. */
 const PENDING_MS = 1000;
@@ -60,6 +60,12 @@ export interface ReconcilerOptions {
 
 type Effective = NonNullable<Verdict["effective"]>;
 
+interface Refresh {
+  hash: string;
+  times: number;
+  at: number;
+}
+
 /** One policy at a time: gather, decide, apply. */
 export class PolicyReconciler {
   readonly #options: ReconcilerOptions;
@@ -69,8 +75,8 @@ export class PolicyReconciler {
   readonly #specs = new Map<string, { generation: number | undefined; spec: EgressPolicy["spec"] }>();
   /** The kept spec by policy uid, and the text that it was unpacked from. */
   readonly #kept = new Map<string, { packed: string; spec: EgressPolicy["spec"] }>();
-  /** When a pod was told to look at its volume, and how often for the same document. */
-  readonly #refreshed = new Map<string, { hash: string; times: number; at: number }>();
+  /** By policy uid, for its late pods by uid: when one was told to look at its volume, how often for the same document. */
+  readonly #refreshed = new Map<string, ReadonlyMap<string, Refresh>>();
 
   constructor(options: ReconcilerOptions) {
     this.#options = options;
@@ -97,8 +103,11 @@ export class PolicyReconciler {
 
   /** A policy is gone for good. */
   forget(policy: EgressPolicy): void {
-    this.#specs.delete(policy.metadata.uid!);
-    this.#kept.delete(policy.metadata.uid!);
+    const uid = policy.metadata.uid!;
+    this.#specs.delete(uid);
+    this.#kept.delete(uid);
+    this.#refreshed.delete(uid);
+    this.#writer.forget(uid);
   }
 
   #interned(policy: EgressPolicy): EgressPolicy {
@@ -135,19 +144,22 @@ export class PolicyReconciler {
   async #pursue(facts: Facts): Promise<Outcome> {
     const { refusal, accepted, effective, desired } = decide(facts, () => this.#keptSpec(facts), this.#options.fleet);
     if (accepted !== undefined) this.#keep(facts.policy, accepted);
+    let { children } = facts;
     let applied: Applied = { problem: undefined };
     if (effective !== undefined && desired !== undefined) {
       this.#warnAddresses(facts, effective.spec);
-      applied = await this.#apply(facts, desired);
+      const written: KubeObject[] = [];
+      applied = { problem: await this.#apply(facts, desired, written) };
+      children = withWritten(children, written);
       await this.#patchPods(facts, effective);
     }
     // A status out of ignorance would be taken back in a moment: after a start, proxies are asked first.
     if (facts.proxies.some(({ asked }) => !asked)) return { result: "requeue", afterMs: UNASKED_MS };
     const { clusterDomain } = this.#options;
     const leaving = desired?.leaving ?? [];
-    const status = judge(facts, { refusal, effective, applied, leaving, clusterDomain });
+    const status = judge({ ...facts, children }, { refusal, effective, applied, leaving, clusterDomain });
     await this.#writeStatus(facts.policy, status);
-    return this.#outcome(facts, effective, applied, leaving);
+    return this.#outcome(facts, effective, applied);
   }
 
   #keep({ metadata, spec }: EgressPolicy, accepted: Accepted): void {
@@ -167,7 +179,8 @@ export class PolicyReconciler {
     return spec;
   }
 
-  async #apply(facts: Facts, desired: Desired): Promise<Applied> {
+  /** The first thing that stands in the way. `written`: takes what was written. */
+  async #apply(facts: Facts, desired: Desired, written: KubeObject[]): Promise<Applied["problem"]> {
     const { policy, children } = facts;
     const find = (kind: string, name: string) => {
       if (kind === "ConfigMap") return children.configMaps.get(name);
@@ -175,38 +188,50 @@ export class PolicyReconciler {
       if (kind === "Deployment") return children.deployments.get(name);
       return children.others.find((object) => object.kind === kind && object.metadata.name === name);
     };
-    try {
-      for (const object of desired.objects) {
-        await this.#writer.apply(policy, object, find(object.kind, object.metadata.name));
+    let problem: Applied["problem"];
+    for (const object of desired.objects) {
+      try {
+        const one = await this.#writer.apply(policy, object, find(object.kind, object.metadata.name));
+        if (one !== undefined) written.push(one);
+      } catch (error) {
+        const found = problemOf(error);
+        problem ??= found;
+        // Addresses are published before they are used, and pods mount nothing that is not the policy's own.
+        if (object.kind === "ConfigMap" || object.kind === "ServiceAccount") return problem;
       }
+    }
+    if (problem !== undefined) return problem;
+    try {
       for (const object of desired.removals) await this.#writer.remove(object);
     } catch (error) {
-      if (error instanceof Obstacle) return { problem: { reason: error.reason, message: error.message } };
-      // Refused as it is: by quota, by an admission plugin, by a right that is missing. The next try comes later.
-      if (error instanceof ApiError && (error.code === 403 || error.code === 422 || error.code === 400)) {
-        return { problem: { reason: REASON.applyFailed, message: error.message } };
-      }
-      throw error;
+      return problemOf(error);
     }
-    return { problem: undefined };
+    return undefined;
   }
 
   async #patchPods(facts: Facts, { spec, hash, provider }: Effective): Promise<void> {
     const retiring = new Set(slotsOf(spec).flatMap(({ id, retiring }) => (retiring ? [id] : [])));
-    const patches = labelPatches(facts.proxies, provider.gated, retiring);
+    const patches = labelPatches(facts.proxies, provider.gated, retiring, spec);
     for (const patch of [...patches, ...this.#refreshes(facts, hash)]) await this.#patchPod(patch);
   }
 
   #refreshes(facts: Facts, hash: string): PodPatch[] {
+    const policyUid = facts.policy.metadata.uid!;
+    const known = this.#refreshed.get(policyUid);
     const late = lagging(facts.proxies, hash);
+    const refreshed = new Map<string, Refresh>();
+    this.#refreshed.set(policyUid, refreshed);
     return late.flatMap(({ pod }): PodPatch[] => {
-      this.#options.scraper.urge(pod);
       const uid = pod.metadata.uid!;
-      const known = this.#refreshed.get(uid);
-      const before = known?.hash === hash ? known : { hash, times: 0, at: 0 };
+      const last = known?.get(uid);
+      const before = last?.hash === hash ? last : { hash, times: 0, at: 0 };
+      if (before.times < REFRESH_PATIENCE) this.#options.scraper.urge(pod);
       const pause = before.times < REFRESH_PATIENCE ? REFRESH_MS : REFRESH_SELDOM_MS;
-      if (facts.now - before.at < pause) return [];
-      this.#refreshed.set(uid, { hash, times: before.times + 1, at: facts.now });
+      if (facts.now - before.at < pause) {
+        refreshed.set(uid, before);
+        return [];
+      }
+      refreshed.set(uid, { hash, times: before.times + 1, at: facts.now });
       return [{ pod, annotations: { [ANNOTATION.refresh]: `${hash.slice(7, 19)}-${before.times}` } }];
     });
   }
@@ -262,13 +287,16 @@ export class PolicyReconciler {
     }
   }
 
-  #outcome(facts: Facts, effective: Effective | undefined, { problem }: Applied, leaving: readonly string[]): Outcome {
+  #outcome({ policy }: Facts, effective: Effective | undefined, { problem }: Applied): Outcome {
     if (problem !== undefined) {
       return { result: "requeue", afterMs: problem.reason === REASON.replacing ? PENDING_MS : OBSTACLE_MS };
     }
     if (effective === undefined) return { result: "user-error" };
-    const pending = leaving.length > 0 || lagging(facts.proxies, effective.hash).length > 0;
-    return pending ? { result: "requeue", afterMs: PENDING_MS } : { result: "success" };
+    // Of everything else that is under way, such as an exchange of slots, watches and answers of proxies tell.
+    const late = [...(this.#refreshed.get(policy.metadata.uid!)?.values() ?? [])];
+    if (late.length === 0) return { result: "success" };
+    const soon = late.some(({ times }) => times < REFRESH_PATIENCE);
+    return { result: "requeue", afterMs: soon ? REFRESH_MS : REFRESH_SELDOM_MS };
   }
 }
 

@@ -1,3 +1,5 @@
+import type { EgressPolicy } from "../api/egresspolicy.ts";
+
 /** What `/status` of a proxy says, as far as the operator looks. */
 export interface ProxyStatus {
   /** Hash of the policy in force; null: none. */
@@ -51,12 +53,17 @@ export function readProxyStatus(body: string): ProxyStatus {
   };
 }
 
-/** A proxy whose gate is open: it has a policy, its sources are bound, and what has to be proven is. */
+/** A proxy that has a policy, whose sources are bound, and of which all is proven that can be. */
 export function isProven(status: ProxyStatus | undefined): boolean {
+  return isOpen(status);
+}
+
+/** A proxy whose gate is open: as {@link isProven}, but where the policy lets unproven ones serve a proof is not asked for. */
+export function isOpen(status: ProxyStatus | undefined, spec?: EgressPolicy["spec"]): boolean {
   return (
     status !== undefined &&
     status.hash !== null &&
     status.sources.every((source) => source.assigned) &&
-    status.proofs.every((proof) => proof.verified)
+    (spec?.verification?.onUnverified === "Allow" || status.proofs.every((proof) => proof.verified))
   );
 }

@@ -8,7 +8,7 @@ const PARALLEL = 32;
 const TIMEOUT_MS = 2000;
 /** A `/status` is some kilobytes; what is longer is none. */
 const MAX_BODY_BYTES = 262_144;
-/** How often a proxy is asked whose policy is being changed, or that gave no answer. */
+/** How often a proxy is asked that just came, or whose policy is being changed. */
 const URGENT_MS = 500;
 const URGENT_FOR_MS = 30_000;
 const TICK_MS = 100;
@@ -110,7 +110,10 @@ export class Scraper {
       return;
     }
     const same =
-      old !== undefined && old.pod.metadata.uid === pod.metadata.uid && old.pod.status?.podIP === pod.status?.podIP;
+      old !== undefined &&
+      old.owner === owner &&
+      old.pod.metadata.uid === pod.metadata.uid &&
+      old.pod.status?.podIP === pod.status?.podIP;
     if (same) {
       old.pod = pod;
       return;
@@ -154,6 +157,10 @@ export class Scraper {
   async #ask(entry: Entry): Promise<void> {
     entry.asking = true;
     this.#asking++;
+    // To the end of the line: many that give no answer must not keep the others from being asked.
+    const key = keyOf(entry.pod);
+    this.#entries.delete(key);
+    this.#entries.set(key, entry);
     try {
       entry.status = readProxyStatus(await this.#options.ask(entry.pod, entry.port));
       entry.error = undefined;
@@ -169,7 +176,7 @@ export class Scraper {
     entry.due = now + (now < entry.urgentUntil ? URGENT_MS : this.#options.intervalMs);
     this.#options.onResult?.(entry.error === undefined);
     const told = JSON.stringify([entry.status, entry.status === undefined ? entry.error : null]);
-    if (told === entry.told || this.#entries.get(keyOf(entry.pod)) !== entry) return;
+    if (told === entry.told || this.#entries.get(key) !== entry) return;
     entry.told = told;
     this.#options.onChange(entry.owner);
   }

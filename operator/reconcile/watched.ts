@@ -28,17 +28,21 @@ export interface WatchOptions {
   resyncMs: number;
 }
 
-/** `namespace/policy` of an object that a policy owns or that belongs to its fleet. */
-export function ownerOf(object: KubeObject): string | undefined {
-  const { labels, namespace } = object.metadata;
-  const name = labels?.[LABEL.fleet] ?? labels?.[LABEL.policy] ?? labels?.[LABEL.injected];
-  return name === undefined ? undefined : `${namespace}/${name}`;
+/** The label that names the policy: each kind of object has its own, and users set `policy` on pods as they like. */
+type OwnerLabel = typeof LABEL.policy | typeof LABEL.fleet | typeof LABEL.injected;
+
+/** `namespace/policy` by that label. */
+export function ownerOf({ metadata }: KubeObject, label: OwnerLabel): string | undefined {
+  const name = metadata.labels?.[label];
+  return name === undefined ? undefined : `${metadata.namespace}/${name}`;
 }
 
-const byOwner = (object: KubeObject): string[] => {
-  const owner = ownerOf(object);
-  return owner === undefined ? [] : [owner];
-};
+const byOwner = (label: OwnerLabel) => ({
+  owner: (object: KubeObject): string[] => {
+    const owner = ownerOf(object, label);
+    return owner === undefined ? [] : [owner];
+  },
+});
 
 /** Stores are kept small: of who set which field, only who set `replicas` is asked for. */
 function withoutManagers<T extends KubeObject>(object: T): T {
@@ -58,6 +62,18 @@ function replicaManagers(object: Deployment): Deployment {
     ];
   });
   return { ...object, metadata: { ...object.metadata, managedFields } };
+}
+
+/** Of a node only what is looked at: its list of images alone is many kilobytes. */
+function nodeParts(node: Node): Node {
+  const { podCIDR, podCIDRs, unschedulable, taints } = node.spec ?? {};
+  const spec = {
+    ...(podCIDR === undefined ? {} : { podCIDR }),
+    ...(podCIDRs === undefined ? {} : { podCIDRs }),
+    ...(unschedulable === undefined ? {} : { unschedulable }),
+    ...(taints === undefined ? {} : { taints }),
+  };
+  return { ...withoutManagers(node), spec, status: { addresses: node.status?.addresses ?? [] } };
 }
 
 /** Everything that the operator looks at, kept up to date by reflectors. */
@@ -139,10 +155,11 @@ export interface World {
   budgets: Watched<KubeObject>;
   proxies: Watched<Pod>;
   injected: Watched<KubeObject>;
-  namespaces: Watched<KubeObject & { status?: { phase?: string } }>;
-  nodes: Watched<Node>;
-  serviceCIDRs: Watched<ServiceCIDR>;
-  apiServers: Watched<EndpointSlice>;
+  /** These take cluster-wide rights; undefined: not watched. */
+  namespaces: Watched<KubeObject & { status?: { phase?: string } }> | undefined;
+  nodes: Watched<Node> | undefined;
+  serviceCIDRs: Watched<ServiceCIDR> | undefined;
+  apiServers: Watched<EndpointSlice> | undefined;
 }
 
 /** Who is told of changes. */
@@ -161,16 +178,22 @@ export interface Listeners {
   namespace(name: string): void;
 }
 
-const nothing: Watched<never> = { get: () => undefined, by: () => [], list: () => [] };
 const fleetSelector = `${LABEL.managedBy}=${MANAGED_BY},${LABEL.name}=${PROXY_NAME}`;
 
 /** Sets up every watch. `discover`: whether the ranges of the cluster are looked for, which takes cluster-wide rights. */
 export function watchWorld(watches: Watches, tell: Listeners, discover: boolean): World {
-  const child = (_: unknown, object: KubeObject) => {
-    const owner = ownerOf(object);
-    if (owner !== undefined) tell.child(owner);
-  };
-  const owned = { labelSelector: fleetSelector, indexes: { owner: byOwner } };
+  // Also whom it belonged to before: a label that somebody edits has to come back.
+  const childBy =
+    (label: OwnerLabel): OnChange<KubeObject> =>
+    (_, object, before) => {
+      for (const one of before === undefined ? [object] : [before, object]) {
+        const owner = ownerOf(one, label);
+        if (owner !== undefined) tell.child(owner);
+      }
+    };
+  const child = childBy(LABEL.policy);
+  const ofFleet = childBy(LABEL.fleet);
+  const owned = { labelSelector: fleetSelector, indexes: byOwner(LABEL.policy) };
   const slotOf = (object: KubeObject) => [object.metadata.labels?.[LABEL.slot] ?? ""];
   return {
     policies: watches.add(RESOURCE.policy, tell.policy),
@@ -180,42 +203,49 @@ export function watchWorld(watches: Watches, tell: Listeners, discover: boolean)
     budgets: watches.add<KubeObject>(RESOURCE.pdb, child, owned),
     deployments: watches.add<Deployment>(
       RESOURCE.deployment,
-      (event, object) => {
-        child(event, object);
+      (event, object, before) => {
+        child(event, object, before);
         if (event !== "updated" && object.metadata.annotations?.[ANNOTATION.address] !== undefined) tell.slot();
       },
-      { ...owned, indexes: { owner: byOwner, slot: slotOf }, transform: replicaManagers },
+      { ...owned, indexes: { ...byOwner(LABEL.policy), slot: slotOf }, transform: replicaManagers },
     ),
     proxies: watches.add<Pod>(
       RESOURCE.pod,
       (event, object, before) => {
         tell.proxy(event, object, before);
-        child(event, object);
+        ofFleet(event, object, before);
       },
-      owned,
+      { labelSelector: fleetSelector, indexes: byOwner(LABEL.fleet) },
     ),
-    injected: watches.add<KubeObject>(RESOURCE.pod, child, {
+    injected: watches.add<KubeObject>(RESOURCE.pod, childBy(LABEL.injected), {
       labelSelector: LABEL.injected,
       metadataOnly: true,
-      indexes: { owner: byOwner },
+      indexes: byOwner(LABEL.injected),
     }),
     namespaces: discover
       ? watches.add(RESOURCE.namespace, (_, object) => tell.namespace(object.metadata.name))
-      : (nothing as World["namespaces"]),
+      : undefined,
     nodes: discover
-      ? watches.add<Node>(RESOURCE.node, (event, node, before) => {
-          tell.ranges();
-          const use = ({ metadata, spec }: Node) =>
-            JSON.stringify([metadata.labels, spec?.unschedulable, spec?.taints]);
-          if (event !== "updated" || before === undefined || use(before) !== use(node)) tell.nodes();
-        })
-      : nothing,
-    serviceCIDRs: discover ? watches.add<ServiceCIDR>(RESOURCE.serviceCIDR, () => tell.ranges()) : nothing,
+      ? watches.add<Node>(
+          RESOURCE.node,
+          (event, node, before) => {
+            const changed = (part: (node: Node) => unknown) =>
+              event !== "updated" ||
+              before === undefined ||
+              JSON.stringify(part(before)) !== JSON.stringify(part(node));
+            // Every kubelet writes its node's status every few minutes: that alone is no news.
+            if (changed(({ spec, status }) => [spec?.podCIDR, spec?.podCIDRs, status?.addresses])) tell.ranges();
+            if (changed(({ metadata, spec }) => [metadata.labels, spec?.unschedulable, spec?.taints])) tell.nodes();
+          },
+          { transform: nodeParts },
+        )
+      : undefined,
+    serviceCIDRs: discover ? watches.add<ServiceCIDR>(RESOURCE.serviceCIDR, () => tell.ranges()) : undefined,
     apiServers: discover
       ? watches.add<EndpointSlice>(RESOURCE.endpointSlice, () => tell.ranges(), {
           namespace: "default",
           labelSelector: "kubernetes.io/service-name=kubernetes",
         })
-      : nothing,
+      : undefined,
   };
 }

@@ -1,6 +1,6 @@
 import type { Logger } from "../../proxy/log.ts";
 import type { EgressPolicy } from "../api/egresspolicy.ts";
-import { FIELD_MANAGER, KIND, REASON, type Reason } from "../api/names.ts";
+import { ANNOTATION, FIELD_MANAGER, KIND, REASON, type Reason } from "../api/names.ts";
 import { CHILDREN, RESOURCE } from "../api/resources.ts";
 import { ApiError, type Client } from "../kube/client.ts";
 import type { KubeObject, Resource } from "../kube/resource.ts";
@@ -17,6 +17,16 @@ export class Obstacle extends Error {
   }
 }
 
+/** What somebody has to mend before an object can be applied. @throws what a retry can mend */
+export function problemOf(error: unknown): { reason: Reason; message: string } {
+  if (error instanceof Obstacle) return { reason: error.reason, message: error.message };
+  // Refused as it is: by quota, by an admission plugin, by a right that is missing. The next try comes later.
+  if (error instanceof ApiError && (error.code === 403 || error.code === 422 || error.code === 400)) {
+    return { reason: REASON.applyFailed, message: error.message };
+  }
+  throw error;
+}
+
 /** The kind of a child as the API server names it. */
 export function resourceOf(object: KubeObject): Resource {
   const kind = CHILDREN.find((child) => RESOURCE[child].kind === object.kind);
@@ -31,8 +41,11 @@ export function resourceOf(object: KubeObject): Resource {
 export class Writer {
   readonly #client: Client;
   readonly #log: Logger;
-  /** Objects that the API server keeps otherwise than they were applied, by uid: not applied again until they change. */
-  readonly #futile = new Map<string, string>();
+  /**
+   * Objects that the API server keeps otherwise than they were applied, by the uid of their policy and by kind and name:
+   * version and stamp, which are not applied again until one changes.
+   */
+  readonly #futile = new Map<string, Map<string, string>>();
 
   constructor(client: Client, log: Logger) {
     this.#client = client;
@@ -69,34 +82,48 @@ export class Writer {
     throw new Obstacle(REASON.replacing, `${what} is still that of a former policy of this name`);
   }
 
-  /** Applies one object if need be. True: it was written. @throws Obstacle, ApiError */
-  async apply(policy: EgressPolicy, object: KubeObject, stored: KubeObject | undefined): Promise<boolean> {
+  /** Applies one object if need be, and gives it as it was written. @throws Obstacle, ApiError */
+  async apply(
+    policy: EgressPolicy,
+    object: KubeObject,
+    stored: KubeObject | undefined,
+  ): Promise<KubeObject | undefined> {
     const actual = await this.#actual(policy, object, stored);
     if (actual?.metadata.deletionTimestamp !== undefined) {
       throw new Obstacle(REASON.replacing, `${object.kind} ${object.metadata.name} is being deleted`);
     }
-    if (!differs(actual, object)) return false;
-    const uid = actual?.metadata.uid ?? "";
-    const wanted = `${actual?.metadata.resourceVersion} ${JSON.stringify(object)}`;
-    if (this.#futile.get(uid) === wanted) return false;
-    const written = await this.#client.apply<KubeObject>(resourceOf(object), object, {
+    if (!differs(actual, object)) return undefined;
+    const futile = this.#futile.get(policy.metadata.uid!) ?? new Map<string, string>();
+    const what = `${object.kind}/${object.metadata.name}`;
+    const attempt = ({ metadata }: KubeObject) =>
+      `${metadata.resourceVersion} ${object.metadata.annotations?.[ANNOTATION.applied]}`;
+    if (actual !== undefined && futile.get(what) === attempt(actual)) return undefined;
+    futile.delete(what);
+    // With the uid it is a Conflict when somebody replaced what the store still has by an object of their own.
+    const identity = actual === undefined ? {} : { uid: actual.metadata.uid };
+    const seen = { ...object, metadata: { ...object.metadata, ...identity } };
+    const written = await this.#client.apply<KubeObject>(resourceOf(object), seen, {
       fieldManager: FIELD_MANAGER,
       force: true,
     });
-    if (covers(written, object)) return true;
+    if (covers(written, object)) return written;
     this.#log.warn(
       { kind: object.kind, namespace: object.metadata.namespace, name: object.metadata.name },
       "the API server keeps this object otherwise than it was applied: an admission plugin changes it",
     );
-    this.#futile.set(written.metadata.uid!, `${written.metadata.resourceVersion} ${JSON.stringify(object)}`);
-    return true;
+    this.#futile.set(policy.metadata.uid!, futile.set(what, attempt(written)));
+    return written;
+  }
+
+  /** A policy is gone for good. */
+  forget(policyUid: string): void {
+    this.#futile.delete(policyUid);
   }
 
   /** Deletes an object as it was seen; one that is gone already is as wanted. */
   async remove(object: KubeObject): Promise<void> {
     const { name, namespace, uid, deletionTimestamp } = object.metadata;
     if (deletionTimestamp !== undefined) return;
-    this.#futile.delete(uid ?? "");
     try {
       const preconditions = uid === undefined ? {} : { uid };
       await this.#client.delete(resourceOf(object), name, namespace, { ...preconditions, propagation: "Background" });

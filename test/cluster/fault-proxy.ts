@@ -1,22 +1,19 @@
 import { readFileSync } from "node:fs";
+import type { IncomingMessage, ServerResponse } from "node:http";
 import { createServer, request } from "node:https";
-import type { AddressInfo } from "node:net";
-import type { Duplex } from "node:stream";
-import type { ControlPlane } from "./control-plane.ts";
+import type { AddressInfo, Socket } from "node:net";
+import { setTimeout as sleep } from "node:timers/promises";
+import type { ControlPlane } from "./plane.ts";
 
-/** A request that came through. */
+/** A request that came. */
 export interface Seen {
   method: string;
   path: string;
   user: string;
 }
 
-/** An answer in the API server's place. */
-export interface Instead {
-  status: number;
-  headers?: Record<string, string>;
-  body?: string;
-}
+/** What happens to a request instead of being passed on: an answer, a RST, or no answer ever. */
+export type Instead = { status: number; headers?: Record<string, string>; body?: string } | "reset" | "silence";
 
 /** Stands between a client and the API server, and makes what networks and servers do to each other. */
 export interface FaultProxy {
@@ -24,11 +21,11 @@ export interface FaultProxy {
   port: number;
   /** Everything that came, in order. */
   seen: Seen[];
-  /** TLS connections that clients opened. */
+  /** Connections that clients opened. */
   connections: number;
-  /** Answers a request itself where this gives an answer. */
+  /** Treats a request itself where this gives something. */
   refuse: ((method: string, path: string) => Instead | undefined) | undefined;
-  /** Nothing is passed on, in either direction; connections stay open. */
+  /** While true nothing is passed on, in either direction; connections stay open, and nothing is lost afterwards. */
   stalled: boolean;
   /** Cuts the next event of a watch in the middle and closes that connection. */
   cutNextEvent: boolean;
@@ -36,7 +33,9 @@ export interface FaultProxy {
   delayMs: number;
   /** Closes every connection with a RST. */
   reset(): void;
-  /** A kubeconfig of a user that leads here. */
+  /** How many requests came: of this method, and with this in their path, where given. */
+  count(method?: string, part?: string): number;
+  /** A kubeconfig of a user that leads here. Certificates of clients end here: only tokens pass. */
   config(user?: string): string;
   close(): Promise<void>;
 }
@@ -44,11 +43,15 @@ export interface FaultProxy {
 /** Requests that write, by method. */
 export const isWrite = ({ method }: Seen): boolean => method !== "GET";
 
+const STALL_LOOK_MS = 20;
+
 /** Starts one in front of a control plane. */
 export async function startFaultProxy(plane: ControlPlane): Promise<FaultProxy> {
   const { key, cert } = plane.authority.issue("fault-proxy", "/CN=fault-proxy", ["IP:127.0.0.1"]);
   const ca = readFileSync(plane.authority.file);
-  const open = new Set<Duplex>();
+  const open = new Set<Socket>();
+  /** The TCP connection below each TLS one: only it can send a RST. */
+  const below = new Map<number | undefined, Socket>();
   const proxy: FaultProxy = {
     url: "",
     port: 0,
@@ -59,54 +62,82 @@ export async function startFaultProxy(plane: ControlPlane): Promise<FaultProxy> 
     cutNextEvent: false,
     delayMs: 0,
     reset() {
-      for (const socket of open) socket.destroy();
+      for (const socket of open) socket.resetAndDestroy();
     },
+    count: (method, part = "") =>
+      proxy.seen.filter((one) => (method === undefined || one.method === method) && one.path.includes(part)).length,
     config: (user) => plane.userConfig(user, proxy.url),
     close: async () => {
+      proxy.stalled = false;
       proxy.reset();
       await new Promise((resolve) => server.close(resolve));
     },
   };
-  const server = createServer({ key: readFileSync(key), cert: readFileSync(cert) }, (incoming, answer) => {
+  const untilPassing = async () => {
+    while (proxy.stalled) await sleep(STALL_LOOK_MS);
+  };
+
+  const passOn = async (incoming: IncomingMessage, answer: ServerResponse) => {
     const [method, path] = [incoming.method!, incoming.url!];
-    proxy.seen.push({ method, path, user: incoming.headers.authorization ?? "" });
-    const instead = proxy.refuse?.(method, path);
-    if (instead !== undefined) {
-      incoming.resume();
-      answer.writeHead(instead.status, instead.headers).end(instead.body ?? "");
-      return;
-    }
-    if (proxy.stalled) return;
-    const outgoing = request(`${plane.url}${path}`, { method, headers: incoming.headers, ca, agent: false }, (back) => {
-      answer.writeHead(back.statusCode!, back.headers);
-      answer.flushHeaders();
-      back.on("data", (chunk: Buffer) => {
-        if (proxy.stalled) return;
+    if (proxy.delayMs > 0) await sleep(proxy.delayMs);
+    await untilPassing();
+    if (incoming.socket.destroyed) return;
+    const outgoing = request(`${plane.url}${path}`, { method, headers: incoming.headers, ca, agent: false });
+    outgoing.on("error", () => incoming.socket.destroy());
+    answer.once("close", () => outgoing.destroy());
+    outgoing.on("response", (back) => {
+      void passBack(path, back, incoming, answer);
+    });
+    incoming.pipe(outgoing);
+  };
+
+  const passBack = async (path: string, back: IncomingMessage, incoming: IncomingMessage, answer: ServerResponse) => {
+    await untilPassing();
+    answer.writeHead(back.statusCode!, back.headers);
+    answer.flushHeaders();
+    try {
+      for await (const chunk of back as AsyncIterable<Buffer>) {
+        await untilPassing();
         if (proxy.cutNextEvent && path.includes("watch=")) {
           proxy.cutNextEvent = false;
-          // Nothing of what follows may come through: half a line and the next one would be a line again.
-          back.removeAllListeners("data").resume();
+          // Leaving the loop ends the other side: half a line and what follows would be a line again.
           answer.write(chunk.subarray(0, chunk.length / 2), () => incoming.socket.destroy());
           return;
         }
         answer.write(chunk);
-      });
-      back.on("end", () => {
-        if (!proxy.stalled) answer.end();
-      });
-      back.on("error", () => incoming.socket.destroy());
-    });
-    outgoing.on("error", () => incoming.socket.destroy());
-    answer.once("close", () => outgoing.destroy());
-    if (proxy.delayMs === 0) incoming.pipe(outgoing);
-    else setTimeout(() => incoming.pipe(outgoing), proxy.delayMs);
+      }
+      await untilPassing();
+      answer.end();
+    } catch {
+      // The API server broke off: so does this.
+      incoming.socket.destroy();
+    }
+  };
+
+  const server = createServer({ key: readFileSync(key), cert: readFileSync(cert) }, (incoming, answer) => {
+    const [method, path] = [incoming.method!, incoming.url!];
+    proxy.seen.push({ method, path, user: incoming.headers.authorization ?? "" });
+    const instead = proxy.refuse?.(method, path);
+    if (instead === undefined) {
+      void passOn(incoming, answer);
+      return;
+    }
+    incoming.resume();
+    if (instead === "silence") return;
+    if (instead === "reset") below.get(incoming.socket.remotePort)?.resetAndDestroy();
+    else answer.writeHead(instead.status, instead.headers).end(instead.body ?? "");
   });
-  server.on("secureConnection", (socket: Duplex) => {
+  server.on("connection", (socket: Socket) => {
+    const port = socket.remotePort;
     proxy.connections++;
     open.add(socket);
-    socket.on("error", () => undefined);
-    socket.once("close", () => open.delete(socket));
+    below.set(port, socket);
+    socket.once("close", () => {
+      open.delete(socket);
+      if (below.get(port) === socket) below.delete(port);
+    });
   });
+  server.on("secureConnection", (socket: Socket) => socket.on("error", () => undefined));
   server.listen(0, "127.0.0.1");
   await new Promise((resolve) => server.once("listening", resolve));
   proxy.port = (server.address() as AddressInfo).port;

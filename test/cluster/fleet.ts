@@ -1,35 +1,23 @@
-import { mkdirSync, mkdtempSync, renameSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { mkdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { LABEL } from "../../operator/api/names.ts";
-import type { ConfigMap } from "../../operator/api/objects.ts";
-import type { KubeObject } from "../../operator/kube/resource.ts";
 import { OUTRIDER } from "../harness/proxy.ts";
-import type { ControlPlane } from "./control-plane.ts";
+import { type Container, containerArgs, type FleetPod, gatherEnv } from "./container.ts";
+import { workFolder } from "./folder.ts";
+import type { ControlPlane } from "./plane.ts";
 import { Program } from "./processes.ts";
+import { isReady, withReady } from "./readiness.ts";
+import { gatherVolume, sameFiles, type VolumeFiles, writeVolume } from "./volumes.ts";
 
-/** A pod of a fleet, with what a kubelet needs of it. */
-export interface FleetPod extends KubeObject {
-  spec: {
-    containers: {
-      args: string[];
-      env?: { name: string; value?: string; valueFrom?: { fieldRef?: { fieldPath: string } } }[];
-      volumeMounts: { name: string; mountPath: string }[];
-    }[];
-    volumes: {
-      name: string;
-      configMap?: { name: string; items?: { key: string; path: string }[] };
-      secret?: { secretName: string };
-    }[];
-  };
-  status?: { phase?: string; podIP?: string; hostIP?: string };
-}
+export type { FleetPod } from "./container.ts";
 
 /** How proxies are run besides what their pods say. */
 export interface FleetOptions {
   /** Further arguments of a pod's proxy, such as `--allow-cidr`. */
   args?(pod: FleetPod): string[];
+  /** Further variables of a pod's proxy. */
+  env?(pod: FleetPod): Record<string, string>;
   /** A volume whose pod was not touched follows a change after so long (a kubelet: 60 to 90 s). */
   volumeMs?: number;
   /** Proxies that do not run, as if their image could not be pulled. */
@@ -40,24 +28,35 @@ interface Running {
   pod: FleetPod;
   program: Program;
   folder: string;
-  /** Annotations at the last look, and when volumes were written. */
-  annotations: string;
-  writtenAt: number;
-  volumes: string;
+  /** Labels and annotations at the last look, and when volumes were looked at. */
+  touched: string;
+  lookedAt: number;
+  volumes: Record<string, VolumeFiles>;
+  /** When it was told to end. */
+  endingSince: number | undefined;
+  /** When it was seen to have ended by itself. */
+  endedAt: number | undefined;
 }
 
 const LOOK_MS = 100;
 const VOLUME_MS = 60_000;
+const DEFAULT_GRACE_SECONDS = 30;
+/** A container that ended is started again after so long (a kubelet: 10 s at first). */
+const RESTART_MS = 1000;
+
+/** What makes a kubelet look at a pod's volumes at once: any change of the pod that is not of its status. */
+const touchOf = ({ metadata }: FleetPod): string => JSON.stringify([metadata.labels, metadata.annotations]);
 
 /**
  * Does for proxy pods of simulated nodes what a kubelet does: runs the real program of each with the pod's own arguments,
- * environment and volumes. A pod's address is a loopback one, so the proxy really listens on it. Volumes follow their
- * ConfigMaps at once when an annotation of the pod changed, else slowly, through the `..data` link of a kubelet.
+ * environment and volumes, and starts it again when it ends. A pod's address is a loopback one, so the proxy really listens on
+ * it. Volumes follow their ConfigMaps at once when labels or annotations of the pod changed, else slowly. With
+ * `realProxies` a pod is ready when its proxy's /readyz says so, and is gone when its proxy has ended.
  */
 export class FleetRunner {
   readonly #plane: ControlPlane;
   readonly #options: FleetOptions;
-  readonly #folder = mkdtempSync(join(tmpdir(), "outrider-fleet-"));
+  readonly #work = workFolder("outrider-fleet-");
   readonly #running = new Map<string, Running>();
   #stopped = false;
   #loop: Promise<void> | undefined;
@@ -74,7 +73,10 @@ export class FleetRunner {
 
   /** Pods whose proxy runs. */
   get pods(): FleetPod[] {
-    return [...this.#running.values()].filter(({ program }) => program.running).map(({ pod }) => pod);
+    const alive = [...this.#running.values()].filter(
+      ({ program, endingSince }) => program.running && endingSince === undefined,
+    );
+    return alive.map(({ pod }) => pod);
   }
 
   /** The proxy of a pod. */
@@ -84,132 +86,162 @@ export class FleetRunner {
     return found.program;
   }
 
+  /** Ends all proxies. @throws what went wrong meanwhile, such as a pod that cannot be played */
   async stop(): Promise<void> {
     this.#stopped = true;
     await this.#loop;
-    for (const { program } of this.#running.values()) await program.stop();
-    rmSync(this.#folder, { recursive: true, force: true });
+    await Promise.all([...this.#running.values()].map(({ program }) => program.stop()));
+    this.#work.clear();
     if (this.#error !== undefined) throw this.#error;
   }
 
   async #run(): Promise<void> {
-    while (!this.#stopped) {
+    for (; !this.#stopped; await sleep(LOOK_MS)) {
       // The API server may be down for a while, as tests want it: proxies run on.
       await this.#look().catch((error: Error) => {
-        if (!/ECONN|socket hang up|503/.test(error.message)) this.#error ??= error;
+        if (/ECONN|EPIPE|socket hang up|: 503 /.test(error.message)) return;
+        if (this.#error === undefined) process.stderr.write(`fleet: ${error.stack}\n`);
+        this.#error ??= error;
       });
-      await sleep(LOOK_MS);
     }
   }
 
   async #look(): Promise<void> {
     const path = `/api/v1/pods?labelSelector=${LABEL.fleet}`;
     const { items } = (await this.#plane.get<{ items: FleetPod[] }>(path))!;
-    const seen = new Set(items.map(({ metadata }) => metadata.uid!));
+    const seen = new Map(items.map((pod) => [pod.metadata.uid!, pod]));
     for (const [uid, running] of this.#running) {
-      if (seen.has(uid)) continue;
-      this.#running.delete(uid);
-      running.program.signal("SIGTERM");
-      void running.program.stop("SIGKILL").then(() => rmSync(running.folder, { recursive: true, force: true }));
+      const pod = seen.get(uid);
+      if (pod === undefined || pod.metadata.deletionTimestamp !== undefined) await this.#end(uid, running, pod);
     }
-    for (const pod of items) {
-      const running = this.#running.get(pod.metadata.uid!);
-      if (running !== undefined) await this.#follow(running, pod);
-      else if (pod.status?.podIP !== undefined && pod.metadata.deletionTimestamp === undefined) await this.#begin(pod);
+    await Promise.all(
+      items.map(async (pod) => {
+        const running = this.#running.get(pod.metadata.uid!);
+        if (pod.metadata.deletionTimestamp !== undefined) {
+          if (running === undefined) await this.#forget(pod);
+          return;
+        }
+        if (running !== undefined) await this.#follow(running, pod);
+        else if (pod.status?.podIP !== undefined && pod.status.phase === "Running") await this.#begin(pod);
+      }),
+    );
+  }
+
+  /** SIGTERM, then patience up to the grace period, then SIGKILL; when it has ended, the pod goes. */
+  async #end(uid: string, running: Running, pod: FleetPod | undefined): Promise<void> {
+    const { program, folder } = running;
+    if (running.endingSince === undefined) {
+      running.endingSince = Date.now();
+      program.signal("SIGTERM");
     }
+    const grace = (running.pod.spec.terminationGracePeriodSeconds ?? DEFAULT_GRACE_SECONDS) * 1000;
+    if (program.running && Date.now() - running.endingSince > grace) program.signal("SIGKILL");
+    if (program.running) return;
+    this.#running.delete(uid);
+    rmSync(folder, { recursive: true, force: true });
+    if (pod !== undefined) await this.#forget(pod);
+  }
+
+  /** A pod that nothing runs for: without a kubelet nobody would take it away. */
+  async #forget(pod: FleetPod): Promise<void> {
+    if (!this.#plane.realProxies) return;
+    const preconditions = { uid: pod.metadata.uid };
+    const body = { apiVersion: "v1", kind: "DeleteOptions", gracePeriodSeconds: 0, preconditions };
+    await this.#send("DELETE", pod, "", body);
   }
 
   async #begin(pod: FleetPod): Promise<void> {
     if (this.#options.refuse?.(pod)) return;
-    const folder = join(this.#folder, pod.metadata.uid!);
-    const volumes = await this.#volumes(pod);
-    if (volumes === undefined) return;
-    this.#write(folder, volumes);
-    const container = pod.spec.containers[0]!;
-    const env: Record<string, string> = {};
-    for (const { name, value, valueFrom } of container.env ?? []) {
-      const field = valueFrom?.fieldRef?.fieldPath;
-      const found =
-        field === "status.hostIP" ? pod.status?.hostIP : field === "status.podIP" ? pod.status?.podIP : value;
-      if (found === undefined) throw new Error(`${pod.metadata.name}: no value of ${name}`);
-      env[name] = found;
+    // kwok gives the address of a pod away as soon as it is deleted, while its proxy may still drain.
+    const address = pod.status!.podIP;
+    const hostNetwork = address === pod.status!.hostIP;
+    const holder = [...this.#running.values()].find((one) => one.pod.status!.podIP === address);
+    if (holder?.endingSince !== undefined && !hostNetwork) {
+      holder.program.signal("SIGKILL");
+      return;
     }
-    const place = (text: string) => {
-      let result = text.replace(/\$\((\w+)\)/g, (_, name: string) => env[name] ?? "");
-      for (const mount of container.volumeMounts) result = result.replace(mount.mountPath, join(folder, mount.name));
-      // In its pod the proxy has all addresses for itself; here it has the pod's.
-      return result.replace(/^(--(?:listen|admin)=):/, `$1${pod.status!.podIP}:`);
-    };
-    const args = [...container.args.map(place), ...(this.#options.args?.(pod) ?? [])];
-    const { PATH } = process.env;
-    const log = join(this.#folder, `${pod.metadata.name}.log`);
-    const program = new Program(pod.metadata.name, [OUTRIDER, ...args], log, { PATH, ...env });
+    const container = pod.spec.containers[0]!;
+    const [volumes, env] = await Promise.all([this.#volumes(pod), gatherEnv(this.#plane, pod, container)]);
+    if (volumes === undefined || env === undefined) return;
+    const folder = join(this.#work.path, pod.metadata.uid!);
+    mkdirSync(folder);
+    for (const [name, files] of Object.entries(volumes)) writeVolume(join(folder, name), files);
+    const program = this.#program(pod, container, env, folder);
     program.start();
-    const annotations = JSON.stringify(pod.metadata.annotations);
-    const now = Date.now();
     this.#running.set(pod.metadata.uid!, {
       pod,
       program,
       folder,
-      annotations,
-      writtenAt: now,
-      volumes: JSON.stringify(volumes),
+      touched: touchOf(pod),
+      lookedAt: Date.now(),
+      volumes,
+      endingSince: undefined,
+      endedAt: undefined,
     });
+  }
+
+  #program(pod: FleetPod, container: Container, env: Record<string, string>, folder: string): Program {
+    const args = [...containerArgs(pod, container, env, folder), ...(this.#options.args?.(pod) ?? [])];
+    const { PATH } = process.env;
+    const log = join(this.#work.path, `${pod.metadata.name}.log`);
+    return new Program(pod.metadata.name, [OUTRIDER, ...args], log, { PATH, ...env, ...this.#options.env?.(pod) });
   }
 
   async #follow(running: Running, pod: FleetPod): Promise<void> {
     running.pod = pod;
-    const annotations = JSON.stringify(pod.metadata.annotations);
-    const touched = annotations !== running.annotations;
-    if (!touched && Date.now() - running.writtenAt < (this.#options.volumeMs ?? VOLUME_MS)) return;
-    running.annotations = annotations;
-    running.writtenAt = Date.now();
+    this.#revive(running);
+    if (this.#plane.realProxies) await this.#tellReadiness(running);
+    const touched = touchOf(pod);
+    const slow = Date.now() - running.lookedAt >= (this.#options.volumeMs ?? VOLUME_MS);
+    if (touched === running.touched && !slow) return;
+    running.touched = touched;
+    running.lookedAt = Date.now();
     const volumes = await this.#volumes(pod);
-    if (volumes === undefined || JSON.stringify(volumes) === running.volumes) return;
-    running.volumes = JSON.stringify(volumes);
-    this.#write(running.folder, volumes);
+    if (volumes === undefined) return;
+    for (const [name, files] of Object.entries(volumes)) {
+      if (!sameFiles(files, running.volumes[name]!)) writeVolume(join(running.folder, name), files);
+    }
+    running.volumes = volumes;
   }
 
-  /** Files by volume; undefined while something that a pod mounts is not there: a kubelet waits as well. */
-  async #volumes(pod: FleetPod): Promise<Record<string, Record<string, string>> | undefined> {
-    const namespace = `/api/v1/namespaces/${pod.metadata.namespace}`;
-    const result: Record<string, Record<string, string>> = {};
-    for (const volume of pod.spec.volumes) {
-      if (volume.configMap !== undefined) {
-        const found = await this.#plane.get<ConfigMap>(`${namespace}/configmaps/${volume.configMap.name}`);
-        if (found === undefined) return undefined;
-        const items = volume.configMap.items ?? Object.keys(found.data ?? {}).map((key) => ({ key, path: key }));
-        if (items.some(({ key }) => found.data?.[key] === undefined)) return undefined;
-        result[volume.name] = Object.fromEntries(items.map(({ key, path }) => [path, found.data![key]!]));
-      } else if (volume.secret !== undefined) {
-        type Secret = { data?: Record<string, string> };
-        const found = await this.#plane.get<Secret>(`${namespace}/secrets/${volume.secret.secretName}`);
-        if (found === undefined) return undefined;
-        const decode = (text: string) => Buffer.from(text, "base64").toString("utf8");
-        result[volume.name] = Object.fromEntries(
-          Object.entries(found.data ?? {}).map(([key, text]) => [key, decode(text)]),
-        );
-      }
+  /** Starts a proxy again that ended by itself or by a test, and says so: a port that is taken shows here. */
+  #revive(running: Running): void {
+    const { program } = running;
+    if (program.running) return;
+    if (running.endedAt === undefined) {
+      running.endedAt = Date.now();
+      const how = program.exitCode === null ? "a signal" : `exit status ${program.exitCode}`;
+      process.stderr.write(`fleet: the proxy of pod ${program.name} ended with ${how}: ${program.tail}\n`);
+    }
+    if (Date.now() - running.endedAt < RESTART_MS) return;
+    running.endedAt = undefined;
+    program.start();
+  }
+
+  async #tellReadiness({ pod, program }: Running): Promise<void> {
+    const ready = program.running && (await isReady(pod));
+    const status = withReady(pod, ready, new Date().toISOString());
+    if (status === undefined) return;
+    await this.#send("PATCH", pod, "/status", { status });
+  }
+
+  /** Writes a pod. It may be gone by now, or be another: the next look knows. */
+  async #send(method: string, pod: FleetPod, part: string, body: object): Promise<void> {
+    const path = `/api/v1/namespaces/${pod.metadata.namespace}/pods/${pod.metadata.name}${part}`;
+    const type = method === "PATCH" ? "application/strategic-merge-patch+json" : "application/json";
+    const answer = await this.#plane.request(method, path, body, { "content-type": type });
+    if ([200, 404, 409].includes(answer.status)) return;
+    throw new Error(`${method} ${path}: ${answer.status} ${JSON.stringify(answer.body)}`);
+  }
+
+  /** Files by volume; undefined while something that a pod mounts is not there. */
+  async #volumes(pod: FleetPod): Promise<Record<string, VolumeFiles> | undefined> {
+    const result: Record<string, VolumeFiles> = {};
+    for (const volume of pod.spec.volumes ?? []) {
+      const files = await gatherVolume(this.#plane, pod.metadata.namespace!, volume);
+      if (files === undefined) return undefined;
+      result[volume.name] = files;
     }
     return result;
-  }
-
-  /** As the kubelet's atomic writer: a new folder, then the `..data` link moves to it. */
-  #write(folder: string, volumes: Record<string, Record<string, string>>): void {
-    for (const [name, files] of Object.entries(volumes)) {
-      const mount = join(folder, name);
-      const version = `..${process.hrtime.bigint()}`;
-      mkdirSync(join(mount, version), { recursive: true });
-      for (const [file, text] of Object.entries(files)) writeFileSync(join(mount, version, file), text);
-      symlinkSync(version, join(mount, "..data_tmp"));
-      renameSync(join(mount, "..data_tmp"), join(mount, "..data"));
-      for (const file of Object.keys(files)) {
-        try {
-          symlinkSync(join("..data", file), join(mount, file));
-        } catch (error) {
-          if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw error;
-        }
-      }
-    }
   }
 }

@@ -104,7 +104,13 @@ export class ControlPlane {
     headers: Record<string, string> = {},
   ): Promise<Answer<T>> {
     const payload = body === undefined ? undefined : JSON.stringify(body);
-    const all = { authorization: "Bearer admin-token", "content-type": "application/json", ...headers };
+    const all: Record<string, string> = {
+      authorization: "Bearer admin-token",
+      "content-type": "application/json",
+      ...headers,
+    };
+    // Without it node:http sends the body of a DELETE unframed (nodejs/node#27880).
+    if (payload !== undefined) all["content-length"] = `${Buffer.byteLength(payload)}`;
     return new Promise((resolve, reject) => {
       const outgoing = request(`${this.url}${path}`, { method, headers: all, agent: this.#agent }, (response) => {
         const chunks: Buffer[] = [];

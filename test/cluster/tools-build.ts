@@ -42,7 +42,7 @@ export async function buildTool(
   const began = Date.now();
   const seconds = () => Math.round((Date.now() - began) / 1000);
   const label = `${tool.name} ${version}`;
-  say(`${label} (${tool.purpose}): building with go, once; the first build of all takes 15 to 25 minutes on two cores`);
+  say(`${label} (${tool.purpose}): building with go, once; the first build of all takes 10 to 25 minutes on two cores`);
   const build = ["go", "build", "-C", module, "-mod=readonly", "-trimpath", "-ldflags", ldflags(tool, version)];
   const command = ["timeout", `${BUILD_LIMIT_SECONDS}`, ...build];
   const child = spawn("sh", ["-c", SCRIPT, "build", `${out}.lock`, out, ...command], {

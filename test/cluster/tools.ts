@@ -107,8 +107,8 @@ export function presentTool(name: string): string | null {
   return places.find(isExecutable) ?? null;
 }
 
-/** Whether tools can be built here. */
-export const hasGo = (): boolean => spawnSync("go", ["version"]).status === 0;
+/** Whether tools can be built here. Asked in a module, an older Go fetches the version that the module wants, or fails. */
+export const hasGo = (): boolean => spawnSync("go", ["version"], { cwd: join(MODULES, "etcd") }).status === 0;
 
 /**
  * The path of a tool. One that is missing is built with Go, or, without Go, taken from envtest's archive where the user

@@ -30,8 +30,8 @@ const DEFAULT_DRAIN_SECONDS = 30;
 /** How long a pod stays on a node that is gone: the API server's default of 300 s is a long outage for one address. */
 const NODE_GONE_SECONDS = 30;
 const DEFAULT_RESOURCES = { requests: { cpu: "100m", memory: "160Mi" }, limits: { memory: "512Mi" } };
-export const DEFAULT_PORT = 4750;
-export const DEFAULT_ADMIN_PORT = 9750;
+const DEFAULT_PORT = 4750;
+const DEFAULT_ADMIN_PORT = 9750;
 /** distroless' nonroot. */
 const USER = 65_532;
 

@@ -7,8 +7,15 @@ import { childMeta, podSelector } from "./meta.ts";
 /** Nothing listens here: a NAT gateway Service owns an address, and forwards nothing. */
 const SINK_PORT = 65_534;
 
-/** The Service that senders use as their proxy. `gated`: only pods with a proven source are behind it. */
-export function clientService(policy: EgressPolicy, spec: EgressPolicy["spec"], gated: boolean): KubeObject {
+/**
+ * The Service that senders use as their proxy. `gated`: only pods with a proven source are behind it. On nodes' networks
+ * proxies listen on one address of the node alone, and endpoints of the other family would refuse connections.
+ */
+export function clientService(
+  policy: EgressPolicy,
+  spec: EgressPolicy["spec"],
+  { gated, hostNetwork }: { gated: boolean; hostNetwork: boolean },
+): KubeObject {
   const name = policy.metadata.name;
   const annotations = spec.proxy?.serviceAnnotations;
   return {
@@ -17,7 +24,7 @@ export function clientService(policy: EgressPolicy, spec: EgressPolicy["spec"], 
     metadata: { ...childMeta(policy, childName.fleet(name)), ...(annotations === undefined ? {} : { annotations }) },
     spec: {
       type: "ClusterIP",
-      ipFamilyPolicy: "PreferDualStack",
+      ipFamilyPolicy: hostNetwork ? "SingleStack" : "PreferDualStack",
       selector: { [LABEL.fleet]: name, ...(gated ? { [LABEL.verified]: "true" } : {}) },
       ports: [{ name: "proxy", port: SERVICE_PORT, targetPort: "proxy", protocol: "TCP" }],
     },

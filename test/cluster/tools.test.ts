@@ -1,0 +1,81 @@
+import assert from "node:assert/strict";
+import { chmodSync, existsSync, mkdirSync, statSync, writeFileSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { afterEach, test } from "node:test";
+import { tempFolder } from "../harness/proxy.ts";
+import { cachedPath, findTool, hasGo, presentTool, TOOLS, toolNamed, toolsMissing, toolVersion } from "./tools.ts";
+import { buildTool } from "./tools-build.ts";
+
+/** Where the programs of a test cluster come from. */
+
+const ENV = { ...process.env };
+afterEach(() => {
+  for (const name of ["KUBEBUILDER_ASSETS", "XDG_CACHE_HOME", "PATH"]) {
+    if (ENV[name] === undefined) delete process.env[name];
+    else process.env[name] = ENV[name];
+  }
+});
+
+function program(folder: string, name: string): string {
+  const file = join(folder, name);
+  mkdirSync(folder, { recursive: true });
+  writeFileSync(file, "#!/bin/sh\n");
+  chmodSync(file, 0o755);
+  return file;
+}
+
+test("versions are those that go.mod pins", () => {
+  for (const tool of TOOLS) assert.match(toolVersion(tool), /^v\d+\.\d+\.\d+$/, tool.name);
+  assert.throws(() => toolNamed("kubeadm"), /no tool is called kubeadm: etcd, /);
+});
+
+test("KUBEBUILDER_ASSETS comes before the cache, and what cannot be run does not count", async () => {
+  process.env.XDG_CACHE_HOME = tempFolder();
+  process.env.KUBEBUILDER_ASSETS = tempFolder();
+  assert.equal(presentTool("etcd"), null);
+  const cached = program(dirname(cachedPath(toolNamed("etcd"))), "etcd");
+  writeFileSync(join(process.env.KUBEBUILDER_ASSETS, "etcd"), "");
+  assert.equal(await findTool("etcd"), cached);
+  assert.equal(await findTool("etcd"), cachedPath(toolNamed("etcd")));
+  const given = program(process.env.KUBEBUILDER_ASSETS, "etcd");
+  assert.equal(await findTool("etcd"), given);
+});
+
+test("without Go it says what to do, and downloads nothing that nobody vouched for", async () => {
+  process.env.XDG_CACHE_HOME = tempFolder();
+  process.env.PATH = tempFolder();
+  delete process.env.KUBEBUILDER_ASSETS;
+  assert.equal(toolsMissing(["etcd", "kwok"]), "needs Go >= 1.26, or KUBEBUILDER_ASSETS with etcd, kwok");
+  await assert.rejects(findTool("etcd"), /install Go >= 1\.26, or set KUBEBUILDER_ASSETS .* OUTRIDER_ENVTEST_SHA512 /);
+  await assert.rejects(findTool("kwok"), /KUBEBUILDER_ASSETS to a folder that has it \(envtest's archive does not\)/);
+});
+
+const skip = hasGo() ? false : "needs Go";
+
+test("two that want the same tool build it once", { skip }, async () => {
+  const module = tempFolder();
+  writeFileSync(join(module, "go.mod"), "module example.test/tool\n\ngo 1.26\n");
+  writeFileSync(join(module, "main.go"), "package main\n\nfunc main() {}\n");
+  const tool = {
+    name: "tool",
+    module: "tool",
+    path: "example.test/tool",
+    package: "example.test/tool",
+    purpose: "test",
+  };
+  const out = join(tempFolder(), "bin/tool");
+  const said: string[] = [];
+  const build = () => buildTool(tool, "v1.0.0", module, out, (line) => void said.push(line));
+  await Promise.all([build(), build()]);
+  assert.equal(said.filter((line) => line.includes("another process builds it")).length, 1, said.join("\n"));
+  assert.ok(existsSync(out));
+  const { ino } = statSync(out);
+  await build();
+  assert.equal(statSync(out).ino, ino);
+  writeFileSync(join(module, "main.go"), "package main\n\nfunc main() { nothing }\n");
+  await assert.rejects(
+    buildTool(tool, "v1.0.0", module, `${out}-2`, () => undefined),
+    /tool v1\.0\.0: the build failed \(exit status 1\):[\s\S]*undefined: nothing/,
+  );
+  assert.ok(!existsSync(`${out}-2`));
+});
