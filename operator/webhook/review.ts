@@ -1,0 +1,82 @@
+import type { KubeObject } from "../kube/resource.ts";
+
+/** AdmissionReview of admission.k8s.io/v1: request in, response out. Pure. */
+
+/** One operation of a JSON patch (RFC 6902), as far as injection needs them. */
+export interface JsonPatch {
+  op: "add" | "replace" | "remove" | "test";
+  path: string;
+  value?: unknown;
+}
+
+/** What the API server asks about a pod that is being created. */
+export interface PodReview {
+  uid: string;
+  namespace: string;
+  dryRun: boolean;
+  pod: KubeObject;
+}
+
+/** A review, read: of a pod that is being created, or of something that is none of this webhook's business. */
+export type Review = { kind: "pod"; review: PodReview } | { kind: "other"; uid: string } | { kind: "bad"; why: string };
+
+const API_VERSION = "admission.k8s.io/v1";
+/** Longer texts from outside are cut in messages. */
+const MAX_SHOWN = 80;
+
+type Json = Record<string, unknown>;
+const isMapping = (value: unknown): value is Json =>
+  typeof value === "object" && value !== null && !Array.isArray(value);
+const shown = (value: unknown): string => (JSON.stringify(value) ?? "nothing").slice(0, MAX_SHOWN);
+
+/** Reads the body of a request strictly: what is not understood is not let through. */
+export function readReview(body: string): Review {
+  const bad = (why: string): Review => ({ kind: "bad", why });
+  let value: unknown;
+  try {
+    value = JSON.parse(body);
+  } catch {
+    return bad("the body is no JSON");
+  }
+  if (!isMapping(value)) return bad("the body is no JSON object");
+  if (value.kind !== "AdmissionReview") return bad(`kind must be AdmissionReview, not ${shown(value.kind)}`);
+  if (value.apiVersion !== API_VERSION) return bad(`apiVersion must be ${API_VERSION}, not ${shown(value.apiVersion)}`);
+  const { request } = value;
+  if (!isMapping(request)) return bad("request is missing");
+  const { uid, resource, operation, namespace, object, subResource, dryRun } = request;
+  if (typeof uid !== "string" || uid === "") return bad("request.uid must be a text");
+  if (typeof operation !== "string") return bad("request.operation must be a text");
+  if (!isMapping(resource)) return bad("request.resource is missing");
+  if (dryRun !== undefined && typeof dryRun !== "boolean") return bad("request.dryRun must be true or false");
+  const isPod = resource.group === "" && resource.resource === "pods" && (subResource ?? "") === "";
+  if (!isPod || operation !== "CREATE") return { kind: "other", uid };
+  if (typeof namespace !== "string" || namespace === "") return bad("request.namespace must be a text");
+  if (resource.version !== "v1") return bad(`request.resource.version must be v1, not ${shown(resource.version)}`);
+  if (!isMapping(object)) return bad("request.object is missing");
+  const { metadata, spec } = object;
+  if (!isMapping(metadata)) return bad("request.object.metadata is missing");
+  if (!isMapping(spec) || !Array.isArray(spec.containers)) return bad("request.object.spec.containers is missing");
+  return { kind: "pod", review: { uid, namespace, dryRun: dryRun === true, pod: object as unknown as KubeObject } };
+}
+
+/** What is answered. */
+export interface Verdict {
+  patch?: readonly JsonPatch[];
+  warnings?: readonly string[];
+  /** Why the pod is refused; absent: it is allowed. */
+  refused?: { code: number; message: string };
+}
+
+/** The answer as it is sent. */
+export function writeReview(uid: string, { patch = [], warnings = [], refused }: Verdict): string {
+  const response = {
+    uid,
+    allowed: refused === undefined,
+    ...(warnings.length === 0 ? {} : { warnings }),
+    ...(refused === undefined ? {} : { status: refused }),
+    ...(refused !== undefined || patch.length === 0
+      ? {}
+      : { patchType: "JSONPatch", patch: Buffer.from(JSON.stringify(patch)).toString("base64") }),
+  };
+  return JSON.stringify({ apiVersion: API_VERSION, kind: "AdmissionReview", response });
+}
