@@ -37,11 +37,13 @@ lint: install ## check style and lint rules
 fmt: install ## format and mend what can be mended
 	$(BIOME) check --write .
 
-generate: install ## make types and docs/crd.md of crds/egresspolicies.yaml
+generate: install ## make types and docs/crd.md of crds/egresspolicies.yaml, the chart's README and its copy of the CRD
 	$(NODE) crds/generate.ts
+	$(NODE) charts/generate.ts
 
 verify: install ## check that what `make generate` makes is up to date
 	$(NODE) crds/generate.ts --verify
+	$(NODE) charts/generate.ts --verify
 
 tools: install ## get the programs of the test cluster: KUBEBUILDER_ASSETS, ~/.cache, or a build with Go (once, 10 to 25 minutes)
 	$(NODE) test/cluster/make-tools.ts
