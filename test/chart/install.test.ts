@@ -24,7 +24,6 @@ import { type Inventory, inventory, without } from "./inventory.ts";
 const skip = helmMissing() ?? controlPlaneMissing({ kwokNodes: 3 }) ?? false;
 const SYSTEM = "outrider-system";
 const NS = "convoy";
-const USER = `system:serviceaccount:${SYSTEM}:outrider-operator`;
 const LEADS_MS = 30_000;
 /** Garbage collection looks for new kinds every 30 s. */
 const GONE_MS = 60_000;
@@ -55,8 +54,8 @@ let before0: Inventory;
 const helm = (...args: string[]) => helmDone([...args, "-n", SYSTEM], plane.userConfig());
 
 /** The operator as the chart starts it; only its ports are others, and how it reaches the API server. */
-async function startOperator(): Promise<void> {
-  const { spec } = (await plane.get<Deployment>(DEPLOYMENT))!;
+async function startOperator(name = "outrider-operator"): Promise<void> {
+  const { spec } = (await plane.get<Deployment>(DEPLOYMENT.replace("outrider-operator", name)))!;
   const known = OPERATOR_OPTIONS.map(({ name }) => name);
   const args = spec.template.spec.containers[0]!.args.filter((arg) => {
     const option = /^--([a-z-]+)=/.exec(arg)?.[1];
@@ -66,7 +65,7 @@ async function startOperator(): Promise<void> {
   const [health, metricsPort, webhook] = [await freePort(), await freePort(), await freePort()];
   metrics = `http://127.0.0.1:${metricsPort}/metrics`;
   const placed = args.map((arg) => arg.replace(/^--webhook=.*/, `--webhook=127.0.0.1:${webhook}`));
-  const config = await plane.accountConfig(SYSTEM, "outrider-operator");
+  const config = await plane.accountConfig(SYSTEM, name);
   const own = [`--kubeconfig=${config}`, `--health=127.0.0.1:${health}`, `--metrics=127.0.0.1:${metricsPort}`];
   const { PATH } = process.env;
   operator = new Program("operator", [OUTRIDER, ...placed, ...own], join(plane.folder, `operator-${health}.log`), {
@@ -256,14 +255,17 @@ test("helm upgrade with another value leaves caBundle, Lease and fleets alone", 
   await untilCondition(plane, NS, "webhooks", "Ready", "True");
 });
 
-test("nothing was refused for want of rights", { skip }, () => {
-  const own = plane.audit().filter(({ user }) => user === USER);
+/** Nothing was refused to an account for want of rights. */
+function assertRights(account: string): void {
+  const own = plane.audit().filter(({ user }) => user === `system:serviceaccount:${SYSTEM}:${account}`);
   assert.ok(own.length > 20, `${own.length} requests`);
   assert.deepEqual(
     own.filter(({ code }) => code === 403),
     [],
   );
-});
+}
+
+test("nothing was refused for want of rights", { skip }, () => assertRights("outrider-operator"));
 
 test("helm uninstall leaves the CRD, policies and their serving fleets, and nothing else", {
   skip,
@@ -339,4 +341,22 @@ test("removed as NOTES say, nothing is left", { skip, timeout: 180_000 }, async 
     if (left.length === 0) return;
     if (Date.now() - began > GONE_MS) assert.deepEqual(left, []);
   }
+});
+
+test("one team's operator has rights in its namespaces only, and needs no others", {
+  skip,
+  timeout: 180_000,
+}, async () => {
+  const values = new URL("values/namespaced.yaml", import.meta.url).pathname;
+  await makeNamespace(plane, "svix");
+  await helm("install", "outrider", CHART, `--values=${values}`, "--set=crds.enabled=true", "--wait", "--timeout=60s");
+  const may = async (verb: string, namespace: string) => {
+    const as = `--as=system:serviceaccount:${SYSTEM}:team-egress-operator`;
+    return (await plane.kubectl(["auth", "can-i", verb, "configmaps", "-n", namespace, as])).stdout.trim();
+  };
+  assert.deepEqual([await may("create", "svix"), await may("list", SYSTEM)], ["yes", "no"]);
+  await startOperator("team-egress-operator");
+  await applyPolicy(plane, "svix", "webhooks", { preset: "Svix" });
+  await untilCondition(plane, "svix", "webhooks", "Ready", "True");
+  assertRights("team-egress-operator");
 });
