@@ -20,6 +20,7 @@ export class OperatorMetrics {
       labelNames: ["result"],
       registers,
     });
+    for (const result of ["ok", "failed"]) this.#scrapes.inc({ result }, 0);
     new Gauge({
       name: "outrider_operator_policy_condition",
       help: "1 for the status that a condition of a policy has (True, False, Unknown); told by the leader.",

@@ -19,8 +19,14 @@ import { servePages } from "./pages.ts";
 import { providerOf } from "./providers/index.ts";
 import { PolicyReconciler } from "./reconcile/policy.ts";
 import { blockedRanges } from "./reconcile/ranges.ts";
-import { type AskStatus, makeDirectAsk, Scraper } from "./reconcile/scrape.ts";
-import { ownerOf, Watches, type World, watchWorld } from "./reconcile/watched.ts";
+import {
+  type AskStatus,
+  MAX_BODY_BYTES as MAX_STATUS_BYTES,
+  makeDirectAsk,
+  TIMEOUT_MS as SCRAPE_TIMEOUT_MS,
+  Scraper,
+} from "./reconcile/scrape.ts";
+import { ownerOf, Watches, type World, watchWorld } from "./reconcile/world.ts";
 
 const HELP = `Usage: outrider operator --proxy-image IMAGE [options]
 
@@ -70,7 +76,10 @@ function makeAsk(config: OperatorConfig, client: Client): AskStatus {
   if (config.scrape === "direct") return makeDirectAsk();
   return async ({ metadata }, port) => {
     const path = `/api/v1/namespaces/${metadata.namespace}/pods/${metadata.name}:${port}/proxy/status`;
-    const { status, body } = await client.raw("GET", path);
+    const { status, body } = await client.raw("GET", path, {
+      timeoutMs: SCRAPE_TIMEOUT_MS,
+      maxBytes: MAX_STATUS_BYTES,
+    });
     if (status !== 200) throw new Error(`/status answers ${status} through the API server`);
     return body;
   };
@@ -233,6 +242,11 @@ export async function runOperator(argv: readonly string[]): Promise<number> {
       onLost: () => {
         lost = true;
         resolve("lost the Lease");
+      },
+      // Watches, and what was refused meanwhile, wait for the end of their back-off: not any longer.
+      onResumed: () => {
+        watches.retry();
+        all();
       },
     });
   });

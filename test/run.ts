@@ -10,7 +10,8 @@ const files = process.argv.length > 2 ? process.argv.slice(2) : globSync("test/*
 
 const counts = { passed: 0, failed: 0 };
 const skips: string[] = [];
-const stream = run({ files, cwd: root, concurrency: 1, timeout: FILE_TIMEOUT_MS, forceExit: true });
+const execArgv = ["--import", new URL("flush.ts", import.meta.url).href];
+const stream = run({ files, cwd: root, concurrency: 1, timeout: FILE_TIMEOUT_MS, forceExit: true, execArgv });
 const where = (file: string | undefined) => relative(root, file ?? "");
 
 stream.on("test:pass", (event) => {

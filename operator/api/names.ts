@@ -40,6 +40,8 @@ export const ANNOTATION = {
   forceDelete: `${GROUP}/force-delete`,
   /** On a slot's Deployment: the address that it stands for. */
   address: `${GROUP}/address`,
+  /** On a slot's Deployment: the address that its proxy binds. */
+  source: `${GROUP}/source`,
   /** On the policy's ConfigMap: the hash of its document. */
   hash: `${GROUP}/policy-hash`,
 } as const;

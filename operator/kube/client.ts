@@ -47,7 +47,10 @@ export interface ClientOptions {
   /** Connections for calls. Who sends slow calls (pod proxies) or calls that must not wait (leases) takes a client of their own. */
   maxConnections?: number;
   metrics?: KubeMetrics | undefined;
-  /** Asked before each call that is not a GET; false refuses it ("NotAllowedToWrite"). For leaders: a process that was stopped for a minute must not write when it goes on. */
+  /**
+   * Asked before each call that is not a GET, and again when it has a connection; false refuses it ("NotAllowedToWrite").
+   * For leaders: a process that was stopped for a minute must not write when it goes on.
+   */
   mayWrite?: () => boolean;
 }
 
@@ -230,12 +233,17 @@ export class Client {
     }
   }
 
+  #refusal(call: Pick<Call, "method" | "path">): ApiError | undefined {
+    if (this.#mayWrite()) return undefined;
+    return new ApiError(0, "NotAllowedToWrite", `${nameOf(call)}: not sent, this program does not lead`);
+  }
+
   async #exchange(call: Omit<Call, "timeoutMs">, options: CallOptions, maxBytes = MAX_BODY_BYTES): Promise<Answer> {
-    if (call.method !== "GET" && !this.#mayWrite()) {
-      throw new ApiError(0, "NotAllowedToWrite", `${nameOf(call)}: not sent, this program does not lead`);
-    }
     const { timeoutMs = this.#timeoutMs, signal } = options;
-    return this.#calls.exchange({ ...call, timeoutMs, signal }, maxBytes);
+    const refuse = call.method === "GET" ? undefined : () => this.#refusal(call);
+    const refusal = refuse?.();
+    if (refusal !== undefined) throw refusal;
+    return this.#calls.exchange({ ...call, timeoutMs, signal, refuse }, maxBytes);
   }
 }
 

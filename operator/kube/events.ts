@@ -5,7 +5,7 @@ import { type Clock, systemClock } from "./clock.ts";
 import type { KubeMetrics } from "./metrics.ts";
 import { type KubeObject, keyOf, type Resource } from "./resource.ts";
 
-/** Events of one object: 25 at once, then one every 5 minutes (client-go's spam filter). */
+/** Events of one object and type: 25 at once, then one every 5 minutes (client-go's spam filter, which counts both types together). */
 const BURST = 25;
 const REFILL_MS = 5 * 60 * 1000;
 /** Events and objects that are remembered, the latest (client-go's LRU). */
@@ -79,7 +79,7 @@ export class EventRecorder {
 
   /** Never throws, never waits. The reason is a CamelCase word, the message a sentence. */
   event(object: KubeObject, type: "Normal" | "Warning", reason: string, message: string): void {
-    if (!this.#mayTell(object)) {
+    if (!this.#mayTell(object, type)) {
       this.limited++;
       this.#options.metrics?.events.inc({ result: "limited" });
       return;
@@ -114,9 +114,10 @@ export class EventRecorder {
     this.#stop.abort();
   }
 
-  #mayTell(object: KubeObject): boolean {
+  #mayTell(object: KubeObject, type: string): boolean {
     const now = this.#clock.now();
-    const key = `${object.kind} ${keyOf(object)} ${object.metadata.uid}`;
+    // Apart: what goes well often must not use up what a warning needs.
+    const key = `${type} ${object.kind} ${keyOf(object)} ${object.metadata.uid}`;
     const bucket = this.#buckets.use(key, () => ({ tokens: BURST, at: now }));
     bucket.tokens = Math.min(BURST, bucket.tokens + (now - bucket.at) / REFILL_MS);
     bucket.at = now;

@@ -1,5 +1,6 @@
-import type { IncomingHttpHeaders, IncomingMessage } from "node:http";
+import type { ClientRequest, IncomingHttpHeaders, IncomingMessage } from "node:http";
 import { type Agent, type RequestOptions, request } from "node:https";
+import type { TLSSocket } from "node:tls";
 import type { Credentials } from "./credentials.ts";
 import { ApiError, errorOfTransport } from "./error.ts";
 
@@ -13,6 +14,8 @@ export interface Call {
   /** Until the whole answer is here (of a stream: its head), in milliseconds. */
   timeoutMs: number;
   signal?: AbortSignal | undefined;
+  /** Asked when its connection is there, which it may have waited for: an error is the call's end, and nothing is sent. */
+  refuse?: (() => ApiError | undefined) | undefined;
 }
 
 export interface Answer {
@@ -126,9 +129,26 @@ export class Transport {
         this.#count(call, "<error>");
         reject(errorOf(call, error, signal));
       });
-      outgoing.end(call.body);
+      sendOn(outgoing, call);
     });
   }
+}
+
+/** Sends a request as soon as it has a connection, unless it is refused by then. */
+function sendOn(outgoing: ClientRequest, { body, refuse }: Call): void {
+  if (refuse === undefined) {
+    outgoing.end(body);
+    return;
+  }
+  const send = () => {
+    const refusal = refuse();
+    if (refusal === undefined) outgoing.end(body);
+    else outgoing.destroy(refusal);
+  };
+  outgoing.once("socket", (socket) => {
+    if ((socket as TLSSocket & { secureConnecting: boolean }).secureConnecting) socket.once("secureConnect", send);
+    else send();
+  });
 }
 
 /** More kept connections than the pool has cannot be stale. */

@@ -35,8 +35,10 @@ export interface LeaseOptions {
   name: string;
   /** Unlike that of any other process: two with one identity would both lead. */
   identity: string;
-  /** The lease is lost: somebody else may act from now on. The program has to end; nothing is tried again. */
+  /** Somebody else has the lease, or had it: the program has to end; nothing is tried again. */
   onLost: () => void;
+  /** The lease is renewed after a pause: writes that were refused meanwhile may be done now. */
+  onResumed?: (() => void) | undefined;
   log: Logger;
   metrics?: KubeMetrics | undefined;
   clock?: Clock | undefined;
@@ -54,6 +56,9 @@ function microTime(): string {
 /**
  * One leader among many processes, with the rules of client-go's leaderelection: a lease has ended when this process
  * saw no change of it for its whole duration. Times written by others are never compared with the local clock.
+ *
+ * Unlike there, a leader that cannot renew pauses at its deadline and does not end: while the API server is down nobody
+ * else can lead either, and a lease that still has this process's name when it is back was nobody else's meanwhile.
  */
 export class LeaseElection {
   readonly #options: LeaseOptions;
@@ -69,6 +74,8 @@ export class LeaseElection {
   #changedAt = 0;
   /** When the last successful renewal was sent; undefined: this process does not lead. */
   #renewedAt: number | undefined;
+  #paused = false;
+  #problem = "";
 
   constructor(options: LeaseOptions) {
     this.#options = options;
@@ -140,15 +147,23 @@ export class LeaseElection {
     }
   }
 
-  /** Ends when the lease could not be renewed for the whole deadline, or somebody else has it. */
+  /** Ends when somebody else has the lease, or had it. */
   async #renew(): Promise<void> {
+    const { name, identity, log, metrics, onResumed } = this.#options;
     for (;;) {
       await sleep(this.#clock, this.#retryMs, this.#stop.signal);
-      if (this.#stop.signal.aborted || !this.isLeader) return;
+      if (this.#stop.signal.aborted) return;
       const left = this.#renewDeadlineMs - (this.#clock.now() - this.#renewedAt!);
-      await this.#try(left);
-      const holder = this.#seen?.spec?.holderIdentity;
-      if (this.#stop.signal.aborted || !this.isLeader || holder !== this.#options.identity) return;
+      await this.#try(left > 0 ? left : this.#renewDeadlineMs);
+      if (this.#stop.signal.aborted || this.#seen?.spec?.holderIdentity !== identity) return;
+      if (this.#paused !== this.isLeader) continue;
+      this.#paused = !this.#paused;
+      metrics?.leader.set({ name }, this.#paused ? 0 : 1);
+      if (this.#paused) log.warn({ lease: name }, "lease not renewed: nothing is written until it is");
+      else {
+        log.info({ lease: name }, "lease renewed, and was nobody else's meanwhile: leading again");
+        onResumed?.();
+      }
     }
   }
 
@@ -160,16 +175,26 @@ export class LeaseElection {
     this.#stop.signal.addEventListener("abort", end);
     if (this.#stop.signal.aborted) end();
     try {
-      return await this.#acquireOrRenew(ended.signal);
+      const got = await this.#acquireOrRenew(ended.signal);
+      this.#problem = "";
+      return got;
     } catch (error) {
-      const { log, name } = this.#options;
-      const level = error instanceof ApiError && error.code === 409 ? "debug" : "warn";
-      if (!this.#stop.signal.aborted) log[level]({ lease: name, reason: String(error) }, "lease not got, tried again");
+      if (!this.#stop.signal.aborted) this.#report(error);
       return false;
     } finally {
       cancel();
       this.#stop.signal.removeEventListener("abort", end);
     }
+  }
+
+  /** Says each new problem once. That somebody else was faster is none. */
+  #report(error: unknown): void {
+    const { log, name } = this.#options;
+    const { code, reason } = error instanceof ApiError ? error : { code: 0, reason: "Bug" };
+    const problem = `${code} ${reason}`;
+    const level = code === 409 || problem === this.#problem ? "debug" : "warn";
+    this.#problem = problem;
+    log[level]({ lease: name, reason: String(error) }, "lease not got, tried again");
   }
 
   async #acquireOrRenew(signal: AbortSignal): Promise<boolean> {
@@ -181,6 +206,11 @@ export class LeaseElection {
       this.#observe(await client.get<Lease>(LEASES, name, namespace, { signal }));
     } catch (error) {
       if (!(error instanceof ApiError) || error.code !== 404) throw error;
+      // Who deleted it while this process paused may have led before.
+      if (this.#renewedAt !== undefined && !this.isLeader) {
+        this.#seen = undefined;
+        return false;
+      }
       const lease = { metadata: { name, namespace }, spec: { ...mine, acquireTime: now, leaseTransitions: 0 } };
       this.#observe(await client.create<Lease>(LEASES, lease, { signal }));
       this.#renewedAt = sentAt;
@@ -188,6 +218,8 @@ export class LeaseElection {
     }
     const spec = this.#seen!.spec ?? {};
     const isMine = spec.holderIdentity === identity;
+    // A leader renews; it takes nothing from others, who led meanwhile.
+    if (!isMine && this.#renewedAt !== undefined) return false;
     if (!isMine && spec.holderIdentity && this.#clock.now() - this.#changedAt < this.#durationOf(spec)) return false;
     const taken = { acquireTime: now, leaseTransitions: (spec.leaseTransitions ?? 0) + 1 };
     await this.#write({ ...spec, ...mine, ...(isMine ? {} : taken) }, signal);

@@ -4,6 +4,7 @@ import type { Client, WatchEvent } from "./client.ts";
 import { backOff, type Clock, sleep, systemClock } from "./clock.ts";
 import { ApiError } from "./error.ts";
 import type { KubeMetrics } from "./metrics.ts";
+import type { Outage } from "./outage.ts";
 import { type KubeObject, keyOf, type Resource } from "./resource.ts";
 import { type Indexes, Store } from "./store.ts";
 
@@ -37,6 +38,8 @@ export interface ReflectorOptions<T extends KubeObject> {
   /** Told after the store has changed. Enqueues keys and nothing else; what it throws is logged and counted. */
   onChange(change: Change, object: T, before: T | undefined): void;
   log: Logger;
+  /** Shared by all reflectors of a program, so that what is wrong for all is said once. */
+  outage?: Outage | undefined;
   metrics?: KubeMetrics | undefined;
   clock?: Clock | undefined;
   random?: (() => number) | undefined;
@@ -65,6 +68,7 @@ export class Reflector<T extends KubeObject> {
   #version: string | undefined;
   #cause: Cause = "start";
   #failures = 0;
+  #waiting: AbortController | undefined;
   #problem = "";
   #heardAt: number;
 
@@ -94,6 +98,12 @@ export class Reflector<T extends KubeObject> {
     this.#running = Promise.all([this.#run(), this.#auditAtTimes()]);
   }
 
+  /** Ends the wait before the next try: the API server is known to be there again. */
+  retry(): void {
+    this.#failures = 0;
+    this.#waiting?.abort();
+  }
+
   /** Resolves once nothing is told any more. */
   async stop(): Promise<void> {
     this.#stop.abort();
@@ -108,7 +118,9 @@ export class Reflector<T extends KubeObject> {
         await this.#watch();
       } catch (error) {
         if (this.#stop.signal.aborted) return;
-        await sleep(this.#clock, this.#judge(error), this.#stop.signal);
+        this.#waiting = new AbortController();
+        const end = AbortSignal.any([this.#stop.signal, this.#waiting.signal]);
+        await sleep(this.#clock, this.#judge(error), end);
       }
     }
   }
@@ -129,7 +141,8 @@ export class Reflector<T extends KubeObject> {
 
   /** Says each new problem once: its repetitions are of no use to anybody. */
   #report(error: ApiError): void {
-    const { resource, namespace, log } = this.#options;
+    const { resource, namespace, log, outage } = this.#options;
+    if (outage?.covers(error)) return;
     const problem = `${error.code} ${error.reason}`;
     const level = problem === this.#problem ? "debug" : "warn";
     this.#problem = problem;
@@ -219,6 +232,7 @@ export class Reflector<T extends KubeObject> {
 
   #heard(): void {
     this.#heardAt = this.#clock.now();
+    this.#options.outage?.over();
     if (this.#problem === "") return;
     this.#problem = "";
     this.#options.log.info({ resource: this.#options.resource.plural }, "heard of again");

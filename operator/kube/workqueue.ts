@@ -43,6 +43,7 @@ export class WorkQueue {
     this.#random = options.random ?? Math.random;
     this.#tokensAt = this.#clock.now();
     this.#metrics?.queueDepth.set({ name: this.#name }, 0);
+    for (const counter of ["queueAdds", "queueRetries"] as const) this.#metrics?.[counter].inc({ name: this.#name }, 0);
   }
 
   /** Keys that wait for a worker; delayed ones do not count. */

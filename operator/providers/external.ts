@@ -9,5 +9,6 @@ export const external: Provider = {
   gated: false,
   podAnnotations: () => ({}),
   slotObjects: () => [],
+  stray: () => undefined,
   assignment: () => ({ assigned: true }),
 };

@@ -1,6 +1,6 @@
 import type { EgressPolicy } from "../api/egresspolicy.ts";
 import type { KubeObject } from "../kube/resource.ts";
-import type { ProxyFacts } from "../reconcile/facts.ts";
+import type { ProxyFacts } from "../reconcile/proxy-status.ts";
 import type { Slot } from "../reconcile/slots.ts";
 
 type Spec = EgressPolicy["spec"];
@@ -33,6 +33,8 @@ export interface Provider {
   podAnnotations(spec: Spec): Record<string, string>;
   /** What a slot needs besides its Deployment. */
   slotObjects(policy: EgressPolicy, spec: Spec, slot: Slot): KubeObject[];
+  /** A proxy whose address is none of the spec's, in words. */
+  stray(spec: Spec, proxies: readonly ProxyFacts[]): string | undefined;
   /** `source` is what is bound for the address. */
   assignment(address: string, source: string, proxies: readonly ProxyFacts[]): Assignment;
 }

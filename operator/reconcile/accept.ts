@@ -1,4 +1,3 @@
-import { gunzipSync } from "node:zlib";
 import { PolicyError } from "../../proxy/policy/rules.ts";
 import type { EgressPolicy } from "../api/egresspolicy.ts";
 import { childName, REASON, type Reason, SPEC_KEY } from "../api/names.ts";
@@ -8,7 +7,7 @@ import { documentOf } from "./document.ts";
 import type { Facts } from "./facts.ts";
 import { notGranted } from "./grants.ts";
 import { type Accepted, configMapBytes, MAX_CONFIGMAP_BYTES } from "./resources/configmap.ts";
-import { slotId, slotsOf } from "./slots.ts";
+import { type Slot, slotsOf } from "./slots.ts";
 
 type Spec = EgressPolicy["spec"];
 
@@ -45,12 +44,11 @@ function conflict(
     return notGranted(grants, other.metadata.namespace!, provider, other.spec) === undefined;
   });
   for (const slot of slotsOf(spec)) {
-    const holder = holders.get(slot.id);
+    const own = [slot.address, slot.source];
+    const holder = own.map((address) => holders.get(address)).find((uid) => uid !== undefined);
     if (holder === policy.metadata.uid) continue;
     const asking = rivals.filter((other) =>
-      slotsOf(other.spec).some(({ address, source }) =>
-        [address, source].some((a) => a === slot.address || a === slot.source),
-      ),
+      slotsOf(other.spec).some(({ address, source }) => own.includes(address) || own.includes(source)),
     );
     const winner =
       others.find((other) => other.metadata.uid === holder) ??
@@ -61,6 +59,17 @@ function conflict(
           undefined,
         );
     if (winner !== undefined) return { address: slot.address, winner };
+  }
+  return undefined;
+}
+
+/** An address that two slots would have. */
+function repeated(slots: readonly Slot[]): string | undefined {
+  const taken = new Set<string>();
+  for (const { id, address, source } of slots) {
+    const own = new Set([id, address, source]);
+    if ([...own].some((one) => taken.has(one))) return source;
+    for (const one of own) taken.add(one);
   }
   return undefined;
 }
@@ -103,20 +112,13 @@ export function judgeSpec(facts: Facts): { accepted: Accepted } | Refusal {
         message: `spec.staticIPs: ${lost.address} belongs to policy ${namespace}/${name}`,
       };
     }
-    const ids = slotsOf(spec).map(({ address }) => slotId(address));
-    if (new Set(ids).size < ids.length) {
-      return { reason: REASON.invalid, message: "spec.staticIPs: an address is there twice, in two spellings" };
-    }
+    const twice = repeated(slotsOf(spec));
+    if (twice !== undefined) return { reason: REASON.invalid, message: `spec.staticIPs: ${twice} is there twice` };
   }
   return { accepted };
 }
 
-/** The last accepted spec in the ConfigMap that carries it, packed: undefined where none was accepted yet. */
-export function lastAccepted(
-  policy: EgressPolicy,
-  configMaps: ReadonlyMap<string, ConfigMap>,
-): { text: string; unpack(): Spec } | undefined {
-  const text = configMaps.get(childName.document(policy.metadata.name))?.binaryData?.[SPEC_KEY];
-  if (text === undefined) return undefined;
-  return { text, unpack: () => JSON.parse(gunzipSync(Buffer.from(text, "base64")).toString("utf8")) as Spec };
+/** The last accepted spec as the ConfigMap of a policy carries it; undefined where none was accepted yet. */
+export function lastAccepted(policy: EgressPolicy, configMaps: ReadonlyMap<string, ConfigMap>): string | undefined {
+  return configMaps.get(childName.document(policy.metadata.name))?.binaryData?.[SPEC_KEY];
 }

@@ -1,11 +1,11 @@
 import type { EgressPolicy } from "../api/egresspolicy.ts";
 import { providerOf } from "../providers/index.ts";
 import { judgeSpec, type Refusal } from "./accept.ts";
-import { type Desired, desire, type FleetOptions } from "./desire.ts";
+import { type Desired, desire, type FleetOptions, leavingOf, surplusOf } from "./desire.ts";
 import { documentOf } from "./document.ts";
 import type { Facts } from "./facts.ts";
-import type { Verdict } from "./judge.ts";
 import type { Accepted } from "./resources/configmap.ts";
+import type { Verdict } from "./status.ts";
 
 /** What has to be done for a policy. */
 export interface Decision {
@@ -13,8 +13,10 @@ export interface Decision {
   refusal: Refusal | undefined;
   /** The newest spec, where it was accepted. */
   accepted: Accepted | undefined;
-  /** What is reconciled; undefined: no spec was ever accepted. */
+  /** What is reconciled; undefined: nothing is. */
   effective: Verdict["effective"];
+  /** Why the spec that was accepted before is refused as well: then all is left as it stands. */
+  stands: Refusal | undefined;
   desired: Desired | undefined;
 }
 
@@ -24,11 +26,17 @@ export function decide(facts: Facts, kept: () => EgressPolicy["spec"] | undefine
   const accepted = "accepted" in judged ? judged.accepted : undefined;
   const refusal = "accepted" in judged ? undefined : judged;
   const spec = accepted === undefined ? kept() : facts.policy.spec;
-  const provider = spec === undefined ? undefined : providerOf(spec);
-  if (spec === undefined || provider === undefined) {
-    return { refusal, accepted, effective: undefined, desired: undefined };
-  }
-  const document = accepted ?? documentOf({ ...facts.policy, spec }, facts.blockedCIDRs);
+  const nothing = { refusal, accepted, effective: undefined, desired: undefined };
+  if (spec === undefined) return { ...nothing, stands: undefined };
+  const policy = { ...facts.policy, spec };
+  // What was accepted once is judged again: it lies where others may write, and a grant may have been taken back.
+  const again = accepted === undefined ? judgeSpec({ ...facts, policy }) : { accepted };
+  if (!("accepted" in again)) return { ...nothing, stands: again };
+  const provider = providerOf(spec)!;
+  const surplus = surplusOf(facts, spec, provider);
+  const leaving = leavingOf(surplus);
+  const document = leaving.length === 0 ? again.accepted : documentOf(policy, facts.blockedCIDRs, leaving);
   const effective = { spec, hash: document.hash, provider };
-  return { refusal, accepted, effective, desired: desire(facts, spec, document, provider, options) };
+  const desired = desire(facts, spec, document, provider, surplus, options);
+  return { refusal, accepted, effective, stands: undefined, desired };
 }

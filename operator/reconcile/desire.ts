@@ -3,10 +3,11 @@ import { ANNOTATION, childName, FIELD_MANAGER, LABEL } from "../api/names.ts";
 import { type Deployment, isUnschedulable } from "../api/objects.ts";
 import type { KubeObject } from "../kube/resource.ts";
 import type { Provider } from "../providers/provider.ts";
-import { publish, publishedBefore } from "./addresses.ts";
-import { replicasOwnedByOthers, stamp } from "./apply.ts";
-import type { Facts, ProxyFacts } from "./facts.ts";
-import { isOpen } from "./proxy-status.ts";
+import { replicasOwnedByOthers, stamp } from "./differs.ts";
+import type { Leaving } from "./document.ts";
+import type { Facts } from "./facts.ts";
+import { isOpen, type ProxyFacts } from "./proxy-status.ts";
+import { publish, publishedBefore } from "./published.ts";
 import { type Accepted, documentConfigMap, publishedConfigMap } from "./resources/configmap.ts";
 import { type ProxyPods, proxyDeployment } from "./resources/deployment.ts";
 import { fleetBudget } from "./resources/pdb.ts";
@@ -26,8 +27,8 @@ export interface Desired {
   objects: KubeObject[];
   /** What is ours and should not stand there. */
   removals: KubeObject[];
-  /** Addresses whose slot is no longer wanted, and serves until the slots that are wanted do. */
-  leaving: string[];
+  /** Deployments of slots that are changed after others. */
+  waiting: string[];
 }
 
 const DEFAULT_REPLICAS = 2;
@@ -60,19 +61,61 @@ function serves(slot: string, proxies: readonly ProxyFacts[], spec: EgressPolicy
   return proxies.some((proxy) => proxy.slot === slot && proxy.ready && isOpen(proxy.status, spec));
 }
 
-/** The fleet's Deployments that are not wanted any more: kept while what replaces them does not serve yet. */
-function surplus(
-  facts: Facts,
-  wanted: ReadonlySet<string>,
-  spec: EgressPolicy["spec"],
-): { go: Deployment[]; stay: Deployment[] } {
+/** A fleet's Deployments that are not wanted any more: those that go now, and those that serve until others do. */
+export interface Surplus {
+  go: Deployment[];
+  stay: Deployment[];
+}
+
+/** Slots that are used; undefined stands for the one Deployment of a provider without slots. */
+function wantedSlots(spec: EgressPolicy["spec"], provider: Provider): (Slot | undefined)[] {
+  return provider.slots ? slotsOf(spec) : [undefined];
+}
+
+/** What stands there and is not wanted: kept while what replaces it does not serve yet. */
+export function surplusOf(facts: Facts, spec: EgressPolicy["spec"], provider: Provider): Surplus {
+  const slots = wantedSlots(spec, provider);
+  const wanted = new Set(slots.map((slot) => slot?.id ?? SHARED));
   const extra = [...facts.children.deployments.values()].filter(
     (deployment) => !wanted.has(deployment.metadata.labels?.[LABEL.slot] ?? ""),
   );
-  const ready = [...wanted].every((slot) => serves(slot, facts.proxies, spec));
+  const ready = slots.every((slot) => slot?.retiring || serves(slot?.id ?? SHARED, facts.proxies, spec));
+  if (ready) return { go: extra, stay: [] };
   // A new slot that finds no node would wait for ever for the one that an old slot has.
   const stuck = facts.proxies.some((proxy) => wanted.has(proxy.slot) && isUnschedulable(proxy.pod));
-  return ready || stuck ? { go: extra, stay: [] } : { go: [], stay: extra };
+  return stuck ? { go: extra.slice(0, 1), stay: extra.slice(1) } : { go: [], stay: extra };
+}
+
+/** Addresses whose slots serve although they are no longer in the spec. */
+export function leavingOf({ stay }: Surplus): Leaving[] {
+  return stay.flatMap(({ metadata }): Leaving[] => {
+    const address = metadata.annotations?.[ANNOTATION.address];
+    return address === undefined ? [] : [{ address, source: metadata.annotations?.[ANNOTATION.source] ?? address }];
+  });
+}
+
+/** Whether a Deployment's pods are those of its newest template, and all there. */
+function isRolledOut({ metadata, spec, status }: Deployment): boolean {
+  const replicas = spec?.replicas ?? 1;
+  const seen = (status?.observedGeneration ?? 0) >= (metadata.generation ?? 0);
+  return seen && status?.updatedReplicas === replicas && (status.availableReplicas ?? 0) >= replicas;
+}
+
+/**
+ * Slots restart one after the other, or all addresses would be gone at once: of those that serve, one is changed while
+ * every other one serves. Those that do not serve are changed at once. Gives the names of those that wait.
+ */
+function waiting(facts: Facts, deployments: readonly KubeObject[], spec: EgressPolicy["spec"]): Set<string> {
+  const inService = deployments.flatMap((object): { object: KubeObject; changes: boolean }[] => {
+    const actual = facts.children.deployments.get(object.metadata.name);
+    const slot = object.metadata.labels?.[LABEL.slot] ?? "";
+    if (actual === undefined || !isRolledOut(actual) || !serves(slot, facts.proxies, spec)) return [];
+    const applied = actual.metadata.annotations?.[ANNOTATION.applied];
+    return [{ object, changes: applied !== object.metadata.annotations?.[ANNOTATION.applied] }];
+  });
+  const changing = inService.filter(({ changes }) => changes).map(({ object }) => object.metadata.name);
+  const all = inService.length === deployments.length;
+  return new Set(all ? changing.slice(1) : changing);
 }
 
 /** Pure: the objects of an accepted spec. */
@@ -81,25 +124,26 @@ export function desire(
   spec: EgressPolicy["spec"],
   accepted: Accepted,
   provider: Provider,
+  { go, stay }: Surplus,
   options: FleetOptions,
 ): Desired {
   const { policy, children } = facts;
-  const slots: (Slot | undefined)[] = provider.slots ? slotsOf(spec) : [undefined];
-  const wanted = new Set(slots.map((slot) => slot?.id ?? SHARED));
-  const { go, stay } = surplus(facts, wanted, spec);
-  const leaving = stay
-    .map((deployment) => deployment.metadata.annotations?.[ANNOTATION.address])
-    .filter((address) => address !== undefined);
+  const slots = wantedSlots(spec, provider);
+  const leaving = leavingOf({ go, stay }).map(({ address }) => address);
   const before = publishedBefore(children.configMaps.get(childName.published(policy.metadata.name)));
+  const deployments = slots.map((slot) => stamp(deploymentOf(policy, spec, provider, slot, facts, options)));
+  const later = provider.slots ? waiting(facts, deployments, spec) : new Set<string>();
   const objects = [
-    publishedConfigMap(policy, publish(spec, leaving, before, new Date(facts.now).toISOString())),
-    documentConfigMap(policy, accepted),
-    proxyAccount(policy),
-    clientService(policy, spec, provider),
-    fleetBudget(policy),
-    ...slots.map((slot) => deploymentOf(policy, spec, provider, slot, facts, options)),
-    ...slots.flatMap((slot) => (slot === undefined ? [] : provider.slotObjects(policy, spec, slot))),
-  ].map(stamp);
+    ...[
+      publishedConfigMap(policy, publish(spec, leaving, before, new Date(facts.now).toISOString())),
+      documentConfigMap(policy, accepted),
+      proxyAccount(policy),
+      clientService(policy, spec, provider),
+      fleetBudget(policy),
+    ].map(stamp),
+    ...deployments,
+    ...slots.flatMap((slot) => (slot === undefined ? [] : provider.slotObjects(policy, spec, slot))).map(stamp),
+  ];
 
   const names = new Set([...objects, ...stay].map((object) => `${object.kind}/${object.metadata.name}`));
   const kept = new Set(stay.map((deployment) => deployment.metadata.labels?.[LABEL.slot]));
@@ -111,7 +155,11 @@ export function desire(
     ),
     ...go,
   ];
-  return { objects, removals, leaving };
+  return {
+    objects: objects.filter(({ kind, metadata }) => kind !== "Deployment" || !later.has(metadata.name)),
+    removals,
+    waiting: [...later],
+  };
 }
 
 /** What is changed on proxy pods: labels and annotations that are merged into theirs; null takes one away. */

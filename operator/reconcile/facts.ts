@@ -1,26 +1,8 @@
 import type { EgressPolicy } from "../api/egresspolicy.ts";
-import type { ConfigMap, Deployment, Node, Pod, Service } from "../api/objects.ts";
+import type { ConfigMap, Deployment, Node, Service } from "../api/objects.ts";
 import type { KubeObject, ObjectMeta } from "../kube/resource.ts";
 import type { Grants } from "./grants.ts";
-import type { ProxyStatus } from "./proxy-status.ts";
-
-/** One proxy of a fleet, as its pod and its own answer say. */
-export interface ProxyFacts {
-  pod: Pod;
-  slot: string;
-  node: string | undefined;
-  /** The pod's own addresses, canonical. */
-  ips: string[];
-  ready: boolean;
-  /** Deleted, and not gone yet. */
-  leaving: boolean;
-  /** Its last answer; undefined while it gives none. */
-  status: ProxyStatus | undefined;
-  /** Why it gives none. */
-  error: string | undefined;
-  /** False: it was not asked yet, so nothing can be said of it. */
-  asked: boolean;
-}
+import type { ProxyFacts } from "./proxy-status.ts";
 
 /** Everything that a policy owns and that stands there, by name. */
 export interface Children {
@@ -38,7 +20,7 @@ export interface Facts {
   namespaceTerminating: boolean;
   /** All other policies. */
   others: readonly EgressPolicy[];
-  /** Who has a slot for an address, by slot label: the uid of the policy that controls its Deployment. */
+  /** Who has a slot for an address, or binds it: the uid of the policy. */
   holders: ReadonlyMap<string, string>;
   grants: Grants;
   /** Ranges of this cluster that no target may be in, besides the special-purpose ones. */

@@ -2,16 +2,19 @@ import type { EgressPolicy } from "../api/egresspolicy.ts";
 import { ANNOTATION, LABEL } from "../api/names.ts";
 import { isReady, type Pod } from "../api/objects.ts";
 import type { KubeObject } from "../kube/resource.ts";
-import type { Children, Facts, ProxyFacts } from "./facts.ts";
+import type { Children, Facts } from "./facts.ts";
 import type { Grants } from "./grants.ts";
+import type { ProxyFacts } from "./proxy-status.ts";
 import type { Scraper } from "./scrape.ts";
-import { canonical, SHARED, slotsOf } from "./slots.ts";
-import type { World } from "./watched.ts";
+import { canonical, SHARED } from "./slots.ts";
+import type { World } from "./world.ts";
 
 /** What facts are made of besides the watched objects. */
 export interface Surroundings {
   scraper: Scraper;
   grants: Grants;
+  /** Exclusive addresses that were accepted, and for whom (policy uid). */
+  claims: ReadonlyMap<string, string>;
   /** The same array as long as the ranges are the same: documents are remembered by it. */
   blockedCIDRs: readonly string[];
   now: number;
@@ -42,15 +45,13 @@ export function isControlledBy(object: KubeObject, policy: EgressPolicy): boolea
   );
 }
 
-/** Who has a slot for the addresses of this policy. */
-function holdersOf(world: World, policy: EgressPolicy): ReadonlyMap<string, string> {
-  const holders = new Map<string, string>();
-  for (const { id, address } of slotsOf(policy.spec)) {
-    for (const deployment of world.deployments.by("slot", id)) {
-      // Six hex digits may stand for another address in another policy.
-      if (deployment.metadata.annotations?.[ANNOTATION.address] !== address) continue;
-      const owner = deployment.metadata.ownerReferences?.find(({ controller }) => controller === true);
-      if (owner !== undefined && holders.get(id) !== policy.metadata.uid) holders.set(id, owner.uid);
+/** Who has which address: by the slots that stand there, and by what was accepted and is not there yet. */
+function holdersOf(world: World, claims: ReadonlyMap<string, string>): ReadonlyMap<string, string> {
+  const holders = new Map(claims);
+  for (const { metadata } of world.deployments.list()) {
+    const owner = metadata.ownerReferences?.find(({ controller }) => controller === true)?.uid;
+    for (const address of [metadata.annotations?.[ANNOTATION.address], metadata.annotations?.[ANNOTATION.source]]) {
+      if (address !== undefined && owner !== undefined && !holders.has(address)) holders.set(address, owner);
     }
   }
   return holders;
@@ -67,7 +68,7 @@ export function gather(world: World, policy: EgressPolicy, around: Surroundings)
     policy,
     namespaceTerminating: phase === "Terminating",
     others: world.policies.list().filter((other) => other.metadata.uid !== uid),
-    holders: holdersOf(world, policy),
+    holders: holdersOf(world, around.claims),
     grants: around.grants,
     blockedCIDRs: around.blockedCIDRs,
     children: {

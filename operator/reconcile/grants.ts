@@ -50,6 +50,11 @@ export function parseGrants(text: string): Grants {
     const namespaces = words("namespaces");
     if (namespaces.length === 0) reader.problem(`${path}.namespaces`, "is empty; name namespaces, or *");
     const cidrs = readCidrs(reader, fields.staticIPs, `${path}.staticIPs`).map(parseCidr);
+    for (const key of ["providers", "staticIPs"]) {
+      if (Array.isArray(fields[key]) ? fields[key].length === 0 : fields[key] === undefined) {
+        reader.problem(`${path}.${key}`, "is empty; a grant gives providers and staticIPs");
+      }
+    }
     const staticIPs = cidrs.filter((cidr): cidr is Cidr => !("error" in cidr));
     return { namespaces, providers: words("providers", PROVIDER_NAMES), staticIPs };
   });

@@ -1,6 +1,7 @@
 import type { Logger } from "../../proxy/log.ts";
 import type { Condition } from "../api/conditions.ts";
 import type { EgressPolicy, EgressPolicyStatus } from "../api/egresspolicy.ts";
+import { RESOURCE } from "../api/kinds.ts";
 import {
   ANNOTATION,
   childName,
@@ -11,24 +12,24 @@ import {
   REASON,
   STATUS_MANAGER,
 } from "../api/names.ts";
-import { RESOURCE } from "../api/resources.ts";
 import { ApiError, type Client } from "../kube/client.ts";
 import type { Outcome } from "../kube/controller.ts";
 import type { EventRecorder } from "../kube/events.ts";
 import { apiVersionOf, type KubeObject } from "../kube/resource.ts";
 import { lastAccepted } from "./accept.ts";
-import { addedWithoutNotice, publishedBefore } from "./addresses.ts";
-import { covers } from "./apply.ts";
 import { decide } from "./decide.ts";
 import { type Desired, type FleetOptions, labelPatches, lagging, type PodPatch } from "./desire.ts";
+import { covers } from "./differs.ts";
 import type { Facts } from "./facts.ts";
 import { gather, withWritten } from "./gather.ts";
 import type { Grants } from "./grants.ts";
-import { type Applied, judge, type Verdict } from "./judge.ts";
-import type { Accepted } from "./resources/configmap.ts";
+import { isNews } from "./news.ts";
+import { addedWithoutNotice, publishedBefore } from "./published.ts";
+import { unpackSpec } from "./resources/configmap.ts";
 import type { Scraper } from "./scrape.ts";
 import { slotsOf } from "./slots.ts";
-import type { World } from "./watched.ts";
+import { type Applied, judge, type Verdict } from "./status.ts";
+import type { World } from "./world.ts";
 import { problemOf, Writer } from "./write.ts";
 
 /** While something is under way that no watch tells of. */
@@ -58,12 +59,24 @@ export interface ReconcilerOptions {
   now?: () => number;
 }
 
+/**
+ * metav1.FinalizerDeleteDependents. Garbage collection would take the fleet before the policy (`--cascade=foreground`, Argo
+ * CD's default), and again whatever is made anew, although pods still use it: it is taken off a policy in use.
+ */
+const FOREGROUND = "foregroundDeletion";
+
 type Effective = NonNullable<Verdict["effective"]>;
 
 interface Refresh {
   hash: string;
   times: number;
   at: number;
+}
+
+/** Whether a deleted policy has to wait: pods use its fleet, nobody forces it, and its namespace stays. */
+function inUse({ policy, injected, namespaceTerminating }: Facts): boolean {
+  if (injected.length === 0 || namespaceTerminating) return false;
+  return policy.metadata.annotations?.[ANNOTATION.forceDelete] !== "true";
 }
 
 /** One policy at a time: gather, decide, apply. */
@@ -73,8 +86,10 @@ export class PolicyReconciler {
   readonly #now: () => number;
   /** The spec by policy uid, the same object as long as its generation is: documents are remembered by it. */
   readonly #specs = new Map<string, { generation: number | undefined; spec: EgressPolicy["spec"] }>();
-  /** The kept spec by policy uid, and the text that it was unpacked from. */
-  readonly #kept = new Map<string, { packed: string; spec: EgressPolicy["spec"] }>();
+  /** The spec that was accepted last, by policy uid. */
+  readonly #kept = new Map<string, EgressPolicy["spec"]>();
+  /** Exclusive addresses that were accepted, by address: the policy's uid. Two policies decided at once must not both have one. */
+  readonly #claims = new Map<string, string>();
   /** By policy uid, for its late pods by uid: when one was told to look at its volume, how often for the same document. */
   readonly #refreshed = new Map<string, ReadonlyMap<string, Refresh>>();
 
@@ -91,13 +106,12 @@ export class PolicyReconciler {
     const policy = this.#interned(stored);
     const { scraper, grants, world } = this.#options;
     const blockedCIDRs = this.#options.blockedCIDRs();
-    const facts = gather(world, policy, { scraper, grants, blockedCIDRs, now: this.#now() });
-    if (this.#mayGo(facts)) {
-      await this.#setFinalizer(policy, false);
+    const facts = gather(world, policy, { scraper, grants, claims: this.#claims, blockedCIDRs, now: this.#now() });
+    const held = inUse(facts);
+    await this.#setFinalizers(policy, held);
+    if (facts.namespaceTerminating || (policy.metadata.deletionTimestamp !== undefined && !held)) {
       return { result: "success" };
     }
-    if (facts.namespaceTerminating) return { result: "success" };
-    if (policy.metadata.deletionTimestamp === undefined) await this.#setFinalizer(policy, true);
     return this.#pursue(facts);
   }
 
@@ -108,6 +122,13 @@ export class PolicyReconciler {
     this.#kept.delete(uid);
     this.#refreshed.delete(uid);
     this.#writer.forget(uid);
+    this.#claim(uid, []);
+  }
+
+  /** Gives a policy the addresses that it has from now on, and takes all others from it. */
+  #claim(uid: string, addresses: readonly string[]): void {
+    for (const [address, holder] of this.#claims) if (holder === uid) this.#claims.delete(address);
+    for (const address of addresses) this.#claims.set(address, uid);
   }
 
   #interned(policy: EgressPolicy): EgressPolicy {
@@ -118,17 +139,13 @@ export class PolicyReconciler {
     return policy;
   }
 
-  /** A deleted policy goes when no pod uses its fleet, when it is told to, or with its namespace. */
-  #mayGo({ policy, injected, namespaceTerminating }: Facts): boolean {
-    if (policy.metadata.deletionTimestamp === undefined) return false;
-    if (injected.length === 0 || namespaceTerminating) return true;
-    return policy.metadata.annotations?.[ANNOTATION.forceDelete] === "true";
-  }
-
-  async #setFinalizer(policy: EgressPolicy, wanted: boolean): Promise<void> {
-    const { name, namespace, resourceVersion, finalizers = [] } = policy.metadata;
-    if (finalizers.includes(FINALIZER) === wanted) return;
-    const list = wanted ? [...finalizers, FINALIZER] : finalizers.filter((finalizer) => finalizer !== FINALIZER);
+  /** Only a policy in use is held: an operator that is gone, or has lost its rights, is in the way of no other one's end. */
+  async #setFinalizers({ metadata }: EgressPolicy, held: boolean): Promise<void> {
+    const { name, namespace, resourceVersion, deletionTimestamp, finalizers = [] } = metadata;
+    const list = finalizers.filter((finalizer) => finalizer !== (held ? FOREGROUND : FINALIZER));
+    // The API server takes no new ones on what is being deleted.
+    if (held && deletionTimestamp === undefined && !list.includes(FINALIZER)) list.push(FINALIZER);
+    if (list.join() === finalizers.join()) return;
     const patch = { metadata: { finalizers: list, resourceVersion } };
     try {
       await this.#options.client.patch(RESOURCE.policy, name, namespace, patch, {
@@ -142,44 +159,58 @@ export class PolicyReconciler {
   }
 
   async #pursue(facts: Facts): Promise<Outcome> {
-    const { refusal, accepted, effective, desired } = decide(facts, () => this.#keptSpec(facts), this.#options.fleet);
-    if (accepted !== undefined) this.#keep(facts.policy, accepted);
+    const { refusal, accepted, effective, stands, desired } = decide(
+      facts,
+      () => this.#keptSpec(facts),
+      this.#options.fleet,
+    );
+    if (accepted !== undefined) this.#kept.set(facts.policy.metadata.uid!, facts.policy.spec);
+    const exclusive = effective?.provider.exclusive ? slotsOf(effective.spec) : [];
+    this.#claim(
+      facts.policy.metadata.uid!,
+      exclusive.flatMap(({ address, source }) => [address, source]),
+    );
     let { children } = facts;
     let applied: Applied = { problem: undefined };
     if (effective !== undefined && desired !== undefined) {
       this.#warnAddresses(facts, effective.spec);
+      const { gated } = effective.provider;
+      // The client Service must never select by a label that no serving pod has yet, or has no more.
+      if (gated) await this.#labelPods(facts, effective);
       const written: KubeObject[] = [];
       applied = { problem: await this.#apply(facts, desired, written) };
       children = withWritten(children, written);
-      await this.#patchPods(facts, effective);
+      if (!gated) await this.#labelPods(facts, effective);
+      for (const patch of this.#refreshes(facts, effective.hash)) await this.#patchPod(patch);
     }
     // A status out of ignorance would be taken back in a moment: after a start, proxies are asked first.
     if (facts.proxies.some(({ asked }) => !asked)) return { result: "requeue", afterMs: UNASKED_MS };
     const { clusterDomain } = this.#options;
-    const leaving = desired?.leaving ?? [];
-    const status = judge({ ...facts, children }, { refusal, effective, applied, leaving, clusterDomain });
+    const waiting = desired?.waiting ?? [];
+    const status = judge({ ...facts, children }, { refusal, effective, applied, stands, waiting, clusterDomain });
     await this.#writeStatus(facts.policy, status);
     return this.#outcome(facts, effective, applied);
-  }
-
-  #keep({ metadata, spec }: EgressPolicy, accepted: Accepted): void {
-    const known = this.#kept.get(metadata.uid!);
-    if (known?.spec !== spec) this.#kept.set(metadata.uid!, { packed: accepted.spec.toString("base64"), spec });
   }
 
   /** The spec that was accepted last, kept beside its document. */
   #keptSpec({ policy, children }: Facts): EgressPolicy["spec"] | undefined {
     const uid = policy.metadata.uid!;
-    const packed = lastAccepted(policy, children.configMaps);
+    // Memory first: the ConfigMap lies where others may write.
     const known = this.#kept.get(uid);
-    // Without its ConfigMap (somebody deleted it) the spec that is remembered brings it back.
-    if (packed === undefined || known?.packed === packed.text) return known?.spec;
-    const spec = packed.unpack();
-    this.#kept.set(uid, { packed: packed.text, spec });
-    return spec;
+    if (known !== undefined) return known;
+    const packed = lastAccepted(policy, children.configMaps);
+    if (packed === undefined) return undefined;
+    try {
+      const spec = unpackSpec(packed);
+      this.#kept.set(uid, spec);
+      return spec;
+    } catch (error) {
+      const { namespace, name } = policy.metadata;
+      this.#options.log.warn({ namespace, name, err: error }, "the spec that was accepted last cannot be read");
+      return undefined;
+    }
   }
 
-  /** The first thing that stands in the way. `written`: takes what was written. */
   async #apply(facts: Facts, desired: Desired, written: KubeObject[]): Promise<Applied["problem"]> {
     const { policy, children } = facts;
     const find = (kind: string, name: string) => {
@@ -209,10 +240,10 @@ export class PolicyReconciler {
     return undefined;
   }
 
-  async #patchPods(facts: Facts, { spec, hash, provider }: Effective): Promise<void> {
+  async #labelPods(facts: Facts, { spec, provider }: Effective): Promise<void> {
     const retiring = new Set(slotsOf(spec).flatMap(({ id, retiring }) => (retiring ? [id] : [])));
     const patches = labelPatches(facts.proxies, provider.gated, retiring, spec);
-    for (const patch of [...patches, ...this.#refreshes(facts, hash)]) await this.#patchPod(patch);
+    for (const patch of patches) await this.#patchPod(patch);
   }
 
   #refreshes(facts: Facts, hash: string): PodPatch[] {
@@ -278,11 +309,14 @@ export class PolicyReconciler {
   /** Events of conditions that changed. */
   #tell(policy: EgressPolicy, before: readonly Condition[], after: readonly Condition[]): void {
     for (const condition of after) {
-      const old = before.find(({ type }) => type === condition.type);
+      if (
+        !isNews(
+          condition,
+          before.find(({ type }) => type === condition.type),
+        )
+      )
+        continue;
       const { type, status, reason, message } = condition;
-      if (old?.status === status && old.reason === reason) continue;
-      if (status === "Unknown" || (old === undefined && status === "False" && type !== "Accepted")) continue;
-      if (status === "True" && type !== "Ready" && (old === undefined || old.status !== "False")) continue;
       this.#options.events.event(policy, status === "True" ? "Normal" : "Warning", reason, `${type}: ${message}`);
     }
   }

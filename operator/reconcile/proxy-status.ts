@@ -1,4 +1,5 @@
 import type { EgressPolicy } from "../api/egresspolicy.ts";
+import type { Pod } from "../api/objects.ts";
 
 /** What `/status` of a proxy says, as far as the operator looks. */
 export interface ProxyStatus {
@@ -10,6 +11,24 @@ export interface ProxyStatus {
   sources: { address: string; assigned: boolean }[];
   /** One for each way out: a source address, or a family. Empty: nothing is verified. */
   proofs: { way: string; verified: boolean; expected: string[]; observed: string[]; error: string | null }[];
+}
+
+/** One proxy of a fleet, as its pod and its own answer say. */
+export interface ProxyFacts {
+  pod: Pod;
+  slot: string;
+  node: string | undefined;
+  /** The pod's own addresses, canonical. */
+  ips: string[];
+  ready: boolean;
+  /** Deleted, and not gone yet. */
+  leaving: boolean;
+  /** Its last answer; undefined while it gives none. */
+  status: ProxyStatus | undefined;
+  /** Why it gives none. */
+  error: string | undefined;
+  /** False: it was not asked yet, so nothing can be said of it. */
+  asked: boolean;
 }
 
 function fail(path: string): never {

@@ -5,9 +5,10 @@ import { type ProxyStatus, readProxyStatus } from "./proxy-status.ts";
 
 /** Proxies that are asked at once. */
 const PARALLEL = 32;
-const TIMEOUT_MS = 2000;
+/** For one answer. */
+export const TIMEOUT_MS = 2000;
 /** A `/status` is some kilobytes; what is longer is none. */
-const MAX_BODY_BYTES = 262_144;
+export const MAX_BODY_BYTES = 262_144;
 /** How often a proxy is asked that just came, or whose policy is being changed. */
 const URGENT_MS = 500;
 const URGENT_FOR_MS = 30_000;

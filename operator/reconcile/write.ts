@@ -1,10 +1,10 @@
 import type { Logger } from "../../proxy/log.ts";
 import type { EgressPolicy } from "../api/egresspolicy.ts";
+import { CHILDREN, RESOURCE } from "../api/kinds.ts";
 import { ANNOTATION, FIELD_MANAGER, KIND, REASON, type Reason } from "../api/names.ts";
-import { CHILDREN, RESOURCE } from "../api/resources.ts";
 import { ApiError, type Client } from "../kube/client.ts";
 import type { KubeObject, Resource } from "../kube/resource.ts";
-import { covers, differs } from "./apply.ts";
+import { covers, differs } from "./differs.ts";
 import { isControlledBy } from "./gather.ts";
 
 /** Something stands in the way of an object: the user's or another program's, not a fault to retry fast. */
@@ -32,6 +32,11 @@ export function resourceOf(object: KubeObject): Resource {
   const kind = CHILDREN.find((child) => RESOURCE[child].kind === object.kind);
   if (kind === undefined) throw new Error(`${object.kind} is no kind that a policy owns`);
   return RESOURCE[kind];
+}
+
+function nameTaken({ kind, metadata }: KubeObject): Obstacle {
+  const message = `${kind} ${metadata.name} exists and is not this policy's; delete or rename it, or rename the policy`;
+  return new Obstacle(REASON.nameTaken, message);
 }
 
 /**
@@ -71,15 +76,9 @@ export class Writer {
     const former = found.metadata.ownerReferences?.find(
       (owner) => owner.controller === true && owner.kind === KIND && owner.name === policy.metadata.name,
     );
-    const what = `${object.kind} ${name}`;
-    if (former === undefined) {
-      throw new Obstacle(
-        REASON.nameTaken,
-        `${what} exists and is not this policy's; delete or rename it, or rename the policy`,
-      );
-    }
+    if (former === undefined) throw nameTaken(object);
     await this.remove(found);
-    throw new Obstacle(REASON.replacing, `${what} is still that of a former policy of this name`);
+    throw new Obstacle(REASON.replacing, `${object.kind} ${name} is still that of a former policy of this name`);
   }
 
   /** Applies one object if need be, and gives it as it was written. @throws Obstacle, ApiError */
@@ -99,13 +98,7 @@ export class Writer {
       `${metadata.resourceVersion} ${object.metadata.annotations?.[ANNOTATION.applied]}`;
     if (actual !== undefined && futile.get(what) === attempt(actual)) return undefined;
     futile.delete(what);
-    // With the uid it is a Conflict when somebody replaced what the store still has by an object of their own.
-    const identity = actual === undefined ? {} : { uid: actual.metadata.uid };
-    const seen = { ...object, metadata: { ...object.metadata, ...identity } };
-    const written = await this.#client.apply<KubeObject>(resourceOf(object), seen, {
-      fieldManager: FIELD_MANAGER,
-      force: true,
-    });
+    const written = await this.#write(object, actual?.metadata.uid);
     if (covers(written, object)) return written;
     this.#log.warn(
       { kind: object.kind, namespace: object.metadata.namespace, name: object.metadata.name },
@@ -118,6 +111,19 @@ export class Writer {
   /** A policy is gone for good. */
   forget(policyUid: string): void {
     this.#futile.delete(policyUid);
+  }
+
+  /** By its uid: another object that got the name since the policy's own was seen is not to be written. */
+  async #write(object: KubeObject, uid: string | undefined): Promise<KubeObject> {
+    const whole = uid === undefined ? object : { ...object, metadata: { ...object.metadata, uid } };
+    try {
+      return await this.#client.apply(resourceOf(object), whole, { fieldManager: FIELD_MANAGER, force: true });
+    } catch (error) {
+      if (error instanceof ApiError && error.causes.some(({ field }) => field === "metadata.uid")) {
+        throw nameTaken(object);
+      }
+      throw error;
+    }
   }
 
   /** Deletes an object as it was seen; one that is gone already is as wanted. */

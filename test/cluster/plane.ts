@@ -93,7 +93,9 @@ export class ControlPlane {
     const body = { apiVersion: "authentication.k8s.io/v1", kind: "TokenRequest", spec: { expirationSeconds: 7200 } };
     const answer = await this.request<{ status: { token: string } }>("POST", path, body);
     if (answer.status !== 201) throw new Error(`no token for ${namespace}/${name}: ${JSON.stringify(answer.body)}`);
-    return this.kubeconfig(`${namespace}-${name}`, { token: answer.body.status.token }, server);
+    // Two ways at once are two files: a program may read its own late.
+    const way = server === this.url ? "" : `-by-${new URL(server).port}`;
+    return this.kubeconfig(`${namespace}-${name}${way}`, { token: answer.body.status.token }, server);
   }
 
   /** One request as admin (`system:masters`). */

@@ -65,7 +65,10 @@ for (const [what, args, message] of [
   ["a missing grants file", [IMAGE, "--grants=/nowhere/grants"], /^outrider: --grants \/nowhere\/grants: ENOENT/],
   [
     "a wrong grants file",
-    [IMAGE, `--grants=${file("grants", "grants: [{namespaces: []}]")}`],
+    [
+      IMAGE,
+      `--grants=${file("grants", "grants: [{namespaces: [], providers: [KubeVIP], staticIPs: [203.0.113.0/24]}]")}`,
+    ],
     /^outrider: --grants .*: grants\[0\]\.namespaces: is empty; name namespaces, or \*$/,
   ],
   ["an address that is no IP", [IMAGE, "--health=localhost:1"], /^outrider: --health must be IP:PORT/],

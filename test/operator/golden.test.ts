@@ -4,16 +4,16 @@ import { join } from "node:path";
 import { test } from "node:test";
 import { parse, stringify } from "yaml";
 import type { EgressPolicy } from "../../operator/api/egresspolicy.ts";
-import { ANNOTATION, childName, LABEL } from "../../operator/api/names.ts";
+import { ANNOTATION, childName, DOCUMENT_KEY, LABEL } from "../../operator/api/names.ts";
 import type { ConfigMap, Deployment, Node, Pod } from "../../operator/api/objects.ts";
 import { decide } from "../../operator/reconcile/decide.ts";
 import { labelPatches } from "../../operator/reconcile/desire.ts";
 import { documentOf } from "../../operator/reconcile/document.ts";
-import type { Facts, ProxyFacts } from "../../operator/reconcile/facts.ts";
+import type { Facts } from "../../operator/reconcile/facts.ts";
 import { parseGrants } from "../../operator/reconcile/grants.ts";
-import { type Applied, judge } from "../../operator/reconcile/judge.ts";
-import type { ProxyStatus } from "../../operator/reconcile/proxy-status.ts";
+import type { ProxyFacts, ProxyStatus } from "../../operator/reconcile/proxy-status.ts";
 import { SHARED, slotId, slotsOf } from "../../operator/reconcile/slots.ts";
+import { type Applied, judge } from "../../operator/reconcile/status.ts";
 
 /**
  * Policies and what is known of their fleets (`*.in.yaml`) → documents, objects, pod labels and status (`*.out.yaml`).
@@ -111,7 +111,7 @@ function factsOf(input: Input): Facts {
   });
   const holders = new Map(
     (input.deployments ?? []).flatMap(({ address, holder }): [string, string][] =>
-      address !== undefined && holder !== undefined ? [[slotId(address), holder]] : [],
+      address !== undefined && holder !== undefined ? [[address, holder]] : [],
     ),
   );
   return {
@@ -145,20 +145,23 @@ function factsOf(input: Input): Facts {
 
 function outputOf(input: Input): object {
   const facts = factsOf(input);
-  const { refusal, effective, desired, accepted } = decide(facts, () => input.kept, OPTIONS);
+  const { refusal, effective, stands, desired } = decide(facts, () => input.kept, OPTIONS);
   const status = judge(facts, {
     refusal,
     effective,
     applied: { problem: input.problem },
-    leaving: desired?.leaving ?? [],
+    stands,
+    waiting: desired?.waiting ?? [],
     clusterDomain: "cluster.local",
   });
   const retiring = new Set(
     effective === undefined ? [] : slotsOf(effective.spec).flatMap((slot) => (slot.retiring ? [slot.id] : [])),
   );
   const patches = labelPatches(facts.proxies, effective?.provider.gated ?? false, retiring);
+  const configMaps = (desired?.objects ?? []) as ConfigMap[];
+  const text = configMaps.find(({ data }) => data?.[DOCUMENT_KEY] !== undefined)?.data?.[DOCUMENT_KEY];
   return {
-    document: accepted === undefined ? null : (JSON.parse(accepted.document) as object),
+    document: text === undefined ? null : (JSON.parse(text) as object),
     objects: (desired?.objects ?? []).map(readable),
     removals: (desired?.removals ?? []).map(({ kind, metadata }) => `${kind} ${metadata.name}`),
     podLabels: Object.fromEntries(patches.map(({ pod, labels }) => [pod.metadata.name, labels])),
@@ -169,7 +172,7 @@ function outputOf(input: Input): object {
 /** Without what repeats the document: bytes that a person cannot read, and the stamp over them. */
 function readable(object: object): object {
   const { binaryData: _, ...rest } = structuredClone(object) as ConfigMap;
-  if (rest.data?.["policy.json"] !== undefined) rest.data["policy.json"] = "(the document above)";
+  if (rest.data?.[DOCUMENT_KEY] !== undefined) rest.data[DOCUMENT_KEY] = "(the document above)";
   return rest;
 }
 

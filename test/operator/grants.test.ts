@@ -34,15 +34,19 @@ test("without a grant nobody has an exclusive address; External is free", () => 
 });
 
 for (const [text, message] of [
+  [
+    "grants: [{namespaces: [a], providers: [KubeVIP]}]",
+    /^grants\[0\]\.staticIPs: is empty; a grant gives providers and staticIPs$/,
+  ],
   ["grant: []", /^grant: unknown key; did you mean grants\?/],
   ["grants: [{namespaces: []}]", /^grants\[0\]\.namespaces: is empty/],
   ["grants: [{namespaces: [Convoy]}]", /^grants\[0\]\.namespaces\[0\]: must be a namespace, or \*/],
   [
-    "grants: [{namespaces: [a], providers: [KubeVip]}]",
+    "grants: [{namespaces: [a], providers: [KubeVip], staticIPs: [203.0.113.0/24]}]",
     /^grants\[0\]\.providers\[0\]: must be one of External, PodIP, KubeVIP/,
   ],
   [
-    "grants: [{namespaces: [a], staticIPs: [203.0.113.1/24]}]",
+    "grants: [{namespaces: [a], providers: [KubeVIP], staticIPs: [203.0.113.1/24]}]",
     /^grants\[0\]\.staticIPs\[0\]: .*host bits set; the network is 203\.0\.113\.0\/24/,
   ],
 ] as const) {

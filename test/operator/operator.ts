@@ -9,13 +9,20 @@ import { OUTRIDER } from "../harness/proxy.ts";
 const ROOT = new URL("../..", import.meta.url).pathname;
 const START_MS = 20_000;
 
+/** The path of the Lease by which one operator of several acts. */
+export const LEASE = "/apis/coordination.k8s.io/v1/namespaces/outrider-system/leases/outrider-operator";
+
 /** An operator that runs as a process, under exactly the role that is shipped. */
 export interface Operator {
   program: Program;
   health: string;
   metrics: string;
   /** Waits until it leads. */
-  untilLeading(): Promise<void>;
+  untilLeading(ms?: number): Promise<void>;
+  /** All that it logged. */
+  log(): string;
+  /** Status and text of a page of its health or metrics port. */
+  page(url: string): Promise<{ status: number; text: string }>;
   stop(signal?: NodeJS.Signals): Promise<void>;
 }
 
@@ -32,12 +39,13 @@ export async function install(plane: ControlPlane): Promise<void> {
   await plane.until(path, established, "the CRD is established");
 }
 
-/** Starts an operator as its ServiceAccount. `server`: another way to the API server. */
+/** Starts an operator as its ServiceAccount. `server`: another way to the API server; `kubeconfig`: another file. */
 export async function startOperator(
   plane: ControlPlane,
-  options: { args?: readonly string[]; server?: string; name?: string } = {},
+  options: { args?: readonly string[]; server?: string; kubeconfig?: string; name?: string } = {},
 ): Promise<Operator> {
-  const config = await plane.accountConfig("outrider-system", "outrider-operator", options.server ?? plane.url);
+  const account = ["outrider-system", "outrider-operator"] as const;
+  const config = options.kubeconfig ?? (await plane.accountConfig(...account, options.server ?? plane.url));
   const [health, metrics] = [await freePort(), await freePort()];
   const name = options.name ?? "operator";
   const args = [
@@ -57,10 +65,15 @@ export async function startOperator(
     program,
     health: `http://127.0.0.1:${health}`,
     metrics: `http://127.0.0.1:${metrics}`,
-    untilLeading: async () => {
+    log,
+    page: async (url) => {
+      const response = await fetch(url);
+      return { status: response.status, text: await response.text() };
+    },
+    untilLeading: async (ms = START_MS) => {
       for (const began = Date.now(); !log().includes("leading: policies are reconciled"); ) {
         if (!program.running) throw new Error(`the operator ended with ${program.exitCode}: ${log()}`);
-        if (Date.now() - began > START_MS) throw new Error(`the operator does not lead: ${log()}`);
+        if (Date.now() - began > ms) throw new Error(`the operator does not lead: ${log()}`);
         await new Promise((resolve) => setTimeout(resolve, 50));
       }
     },

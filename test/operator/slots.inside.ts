@@ -6,8 +6,9 @@ import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
+import { gzipSync } from "node:zlib";
 import type { EgressPolicy } from "../../operator/api/egresspolicy.ts";
-import type { Pod } from "../../operator/api/objects.ts";
+import { isReady, type Pod } from "../../operator/api/objects.ts";
 import type { KubeObject } from "../../operator/kube/resource.ts";
 import { slotId } from "../../operator/reconcile/slots.ts";
 import { type ControlPlane, startControlPlane } from "../cluster/control-plane.ts";
@@ -29,7 +30,7 @@ import {
  */
 
 const NS = "convoy";
-const IPS = ["203.0.113.20", "203.0.113.21", "203.0.113.22", "203.0.113.23"] as const;
+const IPS = ["203.0.113.20", "203.0.113.21", "203.0.113.22", "203.0.113.23", "203.0.113.25"] as const;
 let plane: ControlPlane;
 let operator: Operator;
 let fleet: FleetRunner;
@@ -46,6 +47,8 @@ function take(i: number): void {
   execFileSync("ip", ["addr", "del", `${bound(i)}/32`, "dev", "lo"]);
 }
 
+const grantsFile = () => join(plane.folder, "grants.yaml");
+
 const echo = createServer((request, response) => {
   const from = request.socket.remoteAddress!.replace("::ffff:", "");
   response.end(seen.get(from) ?? from);
@@ -59,7 +62,7 @@ const spec = (indexes: readonly number[]) => ({
 });
 
 before(async () => {
-  plane = await startControlPlane({ kwokNodes: 4 });
+  plane = await startControlPlane({ kwokNodes: 4, realProxies: true });
   await install(plane);
   await makeNamespace(plane, NS);
   const secret = {
@@ -75,7 +78,7 @@ before(async () => {
   IPS.forEach((address, i) => {
     seen.set(bound(i), address);
   });
-  const grants = join(plane.folder, "grants.yaml");
+  const grants = grantsFile();
   writeFileSync(
     grants,
     `grants: [{namespaces: [${NS}], providers: [KubeVIP], staticIPs: [203.0.113.16/28, 10.0.4.0/24]}]\n`,
@@ -97,9 +100,12 @@ const deployments = () => list<KubeObject>(`/apis/apps/v1/namespaces/${NS}/deplo
 const pods = () => list<Pod>(`/api/v1/namespaces/${NS}/pods`);
 const slots = (indexes: readonly number[]) => indexes.map((i) => slotId(IPS[i]!)).sort();
 
-/** Slots whose pod has the label by which the client Service selects. */
+/** Slots whose pod has the label by which the client Service selects; pods on their way out are no endpoints. */
 async function labelled(): Promise<string[]> {
-  const found = (await pods()).filter(({ metadata }) => metadata.labels!["egress.outrider.dev/verified"] === "true");
+  const found = (await pods()).filter(
+    ({ metadata }) =>
+      metadata.deletionTimestamp === undefined && metadata.labels!["egress.outrider.dev/verified"] === "true",
+  );
   return found.map(({ metadata }) => metadata.labels!["egress.outrider.dev/slot"]!).sort();
 }
 async function untilLabelled(indexes: readonly number[]): Promise<void> {
@@ -227,6 +233,25 @@ test("a retiring address serves what is open and gets nothing new; a pending one
   await untilCondition(plane, NS, "webhooks", "Ready", "True");
 });
 
+test("slots restart one after the other: never more than one of them is out of service", async () => {
+  await applyPolicy(plane, NS, "webhooks", spec([0, 1, 3]));
+  await untilCondition(plane, NS, "webhooks", "Ready", "True");
+  await untilLabelled([0, 1, 3]);
+  await applyPolicy(plane, NS, "webhooks", { ...spec([0, 1, 3]), proxy: { podAnnotations: { edition: "2" } } });
+  type Deployment = KubeObject & { spec: { template: { metadata: { annotations?: Record<string, string> } } } };
+  const changed = async () =>
+    ((await deployments()) as Deployment[]).filter(({ spec }) => spec.template.metadata.annotations?.edition === "2")
+      .length;
+  let least = 3;
+  for (const began = Date.now(); (await changed()) < 3 || (await labelled()).length < 3; ) {
+    least = Math.min(least, (await labelled()).length);
+    assert.ok(Date.now() - began < 60_000, `${await changed()} of 3 slots are changed`);
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+  assert.equal(least, 2);
+  await untilCondition(plane, NS, "webhooks", "Ready", "True");
+});
+
 test("an address that another policy has is refused, and free when that policy goes", async () => {
   await applyPolicy(plane, NS, "younger", { ...spec([0]), proxy: { port: 5750, adminPort: 5751 } });
   const loser = await untilCondition(plane, NS, "younger", "Accepted", "False", "Conflicted");
@@ -240,4 +265,84 @@ test("an address that another policy has is refused, and free when that policy g
   await applyPolicy(plane, "default", "stranger", spec([3]));
   const stranger = await untilCondition(plane, "default", "stranger", "Accepted", "False", "NotGranted");
   assert.match(conditionOf(stranger, "Accepted")!.message, /namespace default has no grant for KubeVIP/);
+});
+
+test("a running policy changes its provider: the old fleet serves until the new one does, in both directions", async () => {
+  type Service = KubeObject & { spec: { selector: Record<string, string> } };
+  const shared = { ...spec([4]), nat: { provider: "External" }, staticIPs: [{ address: IPS[4] }] };
+  const named = async () => (await deployments()).map(({ metadata }) => metadata.name).sort();
+  const slot = `switched-egress-${slotId(IPS[4])}`;
+  // From a pod's own address the world sees the static IP, as behind a NAT gateway.
+  seen.set("127.0.0.1", IPS[4]);
+  const selector = async () =>
+    (await plane.get<Service>(`/api/v1/namespaces/${NS}/services/switched-egress`))!.spec.selector;
+  /** Pods that the client Service selects now; never none, whatever is under way. */
+  const selected = async (): Promise<Pod[]> => {
+    const before = await selector();
+    const found = await pods();
+    // Looked at twice: a selector that changed in between belongs to other labels.
+    if (JSON.stringify(await selector()) !== JSON.stringify(before)) return selected();
+    const wanted = Object.entries(before);
+    return found.filter(({ metadata }) => wanted.every(([key, value]) => metadata.labels?.[key] === value));
+  };
+  await applyPolicy(plane, NS, "switched", { ...shared, proxy: { replicas: 1, port: 6750, adminPort: 6751 } });
+  await untilCondition(plane, NS, "switched", "Ready", "True");
+  const looks: string[] = [];
+  let watching = true;
+  const watch = (async () => {
+    while (watching) {
+      const found = await selected();
+      const ready = found.filter(isReady).map(({ metadata }) => metadata.labels!["egress.outrider.dev/slot"]!);
+      if (looks.at(-1) !== ready.join()) looks.push(ready.join());
+      await new Promise((resolve) => setTimeout(resolve, 10));
+    }
+  })();
+  await applyPolicy(plane, NS, "switched", { ...spec([4]), proxy: { port: 6750, adminPort: 6751 } });
+  await plane.until(`/apis/apps/v1/namespaces/${NS}/deployments/${slot}`, (found) => found !== undefined, "the slot");
+  await untilCondition(plane, NS, "switched", "IPsAssigned", "False", "Unassigned");
+  assert.ok((await named()).includes("switched-egress"), "the shared fleet stays");
+  put(4);
+  await plane.until(
+    `/apis/apps/v1/namespaces/${NS}/deployments/switched-egress`,
+    (found) => found === undefined,
+    "it goes",
+  );
+  await untilCondition(plane, NS, "switched", "Ready", "True");
+  await applyPolicy(plane, NS, "switched", { ...shared, proxy: { replicas: 1, port: 6750, adminPort: 6751 } });
+  await plane.until(
+    `/apis/apps/v1/namespaces/${NS}/deployments/${slot}`,
+    (found) => found === undefined,
+    "the slot goes",
+  );
+  await untilCondition(plane, NS, "switched", "Ready", "True");
+  assert.equal(await plane.get(`/api/v1/namespaces/${NS}/services/${slot}`), undefined);
+  watching = false;
+  await watch;
+  assert.ok(!looks.includes(""), `behind the client Service, one after the other: ${looks.join(" → ")}`);
+  assert.ok(
+    (await labelled()).every((id) => id !== slotId(IPS[4]) && id !== "shared"),
+    "no label is left",
+  );
+});
+
+test("what lies in a policy's ConfigMap gives nobody what he has no grant for", async () => {
+  await applyPolicy(plane, "default", "forger", {});
+  await untilCondition(plane, "default", "forger", "Programmed", "True");
+  await operator.stop();
+  const forged = gzipSync(JSON.stringify(spec([3]))).toString("base64");
+  const path = "/api/v1/namespaces/default/configmaps/forger-egress-policy";
+  await plane.patch(path, { binaryData: { "spec.json.gz": forged } });
+  await applyPolicy(plane, "default", "forger", { allow: [{ hosts: ["a.example"], ports: ["9000-8000"] }] });
+  operator = await startOperator(plane, { args: ["--scrape-seconds=1", `--grants=${grantsFile()}`] });
+  await operator.untilLeading();
+  const policy = await untilCondition(plane, "default", "forger", "Programmed", "False", "NotAccepted");
+  assert.match(
+    conditionOf(policy, "Programmed")!.message,
+    /refused as well, and left as it stands: .*no grant for KubeVIP/,
+  );
+  const fleets = await list<KubeObject>("/apis/apps/v1/namespaces/default/deployments");
+  assert.deepEqual(
+    fleets.map(({ metadata }) => metadata.name),
+    ["forger-egress"],
+  );
 });

@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
+import type { EgressPolicy } from "../../operator/api/egresspolicy.ts";
 import type { ConfigMap } from "../../operator/api/objects.ts";
 import { type ControlPlane, controlPlaneMissing, startControlPlane } from "../cluster/control-plane.ts";
 import { FleetRunner } from "../cluster/fleet.ts";
@@ -185,6 +186,9 @@ test("a policy that pods use stays, says so, and goes when they are gone, with a
   };
   await plane.request("POST", `/api/v1/namespaces/${NS}/pods`, pod);
   await plane.until(`/api/v1/namespaces/${NS}/pods/sender`, (found) => found !== undefined, "the sender stands");
+  const held = (policy: EgressPolicy | undefined) =>
+    policy?.metadata.finalizers?.includes("egress.outrider.dev/in-use");
+  await plane.until<EgressPolicy>(POLICY, (policy) => held(policy) === true, "the policy is held");
   await plane.kubectl(["delete", "egpol", "-n", NS, "webhooks", "--wait=false"]);
   const policy = await untilCondition(plane, NS, "webhooks", "Ready", "False", "InUse");
   assert.match(conditionOf(policy, "Ready")!.message, /deletion waits for pods that use this fleet: sender$/);

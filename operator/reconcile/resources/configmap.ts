@@ -1,12 +1,15 @@
-import { gzipSync } from "node:zlib";
+import { gunzipSync, gzipSync } from "node:zlib";
 import type { EgressPolicy } from "../../api/egresspolicy.ts";
 import { ANNOTATION, childName, DOCUMENT_KEY, SPEC_KEY } from "../../api/names.ts";
 import type { ConfigMap } from "../../api/objects.ts";
-import type { Published } from "../addresses.ts";
+import type { Published } from "../published.ts";
 import { childMeta } from "./meta.ts";
 
 /** What a ConfigMap may hold, in bytes of all its values (core/v1 MaxSecretSize, ConfigMaps alike). */
 export const MAX_CONFIGMAP_BYTES = 1_048_576;
+
+/** What a spec may be unpacked: more than the API server stores of one. */
+const MAX_SPEC_BYTES = 4 * 1024 * 1024;
 
 /** An accepted policy in the forms in which it is kept. */
 export interface Accepted {
@@ -20,6 +23,12 @@ export interface Accepted {
 /** A spec as it is kept. Equal input, equal bytes. */
 export function packSpec(spec: EgressPolicy["spec"]): Buffer {
   return gzipSync(JSON.stringify(spec), { level: 9 });
+}
+
+/** A spec out of a ConfigMap's binaryData. @throws Error on anything that was not packed here */
+export function unpackSpec(text: string): EgressPolicy["spec"] {
+  const packed = gunzipSync(Buffer.from(text, "base64"), { maxOutputLength: MAX_SPEC_BYTES });
+  return JSON.parse(packed.toString("utf8")) as EgressPolicy["spec"];
 }
 
 /** Bytes that the ConfigMap of an accepted policy holds. */

@@ -127,7 +127,9 @@ export function proxyDeployment(policy: EgressPolicy, spec: EgressPolicy["spec"]
     kind: "Deployment",
     metadata: {
       ...childMeta(policy, name, { [LABEL.slot]: slot }),
-      ...(pods.slot === undefined ? {} : { annotations: { [ANNOTATION.address]: pods.slot.address } }),
+      ...(pods.slot === undefined
+        ? {}
+        : { annotations: { [ANNOTATION.address]: pods.slot.address, [ANNOTATION.source]: pods.slot.source } }),
     },
     spec: {
       ...(pods.replicas === undefined ? {} : { replicas: pods.replicas }),

@@ -1,6 +1,6 @@
 import type { EgressPolicy } from "../../api/egresspolicy.ts";
+import { RESOURCE } from "../../api/kinds.ts";
 import { KIND, LABEL, MANAGED_BY, PROXY_NAME } from "../../api/names.ts";
-import { RESOURCE } from "../../api/resources.ts";
 import { apiVersionOf, type ObjectMeta } from "../../kube/resource.ts";
 
 /** Labels of everything that belongs to a policy's fleet. */

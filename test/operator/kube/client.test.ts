@@ -215,6 +215,27 @@ onPlane("who may not write does not", async () => {
   careful.close();
 });
 
+onPlane("a write that waited for a connection is not sent when it may not be any more", async () => {
+  let leads = true;
+  const careful = new Client(configFrom(proxy.config()), { mayWrite: () => leads, maxConnections: 1 });
+  proxy.seen.length = 0;
+  proxy.delayMs = 300;
+  const first = careful.get(CONFIG_MAPS, "many-1", "default");
+  const late = failure(careful.apply(CONFIG_MAPS, configMap("many-1", { by: "late" }), SSA));
+  await until("the first call is under way", () => proxy.seen.length === 1);
+  leads = false;
+  proxy.delayMs = 0;
+  await first;
+  assert.equal((await late).reason, "NotAllowedToWrite");
+  leads = true;
+  await careful.apply(CONFIG_MAPS, configMap("many-1", { by: "leader again" }), SSA);
+  assert.deepEqual(
+    proxy.seen.map(({ method }) => method),
+    ["GET", "PATCH"],
+  );
+  careful.close();
+});
+
 test("a configuration that leads nowhere is one clear line", () => {
   const config = (cluster: object, user = "u") => {
     const made = new KubeConfig();

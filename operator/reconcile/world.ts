@@ -1,10 +1,11 @@
 import type { Logger } from "../../proxy/log.ts";
 import type { EgressPolicy } from "../api/egresspolicy.ts";
+import { RESOURCE } from "../api/kinds.ts";
 import { ANNOTATION, LABEL, MANAGED_BY, PROXY_NAME } from "../api/names.ts";
 import type { ConfigMap, Deployment, EndpointSlice, Node, Pod, Service, ServiceCIDR } from "../api/objects.ts";
-import { RESOURCE } from "../api/resources.ts";
 import type { Client } from "../kube/client.ts";
 import type { KubeMetrics } from "../kube/metrics.ts";
+import { Outage } from "../kube/outage.ts";
 import { Reflector } from "../kube/reflector.ts";
 import type { KubeObject, Resource } from "../kube/resource.ts";
 
@@ -79,10 +80,12 @@ function nodeParts(node: Node): Node {
 /** Everything that the operator looks at, kept up to date by reflectors. */
 export class Watches {
   readonly #options: WatchOptions;
-  readonly #reflectors: { synced(): Promise<void>; start(): void; stop(): Promise<void>; hasSynced: boolean }[] = [];
+  readonly #outage: Outage;
+  readonly #reflectors: Pick<Reflector<KubeObject>, "synced" | "start" | "retry" | "stop" | "hasSynced">[] = [];
 
   constructor(options: WatchOptions) {
     this.#options = options;
+    this.#outage = new Outage(options.log);
   }
 
   /** Watches a kind: once for all namespaces, or once for each that counts. */
@@ -111,6 +114,7 @@ export class Watches {
           client,
           resource,
           log,
+          outage: this.#outage,
           metrics,
           relistMs: resyncMs,
           onChange,
@@ -130,6 +134,11 @@ export class Watches {
 
   start(): void {
     for (const reflector of this.#reflectors) reflector.start();
+  }
+
+  /** Ends every wait before another try. */
+  retry(): void {
+    for (const reflector of this.#reflectors) reflector.retry();
   }
 
   async synced(): Promise<void> {

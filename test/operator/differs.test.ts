@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { covers, differs, replicasOwnedByOthers, stamp } from "../../operator/reconcile/apply.ts";
+import { covers, differs, replicasOwnedByOthers, stamp } from "../../operator/reconcile/differs.ts";
 
 /** What stands there, what is wanted, and whether the first has all of the second. */
 const CASES: readonly [string, unknown, unknown, boolean][] = [

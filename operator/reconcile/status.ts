@@ -4,9 +4,9 @@ import { type ConditionType, childName, REASON, type Reason, SERVICE_PORT } from
 import type { Provider } from "../providers/provider.ts";
 import type { Refusal } from "./accept.ts";
 import { addressStates } from "./address-states.ts";
-import type { Facts, ProxyFacts } from "./facts.ts";
+import type { Facts } from "./facts.ts";
 import { schedulable } from "./nodes.ts";
-import { isProven } from "./proxy-status.ts";
+import { isProven, type ProxyFacts } from "./proxy-status.ts";
 import { slotsOf } from "./slots.ts";
 
 type Spec = EgressPolicy["spec"];
@@ -23,8 +23,10 @@ export interface Verdict {
   /** What is reconciled; undefined: nothing was ever accepted. */
   effective: { spec: Spec; hash: string; provider: Provider } | undefined;
   applied: Applied;
-  /** Addresses of slots that serve until their successors do. */
-  leaving: readonly string[];
+  /** Why the spec that was accepted before is refused as well. */
+  stands: Refusal | undefined;
+  /** Deployments of slots that are changed after others. */
+  waiting: readonly string[];
   clusterDomain: string;
 }
 
@@ -40,7 +42,13 @@ const named = (proxies: readonly ProxyFacts[]) => {
   return names.length > 3 ? `${names.slice(0, 3).join(", ")} and ${names.length - 3} more` : names.join(", ");
 };
 
-function programmed(facts: Facts, { effective, applied }: Verdict): Finding {
+function programmed(facts: Facts, { effective, applied, stands, waiting }: Verdict): Finding {
+  if (stands !== undefined) {
+    return no(
+      REASON.notAccepted,
+      `what was accepted before is refused as well, and left as it stands: ${stands.message}`,
+    );
+  }
   if (effective === undefined) return no(REASON.notAccepted, nothing);
   if (applied.problem !== undefined) return no(applied.problem.reason, applied.problem.message);
   const slots = effective.provider.slots ? slotsOf(effective.spec).length : 0;
@@ -49,6 +57,9 @@ function programmed(facts: Facts, { effective, applied }: Verdict): Finding {
   if (nodes < slots) {
     const message = `${slots} static IPs need ${slots} nodes, and ${nodes} can take a proxy (spec.proxy.nodeSelector, tolerations, cordoned nodes)`;
     return no(REASON.notEnoughNodes, message);
+  }
+  if (waiting.length > 0) {
+    return no(REASON.progressing, `slots are changed one after the other; ${waiting.length} wait`);
   }
   return yes(REASON.programmed, "all objects are applied");
 }
@@ -111,6 +122,16 @@ function verified(proxies: readonly ProxyFacts[], spec: Spec): Finding {
   return yes(REASON.verified, `every ready proxy leaves from a published address`);
 }
 
+/** Where pods take any address of a pool, each pod has to have one; that some are free is as it should be. */
+function pooled(proxies: readonly ProxyFacts[], spec: Spec): Finding {
+  const sources = new Set(slotsOf(spec).map(({ source }) => source));
+  const placed = proxies.filter(({ leaving, ips }) => !leaving && ips.length > 0);
+  if (placed.length === 0) return no(REASON.unassigned, "no proxy has an address yet");
+  const strays = placed.filter(({ ips }) => !ips.some((ip) => sources.has(ip)));
+  if (strays.length === 0) return yes(REASON.assigned, "every proxy has a static IP");
+  return no(REASON.unassigned, `none of the static IPs is that of ${named(strays)}`);
+}
+
 /** What keeps a policy from being ready, in the order in which a person should look. */
 const BLOCKING: readonly ConditionType[] = [
   "Accepted",
@@ -130,14 +151,19 @@ export function judge(facts: Facts, verdict: Verdict): EgressPolicyStatus {
   const ready = facts.proxies.filter((proxy) => proxy.ready);
   const fleet = availability(facts);
   const states = effective === undefined ? [] : addressStates(facts, effective.spec, effective.provider, now);
-  const active = states.filter(({ state }) => state !== "Retiring");
+  const phases = new Map((effective?.spec.staticIPs ?? []).map(({ address, phase }) => [address, phase]));
+  const active = states.filter(({ address }) => (phases.get(address) ?? "Active") === "Active");
+  // What happens to a slot on its way out is nothing to wait for.
+  const retiring = new Set(states.filter(({ state }) => state === "Retiring").map(({ slot }) => slot));
+  const inUse = facts.proxies.filter(({ slot }) => !retiring.has(slot));
   const missing = active.filter(({ state, slot }) => state === "Unassigned" && slot !== undefined);
   const assigned = (): Finding => {
     if (effective === undefined) return no(REASON.notAccepted, nothing);
     if (states.length === 0) return unknown(REASON.notRequested, "spec.staticIPs is empty");
     if (effective.provider.name === "External")
       return yes(REASON.outside, "addresses are assigned outside of the cluster");
-    if (missing.length === 0) return yes(REASON.assigned, "every address is on a node or pod");
+    if (!effective.provider.slots) return pooled(facts.proxies, effective.spec);
+    if (missing.length === 0) return yes(REASON.assigned, "every address is on a node");
     return no(REASON.unassigned, `no proxy has ${missing.map(({ address }) => address).join(", ")}`);
   };
   const findings: Record<Exclude<ConditionType, "Ready">, Finding> = {
@@ -145,10 +171,9 @@ export function judge(facts: Facts, verdict: Verdict): EgressPolicyStatus {
       refusal === undefined ? yes(REASON.accepted, "the spec is in force") : no(refusal.reason, refusal.message),
     Programmed: programmed(facts, verdict),
     PolicyDistributed: distributed(ready, verdict),
-    ProxyAvailable: effective === undefined ? no(REASON.notAccepted, nothing) : fleet.finding,
+    ProxyAvailable: effective === undefined && fleet.wanted === 0 ? no(REASON.notAccepted, nothing) : fleet.finding,
     IPsAssigned: assigned(),
-    EgressIPVerified:
-      effective === undefined ? unknown(REASON.notAccepted, nothing) : verified(facts.proxies, effective.spec),
+    EgressIPVerified: effective === undefined ? unknown(REASON.notAccepted, nothing) : verified(inUse, effective.spec),
     WorkloadsInjected: unknown(REASON.notObserved, `${facts.injected.length} pods carry this policy's marker`),
     NetworkPolicyApplied: unknown(REASON.notObserved, "NetworkPolicies are not managed by this version"),
   };

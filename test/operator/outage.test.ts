@@ -1,0 +1,202 @@
+import assert from "node:assert/strict";
+import { after, before, test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
+import { type ControlPlane, controlPlaneMissing, startControlPlane } from "../cluster/control-plane.ts";
+import { type FaultProxy, isWrite, startFaultProxy } from "../cluster/fault-proxy.ts";
+import { FleetRunner } from "../cluster/fleet.ts";
+import { listen, RawClient } from "../harness/raw.ts";
+import { applyPolicy, install, makeNamespace, type Operator, startOperator, untilCondition } from "./operator.ts";
+
+/** What API servers and networks do to an operator: its proxies serve on, and it recovers by itself, without a flood. */
+
+/** Longer than a Lease, and than the patience of most clients. */
+const API_DOWN_MS = 60_000;
+const ETCD_DOWN_MS = 12_000;
+/** How long each fault lasts. */
+const FAULT_MS = 4000;
+const ERRORS_MS = 10_000;
+
+const skip = controlPlaneMissing({ kwokNodes: 2 }) ?? false;
+let plane: ControlPlane;
+let faults: FaultProxy;
+let operator: Operator;
+let fleet: FleetRunner;
+let receiver: Awaited<ReturnType<typeof listen>>;
+let edits = 0;
+const NS = "convoy";
+
+before(async () => {
+  if (skip) return;
+  // Simulated nodes do not mend what is written to their pods when they were silent, as kubelets do.
+  plane = await startControlPlane({ kwokNodes: 2, controllerFlags: ["--node-monitor-grace-period=10m"] });
+  await install(plane);
+  await makeNamespace(plane, NS);
+  faults = await startFaultProxy(plane);
+  receiver = await listen((socket) => socket.pipe(socket));
+  operator = await startOperator(plane, { args: ["--scrape-seconds=1"], server: faults.url });
+  await operator.untilLeading();
+  fleet = new FleetRunner(plane, { args: () => ["--allow-cidr=127.0.0.0/8"] });
+  fleet.start();
+  await edit();
+});
+after(async () => {
+  if (skip) return;
+  await receiver.close();
+  await fleet.stop();
+  await operator.stop();
+  await faults.close();
+  await plane.stop();
+});
+
+/** Asks for another policy. */
+const ask = () => applyPolicy(plane, NS, "webhooks", { deny: [{ hosts: [`edit-${edits++}.example`] }] });
+/** Waits until every proxy runs what was asked for last. */
+const distributed = () => untilCondition(plane, NS, "webhooks", "PolicyDistributed", "True", undefined, 60_000);
+async function edit(): Promise<void> {
+  await ask();
+  await distributed();
+}
+
+/** A tunnel through a proxy to the receiver. */
+async function tunnel(host: string): Promise<RawClient> {
+  const client = await RawClient.open(4750, host);
+  await client.connect(`127.0.0.1:${receiver.port}`);
+  return client;
+}
+async function echoes(client: RawClient, text: string): Promise<void> {
+  client.socket.write(text);
+  await client.untilText(text);
+}
+
+/** Uses old and new tunnels through every proxy for so long. */
+async function serves(ms: number): Promise<void> {
+  const hosts = fleet.pods.map((pod) => pod.status!.podIP!);
+  assert.equal(hosts.length, 2);
+  const old = await Promise.all(hosts.map(tunnel));
+  let rounds = 0;
+  for (const began = Date.now(); Date.now() - began < ms; await sleep(500)) {
+    for (const client of old) await echoes(client, `<round ${rounds}>`);
+    for (const host of hosts) {
+      const fresh = await tunnel(host);
+      await echoes(fresh, "new");
+      fresh.socket.destroy();
+    }
+    rounds++;
+  }
+  for (const { socket } of old) socket.destroy();
+  assert.ok(rounds > 5);
+}
+
+/** The very process that was started first. */
+function lives(pid: number): void {
+  assert.equal(operator.program.running, true, operator.program.tail);
+  assert.equal(operator.program.pid, pid);
+}
+
+test("the API server is down for a minute: proxies serve, the operator waits and goes on", { skip }, async () => {
+  const { pid } = operator.program;
+  await plane.kill("kube-apiserver");
+  await serves(API_DOWN_MS);
+  lives(pid);
+  await plane.revive("kube-apiserver");
+  const began = Date.now();
+  await edit();
+  console.log(`an edit was distributed ${Date.now() - began} ms after the API server was ready again`);
+  lives(pid);
+});
+
+test("etcd is down for a while: the same", { skip }, async () => {
+  const { pid } = operator.program;
+  await plane.kill("etcd");
+  await serves(ETCD_DOWN_MS);
+  lives(pid);
+  await plane.revive("etcd");
+  await plane.untilReady();
+  const began = Date.now();
+  await edit();
+  console.log(`an edit was distributed ${Date.now() - began} ms after etcd was there again`);
+  lives(pid);
+});
+
+test("connections that are reset every second: an edit converges", { skip }, async () => {
+  const resets = setInterval(() => faults.reset(), 1000);
+  try {
+    for (const began = Date.now(); Date.now() - began < FAULT_MS; ) await edit();
+  } finally {
+    clearInterval(resets);
+  }
+});
+
+test("429 with Retry-After for every write: waited as long as it says, then an edit converges", { skip }, async () => {
+  await edit();
+  faults.seen.length = 0;
+  faults.refuse = (method, path) =>
+    isWrite({ method, path, user: "" }) ? { status: 429, headers: { "retry-after": "1" } } : undefined;
+  await ask();
+  await sleep(FAULT_MS);
+  const refused = faults.seen.filter(isWrite).length;
+  faults.refuse = undefined;
+  console.log(`${refused} writes in ${FAULT_MS} ms of 429`);
+  assert.ok(refused >= 2 && refused <= (3 * FAULT_MS) / 1000, `${refused} writes in ${FAULT_MS} ms of 429`);
+  await distributed();
+});
+
+test("10 s of nothing but 500: few requests, the operator lives, an edit converges", { skip }, async () => {
+  const { pid } = operator.program;
+  await edit();
+  faults.refuse = () => ({ status: 500 });
+  faults.reset();
+  faults.seen.length = 0;
+  await ask();
+  await sleep(ERRORS_MS);
+  const asked = faults.seen.length;
+  console.log(`${asked} requests in ${ERRORS_MS} ms of 500`);
+  assert.ok(asked <= 200, `${asked} requests: ${summary()}`);
+  lives(pid);
+  faults.refuse = undefined;
+  await distributed();
+  lives(pid);
+});
+
+test("answers and watches stall, then connections break: an edit converges", { skip }, async () => {
+  faults.stalled = true;
+  await ask();
+  await sleep(FAULT_MS / 2);
+  faults.stalled = false;
+  faults.reset();
+  await distributed();
+});
+
+test("a watch that is cut in the middle of an event: an edit converges", { skip }, async () => {
+  for (let i = 0; i < 2; i++) {
+    faults.cutNextEvent = true;
+    await edit();
+  }
+});
+
+test("every request takes 300 ms: an edit converges", { skip }, async () => {
+  faults.delayMs = 300;
+  await edit();
+  faults.delayMs = 0;
+});
+
+test("a settled operator asks for nothing but its Lease", { skip }, async () => {
+  await edit();
+  await sleep(2000);
+  faults.seen.length = 0;
+  await sleep(FAULT_MS);
+  const others = faults.seen.filter(({ path }) => !path.includes("/leases/"));
+  console.log(`${faults.seen.length} requests in ${FAULT_MS} ms when settled`);
+  assert.deepEqual(others, [], summary());
+  assert.ok(faults.seen.length <= 10, summary());
+});
+
+/** Which requests came how often. */
+function summary(): string {
+  const counts = new Map<string, number>();
+  for (const { method, path } of faults.seen) {
+    const name = `${method} ${path.split("?")[0]}`;
+    counts.set(name, (counts.get(name) ?? 0) + 1);
+  }
+  return [...counts].map(([name, count]) => `${count} ${name}`).join("; ");
+}
