@@ -14,7 +14,7 @@ export const FINALIZER = `${GROUP}/in-use`;
 
 /** Labels. */
 export const LABEL = {
-  /** On every object that a policy owns, and on pods that opt in: the policy's name. */
+  /** On every object that a policy owns, and on pods that opt in (there as an annotation, too): the policy's name. */
   policy: `${GROUP}/policy`,
   /** On the proxy pods: the policy whose fleet they are. Not `policy`, which would ask for injection. */
   fleet: `${GROUP}/fleet`,
@@ -24,6 +24,8 @@ export const LABEL = {
   verified: `${GROUP}/verified`,
   /** On pods that were injected: the policy's name. */
   injected: `${GROUP}/injected`,
+  /** On namespaces: {@link INJECT_DISABLED} keeps their pods from being injected. */
+  inject: `${GROUP}/inject`,
   name: "app.kubernetes.io/name",
   instance: "app.kubernetes.io/instance",
   component: "app.kubernetes.io/component",
@@ -44,7 +46,18 @@ export const ANNOTATION = {
   source: `${GROUP}/source`,
   /** On the policy's ConfigMap: the hash of its document. */
   hash: `${GROUP}/policy-hash`,
+  /** On pods that opt in: whose key of the policy's Secret is their password. */
+  client: `${GROUP}/client`,
+  /** On pods that were injected: `policy@hash`, the hash being that of the settings that were injected. */
+  injected: `${GROUP}/injected`,
+  /** On pods that opted in: what of them was left as it was, and why. */
+  skipped: `${GROUP}/skipped`,
+  /** On injected pods: senders that are known to ignore what was injected, and why. */
+  mayIgnoreProxy: `${GROUP}/may-ignore-proxy`,
 } as const;
+
+/** The value of {@link LABEL.inject} that opts a namespace out. */
+export const INJECT_DISABLED = "disabled";
 
 /** The value of `app.kubernetes.io/managed-by`. */
 export const MANAGED_BY = "outrider";
@@ -111,6 +124,18 @@ export type Reason = (typeof REASON)[keyof typeof REASON];
 export const EVENT_REASON = {
   /** An Active address that was never Pending: receivers had no notice. */
   addedWithoutNotice: "AddressAddedWithoutNotice",
+  /** A pod got the variables. */
+  injected: "Injected",
+  /** A pod that opted in, or a container of it, was left as it was. */
+  injectionSkipped: "InjectionSkipped",
+  /** NO_PROXY lets tenants' URLs past the proxy. */
+  noProxyWidens: "NoProxyWidensSSRF",
+  /** The sender is known to ignore the variables that were set. */
+  mayIgnoreProxy: "SenderMayIgnoreProxy",
+  /** The sender cannot do what the policy asks for, or needs a setting of its own. */
+  senderIncompatible: "SenderIncompatible",
+  /** What the person who made the pod should know. */
+  injectionHint: "InjectionHint",
 } as const;
 
 /** Names of the objects of a policy, all within 63 characters: policy names have at most 40. */

@@ -40,18 +40,29 @@ class BadRequest extends Error {
   }
 }
 
-async function readBody(request: IncomingMessage): Promise<string> {
-  if (Number(request.headers["content-length"] ?? 0) > MAX_BODY_BYTES) {
-    throw new BadRequest(413, `the body is above ${MAX_BODY_BYTES} bytes`);
-  }
-  const chunks: Buffer[] = [];
-  let size = 0;
-  for await (const chunk of request as AsyncIterable<Buffer>) {
-    size += chunk.length;
-    if (size > MAX_BODY_BYTES) throw new BadRequest(413, `the body is above ${MAX_BODY_BYTES} bytes`);
-    chunks.push(chunk);
-  }
-  return Buffer.concat(chunks).toString();
+const TOO_LARGE = 413;
+
+/** @throws BadRequest; what is left of a body that is too large is not read */
+function readBody(request: IncomingMessage): Promise<string> {
+  return new Promise((resolve, reject) => {
+    const refuse = () => {
+      request.pause();
+      reject(new BadRequest(TOO_LARGE, `the body is above ${MAX_BODY_BYTES} bytes`));
+    };
+    if (Number(request.headers["content-length"] ?? 0) > MAX_BODY_BYTES) {
+      refuse();
+      return;
+    }
+    const chunks: Buffer[] = [];
+    let size = 0;
+    request.on("data", (chunk: Buffer) => {
+      size += chunk.length;
+      if (size > MAX_BODY_BYTES) refuse();
+      else chunks.push(chunk);
+    });
+    request.on("end", () => resolve(Buffer.concat(chunks).toString()));
+    request.on("error", reject);
+  });
 }
 
 function check({ url, method, headers }: IncomingMessage): void {
@@ -125,8 +136,7 @@ export async function makeWebhook(where: { host: string; port: number }, parts: 
       else log.error({ err: error }, "review failed");
     }
     metrics?.review(result, (clock.now() - at) / 1000);
-    // What is left of a body that is too large is not read.
-    if (draining || !request.complete) response.shouldKeepAlive = false;
+    if (draining || status === TOO_LARGE) response.shouldKeepAlive = false;
     response.writeHead(status, { "content-type": type, "content-length": Buffer.byteLength(body) }).end(body);
   };
 

@@ -101,11 +101,18 @@ export function specialPurpose(address: Address): AddressClass | undefined {
   return klass;
 }
 
+const inside = (outer: Cidr, inner: Cidr): boolean => outer.prefix <= inner.prefix && contains(outer, inner);
+
 /** Whether a network has special-purpose and never-allowed addresses only, so that naming it blocks nothing more. */
 export function isSpecialNetwork(network: Cidr): boolean {
-  const inside = (outer: Cidr, inner: Cidr) => outer.prefix <= inner.prefix && contains(outer, inner);
   if (GLOBALLY_REACHABLE.some((open) => inside(network, open) || inside(open, network))) return false;
   return [...NEVER_ALLOWED, ...LOOPBACK, ...SPECIAL_PURPOSE].some((klass) => inside(klass.network, network));
+}
+
+/** Whether a network has any special-purpose or never-allowed address. */
+export function touchesSpecial(network: Cidr): boolean {
+  const all = [...NEVER_ALLOWED, ...LOOPBACK, ...SPECIAL_PURPOSE];
+  return all.some((klass) => inside(klass.network, network) || inside(network, klass.network));
 }
 
 const MAPPED = cidr("::ffff:0:0/96");

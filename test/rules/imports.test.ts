@@ -62,6 +62,26 @@ test("builders of objects do no I/O", () => {
   }
 });
 
+test("injection and coverage are pure: they do no I/O, nor does what they import", () => {
+  const reached = new Set(["operator/webhook/inject.ts", "operator/webhook/coverage.ts"]);
+  for (const from of reached) {
+    for (const { name } of imports.filter(({ file }) => file === from)) {
+      const pure =
+        /^operator\/(api|webhook)\//.test(name) ||
+        name.startsWith("proxy/policy/") ||
+        name === "operator/kube/resource.ts";
+      assert.ok(pure || ["node:crypto", "node:net", "node:util"].includes(name), `${from}: ${name}`);
+      if (name.startsWith("operator/webhook/")) reached.add(name);
+    }
+  }
+  assert.ok(reached.size > 6);
+  // Of node:net only what reads text.
+  for (const file of reached) {
+    const net = /import (.*) from "node:net"/.exec(readFileSync(join(root, file), "utf8"))?.[1];
+    assert.ok(net === undefined || net === "{ isIP }", file);
+  }
+});
+
 test("programs import runtime dependencies only", () => {
   const known = Object.keys(manifest.dependencies);
   for (const { file, name } of imports) {

@@ -1,0 +1,54 @@
+import type { Own } from "./variables.ts";
+
+/**
+ * The JDK reads system properties alone, and JAVA_TOOL_OPTIONS is the one variable that sets them from outside
+ * (https://docs.oracle.com/en/java/javase/21/docs/api/java.base/java/net/doc-files/net-properties.html).
+ */
+
+const PROXY_HOST = /(?<=^|\s)-Dhttps?\.proxyHost=(\S*)/g;
+const PROXY_OPTIONS = /\s*(?<!\S)-Dhttps?\.proxy(?:Host|Port)=\S*/g;
+const EXCLUSIONS = /\s*(?<!\S)-Dhttp\.nonProxyHosts=\S*/g;
+/** What the JDK excludes by itself, and no longer does once the property is set. */
+const LOOPBACK = ["localhost", "127.*", "[::1]"];
+
+/** Whether the options lead to another proxy. */
+export function hasOtherProxy(options: string, own: Own): boolean {
+  return [...options.matchAll(PROXY_HOST)].some(([, host = ""]) => host !== "" && !own.host(host));
+}
+
+/** An entry of NO_PROXY as globs; none where the JDK has no such form: networks and ports. */
+function globs(entry: string): string[] {
+  if (/[/:]/.test(entry)) return [];
+  const name = entry.replace(/^\*?\./, "");
+  if (name !== entry) return [`*.${name}`];
+  return entry === "*" || /^[\d.]+$/.test(entry) ? [entry] : [entry, `*.${entry}`];
+}
+
+/** The entries of NO_PROXY that Java cannot be told. */
+export function untold(noProxy: readonly string[]): string[] {
+  return noProxy.filter((entry) => globs(entry).length === 0);
+}
+
+/**
+ * Appends the proxy to what JAVA_TOOL_OPTIONS has. Exclusions of the pod's own stay, and then the policy's are not added;
+ * `overwrite` replaces them.
+ */
+export function javaOptions(
+  options: string,
+  { host, port, noProxy, overwrite }: { host: string; port: number; noProxy: readonly string[]; overwrite: boolean },
+): string {
+  const proxy = ["http", "https"].flatMap((scheme) => [
+    `-D${scheme}.proxyHost=${host}`,
+    `-D${scheme}.proxyPort=${port}`,
+  ]);
+  const names = noProxy.flatMap(globs);
+  const exclusions = names.length === 0 ? [] : [`-Dhttp.nonProxyHosts=${[...LOOPBACK, ...names].join("|")}`];
+  const keeps = !overwrite && options.search(EXCLUSIONS) !== -1;
+  const wanted = [...proxy, ...(keeps ? [] : exclusions)];
+  const there = new Set(options.split(/\s+/));
+  const proxies = options.match(PROXY_OPTIONS)?.length ?? 0;
+  const foreign = overwrite && exclusions.length === 0 && options.search(EXCLUSIONS) !== -1;
+  if (proxies === proxy.length && !foreign && wanted.every((option) => there.has(option))) return options;
+  const bare = options.replace(PROXY_OPTIONS, "");
+  return [(keeps ? bare : bare.replace(EXCLUSIONS, "")).trim(), ...wanted].filter((part) => part !== "").join(" ");
+}

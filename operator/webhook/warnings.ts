@@ -1,0 +1,153 @@
+import { contains, parseAddress, parseCidr } from "../../proxy/policy/cidr.ts";
+import { compile, decideName, type PolicySet } from "../../proxy/policy/engine.ts";
+import { readManifest } from "../../proxy/policy/source.ts";
+import type { EgressPolicy } from "../api/egresspolicy.ts";
+import { EVENT_REASON, LABEL } from "../api/names.ts";
+import { excludes, widens } from "./exclusions.ts";
+import { type Container, isSet, literal, type PodLike, variable } from "./pod.ts";
+import { imageOf, isOldConvoy, PRESETS } from "./presets.ts";
+import { clientOf, type InjectionTarget, isClientName } from "./variables.ts";
+
+/** Something that the person who made the pod should know: a warning, and an event. */
+export interface Note {
+  reason: (typeof EVENT_REASON)[keyof typeof EVENT_REASON];
+  message: string;
+}
+
+/** Convoy validates its licence there, at start and every ten minutes. */
+const LICENCE_HOST = "overwatch.getconvoy.cloud";
+
+/** What only helps to know. */
+export const hint = (message: string): Note => ({ reason: EVENT_REASON.injectionHint, message });
+const incompatible = (message: string): Note => ({ reason: EVENT_REASON.senderIncompatible, message });
+
+/** `cluster.local` of `webhooks-egress.convoy.svc.cluster.local`. */
+const clusterDomainOf = (host: string): string => host.split(".").slice(3).join(".");
+
+/** Entries of NO_PROXY that let tenants past the policy; `where` they stand. */
+function wideEntries(where: string, noProxy: readonly string[], { host }: InjectionTarget): Note[] {
+  const wide = noProxy.filter((entry) => widens(entry, clusterDomainOf(host)));
+  if (wide.length === 0) return [];
+  const message = `${where}: tenants' URLs reach internal services past the proxy by ${wide.join(", ")}; name exact hosts`;
+  return [{ reason: EVENT_REASON.noProxyWidens, message }];
+}
+
+/** Why a container is known to ignore what it is given; undefined where nothing is known. */
+export function mayIgnore(container: Container, { policy }: InjectionTarget): string | undefined {
+  const { name, tag } = imageOf(container);
+  if (name === "svix-server" && policy.spec.preset !== "Svix")
+    return "svix-server ignores HTTP_PROXY; set preset: Svix";
+  if (isOldConvoy(container) && !isSet(variable(container, "CONVOY_LICENSE_KEY"))) {
+    return `Convoy ${tag} without a licence ignores proxies; use v26.3.6 or newer`;
+  }
+  return undefined;
+}
+
+const sets = new WeakMap<object, PolicySet>();
+/** By spec: compiling a large policy takes a tenth of a second. Undefined for one that is not valid: `Accepted` tells. */
+function compiled(policy: EgressPolicy): PolicySet | undefined {
+  const known = sets.get(policy.spec);
+  if (known !== undefined) return known;
+  try {
+    const { status: _, ...manifest } = policy;
+    const set = compile(readManifest(manifest).document);
+    sets.set(policy.spec, set);
+    return set;
+  } catch {
+    return undefined;
+  }
+}
+
+/** Whether ip-rules would refuse the proxy's own address, which is what it vets behind a proxy; true where unknown. */
+function ipRulesRefuse(container: Container, clusterIP: string | undefined): boolean {
+  const ip = clusterIP === undefined ? null : parseAddress(clusterIP);
+  const covers = (name: string, byDefault: string): boolean | undefined => {
+    const entry = variable(container, name);
+    if (ip === null || entry?.valueFrom !== undefined) return undefined;
+    const networks = (literal(container, name) ?? byDefault).split(",").map((text) => parseCidr(text.trim()));
+    if (networks.some((network) => "error" in network)) return undefined;
+    return networks.some((network) => !("error" in network) && contains(network, ip));
+  };
+  const allowed = covers("CONVOY_DISPATCHER_ALLOW_LIST", "0.0.0.0/0,::/0");
+  return allowed !== true || covers("CONVOY_DISPATCHER_BLOCK_LIST", "127.0.0.0/8,::1/128") !== false;
+}
+
+/** What Convoy needs besides the variables; `noProxy` is what the container has in the end. */
+function convoyNotes(container: Container, noProxy: readonly string[], { policy }: InjectionTarget): Note[] {
+  const notes: Note[] = [];
+  const { name } = container;
+  if (isOldConvoy(container) && isSet(variable(container, "CONVOY_LICENSE_KEY")) && noProxy.length > 0) {
+    notes.push(incompatible(`${name}: Convoy before v26.3.6 ignores NO_PROXY`));
+  }
+  const clusterIP = policy.status?.endpoint?.clusterIP;
+  const flags = literal(container, "CONVOY_ENABLE_FEATURE_FLAG") ?? "";
+  if (/\bip-rules\b/.test(flags) && ipRulesRefuse(container, clusterIP)) {
+    const range =
+      clusterIP === undefined ? "the proxy's address" : `${clusterIP}/${clusterIP.includes(":") ? 128 : 32}`;
+    notes.push(
+      incompatible(`${name}: ip-rules vets the proxy: admit ${range} in CONVOY_DISPATCHER_ALLOW_LIST, block no part`),
+    );
+  }
+  const collector = literal(container, "CONVOY_OTEL_COLLECTOR_URL");
+  const host = collector
+    ?.replace(/^[a-z+]+:\/\//i, "")
+    .replace(/^[^/]*@/, "")
+    .replace(/[:/].*$/, "")
+    .toLowerCase();
+  if (host !== undefined && !noProxy.some((entry) => excludes(entry, host))) {
+    notes.push(hint(`${name}: traces to ${host} pass the proxy; allow it there, or list it in injection.noProxy`));
+  }
+  return notes;
+}
+
+/** What is to say about one injected container. */
+export function containerNotes(container: Container, noProxy: readonly string[], target: InjectionTarget): Note[] {
+  const ignores = mayIgnore(container, target);
+  return [
+    ...(ignores === undefined
+      ? []
+      : [{ reason: EVENT_REASON.mayIgnoreProxy, message: `${container.name}: ${ignores}` }]),
+    ...wideEntries(
+      `${container.name}: NO_PROXY`,
+      noProxy.filter((entry) => !target.policy.spec.injection.noProxy?.includes(entry)),
+      target,
+    ),
+    ...(target.policy.spec.preset === "Convoy" ? convoyNotes(container, noProxy, target) : []),
+  ];
+}
+
+/** What is to say about the pod and its policy together. */
+export function policyNotes(pod: PodLike, target: InjectionTarget): Note[] {
+  const { policy } = target;
+  const { preset, authentication, injection } = policy.spec;
+  const notes: Note[] = [];
+  const { labels, annotations } = pod.metadata;
+  const [byLabel, byAnnotation] = [labels?.[LABEL.policy], annotations?.[LABEL.policy]];
+  if (byLabel && byAnnotation && byLabel !== byAnnotation) {
+    notes.push(hint(`label asks for policy ${byLabel}, annotation for ${byAnnotation}: the annotation counts`));
+  }
+  const client = clientOf(pod);
+  if (client !== undefined && authentication.mode === "None") {
+    notes.push(hint("the client annotation has no effect: the policy's authentication.mode is None"));
+  } else if (client !== undefined && !isClientName(client)) {
+    notes.push(incompatible("the client annotation is no key of a Secret; use letters, digits, '-', '_' and '.'"));
+  }
+  notes.push(...wideEntries("spec.injection.noProxy", injection.noProxy ?? [], target));
+  const { cannotAuthenticate, byAddress } = PRESETS[preset];
+  if (cannotAuthenticate !== undefined && authentication.mode === "Basic") {
+    notes.push(incompatible(`${cannotAuthenticate}: the proxy refuses it; use authentication.mode: None`));
+  }
+  if (byAddress === true && policy.status?.endpoint?.clusterIP === undefined) {
+    notes.push(
+      incompatible(`the proxy has no address yet, and ${preset} refuses its name; create the pod again later`),
+    );
+  }
+  if (preset === "Convoy") {
+    const set = compiled(policy);
+    const licence = set === undefined ? {} : decideName(set, { host: LICENCE_HOST, port: 443, ip: false });
+    if ("code" in licence) {
+      notes.push(hint(`a licensed Convoy does not start unless the policy allows ${LICENCE_HOST}:443`));
+    }
+  }
+  return notes;
+}

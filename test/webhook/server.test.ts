@@ -1,0 +1,334 @@
+import assert from "node:assert/strict";
+import { once } from "node:events";
+import type { IncomingMessage } from "node:http";
+import { Agent, request } from "node:https";
+import { after, before, test } from "node:test";
+import { connect, type TLSSocket } from "node:tls";
+import pino from "pino";
+import { Registry } from "prom-client";
+import type { EgressPolicy } from "../../operator/api/egresspolicy.ts";
+import type { KubeObject } from "../../operator/kube/resource.ts";
+import { type AdmitParts, Refusal } from "../../operator/webhook/admit.ts";
+import { bundleOf, nextStep } from "../../operator/webhook/certs.ts";
+import { WebhookMetrics } from "../../operator/webhook/metrics.ts";
+import { makeWebhook, type Webhook } from "../../operator/webhook/server.ts";
+import { fastClock } from "../operator/kube/clocks.ts";
+import { injectOne, optInByName } from "./injector.ts";
+
+/** How much faster a drain goes. */
+const SPEED = 10;
+const moment = { now: Date.now(), names: ["127.0.0.1"], trusted: true };
+const certificates = nextStep(undefined, undefined, moment)!.held;
+const policy = {
+  apiVersion: "egress.outrider.dev/v1alpha1",
+  kind: "EgressPolicy",
+  metadata: { name: "webhooks", namespace: "convoy" },
+  spec: {},
+} as EgressPolicy;
+
+const told: { about: KubeObject; reason: string }[] = [];
+const parts: AdmitParts = {
+  find: (_, name) => {
+    if (name === "broken") return Promise.reject(new Error("the API server is away"));
+    if (name === "elsewhere") return Promise.reject(new Refusal("not here"));
+    const leaving = { ...policy, metadata: { ...policy.metadata, deletionTimestamp: "2026-01-01T00:00:00Z" } };
+    return Promise.resolve(name === "webhooks" ? policy : name === "leaving" ? leaving : undefined);
+  },
+  optIn: optInByName,
+  inject: injectOne,
+  tell: (about, { reason }) => told.push({ about, reason }),
+  clusterDomain: "cluster.local",
+};
+
+const registry = new Registry();
+const start = (metrics?: WebhookMetrics) =>
+  makeWebhook(
+    { host: "127.0.0.1", port: 0 },
+    { ...parts, log: pino({ level: "silent" }), clock: fastClock(SPEED), metrics },
+  );
+const serve = (server: Webhook) => server.serve({ cert: certificates.leaf.pem, key: certificates.leafKey });
+let webhook: Webhook;
+const agent = new Agent({ keepAlive: true, ca: bundleOf(certificates) });
+before(async () => {
+  webhook = await start(new WebhookMetrics(registry));
+  assert.equal(webhook.ready, false);
+  serve(webhook);
+  assert.equal(webhook.ready, true);
+});
+after(async () => {
+  await webhook.drain();
+  agent.destroy();
+});
+
+interface Given {
+  method?: string;
+  path?: string;
+  type?: string;
+  port?: number;
+}
+async function post(body: string | object, { method = "POST", path = "/inject", type, port }: Given = {}) {
+  const outgoing = request({
+    ...{ host: "127.0.0.1", port: port ?? webhook.port, method, path, agent },
+    headers: { "content-type": type ?? "application/json" },
+  });
+  outgoing.end(typeof body === "string" ? body : JSON.stringify(body));
+  const [response] = (await once(outgoing, "response")) as [IncomingMessage];
+  let text = "";
+  for await (const chunk of response) text += String(chunk);
+  return { status: response.statusCode, text, headers: response.headers };
+}
+
+const pod = (annotation?: string, metadata: object = {}) => ({
+  apiVersion: "v1",
+  kind: "Pod",
+  metadata: {
+    generateName: "agent-",
+    ...(annotation === undefined ? {} : { annotations: { "egress.outrider.dev/policy": annotation } }),
+    ...metadata,
+  },
+  spec: { containers: [{ name: "app", env: [{ name: "HTTP_PROXY", value: "" }] }] },
+});
+const review = (object: unknown, more: object = {}) => ({
+  apiVersion: "admission.k8s.io/v1",
+  kind: "AdmissionReview",
+  request: {
+    uid: "u1",
+    operation: "CREATE",
+    resource: { group: "", version: "v1", resource: "pods" },
+    namespace: "convoy",
+    object,
+    ...more,
+  },
+});
+interface Response {
+  uid: string;
+  allowed: boolean;
+  patch?: string;
+  patchType?: string;
+  warnings?: string[];
+  status?: { code: number; message: string };
+}
+async function ask(body: object, given?: Given): Promise<Response> {
+  const { status, text } = await post(body, given);
+  assert.equal(status, 200, text);
+  return (JSON.parse(text) as { response: Response }).response;
+}
+
+test("a pod that opted in is patched, its user is warned, its controller is told", async () => {
+  told.length = 0;
+  const ownerReferences = [
+    { apiVersion: "v1", kind: "Other", name: "other", uid: "o" },
+    { apiVersion: "apps/v1", kind: "ReplicaSet", name: "agent", uid: "r", controller: true },
+  ];
+  const answer = await ask(review(pod("webhooks", { ownerReferences })), { path: "/inject?timeout=5s" });
+  assert.deepEqual([answer.uid, answer.allowed, answer.patchType], ["u1", true, "JSONPatch"]);
+  const url = "http://webhooks-egress.convoy.svc.cluster.local:4750";
+  assert.deepEqual(JSON.parse(Buffer.from(answer.patch!, "base64").toString()), [
+    { op: "replace", path: "/spec/containers/0/env/0/value", value: url },
+  ]);
+  assert.deepEqual(answer.warnings, ["one variable is set"]);
+  const metadata = { name: "agent", namespace: "convoy", uid: "r" };
+  assert.deepEqual(told, [{ about: { apiVersion: "apps/v1", kind: "ReplicaSet", metadata }, reason: "Injected" }]);
+});
+
+test("a bare pod is told of itself; one without a name yet is not; nothing is told in a dry run", async () => {
+  told.length = 0;
+  await ask(review(pod("webhooks", { name: "bare" })));
+  assert.deepEqual(
+    told.map(({ about }) => [about.kind, about.metadata.name]),
+    [["Pod", "bare"]],
+  );
+  const nameless = await ask(review(pod("webhooks")));
+  const dry = await ask(review(pod("webhooks", { name: "bare" }), { dryRun: true }));
+  assert.equal(told.length, 1);
+  assert.ok(nameless.patch !== undefined && dry.patch === nameless.patch);
+});
+
+test("what is refused says why and how to mend it", async () => {
+  for (const [name, message] of [
+    [
+      "missing",
+      'EgressPolicy "missing" does not exist in namespace "convoy"; create it there, or correct egress.outrider.dev/policy of the pod template',
+    ],
+    ["No_Name", /^"No_Name" is no name of an EgressPolicy; correct/],
+    [`a${"b".repeat(300)}`, /^"ab{62}" is no name/],
+    ["../../secrets", /is no name/],
+    ["elsewhere", "not here"],
+  ] as const) {
+    const { allowed, status, patch } = await ask(review(pod(name)));
+    assert.deepEqual([allowed, status?.code, patch], [false, 403, undefined]);
+    if (typeof message === "string") assert.equal(status!.message, message);
+    else assert.match(status!.message, message);
+  }
+  const leaving = await ask(review(pod("leaving")));
+  assert.equal(leaving.allowed, true);
+  assert.match(leaving.warnings![1]!, /^EgressPolicy "leaving" is being deleted/);
+});
+
+test("what is not the creation of a pod is allowed as it is", async () => {
+  const pods = { group: "", version: "v1", resource: "pods" };
+  for (const more of [
+    { operation: "UPDATE" },
+    { operation: "DELETE", object: null },
+    { subResource: "ephemeralcontainers" },
+    { resource: { ...pods, resource: "services" } },
+    { resource: { ...pods, group: "metrics.k8s.io" } },
+  ]) {
+    const answer = await ask(review(pod("missing"), more));
+    assert.deepEqual(answer, { uid: "u1", allowed: true });
+  }
+  assert.deepEqual(await ask(review(pod())), { uid: "u1", allowed: true });
+});
+
+const REQUEST = review(pod("webhooks")).request;
+for (const [what, body, message] of [
+  ["no JSON", "{", "the body is no JSON"],
+  ["nothing", "", "the body is no JSON"],
+  ["a list", [], "the body is no JSON object"],
+  ["null", "null", "the body is no JSON object"],
+  ["another kind", { kind: "Pod" }, 'kind must be AdmissionReview, not "Pod"'],
+  [
+    "v1beta1",
+    { kind: "AdmissionReview", apiVersion: "admission.k8s.io/v1beta1" },
+    'apiVersion must be admission.k8s.io/v1, not "admission.k8s.io/v1beta1"',
+  ],
+  ["no request", { ...review({}), request: undefined }, "request is missing"],
+  ["no uid", review(pod(), { uid: "" }), "request.uid must be a text"],
+  ["no operation", review(pod(), { operation: 1 }), "request.operation must be a text"],
+  ["no resource", review(pod(), { resource: "pods" }), "request.resource is missing"],
+  ["a wrong dryRun", review(pod(), { dryRun: "yes" }), "request.dryRun must be true or false"],
+  ["no namespace", review(pod(), { namespace: "" }), "request.namespace must be a text"],
+  [
+    "another version of pods",
+    review(pod(), { resource: { ...REQUEST.resource, version: "v2" } }),
+    'request.resource.version must be v1, not "v2"',
+  ],
+  ["no object", review(null), "request.object is missing"],
+  ["no metadata", review({ spec: { containers: [] } }), "request.object.metadata is missing"],
+  ["no containers", review({ metadata: {}, spec: {} }), "request.object.spec.containers is missing"],
+] as const) {
+  test(`400 and one line: ${what}`, async () => {
+    const { status, text } = await post(body);
+    assert.deepEqual([status, text], [400, `${message}\n`]);
+  });
+}
+
+test("other paths, methods and types are refused; the server answers on", async () => {
+  const good = review(pod("webhooks"));
+  assert.deepEqual((await post(good, { path: "/" })).status, 404);
+  assert.deepEqual((await post("", { method: "GET" })).status, 405);
+  assert.deepEqual((await post(good, { type: "text/plain" })).status, 400);
+  assert.deepEqual((await post(good, { type: "application/json; charset=utf-8" })).status, 200);
+});
+
+test("a body above the limit is not read to its end, however its length is told", async () => {
+  const big = " ".repeat(5 * 1024 * 1024);
+  const outgoing = (headers: Record<string, string>) =>
+    new Promise<number | undefined>((resolve, reject) => {
+      const sent = request({
+        ...{ host: "127.0.0.1", port: webhook.port, method: "POST", path: "/inject", ca: bundleOf(certificates) },
+        headers: { "content-type": "application/json", ...headers },
+      });
+      sent.once("response", (response) => {
+        response.resume();
+        resolve(response.statusCode);
+        sent.destroy();
+      });
+      // The server may close before all of it is sent: then the answer is there already.
+      sent.on("error", reject);
+      sent.write(big);
+    });
+  assert.equal(await outgoing({ "content-length": String(big.length + 1) }), 413);
+  assert.equal(await outgoing({ "transfer-encoding": "chunked" }), 413);
+  assert.equal((await ask(review(pod("webhooks")))).allowed, true);
+});
+
+test("what cannot be found out lets no pod through: 500, which the API server takes for a failure", async () => {
+  const { status, text } = await post(review(pod("broken")));
+  assert.deepEqual([status, text], [500, "the pod cannot be reviewed now: the API server is away\n"]);
+});
+
+test("what happened is counted by its result, each once", async () => {
+  const text = await registry.metrics();
+  const count = (result: string) =>
+    Number(new RegExp(`^outrider_webhook_reviews_total\\{result="${result}"\\} (\\d+)$`, "m").exec(text)?.[1]);
+  assert.deepEqual(
+    ["dry-run", "refused", "unchanged", "failed", "other"].map((result) => [result, count(result)]),
+    [
+      ["dry-run", 1],
+      ["refused", 5],
+      ["unchanged", 1],
+      ["failed", 1],
+      ["other", 5],
+    ],
+  );
+  assert.match(text, /^outrider_webhook_review_seconds_count \d\d$/m);
+});
+
+test("a new certificate is shown from the next connection on; connections that are open stay", async () => {
+  const server = await start();
+  serve(server);
+  const open = async () => {
+    const socket = connect({ host: "127.0.0.1", port: server.port, ca: bundleOf(certificates) });
+    await once(socket, "secureConnect");
+    return socket;
+  };
+  const one = await open();
+  const late = nextStep(certificates, certificates, { ...moment, names: ["127.0.0.1", "more.example"] })!.held;
+  server.serve({ cert: late.leaf.pem, key: late.leafKey });
+  const other = await open();
+  const serialOf = (socket: TLSSocket) => socket.getPeerX509Certificate()?.serialNumber;
+  assert.deepEqual(
+    [serialOf(one), serialOf(other)],
+    [certificates.leaf.x509.serialNumber, late.leaf.x509.serialNumber],
+  );
+  for (const socket of [one, other]) {
+    socket.write("GET / HTTP/1.1\r\nHost: webhook\r\n\r\n");
+    const [answer] = (await once(socket, "data")) as [Buffer];
+    assert.match(answer.toString(), /^HTTP\/1\.1 404 /);
+    socket.destroy();
+  }
+  await server.drain();
+});
+
+test("a draining server answers and sends clients away, takes new connections for a while, and then ends", async () => {
+  const server = await start();
+  serve(server);
+  const kept = new Agent({ keepAlive: true, ca: bundleOf(certificates) });
+  const { port } = server;
+  assert.equal((await post(review(pod("webhooks")), { port })).headers.connection, "keep-alive");
+  // Of this one nothing is heard any more: it must not hold up the end for ever.
+  const idle = connect({ host: "127.0.0.1", port, ca: bundleOf(certificates) });
+  await once(idle, "secureConnect");
+  let ended = false;
+  const drained = server.drain().then(() => {
+    ended = true;
+  });
+  assert.equal(server.ready, false);
+  for (const round of [1, 2]) {
+    const { status, headers } = await post(review(pod("webhooks")), { port });
+    assert.deepEqual([round, status, headers.connection], [round, 200, "close"]);
+  }
+  assert.equal(ended, false);
+  await drained;
+  idle.destroy();
+  kept.destroy();
+  const late = connect({ host: "127.0.0.1", port });
+  await assert.rejects(once(late, "secureConnect"), { code: "ECONNREFUSED" });
+});
+
+test("old versions of TLS are refused, before and after a renewal", async () => {
+  const hello = (maxVersion: "TLSv1.1" | "TLSv1.2") => {
+    const socket = connect({
+      host: "127.0.0.1",
+      port: webhook.port,
+      ca: bundleOf(certificates),
+      maxVersion,
+      minVersion: "TLSv1",
+      ciphers: "DEFAULT@SECLEVEL=0",
+    });
+    return once(socket, "secureConnect").finally(() => socket.destroy());
+  };
+  await hello("TLSv1.2");
+  await assert.rejects(hello("TLSv1.1"));
+});
