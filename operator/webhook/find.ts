@@ -1,5 +1,5 @@
 import type { EgressPolicy } from "../api/egresspolicy.ts";
-import { RESOURCE } from "../api/resources.ts";
+import { RESOURCE } from "../api/kinds.ts";
 import { ApiError, type Client } from "../kube/client.ts";
 import { Refusal } from "./admit.ts";
 

@@ -1,4 +1,4 @@
-import { RESOURCE } from "../api/resources.ts";
+import { RESOURCE } from "../api/kinds.ts";
 import type { Client } from "../kube/client.ts";
 import { apiVersionOf, type KubeObject, type OwnerReference } from "../kube/resource.ts";
 

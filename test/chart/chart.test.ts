@@ -6,8 +6,10 @@ import { Registry } from "prom-client";
 import { parse, parseAllDocuments } from "yaml";
 import { packageJson } from "../../bin/image/bundle.ts";
 import { generate, outdated, values } from "../../charts/generate.ts";
+import { OPERATOR_OPTIONS, readOperatorConfig } from "../../operator/config.ts";
 import { OperatorMetrics } from "../../operator/metrics.ts";
 import { WebhookMetrics } from "../../operator/webhook/metrics.ts";
+import { tempFolder } from "../harness/proxy.ts";
 import { CHART, helm, helmDone, helmMissing, KUBE_VERSION, template } from "./helm.ts";
 
 /** The chart by itself. UPDATE=1 writes the golden files anew: read the difference before it is committed. */
@@ -126,6 +128,26 @@ for (const [args, message] of [
 test("an older Kubernetes is refused", { skip }, async () => {
   const { stderr } = await helm(["template", "outrider", CHART, "--kube-version=1.32.9"]);
   assert.match(stderr, /chart requires kubeVersion: >=1\.33\.0-0/);
+});
+
+const webhookMissing = OPERATOR_OPTIONS.some(({ name }) => name === "webhook")
+  ? false
+  : "needs an operator that has --webhook";
+
+test("every argument that the chart gives is one that the operator takes", { skip: webhookMissing }, () => {
+  const golden = globSync("golden/*.yaml", { cwd: HERE });
+  assert.equal(golden.length, sets.length);
+  for (const file of golden) {
+    const objects = parseAllDocuments(readFileSync(join(HERE, file), "utf8")).map((part) => part.toJS());
+    const { containers } = objects.find((object) => object?.kind === "Deployment").spec.template.spec;
+    const [operator, ...args] = (containers as [{ args: string[] }])[0].args;
+    assert.equal(operator, "operator");
+    const grants = objects.find((object) => object?.data?.["grants.yaml"] !== undefined)?.data["grants.yaml"];
+    const grantsFile = join(tempFolder(), "grants.yaml");
+    if (grants !== undefined) writeFileSync(grantsFile, grants);
+    const placed = args.map((arg) => arg.replace("/etc/outrider/grants/grants.yaml", grantsFile));
+    assert.ok(readOperatorConfig(placed, {}), file);
+  }
 });
 
 /** Metrics that programs of the project tell, by name; histograms also with their suffixes. */

@@ -349,7 +349,15 @@ test("one team's operator has rights in its namespaces only, and needs no others
 }, async () => {
   const values = new URL("values/namespaced.yaml", import.meta.url).pathname;
   await makeNamespace(plane, "svix");
-  await helm("install", "outrider", CHART, `--values=${values}`, "--set=crds.enabled=true", "--wait", "--timeout=60s");
+  await helm(
+    "install",
+    "outrider",
+    CHART,
+    `--values=${values}`,
+    "--set=crds.enabled=true,monitoring.podMonitor.enabled=false",
+    "--wait",
+    "--timeout=60s",
+  );
   const may = async (verb: string, namespace: string) => {
     const as = `--as=system:serviceaccount:${SYSTEM}:team-egress-operator`;
     return (await plane.kubectl(["auth", "can-i", verb, "configmaps", "-n", namespace, as])).stdout.trim();
