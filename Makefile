@@ -5,8 +5,10 @@ NODE := node_modules/node/bin/node
 BIOME := node_modules/.bin/biome
 TSC := node_modules/.bin/tsc
 STAMP := node_modules/.stamp
+VERSION = $(shell sed -n 's/^  "version": "\(.*\)",/\1/p' package.json)
+IMAGE ?= outrider:$(VERSION)
 
-.PHONY: help install run test lint fmt types generate verify tools cluster cover bench bench-operator clean
+.PHONY: help install run test lint fmt types generate verify tools cluster bundle image image-archive cover bench bench-operator clean
 
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,17 +37,32 @@ lint: install ## check style and lint rules
 fmt: install ## format and mend what can be mended
 	$(BIOME) check --write .
 
-generate: install ## make types and docs/crd.md of crds/egresspolicies.yaml
+generate: install ## make types and docs/crd.md of crds/egresspolicies.yaml, the chart's README and its copy of the CRD
 	$(NODE) crds/generate.ts
+	$(NODE) charts/generate.ts
 
 verify: install ## check that what `make generate` makes is up to date
 	$(NODE) crds/generate.ts --verify
+	$(NODE) charts/generate.ts --verify
 
 tools: install ## get the programs of the test cluster: KUBEBUILDER_ASSETS, ~/.cache, or a build with Go (once, 10 to 25 minutes)
 	$(NODE) test/cluster/make-tools.ts
 
 cluster: install ## start a real control plane with two simulated nodes, print its KUBECONFIG, end with Ctrl-C
 	$(NODE) test/cluster/up.ts
+
+bundle: install ## make dist/: operator and proxy without node_modules, their licences, an SBOM
+	$(NODE) bin/image/bundle.ts
+
+# docker has a command line even where no engine runs.
+image: ## build the image of the Dockerfile with docker or buildah (IMAGE=outrider:TAG, BASE=a base with Node.js 24)
+	@if docker info >/dev/null 2>&1; then engine="docker build"; \
+	elif command -v buildah >/dev/null; then engine="buildah build"; \
+	else echo "make image needs docker (with its engine running) or buildah; make image-archive needs neither" >&2; exit 2; fi; \
+	$$engine $(if $(BASE),--build-arg BASE=$(BASE)) --build-arg VERSION=$(VERSION) -t $(IMAGE) .
+
+image-archive: install ## make the image as an OCI archive, without an engine or a registry (ARGS="--out FILE --name NAME:TAG")
+	$(NODE) bin/image/archive.ts $(ARGS)
 
 cover: install ## run all tests with coverage of proxy/
 	$(NODE) --test --test-concurrency=1 --test-force-exit --experimental-test-coverage --test-coverage-include='proxy/**' 'test/**/*.test.ts'
@@ -57,4 +74,4 @@ bench-operator: install ## measure 500 policies at once on a real API server: do
 	$(NODE) test/bench/operator/main.ts $(ARGS)
 
 clean: ## remove what the other targets made
-	rm -rf node_modules coverage .cache
+	rm -rf node_modules coverage dist outrider-*.tar .cache

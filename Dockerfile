@@ -1,0 +1,31 @@
+# One image for operator and proxies: docker build -t outrider:0.1.0 .   (or: make image)
+# The base needs Node.js >= 24, in /nodejs/bin (distroless) or in /usr/local/bin (BASE=node:24-bookworm-slim), and glibc.
+# Pin it to a digest where builds have to be the same tomorrow: BASE=gcr.io/distroless/nodejs24-debian12@sha256:…
+ARG BUILD=node:24-bookworm-slim
+ARG BASE=gcr.io/distroless/nodejs24-debian12:nonroot
+
+FROM ${BUILD} AS build
+WORKDIR /src
+COPY package.json package-lock.json .npmrc LICENSE ./
+# Scripts of packages are not needed: this image is Node.js 24 itself.
+RUN npm ci --ignore-scripts
+COPY bin bin
+COPY proxy proxy
+COPY operator operator
+RUN node bin/image/bundle.ts
+
+FROM ${BASE}
+ARG VERSION=0.1.0
+LABEL org.opencontainers.image.title="outrider" \
+      org.opencontainers.image.description="Static egress IPs that are proven, and SSRF-safe forward proxying, for webhook senders" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}"
+ENV PATH=/nodejs/bin:/usr/local/bin:/usr/bin:/bin
+WORKDIR /app
+COPY --from=build /src/package.json /src/LICENSE ./
+COPY --from=build /src/dist dist
+USER 65532:65532
+EXPOSE 4750 9750
+# No shell: node is the entry point. V8's flags are the proxy's; the chart starts the operator with flags of its own.
+ENTRYPOINT ["node", "--disable-warning=ExperimentalWarning", "--max-semi-space-size=8", "/app/dist/outrider.js"]
+CMD ["proxy"]

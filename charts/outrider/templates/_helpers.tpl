@@ -1,0 +1,75 @@
+{{- define "outrider.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" }}
+{{- end }}
+
+{{/* 40: what follows it has to fit into 63. */}}
+{{- define "outrider.fullname" -}}
+{{- $name := include "outrider.name" . }}
+{{- if .Values.fullnameOverride }}
+{{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" }}
+{{- else if contains $name .Release.Name }}
+{{- .Release.Name | trunc 40 | trimSuffix "-" }}
+{{- else }}
+{{- printf "%s-%s" .Release.Name $name | trunc 40 | trimSuffix "-" }}
+{{- end }}
+{{- end }}
+
+{{- define "outrider.operator" -}}{{ include "outrider.fullname" . }}-operator{{- end }}
+{{- define "outrider.webhook" -}}{{ include "outrider.fullname" . }}-webhook{{- end }}
+{{- define "outrider.metrics" -}}{{ include "outrider.fullname" . }}-metrics{{- end }}
+
+{{- define "outrider.serviceAccount" -}}
+{{- if .Values.serviceAccount.create }}{{ default (include "outrider.operator" .) .Values.serviceAccount.name }}
+{{- else }}{{ required "serviceAccount.name is required where serviceAccount.create is false" .Values.serviceAccount.name }}
+{{- end }}
+{{- end }}
+
+{{/* No version here: what selects must never change. */}}
+{{- define "outrider.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "outrider.name" . }}-operator
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "outrider.labels" -}}
+{{ include "outrider.selectorLabels" . }}
+app.kubernetes.io/component: operator
+app.kubernetes.io/part-of: outrider
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- define "outrider.image" -}}
+{{- if .Values.image.digest }}{{ .Values.image.repository }}@{{ .Values.image.digest }}
+{{- else }}{{ .Values.image.repository }}:{{ default .Chart.AppVersion .Values.image.tag }}
+{{- end }}
+{{- end }}
+
+{{/* The Secret with the webhook's certificate that is mounted; empty: the operator makes its own. */}}
+{{- define "outrider.webhookSecret" -}}
+{{- with .Values.webhook.certificates }}
+{{- if eq .source "CertManager" }}{{ include "outrider.webhook" $ }}-tls
+{{- else if eq .source "Secret" }}{{ required "webhook.certificates.secretName is required where the source is Secret" .secretName }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* Mistakes that a schema cannot tell. */}}
+{{- define "outrider.check" -}}
+{{- range $i, $grant := .Values.grants }}
+{{- if and (has "KubeVIP" $grant.providers) (not $.Values.providers.kubeVIP.enabled) }}
+{{- fail (printf "grants[%d].providers has KubeVIP, which is off: set providers.kubeVIP.enabled" $i) }}
+{{- end }}
+{{- end }}
+{{- if and .Values.providers.kubeVIP.enabled (not .Values.discoverCIDRs) }}
+{{- fail "providers.kubeVIP.enabled needs discoverCIDRs: the operator counts the nodes that can take a proxy" }}
+{{- end }}
+{{- with .Values.webhook }}
+{{- if and .enabled (eq .certificates.source "Secret") (not .certificates.caBundle) }}
+{{- fail "webhook.certificates.caBundle is required where the source is Secret" }}
+{{- end }}
+{{- end }}
+{{- end }}

@@ -1,0 +1,183 @@
+import assert from "node:assert/strict";
+import { globSync, readFileSync, writeFileSync } from "node:fs";
+import { basename, join } from "node:path";
+import { test } from "node:test";
+import { Registry } from "prom-client";
+import { parse, parseAllDocuments } from "yaml";
+import { packageJson } from "../../bin/image/bundle.ts";
+import { generate, outdated, values } from "../../charts/generate.ts";
+import { OPERATOR_OPTIONS, readOperatorConfig } from "../../operator/config.ts";
+import { OperatorMetrics } from "../../operator/metrics.ts";
+import { WebhookMetrics } from "../../operator/webhook/metrics.ts";
+import { tempFolder } from "../harness/proxy.ts";
+import { CHART, helm, helmDone, helmMissing, KUBE_VERSION, template } from "./helm.ts";
+
+/** The chart by itself. UPDATE=1 writes the golden files anew: read the difference before it is committed. */
+
+const skip = helmMissing() ?? false;
+const HERE = new URL(".", import.meta.url).pathname;
+const ROOT = join(HERE, "../..");
+const sets = globSync("values/*.yaml", { cwd: HERE }).sort();
+const read = (path: string) => readFileSync(join(CHART, path), "utf8");
+
+interface Schema {
+  type?: string;
+  properties?: Record<string, Schema>;
+  items?: Schema;
+  additionalProperties?: boolean | Schema;
+}
+const schema = JSON.parse(read("values.schema.json")) as Schema;
+
+test("README and CRD are what values.yaml and crds/ make", () => {
+  assert.deepEqual(outdated(), [], "run make generate");
+  assert.equal(
+    generate()["charts/outrider/files/egresspolicies.yaml"],
+    readFileSync(join(ROOT, "crds/egresspolicies.yaml"), "utf8"),
+  );
+});
+
+test("every value has a schema, every schema a value, and no object is open but maps of texts", () => {
+  const paths: string[] = [];
+  const walk = (node: Schema, path: string, isValue: boolean) => {
+    if (node.type === "object") {
+      const texts = typeof node.additionalProperties === "object" && node.additionalProperties.type === "string";
+      assert.ok(node.additionalProperties === false || texts, `${path}: open`);
+    }
+    const known = values().some((value) => value.path === path);
+    if (isValue && (known || node.properties === undefined)) paths.push(path);
+    for (const [key, child] of Object.entries(node.properties ?? {})) {
+      walk(child, path === "" ? key : `${path}.${key}`, isValue && !known);
+    }
+    if (node.items !== undefined) walk(node.items, `${path}[]`, false);
+  };
+  const { global: _, ...properties } = schema.properties!;
+  walk({ ...schema, properties }, "", true);
+  assert.deepEqual(
+    paths.sort(),
+    values()
+      .map(({ path }) => path)
+      .sort(),
+  );
+});
+
+test("versions and the rule that keeps names stable", () => {
+  const chart = parse(read("Chart.yaml"));
+  assert.equal(chart.appVersion, packageJson().version);
+  for (const key of ["crds", "crdsExamples", "changes"]) {
+    assert.ok(Array.isArray(parse(chart.annotations[`artifacthub.io/${key}`])), key);
+  }
+});
+
+for (const set of sets) {
+  const name = basename(set, ".yaml");
+  const file = join(HERE, set);
+
+  test(`helm lint --strict: ${name}`, { skip }, async () => {
+    await helmDone(["lint", "--strict", CHART, "-f", file, `--kube-version=${KUBE_VERSION}`]);
+  });
+
+  test(`helm template: ${name}`, { skip }, async () => {
+    const { status, stdout, stderr } = await template("-f", file);
+    assert.equal(status, 0, stderr);
+    for (const part of parseAllDocuments(stdout)) assert.deepEqual(part.errors, []);
+    // The CRD is compared as a whole, and left out of the golden file.
+    const parts = stdout.split(/^(?=---\n# Source: )/m);
+    const crd = parts.find((part) => part.includes("templates/crds.yaml"));
+    const { crds } = { crds: { enabled: true, keep: true }, ...parse(readFileSync(file, "utf8")) };
+    assert.equal(crd !== undefined, crds.enabled ?? true);
+    if (crd !== undefined) {
+      const { metadata, ...rest } = parse(crd);
+      const { metadata: own, ...source } = parse(readFileSync(join(ROOT, "crds/egresspolicies.yaml"), "utf8"));
+      assert.deepEqual(rest, source);
+      const kept = (crds.keep ?? true) ? { annotations: { "helm.sh/resource-policy": "keep" } } : {};
+      assert.deepEqual(metadata, { ...own, ...kept });
+    }
+    const text = parts.filter((part) => part !== crd).join("");
+    const golden = join(HERE, "golden", `${name}.yaml`);
+    if (process.env.UPDATE === "1") writeFileSync(golden, text);
+    assert.equal(text, readFileSync(golden, "utf8"));
+  });
+}
+
+for (const [args, message] of [
+  [["--set", "replica=3"], /additional properties 'replica' not allowed/],
+  [["--set", "webhook.enable=false"], /at '\/webhook': additional properties 'enable' not allowed/],
+  [["--set", "image.pullPolicy=Sometimes"], /at '\/image\/pullPolicy': value must be one of/],
+  [["--set", "blockedCIDRs={203.0.113.1}"], /at '\/blockedCIDRs\/0': .*does not match pattern/],
+  [["--set", "grants[0].namespace=a"], /at '\/grants\/0': additional properties 'namespace' not allowed/],
+  [["--set", "resources.limit.memory=1Gi"], /at '\/resources': additional properties 'limit' not allowed/],
+  [["--set", "tolerations[0].keys=a"], /at '\/tolerations\/0': additional properties 'keys' not allowed/],
+  [["--set", "podLabels.app\\.kubernetes\\.io/name=a"], /at '\/podLabels\/app\.kubernetes\.io~1name': false schema/],
+  [["--set", "replicas=two"], /at '\/replicas': got string, want integer/],
+  [
+    ["--set", "grants[0].namespaces={a},grants[0].providers={KubeVIP}"],
+    /grants\[0\]\.providers has KubeVIP, which is off: set providers\.kubeVIP\.enabled/,
+  ],
+  [["--set", "providers.kubeVIP.enabled=true,discoverCIDRs=false"], /providers\.kubeVIP\.enabled needs discoverCIDRs/],
+  [["--set", "webhook.certificates.source=Secret"], /webhook\.certificates\.caBundle is required/],
+  [["--set", "serviceAccount.create=false"], /serviceAccount\.name is required/],
+  [["--set", "monitoring.rules.disabled={Nothing}"], /no alert is called Nothing; there are Outrider/],
+] as const) {
+  test(`a mistake is refused: ${args.at(-1)}`, { skip }, async () => {
+    const { status, stderr } = await template(...args);
+    assert.notEqual(status, 0);
+    assert.match(stderr, message);
+  });
+}
+
+test("an older Kubernetes is refused", { skip }, async () => {
+  const { stderr } = await helm(["template", "outrider", CHART, "--kube-version=1.32.9"]);
+  assert.match(stderr, /chart requires kubeVersion: >=1\.33\.0-0/);
+});
+
+const webhookMissing = OPERATOR_OPTIONS.some(({ name }) => name === "webhook")
+  ? false
+  : "needs an operator that has --webhook";
+
+test("every argument that the chart gives is one that the operator takes", { skip: webhookMissing }, () => {
+  const golden = globSync("golden/*.yaml", { cwd: HERE });
+  assert.equal(golden.length, sets.length);
+  for (const file of golden) {
+    const objects = parseAllDocuments(readFileSync(join(HERE, file), "utf8")).map((part) => part.toJS());
+    const { containers } = objects.find((object) => object?.kind === "Deployment").spec.template.spec;
+    const [operator, ...args] = (containers as [{ args: string[] }])[0].args;
+    assert.equal(operator, "operator");
+    const grants = objects.find((object) => object?.data?.["grants.yaml"] !== undefined)?.data["grants.yaml"];
+    const grantsFile = join(tempFolder(), "grants.yaml");
+    if (grants !== undefined) writeFileSync(grantsFile, grants);
+    const placed = args.map((arg) => arg.replace("/etc/outrider/grants/grants.yaml", grantsFile));
+    assert.ok(readOperatorConfig(placed, {}), file);
+  }
+});
+
+/** Metrics that programs of the project tell, by name; histograms also with their suffixes. */
+async function knownMetrics(): Promise<Set<string>> {
+  const operator = new OperatorMetrics(
+    () => [],
+    () => true,
+  );
+  const webhook = new Registry();
+  new WebhookMetrics(webhook);
+  const told = [...operator.registry.getMetricsAsArray(), ...webhook.getMetricsAsArray()].map(({ name }) => name);
+  // docs/metrics.md is held against the proxy's /metrics by its own test.
+  const page = readFileSync(join(ROOT, "docs/metrics.md"), "utf8");
+  const proxy = [...page.matchAll(/^\| `(outrider_proxy_\w+)`/gm)].map((match) => match[1]!);
+  return new Set([...told, ...proxy].flatMap((name) => [name, `${name}_bucket`, `${name}_count`, `${name}_sum`]));
+}
+
+test("alerts and dashboard ask for metrics that exist", async () => {
+  const alerts = Object.values(parse(read("files/alerts.yaml")) as Record<string, { expr: string }>);
+  const dashboard = JSON.parse(read("files/dashboard.json")) as { panels: { targets: { expr: string }[] }[] };
+  const expressions = [
+    ...alerts.map(({ expr }) => expr),
+    ...dashboard.panels.flatMap(({ targets }) => targets.map(({ expr }) => expr)),
+  ];
+  const known = await knownMetrics();
+  // The API server's own.
+  known.add("apiserver_admission_webhook_rejection_count");
+  for (const expr of expressions) {
+    const names = [...expr.matchAll(/\b[a-z]+(?:_[a-z]+)+\b(?=[{[) ])/g)].map(([name]) => name);
+    assert.notEqual(names.length, 0, expr);
+    for (const name of names) assert.ok(known.has(name), `${name} in ${expr}`);
+  }
+});

@@ -1,0 +1,51 @@
+import { spawn } from "node:child_process";
+import { join } from "node:path";
+import { findTool, toolsMissing } from "../cluster/tools.ts";
+import { tempFolder } from "../harness/proxy.ts";
+
+const ROOT = new URL("../..", import.meta.url).pathname;
+export const CHART = join(ROOT, "charts/outrider");
+/** Of the API that templates are rendered for: helm without a cluster assumes an old one. */
+export const KUBE_VERSION = "1.36.0";
+
+/** Why there is no helm; null when there is. */
+export const helmMissing = (): string | null => toolsMissing(["helm"]);
+
+export interface HelmResult {
+  status: number | null;
+  stdout: string;
+  stderr: string;
+}
+
+const home = tempFolder();
+
+/** Runs helm with a home of its own. */
+export async function helm(args: readonly string[], kubeconfig = "/dev/null"): Promise<HelmResult> {
+  const { PATH } = process.env;
+  const env = { PATH, HOME: home, KUBECONFIG: kubeconfig };
+  const child = spawn(await findTool("helm"), args, { env, stdio: ["ignore", "pipe", "pipe"] });
+  let stdout = "";
+  let stderr = "";
+  child.stdout.on("data", (chunk: Buffer) => {
+    stdout += chunk;
+  });
+  child.stderr.on("data", (chunk: Buffer) => {
+    stderr += chunk;
+  });
+  const status = await new Promise<number | null>((resolve, reject) => {
+    child.once("error", reject);
+    child.once("close", resolve);
+  });
+  return { status, stdout, stderr };
+}
+
+/** Runs helm; what it prints. @throws Error with its own words */
+export async function helmDone(args: readonly string[], kubeconfig?: string): Promise<string> {
+  const { status, stdout, stderr } = await helm(args, kubeconfig);
+  if (status !== 0) throw new Error(`helm ${args.join(" ")}: ${stderr}`);
+  return stdout;
+}
+
+/** `helm template` as a release `outrider` in `outrider-system`. */
+export const template = (...args: string[]): Promise<HelmResult> =>
+  helm(["template", "outrider", CHART, "-n", "outrider-system", `--kube-version=${KUBE_VERSION}`, ...args]);

@@ -1,0 +1,157 @@
+import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
+import { createHash } from "node:crypto";
+import { cpSync, mkdirSync, readdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { before, test } from "node:test";
+import { fullName, imageConfig, writeArchive } from "../../bin/image/archive.ts";
+import { packageJson, ROOT } from "../../bin/image/bundle.ts";
+import { tar, tree } from "../../bin/image/tar.ts";
+import { namespaceMissing, runInNamespace } from "../harness/namespace.ts";
+import { tempFolder } from "../harness/proxy.ts";
+
+const NAME = "outrider:test";
+const folder = tempFolder();
+const archive = join(folder, "image.tar");
+const layout = join(folder, "layout");
+let digest: string;
+
+before(async () => {
+  digest = await writeArchive(archive, NAME, process.execPath);
+  mkdirSync(layout);
+  run("tar", ["-xf", archive, "-C", layout]);
+});
+
+function run(
+  command: string,
+  args: readonly string[],
+  options: { cwd?: string; env?: NodeJS.ProcessEnv } = {},
+): string {
+  const { status, stdout, stderr, error } = spawnSync(command, args, { encoding: "utf8", ...options });
+  assert.equal(status, 0, `${command} ${args.join(" ")}: ${error?.message ?? stderr}`);
+  return stdout;
+}
+
+const blobPath = (name: string) => join(layout, "blobs", name.replace(":", "/"));
+const read = (path: string) => JSON.parse(readFileSync(path, "utf8"));
+
+test("the archive is an OCI layout whose digests are right", () => {
+  assert.deepEqual(read(join(layout, "oci-layout")), { imageLayoutVersion: "1.0.0" });
+  const index = read(join(layout, "index.json"));
+  assert.equal(index.manifests[0].digest, digest);
+  assert.equal(index.manifests[0].annotations["io.containerd.image.name"], "docker.io/library/outrider:test");
+  const manifest = read(blobPath(digest));
+  const config = read(blobPath(manifest.config.digest));
+  assert.deepEqual(
+    config.rootfs.diff_ids,
+    manifest.layers.map((layer: { digest: string }) => layer.digest),
+  );
+  const blobs = [index.manifests[0], manifest.config, ...manifest.layers] as { digest: string; size: number }[];
+  assert.equal(readdirSync(join(layout, "blobs/sha256")).length, blobs.length);
+  for (const blob of blobs) {
+    const content = readFileSync(blobPath(blob.digest));
+    assert.equal(content.length, blob.size);
+    assert.equal(`sha256:${createHash("sha256").update(content).digest("hex")}`, blob.digest);
+  }
+});
+
+test("equal input gives equal bytes", async () => {
+  const again = join(folder, "again.tar");
+  assert.equal(await writeArchive(again, NAME, process.execPath), digest);
+  assert.ok(readFileSync(again).equals(readFileSync(archive)));
+});
+
+test("there is no shell in it, nobody may write to it, and its licences and SBOM go along", () => {
+  const manifest = read(blobPath(digest));
+  const lines = manifest.layers.flatMap((layer: { digest: string }) =>
+    run("tar", ["-tvf", blobPath(layer.digest)])
+      .trim()
+      .split("\n"),
+  ) as string[];
+  const files = new Map(lines.map((line) => [line.split(" ").at(-1)!, line.slice(0, 10)]));
+  assert.equal(files.get("nodejs/bin/node"), "-rwxr-xr-x");
+  assert.equal(files.get("app/dist/outrider.js"), "-rw-r--r--");
+  assert.equal(files.get("tmp/"), "drwxrwxrwt");
+  for (const [path, mode] of files) {
+    assert.ok(path === "tmp/" || /^[d-]rw.r-.r-.$/.test(mode), `${path} ${mode}`);
+    assert.doesNotMatch(path, /(^|\/)(sh|bash|dash|busybox|npm|apt)$/);
+  }
+  assert.match(readFileSync(join(ROOT, "dist/LICENSES.txt"), "utf8"), /^ipaddr\.js \d+\.\d+\.\d+ \(MIT\)$/m);
+  const sbom = read(join(ROOT, "dist/sbom.cdx.json"));
+  assert.equal(sbom.metadata.component.name, "outrider");
+  const names = sbom.components.map(({ name }: { name: string }) => name);
+  for (const name of Object.keys(read(join(ROOT, "package.json")).dependencies)) assert.ok(names.includes(name), name);
+});
+
+test("names are those under which containerd looks", () => {
+  assert.equal(fullName("outrider:1"), "docker.io/library/outrider:1");
+  assert.equal(fullName("team/outrider:1"), "docker.io/team/outrider:1");
+  assert.equal(fullName("registry.example:5000/outrider:1"), "registry.example:5000/outrider:1");
+  assert.equal(fullName("localhost/outrider:1"), "localhost/outrider:1");
+});
+
+test("tar: long paths are split, and what does not fit is refused", () => {
+  const name = `${"a".repeat(90)}/${"b".repeat(90)}`;
+  const file = join(folder, "long.tar");
+  const entries = tree([{ path: name, mode: 0o600, content: Buffer.from("x".repeat(513)) }]);
+  spawnSync("sh", ["-c", `cat >${file}`], { input: Buffer.concat([...tar(entries)]) });
+  assert.equal(run("tar", ["-tf", file]), `${"a".repeat(90)}/\n${name}\n`);
+  assert.equal(run("tar", ["-xOf", file, name]).length, 513);
+  assert.throws(() => [...tar([{ path: "c".repeat(101), mode: 0, content: Buffer.alloc(0) }])], /too long/);
+});
+
+const dockerfile = readFileSync(join(ROOT, "Dockerfile"), "utf8");
+
+test("the Dockerfile makes the same image: user, entry point, ports, labels", () => {
+  const last = dockerfile.slice(dockerfile.lastIndexOf("\nFROM")).replaceAll("\\\n", " ");
+  const one = (word: string) => new RegExp(`^${word} (.*)$`, "m").exec(last)![1]!;
+  const config = imageConfig();
+  assert.equal(one("USER"), config.User);
+  assert.equal(one("WORKDIR"), config.WorkingDir);
+  assert.deepEqual([one("ENV")], config.Env);
+  assert.deepEqual(JSON.parse(one("ENTRYPOINT")), config.Entrypoint);
+  assert.deepEqual(JSON.parse(one("CMD")), config.Cmd);
+  assert.deepEqual(
+    one("EXPOSE").split(" "),
+    Object.keys(config.ExposedPorts).map((port) => port.replace("/tcp", "")),
+  );
+  const labels = [...one("LABEL").matchAll(/(\S+)="([^"]*)"/g)].map(([, key, value]) => [key, value]);
+  const version = /^ARG VERSION=(.*)$/m.exec(last)![1]!;
+  assert.equal(version, packageJson().version);
+  assert.deepEqual(
+    Object.fromEntries(labels.map(([key, value]) => [key, value!.replaceAll(`\${VERSION}`, version)])),
+    config.Labels,
+  );
+});
+
+test("the Dockerfile: what it copies and installs is all that the bundle needs", () => {
+  const source = join(folder, "src");
+  mkdirSync(source);
+  const [, build] = dockerfile.split(/^FROM /m);
+  for (const [, kind, rest] of build!.matchAll(/^(COPY|RUN) (.+)$/gm)) {
+    if (kind === "RUN") {
+      const PATH = `${join(process.execPath, "..")}:${process.env.PATH}`;
+      run("sh", ["-c", rest!], { cwd: source, env: { ...process.env, PATH, npm_config_prefer_offline: "true" } });
+      continue;
+    }
+    const names = rest!.split(" ");
+    const to = names.pop()!;
+    for (const name of names) {
+      cpSync(join(ROOT, name), join(source, to === "./" ? name : to), { recursive: true });
+    }
+  }
+  for (const file of readdirSync(join(ROOT, "dist"))) {
+    assert.ok(readFileSync(join(source, "dist", file)).equals(readFileSync(join(ROOT, "dist", file))), file);
+  }
+});
+
+const runc = spawnSync("runc", ["--version"]).error === undefined;
+const skip = !runc ? "needs runc (Debian: runc)" : (namespaceMissing() ?? false);
+
+test("a tunnel through the image, run by runc on a read-only root as its user", {
+  skip,
+  timeout: 120_000,
+}, async () => {
+  process.env.OUTRIDER_IMAGE_LAYOUT = layout;
+  await runInNamespace(new URL("tunnel.inside.ts", import.meta.url));
+});
