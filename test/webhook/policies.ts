@@ -1,29 +1,7 @@
-import { readFileSync } from "node:fs";
-import { parse } from "yaml";
 import type { EgressPolicy } from "../../operator/api/egresspolicy.ts";
 import type { JsonPatch, PodLike } from "../../operator/webhook/inject.ts";
 import type { InjectionTarget } from "../../operator/webhook/variables.ts";
-
-interface Schema {
-  default?: unknown;
-  properties?: Record<string, Schema>;
-}
-
-const crd = parse(readFileSync(new URL("../../crds/egresspolicies.yaml", import.meta.url), "utf8")) as {
-  spec: { versions: { schema: { openAPIV3Schema: Schema } }[] };
-};
-const schema = crd.spec.versions[0]!.schema.openAPIV3Schema;
-
-/** Fills in the defaults of the CRD, as the API server does: lists aside, which have none within. */
-function defaulted(value: unknown, { properties = {} }: Schema): unknown {
-  if (typeof value !== "object" || value === null || Array.isArray(value)) return value;
-  const result: Record<string, unknown> = { ...value };
-  for (const [key, part] of Object.entries(properties)) {
-    const given = key in result ? result[key] : structuredClone(part.default);
-    if (given !== undefined) result[key] = defaulted(given, part);
-  }
-  return result;
-}
+import { withDefaults } from "../harness/defaults.ts";
 
 /** What an admission knows of the policy `convoy/webhooks` with this spec. */
 export function targetOf(spec: object, clusterIP?: string): InjectionTarget {
@@ -32,7 +10,7 @@ export function targetOf(spec: object, clusterIP?: string): InjectionTarget {
     apiVersion: "egress.outrider.dev/v1alpha1",
     kind: "EgressPolicy",
     metadata: { name: "webhooks", namespace: "convoy" },
-    spec: defaulted(spec, schema.properties!.spec!),
+    spec: withDefaults(spec),
     ...(clusterIP === undefined ? {} : { status: { endpoint: { host, port: 4750, clusterIP } } }),
   } as EgressPolicy;
   return { policy, host, port: 4750 };
