@@ -1,11 +1,10 @@
 import assert from "node:assert/strict";
 import { execFileSync, spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
-import { readFileSync, writeFileSync } from "node:fs";
+import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { after, before, test } from "node:test";
-import { parseAllDocuments } from "yaml";
 import type { EgressPolicy } from "../../operator/api/egresspolicy.ts";
 import type { KubeObject } from "../../operator/kube/resource.ts";
 import { type ControlPlane, startControlPlane } from "../cluster/control-plane.ts";
@@ -23,6 +22,7 @@ import {
   untilCondition,
 } from "../operator/operator.ts";
 import { SENDERS } from "../proxy/senders/senders.ts";
+import { installWebhook, untilAdmitting } from "./installed.ts";
 
 /**
  * The three verbs: the operator is there, a policy is applied, Convoy's pods are annotated. What the stored pods then
@@ -45,16 +45,6 @@ let fleet: FleetRunner;
 let webhookArgs: string[];
 let folder: string;
 
-/** The webhook configuration that is shipped, with the operator's process in the place of its Service. */
-async function installWebhook(port: number): Promise<void> {
-  const documents = parseAllDocuments(readFileSync(join(ROOT, "examples/operator/webhook.yaml"), "utf8"));
-  for (const document of documents) {
-    if (document.get("kind") !== "MutatingWebhookConfiguration") continue;
-    document.setIn(["webhooks", 0, "clientConfig"], { url: `https://127.0.0.1:${port}/inject` });
-  }
-  await plane.applyYaml(documents.map(String).join("---\n"));
-}
-
 before(async () => {
   execFileSync("ip", ["addr", "add", `${RECEIVER}/32`, "dev", "lo"]);
   plane = await startControlPlane({ kwokNodes: 3, realProxies: true });
@@ -62,7 +52,7 @@ before(async () => {
   await install(plane);
   await makeNamespace(plane, NS);
   const port = await freePort();
-  await installWebhook(port);
+  await installWebhook(plane, port);
   webhookArgs = ["--scrape-seconds=1", `--webhook=127.0.0.1:${port}`, "--webhook-names=127.0.0.1"];
   operator = await startOperator(plane, { args: webhookArgs });
   await operator.untilLeading();
@@ -132,16 +122,8 @@ test("a pod that names a policy which does not exist is refused, with what to do
       metadata: { name: "lonely", namespace: NS, annotations },
       spec: { containers: [{ name: "a", image: "a" }] },
     });
-  // The certificate comes first: until then the API server cannot ask.
-  const ready = async () => (await fetch(`${operator.health}/readyz`)).status === 200;
-  for (const began = Date.now(); !(await ready()); ) {
-    assert.ok(Date.now() - began < 30_000, "the operator is not ready");
-    await new Promise((resolve) => setTimeout(resolve, 100));
-  }
-  let refused = await plane.kubectl(["create", "-f", "-"], pod(ASKS));
-  for (const began = Date.now(); /x509|connect/.test(refused.stderr) && Date.now() - began < 30_000; ) {
-    refused = await plane.kubectl(["create", "-f", "-"], pod(ASKS));
-  }
+  await untilAdmitting(plane, operator, NS);
+  const refused = await plane.kubectl(["create", "-f", "-"], pod(ASKS));
   assert.equal(refused.status, 1);
   assert.match(refused.stderr, /admission webhook "inject\.egress\.outrider\.dev" denied the request: .*webhooks/);
   const other = await plane.kubectl(["create", "-f", "-"], pod({}));

@@ -1,0 +1,193 @@
+import assert from "node:assert/strict";
+import { once } from "node:events";
+import { globSync, readFileSync } from "node:fs";
+import { createServer, type Server } from "node:https";
+import type { AddressInfo } from "node:net";
+import { join } from "node:path";
+import { after, before, test } from "node:test";
+import { parseAllDocuments } from "yaml";
+import type { EgressPolicy } from "../../operator/api/egresspolicy.ts";
+import type { KubeObject } from "../../operator/kube/resource.ts";
+import { covers } from "../../operator/reconcile/differs.ts";
+import type { Container } from "../../operator/webhook/pod.ts";
+import { markerOf } from "../../operator/webhook/variables.ts";
+import { type ControlPlane, controlPlaneMissing, startControlPlane } from "../cluster/control-plane.ts";
+import { freePort } from "../cluster/processes.ts";
+import { applyPolicy, install, makeNamespace, type Operator, policyPath, startOperator } from "../operator/operator.ts";
+import { installWebhook, untilAdmitting } from "./installed.ts";
+import { targetOf } from "./policies.ts";
+
+/** Every golden pod once more: created on a real API server, which asks a real operator, and read as it was stored. */
+
+const skip = controlPlaneMissing({ controllers: true }) ?? false;
+const NS = "convoy";
+const root = new URL("golden/", import.meta.url).pathname;
+const MARKER = "egress.outrider.dev/injected";
+const ADDED = "test.example/added-later";
+
+/** Policies that the API server does not take, or addresses that it does not have: shown by the pure tests alone. */
+const ELSEWHERE = ["svix-basic-without-address.yaml", "svix-ipv6.yaml", "java-bare.yaml"];
+
+interface Golden {
+  policy: Record<string, unknown>;
+  namespaceLabels?: Record<string, string>;
+  clusterIP?: string;
+  pod: KubeObject;
+  addedLater?: Container;
+}
+interface Expected {
+  asksFor: string | null;
+  warnings?: string[];
+  stored?: KubeObject;
+}
+
+let plane: ControlPlane;
+let operator: Operator;
+let other: Server;
+
+/** Another webhook, behind ours by its name, that puts a container in front of a pod's. */
+async function startOther(): Promise<void> {
+  const { key, cert } = plane.authority.issue("other", "/CN=other", ["IP:127.0.0.1"]);
+  other = createServer({ key: readFileSync(key), cert: readFileSync(cert) }, (request, response) => {
+    const chunks: Buffer[] = [];
+    request.on("data", (chunk: Buffer) => chunks.push(chunk));
+    request.on("end", () => {
+      const review = JSON.parse(Buffer.concat(chunks).toString()) as { request: { uid: string; object: KubeObject } };
+      const added = review.request.object.metadata.annotations?.[ADDED];
+      const patch = [{ op: "add", path: "/spec/containers/0", value: JSON.parse(added ?? "null") as unknown }];
+      const there = JSON.stringify(review.request.object).includes(
+        `"name":"${(patch[0]!.value as { name?: string } | null)?.name}"`,
+      );
+      const wanted = added !== undefined && !there;
+      const answer = {
+        uid: review.request.uid,
+        allowed: true,
+        ...(wanted ? { patchType: "JSONPatch", patch: Buffer.from(JSON.stringify(patch)).toString("base64") } : {}),
+      };
+      response.end(JSON.stringify({ apiVersion: "admission.k8s.io/v1", kind: "AdmissionReview", response: answer }));
+    });
+  });
+  other.listen(0, "127.0.0.1");
+  await once(other, "listening");
+  const url = `https://127.0.0.1:${(other.address() as AddressInfo).port}/`;
+  const caBundle = readFileSync(plane.authority.file).toString("base64");
+  await plane.apply("/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/z-other", {
+    apiVersion: "admissionregistration.k8s.io/v1",
+    kind: "MutatingWebhookConfiguration",
+    metadata: { name: "z-other" },
+    webhooks: [
+      {
+        name: "other.test.example",
+        clientConfig: { url, caBundle },
+        rules: [{ operations: ["CREATE"], apiGroups: [""], apiVersions: ["v1"], resources: ["pods"] }],
+        matchConditions: [
+          {
+            name: "asked",
+            expression: `has(object.metadata.annotations) && '${ADDED}' in object.metadata.annotations`,
+          },
+        ],
+        admissionReviewVersions: ["v1"],
+        sideEffects: "None",
+      },
+    ],
+  });
+}
+
+before(async () => {
+  if (skip) return;
+  plane = await startControlPlane({ controllers: true });
+  await install(plane);
+  await makeNamespace(plane, NS);
+  const port = await freePort();
+  await installWebhook(plane, port);
+  operator = await startOperator(plane, { args: [`--webhook=127.0.0.1:${port}`, "--webhook-names=127.0.0.1"] });
+  await untilAdmitting(plane, operator, NS);
+  await startOther();
+});
+after(async () => {
+  if (skip) return;
+  other.close();
+  await operator.stop("SIGKILL");
+  await plane.stop();
+});
+
+/** Creates a pod; the answer, and what kubectl would print as warnings. */
+function create(pod: object, dryRun: boolean) {
+  return plane.request<KubeObject & { message?: string }>(
+    "POST",
+    `/api/v1/namespaces/${NS}/pods${dryRun ? "?dryRun=All" : ""}`,
+    pod,
+  );
+}
+
+/** The policy with this spec, once the operator's webhook works with it. */
+async function settled(golden: Golden, pod: object): Promise<{ policy: EgressPolicy; marker: string | undefined }> {
+  await applyPolicy(plane, NS, "webhooks", golden.policy);
+  const path = policyPath(NS, "webhooks");
+  const seen = (policy: EgressPolicy | undefined) => {
+    const ready = policy?.status?.observedGeneration === policy?.metadata.generation;
+    return ready && policy?.status?.endpoint?.clusterIP !== undefined;
+  };
+  const policy = (await plane.until<EgressPolicy>(path, seen, "the operator has seen the policy"))!;
+  const target = { ...targetOf(golden.policy), policy };
+  const marker = markerOf(target);
+  // Its cache follows within milliseconds.
+  for (const began = Date.now(); Date.now() - began < 3000; ) {
+    const { body } = await create(pod, true);
+    const found = body.metadata?.annotations?.[MARKER];
+    if (found === undefined || marker === undefined || found === marker) break;
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+  return { policy, marker };
+}
+
+for (const file of globSync("*.yaml", { cwd: root }).sort()) {
+  const [first, second] = parseAllDocuments(readFileSync(join(root, file), "utf8"));
+  const golden = first!.toJS() as Golden & { about: string };
+  const expected = second!.toJS() as Expected;
+  if (ELSEWHERE.includes(file)) continue;
+  test(`${file}: ${golden.about}`, { skip }, async () => {
+    const labels = { ...golden.namespaceLabels };
+    await plane.patch(`/api/v1/namespaces/${NS}`, {
+      metadata: { labels: { "egress.outrider.dev/inject": null, ...labels } },
+    });
+    const { ephemeralContainers: _, ...spec } = (golden.pod as KubeObject & { spec: Record<string, unknown> }).spec;
+    const annotations = {
+      ...golden.pod.metadata.annotations,
+      ...(golden.addedLater === undefined ? {} : { [ADDED]: JSON.stringify(golden.addedLater) }),
+    };
+    const { ownerReferences: __, ...metadata } = golden.pod.metadata;
+    const pod = { apiVersion: "v1", kind: "Pod", metadata: { ...metadata, annotations }, spec };
+    const { policy, marker } = await settled(golden, pod);
+    const { status, body } = await create(pod, false);
+    if (file === "basic-client-invalid.yaml") {
+      assert.equal(status, 422, body.message);
+      return;
+    }
+    assert.equal(status, 201, body.message);
+    const path = `/api/v1/namespaces/${NS}/pods/${body.metadata.name}`;
+    const stored = (await plane.get<KubeObject & { spec: object }>(path))!;
+    await plane.delete(`${path}?gracePeriodSeconds=0`);
+    if (expected.stored === undefined) {
+      assert.equal(stored.metadata.labels?.[MARKER], golden.pod.metadata.labels?.[MARKER]);
+      return;
+    }
+    const { clusterIP } = policy.status!.endpoint!;
+    // The API server stores no empty value: there it is none.
+    const text = JSON.stringify(expected.stored, (key, value: unknown) =>
+      key === "value" && value === "" ? undefined : value,
+    ).replaceAll(golden.clusterIP ?? clusterIP!, clusterIP!);
+    const wanted = JSON.parse(text) as KubeObject & { spec: Record<string, unknown> };
+    const { ephemeralContainers: ___, ...rest } = wanted.spec;
+    const { ownerReferences: ____, ...meta } = wanted.metadata;
+    // The address of the Service is part of the settings.
+    if (golden.clusterIP !== undefined) meta.annotations![MARKER] = marker!;
+    const whole = { metadata: meta, spec: rest };
+    assert.ok(covers(stored, whole), `stored: ${JSON.stringify(stored.spec)}\nwanted: ${JSON.stringify(whole.spec)}`);
+    const order = (object: unknown) =>
+      (object as { spec: { containers: { env?: { name: string }[] }[] } }).spec.containers.map(({ env = [] }) =>
+        env.map(({ name }) => name),
+      );
+    assert.deepEqual(order(stored), order(whole), "variables stand in this order");
+  });
+}
