@@ -1,14 +1,8 @@
 import type { EgressPolicy } from "../api/egresspolicy.ts";
 import { childName, LABEL, SERVICE_PORT } from "../api/names.ts";
 import type { KubeObject } from "../kube/resource.ts";
-import type { JsonPatch, PodReview, Verdict } from "./review.ts";
-
-/** An event that tells of an injection, about the pod's controller. */
-export interface Told {
-  type: "Normal" | "Warning";
-  reason: string;
-  message: string;
-}
+import type { Injection, InjectionTarget } from "./inject.ts";
+import type { PodReview, Verdict } from "./review.ts";
 
 /** What an admission is made of; injection itself is pure and comes from elsewhere. */
 export interface AdmitParts {
@@ -16,11 +10,8 @@ export interface AdmitParts {
   find(namespace: string, name: string): Promise<EgressPolicy | undefined>;
   /** The policy that a pod names; undefined when it names none. */
   optIn(pod: KubeObject): string | undefined;
-  inject(
-    pod: KubeObject,
-    with_: { policy: EgressPolicy; host: string; port: number },
-  ): { patch: readonly JsonPatch[]; warnings: readonly string[]; events: readonly Told[] };
-  tell(object: KubeObject, event: Told): void;
+  inject(pod: KubeObject, target: InjectionTarget): Injection;
+  tell(object: KubeObject, event: Injection["events"][number]): void;
   clusterDomain: string;
 }
 

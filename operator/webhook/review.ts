@@ -1,13 +1,7 @@
 import type { KubeObject } from "../kube/resource.ts";
+import type { JsonPatch } from "./inject.ts";
 
 /** AdmissionReview of admission.k8s.io/v1: request in, response out. Pure. */
-
-/** One operation of a JSON patch (RFC 6902), as far as injection needs them. */
-export interface JsonPatch {
-  op: "add" | "replace" | "remove" | "test";
-  path: string;
-  value?: unknown;
-}
 
 /** What the API server asks about a pod that is being created. */
 export interface PodReview {
