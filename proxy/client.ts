@@ -58,6 +58,11 @@ function onData(this: ClientSocket, chunk: Buffer): void {
   this.client!.data(chunk);
 }
 
+/** The address of a client: one that came by IPv4 to a listener for both families is shown as what it is. */
+function peerOf({ remoteAddress = "" }: Socket): string {
+  return remoteAddress.startsWith("::ffff:") && remoteAddress.includes(".") ? remoteAddress.slice(7) : remoteAddress;
+}
+
 /** Takes what an accepted socket read into the shared buffer, where Node allows that (`accept.ts`). */
 export function onClientRead(this: Socket, length: number): boolean {
   const { client } = this as ClientSocket;
@@ -108,7 +113,8 @@ export class Client {
     this.socket = socket;
     this.server = server;
     this.sharedReads = sharedReads;
-    this.source = `${socket.remoteAddress}:${socket.remotePort}`;
+    const from = peerOf(socket);
+    this.source = `${from.includes(":") ? `[${from}]` : from}:${socket.remotePort}`;
     this.#since = server.now;
     (socket as ClientSocket).client = this;
     socket.on("error", onError);
@@ -179,7 +185,7 @@ export class Client {
     if (server.phase === "draining" && this.#requests > 1) {
       return { code: "draining", reason: "this proxy is shutting down" };
     }
-    let key = this.socket.remoteAddress ?? "";
+    let key = peerOf(this.socket);
     if (credentials.required) {
       const known = credentials.check(head.authorization);
       if (known === null) {

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { createHash, randomBytes } from "node:crypto";
 import { once } from "node:events";
-import type { Socket } from "node:net";
+import { connect, type Socket } from "node:net";
 import { after, before, test } from "node:test";
 import { OPEN_LOOPBACK, type ProxyHandle, startProxy } from "../harness/proxy.ts";
 import { listen, RawClient } from "../harness/raw.ts";
@@ -161,4 +161,22 @@ test("a client that says much and leaves: an upstream that ended first still get
   assert.equal(received, 8 * MiB);
   assert.equal(client.text, "first word");
   await upstream.close();
+});
+
+test("a listener for both families records its clients by the addresses that they have", async () => {
+  const both = await startProxy({ listen: "[::]:0", args: OPEN_LOOPBACK });
+  const far = await listen((socket) => socket.end());
+  for (const [host, source] of [
+    ["127.0.0.1", /^127\.0\.0\.1:\d+$/],
+    ["::1", /^\[::1\]:\d+$/],
+  ] as const) {
+    const client = connect(both.port, host);
+    client.end(`CONNECT 127.0.0.1:${far.port} HTTP/1.1\r\n\r\n`);
+    client.resume();
+    await once(client, "close");
+    const { source: found } = await both.waitRecord((record) => source.test(String(record.source)));
+    assert.match(String(found), source);
+  }
+  await both.stop();
+  await far.close();
 });
