@@ -86,7 +86,7 @@ async function startWebhook(): Promise<void> {
   const client = new Client(configFrom(config));
   const owner = await readOwner(client, SYSTEM, "outrider-operator");
   client.close();
-  replica = await startReplica(plane, { owner });
+  replica = await startReplica({ config, owner });
   const isWritten = (found: Configuration | undefined) => found?.webhooks[0]?.clientConfig.caBundle !== undefined;
   await plane.until<Configuration>(CONFIGURATION, isWritten, "caBundle is written");
 }

@@ -3,17 +3,18 @@ import { join } from "node:path";
 import pino from "pino";
 import { Registry } from "prom-client";
 import { parseAllDocuments } from "yaml";
+import { LABEL } from "../../operator/api/names.ts";
 import { Client } from "../../operator/kube/client.ts";
 import { type Clock, systemClock } from "../../operator/kube/clock.ts";
 import { EventRecorder } from "../../operator/kube/events.ts";
 import { KubeMetrics } from "../../operator/kube/metrics.ts";
 import type { OwnerReference } from "../../operator/kube/resource.ts";
 import { makeFind } from "../../operator/webhook/find.ts";
+import { inject, optIn } from "../../operator/webhook/inject.ts";
 import { type RunningWebhook, startWebhook } from "../../operator/webhook/start.ts";
 import type { Answer, ControlPlane } from "../cluster/control-plane.ts";
 import { configFrom } from "../operator/kube/shared.ts";
 import { applyPolicy, install, makeNamespace } from "../operator/operator.ts";
-import { ANNOTATION_POLICY, injectOne, optInByName } from "./injector.ts";
 
 const ROOT = new URL("../..", import.meta.url).pathname;
 
@@ -53,8 +54,8 @@ export function podOf(
     kind: "Pod",
     metadata: {
       name,
-      labels: { ...labels, ...(label === undefined ? {} : { [ANNOTATION_POLICY]: label }) },
-      annotations: annotation === undefined ? {} : { [ANNOTATION_POLICY]: annotation },
+      labels: { ...labels, ...(label === undefined ? {} : { [LABEL.policy]: label }) },
+      annotations: annotation === undefined ? {} : { [LABEL.policy]: annotation },
     },
     spec: {
       schedulerName: "nobody",
@@ -86,6 +87,8 @@ export interface Replica extends RunningWebhook {
 }
 
 export interface ReplicaOptions {
+  /** A kubeconfig of the operator's ServiceAccount ({@link operatorConfig}). */
+  config: string;
   clock?: Clock;
   wallNow?: () => number;
   owner?: OwnerReference;
@@ -94,9 +97,13 @@ export interface ReplicaOptions {
   port?: number;
 }
 
-export async function startReplica(plane: ControlPlane, options: ReplicaOptions = {}): Promise<Replica> {
-  const { clock = systemClock, wallNow, owner, certDir, names = ["127.0.0.1"], port = 0 } = options;
-  const client = new Client(configFrom(await plane.accountConfig(SYSTEM, "outrider-operator")));
+/** The operator's ServiceAccount, which has the shipped roles and no others. */
+export const operatorConfig = (plane: ControlPlane): Promise<string> =>
+  plane.accountConfig(SYSTEM, "outrider-operator");
+
+export async function startReplica(options: ReplicaOptions): Promise<Replica> {
+  const { config, clock = systemClock, wallNow, owner, certDir, names = ["127.0.0.1"], port = 0 } = options;
+  const client = new Client(configFrom(config));
   const registry = new Registry();
   const log = pino({ level: process.env.LOG ?? "silent" });
   const events = new EventRecorder({ client, component: "outrider-operator", instance: "test", log });
@@ -106,8 +113,8 @@ export async function startReplica(plane: ControlPlane, options: ReplicaOptions 
     namespace: SYSTEM,
     clusterDomain: "cluster.local",
     find: makeFind({ get: () => undefined }, client, []),
-    optIn: optInByName,
-    inject: injectOne,
+    optIn: (pod) => optIn(pod),
+    inject,
     tell: (object, { type, reason, message }) => events.event(object, type, reason, message),
     metrics: { registry, kube: new KubeMetrics(registry) },
     ...{ client, owner, log, clock, wallNow },
