@@ -59,14 +59,3 @@ export async function startBalancer(): Promise<Balancer> {
   balancer.port = (server.address() as AddressInfo).port;
   return balancer;
 }
-
-/** The certificate that a server shows, as PEM. */
-export function shownBy(port: number): Promise<string> {
-  return new Promise((resolve, reject) => {
-    const socket = connectTLS({ host: "127.0.0.1", port, rejectUnauthorized: false }, () => {
-      resolve(socket.getPeerX509Certificate()!.toString());
-      socket.destroy();
-    });
-    socket.on("error", reject);
-  });
-}
