@@ -1,6 +1,6 @@
 import type { Logger } from "../../proxy/log.ts";
 import { LABEL, MANAGED_BY } from "../api/names.ts";
-import type { Client } from "../kube/client.ts";
+import { ApiError, type Client } from "../kube/client.ts";
 import { type Clock, systemClock } from "../kube/clock.ts";
 import { Controller, type Outcome } from "../kube/controller.ts";
 import type { KubeMetrics } from "../kube/metrics.ts";
@@ -128,9 +128,9 @@ export class CertificateKeeper {
     const trusted = held !== undefined && this.#isTrusted(bundleOf(held));
     const step = nextStep(held, before, { now: this.#wallNow(), names, trusted });
     if (step !== undefined) {
-      await this.#write(step.held, secret);
-      log.info({ secret: `${namespace}/${name}`, why: step.why }, "certificates written");
-      // What was written comes back by the watch.
+      const written = await this.#write(step.held, secret);
+      if (written) log.info({ secret: `${namespace}/${name}`, why: step.why }, "certificates written");
+      // What was written, by whomever, comes by the watch.
       return { result: "requeue", afterMs: LOOK_MS };
     }
     if (held === undefined) return { result: "requeue", afterMs: LOOK_MS };
@@ -164,8 +164,8 @@ export class CertificateKeeper {
     return owner !== undefined && !(secret?.metadata.ownerReferences ?? []).some(({ uid }) => uid === owner.uid);
   }
 
-  /** Only if nobody wrote it since it was read. @throws ApiError, Conflict among them: the next round reads what they wrote */
-  async #write(held: Held, secret: Secret | undefined): Promise<void> {
+  /** Only if nobody wrote it since it was read; false: another replica was faster. @throws ApiError */
+  async #write(held: Held, secret: Secret | undefined): Promise<boolean> {
     const { client, namespace, secret: name, owner } = this.#options;
     const owners = (secret?.metadata.ownerReferences ?? []).filter(({ uid }) => uid !== owner?.uid);
     const metadata = {
@@ -177,8 +177,15 @@ export class CertificateKeeper {
     const data = Object.fromEntries(Object.entries(writeHeld(held)).map(([key, text]) => [key, toBase64(text)]));
     // The type of a Secret cannot be changed.
     const object = { ...secret, metadata, data, type: secret?.type ?? "kubernetes.io/tls" };
-    if (secret === undefined) await client.create(SECRETS, object);
-    else await client.replace(SECRETS, object);
+    try {
+      if (secret === undefined) await client.create(SECRETS, object);
+      else await client.replace(SECRETS, object);
+      return true;
+    } catch (error) {
+      // Both are 409: made, or written, meanwhile.
+      if (error instanceof ApiError && error.code === 409) return false;
+      throw error;
+    }
   }
 
   #entries(): { configuration: Configuration; entries: Entry[] } | undefined {
