@@ -2,92 +2,43 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
-import { connect } from "node:tls";
 import { LABEL } from "../../operator/api/names.ts";
 import { BUNDLE_MANAGER } from "../../operator/webhook/keeper.ts";
-import { type ControlPlane, controlPlaneMissing, startControlPlane } from "../cluster/control-plane.ts";
+import { type ControlPlane, controlPlaneMissing } from "../cluster/control-plane.ts";
 import { freePort, Program } from "../cluster/processes.ts";
-import { fastClock } from "../operator/kube/clocks.ts";
 import { makeNamespace } from "../operator/operator.ts";
-import { type Balancer, startBalancer } from "./balancer.ts";
+import { type Balancer, shownBy } from "./balancer.ts";
 import { startLoad } from "./load.ts";
 import {
   CONFIGURATION_PATH,
   createPod,
   installWebhook,
   makeSenders,
-  operatorConfig,
   podOf,
   proxyOf,
   type Replica,
-  type ReplicaOptions,
-  SECRET_PATH,
   SYSTEM,
-  startReplica,
   until,
 } from "./shared.ts";
+import { type Configuration, countOf, PROXY, type Stage, startStage } from "./stage.ts";
 
-/** How much faster waits of the webhook go: it looks every 3 s, and drains within 1.5 s. */
-const SPEED = 10;
 const PER_SECOND = 20;
 /** After a SIGTERM, until a Service leads no new connections there. */
 const ENDPOINT_MS = 1000;
-const PROXY = "http://webhooks-egress.convoy.svc.cluster.local:4750";
 
 const skip = controlPlaneMissing({ controllers: true }) ?? false;
 const onPlane = (name: string, run: () => Promise<void>) => test(name, { skip }, run);
+let stage: Stage;
 let plane: ControlPlane;
 let balancer: Balancer;
-let config: string;
-const running = new Set<Replica>();
-
 before(async () => {
   if (skip) return;
-  plane = await startControlPlane({ controllers: true });
-  balancer = await startBalancer();
-  await installWebhook(plane, balancer.port);
-  config = await operatorConfig(plane);
-  await makeSenders(plane, "convoy");
+  stage = await startStage();
+  ({ plane, balancer } = stage);
 });
 after(async () => {
-  if (skip) return;
-  for (const one of running) await one.stop();
-  await balancer.close();
-  await plane.stop();
+  if (!skip) await stage.stop();
 });
-
-/** Starts replicas behind the balancer; they end with the test. */
-async function withReplicas(options: Omit<ReplicaOptions, "config">[], run: (...all: Replica[]) => Promise<void>) {
-  const all = await Promise.all(options.map((one) => startReplica({ clock: fastClock(SPEED), ...one, config })));
-  for (const one of all) running.add(one);
-  for (const one of all) await until("a certificate", () => one.ready);
-  for (const { port } of all) balancer.endpoints.add(port);
-  await until("the API server trusts it", async () => {
-    return (await createPod(plane, "convoy", podOf("probe", { label: "webhooks" }), "?dryRun=All")).status === 201;
-  });
-  await run(...all);
-  for (const one of all) {
-    balancer.endpoints.delete(one.port);
-    await one.stop();
-    running.delete(one);
-  }
-}
-
-interface Configuration {
-  metadata: { managedFields: { manager: string; fieldsV1: object }[] };
-  webhooks: { clientConfig: { caBundle?: string } }[];
-}
-interface Secret {
-  metadata: { uid: string; ownerReferences?: { kind: string; name: string }[] };
-  data: Record<string, string>;
-}
-const bundle = async () => {
-  const text = (await plane.get<Configuration>(CONFIGURATION_PATH))!.webhooks[0]!.clientConfig.caBundle ?? "";
-  return Buffer.from(text, "base64").toString();
-};
-const countOf = (pem: string) => pem.split("BEGIN CERTIFICATE").length - 1;
-const secretText = async (key: string) =>
-  Buffer.from((await plane.get<Secret>(SECRET_PATH))?.data[key] ?? "", "base64").toString();
 const reviewsOf = async (all: readonly Replica[]) => {
   let sum = 0;
   for (const one of all) sum += await one.reviews();
@@ -113,7 +64,7 @@ onPlane("label and annotation both lead to injection; whoever names no policy is
     (found) => found !== undefined,
     "the default ServiceAccount",
   );
-  await withReplicas([{}, {}], async (...all) => {
+  await stage.withReplicas([{}, {}], async (...all) => {
     const before = await reviewsOf(all);
     const kubeSystem = await createPod(plane, "kube-system", podOf("system", { label: "webhooks" }));
     const own = await createPod(plane, SYSTEM, podOf("own", { label: "webhooks" }));
@@ -135,19 +86,8 @@ onPlane("label and annotation both lead to injection; whoever names no policy is
   });
 });
 
-/** The certificate that a server shows. */
-function shownBy(port: number): Promise<string> {
-  return new Promise((resolve, reject) => {
-    const socket = connect({ host: "127.0.0.1", port, rejectUnauthorized: false }, () => {
-      resolve(socket.getPeerX509Certificate()!.toString());
-      socket.destroy();
-    });
-    socket.on("error", reject);
-  });
-}
-
 onPlane("both replicas answer, with one certificate", async () => {
-  await withReplicas([{}, {}], async (...all) => {
+  await stage.withReplicas([{}, {}], async (...all) => {
     const before = await Promise.all(all.map((one) => one.reviews()));
     let turn = 0;
     await until("each was asked", async () => {
@@ -158,16 +98,16 @@ onPlane("both replicas answer, with one certificate", async () => {
       const now = await Promise.all(all.map((one) => one.reviews()));
       return now.every((count, index) => count > before[index]!);
     });
-    const leaf = await secretText("tls.crt");
+    const leaf = await stage.secretText("tls.crt");
     for (const { port } of all) {
       assert.equal(await shownBy(port), leaf);
     }
-    assert.equal(countOf(await bundle()), 1);
+    assert.equal(countOf(await stage.bundle()), 1);
   });
 });
 
 onPlane("an unknown policy is refused with what to do; a policy made a moment ago is known", async () => {
-  await withReplicas([{}], async () => {
+  await stage.withReplicas([{}], async () => {
     const { status, body } = await createPod(plane, "convoy", podOf("lost", { annotation: "webhoks" }));
     assert.equal(status, 403);
     assert.equal(
@@ -181,7 +121,7 @@ onPlane("an unknown policy is refused with what to do; a policy made a moment ag
 });
 
 onPlane("a dry run shows the injection and tells nobody", async () => {
-  await withReplicas([{}], async () => {
+  await stage.withReplicas([{}], async () => {
     type Events = { items: { involvedObject: { name: string } }[] };
     const told = async (name: string) =>
       (await plane.get<Events>("/api/v1/namespaces/convoy/events"))!.items.filter(
@@ -202,7 +142,7 @@ onPlane("a dry run shows the injection and tells nobody", async () => {
 });
 
 onPlane("the operator owns caBundle and nothing else; emptied or overwritten, it comes back", async () => {
-  await withReplicas([{}, {}], async () => {
+  await stage.withReplicas([{}, {}], async () => {
     const { metadata } = (await plane.get<Configuration>(CONFIGURATION_PATH))!;
     const owned = metadata.managedFields.filter(({ manager }) => manager === BUNDLE_MANAGER);
     assert.deepEqual(
@@ -219,37 +159,28 @@ onPlane("the operator owns caBundle and nothing else; emptied or overwritten, it
         },
       ],
     );
-    const good = await bundle();
-    const path = "/webhooks/0/clientConfig/caBundle";
-    const type = { "content-type": "application/json-patch+json" };
+    const good = await stage.bundle();
     const other = readFileSync(plane.authority.file).toString("base64");
     for (const value of ["", other]) {
-      const { status } = await plane.request("PATCH", CONFIGURATION_PATH, [{ op: "replace", path, value }], type);
-      assert.equal(status, 200);
+      await stage.setBundle(value);
       const began = Date.now();
-      await until("it is repaired", async () => (await bundle()) === good);
+      await until("it is repaired", async () => (await stage.bundle()) === good);
       process.stderr.write(`caBundle repaired after ${Date.now() - began} ms\n`);
     }
-    await until("the API server believes it", async () => {
-      balancer.reset();
-      return (await createPod(plane, "convoy", podOf("after", { label: "webhooks" }), "?dryRun=All")).status === 201;
-    });
+    await stage.untilAdmitted(true);
     // Applied anew by whoever owns the rest, as an upgrade of the chart does, it stays.
     await installWebhook(plane, balancer.port);
-    assert.equal(await bundle(), good);
+    assert.equal(await stage.bundle(), good);
   });
 });
 
 onPlane("a configuration that is deleted is not made anew by half; installed again, it works again", async () => {
-  await withReplicas([{}], async () => {
+  await stage.withReplicas([{}], async () => {
     await plane.delete(CONFIGURATION_PATH);
     assert.equal(await plane.get(CONFIGURATION_PATH), undefined);
     await installWebhook(plane, balancer.port);
-    await until("caBundle is there", async () => (await bundle()) !== "");
-    await until("pods are injected", async () => {
-      const answer = await createPod(plane, "convoy", podOf("again", { label: "webhooks" }), "?dryRun=All");
-      return proxyOf(answer) === PROXY;
-    });
+    await until("caBundle is there", async () => (await stage.bundle()) !== "");
+    await stage.untilAdmitted();
   });
 });
 
@@ -260,7 +191,7 @@ onPlane(`replicas are replaced one by one under ${PER_SECOND} pods a second: non
     const port = await freePort();
     const program = new Program(
       "webhook",
-      [process.execPath, script, config, String(port)],
+      [process.execPath, script, stage.config, String(port)],
       join(plane.folder, `webhook-${port}.log`),
     );
     program.start();
@@ -273,10 +204,7 @@ onPlane(`replicas are replaced one by one under ${PER_SECOND} pods a second: non
   };
   await begin();
   await begin();
-  await until("the API server trusts it", async () => {
-    balancer.reset();
-    return (await createPod(plane, "convoy", podOf("probe", { label: "webhooks" }), "?dryRun=All")).status === 201;
-  });
+  await stage.untilAdmitted(true);
   await makeSenders(plane, "rolling");
   const load = startLoad(plane, "rolling", PER_SECOND);
   for (const { program, port } of [...programs]) {

@@ -1,5 +1,6 @@
 import { once } from "node:events";
 import { type AddressInfo, connect, createServer, type Socket } from "node:net";
+import { connect as connectTLS } from "node:tls";
 
 /** What a Service is for connections: each new one goes to the next endpoint; those that are open stay where they are. */
 export interface Balancer {
@@ -58,4 +59,15 @@ export async function startBalancer(): Promise<Balancer> {
   await once(server, "listening");
   balancer.port = (server.address() as AddressInfo).port;
   return balancer;
+}
+
+/** The certificate that a server shows, as PEM. */
+export function shownBy(port: number): Promise<string> {
+  return new Promise((resolve, reject) => {
+    const socket = connectTLS({ host: "127.0.0.1", port, rejectUnauthorized: false }, () => {
+      resolve(socket.getPeerX509Certificate()!.toString());
+      socket.destroy();
+    });
+    socket.on("error", reject);
+  });
 }
