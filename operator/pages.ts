@@ -1,6 +1,6 @@
 import { once } from "node:events";
 import { createServer, type Server } from "node:http";
-import { UsageError } from "../proxy/errors.ts";
+import { listenError } from "../proxy/options.ts";
 
 /** One page: status and text. */
 export type Page = () => Promise<{ status: number; text: string; type?: string }>;
@@ -28,9 +28,7 @@ export async function servePages(
   try {
     await once(server, "listening");
   } catch (error) {
-    const why =
-      (error as NodeJS.ErrnoException).code === "EADDRINUSE" ? "the address is in use" : (error as Error).message;
-    throw new UsageError(`--${option} ${where.host}:${where.port}: ${why}`);
+    throw listenError(error, option, where);
   }
   return server;
 }

@@ -13,6 +13,17 @@ export interface Condition {
 /** What is known now, before it is compared with what was known. */
 export type Finding = Pick<Condition, "status" | "reason" | "message">;
 
+export const yes = (reason: Reason, message: string): Finding => ({ status: "True", reason, message });
+export const no = (reason: Reason, message: string): Finding => ({ status: "False", reason, message });
+export const unknown = (reason: Reason, message: string): Finding => ({ status: "Unknown", reason, message });
+
+/** Names of objects as a message has them, sorted: the first `shown`, and how many more there are. */
+export function named(objects: readonly { metadata: { name: string } }[], shown = 3): string {
+  const names = objects.map(({ metadata }) => metadata.name).sort();
+  const rest = names.length - shown;
+  return rest > 0 ? `${names.slice(0, shown).join(", ")} and ${rest} more` : names.join(", ");
+}
+
 /** The API server refuses longer messages (metav1.Condition). */
 const MAX_MESSAGE = 32_768;
 const CUT = " (message truncated)";

@@ -157,5 +157,10 @@ export const DOCUMENT_KEY = "policy.json";
 /** The last accepted spec, gzipped so that it and the document fit into one ConfigMap. */
 export const SPEC_KEY = "spec.json.gz";
 
+/** The DNS name of a policy's client Service, which senders use as their proxy. */
+export function clientHost({ name, namespace }: { name: string; namespace?: string }, clusterDomain: string): string {
+  return `${childName.fleet(name)}.${namespace}.svc.${clusterDomain}`;
+}
+
 /** Port of the client Service, whatever port the proxies listen on. */
 export const SERVICE_PORT = 4750;

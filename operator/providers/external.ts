@@ -9,6 +9,5 @@ export const external: Provider = {
   gated: false,
   podAnnotations: () => ({}),
   slotObjects: () => [],
-  stray: () => undefined,
   assignment: () => ({ assigned: true }),
 };

@@ -20,7 +20,6 @@ export const kubeVIP: Provider = {
     const { loadBalancerClass = DEFAULT_CLASS, serviceAnnotations = {} } = nat.kubeVIP ?? {};
     return [natGatewayService(policy, slot, loadBalancerClass, serviceAnnotations)];
   },
-  stray: () => undefined,
   assignment(address, source, proxies): Assignment {
     const id = slotId(address);
     const holder = proxies.find(

@@ -33,8 +33,6 @@ export interface Provider {
   podAnnotations(spec: Spec): Record<string, string>;
   /** What a slot needs besides its Deployment. */
   slotObjects(policy: EgressPolicy, spec: Spec, slot: Slot): KubeObject[];
-  /** A proxy whose address is none of the spec's, in words. */
-  stray(spec: Spec, proxies: readonly ProxyFacts[]): string | undefined;
   /** `source` is what is bound for the address. */
   assignment(address: string, source: string, proxies: readonly ProxyFacts[]): Assignment;
 }

@@ -17,12 +17,6 @@ export interface Refusal {
   message: string;
 }
 
-/** What is reconciled: the newest spec that was accepted. */
-export interface Effective {
-  spec: Spec;
-  accepted: Accepted;
-}
-
 /** Older first; the same second: by namespace and name (GEP-713). */
 export function isOlder(a: EgressPolicy, b: EgressPolicy): boolean {
   const key = ({ metadata }: EgressPolicy) => `${metadata.creationTimestamp} ${metadata.namespace}/${metadata.name}`;
@@ -34,7 +28,7 @@ export function isOlder(a: EgressPolicy, b: EgressPolicy): boolean {
  * oldest policy that asks for it.
  */
 function conflict(
-  { policy, others, holders, grants }: Facts,
+  { policy, others, holderOf, grants }: Facts,
   spec: Spec,
 ): { address: string; winner: EgressPolicy } | undefined {
   // Who has no grant cannot have an address, and so keeps nobody from it.
@@ -45,7 +39,7 @@ function conflict(
   });
   for (const slot of slotsOf(spec)) {
     const own = [slot.address, slot.source];
-    const holder = own.map((address) => holders.get(address)).find((uid) => uid !== undefined);
+    const holder = own.map(holderOf).find((uid) => uid !== undefined);
     if (holder === policy.metadata.uid) continue;
     const asking = rivals.filter((other) =>
       slotsOf(other.spec).some(({ address, source }) => own.includes(address) || own.includes(source)),

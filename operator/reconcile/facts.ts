@@ -22,7 +22,7 @@ export interface Facts {
   /** All other policies. */
   others: readonly EgressPolicy[];
   /** Who has a slot for an address, or binds it: the uid of the policy. */
-  holders: ReadonlyMap<string, string>;
+  holderOf(address: string): string | undefined;
   grants: Grants;
   /** Ranges of this cluster that no target may be in, besides the special-purpose ones. */
   blockedCIDRs: readonly string[];

@@ -1,5 +1,5 @@
 import type { EgressPolicy } from "../api/egresspolicy.ts";
-import { ANNOTATION, LABEL } from "../api/names.ts";
+import { LABEL } from "../api/names.ts";
 import { isReady, type Pod } from "../api/objects.ts";
 import type { KubeObject } from "../kube/resource.ts";
 import type { Children, Facts } from "./facts.ts";
@@ -45,16 +45,12 @@ export function isControlledBy(object: KubeObject, policy: EgressPolicy): boolea
   );
 }
 
-/** Who has which address: by the slots that stand there, and by what was accepted and is not there yet. */
-function holdersOf(world: World, claims: ReadonlyMap<string, string>): ReadonlyMap<string, string> {
-  const holders = new Map(claims);
-  for (const { metadata } of world.deployments.list()) {
-    const owner = metadata.ownerReferences?.find(({ controller }) => controller === true)?.uid;
-    for (const address of [metadata.annotations?.[ANNOTATION.address], metadata.annotations?.[ANNOTATION.source]]) {
-      if (address !== undefined && owner !== undefined && !holders.has(address)) holders.set(address, owner);
-    }
-  }
-  return holders;
+/** Who has an address: whom it was accepted for, else whose slot stands there. */
+function holderIn(world: World, claims: ReadonlyMap<string, string>, address: string): string | undefined {
+  const standing = world.deployments
+    .by("address", address)
+    .map(({ metadata }) => metadata.ownerReferences?.find(({ controller }) => controller === true)?.uid);
+  return claims.get(address) ?? standing.find((uid) => uid !== undefined);
 }
 
 /** Everything that is known about a policy now. Reads stores only. */
@@ -68,7 +64,7 @@ export function gather(world: World, policy: EgressPolicy, around: Surroundings)
     policy,
     namespaceTerminating: space?.status?.phase === "Terminating",
     others: world.policies.list().filter((other) => other.metadata.uid !== uid),
-    holders: holdersOf(world, around.claims),
+    holderOf: (address) => holderIn(world, around.claims, address),
     grants: around.grants,
     blockedCIDRs: around.blockedCIDRs,
     children: {

@@ -1,6 +1,6 @@
-import { type Condition, type Finding, mergeConditions } from "../api/conditions.ts";
+import { type Condition, type Finding, mergeConditions, named, no, unknown, yes } from "../api/conditions.ts";
 import type { EgressPolicy, EgressPolicyStatus } from "../api/egresspolicy.ts";
-import { type ConditionType, childName, REASON, type Reason, SERVICE_PORT } from "../api/names.ts";
+import { type ConditionType, childName, clientHost, REASON, type Reason, SERVICE_PORT } from "../api/names.ts";
 import type { Provider } from "../providers/provider.ts";
 import type { Refusal } from "./accept.ts";
 import { addressStates } from "./address-states.ts";
@@ -31,17 +31,12 @@ export interface Verdict {
   clusterDomain: string;
 }
 
-const finding = (status: Finding["status"], reason: Reason, message: string): Finding => ({ status, reason, message });
-const yes = (reason: Reason, message: string) => finding("True", reason, message);
-const no = (reason: Reason, message: string) => finding("False", reason, message);
-const unknown = (reason: Reason, message: string) => finding("Unknown", reason, message);
+/** Pods that a deletion waits for are what somebody has to act on: more of them are named. */
+const IN_USE_SHOWN = 10;
 
 const nothing = "no spec was accepted yet";
 
-const named = (proxies: readonly ProxyFacts[]) => {
-  const names = proxies.map((proxy) => proxy.pod.metadata.name);
-  return names.length > 3 ? `${names.slice(0, 3).join(", ")} and ${names.length - 3} more` : names.join(", ");
-};
+const podsOf = (proxies: readonly ProxyFacts[]) => named(proxies.map(({ pod }) => pod));
 
 function programmed(facts: Facts, { effective, applied, stands, waiting }: Verdict): Finding {
   if (stands !== undefined) {
@@ -72,7 +67,7 @@ function distributed(ready: readonly ProxyFacts[], { effective }: Verdict): Find
   if (late.length === 0) return yes(REASON.distributed, `every ready proxy runs ${effective.hash}`);
   const why = late[0]!.status?.policyError ?? late[0]!.error;
   const count = `${ready.length - late.length} of ${ready.length} ready proxies run ${effective.hash}`;
-  return no(REASON.propagating, `${count}; not yet: ${named(late)}${why ? ` (${why})` : ""}`);
+  return no(REASON.propagating, `${count}; not yet: ${podsOf(late)}${why ? ` (${why})` : ""}`);
 }
 
 /** How many proxies the fleet should have, and why it has fewer. */
@@ -112,13 +107,13 @@ function verified(proxies: readonly ProxyFacts[], spec: Spec): Finding {
   const unproven = (ready.length > 0 ? ready : present).filter(({ status }) => !isProven(status));
   if (unproven.length > 0) {
     const error = unproven[0]!.status?.proofs.find((proof) => !proof.verified)?.error ?? unproven[0]!.error;
-    return no(REASON.unproven, `not proven: ${named(unproven)}${error ? ` (${error})` : ""}`);
+    return no(REASON.unproven, `not proven: ${podsOf(unproven)}${error ? ` (${error})` : ""}`);
   }
   if (ready.length === 0) return unknown(REASON.noProxy, "no proxy is ready");
   const silent = ready.filter(({ status }) => status?.proofs.some((proof) => proof.error !== null));
   if (silent.length > 0) {
     const error = silent[0]!.status?.proofs.find((proof) => proof.error !== null)?.error;
-    return yes(REASON.stale, `the last proof holds, but echo URLs give no answer: ${named(silent)} (${error})`);
+    return yes(REASON.stale, `the last proof holds, but echo URLs give no answer: ${podsOf(silent)} (${error})`);
   }
   return yes(REASON.verified, `every ready proxy leaves from a published address`);
 }
@@ -130,7 +125,7 @@ function pooled(proxies: readonly ProxyFacts[], spec: Spec): Finding {
   if (placed.length === 0) return no(REASON.unassigned, "no proxy has an address yet");
   const strays = placed.filter(({ ips }) => !ips.some((ip) => sources.has(ip)));
   if (strays.length === 0) return yes(REASON.assigned, "every proxy has a static IP");
-  return no(REASON.unassigned, `none of the static IPs is that of ${named(strays)}`);
+  return no(REASON.unassigned, `none of the static IPs is that of ${podsOf(strays)}`);
 }
 
 /** What keeps a policy from being ready, in the order in which a person should look. */
@@ -167,8 +162,8 @@ export function judge(facts: Facts, verdict: Verdict): EgressPolicyStatus {
     if (missing.length === 0) return yes(REASON.assigned, "every address is on a node");
     return no(REASON.unassigned, `no proxy has ${missing.map(({ address }) => address).join(", ")}`);
   };
-  const workloads =
-    effective === undefined ? undefined : judgeWorkloads(policy, effective.spec, facts.asking, verdict.clusterDomain);
+  const host = clientHost(policy.metadata, verdict.clusterDomain);
+  const workloads = effective === undefined ? undefined : judgeWorkloads(policy, effective.spec, facts.asking, host);
   const findings: Record<Exclude<ConditionType, "Ready">, Finding> = {
     Accepted:
       refusal === undefined ? yes(REASON.accepted, "the spec is in force") : no(refusal.reason, refusal.message),
@@ -182,9 +177,7 @@ export function judge(facts: Facts, verdict: Verdict): EgressPolicyStatus {
   };
   const summary = (): Finding => {
     if (policy.metadata.deletionTimestamp !== undefined) {
-      const pods = facts.injected.map(({ metadata }) => metadata.name).sort();
-      const list = pods.slice(0, 10).join(", ") + (pods.length > 10 ? ` and ${pods.length - 10} more` : "");
-      return no(REASON.inUse, `deletion waits for pods that use this fleet: ${list}`);
+      return no(REASON.inUse, `deletion waits for pods that use this fleet: ${named(facts.injected, IN_USE_SHOWN)}`);
     }
     const blocking = BLOCKING.find((type) => type !== "Ready" && findings[type].status === "False");
     if (blocking === undefined || blocking === "Ready") return yes(REASON.ready, "the fleet serves this policy");
@@ -194,7 +187,6 @@ export function judge(facts: Facts, verdict: Verdict): EgressPolicyStatus {
   const before = (policy.status?.conditions ?? []) as readonly Condition[];
   const name = policy.metadata.name;
   const clusterIP = facts.children.services.get(childName.fleet(name))?.spec?.clusterIP;
-  const host = `${childName.fleet(name)}.${policy.metadata.namespace}.svc.${verdict.clusterDomain}`;
   const proven = states.filter(({ state }) => state === "Verified").length;
   return {
     observedGeneration: generation,

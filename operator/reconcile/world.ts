@@ -39,12 +39,13 @@ export function ownerOf({ metadata }: KubeObject, label: OwnerLabel): string | u
   return name === undefined ? undefined : `${metadata.namespace}/${name}`;
 }
 
-const byOwner = (label: OwnerLabel) => ({
-  owner: (object: KubeObject): string[] => {
+/** The same as an index. */
+const ownedBy =
+  (label: OwnerLabel) =>
+  (object: KubeObject): string[] => {
     const owner = ownerOf(object, label);
     return owner === undefined ? [] : [owner];
-  },
-});
+  };
 
 /** Stores are kept small: of who set which field, only who set `replicas` is asked for. */
 function withoutManagers<T extends KubeObject>(object: T): T {
@@ -189,10 +190,7 @@ export interface Listeners {
   namespace(name: string): void;
 }
 
-const injectedBy = (pod: KubeObject): string[] => {
-  const owner = ownerOf(pod, LABEL.injected);
-  return owner === undefined ? [] : [owner];
-};
+const injectedBy = ownedBy(LABEL.injected);
 const askedBy = (pod: KubeObject): string[] => {
   const name = optIn(pod);
   return name === undefined ? [] : [`${pod.metadata.namespace}/${name}`];
@@ -214,6 +212,12 @@ function podParts(pod: KubeObject): KubeObject {
   return { apiVersion: pod.apiVersion, kind: pod.kind, metadata };
 }
 
+/** Of a slot's Deployment: what the world sees, and what is bound. */
+const addressesOf = ({ metadata: { annotations } }: KubeObject): string[] =>
+  [...new Set([annotations?.[ANNOTATION.address], annotations?.[ANNOTATION.source]])].filter(
+    (one) => one !== undefined,
+  );
+
 const fleetSelector = `${LABEL.managedBy}=${MANAGED_BY},${LABEL.name}=${PROXY_NAME}`;
 
 /** Sets up every watch. `discover`: whether the ranges of the cluster are looked for, which takes cluster-wide rights. */
@@ -229,8 +233,7 @@ export function watchWorld(watches: Watches, tell: Listeners, discover: boolean)
     };
   const child = childBy(LABEL.policy);
   const ofFleet = childBy(LABEL.fleet);
-  const owned = { labelSelector: fleetSelector, indexes: byOwner(LABEL.policy) };
-  const slotOf = (object: KubeObject) => [object.metadata.labels?.[LABEL.slot] ?? ""];
+  const owned = { labelSelector: fleetSelector, indexes: { owner: ownedBy(LABEL.policy) } };
   return {
     policies: watches.add(RESOURCE.policy, tell.policy),
     configMaps: watches.add<ConfigMap>(RESOURCE.configMap, child, owned),
@@ -243,7 +246,7 @@ export function watchWorld(watches: Watches, tell: Listeners, discover: boolean)
         child(event, object, before);
         if (event !== "updated" && object.metadata.annotations?.[ANNOTATION.address] !== undefined) tell.slot();
       },
-      { ...owned, indexes: { ...byOwner(LABEL.policy), slot: slotOf }, transform: replicaManagers },
+      { ...owned, indexes: { ...owned.indexes, address: addressesOf }, transform: replicaManagers },
     ),
     proxies: watches.add<Pod>(
       RESOURCE.pod,
@@ -251,7 +254,7 @@ export function watchWorld(watches: Watches, tell: Listeners, discover: boolean)
         tell.proxy(event, object, before);
         ofFleet(event, object, before);
       },
-      { labelSelector: fleetSelector, indexes: byOwner(LABEL.fleet) },
+      { labelSelector: fleetSelector, indexes: { owner: ownedBy(LABEL.fleet) } },
     ),
     pods: watches.add<KubeObject>(
       RESOURCE.pod,

@@ -1,5 +1,5 @@
 import type { EgressPolicy } from "../api/egresspolicy.ts";
-import { childName, LABEL, SERVICE_PORT } from "../api/names.ts";
+import { clientHost, LABEL, SERVICE_PORT } from "../api/names.ts";
 import type { KubeObject } from "../kube/resource.ts";
 import type { Injection, InjectionTarget } from "./inject.ts";
 import type { PodReview, Verdict } from "./review.ts";
@@ -60,7 +60,7 @@ async function decide({ find, optIn, inject, tell, clusterDomain }: AdmitParts, 
       `EgressPolicy "${name}" does not exist in namespace "${namespace}"; create it there, or correct ${where}`,
     );
   }
-  const host = `${childName.fleet(name)}.${namespace}.svc.${clusterDomain}`;
+  const host = clientHost({ name, namespace }, clusterDomain);
   const { patch, warnings, events } = inject(pod, { policy, host, port: SERVICE_PORT });
   // sideEffects: NoneOnDryRun.
   const subject = dryRun ? undefined : subjectOf(review);

@@ -1,6 +1,7 @@
 import { spawn } from "node:child_process";
 import { join } from "node:path";
 import { findTool, toolsMissing } from "../cluster/tools.ts";
+import { type Finished, finish } from "../harness/finish.ts";
 import { tempFolder } from "../harness/proxy.ts";
 
 const ROOT = new URL("../..", import.meta.url).pathname;
@@ -11,32 +12,14 @@ export const KUBE_VERSION = "1.36.0";
 /** Why there is no helm; null when there is. */
 export const helmMissing = (): string | null => toolsMissing(["helm"]);
 
-export interface HelmResult {
-  status: number | null;
-  stdout: string;
-  stderr: string;
-}
-
 const home = tempFolder();
 
 /** Runs helm with a home of its own. */
-export async function helm(args: readonly string[], kubeconfig = "/dev/null"): Promise<HelmResult> {
+export async function helm(args: readonly string[], kubeconfig = "/dev/null"): Promise<Finished> {
   const { PATH } = process.env;
   const env = { PATH, HOME: home, KUBECONFIG: kubeconfig };
   const child = spawn(await findTool("helm"), args, { env, stdio: ["ignore", "pipe", "pipe"] });
-  let stdout = "";
-  let stderr = "";
-  child.stdout.on("data", (chunk: Buffer) => {
-    stdout += chunk;
-  });
-  child.stderr.on("data", (chunk: Buffer) => {
-    stderr += chunk;
-  });
-  const status = await new Promise<number | null>((resolve, reject) => {
-    child.once("error", reject);
-    child.once("close", resolve);
-  });
-  return { status, stdout, stderr };
+  return finish(child);
 }
 
 /** Runs helm; what it prints. @throws Error with its own words */
@@ -47,5 +30,5 @@ export async function helmDone(args: readonly string[], kubeconfig?: string): Pr
 }
 
 /** `helm template` as a release `outrider` in `outrider-system`. */
-export const template = (...args: string[]): Promise<HelmResult> =>
+export const template = (...args: string[]): Promise<Finished> =>
   helm(["template", "outrider", CHART, "-n", "outrider-system", `--kube-version=${KUBE_VERSION}`, ...args]);

@@ -3,6 +3,7 @@ import { readFileSync, writeFileSync } from "node:fs";
 import { Agent, request } from "node:https";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
+import { type Finished, finish } from "../harness/finish.ts";
 import { type AuditLine, readAudit, writes } from "./audit.ts";
 import type { Block } from "./block.ts";
 import type { Authority } from "./certificates.ts";
@@ -158,29 +159,13 @@ export class ControlPlane {
   }
 
   /** Runs kubectl as a person would. */
-  async kubectl(
-    args: readonly string[],
-    input?: string,
-    kubeconfig = this.userConfig(),
-  ): Promise<{ status: number | null; stdout: string; stderr: string }> {
+  async kubectl(args: readonly string[], input?: string, kubeconfig = this.userConfig()): Promise<Finished> {
     const env = { ...process.env, KUBECACHEDIR: join(this.folder, "kubectl") };
     const child = spawn(this.#kubectl, ["--kubeconfig", kubeconfig, ...args], { env });
-    let stdout = "";
-    let stderr = "";
-    child.stdout.on("data", (chunk: Buffer) => {
-      stdout += chunk;
-    });
-    child.stderr.on("data", (chunk: Buffer) => {
-      stderr += chunk;
-    });
     // It may end without reading; its stderr says why.
     child.stdin.on("error", () => undefined);
     child.stdin.end(input ?? "");
-    const status = await new Promise<number | null>((resolve, reject) => {
-      child.once("error", reject);
-      child.once("close", resolve);
-    });
-    return { status, stdout, stderr };
+    return finish(child);
   }
 
   /** `kubectl apply --server-side -f -`; throws what kubectl says. */

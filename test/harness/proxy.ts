@@ -3,6 +3,7 @@ import { once } from "node:events";
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { finish } from "./finish.ts";
 
 const ROOT = new URL("../..", import.meta.url).pathname;
 /** The command that users run. */
@@ -217,17 +218,9 @@ export async function runOutrider(args: string[], env: Record<string, string> = 
   const { PROXY_PASSWORD: _, ...inherited } = process.env;
   const child = spawn(OUTRIDER, args, { env: { ...inherited, ...env }, stdio: ["ignore", "pipe", "pipe"] });
   running.add(child);
-  let stdout = "";
-  let stderr = "";
-  child.stdout.on("data", (chunk: Buffer) => {
-    stdout += chunk;
-  });
-  child.stderr.on("data", (chunk: Buffer) => {
-    stderr += chunk;
-  });
   const timer = setTimeout(() => child.kill("SIGKILL"), START_MS);
-  const [status] = (await once(child, "close")) as [number | null];
+  const finished = await finish(child);
   clearTimeout(timer);
   running.delete(child);
-  return { status, stdout, stderr };
+  return finished;
 }

@@ -123,7 +123,7 @@ function factsOf(input: Input): Facts {
     policy,
     namespaceTerminating: false,
     others: input.others ?? [],
-    holders,
+    holderOf: (address) => holders.get(address),
     grants: parseGrants(JSON.stringify({ grants: input.grants ?? [] })),
     blockedCIDRs,
     children: {
