@@ -8,7 +8,7 @@ STAMP := node_modules/.stamp
 VERSION = $(shell sed -n 's/^  "version": "\(.*\)",/\1/p' package.json)
 IMAGE ?= outrider:$(VERSION)
 
-.PHONY: help install run test lint fmt types generate verify tools cluster bundle image image-archive cover bench bench-operator clean
+.PHONY: help install run test lint fmt types generate verify tools cluster bundle image image-archive cover bench bench-operator bench-webhook clean
 
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -72,6 +72,9 @@ bench: install ## measure CPU, memory and latency beside squid, tinyproxy, nginx
 
 bench-operator: install ## measure 500 policies at once on a real API server: docs/performance.md
 	$(NODE) test/bench/operator/main.ts $(ARGS)
+
+bench-webhook: install ## measure admissions on a real API server (ARGS="PODS_PER_SECOND SECONDS"): docs/performance.md
+	$(NODE) test/bench/webhook/main.ts $(ARGS)
 
 clean: ## remove what the other targets made
 	rm -rf node_modules coverage dist outrider-*.tar .cache

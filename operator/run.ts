@@ -318,13 +318,16 @@ export async function runOperator(argv: readonly string[]): Promise<number> {
   clearInterval(resync);
   const drained = webhook?.stop();
   scraper.stop();
-  // Who lost the Lease must not write any more: nothing is waited for.
-  if (lost) return EXIT_LOST;
-  await controller.stop();
-  await events.stop();
-  await election?.stop();
+  const finished = controller.stop();
+  // Who lost the Lease must not write any more: its work, which cannot be finished, is not waited for.
+  if (!lost) {
+    await finished;
+    await events.stop();
+    await election?.stop();
+  }
   // Pods are admitted until the API server has heard that this replica goes; policies are looked up meanwhile.
   await drained;
+  if (lost) return EXIT_LOST;
   await watches.stop();
   for (const one of [client, leaseClient, proxyClient, webhookClient]) one.close();
   for (const server of [health, metricsServer]) server.close();

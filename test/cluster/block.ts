@@ -16,6 +16,11 @@ const CLAIM_PORT = 4749;
 
 export const podCIDR = (prefix: string, node: number): string => `${prefix}${16 * node}.0/20`;
 export const nodeAddress = (prefix: string, node: number): string => `${prefix}255.${1 + node}`;
+/**
+ * ClusterIPs. Nothing carries them to pods; what connects to one, as an API server does to a webhook's Service, reaches this
+ * machine only: a test may listen on it.
+ */
+export const serviceRange = (prefix: string): string => `${prefix}240.0/21`;
 /** Where etcd and the API server listen: no other control plane, and no ephemeral port, can be in their way. */
 export const serverAddress = (prefix: string): string => `${prefix}255.250`;
 

@@ -3,7 +3,7 @@ import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { opensslMissing } from "../harness/certificate.ts";
 import { AUDIT_POLICY } from "./audit.ts";
-import { claimBlock, serverAddress } from "./block.ts";
+import { claimBlock, serverAddress, serviceRange } from "./block.ts";
 import { Authority } from "./certificates.ts";
 import { apiServerArgs, type Component, controllerArgs, etcdArgs, type Files, schedulerArgs } from "./components.ts";
 import { workFolder } from "./folder.ts";
@@ -27,7 +27,7 @@ export interface PlaneOptions {
   audit?: boolean;
   /** Further users with a token each: name → groups. */
   users?: Readonly<Record<string, readonly string[]>>;
-  /** Ranges of ClusterIPs, comma-separated. Default: 10.96.0.0/16. */
+  /** Ranges of ClusterIPs, comma-separated. Default: loopback addresses of its own. */
   serviceCIDR?: string;
   apiServerFlags?: readonly string[];
   controllerFlags?: readonly string[];
@@ -99,7 +99,7 @@ export async function startControlPlane(options: PlaneOptions = {}): Promise<Con
   };
   try {
     add("etcd", etcdArgs(block.prefix, work.path));
-    const serviceCIDR = options.serviceCIDR ?? "10.96.0.0/16";
+    const serviceCIDR = options.serviceCIDR ?? serviceRange(block.prefix);
     const apiServer = apiServerArgs(block.prefix, files, serviceCIDR);
     add("kube-apiserver", [...apiServer, ...(options.apiServerFlags ?? [])]);
     await plane.untilReady();

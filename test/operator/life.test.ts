@@ -8,6 +8,9 @@ import type { KubeObject } from "../../operator/kube/resource.ts";
 import { Authority } from "../cluster/certificates.ts";
 import { type ControlPlane, controlPlaneMissing, startControlPlane } from "../cluster/control-plane.ts";
 import { type FaultProxy, isWrite, type Seen, startFaultProxy } from "../cluster/fault-proxy.ts";
+import { freePort } from "../cluster/processes.ts";
+import { installWebhook, untilAdmitting } from "../webhook/installed.ts";
+import { CONFIGURATION_PATH, createPod, podOf, proxyOf } from "../webhook/shared.ts";
 import {
   applyPolicy,
   install,
@@ -306,4 +309,39 @@ test("/metrics has the names that dashboards know, and no label carries a host",
   assert.deepEqual(missing, { status: 404, text: "known pages: /livez /readyz\n" });
   await operator.stop();
   await plane.delete(policyPath(NS, "measured"));
+});
+
+test("who lost the Lease admits pods until the API server can know that it goes, and writes nothing meanwhile", {
+  skip,
+  timeout: 120_000,
+}, async () => {
+  const account = { apiVersion: "v1", kind: "ServiceAccount", metadata: { name: "default", namespace: NS } };
+  await plane.apply(`/api/v1/namespaces/${NS}/serviceaccounts/default`, account);
+  const port = await freePort();
+  await installWebhook(plane, port);
+  const way = await startFaultProxy(plane);
+  ends.push(() => way.close());
+  const args = [`--webhook=127.0.0.1:${port}`, "--webhook-names=127.0.0.1"];
+  const operator = await start({ server: way.url, name: "robbed", args });
+  await operator.untilLeading();
+  await applyPolicy(plane, NS, "webhooks", deny("one.example"));
+  await untilCondition(plane, NS, "webhooks", "Programmed", "True");
+  await untilAdmitting(plane, operator, NS);
+
+  const spec = { ...(await plane.get<Lease>(LEASE))!.spec, holderIdentity: "thief" };
+  await plane.patch(LEASE, { spec });
+  await untilLog(operator, /"why":"lost the Lease"/);
+  way.seen.length = 0;
+  await applyPolicy(plane, NS, "webhooks", deny("two.example"));
+  const ready = await operator.page(`${operator.health}/readyz`);
+  assert.equal(ready.status, 503, ready.text);
+  const created = await createPod(plane, NS, podOf("late", { annotation: "webhooks" }));
+  assert.equal(created.status, 201, created.body.message);
+  assert.ok(proxyOf(created));
+  await operator.program.ended();
+  assert.equal(operator.program.exitCode, 1, operator.program.tail);
+  // Of the webhook's own are only events.
+  const written = way.seen.filter((request) => isWrite(request) && !request.path.endsWith("/events"));
+  assert.deepEqual(written, []);
+  await plane.delete(CONFIGURATION_PATH);
 });

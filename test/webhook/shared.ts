@@ -94,7 +94,8 @@ export interface ReplicaOptions {
   owner?: OwnerReference;
   certDir?: string;
   names?: readonly string[];
-  port?: number;
+  /** Default: a free port of 127.0.0.1. */
+  listen?: { host: string; port: number };
 }
 
 /** The operator's ServiceAccount, which has the shipped roles and no others. */
@@ -102,12 +103,12 @@ export const operatorConfig = (plane: ControlPlane): Promise<string> =>
   plane.accountConfig(SYSTEM, "outrider-operator");
 
 export async function startReplica(options: ReplicaOptions): Promise<Replica> {
-  const { config, clock = systemClock, wallNow, owner, certDir, names = ["127.0.0.1"], port = 0 } = options;
+  const { config, clock = systemClock, wallNow, owner, certDir, names = ["127.0.0.1"] } = options;
   const client = new Client(configFrom(config));
   const registry = new Registry();
   const log = pino({ level: process.env.LOG ?? "silent" });
   const events = new EventRecorder({ client, component: "outrider-operator", instance: "test", log });
-  const listen = { host: "127.0.0.1", port };
+  const listen = options.listen ?? { host: "127.0.0.1", port: 0 };
   const webhook = await startWebhook({
     config: { listen, configuration: "outrider-webhook", names, certDir, owner: undefined },
     namespace: SYSTEM,
