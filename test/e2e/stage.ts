@@ -60,6 +60,7 @@ export async function deploySender(
     imagePullPolicy: "Never",
     args: [],
     command: ["/sender"],
+    readinessProbe: { tcpSocket: { port: 8080 }, periodSeconds: 1 },
     env: [{ name: "HTTP_PROXY", value: "" }, ...Object.entries(env).map(([name, value]) => ({ name, value }))],
   };
   const template = {
