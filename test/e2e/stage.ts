@@ -61,7 +61,7 @@ export async function deploySender(
     args: [],
     command: ["/sender"],
     readinessProbe: { tcpSocket: { port: 8080 }, periodSeconds: 1 },
-    env: [{ name: "HTTP_PROXY", value: "" }, ...Object.entries(env).map(([name, value]) => ({ name, value }))],
+    env: Object.entries({ HTTP_PROXY: "", ...env }).map(([name, value]) => ({ name, value })),
   };
   const template = {
     metadata: { labels: { app: name }, annotations },

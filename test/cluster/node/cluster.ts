@@ -1,5 +1,6 @@
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
+import type { Component } from "../components.ts";
 import { type ControlPlane, controlPlaneMissing, startControlPlane } from "../control-plane.ts";
 import { Program } from "../processes.ts";
 import { findTool, toolsMissing } from "../tools.ts";
@@ -10,6 +11,8 @@ import { Network, SERVICES } from "./network.ts";
 import { DNS_SERVICE, Node } from "./node.ts";
 
 const TOOLS = ["kubelet", "kube-proxy", "coredns"];
+/** In the order in which they start. */
+const COMPONENTS: readonly Component[] = ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"];
 const READY_MS = 60_000;
 /** The kernel takes a moment to forget what was killed. */
 const FORGET_MS = 10_000;
@@ -132,8 +135,12 @@ export async function startCluster({ nodes: count = 1 }: { nodes?: number } = {}
     halt: async () => {
       await Promise.all(nodes.map((node) => node.stop()));
       await dns.stop();
+      await Promise.all(COMPONENTS.map((name) => plane.kill(name)));
     },
-    resume: startNodes,
+    resume: async () => {
+      for (const name of COMPONENTS) await plane.revive(name);
+      await startNodes();
+    },
     stop: async () => {
       const foreign = network!.foreign();
       await Promise.all(nodes.map((node) => node.stop()));

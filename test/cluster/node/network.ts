@@ -104,18 +104,9 @@ export class Network {
 
   /** What the gateway translates connections of nodes and pods to; undefined: it lets them through as they are. */
   snat(address: string | undefined): void {
-    const rule = address === undefined ? "" : `oifname "outside" ip saddr 10.0.0.0/8 snat to ${address}`;
-    this.#nft(`
-      table ip nat {
-      }
-      delete table ip nat
-      table ip nat {
-        chain post {
-          type nat hook postrouting priority 100
-          ${rule}
-        }
-      }
-    `);
+    const rule = `add rule ip nat post oifname "outside" ip saddr 10.0.0.0/8 snat to ${address}`;
+    // The chain stays: without it for a moment, what begins then is never translated.
+    this.#nft(`flush chain ip nat post\n${address === undefined ? "" : rule}\n`);
   }
 
   foreign(): Foreign {
@@ -147,6 +138,11 @@ export class Network {
     run([...gateway, "sh", "-c", "echo 1 >/proc/sys/net/ipv4/ip_forward"]);
     // Router solicitations and the like of IPv6, which is not routed here, are link-local or multicast.
     this.#nft(`
+      table ip nat {
+        chain post {
+          type nat hook postrouting priority 100
+        }
+      }
       table inet guard {
         counter foreign {
         }

@@ -1,4 +1,4 @@
-import { spawn } from "node:child_process";
+import { execFileSync, spawn } from "node:child_process";
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -34,6 +34,7 @@ export class Node {
   readonly #folder: string;
   #init: Program;
   readonly #programs = new Map<NodeProgram, Program>();
+  #leaves = "masquerade";
 
   constructor(parts: NodeParts) {
     this.place = parts.place;
@@ -66,7 +67,7 @@ export class Node {
     await this.#until("its namespaces", () => readFileSync(this.#init.log, "utf8").endsWith("ready\n"));
     this.run("containerd", ["containerd", "--config", join(this.#folder, "containerd.toml"), "--log-level", "info"]);
     this.run("kube-proxy", [this.#parts.kubeProxy, "--config", join(this.#folder, "kube-proxy.json")]);
-    await this.#masquerade();
+    this.#masquerade();
     await this.untilContainerd();
     for (const image of images) await this.ctr("images", "import", image);
     this.startKubelet();
@@ -154,29 +155,31 @@ export class Node {
     writeFileSync(file("containerd.toml"), containerdConfig(this.#folder));
     writeFileSync(file("kubelet.json"), JSON.stringify(kubeletSettings(this.#folder, groupOf(this.name))));
     writeFileSync(file("kube-proxy.json"), JSON.stringify(kubeProxySettings(place, proxyConfig)));
-    writeFileSync(file("masquerade.nft"), masquerade());
+  }
+
+  /** Gives the node a further address; what pods send to others leaves from it from now on. */
+  leaveAs(address: string): void {
+    const ip = [...this.place.enter, "ip", "addr", "add", `${address}/24`, "dev", "eth0"];
+    execFileSync(ip[0]!, ip.slice(1));
+    this.#leaves = `snat to ${address}`;
+    this.#masquerade();
   }
 
   /** What leaves the node for others gets the node's address. */
-  async #masquerade(): Promise<void> {
-    const command = this.inside(["nft", "-f", join(this.#folder, "masquerade.nft")]);
-    const { status, stderr } = await finish(
-      spawn(command[0]!, command.slice(1), { stdio: ["ignore", "pipe", "pipe"] }),
-    );
-    if (status !== 0) throw new Error(`${this.name}: nft: ${stderr}`);
+  #masquerade(): void {
+    const [program, ...args] = [...this.place.enter, "nft", "-f", "-"];
+    execFileSync(program!, args, { input: masquerade(this.#leaves), stdio: ["pipe", "inherit", "inherit"] });
   }
 }
 
 /** After everything that translates sources of its own (priority 100). */
-const masquerade = () => `table ip of_node {
-}
-delete table ip of_node
-table ip of_node {
+const masquerade = (leaves: string) => `table ip of_node {
   chain post {
-    type nat hook postrouting priority 110;
-    ip saddr ${PODS} ip daddr != { ${INSIDE.join(", ")} } masquerade
+    type nat hook postrouting priority 110
   }
 }
+flush chain ip of_node post
+add rule ip of_node post ip saddr ${PODS} ip daddr != { ${INSIDE.join(", ")} } ${leaves}
 `;
 
 const pluginChain = (podCIDR: string) => ({
