@@ -8,7 +8,7 @@ STAMP := node_modules/.stamp
 VERSION = $(shell sed -n 's/^  "version": "\(.*\)",/\1/p' package.json)
 IMAGE ?= outrider:$(VERSION)
 
-.PHONY: help install run test lint fmt types generate verify tools cluster bundle image image-archive cover bench bench-operator bench-webhook clean
+.PHONY: help install run demo test lint fmt types generate verify tools cluster bundle image image-archive cover bench bench-operator bench-webhook clean
 
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,6 +24,9 @@ $(STAMP): package-lock.json
 
 run: install ## start the proxy with examples/acl.yaml and an echo server, and print curl lines to try
 	$(NODE) examples/run.ts
+
+demo: install ## helm install, kubectl apply, annotate on a real cluster of its own (as root), or DEMO_CONTEXT=yours (DEMO_IMAGE=…); DEMO_EXIT=1
+	$(NODE) test/cluster/demo.ts
 
 test: install types lint ## install, check types and style, run all tests (FILES="test/policy/*.test.ts": some)
 	$(NODE) test/run.ts $(FILES)

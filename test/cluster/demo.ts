@@ -1,0 +1,242 @@
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { packageJson } from "../../bin/image/bundle.ts";
+import { CHART, helm } from "../chart/helm.ts";
+import { type Finished, finish } from "../harness/finish.ts";
+import { namespaceMissing } from "../harness/namespace.ts";
+import { type Cluster, clusterMissing, startCluster } from "./node/cluster.ts";
+import { IMAGE } from "./node/images.ts";
+import { ECHO_URL } from "./node/internet.ts";
+import { STATIC_IPS } from "./node/network.ts";
+import { findTool } from "./tools.ts";
+
+/**
+ * `make demo`: the three verbs on a real cluster, and a table of what then leaves and what does not. The cluster is one of its
+ * own, in network namespaces, or with DEMO_CONTEXT one of yours, which has to have the image (DEMO_IMAGE). It stays until
+ * Ctrl-C; with DEMO_EXIT=1 it goes after the table.
+ */
+
+const NS = "outrider-demo";
+const SYSTEM = "outrider-system";
+const INSIDE = "OUTRIDER_DEMO_INSIDE";
+const context = process.env.DEMO_CONTEXT;
+
+/** Where it plays. */
+interface Place {
+  kubectl(args: readonly string[], input?: string): Promise<Finished>;
+  helm(args: readonly string[]): Promise<Finished>;
+  image: string;
+  /** What it gives the policy beside its lists. */
+  spec: object;
+  /** URLs that are delivered to, and those that are not. */
+  targets: readonly string[];
+  /** What a person may want to know. */
+  hints: readonly string[];
+  stop(): Promise<void>;
+}
+
+const DENY = [{ name: "competitors", hosts: ["*.competitor.example"] }];
+const REFUSED = [
+  "https://x.competitor.example/in",
+  "https://169.254.169.254/latest/meta-data/",
+  "https://kubernetes.default.svc.cluster.local/api",
+];
+
+/** Posts once through the proxy of its environment, and prints what came: of a tunnel only how it was answered. */
+const SEND = `
+const target = new URL(process.argv[1]);
+const proxy = new URL(process.env.HTTPS_PROXY);
+const host = target.protocol === "https:" ? target.hostname + ":" + (target.port || 443) : target.host;
+const first = target.protocol === "https:" ? "CONNECT " + host : "POST " + target.href;
+const socket = require("node:net").connect(proxy.port, proxy.hostname);
+socket.end(first + " HTTP/1.1\\r\\nHost: " + host + "\\r\\nContent-Length: 0\\r\\nConnection: close\\r\\n\\r\\n");
+socket.pipe(process.stdout);
+`;
+
+async function ownPlace(): Promise<Place> {
+  console.log(
+    'a cluster of its own: kubelet, containerd, a NAT gateway before an "internet"; no route leads out of it',
+  );
+  const cluster: Cluster = await startCluster();
+  const { plane, internet, nodes } = cluster;
+  internet.zone({ "rebound.evil.example": [[nodes[0]!.place.address]] });
+  const kubectl = await findTool("kubectl");
+  return {
+    kubectl: (args, input) => plane.kubectl(args, input),
+    helm: (args) => helm(args, plane.userConfig()),
+    image: IMAGE,
+    spec: {
+      staticIPs: [{ address: STATIC_IPS[0] }],
+      verification: { echoURLs: [ECHO_URL], intervalSeconds: 5 },
+    },
+    targets: ["http://hooks.example/orders", ...REFUSED, "http://rebound.evil.example:10250/pods"],
+    hints: [
+      "in another terminal, as root:",
+      `  nsenter --net=/proc/${process.pid}/ns/net ${kubectl} --kubeconfig ${plane.userConfig()} get egpol -A`,
+    ],
+    stop: () => cluster.stop(),
+  };
+}
+
+async function givenPlace(name: string): Promise<Place> {
+  const program = await findTool("kubectl");
+  const kubectl = (args: readonly string[], input?: string) => {
+    const child = spawn(program, ["--context", name, ...args], { stdio: ["pipe", "pipe", "pipe"] });
+    child.stdin.on("error", () => undefined);
+    child.stdin.end(input ?? "");
+    return finish(child);
+  };
+  const image = process.env.DEMO_IMAGE ?? `outrider:${packageJson().version}`;
+  const there = (await kubectl(["get", "crd", "egresspolicies.egress.outrider.dev"])).status === 0;
+  await done(kubectl(["apply", "-f", "-"], JSON.stringify(receiver(image))));
+  const address = await done(kubectl(["get", "service", "receiver", "-n", NS, "-o", "jsonpath={.spec.clusterIP}"]));
+  const host = `receiver.${NS}.svc.cluster.local`;
+  const kubeconfig = process.env.KUBECONFIG ?? `${process.env.HOME}/.kube/config`;
+  const run = (args: readonly string[]) => helm(["--kube-context", name, ...args], kubeconfig);
+  return {
+    kubectl,
+    // What is installed already stays as it is.
+    helm: (args) => (there ? Promise.resolve({ status: 0, stdout: "", stderr: "" }) : run(args)),
+    image,
+    spec: { allow: [{ name: "receiver", hosts: [host], cidrs: [`${address}/32`], ports: [80] }] },
+    targets: [`http://${host}/ip`, ...REFUSED, `http://${address}:80/ip`],
+    hints: [`kubectl --context ${name} get egpol -n ${NS}`],
+    stop: async () => {
+      await kubectl(["delete", "namespace", NS, "--wait=false"]);
+      if (!there) await run(["uninstall", "outrider", "-n", SYSTEM]);
+    },
+  };
+}
+
+/** Without an "internet" the receiver stands in the cluster, where an allow rule opens the way to it. */
+const receiver = (image: string) => ({
+  apiVersion: "v1",
+  kind: "List",
+  items: [
+    namespace,
+    deployment("receiver", image, { args: ["echo", "--listen=:8080"] }),
+    {
+      apiVersion: "v1",
+      kind: "Service",
+      metadata: { name: "receiver", namespace: NS },
+      spec: { selector: { app: "receiver" }, ports: [{ port: 80, targetPort: 8080 }] },
+    },
+  ],
+});
+
+const namespace = { apiVersion: "v1", kind: "Namespace", metadata: { name: NS } };
+
+const deployment = (name: string, image: string, container: object, annotations: Record<string, string> = {}) => ({
+  apiVersion: "apps/v1",
+  kind: "Deployment",
+  metadata: { name, namespace: NS },
+  spec: {
+    selector: { matchLabels: { app: name } },
+    template: {
+      metadata: { labels: { app: name }, annotations },
+      spec: {
+        terminationGracePeriodSeconds: 1,
+        containers: [{ name, image, imagePullPolicy: "IfNotPresent", ...container }],
+      },
+    },
+  },
+});
+
+/** A pod as Convoy's chart makes it: HTTP_PROXY is there and empty. */
+const agent = (image: string) =>
+  deployment(
+    "agent",
+    image,
+    {
+      command: ["node", "-e", "process.on('SIGTERM', () => process.exit()); setInterval(() => {}, 1e9)"],
+      env: [{ name: "HTTP_PROXY", value: "" }],
+    },
+    { "egress.outrider.dev/policy": "webhooks" },
+  );
+
+/** What a program printed. @throws what it complained of */
+async function done(running: Promise<Finished>): Promise<string> {
+  const { status, stdout, stderr } = await running;
+  if (status !== 0) throw new Error(stderr.trim() || stdout.trim());
+  return stdout;
+}
+
+const step = (line: string) => console.log(`\n$ ${line}`);
+
+async function play(place: Place): Promise<void> {
+  const { kubectl, image } = place;
+  const at = image.lastIndexOf(":");
+  const values = `image.repository=${image.slice(0, at)},image.tag=${image.slice(at + 1)},image.pullPolicy=IfNotPresent`;
+  const install = ["install", "outrider", CHART, "-n", SYSTEM, "--create-namespace", `--set=${values}`, "--wait"];
+  step("helm install outrider charts/outrider");
+  await done(place.helm(install));
+  step("kubectl apply: EgressPolicy webhooks");
+  await done(kubectl(["apply", "-f", "-"], JSON.stringify(namespace)));
+  const policy = {
+    apiVersion: "egress.outrider.dev/v1alpha1",
+    kind: "EgressPolicy",
+    metadata: { name: "webhooks", namespace: NS },
+    spec: { preset: "Convoy", deny: DENY, ...place.spec },
+  };
+  await done(kubectl(["apply", "-f", "-"], JSON.stringify(policy)));
+  await done(kubectl(["wait", "egpol/webhooks", "-n", NS, "--for=condition=Ready", "--timeout=2m"]));
+  step("kubectl apply: Deployment agent, annotated egress.outrider.dev/policy: webhooks");
+  await done(kubectl(["apply", "-f", "-"], JSON.stringify(agent(image))));
+  await done(kubectl(["rollout", "status", "deployment/agent", "-n", NS, "--timeout=2m"]));
+  step("kubectl get egpol");
+  console.log((await done(kubectl(["get", "egpol", "-n", NS]))).trimEnd());
+
+  console.log(`\n${"TARGET".padEnd(50)} ${"VERDICT".padEnd(10)} SEEN FROM, OR WHY NOT`);
+  for (const target of place.targets) {
+    const exec = ["exec", "-n", NS, "deployment/agent", "--", "node", "-e", SEND, target];
+    const [head, body] = (await done(kubectl(exec))).split("\r\n\r\n") as [string, string];
+    const [, status, reason] = /^HTTP\/1\.1 (\d+) (.*)/.exec(head)!;
+    const delivered = status === "200";
+    const said = delivered ? body.trim() : reason;
+    console.log(`${target.padEnd(50)} ${(delivered ? "delivered" : status!).padEnd(10)} ${said}`);
+  }
+}
+
+async function untilSignal(): Promise<void> {
+  await new Promise<void>((resolve) => {
+    for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, () => resolve());
+    setInterval(() => undefined, 2 ** 30);
+  });
+}
+
+async function demo(): Promise<void> {
+  const place = context === undefined ? await ownPlace() : await givenPlace(context);
+  try {
+    await play(place);
+    if (process.env.DEMO_EXIT === "1") return;
+    console.log(`\n${place.hints.join("\n")}\nCtrl-C ends it and removes everything.`);
+    await untilSignal();
+  } finally {
+    await place.stop();
+  }
+}
+
+/** In a network namespace of its own, where it gives itself addresses. */
+async function demoInside(): Promise<number> {
+  const missing = namespaceMissing() ?? clusterMissing();
+  if (missing !== null) {
+    console.error(`make demo: ${missing}; or name a context of your kubeconfig: make demo DEMO_CONTEXT=…`);
+    return 2;
+  }
+  const inside = 'ip link set lo up && exec "$@"';
+  const command = ["--net", "--kill-child", "--", "sh", "-c", inside, "sh", process.execPath, import.meta.filename];
+  // Ctrl-C reaches both: the one inside cleans up.
+  for (const signal of ["SIGINT", "SIGTERM"] as const) process.on(signal, () => undefined);
+  const child = spawn("unshare", command, { stdio: "inherit", env: { ...process.env, [INSIDE]: "1" } });
+  const [status] = (await once(child, "exit")) as [number | null];
+  return status ?? 1;
+}
+
+if (context === undefined && process.env[INSIDE] === undefined) process.exitCode = await demoInside();
+else {
+  await demo().catch((error: unknown) => {
+    console.error(`make demo: ${(error as Error).message}`);
+    process.exitCode = 1;
+  });
+  process.exit();
+}
