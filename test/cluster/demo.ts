@@ -224,10 +224,11 @@ async function demoInside(): Promise<number> {
     return 2;
   }
   const inside = 'ip link set lo up && exec "$@"';
-  const command = ["--net", "--kill-child", "--", "sh", "-c", inside, "sh", process.execPath, import.meta.filename];
+  const own = ["sh", "-c", inside, "sh", process.execPath, import.meta.filename];
+  const command = ["--pdeathsig", "KILL", "--", "unshare", "--net", "--", ...own];
   // Ctrl-C reaches both: the one inside cleans up.
   for (const signal of ["SIGINT", "SIGTERM"] as const) process.on(signal, () => undefined);
-  const child = spawn("unshare", command, { stdio: "inherit", env: { ...process.env, [INSIDE]: "1" } });
+  const child = spawn("setpriv", command, { stdio: "inherit", env: { ...process.env, [INSIDE]: "1" } });
   const [status] = (await once(child, "exit")) as [number | null];
   return status ?? 1;
 }

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { execFileSync } from "node:child_process";
+import { execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
 import { connect } from "node:net";
 import { after, before, test } from "node:test";
@@ -7,7 +7,9 @@ import { setTimeout as sleep } from "node:timers/promises";
 import type { EgressPolicy } from "../../operator/api/egresspolicy.ts";
 import type { Cluster } from "../cluster/node/cluster.ts";
 import { Dials } from "../cluster/node/dials.ts";
+import { IMAGE } from "../cluster/node/images.ts";
 import { INTERNET, STATIC_IPS } from "../cluster/node/network.ts";
+import { finish } from "../harness/finish.ts";
 import { applyPolicy, policyPath, untilCondition } from "../operator/operator.ts";
 import { deploySender, NS, RECEIVER_URL, SPEC, send, startStage, untilPods } from "./stage.ts";
 
@@ -225,4 +227,22 @@ test("senders that are restarted follow a changed name of the policy", async () 
   const [pod] = await untilPods(cluster, injected, 1);
   const refused = await send(pod!, "http://10.96.0.1/");
   assert.match(refused.body!, /; policy convoy\/others$/m);
+});
+
+test("make demo on a cluster that is there already leaves what is installed alone", async () => {
+  const { plane } = cluster;
+  const file = new URL("../cluster/demo.ts", import.meta.url).pathname;
+  const env = {
+    ...process.env,
+    ...{ DEMO_CONTEXT: "test", DEMO_IMAGE: IMAGE, DEMO_EXIT: "1", KUBECONFIG: plane.userConfig() },
+  };
+  const { status, stdout, stderr } = await finish(
+    spawn(process.execPath, [file], { env, stdio: ["ignore", "pipe", "pipe"] }),
+  );
+  assert.equal(status, 0, `${stdout}${stderr}`);
+  assert.match(stdout, /^http:\/\/receiver\.outrider-demo\.svc\.cluster\.local\/ip +delivered +10\.244\.0\.\d+$/m);
+  assert.equal([...stdout.matchAll(/^http\S+ +403 +egress-denied: /gm)].length, 4, stdout);
+  const gone = (found: unknown) => found === undefined;
+  await plane.until("/api/v1/namespaces/outrider-demo", gone, "its namespace is gone", READY_MS);
+  await untilCondition(plane, NS, "webhooks", "Ready", "True");
 });

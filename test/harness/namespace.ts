@@ -4,10 +4,10 @@ import { once } from "node:events";
 /** Why tests cannot have a network namespace of their own here; null when they can. */
 export function namespaceMissing(): string | null {
   if (process.getuid?.() !== 0) return "needs root, for a network namespace";
-  const { status } = spawnSync("unshare", ["--net", "ip", "link", "set", "lo", "up"]);
+  const { status } = spawnSync("setpriv", ["--", "unshare", "--net", "ip", "link", "set", "lo", "up"]);
   return status === 0
     ? null
-    : "needs unshare and ip (Debian: util-linux, iproute2), and a kernel that makes network namespaces";
+    : "needs unshare, setpriv and ip (Debian: util-linux, iproute2), and a kernel that makes network namespaces";
 }
 
 /**
@@ -17,7 +17,9 @@ export function namespaceMissing(): string | null {
 export async function runInNamespace(file: URL): Promise<void> {
   const inside = 'ip link set lo up && exec "$@"';
   const node = [process.execPath, "--test-reporter=spec", file.pathname];
-  const child = spawn("unshare", ["--net", "--kill-child", "--", "sh", "-c", inside, "sh", ...node], {
+  // Each becomes the next one: it ends with this process, however that ends.
+  const command = ["--pdeathsig", "KILL", "--", "unshare", "--net", "--", "sh", "-c", inside, "sh", ...node];
+  const child = spawn("setpriv", command, {
     stdio: ["ignore", "pipe", "inherit"],
     env: { ...process.env, NODE_TEST_CONTEXT: undefined },
   });
