@@ -12,7 +12,8 @@ export interface ClusterRanges {
   configured: readonly string[];
 }
 
-function whole(text: string): string | null {
+/** An address as a network; null for what is none. */
+export function whole(text: string): string | null {
   const address = parseAddress(text);
   return address === null ? null : `${formatAddress(address)}/${address.family === 4 ? 32 : 128}`;
 }

@@ -24,7 +24,7 @@ import { withDefaults } from "../harness/defaults.ts";
 
 const root = new URL("../..", import.meta.url).pathname;
 const NOW = Date.parse("2026-03-01T12:00:00.000Z");
-const OPTIONS = { image: "outrider:1", imagePullPolicy: "IfNotPresent" as const };
+const OPTIONS = { image: "outrider:1", imagePullPolicy: "IfNotPresent" as const, adminFrom: ["outrider-system"] };
 
 /** What an input says: the policy, and what stands there. Everything but `policy` may be left out. */
 interface Input {
@@ -54,6 +54,7 @@ interface Input {
   /** Pods that ask for the policy, by their metadata. */
   asking?: ObjectMeta[];
   problem?: Applied["problem"];
+  networkPolicy?: Applied["networkPolicy"];
 }
 
 function factsOf(input: Input): Facts {
@@ -154,9 +155,10 @@ function outputOf(input: Input): object {
   const status = judge(facts, {
     refusal,
     effective,
-    applied: { problem: input.problem },
+    applied: { problem: input.problem, networkPolicy: input.networkPolicy },
     stands,
     waiting: desired?.waiting ?? [],
+    networkPolicies: desired?.networkPolicies,
     clusterDomain: "cluster.local",
   });
   const retiring = new Set(
