@@ -49,6 +49,8 @@ interface Input {
     status?: Partial<ProxyStatus>;
     labelled?: boolean;
     error?: string;
+    /** What its container listens on, by name. */
+    ports?: Record<string, number>;
   }[];
   injected?: string[];
   /** Pods that ask for the policy, by their metadata. */
@@ -98,6 +100,11 @@ function factsOf(input: Input): Facts {
       apiVersion: "v1",
       kind: "Pod",
       metadata: { name: entry.name, labels: entry.labelled ? { [LABEL.verified]: "true" } : {} },
+      spec: {
+        containers: [
+          { ports: Object.entries(entry.ports ?? {}).map(([name, containerPort]) => ({ name, containerPort })) },
+        ],
+      },
       status: { phase: "Running" },
     };
     const said = entry.status;
