@@ -3,7 +3,7 @@ import { DEFAULT_PORTS } from "../../proxy/policy/document.ts";
 import { type PortRange, type PortSpec, parsePorts } from "../../proxy/policy/rules.ts";
 import { GLOBALLY_REACHABLE, NEVER_OPENED, NOT_PUBLIC } from "../../proxy/policy/special.ts";
 import type { EgressPolicy } from "../api/egresspolicy.ts";
-import { aggregate } from "./ranges.ts";
+import { aggregate, overlaps } from "./ranges.ts";
 
 type Spec = EgressPolicy["spec"];
 
@@ -124,11 +124,10 @@ export function reachOf(spec: Spec, blocked: readonly string[], grain?: Grain): 
     ...blocksOf(withNat64(GLOBALLY_REACHABLE).filter(usable), [...NEVER, ...withNat64(own)]),
   ];
 
-  const isPublic = (network: Cidr) =>
-    ![...NOT_PUBLIC, ...own].some((one) => isInside(one, network) || isInside(network, one));
+  const notPublic = aggregate([...NOT_PUBLIC, ...own]);
   const known = ([low, high]: PortRange) => anywhere.some(([first, last]) => first <= low && high <= last);
   const groups = openedBy(spec).map(({ networks, ports }) => ({
-    networks: ports.every(known) ? networks.filter((network) => !isPublic(network)) : networks,
+    networks: ports.every(known) ? networks.filter((network) => overlaps(notPublic, network)) : networks,
     ports,
   }));
   const opened =
