@@ -51,6 +51,12 @@ export const OPERATOR_OPTIONS: readonly Option[] = [
     help: "namespace of the Lease (default: the pod's own, else outrider-system)",
   },
   { name: "scrape", value: "direct|apiserver", fallback: "direct", help: "how /status of proxies is reached" },
+  {
+    name: "metrics-namespaces",
+    value: "NAME",
+    repeat: true,
+    help: "namespaces whose pods NetworkPolicies let to proxies' admin ports, besides the operator's own; * for all",
+  },
   { name: "scrape-seconds", value: "N", fallback: "10", help: "how often a settled proxy is asked, in seconds" },
   { name: "resync-seconds", value: "N", fallback: "600", help: "how often everything is looked at again, in seconds" },
   { name: "workers", value: "N", fallback: "4", help: "policies that are reconciled at once" },
@@ -75,6 +81,8 @@ export interface OperatorConfig {
   leaderElect: boolean;
   leaseNamespace: string | undefined;
   scrape: "direct" | "apiserver";
+  /** `*`: all. */
+  metricsNamespaces: readonly string[];
   scrapeMs: number;
   resyncMs: number;
   workers: number;
@@ -100,6 +108,11 @@ export function readOperatorConfig(argv: readonly string[], env: NodeJS.ProcessE
   ] as const) {
     const bad = list.find((text) => !NAME.test(text));
     if (bad !== undefined) throw new UsageError(`${values.shown(name)} must be a namespace name, not "${bad}"`);
+  }
+  const metricsNamespaces = values.get("metrics-namespaces") ?? [];
+  const stranger = metricsNamespaces.find((text) => text !== "*" && !NAME.test(text));
+  if (stranger !== undefined) {
+    throw new UsageError(`${values.shown("metrics-namespaces")} must be a namespace name or *, not "${stranger}"`);
   }
   const image = one("proxy-image");
   if (image === undefined) throw new UsageError("--proxy-image IMAGE is required");
@@ -127,6 +140,7 @@ export function readOperatorConfig(argv: readonly string[], env: NodeJS.ProcessE
     leaderElect: (oneOf(values, "leader-elect", ["on", "off"]) ?? "on") === "on",
     leaseNamespace: one("lease-namespace"),
     scrape: oneOf(values, "scrape", ["direct", "apiserver"]) ?? "direct",
+    metricsNamespaces,
     scrapeMs: seconds("scrape-seconds", 1, 10),
     resyncMs: seconds("resync-seconds", 5, 600),
     workers: wholeNumber(values, "workers", 1, 64) ?? 4,

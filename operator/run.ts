@@ -67,14 +67,17 @@ function loadKubeConfig(config: OperatorConfig): KubeConfig {
   return kube;
 }
 
-function ownNamespace(config: OperatorConfig): string {
-  if (config.leaseNamespace !== undefined) return config.leaseNamespace;
+/** Where this pod is; undefined: not in a pod. */
+function podNamespace(): string | undefined {
   try {
     return readFileSync(POD_NAMESPACE_FILE, "utf8").trim();
   } catch {
-    // Not in a pod.
-    return DEFAULT_NAMESPACE;
+    return undefined;
   }
+}
+
+function ownNamespace(config: OperatorConfig): string {
+  return config.leaseNamespace ?? podNamespace() ?? DEFAULT_NAMESPACE;
 }
 
 function makeAsk(config: OperatorConfig, client: Client): AskStatus {
@@ -88,6 +91,12 @@ function makeAsk(config: OperatorConfig, client: Client): AskStatus {
     if (status !== 200) throw new Error(`/status answers ${status} through the API server`);
     return body;
   };
+}
+
+/** Namespaces whose pods reach proxies' admin ports. No selector can name an API server: then whoever can reaches them. */
+function adminFrom(config: OperatorConfig): string[] | undefined {
+  if (config.scrape === "apiserver" || config.metricsNamespaces.includes("*")) return undefined;
+  return [...new Set([podNamespace() ?? ownNamespace(config), ...config.metricsNamespaces])].sort();
 }
 
 /** The ranges that no target may be in; the same array as long as they are the same. */
@@ -134,6 +143,10 @@ function assemble(config: OperatorConfig, client: Client, ask: AskStatus, log: L
   const all = (which: (policy: EgressPolicy) => boolean = () => true) => {
     for (const policy of world.policies.list()) if (which(policy)) controller.enqueue(keyOf(policy));
   };
+  const dependsOnNodes = ({ spec }: EgressPolicy) => {
+    const provider = providerOf(spec);
+    return provider !== undefined && (provider.slots || provider.hostNetwork);
+  };
   const exclusive = (policy: EgressPolicy) => providerOf(policy.spec)?.exclusive ?? false;
   const world: World = watchWorld(
     watches,
@@ -152,7 +165,7 @@ function assemble(config: OperatorConfig, client: Client, ask: AskStatus, log: L
         else scraper.see(pod, owner);
       },
       slot: () => all(exclusive),
-      nodes: () => all((policy) => providerOf(policy.spec)?.slots ?? false),
+      nodes: () => all(dependsOnNodes),
       ranges: () => {
         if (watches.hasSynced && ranges.update()) all();
       },
@@ -175,7 +188,7 @@ function assemble(config: OperatorConfig, client: Client, ask: AskStatus, log: L
     log,
     grants: config.grants,
     blockedCIDRs: () => ranges.list,
-    fleet: { image: config.image, imagePullPolicy: config.imagePullPolicy },
+    fleet: { image: config.image, imagePullPolicy: config.imagePullPolicy, adminFrom: adminFrom(config) },
     clusterDomain: config.clusterDomain,
   });
   const controller: Controller = new Controller({

@@ -454,14 +454,16 @@ export interface Toleration {
  */
 export interface NetworkPolicySpec {
   /**
-   * Enabled: only the policy's senders reach the proxies, and the proxies reach only what the policy can allow.
+   * Enabled: only pods of this namespace that were injected, or have the label egress.outrider.dev/policy with
+   * the policy's name, reach the proxies; the proxies reach DNS, public addresses, and what allow rules open by
+   * cidrs. None is made for proxies on nodes' networks (NodeAddress, KubeVIP), where none binds.
    * @default "Enabled"
    */
   proxy: "Enabled" | "Disabled";
 
   /**
    * Enabled: injected pods may leave only through the proxy, beside DNS and additionalEgress. List your
-   * databases there first.
+   * databases there first. Other NetworkPolicies that select these pods open more.
    * @default "Disabled"
    */
   senders: "Enabled" | "Disabled";

@@ -18,6 +18,13 @@ export const RESOURCE = {
     plural: "poddisruptionbudgets",
     namespaced: true,
   },
+  networkPolicy: {
+    group: "networking.k8s.io",
+    version: "v1",
+    kind: "NetworkPolicy",
+    plural: "networkpolicies",
+    namespaced: true,
+  },
   serviceCIDR: {
     group: "networking.k8s.io",
     version: "v1",
@@ -35,4 +42,4 @@ export const RESOURCE = {
 } as const satisfies Record<string, Resource>;
 
 /** The kinds that a policy owns. */
-export const CHILDREN = ["serviceAccount", "configMap", "service", "pdb", "deployment"] as const;
+export const CHILDREN = ["serviceAccount", "configMap", "service", "pdb", "networkPolicy", "deployment"] as const;

@@ -26,6 +26,8 @@ export const LABEL = {
   injected: `${GROUP}/injected`,
   /** On namespaces: {@link INJECT_DISABLED} keeps their pods from being injected. */
   inject: `${GROUP}/inject`,
+  /** On every namespace, by the API server: its name, which selectors cannot say otherwise. */
+  namespace: "kubernetes.io/metadata.name",
   name: "app.kubernetes.io/name",
   instance: "app.kubernetes.io/instance",
   component: "app.kubernetes.io/component",
@@ -119,7 +121,9 @@ export const REASON = {
   mayIgnoreProxy: "SenderMayIgnoreProxy",
   noWorkload: "NoWorkload",
   // NetworkPolicyApplied
-  notObserved: "NotObserved",
+  applied: "Applied",
+  widened: "Widened",
+  hostNetwork: "HostNetwork",
   // Ready
   ready: "Ready",
   inUse: "InUse",
@@ -150,6 +154,7 @@ export const childName = {
   slot: (policy: string, slot: string) => `${policy}-egress-${slot}`,
   document: (policy: string) => `${policy}-egress-policy`,
   published: (policy: string) => `${policy}-egress-ips`,
+  senders: (policy: string) => `${policy}-egress-senders`,
 } as const;
 
 /** Keys of the document's ConfigMap. */

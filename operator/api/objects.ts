@@ -11,7 +11,11 @@ export interface ConfigMap extends KubeObject {
 
 /** core/v1 Pod. */
 export interface Pod extends KubeObject {
-  spec?: { nodeName?: string; containers?: { ports?: { name?: string; containerPort: number }[] }[] };
+  spec?: {
+    nodeName?: string;
+    hostNetwork?: boolean;
+    containers?: { ports?: { name?: string; containerPort: number }[] }[];
+  };
   status?: {
     phase?: string;
     podIP?: string;

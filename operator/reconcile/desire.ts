@@ -1,4 +1,5 @@
 import type { EgressPolicy } from "../api/egresspolicy.ts";
+import { RESOURCE } from "../api/kinds.ts";
 import { ANNOTATION, childName, FIELD_MANAGER, LABEL } from "../api/names.ts";
 import { type Deployment, isUnschedulable } from "../api/objects.ts";
 import type { KubeObject } from "../kube/resource.ts";
@@ -6,6 +7,7 @@ import type { Provider } from "../providers/provider.ts";
 import { replicasOwnedByOthers, stamp } from "./differs.ts";
 import type { Leaving } from "./document.ts";
 import type { Facts } from "./facts.ts";
+import { type NetworkPolicies, networkPolicies } from "./network-policies.ts";
 import { isOpen, type ProxyFacts } from "./proxy-status.ts";
 import { publish, publishedBefore, stillUsed } from "./published.ts";
 import { type Accepted, documentConfigMap, publishedConfigMap } from "./resources/configmap.ts";
@@ -19,6 +21,8 @@ import { SHARED, type Slot, slotsOf } from "./slots.ts";
 export interface FleetOptions {
   image: string;
   imagePullPolicy: ProxyPods["imagePullPolicy"];
+  /** Namespaces whose pods reach proxies' admin ports; undefined: whoever can. */
+  adminFrom: readonly string[] | undefined;
 }
 
 /** What should stand there for a policy. */
@@ -29,6 +33,7 @@ export interface Desired {
   removals: KubeObject[];
   /** Deployments of slots that are changed after others. */
   waiting: string[];
+  networkPolicies: NetworkPolicies;
 }
 
 const DEFAULT_REPLICAS = 2;
@@ -128,6 +133,7 @@ export function desire(
   options: FleetOptions,
 ): Desired {
   const { policy, children } = facts;
+  const guards = networkPolicies(facts, spec, provider, options.adminFrom);
   const slots = wantedSlots(spec, provider);
   const before = publishedBefore(children.configMaps.get(childName.published(policy.metadata.name)));
   const leaving = [
@@ -143,12 +149,17 @@ export function desire(
       proxyAccount(policy),
       clientService(policy, spec, provider),
       fleetBudget(policy),
+      // Before the Deployments: no proxy of a new fleet runs without.
+      ...guards.objects,
     ].map(stamp),
     ...deployments,
     ...slots.flatMap((slot) => (slot === undefined ? [] : provider.slotObjects(policy, spec, slot))).map(stamp),
   ];
 
   const names = new Set([...objects, ...stay].map((object) => `${object.kind}/${object.metadata.name}`));
+  if (guards.tooLarge !== undefined) {
+    names.add(`${RESOURCE.networkPolicy.kind}/${childName.senders(policy.metadata.name)}`);
+  }
   const kept = new Set(stay.map((deployment) => deployment.metadata.labels?.[LABEL.slot]));
   const standing = [...children.configMaps.values(), ...children.services.values(), ...children.others];
   const removals = [
@@ -162,6 +173,7 @@ export function desire(
     objects: objects.filter(({ kind, metadata }) => kind !== "Deployment" || !later.has(metadata.name)),
     removals,
     waiting: [...later],
+    networkPolicies: guards,
   };
 }
 

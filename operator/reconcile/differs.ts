@@ -1,4 +1,6 @@
 import { createHash } from "node:crypto";
+import { isDeepStrictEqual } from "node:util";
+import { RESOURCE } from "../api/kinds.ts";
 import { ANNOTATION } from "../api/names.ts";
 import type { KubeObject } from "../kube/resource.ts";
 
@@ -72,9 +74,30 @@ export function stamp<T extends KubeObject>(object: T): T {
   return { ...object, metadata: { ...object.metadata, annotations } };
 }
 
+/** Kinds in which whatever somebody adds opens something: a peer, a port, a selector that a peer did not have, even an empty one. */
+const WHOLE: readonly string[] = [RESOURCE.networkPolicy.kind];
+
+/** Without what the API server leaves out of them: empty lists, and empty mappings of labels. */
+function kept(value: unknown): unknown {
+  if (Array.isArray(value)) return value.map(kept);
+  if (!isMapping(value)) return value;
+  const empty = (key: string, one: unknown) =>
+    one === undefined ||
+    (Array.isArray(one) && one.length === 0) ||
+    (key === "matchLabels" && isMapping(one) && Object.keys(one).length === 0);
+  return Object.fromEntries(
+    Object.entries(value)
+      .filter(([key, one]) => !empty(key, one))
+      .map(([key, one]) => [key, kept(one)]),
+  );
+}
+
+const specOf = (object: KubeObject): unknown => kept((object as { spec?: unknown }).spec);
+
 /** Whether a stamped object has to be applied over what stands there. */
 export function differs(actual: KubeObject | undefined, stamped: KubeObject): boolean {
-  return actual === undefined || !covers(actual, stamped);
+  if (actual === undefined || !covers(actual, stamped)) return true;
+  return WHOLE.includes(stamped.kind) && !isDeepStrictEqual(specOf(stamped), specOf(actual));
 }
 
 /**

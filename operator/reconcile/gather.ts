@@ -71,7 +71,7 @@ export function gather(world: World, policy: EgressPolicy, around: Surroundings)
       configMaps: named(own(world.configMaps.by("owner", key))),
       services: named(own(world.services.by("owner", key))),
       deployments: named(own(world.deployments.by("owner", key))),
-      others: own([...world.accounts.by("owner", key), ...world.budgets.by("owner", key)]),
+      others: own([world.accounts, world.budgets, world.networkPolicies].flatMap((kind) => kind.by("owner", key))),
     },
     // Sorted, since stores are not: messages name proxies, and would change with every look.
     proxies: world.proxies

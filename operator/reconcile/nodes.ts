@@ -14,12 +14,32 @@ function tolerated(taint: Taint, proxy: ProxySpec): boolean {
   });
 }
 
+/** `but`: taints that are passed over. */
+function takes(node: Node, proxy: ProxySpec, but: (taint: Taint) => boolean): boolean {
+  const selector = Object.entries(proxy?.nodeSelector ?? {});
+  if (!selector.every(([key, value]) => node.metadata.labels?.[key] === value)) return false;
+  const taints = (node.spec?.taints ?? []).filter((taint) => taint.effect !== "PreferNoSchedule" && !but(taint));
+  return taints.every((taint) => tolerated(taint, proxy));
+}
+
 /** How many nodes can take a proxy of this policy: a coarse look, the scheduler decides. */
 export function schedulable(nodes: readonly Node[], proxy: ProxySpec): number {
-  const selector = Object.entries(proxy?.nodeSelector ?? {});
-  return nodes.filter((node) => {
-    if (node.spec?.unschedulable === true) return false;
-    if (!selector.every(([key, value]) => node.metadata.labels?.[key] === value)) return false;
-    return (node.spec?.taints ?? []).every((taint) => taint.effect === "PreferNoSchedule" || tolerated(taint, proxy));
-  }).length;
+  return nodes.filter((node) => node.spec?.unschedulable !== true && takes(node, proxy, () => false)).length;
+}
+
+/** Set by the cluster while a node is cordoned, not ready or short of something (well-known taints): it passes. */
+const passing = ({ key }: Taint): boolean => key.startsWith("node.kubernetes.io/");
+
+/**
+ * Addresses on which proxies on nodes' networks can be reached: internal ones, where a node has none the external ones
+ * (status.hostIP of pods). Nodes that are cordoned or ill count: a proxy may be there, or come back.
+ */
+export function nodeAddresses(nodes: readonly Node[], proxy: ProxySpec): string[] {
+  return nodes
+    .filter((node) => takes(node, proxy, passing))
+    .flatMap(({ status }) => {
+      const of = (type: string) => (status?.addresses ?? []).filter((one) => one.type === type);
+      const internal = of("InternalIP");
+      return (internal.length > 0 ? internal : of("ExternalIP")).map(({ address }) => address);
+    });
 }

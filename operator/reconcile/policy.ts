@@ -73,6 +73,8 @@ interface Refresh {
   at: number;
 }
 
+const isNetworkPolicy = ({ kind }: KubeObject): boolean => kind === RESOURCE.networkPolicy.kind;
+
 /** Whether a deleted policy has to wait: pods use its fleet, nobody forces it, and its namespace stays. */
 function inUse({ policy, injected, namespaceTerminating }: Facts): boolean {
   if (injected.length === 0 || namespaceTerminating) return false;
@@ -171,14 +173,14 @@ export class PolicyReconciler {
       exclusive.flatMap(({ address, source }) => [address, source]),
     );
     let { children } = facts;
-    let applied: Applied = { problem: undefined };
+    let applied: Applied = { problem: undefined, networkPolicy: undefined };
     if (effective !== undefined && desired !== undefined) {
       this.#warnAddresses(facts, effective.spec);
       const { gated } = effective.provider;
       // The client Service must never select by a label that no serving pod has yet, or has no more.
       if (gated) await this.#labelPods(facts, effective);
       const written: KubeObject[] = [];
-      applied = { problem: await this.#apply(facts, desired, written) };
+      applied = await this.#apply(facts, desired, written);
       children = withWritten(children, written);
       if (!gated) await this.#labelPods(facts, effective);
       for (const patch of this.#refreshes(facts, effective.hash)) await this.#patchPod(patch);
@@ -187,7 +189,9 @@ export class PolicyReconciler {
     if (facts.proxies.some(({ asked }) => !asked)) return { result: "requeue", afterMs: UNASKED_MS };
     const { clusterDomain } = this.#options;
     const waiting = desired?.waiting ?? [];
-    const status = judge({ ...facts, children }, { refusal, effective, applied, stands, waiting, clusterDomain });
+    const networkPolicies = desired?.networkPolicies;
+    const verdict = { refusal, effective, applied, stands, waiting, networkPolicies, clusterDomain };
+    const status = judge({ ...facts, children }, verdict);
     await this.#writeStatus(facts.policy, status);
     return this.#outcome(facts, effective, applied);
   }
@@ -211,7 +215,7 @@ export class PolicyReconciler {
     }
   }
 
-  async #apply(facts: Facts, desired: Desired, written: KubeObject[]): Promise<Applied["problem"]> {
+  async #apply(facts: Facts, desired: Desired, written: KubeObject[]): Promise<Applied> {
     const { policy, children } = facts;
     const find = (kind: string, name: string) => {
       if (kind === "ConfigMap") return children.configMaps.get(name);
@@ -220,6 +224,7 @@ export class PolicyReconciler {
       return children.others.find((object) => object.kind === kind && object.metadata.name === name);
     };
     let problem: Applied["problem"];
+    let networkPolicy: Applied["networkPolicy"];
     for (const object of desired.objects) {
       try {
         const one = await this.#writer.apply(policy, object, find(object.kind, object.metadata.name));
@@ -227,17 +232,25 @@ export class PolicyReconciler {
       } catch (error) {
         const found = problemOf(error);
         problem ??= found;
+        if (isNetworkPolicy(object)) networkPolicy ??= found;
         // Addresses are published before they are used, and pods mount nothing that is not the policy's own.
-        if (object.kind === "ConfigMap" || object.kind === "ServiceAccount") return problem;
+        if (object.kind === "ConfigMap" || object.kind === "ServiceAccount") {
+          return { problem, networkPolicy: problem };
+        }
       }
     }
-    if (problem !== undefined) return problem;
-    try {
-      for (const object of desired.removals) await this.#writer.remove(object);
-    } catch (error) {
-      return problemOf(error);
+    // What was switched off goes at once; everything else stays until what is wanted instead stands there.
+    const due = problem === undefined ? desired.removals : desired.removals.filter(isNetworkPolicy);
+    for (const object of due) {
+      try {
+        await this.#writer.remove(object);
+      } catch (error) {
+        const found = problemOf(error);
+        problem ??= found;
+        if (isNetworkPolicy(object)) networkPolicy ??= found;
+      }
     }
-    return undefined;
+    return { problem, networkPolicy };
   }
 
   async #labelPods(facts: Facts, { spec, provider }: Effective): Promise<void> {

@@ -1,4 +1,4 @@
-import { type Cidr, contains, formatAddress, parseAddress, parseCidr } from "../../proxy/policy/cidr.ts";
+import { type Cidr, formatAddress, isInside, parseAddress, parseCidr } from "../../proxy/policy/cidr.ts";
 import { isSpecialNetwork } from "../../proxy/policy/special.ts";
 import type { EndpointSlice, Node, ServiceCIDR } from "../api/objects.ts";
 
@@ -12,7 +12,8 @@ export interface ClusterRanges {
   configured: readonly string[];
 }
 
-function whole(text: string): string | null {
+/** An address as a network; null for what is none. */
+export function whole(text: string): string | null {
   const address = parseAddress(text);
   return address === null ? null : `${formatAddress(address)}/${address.family === 4 ? 32 : 128}`;
 }
@@ -42,7 +43,7 @@ export function aggregate(networks: readonly Cidr[]): Cidr[] {
   const stack: Cidr[] = [];
   for (const network of [...networks].sort(order)) {
     const last = stack.at(-1);
-    if (last !== undefined && last.prefix <= network.prefix && contains(last, network)) continue;
+    if (last !== undefined && isInside(last, network)) continue;
     let top = network;
     for (let wider = stack.length > 0 ? join(stack.at(-1)!, top) : null; wider !== null; ) {
       stack.pop();
@@ -52,6 +53,18 @@ export function aggregate(networks: readonly Cidr[]): Cidr[] {
     stack.push(top);
   }
   return stack;
+}
+
+/** Whether any network of an aggregated list lies in a network, or around it. */
+export function overlaps(aggregated: readonly Cidr[], network: Cidr): boolean {
+  let low = 0;
+  for (let high = aggregated.length; low < high; ) {
+    const middle = (low + high) >>> 1;
+    if (order(aggregated[middle]!, network) < 0) low = middle + 1;
+    else high = middle;
+  }
+  const [before, next] = [aggregated[low - 1], aggregated[low]];
+  return (before !== undefined && isInside(before, network)) || (next !== undefined && isInside(network, next));
 }
 
 /**

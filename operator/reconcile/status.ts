@@ -5,6 +5,7 @@ import type { Provider } from "../providers/provider.ts";
 import type { Refusal } from "./accept.ts";
 import { addressStates } from "./address-states.ts";
 import type { Facts } from "./facts.ts";
+import { judgeNetworkPolicies, type NetworkPolicies } from "./network-policies.ts";
 import { schedulable } from "./nodes.ts";
 import { isProven, type ProxyFacts } from "./proxy-status.ts";
 import { slotsOf } from "./slots.ts";
@@ -16,6 +17,8 @@ type Spec = EgressPolicy["spec"];
 export interface Applied {
   /** The first thing that stands in the way. */
   problem: { reason: Reason; message: string } | undefined;
+  /** The same of NetworkPolicies. */
+  networkPolicy: { reason: Reason; message: string } | undefined;
 }
 
 /** All that a status is made from. */
@@ -28,6 +31,8 @@ export interface Verdict {
   stands: Refusal | undefined;
   /** Deployments of slots that are changed after others. */
   waiting: readonly string[];
+  /** Of the desired ones; undefined where nothing is reconciled. */
+  networkPolicies: Omit<NetworkPolicies, "objects"> | undefined;
   clusterDomain: string;
 }
 
@@ -136,6 +141,7 @@ const BLOCKING: readonly ConditionType[] = [
   "ProxyAvailable",
   "PolicyDistributed",
   "IPsAssigned",
+  "NetworkPolicyApplied",
 ];
 
 /** Pure: the whole status. */
@@ -173,7 +179,16 @@ export function judge(facts: Facts, verdict: Verdict): EgressPolicyStatus {
     IPsAssigned: assigned(),
     EgressIPVerified: effective === undefined ? unknown(REASON.notAccepted, nothing) : verified(inUse, effective.spec),
     WorkloadsInjected: workloads?.finding ?? unknown(REASON.notAccepted, nothing),
-    NetworkPolicyApplied: unknown(REASON.notObserved, "NetworkPolicies are not managed by this version"),
+    NetworkPolicyApplied:
+      effective === undefined || verdict.networkPolicies === undefined
+        ? unknown(REASON.notAccepted, nothing)
+        : judgeNetworkPolicies(
+            facts,
+            effective.spec,
+            effective.provider,
+            verdict.networkPolicies,
+            verdict.applied.networkPolicy,
+          ),
   };
   const summary = (): Finding => {
     if (policy.metadata.deletionTimestamp !== undefined) {

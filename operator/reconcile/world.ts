@@ -164,6 +164,7 @@ export interface World {
   deployments: Watched<Deployment>;
   accounts: Watched<KubeObject>;
   budgets: Watched<KubeObject>;
+  networkPolicies: Watched<KubeObject>;
   proxies: Watched<Pod>;
   /** All pods, by their metadata: those that were injected, and those that ask for it. */
   pods: Watched<KubeObject>;
@@ -184,7 +185,7 @@ export interface Listeners {
   slot(): void;
   /** Nodes, services or API servers changed. */
   ranges(): void;
-  /** A node came, went, or may be used otherwise than before. */
+  /** A node came, went, or may be used or reached otherwise than before. */
   nodes(): void;
   /** A namespace changed. */
   namespace(name: string): void;
@@ -240,6 +241,7 @@ export function watchWorld(watches: Watches, tell: Listeners, discover: boolean)
     services: watches.add<Service>(RESOURCE.service, child, owned),
     accounts: watches.add<KubeObject>(RESOURCE.serviceAccount, child, owned),
     budgets: watches.add<KubeObject>(RESOURCE.pdb, child, owned),
+    networkPolicies: watches.add<KubeObject>(RESOURCE.networkPolicy, child, owned),
     deployments: watches.add<Deployment>(
       RESOURCE.deployment,
       (event, object, before) => {
@@ -278,7 +280,15 @@ export function watchWorld(watches: Watches, tell: Listeners, discover: boolean)
               JSON.stringify(part(before)) !== JSON.stringify(part(node));
             // Every kubelet writes its node's status every few minutes: that alone is no news.
             if (changed(({ spec, status }) => [spec?.podCIDR, spec?.podCIDRs, status?.addresses])) tell.ranges();
-            if (changed(({ metadata, spec }) => [metadata.labels, spec?.unschedulable, spec?.taints])) tell.nodes();
+            if (
+              changed(({ metadata, spec, status }) => [
+                metadata.labels,
+                spec?.unschedulable,
+                spec?.taints,
+                status?.addresses,
+              ])
+            )
+              tell.nodes();
           },
           { transform: nodeParts },
         )

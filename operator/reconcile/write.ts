@@ -4,7 +4,7 @@ import { CHILDREN, RESOURCE } from "../api/kinds.ts";
 import { ANNOTATION, FIELD_MANAGER, KIND, REASON, type Reason } from "../api/names.ts";
 import { ApiError, type Client } from "../kube/client.ts";
 import type { KubeObject, Resource } from "../kube/resource.ts";
-import { covers, differs } from "./differs.ts";
+import { differs } from "./differs.ts";
 import { isControlledBy } from "./gather.ts";
 
 /** Something stands in the way of an object: the user's or another program's, not a fault to retry fast. */
@@ -99,7 +99,7 @@ export class Writer {
     if (actual !== undefined && futile.get(what) === attempt(actual)) return undefined;
     futile.delete(what);
     const written = await this.#write(object, actual?.metadata.uid);
-    if (covers(written, object)) return written;
+    if (!differs(written, object)) return written;
     this.#log.warn(
       { kind: object.kind, namespace: object.metadata.namespace, name: object.metadata.name },
       "the API server keeps this object otherwise than it was applied: an admission plugin changes it",

@@ -107,6 +107,20 @@ export function contains(network: Cidr, address: Address): boolean {
   return true;
 }
 
+/** Whether every address of `inner` is in `outer`. */
+export function isInside(outer: Cidr, inner: Cidr): boolean {
+  return outer.prefix <= inner.prefix && contains(outer, inner);
+}
+
+/** The network with at most so many bits of prefix that the network lies in. */
+export function widen(network: Cidr, prefix: number): Cidr {
+  if (prefix >= network.prefix) return network;
+  const { family } = network;
+  const bits = prefix + (family === 4 ? 96 : 0);
+  const words = network.words.map((w, i) => (w & maskWord(i, bits)) >>> 0) as [number, number, number, number];
+  return { family, words, prefix, text: `${formatAddress({ family, words })}/${prefix}` };
+}
+
 function compare(a: readonly number[], aAt: number, b: readonly number[]): number {
   for (let i = 0; i < 4; i++) {
     const d = a[aAt + i]! - b[i]!;

@@ -1,4 +1,4 @@
-import { type Address, type Cidr, cidr, contains, parseAddress, v4 } from "./cidr.ts";
+import { type Address, type Cidr, cidr, contains, isInside as inside, parseAddress, v4 } from "./cidr.ts";
 
 /** A range with the words that a sender reads about it. */
 export interface AddressClass {
@@ -69,7 +69,7 @@ const SPECIAL_PURPOSE = table([
 ]);
 
 /** The globally reachable rows inside of those ranges: more specific, so they win. */
-const GLOBALLY_REACHABLE = [
+export const GLOBALLY_REACHABLE: readonly Cidr[] = [
   "192.0.0.9/32",
   "192.0.0.10/32",
   "2001:1::1/128",
@@ -80,6 +80,12 @@ const GLOBALLY_REACHABLE = [
   "2001:20::/28",
   "2001:30::/28",
 ].map(cidr);
+
+/** What no policy document opens: {@link neverAllowed} as networks. */
+export const NEVER_OPENED: readonly Cidr[] = [...NEVER_ALLOWED, ...LOOPBACK].map(({ network }) => network);
+
+/** What takes a rule to be reached, and {@link NEVER_OPENED}; {@link GLOBALLY_REACHABLE} inside of it takes none. */
+export const NOT_PUBLIC: readonly Cidr[] = [...NEVER_OPENED, ...SPECIAL_PURPOSE.map(({ network }) => network)];
 
 const find = (classes: readonly AddressClass[], address: Address): AddressClass | undefined =>
   classes.find((c) => contains(c.network, address));
@@ -101,18 +107,15 @@ export function specialPurpose(address: Address): AddressClass | undefined {
   return klass;
 }
 
-const inside = (outer: Cidr, inner: Cidr): boolean => outer.prefix <= inner.prefix && contains(outer, inner);
-
 /** Whether a network has special-purpose and never-allowed addresses only, so that naming it blocks nothing more. */
 export function isSpecialNetwork(network: Cidr): boolean {
   if (GLOBALLY_REACHABLE.some((open) => inside(network, open) || inside(open, network))) return false;
-  return [...NEVER_ALLOWED, ...LOOPBACK, ...SPECIAL_PURPOSE].some((klass) => inside(klass.network, network));
+  return NOT_PUBLIC.some((closed) => inside(closed, network));
 }
 
 /** Whether a network has any special-purpose or never-allowed address. */
 export function touchesSpecial(network: Cidr): boolean {
-  const all = [...NEVER_ALLOWED, ...LOOPBACK, ...SPECIAL_PURPOSE];
-  return all.some((klass) => inside(klass.network, network) || inside(network, klass.network));
+  return NOT_PUBLIC.some((closed) => inside(closed, network) || inside(network, closed));
 }
 
 const MAPPED = cidr("::ffff:0:0/96");

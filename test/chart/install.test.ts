@@ -292,7 +292,7 @@ test("helm uninstall leaves the CRD, policies and their serving fleets, and noth
   const left = without(await inventory(plane), before0);
   const service = await plane.get<{ spec: { clusterIP: string } }>(`/api/v1/namespaces/${NS}/services/webhooks-egress`);
   const fleetKinds =
-    /^(ConfigMap|Deployment|Endpoints|EndpointSlice|EgressPolicy|Pod|PodDisruptionBudget|ReplicaSet|Service|ServiceAccount) convoy\/webhooks/;
+    /^(ConfigMap|Deployment|Endpoints|EndpointSlice|EgressPolicy|NetworkPolicy|Pod|PodDisruptionBudget|ReplicaSet|Service|ServiceAccount) convoy\/webhooks/;
   assert.deepEqual(
     left.filter((key) => !fleetKinds.test(key) && key !== `IPAddress ${service!.spec.clusterIP}`),
     // The API server makes an APIService of each group that a CRD has.

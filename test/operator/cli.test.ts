@@ -56,6 +56,11 @@ for (const [what, args, message] of [
     [IMAGE, "--blocked-cidrs=10.0.0.1/8"],
     /^outrider: --blocked-cidrs: "10\.0\.0\.1\/8" has host bits set; the network is 10\.0\.0\.0\/8$/,
   ],
+  [
+    "a wrong namespace of a Prometheus",
+    [IMAGE, "--metrics-namespaces=monitoring", "--metrics-namespaces=*.a"],
+    /^outrider: --metrics-namespaces must be a namespace name or \*, not "\*\.a"$/,
+  ],
   ["a wrong domain", [IMAGE, "--cluster-domain=Cluster_local"], /^outrider: --cluster-domain must be a DNS name/],
   ["a wrong word", [IMAGE, "--scrape=push"], /^outrider: --scrape must be one of direct, apiserver, not "push"$/],
   ["a wrong number", [IMAGE, "--workers=0"], /^outrider: --workers must be a whole number from 1 to 64, not "0"$/],

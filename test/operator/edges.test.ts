@@ -65,6 +65,7 @@ const KINDS = {
   Pod: { group: "/api/v1", plural: "pods" },
   Deployment: { group: "/apis/apps/v1", plural: "deployments" },
   PodDisruptionBudget: { group: "/apis/policy/v1", plural: "poddisruptionbudgets" },
+  NetworkPolicy: { group: "/apis/networking.k8s.io/v1", plural: "networkpolicies" },
   ResourceQuota: { group: "/api/v1", plural: "resourcequotas" },
 } as const;
 type Kind = keyof typeof KINDS;
@@ -87,6 +88,7 @@ const childrenOf = (name: string): [Kind, string][] => [
   ["ServiceAccount", `${name}-egress`],
   ["Service", `${name}-egress`],
   ["PodDisruptionBudget", `${name}-egress`],
+  ["NetworkPolicy", `${name}-egress`],
   ["Deployment", `${name}-egress`],
 ];
 
@@ -187,6 +189,7 @@ test("foreign objects of a child's name are left alone and named; when they go, 
     service: ["Service", "service-egress", { spec: { selector: { app: "theirs" }, ports: [{ port: 1 }] } }],
     account: ["ServiceAccount", "account-egress", {}],
     budget: ["PodDisruptionBudget", "budget-egress", { spec: { maxUnavailable: 3, selector } }],
+    network: ["NetworkPolicy", "network-egress", { spec: { podSelector: selector, policyTypes: ["Ingress"] } }],
     deployment: ["Deployment", "deployment-egress", { spec: { replicas: 0, selector, template: pods } }],
     // With the labels of the operator, but nobody's, and somebody else's.
     orphan: ["ConfigMap", "orphan-egress-policy", { data: { theirs: "1" } }],
@@ -233,7 +236,7 @@ test("foreign objects of a child's name are left alone and named; when they go, 
     await untilCondition(plane, ns, policy, "Programmed", "True");
     await untilChildren(ns, policy);
   }
-  console.log(`eight policies whose names were free again went on within ${Date.now() - began} ms`);
+  console.log(`nine policies whose names were free again went on within ${Date.now() - began} ms`);
 });
 
 test("a child whose owner reference is taken away is the policy's no more, until it is put back", {
@@ -300,7 +303,14 @@ test("a policy that is deleted and made anew at once gets one set of children, i
   console.log(`a policy made anew five times was programmed ${Date.now() - began} ms after the last time`);
   await untilCondition(plane, ns, "webhooks", "ProxyAvailable", "True");
   await untilChildren(ns, "webhooks");
-  for (const kind of ["Deployment", "Service", "ServiceAccount", "PodDisruptionBudget", "ConfigMap"] as const) {
+  for (const kind of [
+    "Deployment",
+    "Service",
+    "ServiceAccount",
+    "PodDisruptionBudget",
+    "NetworkPolicy",
+    "ConfigMap",
+  ] as const) {
     const own = await listOf(kind, ns, "egress.outrider.dev/policy=webhooks");
     assert.equal(own.length, kind === "ConfigMap" ? 2 : 1, kind);
   }

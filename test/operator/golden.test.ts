@@ -24,7 +24,7 @@ import { withDefaults } from "../harness/defaults.ts";
 
 const root = new URL("../..", import.meta.url).pathname;
 const NOW = Date.parse("2026-03-01T12:00:00.000Z");
-const OPTIONS = { image: "outrider:1", imagePullPolicy: "IfNotPresent" as const };
+const OPTIONS = { image: "outrider:1", imagePullPolicy: "IfNotPresent" as const, adminFrom: ["outrider-system"] };
 
 /** What an input says: the policy, and what stands there. Everything but `policy` may be left out. */
 interface Input {
@@ -49,11 +49,14 @@ interface Input {
     status?: Partial<ProxyStatus>;
     labelled?: boolean;
     error?: string;
+    /** What its container listens on, by name. */
+    ports?: Record<string, number>;
   }[];
   injected?: string[];
   /** Pods that ask for the policy, by their metadata. */
   asking?: ObjectMeta[];
   problem?: Applied["problem"];
+  networkPolicy?: Applied["networkPolicy"];
 }
 
 function factsOf(input: Input): Facts {
@@ -97,6 +100,11 @@ function factsOf(input: Input): Facts {
       apiVersion: "v1",
       kind: "Pod",
       metadata: { name: entry.name, labels: entry.labelled ? { [LABEL.verified]: "true" } : {} },
+      spec: {
+        containers: [
+          { ports: Object.entries(entry.ports ?? {}).map(([name, containerPort]) => ({ name, containerPort })) },
+        ],
+      },
       status: { phase: "Running" },
     };
     const said = entry.status;
@@ -154,9 +162,10 @@ function outputOf(input: Input): object {
   const status = judge(facts, {
     refusal,
     effective,
-    applied: { problem: input.problem },
+    applied: { problem: input.problem, networkPolicy: input.networkPolicy },
     stands,
     waiting: desired?.waiting ?? [],
+    networkPolicies: desired?.networkPolicies,
     clusterDomain: "cluster.local",
   });
   const retiring = new Set(

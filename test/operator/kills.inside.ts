@@ -161,6 +161,7 @@ async function standing(): Promise<string[]> {
     Service: `/api/v1/namespaces/${NS}/services`,
     ServiceAccount: `/api/v1/namespaces/${NS}/serviceaccounts`,
     PodDisruptionBudget: `/apis/policy/v1/namespaces/${NS}/poddisruptionbudgets`,
+    NetworkPolicy: `/apis/networking.k8s.io/v1/namespaces/${NS}/networkpolicies`,
     Deployment: `/apis/apps/v1/namespaces/${NS}/deployments`,
   };
   const names: string[] = [];
@@ -180,7 +181,7 @@ function childrenOf(name: string, spec: Spec): string[] {
     `ServiceAccount/${fleet}`,
     `PodDisruptionBudget/${fleet}`,
   ];
-  if (spec.nat.provider !== "KubeVIP") return [...shared, `Deployment/${fleet}`];
+  if (spec.nat.provider !== "KubeVIP") return [...shared, `NetworkPolicy/${fleet}`, `Deployment/${fleet}`];
   const slots = spec.staticIPs!.map(({ address }) => childName.slot(name, slotId(address)));
   return [...shared, ...slots.flatMap((slot) => [`Deployment/${slot}`, `Service/${slot}`])];
 }

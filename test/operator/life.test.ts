@@ -29,7 +29,7 @@ const HANDED_MS = 12_000;
 /** A Lease, a retry and a start on a busy machine. */
 const EXPIRED_MS = 40_000;
 /** Of a policy without slots. */
-const CHILDREN = 6;
+const CHILDREN = 7;
 
 const skip = controlPlaneMissing() ?? false;
 let plane: ControlPlane;
@@ -159,9 +159,16 @@ async function untilSeen({ way }: Observed, which: (request: Seen) => boolean, c
 /** Names of the objects of policies, by policy; events and the like are left out. */
 async function childrenByPolicy(): Promise<Map<string, number>> {
   const counts = new Map<string, number>();
-  for (const path of ["api/v1", "apis/apps/v1", "apis/policy/v1"]) {
+  for (const path of ["api/v1", "apis/apps/v1", "apis/policy/v1", "apis/networking.k8s.io/v1"]) {
     const { resources } = (await plane.get<{ resources: { name: string; verbs: string[] }[] }>(`/${path}`))!;
-    for (const kind of ["configmaps", "services", "serviceaccounts", "deployments", "poddisruptionbudgets"]) {
+    for (const kind of [
+      "configmaps",
+      "services",
+      "serviceaccounts",
+      "deployments",
+      "poddisruptionbudgets",
+      "networkpolicies",
+    ]) {
       if (!resources.some(({ name }) => name === kind)) continue;
       const selector = "?labelSelector=egress.outrider.dev/policy";
       const { items } = (await plane.get<{ items: KubeObject[] }>(`/${path}/namespaces/${NS}/${kind}${selector}`))!;

@@ -203,6 +203,7 @@ test("a policy that pods use stays, says so, and goes when they are gone, with a
     cm("webhooks-egress-ips"),
     `/api/v1/namespaces/${NS}/serviceaccounts/webhooks-egress`,
     `/apis/policy/v1/namespaces/${NS}/poddisruptionbudgets/webhooks-egress`,
+    `/apis/networking.k8s.io/v1/namespaces/${NS}/networkpolicies/webhooks-egress`,
   ]) {
     await plane.until(path, gone, `${path} is gone`);
   }

@@ -1,0 +1,307 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import fc from "fast-check";
+import type { EgressPolicy } from "../../operator/api/egresspolicy.ts";
+import { providerOf } from "../../operator/providers/index.ts";
+import type { Facts } from "../../operator/reconcile/facts.ts";
+import { MAX_BYTES, networkPolicies } from "../../operator/reconcile/network-policies.ts";
+import { formatAddress, parseAddress } from "../../proxy/policy/cidr.ts";
+import { compile, decide, type PolicySet } from "../../proxy/policy/engine.ts";
+import { readManifest } from "../../proxy/policy/source.ts";
+import { forms } from "../../proxy/policy/special.ts";
+import { parseAuthority } from "../../proxy/policy/target.ts";
+import { withDefaults } from "../harness/defaults.ts";
+import { ip, NEVER, REACHABLE, range, registrySpecial, SPECIAL, text, V4, within } from "../policy/evaluator.ts";
+import { assertBlocks, lets } from "./np-evaluator.ts";
+
+/** What the proxies' NetworkPolicy lets out, beside what the engine lets them dial. */
+
+const seed = Number(process.env.SEED ?? Date.now() & 0x7fffffff);
+const policyOf = (spec: object): EgressPolicy =>
+  ({
+    apiVersion: "egress.outrider.dev/v1alpha1",
+    kind: "EgressPolicy",
+    metadata: { name: "webhooks", namespace: "convoy", uid: "1" },
+    spec: withDefaults(spec),
+  }) as EgressPolicy;
+
+function made(spec: object, blockedCIDRs: readonly string[] = [], rest: Partial<Facts> = {}) {
+  const policy = policyOf(spec);
+  const facts = { policy, blockedCIDRs, proxies: [], nodes: [], ...rest } as unknown as Facts;
+  const result = networkPolicies(facts, policy.spec, providerOf(policy.spec)!, ["outrider-system"]);
+  for (const object of result.objects) assertBlocks(object);
+  const named = (name: string) => result.objects.find(({ metadata }) => metadata.name === name);
+  return { ...result, proxy: named("webhooks-egress")!, senders: named("webhooks-egress-senders")! };
+}
+
+const DNS_PORTS = [53, 5353];
+const one = (address: string) => ip(address);
+
+for (const [what, spec, reached, closed] of [
+  [
+    "nothing but defaults",
+    {},
+    [
+      "8.8.8.8 443",
+      "8.8.8.8 80",
+      "8.8.8.8 1024",
+      "8.8.8.8 65535",
+      "2606:4700::1 443",
+      "192.0.0.9 443",
+      "64:ff9b::808:808 443",
+    ],
+    [
+      "8.8.8.8 25",
+      "10.0.0.1 443",
+      "fd00::1 443",
+      "169.254.169.254 80",
+      "168.63.129.16 80",
+      "64:ff9b::a00:1 443",
+      "::1 80",
+    ],
+  ],
+  [
+    "an allow rule that opens a private range, at its ports",
+    { allow: [{ hosts: ["a.example"], cidrs: ["10.96.0.0/12"], ports: [8080, "9000-9010"] }] },
+    ["10.96.0.1 8080", "10.111.255.255 9005", "8.8.8.8 443", "64:ff9b::a60:1 8080"],
+    ["10.96.0.1 443", "10.112.0.0 8080", "10.95.255.255 8080", "10.96.0.1 8999"],
+  ],
+  [
+    "all of IPv4 opened: what is never allowed stays closed",
+    { allow: [{ hosts: ["a.example"], cidrs: ["0.0.0.0/0"] }] },
+    ["10.0.0.1 443", "192.168.1.1 80", "8.8.8.8 443"],
+    ["169.254.169.254 80", "127.0.0.1 80", "100.100.100.200 80", "192.0.0.192 80", "224.0.0.1 80", "fd00::1 443"],
+  ],
+  [
+    "a range of unique local addresses around cloud metadata",
+    { allow: [{ hosts: ["a.example"], cidrs: ["fd00::/8"] }] },
+    ["fd00::1 443", "fd00:ec2::253 443"],
+    ["fd00:ec2::254 443", "fd20:ce::254 80", "fc00::1 443"],
+  ],
+  [
+    "defaultAction Deny with networks alone: no public address but theirs",
+    { defaultAction: "Deny", allow: [{ hosts: ["a.example"], cidrs: ["8.8.8.0/24"] }] },
+    ["8.8.8.8 443"],
+    ["8.8.4.4 443", "10.0.0.1 443", "2606:4700::1 443"],
+  ],
+  [
+    "echo URLs, whatever the lists say",
+    {
+      defaultAction: "Deny",
+      staticIPs: [{ address: "203.0.113.10" }],
+      verification: { echoURLs: ["https://echo.example:8443/ip", "http://echo.example/ip"] },
+    },
+    ["8.8.8.8 8443", "8.8.8.8 80"],
+    ["8.8.8.8 443", "10.0.0.1 8443", "2606:4700::1 80"],
+  ],
+  [
+    "static IPs of one family: the other has no way out",
+    {
+      staticIPs: [{ address: "203.0.113.10" }, { address: "2606:4700::10", phase: "Pending" }],
+      allow: [{ hosts: ["a.example"], cidrs: ["fd00::/8", "10.0.0.0/8"] }],
+    },
+    ["8.8.8.8 443", "10.0.0.1 443"],
+    ["2606:4700::1 443", "fd00::1 443", "64:ff9b::808:808 443"],
+  ],
+  [
+    "Report mode: any port of public addresses, and no private range the more",
+    { mode: "Report", defaultAction: "Deny" },
+    ["8.8.8.8 25", "8.8.8.8 1"],
+    ["10.0.0.1 443"],
+  ],
+] as const) {
+  test(`the proxies' NetworkPolicy: ${what}`, () => {
+    const { proxy, widened } = made(spec);
+    assert.equal(widened, undefined);
+    for (const [list, wanted] of [
+      [reached, true],
+      [closed, false],
+    ] as const) {
+      for (const target of list) {
+        const [address, port] = target.split(" ") as [string, string];
+        assert.equal(lets(proxy, "to", one(address), Number(port)), wanted, target);
+        assert.equal(lets(proxy, "to", one(address), Number(port), "UDP"), false, `${target}, UDP`);
+      }
+    }
+    for (const port of DNS_PORTS) {
+      for (const protocol of ["TCP", "UDP"] as const) {
+        assert.ok(lets(proxy, "to", one("169.254.20.10"), port, protocol), `DNS at ${port}, ${protocol}`);
+      }
+    }
+  });
+}
+
+test("the cluster's own public ranges are closed, but where a rule opens them", () => {
+  const allow = [{ hosts: ["a.example"], cidrs: ["34.118.1.0/24"], ports: [8443] }];
+  const { proxy } = made({ allow }, ["34.118.0.0/16", "2600:1f00::/32", "192.0.0.9/32"]);
+  const out = (address: string, port: number) => lets(proxy, "to", one(address), port);
+  assert.deepEqual(
+    ["34.118.2.1", "34.118.1.1", "34.117.0.1", "2600:1f00::1", "192.0.0.9", "64:ff9b::2276:201"].map((a) =>
+      out(a, 443),
+    ),
+    [false, false, true, false, false, false],
+  );
+  assert.deepEqual([out("34.118.1.1", 8443), out("34.118.2.1", 8443)], [true, false]);
+  const everything = made({}, ["0.0.0.0/0", "::/0"]).proxy;
+  assert.equal(lets(everything, "to", one("8.8.8.8"), 443), false);
+});
+
+const CIDRS = (
+  "0.0.0.0/0 10.0.0.0/8 10.0.0.4/30 10.0.0.5/32 8.8.8.0/24 8.0.0.0/7 172.16.0.0/12 172.16.0.0/13 192.0.0.0/24 203.0.113.0/24 " +
+  "100.64.0.0/10 169.254.0.0/16 127.0.0.0/8 ::/0 ::/96 64:ff9b::/96 64:ff9b::a00:0/104 2001::/23 2002::/16 fd00::/8 fc00::/8 " +
+  "fd20:ce::/48 2606:4700::/32 2600::/16 ::ffff:0:0/96 ::ffff:10.0.0.0/104"
+).split(" ");
+const PORTS = [1, 80, 443, 1023, 1024, 8080, 65_535];
+const portsArb = fc.uniqueArray(fc.constantFrom(...PORTS, "1-1023", "1024-65535", "443-8080", "8080-8081"), {
+  minLength: 1,
+  maxLength: 4,
+});
+const ruleArb = fc.record(
+  {
+    hosts: fc.constant(true),
+    cidrs: fc.uniqueArray(fc.constantFrom(...CIDRS), { minLength: 1, maxLength: 4 }),
+    ports: portsArb,
+  },
+  { requiredKeys: [] },
+);
+const specArb = fc.record(
+  {
+    mode: fc.constantFrom("Enforce", "Enforce", "Report"),
+    defaultAction: fc.constantFrom("Allow", "Deny", "Report"),
+    ports: portsArb,
+    allow: fc.array(ruleArb, { maxLength: 4 }),
+    staticIPs: fc.constantFrom(
+      [{ address: "203.0.113.10" }],
+      [{ address: "203.0.113.10", phase: "Pending" }, { address: "2606:4700::10" }],
+      [{ address: "203.0.113.10" }, { address: "2606:4700::10", phase: "Retiring" }],
+    ),
+  },
+  { requiredKeys: [] },
+);
+const blockedArb = fc.uniqueArray(fc.constantFrom("8.8.8.0/25", "2606:4700:1::/48", "34.0.0.0/8", "192.0.0.9/32"));
+const edges = [...CIDRS, ...SPECIAL, ...REACHABLE, ...NEVER, "8.8.8.0/25", "2606:4700:1::/48", "34.0.0.0/8"]
+  .flatMap((cidr) => [range(cidr)[0] - 1n, range(cidr)[0], range(cidr)[1], range(cidr)[1] + 1n])
+  .filter((n) => n >= 0n && n !== V4 - 1n && n < V4 + (1n << 32n));
+const four = edges.filter((n) => n >= V4);
+const addressArb = fc.oneof(
+  fc.constantFrom(...four),
+  fc.constantFrom(...edges.filter((n) => n < V4)),
+  fc.constantFrom(...four).map((n) => ip("64:ff9b::") | (n ^ V4)),
+  fc.constantFrom(...four).map((n) => ip("2002::1") | ((n ^ V4) << 80n)),
+);
+
+/** Whether some host, or the address itself, may be dialled there. */
+function dialable(set: PolicySet, rules: number, address: string, port: number): boolean {
+  const literal = address.includes(":") ? `[${address}]` : address;
+  const hosts = [literal, "other.example", ...Array.from({ length: rules }, (_, i) => `h${i}.example`)];
+  return hosts.some((host) => decide(set, parseAuthority(`${host}:${port}`)!, [address]).verdict === "allow");
+}
+
+test(`whatever the engine lets proxies dial their NetworkPolicy lets out, and nothing else (SEED=${seed})`, () => {
+  const seen = { both: 0, neither: 0, opened: 0, embedded: 0 };
+  fc.assert(
+    fc.property(
+      specArb,
+      blockedArb,
+      fc.array(fc.tuple(addressArb, fc.constantFrom(...PORTS, 25)), { minLength: 30, maxLength: 30 }),
+      (given, blocked, asks) => {
+        const allow = (given.allow ?? []).map(({ hosts, ...rule }, i) => ({
+          ...rule,
+          ...(hosts || rule.cidrs === undefined ? { hosts: [`h${i}.example`] } : {}),
+        }));
+        const spec = { ...given, allow };
+        const policy = policyOf(spec);
+        const set = compile(readManifest(policy, blocked).document);
+        const { proxy } = made(spec, blocked);
+        const statics = (given.staticIPs ?? []).map(({ address }) => ip(address));
+        for (const [address, port] of asks) {
+          if (within(address, "::ffff:0:0/96") || statics.includes(address)) continue;
+          const spelled = text(address);
+          const dials = dialable(set, allow.length, spelled, port);
+          const leaves = lets(proxy, "to", address, port);
+          const parsed = parseAddress(spelled)!;
+          const shapes = forms(parsed);
+          const plain = shapes.length === 1 && (shapes[0] === parsed || within(address, "64:ff9b::/96"));
+          // An address that embeds another one in a layout that is no network may be let out, and refused by the proxy.
+          const message = `${formatAddress(parsed)} ${port}: ${JSON.stringify({ spec, blocked })}`;
+          if (plain) assert.equal(leaves, dials, message);
+          else assert.ok(leaves || !dials, message);
+          if (!plain) seen.embedded++;
+          else if (dials && registrySpecial(address)) seen.opened++;
+          else if (dials) seen.both++;
+          else seen.neither++;
+        }
+      },
+    ),
+    { seed, numRuns: 1500 },
+  );
+  for (const [kind, count] of Object.entries(seen)) assert.ok(count > 100, `${kind}: ${count}`);
+});
+
+const rulesOf = (cidrs: string[], ports?: (i: number) => (number | string)[]) =>
+  Array.from({ length: Math.ceil(cidrs.length / 500) }, (_, i) => ({
+    hosts: [`h${i}.example`],
+    cidrs: cidrs.slice(i * 500, (i + 1) * 500),
+    ...(ports === undefined ? {} : { ports: ports(i) }),
+  }));
+const bytes = (object: object) => Buffer.byteLength(JSON.stringify(object));
+
+test("networks that lie beside and in each other take the room of few", () => {
+  const halves = Array.from({ length: 4096 }, (_, i) => `10.0.${i >> 4}.${(i & 15) * 16}/28`);
+  const { proxy, widened } = made({ allow: rulesOf(halves) });
+  assert.equal(widened, undefined);
+  assert.ok(JSON.stringify(proxy).includes('{"ipBlock":{"cidr":"10.0.0.0/16"}}'));
+  assert.ok(bytes(proxy) < 10_000, `${bytes(proxy)} bytes`);
+});
+
+test("more than fits is rounded to larger networks: all of it is reached, what is never allowed is not", () => {
+  // 60,000 addresses in rules of their own ports, and metadata beside some of them.
+  const cidrs = [
+    ...Array.from({ length: 60_000 }, (_, i) => `10.${i >> 8}.${i & 255}.77/32`),
+    "100.100.100.201/32",
+    "100.64.0.0/10",
+  ];
+  const { proxy, widened } = made({ allow: rulesOf(cidrs, (i) => [2000 + i]) }, ["34.118.0.0/16"]);
+  assert.match(
+    widened!,
+    /^what the proxies may dial takes \d+ bytes, and at most 524288 are put into a NetworkPolicy: .* to \/\d+ \(IPv4\)/,
+  );
+  assert.ok(bytes((proxy as { spec?: object }).spec!) < MAX_BYTES + 2000, `${bytes(proxy)} bytes`);
+  for (const [i, cidr] of cidrs.entries()) {
+    if (i % 97 !== 0) continue;
+    assert.ok(lets(proxy, "to", range(cidr)[0], 2000 + Math.floor(i / 500)), cidr);
+  }
+  for (const cidr of NEVER) assert.equal(lets(proxy, "to", range(cidr)[0], 443), false, cidr);
+  assert.equal(lets(proxy, "to", one("127.0.0.1"), 2000), false);
+  assert.equal(lets(proxy, "to", one("192.168.0.1"), 2000), false, "a range far from all of them stays closed");
+});
+
+test("thousands of the cluster's own ranges, of ports, and of groups of them fit as well", () => {
+  const blocked = Array.from({ length: 20_000 }, (_, i) => `34.${i >> 8}.${i & 255}.77/32`);
+  const first = made({ allow: [{ hosts: ["a.example"], cidrs: ["10.0.0.0/8"] }] }, blocked);
+  assert.match(first.widened!, /the cluster's public ranges are not left out/);
+  assert.ok(bytes(first.proxy) < MAX_BYTES);
+  assert.equal(lets(first.proxy, "to", one("10.1.1.1"), 443), true);
+  assert.equal(lets(first.proxy, "to", one("192.168.1.1"), 443), false);
+  // Both lists long: what takes the product of their lengths would take minutes.
+  const cidrs = Array.from({ length: 60_000 }, (_, i) => `35.${i >> 8}.${i & 255}.77/32`);
+  const both = made({ allow: rulesOf(["10.0.0.0/8", ...cidrs]) }, blocked);
+  assert.equal(lets(both.proxy, "to", one("10.1.1.1"), 443), true);
+  assert.equal(lets(both.proxy, "to", one("192.168.1.1"), 443), false);
+  const ports = (i: number) => Array.from({ length: 64 }, (_, k) => (i * 64 + k) * 3 + 1);
+  const allow = Array.from({ length: 256 }, (_, i) => ({ hosts: [`h${i}.example`], ports: ports(i) }));
+  const second = made({ defaultAction: "Deny", allow });
+  assert.ok(bytes(second.proxy) < MAX_BYTES);
+  assert.ok(second.widened !== undefined);
+  assert.equal(lets(second.proxy, "to", one("8.8.8.8"), 1), true);
+  assert.equal(lets(second.proxy, "to", one("10.1.1.1"), 1), false);
+});
+
+test("no rule has more ports than network plugins take", () => {
+  const ports = Array.from({ length: 60 }, (_, i) => 2000 + i * 2);
+  const { proxy } = made({ ports });
+  const { egress } = (proxy as unknown as { spec: { egress: { ports: object[] }[] } }).spec;
+  assert.ok(egress.every((rule) => rule.ports.length <= 40));
+  for (const port of ports) assert.ok(lets(proxy, "to", one("8.8.8.8"), port), `${port}`);
+  assert.equal(lets(proxy, "to", one("8.8.8.8"), 2001), false);
+});
