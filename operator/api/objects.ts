@@ -22,7 +22,7 @@ export interface Pod extends KubeObject {
 
 /** apps/v1 Deployment. */
 export interface Deployment extends KubeObject {
-  spec?: { replicas?: number };
+  spec?: { replicas?: number; template?: { spec?: { affinity?: { nodeAffinity?: object } } } };
   status?: {
     observedGeneration?: number;
     replicas?: number;

@@ -1,11 +1,11 @@
 import type { EgressPolicy } from "../api/egresspolicy.ts";
 import type { Node } from "../api/objects.ts";
 
-type ProxySpec = EgressPolicy["spec"]["proxy"];
+type Spec = EgressPolicy["spec"];
 type Taint = NonNullable<NonNullable<Node["spec"]>["taints"]>[number];
 
 /** Whether a toleration of the policy stands against a taint (core/v1 Toleration). */
-function tolerated(taint: Taint, proxy: ProxySpec): boolean {
+function tolerated(taint: Taint, proxy: Spec["proxy"]): boolean {
   return (proxy?.tolerations ?? []).some((toleration) => {
     if (toleration.effect !== undefined && toleration.effect !== taint.effect) return false;
     if (toleration.key === undefined || toleration.key === "") return toleration.operator === "Exists";
@@ -14,12 +14,22 @@ function tolerated(taint: Taint, proxy: ProxySpec): boolean {
   });
 }
 
-/** How many nodes can take a proxy of this policy: a coarse look, the scheduler decides. */
-export function schedulable(nodes: readonly Node[], proxy: ProxySpec): number {
-  const selector = Object.entries(proxy?.nodeSelector ?? {});
-  return nodes.filter((node) => {
-    if (node.spec?.unschedulable === true) return false;
-    if (!selector.every(([key, value]) => node.metadata.labels?.[key] === value)) return false;
-    return (node.spec?.taints ?? []).every((taint) => taint.effect === "PreferNoSchedule" || tolerated(taint, proxy));
-  }).length;
+/** The field that chooses the nodes of a policy's proxies, and the labels that it asks for. */
+export function selectorOf({ nat, proxy }: Spec): { field: string; labels: Record<string, string> } {
+  const own = nat?.nodeAddress?.nodeSelector;
+  if (own !== undefined) return { field: "spec.nat.nodeAddress.nodeSelector", labels: own };
+  return { field: "spec.proxy.nodeSelector", labels: proxy?.nodeSelector ?? {} };
+}
+
+/** Whether a node has the labels that a policy's proxies need. */
+export function isSelected({ metadata }: Node, spec: Spec): boolean {
+  return Object.entries(selectorOf(spec).labels).every(([key, value]) => metadata.labels?.[key] === value);
+}
+
+/** Whether a node can take a proxy of this policy: a coarse look, the scheduler decides. */
+export function canTake(node: Node, spec: Spec): boolean {
+  if (node.spec?.unschedulable === true || !isSelected(node, spec)) return false;
+  return (node.spec?.taints ?? []).every(
+    (taint) => taint.effect === "PreferNoSchedule" || tolerated(taint, spec.proxy),
+  );
 }

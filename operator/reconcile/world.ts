@@ -278,7 +278,11 @@ export function watchWorld(watches: Watches, tell: Listeners, discover: boolean)
               JSON.stringify(part(before)) !== JSON.stringify(part(node));
             // Every kubelet writes its node's status every few minutes: that alone is no news.
             if (changed(({ spec, status }) => [spec?.podCIDR, spec?.podCIDRs, status?.addresses])) tell.ranges();
-            if (changed(({ metadata, spec }) => [metadata.labels, spec?.unschedulable, spec?.taints])) tell.nodes();
+            const uses = ({ metadata, spec, status }: Node) => {
+              const more = metadata.annotations?.[ANNOTATION.addresses];
+              return [metadata.labels, spec?.unschedulable, spec?.taints, status?.addresses, more];
+            };
+            if (changed(uses)) tell.nodes();
           },
           { transform: nodeParts },
         )
