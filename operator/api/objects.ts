@@ -16,7 +16,7 @@ export interface Pod extends KubeObject {
     phase?: string;
     podIP?: string;
     podIPs?: { ip: string }[];
-    conditions?: { type: string; status: string }[];
+    conditions?: { type: string; status: string; message?: string }[];
   };
 }
 
@@ -65,7 +65,15 @@ export function isReady(pod: Pod): boolean {
   return pod.status?.conditions?.some(({ type, status }) => type === "Ready" && status === "True") ?? false;
 }
 
+const unscheduled = (pod: Pod) =>
+  pod.status?.conditions?.find(({ type, status }) => type === "PodScheduled" && status === "False");
+
 /** Whether the scheduler found no node for a pod. */
 export function isUnschedulable(pod: Pod): boolean {
-  return pod.status?.conditions?.some(({ type, status }) => type === "PodScheduled" && status === "False") ?? false;
+  return unscheduled(pod) !== undefined;
+}
+
+/** Why it found none, in its own words. */
+export function whyUnschedulable(pod: Pod): string | undefined {
+  return unscheduled(pod)?.message;
 }

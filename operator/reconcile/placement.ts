@@ -19,11 +19,16 @@ export interface Placement {
 /** Types of node addresses that are addresses (core/v1 NodeAddress). */
 const ADDRESS_TYPES = ["InternalIP", "ExternalIP"];
 
-/** Addresses that a node says it has: in its status, or by an annotation for what a kubelet does not list. */
-export function addressesOf({ metadata, status }: Node): string[] {
-  const listed = (status?.addresses ?? []).filter(({ type }) => ADDRESS_TYPES.includes(type));
-  const more = (metadata.annotations?.[ANNOTATION.addresses] ?? "").split(",").map((text) => text.trim());
-  return [...listed.map(({ address }) => address), ...more.filter((text) => text !== "")].map(canonical);
+/** Addresses of a node that its kubelet does not list: whoever runs the node says so. */
+export function annotatedAddresses({ metadata }: Node): string[] {
+  const texts = (metadata.annotations?.[ANNOTATION.addresses] ?? "").split(",").map((text) => text.trim());
+  return texts.filter((text) => text !== "").map(canonical);
+}
+
+/** All addresses that a node says it has. */
+function addressesOf(node: Node): string[] {
+  const listed = (node.status?.addresses ?? []).filter(({ type }) => ADDRESS_TYPES.includes(type));
+  return [...listed.map(({ address }) => canonical(address)), ...annotatedAddresses(node)];
 }
 
 /** Nodes that have what is bound; else those that have what the world sees, where a router maps one to the other. */

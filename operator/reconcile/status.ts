@@ -1,6 +1,7 @@
 import { type Condition, type Finding, mergeConditions, named, no, unknown, yes } from "../api/conditions.ts";
 import type { EgressPolicy, EgressPolicyStatus } from "../api/egresspolicy.ts";
 import { type ConditionType, childName, clientHost, REASON, type Reason, SERVICE_PORT } from "../api/names.ts";
+import { isUnschedulable } from "../api/objects.ts";
 import type { Provider } from "../providers/provider.ts";
 import type { Refusal } from "./accept.ts";
 import { addressStates } from "./address-states.ts";
@@ -133,7 +134,7 @@ const BLOCKING: readonly ConditionType[] = [
   "IPsAssigned",
 ];
 
-/** The same where a proxy lacks its address: it is not ready, and not proven, for want of that. */
+/** The same where a proxy lacks its address, or the node that has it: it is not ready, and not proven, for want of that. */
 const BLOCKING_UNBOUND: readonly ConditionType[] = [
   "Accepted",
   "Programmed",
@@ -184,7 +185,11 @@ export function judge(facts: Facts, verdict: Verdict): EgressPolicyStatus {
     if (policy.metadata.deletionTimestamp !== undefined) {
       return no(REASON.inUse, `deletion waits for pods that use this fleet: ${named(facts.injected, IN_USE_SHOWN)}`);
     }
-    const unbound = inUse.some(({ leaving, status }) => !leaving && status?.sources.some(({ assigned }) => !assigned));
+    const pinned = effective?.provider.pinned ?? false;
+    const unbound = inUse.some(({ leaving, status, pod }) => {
+      if (leaving) return false;
+      return (pinned && isUnschedulable(pod)) || (status?.sources.some(({ assigned }) => !assigned) ?? false);
+    });
     // That one leaves from a wrong address is worse than that another one does not leave.
     const order = unbound && findings.EgressIPVerified.reason !== REASON.mismatch ? BLOCKING_UNBOUND : BLOCKING;
     const blocking = order.find((type) => type !== "Ready" && findings[type].status === "False");

@@ -1,6 +1,6 @@
 import type { EgressPolicy } from "../api/egresspolicy.ts";
 import { ANNOTATION } from "../api/names.ts";
-import type { Node } from "../api/objects.ts";
+import { type Node, whyUnschedulable } from "../api/objects.ts";
 import type { Provider } from "../providers/provider.ts";
 import type { Facts } from "./facts.ts";
 import { canTake, selectorOf } from "./nodes.ts";
@@ -63,7 +63,11 @@ export function whyUnassigned(facts: Facts, spec: Spec, address: string): string
       ({ slot: id, leaving, node, status }) =>
         id === slot.id && !leaving && status !== undefined && node !== undefined && nodes.includes(node),
     );
-    if (tried === undefined) return `no proxy runs yet on node ${nodes.join(", ")}, which has ${what}`;
+    if (tried === undefined) {
+      const words = facts.proxies.filter((proxy) => proxy.slot === slot.id).map(({ pod }) => whyUnschedulable(pod));
+      const why = words.find((one) => one !== undefined);
+      return `no proxy runs yet on node ${nodes.join(", ")}, which has ${what}${why === undefined ? "" : `: ${why}`}`;
+    }
     const mend = "put it on an interface there, or name in sourceAddress what the node has where a router maps it";
     return `the proxy on node ${tried.node}, which says that it has ${slot.address}, cannot bind ${slot.source}: ${mend}`;
   }

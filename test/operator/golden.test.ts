@@ -48,6 +48,8 @@ interface Input {
     ready?: boolean;
     status?: Partial<ProxyStatus>;
     labelled?: boolean;
+    /** The scheduler's words: it found no node. */
+    unschedulable?: string;
     error?: string;
   }[];
   injected?: string[];
@@ -97,7 +99,13 @@ function factsOf(input: Input): Facts {
       apiVersion: "v1",
       kind: "Pod",
       metadata: { name: entry.name, labels: entry.labelled ? { [LABEL.verified]: "true" } : {} },
-      status: { phase: "Running" },
+      status:
+        entry.unschedulable === undefined
+          ? { phase: "Running" }
+          : {
+              phase: "Pending",
+              conditions: [{ type: "PodScheduled", status: "False", message: entry.unschedulable }],
+            },
     };
     const said = entry.status;
     const full: ProxyStatus = { hash: null, policyError: null, ready: true, sources: [], proofs: [], ...said };

@@ -30,8 +30,8 @@ import {
  */
 
 const NS = "convoy";
-const IPS = ["203.0.113.20", "203.0.113.21", "203.0.113.22"] as const;
-const SOURCES = ["203.0.113.20", "10.0.4.21", "203.0.113.22"] as const;
+const IPS = ["203.0.113.20", "203.0.113.21", "203.0.113.22", "203.0.113.23"] as const;
+const SOURCES = ["203.0.113.20", "10.0.4.21", "203.0.113.22", "203.0.113.23"] as const;
 const ADDRESSES = "egress.outrider.dev/addresses";
 const PHASE = "egress.outrider.dev/phase";
 const WAIT_MS = 30_000;
@@ -208,9 +208,16 @@ test("a node that no longer lists an address that its proxy has is left alone; o
   const [after] = await podsOf(0);
   assert.equal(after!.metadata.uid, before!.metadata.uid);
   assert.ok(isReady(after!));
+  // As on a node that is gone: the end of its pod never comes.
+  const hold = (finalizers: string[]) =>
+    plane.patch(`/api/v1/namespaces/${NS}/pods/${before!.metadata.name}`, { metadata: { finalizers } });
+  await hold(["example.com/gone"]);
   await nodeLists("node-1", external(IPS[0]));
   const moved = await untilPod(0, "on node-1 and ready", (pod) => pod.spec?.nodeName === "node-1" && isReady(pod));
   assert.deepEqual(await send(moved), { status: 200, text: IPS[0] });
+  const held = await plane.get<Pod>(`/api/v1/namespaces/${NS}/pods/${before!.metadata.name}`);
+  assert.notEqual(held!.metadata.deletionTimestamp, undefined);
+  await hold([]);
   await untilShown("Verified node-1,Verified node-2");
   await untilCondition(plane, NS, "webhooks", "Ready", "True");
 });
@@ -222,7 +229,7 @@ test("a pending address is published; of an address that no node lists a person 
   const published = await plane.get<{ data: Record<string, string> }>(
     `/api/v1/namespaces/${NS}/configmaps/webhooks-egress-ips`,
   );
-  assert.equal(published!.data["ips.txt"], `${IPS.join("\n")}\n`);
+  assert.equal(published!.data["ips.txt"], `${IPS.slice(0, 3).join("\n")}\n`);
   await applyPolicy(plane, NS, "webhooks", spec([ip(0), ip(1), ip(2)]));
   // The nodes of the other two are theirs.
   const guess = await untilPod(2, "somewhere", (pod) => pod.spec?.nodeName !== undefined);
@@ -280,6 +287,20 @@ test("an address belongs to one policy, and to whom a grant gives it", async () 
   await applyPolicy(plane, NS, "greedy", spec([ungranted]));
   const greedy = await untilCondition(plane, NS, "greedy", "Accepted", "False", "NotGranted");
   assert.match(conditionOf(greedy, "Accepted")!.message, /namespace convoy has no grant for 198\.51\.100\.9$/);
+});
+
+test("two policies on a node need ports of their own: until then the scheduler's words are shown", async () => {
+  await annotate("node-2", IPS[3]);
+  put(3);
+  await applyPolicy(plane, NS, "neighbour", spec([ip(3)]));
+  const stuck = await untilCondition(plane, NS, "neighbour", "Ready", "False", "Unassigned");
+  assert.match(
+    conditionOf(stuck, "Ready")!.message,
+    /no proxy runs yet on node node-2, which has 203\.0\.113\.23: .*1 node\(s\) didn't have free ports/,
+  );
+  await applyPolicy(plane, NS, "neighbour", spec([ip(3)], { port: 5750, adminPort: 5751 }));
+  const policy = await untilCondition(plane, NS, "neighbour", "Ready", "True");
+  assert.equal(shown(policy), "Verified node-2");
 });
 
 test("from one fleet for all addresses to slots and back: the old one serves until the new one does", async () => {
