@@ -309,8 +309,10 @@ test("from one fleet for all addresses to slots and back: the old one serves unt
   const shared = { ...spec([{ address: IPS[0] }]), nat: { provider: "External" } };
   seen.set("127.0.0.1", IPS[0]);
   const ports = { port: 6750, adminPort: 6751 };
-  // On every node: the slot shares its node with one of them.
-  await applyPolicy(plane, NS, "switched", { ...shared, proxy: { ...shared.proxy, ...ports, replicas: 4 } });
+  // On the node that has the address: slot and fleet share it.
+  const nodeSelector = { "kubernetes.io/hostname": "node-1" };
+  const old = { ...shared, proxy: { ...shared.proxy, ...ports, replicas: 1, nodeSelector } };
+  await applyPolicy(plane, NS, "switched", old);
   await untilCondition(plane, NS, "switched", "Ready", "True");
   const path = `/api/v1/namespaces/${NS}/services/switched-egress`;
   const selector = async () => (await plane.get<Service>(path))!.spec.selector;
@@ -337,7 +339,7 @@ test("from one fleet for all addresses to slots and back: the old one serves unt
   await applyPolicy(plane, NS, "switched", spec([ip(0)], ports));
   await plane.until(`${deployments}/switched-egress`, (found) => found === undefined, "the old fleet goes", WAIT_MS);
   await untilCondition(plane, NS, "switched", "Ready", "True");
-  await applyPolicy(plane, NS, "switched", { ...shared, proxy: { ...shared.proxy, ...ports, replicas: 1 } });
+  await applyPolicy(plane, NS, "switched", old);
   await plane.until(`${deployments}/switched-egress-${slot}`, (found) => found === undefined, "the slot goes", WAIT_MS);
   await untilCondition(plane, NS, "switched", "Ready", "True");
   watching = false;
