@@ -20,11 +20,17 @@ export interface PodPatch {
 export const SERVING_LABELS = [LABEL.verified, LABEL.phase] as const;
 export type ServingLabel = (typeof SERVING_LABELS)[number];
 
-/** Slots that get nothing new, as long as others serve: an address on its way out is better than none. */
+/**
+ * Slots that get nothing new, as long as others serve: an address on its way out is better than none. A proxy that is ready
+ * and was not asked yet is taken to serve, or every start of the operator would bring them back for a moment.
+ */
 function outOfService(proxies: readonly ProxyFacts[], spec: EgressPolicy["spec"]): ReadonlySet<string> {
   const slots = slotsOf(spec);
-  const active = slots.filter(({ retiring }) => !retiring);
-  if (active.length > 0 && !active.some(({ id }) => serves(id, proxies, spec))) return new Set();
+  const active = new Set(slots.flatMap(({ id, retiring }) => (retiring ? [] : [id])));
+  const others = proxies.some(
+    ({ slot, ready, status }) => active.has(slot) && ready && (status === undefined || isOpen(status, spec)),
+  );
+  if (active.size > 0 && !others) return new Set();
   return new Set(slots.flatMap(({ id, retiring }) => (retiring ? [id] : [])));
 }
 

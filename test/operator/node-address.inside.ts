@@ -222,6 +222,21 @@ test("a node that no longer lists an address that its proxy has is left alone; o
   await untilCondition(plane, NS, "webhooks", "Ready", "True");
 });
 
+test("an address that the world sees as another one: nothing leaves, and the status says what was seen", async () => {
+  seen.set(SOURCES[1], "198.51.100.7");
+  const policy = await untilCondition(plane, NS, "webhooks", "Ready", "False", "Mismatch");
+  assert.match(
+    conditionOf(policy, "Ready")!.message,
+    /^EgressIPVerified: .* leaves from 198\.51\.100\.7, not from 203\.0\.113\.21$/,
+  );
+  assert.equal(policy.status!.staticIPs![1]!.observedAddress, "198.51.100.7");
+  assert.equal(shown(policy), "Verified node-1,Mismatch node-2");
+  const pod = await untilPod(1, "unready", (found) => !isReady(found));
+  assert.equal((await send(pod)).status, 503);
+  seen.set(SOURCES[1], IPS[1]);
+  await untilCondition(plane, NS, "webhooks", "Ready", "True");
+});
+
 test("a pending address is published; of an address that no node lists a person says where it is", async () => {
   await applyPolicy(plane, NS, "webhooks", spec([ip(0), ip(1), ip(2, "Pending")]));
   await untilShown("Verified node-1,Verified node-2,Unassigned");
