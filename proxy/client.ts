@@ -234,9 +234,10 @@ export class Client {
     this.handler.abort("revoked");
   }
 
-  /** Its way out was seen with a wrong address: what was opened since the last good round began ends. */
-  endUnproven(way: string, since: number): void {
-    if (this.#passage?.way.key === way && this.#passage.opened >= since) this.handler?.abort("unproven");
+  /** Ends what was opened on a way between two moments. */
+  endUnproven(way: string, since: number, until: number): void {
+    const passage = this.#passage;
+    if (passage?.way.key === way && passage.opened >= since && passage.opened <= until) this.handler?.abort("unproven");
   }
 
   /** The last response of this connection is written: FIN, then discard what still comes. */

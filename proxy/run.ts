@@ -100,7 +100,8 @@ export async function runProxy(argv: readonly string[]): Promise<number> {
   const verifier = new Verifier({
     ask: makeAsk(names, () => echoSet),
     log,
-    onWrong: (way, since) => server.endUnproven(way, since),
+    onWrong: (way, since) => server.endUnproven(way, since, Number.POSITIVE_INFINITY),
+    onRemoved: (way, until) => server.endUnproven(way, Number.NEGATIVE_INFINITY, until),
   });
   const server: ProxyServer = new ProxyServer({
     settings: settingsOf(config, null),

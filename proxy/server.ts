@@ -84,9 +84,9 @@ export class ProxyServer {
     for (const client of this.#clients) client.revoke();
   }
 
-  /** A way was seen with a wrong address: what was opened on it since then ends (`unproven`). */
-  endUnproven(way: string, since: number): void {
-    for (const client of this.#clients) client.endUnproven(way, since);
+  /** What was opened on a way between two moments (monotonic ms) may have left from a wrong address: it ends (`unproven`). */
+  endUnproven(way: string, since: number, until: number): void {
+    for (const client of this.#clients) client.endUnproven(way, since, until);
     this.pool.close();
   }
 

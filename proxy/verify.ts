@@ -22,6 +22,8 @@ interface Proof {
   provenAt: number | null;
   checkedAt: number | null;
   observed: string[];
+  /** Until when connections may have left from an address (monotonic): endless while the last round saw it. */
+  usedUntil: Map<string, number>;
   error: string | null;
 }
 
@@ -46,6 +48,8 @@ export interface VerifierOptions {
   log: Logger;
   /** A wrong address was seen: what was opened since then (monotonic ms) may have left from it. */
   onWrong: (way: string, since: number) => void;
+  /** An address is expected no longer: what was opened until then (monotonic ms) may have left from it. */
+  onRemoved: (way: string, until: number) => void;
   /** Milliseconds, monotonic. */
   now?: () => number;
   /** From 0 to 1. */
@@ -92,7 +96,7 @@ export class Verifier {
   #timer: NodeJS.Timeout | undefined;
   #running = false;
   #again = false;
-  /** When each way was seen with a wrong address last (monotonic ms). */
+  /** When each way was seen last with an address that is wrong, or is so by now (monotonic ms). */
   readonly #wrongAt = new Map<string, number>();
   /** Wrong answers since start. */
   mismatches = 0;
@@ -122,12 +126,26 @@ export class Verifier {
         provenAt: null,
         checkedAt: null,
         observed: [],
+        usedUntil: old?.usedUntil ?? new Map(),
         error: "not asked yet",
       };
       const holds = old?.observed.every((address) => expected.size === 0 || expected.has(address)) ?? false;
       this.#proofs.set(way.key, old !== undefined && holds ? { ...old, way, expected } : fresh);
+      if (old !== undefined) this.#remove(old, expected);
     }
     this.checkNow();
+  }
+
+  /** Connections that may have left from an address that is expected no longer end. */
+  #remove({ way, expected, usedUntil }: Proof, wanted: ReadonlySet<string>): void {
+    const now = this.#now();
+    for (const address of expected) {
+      const until = Math.min(usedUntil.get(address) ?? Number.NEGATIVE_INFINITY, now);
+      if (wanted.size === 0 || wanted.has(address) || until === Number.NEGATIVE_INFINITY) continue;
+      usedUntil.delete(address);
+      this.#wrongAt.set(way.key, Math.max(this.#wrongAt.get(way.key) ?? until, until));
+      this.#options.onRemoved(way.key, until);
+    }
   }
 
   /** Whether requests may leave by this way. */
@@ -234,6 +252,8 @@ export class Verifier {
     proof.since = began;
     proof.provenAt = proof.checkedAt;
     proof.observed = [...new Set(right)];
+    for (const [address, until] of proof.usedUntil) proof.usedUntil.set(address, Math.min(until, this.#now()));
+    for (const address of right) proof.usedUntil.set(address, Number.POSITIVE_INFINITY);
     if (!before) log.info({ way: proof.way.key, observed: proof.observed }, "source address proven");
   }
 

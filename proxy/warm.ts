@@ -39,7 +39,7 @@ function makeServer(settings: Settings, log: Logger, far: number, password: stri
     settings,
     credentials,
     names: new Names({ servers: [], timeoutSeconds: 1, hosts: new Map([[HOST, [parseAddress(LOOPBACK)!]]]) }),
-    gate: new Gate(new Sources([]), new Verifier({ ask: never, log, onWrong: never })),
+    gate: new Gate(new Sources([]), new Verifier({ ask: never, log, onWrong: never, onRemoved: never })),
     metrics: new Metrics(),
     writer,
     readiness: "policy",

@@ -33,7 +33,8 @@ const ARCHITECTURE: Readonly<Record<string, string>> = {
   s390x: "s390x",
 };
 
-interface Blob {
+/** A piece of content under its digest. */
+export interface Blob {
   mediaType: string;
   digest: string;
   size: number;
@@ -46,7 +47,7 @@ function blob(mediaType: string, content: Buffer): Blob {
 }
 
 const json = (value: unknown) => Buffer.from(JSON.stringify(value));
-const layer = (entries: readonly TarEntry[]) => blob(MEDIA.layer, Buffer.concat([...tar(entries)]));
+export const layerOf = (entries: readonly TarEntry[]): Blob => blob(MEDIA.layer, Buffer.concat([...tar(entries)]));
 const descriptor = ({ mediaType, digest, size }: Blob) => ({ mediaType, digest, size });
 
 /** What the Dockerfile says as well: a test compares them. */
@@ -69,7 +70,11 @@ export function imageConfig() {
 }
 
 /** The files of the archive, and the digest of the manifest in it. */
-export function imageOf(name: string, layers: readonly Blob[]): { entries: TarEntry[]; digest: string } {
+export function imageOf(
+  name: string,
+  layers: readonly Blob[],
+  of: object = imageConfig(),
+): { entries: TarEntry[]; digest: string } {
   const architecture = ARCHITECTURE[process.arch];
   if (architecture === undefined) throw new Error(`no image for the processor ${process.arch}`);
   const config = blob(
@@ -77,7 +82,7 @@ export function imageOf(name: string, layers: readonly Blob[]): { entries: TarEn
     json({
       architecture,
       os: "linux",
-      config: imageConfig(),
+      config: of,
       rootfs: { type: "layers", diff_ids: layers.map(({ digest }) => digest) },
       history: layers.map(() => ({ created_by: "make image-archive" })),
     }),
@@ -113,7 +118,7 @@ export function fullName(name: string): string {
 /** Bundles, and writes the archive; the digest of its manifest. */
 export async function writeArchive(out: string, name: string, node: string): Promise<string> {
   await makeBundle();
-  const { entries, digest } = imageOf(fullName(name), [layer(baseLayer(node)), layer(appLayer())]);
+  const { entries, digest } = imageOf(fullName(name), [layerOf(baseLayer(node)), layerOf(appLayer())]);
   mkdirSync(dirname(out), { recursive: true });
   const file = openSync(out, "w");
   try {

@@ -9,7 +9,7 @@ import type { Facts } from "./facts.ts";
 import { selectorOf } from "./nodes.ts";
 import { affinityOf, placementsOf } from "./placement.ts";
 import type { ProxyFacts } from "./proxy-status.ts";
-import { publish, publishedBefore } from "./published.ts";
+import { publish, publishedBefore, stillUsed } from "./published.ts";
 import { type Accepted, documentConfigMap, publishedConfigMap } from "./resources/configmap.ts";
 import { type ProxyPods, proxyDeployment } from "./resources/deployment.ts";
 import { fleetBudget } from "./resources/pdb.ts";
@@ -150,8 +150,11 @@ export function desire(
 ): Desired {
   const { policy, children } = facts;
   const slots = wantedSlots(spec, provider);
-  const leaving = leavingOf({ go, stay }).map(({ address }) => address);
   const before = publishedBefore(children.configMaps.get(childName.published(policy.metadata.name)));
+  const leaving = [
+    ...leavingOf({ go, stay }).map(({ address }) => address),
+    ...stillUsed(spec, before, facts.proxies, accepted.hash),
+  ];
   const deployments = slots.map((slot) => stamp(deploymentOf(policy, spec, provider, slot, facts, options)));
   const later = provider.slots ? waiting(facts, deployments, spec) : new Set<string>();
   const objects = [

@@ -1,5 +1,6 @@
 import type { EgressPolicy } from "../api/egresspolicy.ts";
 import type { ConfigMap } from "../api/objects.ts";
+import type { ProxyFacts } from "./proxy-status.ts";
 import { canonical } from "./slots.ts";
 
 /** The list that webhook receivers are given. */
@@ -30,7 +31,23 @@ export function publishedBefore(configMap: ConfigMap | undefined): Published["js
 }
 
 /**
- * What is published. `leaving`: addresses that are no longer in the spec while their slot still serves, so receivers
+ * Addresses of the list of before that the spec no longer has, while a proxy runs that does not know it yet: requests may
+ * still leave from them. The list loses an address last, as it gains one first.
+ */
+export function stillUsed(
+  spec: EgressPolicy["spec"],
+  before: Published["json"] | undefined,
+  proxies: readonly ProxyFacts[],
+  hash: string,
+): string[] {
+  const late = proxies.some(({ pod, status }) => pod.status?.phase === "Running" && status?.hash !== hash);
+  if (before === undefined || !late) return [];
+  const kept = new Set([...(spec.staticIPs ?? []).map((ip) => canonical(ip.address)), ...before.pending]);
+  return [...before.ipv4, ...before.ipv6].filter((address) => !kept.has(address));
+}
+
+/**
+ * What is published. `leaving`: addresses that are no longer in the spec while requests may leave from them, so receivers
  * still have to accept them. The time moves only when the list does: a settled policy writes nothing.
  */
 export function publish(

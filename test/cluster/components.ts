@@ -42,12 +42,14 @@ export interface Files {
   auditLog: string | undefined;
 }
 
-export function apiServerArgs(block: string, files: Files, serviceCIDR: string): string[] {
+/** `reach`: an address under which nodes and pods reach it; undefined: loopback alone does. */
+export function apiServerArgs(block: string, files: Files, serviceCIDR: string, reach: string | undefined): string[] {
+  const advertised = reach ?? (isIPv6(serviceCIDR.split("/")[0]!) ? ADVERTISED.six : ADVERTISED.four);
   return [
     `--etcd-servers=${etcdURL(block)}`,
     `--secure-port=${API_PORT}`,
-    `--bind-address=${serverAddress(block)}`,
-    `--advertise-address=${isIPv6(serviceCIDR.split("/")[0]!) ? ADVERTISED.six : ADVERTISED.four}`,
+    `--bind-address=${reach === undefined ? serverAddress(block) : "0.0.0.0"}`,
+    `--advertise-address=${advertised}`,
     `--tls-cert-file=${files.serving.cert}`,
     `--tls-private-key-file=${files.serving.key}`,
     `--client-ca-file=${files.ca}`,

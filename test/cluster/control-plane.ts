@@ -29,6 +29,11 @@ export interface PlaneOptions {
   users?: Readonly<Record<string, readonly string[]>>;
   /** Ranges of ClusterIPs, comma-separated. Default: loopback addresses of its own. */
   serviceCIDR?: string;
+  /**
+   * Makes the network of real nodes and says under which address they reach the API server. Default: there are none, and
+   * everything stays on loopback. Gets the folder of the control plane.
+   */
+  reach?: (folder: string) => string;
   apiServerFlags?: readonly string[];
   controllerFlags?: readonly string[];
 }
@@ -49,10 +54,17 @@ export function controlPlaneMissing(options: PlaneOptions = {}): string | null {
 }
 
 /** Writes keys, certificates and tokens. */
-function makeFiles(folder: string, block: string, options: PlaneOptions): { authority: Authority; files: Files } {
+function makeFiles(
+  folder: string,
+  block: string,
+  reach: string | undefined,
+  options: PlaneOptions,
+): { authority: Authority; files: Files } {
   const file = (name: string) => join(folder, name);
   const authority = new Authority(folder);
   const names = [`IP:${serverAddress(block)}`, "DNS:localhost", "DNS:kubernetes.default.svc"];
+  // Pods know it by the first address of Services.
+  if (reach !== undefined) names.push(`IP:${reach}`, "IP:10.96.0.1");
   const serving = authority.issue("apiserver", "/CN=kube-apiserver", names);
   const { privateKey } = generateKeyPairSync("ec", { namedCurve: "P-256" });
   writeFileSync(file("sa.key"), privateKey.export({ type: "sec1", format: "pem" }), { mode: 0o600 });
@@ -88,7 +100,8 @@ export async function startControlPlane(options: PlaneOptions = {}): Promise<Con
   for (const name of neededTools(options)) tools.set(name, await findTool(name));
   const block = await claimBlock();
   const work = workFolder("outrider-plane-");
-  const { authority, files } = makeFiles(work.path, block.prefix, options);
+  const reach = options.reach?.(work.path);
+  const { authority, files } = makeFiles(work.path, block.prefix, reach, options);
   const programs = new Map<Component, Program>();
   const realProxies = options.realProxies === true;
   const plane = new ControlPlane({ work, block, authority, kubectl: tools.get("kubectl")!, programs, realProxies });
@@ -100,7 +113,7 @@ export async function startControlPlane(options: PlaneOptions = {}): Promise<Con
   try {
     add("etcd", etcdArgs(block.prefix, work.path));
     const serviceCIDR = options.serviceCIDR ?? serviceRange(block.prefix);
-    const apiServer = apiServerArgs(block.prefix, files, serviceCIDR);
+    const apiServer = apiServerArgs(block.prefix, files, serviceCIDR, reach);
     add("kube-apiserver", [...apiServer, ...(options.apiServerFlags ?? [])]);
     await plane.untilReady();
     if (controllers) {

@@ -84,8 +84,14 @@ function answersOf(type: string, addresses: readonly string[], ttl: number, alia
   return [resourceRecord(ASKED_NAME, 5, alias.ttl, nameBytes(alias.name)), ...records];
 }
 
-/** A DNS server on loopback, UDP and TCP, that answers from `zone` (a promise holds the answer) and keeps every question. */
-export async function startDns(zone: (name: string, type: string, nth: number) => DnsReply | Promise<DnsReply>) {
+/**
+ * A DNS server, UDP and TCP, that answers from `zone` (a promise holds the answer) and keeps every question. `listen`: default
+ * a free port of loopback.
+ */
+export async function startDns(
+  zone: (name: string, type: string, nth: number) => DnsReply | Promise<DnsReply>,
+  listen = { host: "127.0.0.1", port: 0 },
+) {
   const queries: { name: string; type: string; transport: "udp" | "tcp" }[] = [];
   const answer = async (query: Buffer, transport: "udp" | "tcp"): Promise<Buffer | null> => {
     const { name, type, end } = readQuestion(query);
@@ -118,7 +124,7 @@ export async function startDns(zone: (name: string, type: string, nth: number) =
     });
   });
   // TCP first: its ports are the scarce ones, and any UDP port is very likely free.
-  tcp.listen(0, "127.0.0.1");
+  tcp.listen(listen);
   await once(tcp, "listening");
   const { port } = tcp.address() as AddressInfo;
   const udp = createSocket("udp4");
@@ -126,7 +132,7 @@ export async function startDns(zone: (name: string, type: string, nth: number) =
     const bytes = await answer(query, "udp");
     if (bytes !== null) udp.send(bytes, from.port, from.address);
   });
-  udp.bind(port, "127.0.0.1");
+  udp.bind(port, listen.host);
   await once(udp, "listening").catch((error: unknown) => {
     tcp.close();
     throw error;
@@ -135,5 +141,5 @@ export async function startDns(zone: (name: string, type: string, nth: number) =
     udp.close();
     await new Promise((resolve) => tcp.close(resolve));
   };
-  return { address: `127.0.0.1:${port}`, queries, close };
+  return { address: `${listen.host}:${port}`, queries, close };
 }

@@ -214,6 +214,51 @@ test("a reload keeps a proof that is still right, and drops one that is not; --r
   await far.close();
 });
 
+test("an address that leaves the policy takes along what was opened from it, and nothing else", async () => {
+  const NEXT = "203.0.113.11";
+  const echo = await startEcho();
+  echo.state.say = says(RIGHT);
+  const both = { ...policyOf([echo.url]), staticIPs: [{ address: RIGHT }, { address: NEXT }] };
+  const proxy = await startProxy({ policy: both, args: OPEN_LOOPBACK });
+  await proxy.untilStatus(proven);
+  let ended = 0;
+  const far = await listen((socket) => {
+    socket.on("data", () => socket.write("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"));
+    socket.on("close", () => ended++);
+    socket.on("end", () => socket.end());
+  });
+  const tunnel = async () => {
+    const client = await RawClient.open(proxy.port);
+    client.socket.write(`CONNECT 127.0.0.1:${far.port} HTTP/1.1\r\n\r\n`);
+    await client.until(() => client.text.startsWith("HTTP/1.1 200 "), "tunnel");
+    return client;
+  };
+  const wire = `GET http://127.0.0.1:${far.port}/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n`;
+  const early = await tunnel();
+  assert.match(await exchange(proxy.port, wire), /^HTTP\/1\.1 200 /);
+  // The NAT moves: from the next round on, only the second address is seen.
+  echo.state.say = says(NEXT);
+  await echo.untilAsked(2);
+  const late = await tunnel();
+  const kept = far.sockets.size;
+  const before = (await proxy.untilStatus(() => true)).policy!.hash;
+  writeFileSync(proxy.policyFile, manifest({ ...policyOf([echo.url]), staticIPs: [{ address: NEXT }] }));
+  proxy.signal("SIGHUP");
+  const status = await proxy.untilStatus(({ policy }) => policy!.hash !== before);
+  assert.ok(proven(status), "what the last round saw is still right");
+  await early.until(() => early.error !== null || early.ended, "end of the early tunnel");
+  while (ended < kept - 1) await sleep(20);
+  assert.match(await exchange(proxy.port, wire), /^HTTP\/1\.1 200 /);
+  late.socket.write("hello");
+  await late.until(() => late.text.endsWith("\r\n\r\nok"), "answer by the late tunnel");
+  const unprovenRecords = () => proxy.records().filter(({ close }) => close === "unproven");
+  await proxy.waitRecord(({ close }) => close === "unproven");
+  assert.equal(unprovenRecords().length, 1);
+  late.socket.destroy();
+  await proxy.stop();
+  await far.close();
+});
+
 test("POST /verify asks at once; a wrong answer closes what waits in the pool", async () => {
   const echo = await startEcho();
   echo.state.say = says(RIGHT);

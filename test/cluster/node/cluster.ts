@@ -1,0 +1,161 @@
+import { writeFileSync } from "node:fs";
+import { join } from "node:path";
+import type { Component } from "../components.ts";
+import { type ControlPlane, controlPlaneMissing, startControlPlane } from "../control-plane.ts";
+import { Program } from "../processes.ts";
+import { findTool, toolsMissing } from "../tools.ts";
+import { imagesMissing, makeImages } from "./images.ts";
+import { Internet } from "./internet.ts";
+import { machineMissing, removeGroups } from "./machine.ts";
+import { Network, SERVICES } from "./network.ts";
+import { DNS_SERVICE, Node } from "./node.ts";
+
+const TOOLS = ["kubelet", "kube-proxy", "coredns"];
+/** In the order in which they start. */
+const COMPONENTS: readonly Component[] = ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"];
+const READY_MS = 60_000;
+/** The kernel takes a moment to forget what was killed. */
+const FORGET_MS = 10_000;
+
+/** Why no real cluster can run here; null when one can. */
+export function clusterMissing(): string | null {
+  return (
+    machineMissing() ??
+    controlPlaneMissing({ controllers: true }) ??
+    toolsMissing([...TOOLS, "helm"]) ??
+    imagesMissing()
+  );
+}
+
+/** A real cluster with a NAT gateway before an "internet". This process is in the network namespace of its first node. */
+export interface Cluster {
+  plane: ControlPlane;
+  network: Network;
+  nodes: readonly Node[];
+  internet: Internet;
+  /** Starts every program again after {@link halt}, in any order in which they come up. */
+  resume(): Promise<void>;
+  /** Ends every program of the cluster as a power cut would; etcd's data stay. */
+  halt(): Promise<void>;
+  /** Ends everything. @throws when something of it is left, or a packet tried to leave */
+  stop(): Promise<void>;
+}
+
+type NodeObject = { status?: { conditions?: { type: string; status: string }[] } };
+
+const dnsObjects = (address: string) => `
+apiVersion: v1
+kind: Service
+metadata: { name: kube-dns, namespace: kube-system }
+spec:
+  clusterIP: ${DNS_SERVICE}
+  ports:
+    - { name: dns, port: 53, protocol: UDP }
+    - { name: dns-tcp, port: 53, protocol: TCP }
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: { name: kube-dns, namespace: kube-system, labels: { kubernetes.io/service-name: kube-dns } }
+addressType: IPv4
+endpoints: [{ addresses: [${address}], conditions: { ready: true } }]
+ports:
+  - { name: dns, port: 53, protocol: UDP }
+  - { name: dns-tcp, port: 53, protocol: TCP }
+`;
+
+const corefile = (address: string, kubeconfig: string, upstream: string) => `.:53 {
+  bind ${address}
+  errors
+  kubernetes cluster.local in-addr.arpa {
+    kubeconfig ${kubeconfig}
+    pods insecure
+    ttl 1
+  }
+  forward . ${upstream}
+  cache 1
+}
+`;
+
+/** Starts one; this process has to be in a network namespace that has loopback alone (`runInNamespace`). */
+export async function startCluster({ nodes: count = 1 }: { nodes?: number } = {}): Promise<Cluster> {
+  removeGroups(false);
+  const tools = new Map<string, string>();
+  for (const name of TOOLS) tools.set(name, await findTool(name));
+  const kubelets = Array.from({ length: count }, (_, i) => [`system:node:node-${i + 1}`, ["system:nodes"]] as const);
+  let network: Network | undefined;
+  const plane = await startControlPlane({
+    controllers: true,
+    serviceCIDR: SERVICES,
+    users: { ...Object.fromEntries(kubelets), "system:kube-proxy": [] },
+    apiServerFlags: ["--enable-admission-plugins=NodeRestriction"],
+    reach: (folder) => {
+      network = new Network(folder, count);
+      return network.nodes[0]!.address;
+    },
+  });
+  const { folder } = plane;
+  const server = `https://${network!.nodes[0]!.address}:6443`;
+  const nodes = network!.nodes.map(
+    (place) =>
+      new Node({
+        place,
+        folder,
+        kubelet: tools.get("kubelet")!,
+        kubeProxy: tools.get("kube-proxy")!,
+        kubeletConfig: plane.userConfig(`system:node:${place.name}`, server),
+        proxyConfig: plane.userConfig("system:kube-proxy", server),
+      }),
+  );
+  const internet = new Internet(folder, network!.internet);
+  const images = await makeImages(join(folder, "images"));
+  const dnsFile = join(folder, "Corefile");
+  writeFileSync(dnsFile, corefile(network!.nodes[0]!.address, plane.userConfig(), "11.0.0.53"));
+  const dns = new Program("coredns", [tools.get("coredns")!, "-conf", dnsFile], join(folder, "coredns.log"));
+
+  const startNodes = async () => {
+    dns.start();
+    for (const node of nodes) await node.start(images);
+    for (const node of nodes) {
+      const path = `/api/v1/nodes/${node.name}`;
+      await plane.until(path, (found) => found !== undefined, `${node.name} is registered`, READY_MS);
+      await plane.patch(path, { spec: { podCIDR: node.place.podCIDR, podCIDRs: [node.place.podCIDR] } });
+      const ready = (found: NodeObject | undefined) =>
+        found?.status?.conditions?.some(({ type, status }) => type === "Ready" && status === "True") ?? false;
+      await plane.until<NodeObject>(path, ready, `${node.name} is ready`, READY_MS);
+    }
+  };
+  await plane.applyYaml(dnsObjects(network!.nodes[0]!.address));
+  await internet.start();
+  await startNodes();
+  return {
+    plane,
+    network: network!,
+    nodes,
+    internet,
+    halt: async () => {
+      await Promise.all(nodes.map((node) => node.stop()));
+      await dns.stop();
+      await Promise.all(COMPONENTS.map((name) => plane.kill(name)));
+    },
+    resume: async () => {
+      for (const name of COMPONENTS) await plane.revive(name);
+      await startNodes();
+    },
+    stop: async () => {
+      const foreign = network!.foreign();
+      await Promise.all(nodes.map((node) => node.stop()));
+      await dns.stop();
+      await internet.stop();
+      await plane.stop();
+      await network!.stop();
+      let left = removeGroups(true);
+      for (const began = Date.now(); left.length > 0 && Date.now() - began < FORGET_MS; left = removeGroups(true)) {
+        await new Promise((resolve) => setTimeout(resolve, 50));
+      }
+      if (left.length > 0) throw new Error(`left behind: ${left.join("; ")}`);
+      if (foreign.packets > 0) {
+        throw new Error(`${foreign.packets} packets tried to leave the test network: ${foreign.addresses.join(", ")}`);
+      }
+    },
+  };
+}

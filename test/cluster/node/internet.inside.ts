@@ -1,0 +1,40 @@
+import { appendFileSync, readFileSync } from "node:fs";
+import { createServer } from "node:http";
+import { join } from "node:path";
+import { type DnsReply, startDns } from "../../harness/dns.ts";
+import { INTERNET } from "./network.ts";
+
+/**
+ * The receiver of webhooks and the DNS server of the "internet"; run by internet.ts in its network namespace, with a folder.
+ * Every request is a line of `received.jsonl`; names are answered from `zone.json`, read for every question.
+ */
+
+const folder = process.argv[2]!;
+
+/** A name's answers: one after the other, the last one for ever (rebinding). */
+export type Zone = Record<string, string[][]>;
+
+const server = createServer((request, response) => {
+  request.resume();
+  request.on("end", () => {
+    const address = request.socket.remoteAddress!.replace(/^::ffff:/, "");
+    const line = { at: Date.now(), address, host: request.headers.host, path: request.url };
+    appendFileSync(join(folder, "received.jsonl"), `${JSON.stringify(line)}\n`);
+    response.end(`${address}\n`);
+  });
+});
+// Idle connections of proxies end only when these want it.
+server.keepAliveTimeout = 60_000;
+server.listen(80, INTERNET.receiver, async () => {
+  await startDns(
+    (name, type, nth): DnsReply => {
+      const zone = JSON.parse(readFileSync(join(folder, "zone.json"), "utf8")) as Zone;
+      const answers = zone[name];
+      if (answers === undefined) return { rcode: "NXDOMAIN" };
+      const addresses = answers[Math.min(nth, answers.length) - 1]!;
+      return { addresses: addresses.filter((one) => one.includes(":") === (type === "AAAA")), ttl: 1 };
+    },
+    { host: INTERNET.dns, port: 53 },
+  );
+  console.log("ready");
+});

@@ -1,0 +1,66 @@
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { OUTRIDER } from "../../harness/proxy.ts";
+import { Program } from "../processes.ts";
+import type { Zone } from "./internet.inside.ts";
+import { INTERNET } from "./network.ts";
+
+/** One request that the receiver got. */
+export interface Received {
+  /** Milliseconds since the epoch. */
+  at: number;
+  /** The address that it came from. */
+  address: string;
+  host: string;
+  path: string;
+}
+
+const START_MS = 15_000;
+/** What the echo server is asked, by address: names may be refused or forged. */
+export const ECHO_URL = `http://${INTERNET.echo}/ip`;
+
+/** The hosts of the "internet": a receiver of webhooks, an echo server, a DNS server. */
+export class Internet {
+  readonly #folder: string;
+  readonly #programs: readonly Program[];
+
+  /** `enter`: puts a command into its network namespace. */
+  constructor(folder: string, enter: readonly string[]) {
+    this.#folder = folder;
+    const inside = new URL("internet.inside.ts", import.meta.url).pathname;
+    const program = (name: string, command: readonly string[]) =>
+      new Program(name, [...enter, ...command], join(folder, `${name}.log`));
+    this.#programs = [
+      program("receiver", [process.execPath, inside, folder]),
+      program("echo", [OUTRIDER, "echo", `--listen=${INTERNET.echo}:80`]),
+    ];
+    this.zone({});
+  }
+
+  async start(): Promise<void> {
+    for (const program of this.#programs) program.start();
+    const [receiver] = this.#programs;
+    for (const began = Date.now(); !receiver!.tail.startsWith("ready"); await sleep(20)) {
+      if (!receiver!.running || Date.now() - began > START_MS) throw new Error(`the internet: ${receiver!.tail}`);
+    }
+  }
+
+  /** What its names are from now on; `hooks.example` is always the receiver. */
+  zone(names: Zone): void {
+    const all = { "hooks.example": [[INTERNET.receiver]], ...names };
+    writeFileSync(join(this.#folder, "zone.json"), JSON.stringify(all));
+  }
+
+  /** Requests that the receiver got, from the nth on. */
+  received(from = 0): Received[] {
+    const file = join(this.#folder, "received.jsonl");
+    if (!existsSync(file)) return [];
+    const lines = readFileSync(file, "utf8").split("\n").slice(from, -1);
+    return lines.map((line) => JSON.parse(line) as Received);
+  }
+
+  async stop(): Promise<void> {
+    await Promise.all(this.#programs.map((program) => program.stop()));
+  }
+}

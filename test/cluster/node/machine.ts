@@ -1,0 +1,77 @@
+import { spawnSync } from "node:child_process";
+import { existsSync, readdirSync, readFileSync, rmdirSync } from "node:fs";
+import { join } from "node:path";
+
+/** What a real node needs of the machine that it runs on. */
+
+/** Where Debian and where everybody else has CNI plugins. */
+const PLUGIN_FOLDERS = ["/usr/lib/cni", "/opt/cni/bin"];
+const PLUGINS = ["bridge", "host-local", "loopback"];
+const PROGRAMS = [
+  ["containerd", "containerd"],
+  ["ctr", "containerd"],
+  ["runc", "runc"],
+  ["nft", "nftables"],
+  ["iptables", "iptables"],
+  ["nsenter", "util-linux"],
+] as const;
+const CGROUPS = "/sys/fs/cgroup";
+const GROUP = /^outrider-(\d+)-node-\d+$/;
+
+/** The folder that has the CNI plugins of a bridge. */
+export const pluginFolder = (): string | undefined =>
+  PLUGIN_FOLDERS.find((folder) => PLUGINS.every((name) => existsSync(join(folder, name))));
+
+/** Why no real node can run here; null when one can. */
+export function machineMissing(): string | null {
+  if (process.getuid!() !== 0) return "needs root, for a real node";
+  const packages = PROGRAMS.filter(([name]) => spawnSync(name, ["--version"]).error !== undefined).map(([, of]) => of);
+  if (pluginFolder() === undefined) packages.push("containernetworking-plugins" as never);
+  if (packages.length > 0) return `needs, for a real node, the Debian packages ${[...new Set(packages)].join(" ")}`;
+  if (!existsSync("/proc/sys/net/bridge")) return "needs, for a real node, the kernel module br_netfilter";
+  return null;
+}
+
+/** The control group of a node, by the process that it belongs to. */
+export const groupOf = (node: string): string => `outrider-${process.pid}-${node}`;
+
+/** Hierarchies of control groups: one of version 2, several of version 1. */
+function hierarchies(): string[] {
+  if (existsSync(join(CGROUPS, "cgroup.controllers"))) return [CGROUPS];
+  return readdirSync(CGROUPS).map((name) => join(CGROUPS, name));
+}
+
+function removeGroup(folder: string): void {
+  for (const entry of readdirSync(folder, { withFileTypes: true })) {
+    if (entry.isDirectory()) removeGroup(join(folder, entry.name));
+  }
+  rmdirSync(folder);
+}
+
+/** Removes the control groups of nodes that are gone. Those of this process are left over as well where `own` says so. */
+export function removeGroups(own: boolean): string[] {
+  const left: string[] = [];
+  for (const hierarchy of hierarchies()) {
+    for (const name of readdirSync(hierarchy)) {
+      const pid = GROUP.exec(name)?.[1];
+      if (pid === undefined || (pid === `${process.pid}` ? !own : existsSync(`/proc/${pid}`))) continue;
+      try {
+        removeGroup(join(hierarchy, name));
+      } catch (error) {
+        // The kernel takes a moment to forget what was killed.
+        left.push(`${join(hierarchy, name)}: ${(error as Error).message}`);
+      }
+    }
+  }
+  return left;
+}
+
+/** Direct children of a process. */
+export function childrenOf(pid: number): number[] {
+  try {
+    const text = readFileSync(`/proc/${pid}/task/${pid}/children`, "utf8");
+    return text.split(" ").filter(Boolean).map(Number);
+  } catch {
+    return [];
+  }
+}

@@ -1,0 +1,3 @@
+module outrider.dev/test/cluster/node/sender
+
+go 1.26.0

@@ -1,0 +1,228 @@
+import assert from "node:assert/strict";
+import { execFileSync } from "node:child_process";
+import { once } from "node:events";
+import { connect } from "node:net";
+import { after, before, test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
+import type { EgressPolicy } from "../../operator/api/egresspolicy.ts";
+import type { Cluster } from "../cluster/node/cluster.ts";
+import { Dials } from "../cluster/node/dials.ts";
+import { INTERNET, STATIC_IPS } from "../cluster/node/network.ts";
+import { applyPolicy, policyPath, untilCondition } from "../operator/operator.ts";
+import { deploySender, NS, RECEIVER_URL, SPEC, send, startStage, untilPods } from "./stage.ts";
+
+/** The three verbs on a real node: helm install, kubectl apply, annotate; and what then leaves, from where, and what does not. */
+
+const FLEET = "egress.outrider.dev/fleet=webhooks";
+const SERVICE = `/api/v1/namespaces/${NS}/services/webhooks-egress`;
+const READY_MS = 60_000;
+/** An answer of DNS is kept for some seconds at least. */
+const REBOUND_MS = 30_000;
+const SERVICE_MS = 5000;
+/** Far beyond what it takes; how long that is, is printed. */
+const EDIT_MS = 20_000;
+const ASKS = { "egress.outrider.dev/policy": "webhooks" };
+let cluster: Cluster;
+
+before(async () => {
+  cluster = await startStage();
+});
+after(() => cluster?.stop());
+
+test("a policy becomes Ready once its proxies have proven the address", async () => {
+  await applyPolicy(cluster.plane, NS, "webhooks", {
+    ...SPEC,
+    deny: [{ name: "competitors", hosts: ["*.competitor.example"] }],
+  });
+  await untilCondition(cluster.plane, NS, "webhooks", "Ready", "True", undefined, 60_000);
+  const { stdout } = await cluster.plane.kubectl(["get", "egpol", "-n", NS]);
+  assert.match(stdout, /webhooks +True +Enforce +External +203\.0\.113\.10 +1\/1 +2\/2/);
+});
+
+test("annotated pods shaped like Convoy's are covered, and deliver from the published address alone", async () => {
+  for (const name of ["agent", "server"]) await deploySender(cluster, name, { annotations: ASKS });
+  for (const name of ["agent", "server"]) {
+    const [pod] = await untilPods(cluster, `app=${name}`, 1);
+    const delivery = await send(pod!, RECEIVER_URL);
+    assert.deepEqual([delivery.status, delivery.body, delivery.error], [200, `${STATIC_IPS[0]}\n`, undefined]);
+  }
+  assert.deepEqual([...new Set(cluster.internet.received().map(({ address }) => address))], [STATIC_IPS[0]]);
+  const covered = (policy: EgressPolicy | undefined) => policy?.status?.summary?.workloads === "2/2";
+  await cluster.plane.until(policyPath(NS, "webhooks"), covered, "2 of 2 pods are covered");
+});
+
+test("a refused delivery says why in the sender's own log", async () => {
+  const [pod] = await untilPods(cluster, "app=agent", 1);
+  const refused = await send(pod!, "https://x.competitor.example/in");
+  assert.equal(
+    refused.error,
+    'Post "https://x.competitor.example/in": egress-denied: x.competitor.example is denied by rule competitors; policy convoy/webhooks',
+  );
+  assert.deepEqual(
+    cluster.internet.received().filter(({ host }) => host !== "hooks.example"),
+    [],
+  );
+});
+
+const METADATA = "169.254.169.254";
+
+test("nothing inside is reached through the proxy: each is refused with its reason, and none is dialled", async () => {
+  const { plane, nodes, internet } = cluster;
+  const [sender] = await untilPods(cluster, "app=agent", 1);
+  const [server] = await untilPods(cluster, "app=server", 1);
+  const proxies = await untilPods(cluster, FLEET, 2);
+  const [one, other] = proxies.map(({ status }) => status!.podIP!) as [string, string];
+  const service = (await plane.get<{ spec: { clusterIP: string } }>(SERVICE))!.spec.clusterIP;
+  const node = nodes[0]!.place.address;
+  const pod = server!.status!.podIP!;
+  execFileSync("ip", ["addr", "add", `${METADATA}/32`, "dev", "lo"]);
+  internet.zone({
+    "api.evil.example": [["10.96.0.1"]],
+    "node.evil.example": [[node]],
+    "metadata.evil.example": [[METADATA]],
+    "pod.evil.example": [[pod]],
+    "mapped.evil.example": [["::ffff:10.96.0.1"]],
+    "both.evil.example": [[INTERNET.receiver, node]],
+    "rebinding.evil.example": [[INTERNET.receiver], [node]],
+  });
+  const dials = new Dials([], [one, other]);
+  const privately = (host: string) => `${host} is a private address (10.0.0.0/8)`;
+  const resolves = (host: string) => `${host} resolves to a private address (10.0.0.0/8)`;
+  const cases: [string, string][] = [
+    ["https://10.96.0.1/", privately("10.96.0.1")],
+    [`https://${node}:6443/`, privately(node)],
+    [`https://${node}:10250/pods`, privately(node)],
+    [`http://${pod}:8080/environment`, privately(pod)],
+    [`http://${service}:9750/status`, privately(service)],
+    [`http://${METADATA}/latest/meta-data/`, `${METADATA} is a cloud metadata address (${METADATA}/32)`],
+    [`http://[::ffff:${METADATA}]/`, `::ffff:a9fe:a9fe is a cloud metadata address (${METADATA}/32)`],
+    ["http://webhooks-egress.convoy.svc.cluster.local:4750/", resolves("webhooks-egress.convoy.svc.cluster.local")],
+    ["https://kubernetes.default.svc.cluster.local/", resolves("kubernetes.default.svc.cluster.local")],
+    ["https://api.evil.example/", resolves("api.evil.example")],
+    ["http://node.evil.example:10250/pods", resolves("node.evil.example")],
+    ["http://pod.evil.example:8080/environment", resolves("pod.evil.example")],
+    ["http://metadata.evil.example/", `metadata.evil.example resolves to a cloud metadata address (${METADATA}/32)`],
+    ["http://mapped.evil.example/", "mapped.evil.example resolves to IPv6, for which there is no static IP"],
+  ];
+  for (const [target, reason] of cases) {
+    const { error, status, body } = await send(sender!, target);
+    const said = `egress-denied: ${reason}; policy convoy/webhooks`;
+    if (target.startsWith("https")) assert.equal(error, `Post "${target}": ${said}`);
+    else assert.deepEqual([status, body], [403, `${said}\n`], target);
+  }
+  // Its own address, or that of its neighbour, whichever proxy is asked.
+  for (const address of [one, other]) {
+    const { status, body } = await send(sender!, `http://${address}:9750/status`);
+    const said = [privately(address), `${address} is this proxy itself`].map(
+      (reason) => `egress-denied: ${reason}; policy convoy/webhooks\n`,
+    );
+    assert.ok(status === 403 && said.includes(body!), body);
+  }
+  // Of two addresses only the public one is dialled.
+  const both = await send(sender!, "http://both.evil.example/");
+  assert.equal(both.body, `${STATIC_IPS[0]}\n`);
+  // At first the receiver, and once the answer has ended, the node: which is vetted like the first.
+  const first = await send(sender!, "http://rebinding.evil.example/");
+  assert.equal(first.body, `${STATIC_IPS[0]}\n`);
+  for (const began = Date.now(); ; await sleep(200)) {
+    const later = await send(sender!, "http://rebinding.evil.example/");
+    if (later.status === 403) {
+      assert.equal(later.body, `egress-denied: ${resolves("rebinding.evil.example")}; policy convoy/webhooks\n`);
+      break;
+    }
+    assert.equal(later.status, 200, later.error);
+    assert.ok(Date.now() - began < REBOUND_MS, "the second answer was never asked for");
+  }
+  assert.deepEqual(dials.seen(), [`${INTERNET.receiver}:80`, `${INTERNET.echo}:80`]);
+  dials.stop();
+});
+
+test("a Service in the cluster that an allow rule opens with cidrs works, and what is beside it does not", async () => {
+  const { plane } = cluster;
+  const [sender] = await untilPods(cluster, "app=agent", 1);
+  await plane.apply(`/api/v1/namespaces/${NS}/services/orders`, {
+    apiVersion: "v1",
+    kind: "Service",
+    metadata: { name: "orders", namespace: NS },
+    spec: { selector: { app: "server" }, ports: [{ port: 8080 }] },
+  });
+  const host = "orders.convoy.svc.cluster.local";
+  await applyPolicy(plane, NS, "webhooks", {
+    ...SPEC,
+    allow: [{ name: "orders", hosts: [host], cidrs: ["10.96.0.0/16"], ports: [8080] }],
+  });
+  await untilCondition(plane, NS, "webhooks", "PolicyDistributed", "True");
+  const proxies = await untilPods(cluster, FLEET, 2);
+  const dials = new Dials(
+    [],
+    proxies.map(({ status }) => status!.podIP!),
+  );
+  // A Service may refuse until kube-proxy knows it.
+  let opened = await send(sender!, `http://${host}:8080/environment`);
+  for (const began = Date.now(); opened.status === 502 && Date.now() - began < SERVICE_MS; await sleep(100)) {
+    opened = await send(sender!, `http://${host}:8080/environment`);
+  }
+  assert.equal(opened.status, 200, opened.body);
+  assert.match(opened.body!, /HTTP_PROXY=http:\/\/webhooks-egress\.convoy\.svc/);
+  const { spec } = (await plane.get<{ spec: { clusterIP: string } }>(`/api/v1/namespaces/${NS}/services/orders`))!;
+  for (const target of [`http://${spec.clusterIP}:8080/`, "http://webhooks-egress.convoy.svc.cluster.local:8080/"]) {
+    assert.equal((await send(sender!, target)).status, 403, target);
+  }
+  assert.deepEqual(
+    dials.seen().filter((one) => !one.startsWith(INTERNET.echo)),
+    [`${spec.clusterIP}:8080`],
+  );
+  dials.stop();
+});
+
+test("an edit decides on every proxy within seconds, and ends the tunnels that it forbids", async () => {
+  const { plane } = cluster;
+  const proxies = await untilPods(cluster, FLEET, 2);
+  const addresses = proxies.map(({ status }) => status!.podIP!);
+  const ms: number[] = [];
+  for (let edit = 0; edit < 20; edit++) {
+    const host = `edit-${edit}.example`;
+    const began = Date.now();
+    await applyPolicy(plane, NS, "webhooks", { ...SPEC, deny: [{ hosts: [host] }] });
+    await Promise.all(
+      addresses.map(async (address) => {
+        // The name has no address: until it is denied, it is resolved in vain.
+        while (!(await statusLine(address, `http://${host}/`)).includes("egress-denied")) {
+          assert.ok(Date.now() - began < EDIT_MS, `edit ${edit} is not in force at ${address}`);
+          await sleep(20);
+        }
+      }),
+    );
+    ms.push(Date.now() - began);
+  }
+  ms.sort((a, b) => a - b);
+  console.log(`from an edit to decisions by it on all proxies: p50 ${ms[10]} ms, worst of 20 ${ms.at(-1)} ms`);
+
+  const tunnel = connect(4750, addresses[0]!);
+  tunnel.write(`CONNECT ${INTERNET.receiver}:80 HTTP/1.1\r\nHost: ${INTERNET.receiver}:80\r\n\r\n`);
+  assert.match(`${(await once(tunnel, "data"))[0]}`, /^HTTP\/1\.1 200 /);
+  await applyPolicy(plane, NS, "webhooks", { ...SPEC, deny: [{ cidrs: [`${INTERNET.receiver}/32`] }] });
+  await once(tunnel, "error", { signal: AbortSignal.timeout(EDIT_MS) }).then(([error]) =>
+    assert.equal((error as NodeJS.ErrnoException).code, "ECONNRESET"),
+  );
+});
+
+/** The first line that a proxy answers to a request by absolute URL. */
+async function statusLine(proxy: string, url: string): Promise<string> {
+  const socket = connect(4750, proxy);
+  socket.write(`GET ${url} HTTP/1.1\r\nHost: ${new URL(url).host}\r\nConnection: close\r\n\r\n`);
+  const [chunk] = (await once(socket, "data")) as [Buffer];
+  socket.destroy();
+  return `${chunk}`.split("\r\n")[0]!;
+}
+
+test("senders that are restarted follow a changed name of the policy", async () => {
+  const { plane } = cluster;
+  await applyPolicy(plane, NS, "others", { ...SPEC, proxy: { replicas: 1 } });
+  await untilCondition(plane, NS, "others", "Ready", "True", undefined, READY_MS);
+  await deploySender(cluster, "agent", { annotations: { "egress.outrider.dev/policy": "others" } });
+  const injected = "app=agent,egress.outrider.dev/injected=others";
+  const [pod] = await untilPods(cluster, injected, 1);
+  const refused = await send(pod!, "http://10.96.0.1/");
+  assert.match(refused.body!, /; policy convoy\/others$/m);
+});

@@ -1,0 +1,292 @@
+import assert from "node:assert/strict";
+import { after, before, test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
+import type { EgressPolicy } from "../../operator/api/egresspolicy.ts";
+import type { Pod } from "../../operator/api/objects.ts";
+import { CHART, helmDone } from "../chart/helm.ts";
+import type { Cluster } from "../cluster/node/cluster.ts";
+import { IMAGE } from "../cluster/node/images.ts";
+import type { Received } from "../cluster/node/internet.ts";
+import { STATIC_IPS } from "../cluster/node/network.ts";
+import { applyPolicy, conditionOf, policyPath, untilCondition } from "../operator/operator.ts";
+import { PublishedHistory } from "./published.ts";
+import { type Delivery, deploySender, loopLog, NS, runningPods, SPEC, SYSTEM, startStage, untilPods } from "./stage.ts";
+
+/**
+ * Zero leaks: two senders post every 50 ms, from before the policy exists until after it is gone, while all that can go
+ * wrong does. One gives up at once, the other tries again as Convoy does. What counts is what the receiver saw.
+ */
+
+const [FIRST, SECOND] = STATIC_IPS;
+const FLEET = "egress.outrider.dev/fleet=webhooks";
+const PROXY = "http://webhooks-egress.convoy.svc.cluster.local:4750";
+const READY_MS = 90_000;
+/** verification of {@link SPEC}: a NAT that changes under proven proxies is noticed after an interval and a timeout at most. */
+const WINDOW_MS = 2000;
+/** What a busy machine may add on top of the window: a process that waits for its turn. */
+const SLACK_MS = 1000;
+const DEPLOYMENT = `/apis/apps/v1/namespaces/${NS}/deployments/webhooks-egress`;
+
+let cluster: Cluster;
+let published: PublishedHistory;
+let once: Pod;
+let stubborn: Pod;
+/** When the NAT rule vanished under proven proxies: nothing inside can know before the next check. */
+const vanished: number[] = [];
+const isExcused = ({ at }: Received) => vanished.some((off) => at >= off && at <= off + WINDOW_MS + SLACK_MS);
+
+const senderPod = async (name: string) => (await untilPods(cluster, `app=${name}`, 1))[0]!;
+const received = () => cluster.internet.received();
+const apply = (spec: object = {}) => applyPolicy(cluster.plane, NS, "webhooks", { ...SPEC, ...spec });
+const ready = () => untilCondition(cluster.plane, NS, "webhooks", "Ready", "True", undefined, READY_MS);
+
+before(async () => {
+  cluster = await startStage();
+  published = new PublishedHistory(cluster.plane, "webhooks");
+  const loop = (path: string, attempts: number) => ({
+    ...{ HTTP_PROXY: PROXY, http_proxy: PROXY, LOOP_MS: "50" },
+    ...{ LOOP_URL: `http://hooks.example/${path}`, LOOP_ATTEMPTS: `${attempts}` },
+  });
+  await deploySender(cluster, "once", { env: loop("once", 1) });
+  await deploySender(cluster, "stubborn", { env: loop("stubborn", 7) });
+  once = await senderPod("once");
+  stubborn = await senderPod("stubborn");
+});
+after(async () => {
+  await published?.stop();
+  await cluster?.stop();
+});
+
+/** Deliveries that began in a time. */
+async function begun(pod: Pod, from: number, to = Date.now()): Promise<Delivery[]> {
+  return (await loopLog(pod)).filter(({ began }) => began >= from && began <= to);
+}
+
+/** The longest time without an arrival at the receiver. */
+function gap(path: string, from: number, to: number): number {
+  const times = [
+    from,
+    ...received()
+      .filter((request) => request.path === path && request.at >= from && request.at <= to)
+      .map(({ at }) => at),
+    to,
+  ];
+  return Math.max(...times.slice(1).map((at, i) => at - times[i]!));
+}
+
+/** Something happens to a fleet that serves: nothing comes from a wrong address, and who tries again loses nothing. */
+async function through(what: string, happening: () => Promise<void>): Promise<void> {
+  const from = Date.now();
+  await happening();
+  await sleep(1500);
+  const to = Date.now();
+  assert.deepEqual(published.wrong(received().filter(({ at }) => at >= from)), []);
+  const tried = await begun(once, from, to - 1000);
+  const failed = tried.filter(({ status }) => status !== 200);
+  console.log(
+    `${what}: ${tried.length} requests, ${failed.length} failed, longest pause at the receiver ${gap("/once", from, to)} ms`,
+  );
+  for (const error of new Set(failed.map(({ error, status, body }) => error ?? `${status} ${body}`)))
+    console.log(`  ${error}`);
+  assert.ok(tried.length > 10);
+  // Who waits between attempts may be at it for a while.
+  const ended = async () => (await begun(stubborn, from, to - 1000)).length;
+  for (const began = Date.now(); (await ended()) < tried.length * 0.9 && Date.now() - began < READY_MS; )
+    await sleep(500);
+  const lost = (await begun(stubborn, from, to - 1000)).filter(({ status }) => status !== 200);
+  assert.deepEqual(lost, [], `${what}: the sender that tries again lost ${lost.length}`);
+}
+
+test("before there is a policy nothing arrives, and the sender sees errors", async () => {
+  await sleep(1000);
+  const tried = await loopLog(once);
+  assert.ok(tried.length > 5);
+  assert.deepEqual(
+    tried.filter(({ error }) => error === undefined),
+    [],
+  );
+  assert.deepEqual(received(), []);
+});
+
+test("pods run, and the NAT rule comes ten seconds later: not one request before it", async () => {
+  cluster.network.snat(undefined);
+  await apply();
+  await cluster.plane.until<{ status?: { replicas?: number } }>(
+    DEPLOYMENT,
+    (found) => found?.status?.replicas === 2,
+    "two proxies",
+  );
+  const path = `/api/v1/namespaces/${NS}/pods?labelSelector=${encodeURIComponent(FLEET)}`;
+  const running = (found: { items: Pod[] } | undefined) =>
+    found?.items.length === 2 && found.items.every(({ status }) => status?.phase === "Running");
+  await cluster.plane.until<{ items: Pod[] }>(path, running, "two proxies run", READY_MS);
+  await sleep(10_000);
+  assert.deepEqual(received(), []);
+  const policy = await cluster.plane.get<EgressPolicy>(policyPath(NS, "webhooks"));
+  assert.notEqual(conditionOf(policy, "Ready")?.status, "True");
+  const on = Date.now();
+  cluster.network.snat(FIRST);
+  await ready();
+  while (received().length === 0) await sleep(20);
+  console.log(`first delivery ${received()[0]!.at - on} ms after the NAT rule`);
+});
+
+test("a roll-out", () =>
+  through("roll-out", async () => {
+    await apply({ proxy: { podAnnotations: { rolled: "out" } } });
+    await rolledOut();
+  }));
+
+/** Waits until the fleet's Deployment is what was last applied, with as many proxies. */
+async function rolledOut(replicas = 2): Promise<void> {
+  await ready();
+  await cluster.plane.until<{ metadata: { generation: number }; status?: Record<string, number> }>(
+    DEPLOYMENT,
+    (found) =>
+      found?.status?.observedGeneration === found?.metadata.generation &&
+      found?.status?.updatedReplicas === replicas &&
+      found?.status?.availableReplicas === replicas &&
+      found?.status?.replicas === replicas,
+    `${replicas} proxies of the newest template`,
+    READY_MS,
+  );
+}
+
+test("a proxy dies", () =>
+  through("death of a proxy", async () => {
+    const [proxy] = await runningPods(cluster, FLEET);
+    const { containerStatuses } = proxy!.status as { containerStatuses: { containerID: string }[] };
+    await cluster.nodes[0]!.ctr("tasks", "kill", "--signal", "SIGKILL", containerStatuses[0]!.containerID.slice(13));
+    await sleep(2000);
+    await rolledOut();
+  }));
+
+test("the node's address changes", () =>
+  through("another address of the node", async () => {
+    cluster.nodes[0]!.leaveAs("10.0.0.7");
+    await sleep(4000);
+  }));
+
+test("the operator dies", () =>
+  through("death of both operators", async () => {
+    const path = `/api/v1/namespaces/${SYSTEM}/pods`;
+    const { items } = (await cluster.plane.get<{ items: Pod[] }>(path))!;
+    for (const { metadata } of items) await cluster.plane.delete(`${path}/${metadata.name}?gracePeriodSeconds=0`);
+    await sleep(3000);
+  }));
+
+test("the image is rolled out", () =>
+  through("roll-out of another image", async () => {
+    await cluster.nodes[0]!.ctr("images", "tag", `docker.io/library/${IMAGE}`, "docker.io/library/outrider:test-2");
+    const args = ["upgrade", "outrider", CHART, `--namespace=${SYSTEM}`, "--reuse-values", "--set=image.tag=test-2"];
+    await helmDone([...args, "--wait", "--timeout=120s"], cluster.plane.userConfig());
+    await cluster.plane.until<{ spec: { template: { spec: { containers: { image: string }[] } } } }>(
+      DEPLOYMENT,
+      (found) => found?.spec.template.spec.containers[0]?.image.endsWith(":test-2") ?? false,
+      "the fleet has the new image",
+      READY_MS,
+    );
+    await rolledOut();
+  }));
+
+test("1, 4 and 2 proxies", () =>
+  through("1, 4 and 2 proxies", async () => {
+    for (const replicas of [1, 4, 2]) {
+      await apply({ proxy: { replicas } });
+      await rolledOut(replicas);
+    }
+  }));
+
+test("the address is exchanged: announced, used, retired", () =>
+  through("exchange of the address", async () => {
+    const ips = (...staticIPs: object[]) => apply({ staticIPs });
+    const [old, other] = [{ address: FIRST }, { address: SECOND }];
+    await ips(old, { ...other, phase: "Pending" });
+    await sleep(1000);
+    await ips(old, other);
+    await untilCondition(cluster.plane, NS, "webhooks", "PolicyDistributed", "True");
+    cluster.network.snat(SECOND);
+    await sleep(2000);
+    await ips({ ...old, phase: "Retiring" }, other);
+    await ready();
+    await ips(other);
+    await ready();
+    assert.equal(received().at(-1)!.address, SECOND);
+  }));
+
+/** Takes the NAT rule away; when. */
+function vanish(): number {
+  const off = Date.now();
+  vanished.push(off);
+  cluster.network.snat(undefined);
+  return off;
+}
+
+test("the NAT rule vanishes under proven proxies: the window is an interval and a timeout at most", async () => {
+  const off = vanish();
+  await sleep(6000);
+  const on = Date.now();
+  cluster.network.snat(SECOND);
+  const leaked = published.wrong(received().filter(({ at }) => at >= off));
+  const window = leaked.length === 0 ? 0 : leaked.at(-1)!.at - off;
+  console.log(`the rule vanished: ${leaked.length} requests from a wrong address, for ${window} ms`);
+  assert.ok(window <= WINDOW_MS + SLACK_MS, `${window} ms`);
+  for (const { address } of leaked) assert.match(address, /^10\.0\.0\./);
+  await ready();
+  while (!received().some(({ at }) => at > on)) await sleep(20);
+  console.log(`delivers again ${received().find(({ at }) => at > on)!.at - on} ms after the rule is back`);
+});
+
+test("every program of the cluster stops and starts again: it comes back without hands, and stays gated", async () => {
+  vanish();
+  await sleep(WINDOW_MS + SLACK_MS);
+  await cluster.halt();
+  const from = Date.now();
+  await cluster.resume();
+  await sleep(8000);
+  assert.deepEqual(
+    received().filter(({ at }) => at >= from),
+    [],
+  );
+  cluster.network.snat(SECOND);
+  await ready();
+  while (!received().some(({ at }) => at >= from)) await sleep(50);
+  console.log(
+    `delivers ${received().find(({ at }) => at >= from)!.at - from} ms after the power came back, 8 s of them without NAT`,
+  );
+});
+
+test("after the policy is gone nothing arrives", async () => {
+  await cluster.plane.delete(policyPath(NS, "webhooks"));
+  await untilPods(cluster, FLEET, 0);
+  const path = `/api/v1/namespaces/${NS}/pods?labelSelector=${encodeURIComponent(FLEET)}`;
+  const gone = (found: { items: Pod[] } | undefined) => found?.items.length === 0;
+  await cluster.plane.until<{ items: Pod[] }>(path, gone, "the proxies are gone", READY_MS);
+  const from = Date.now();
+  await sleep(2000);
+  assert.deepEqual(
+    received().filter(({ at }) => at >= from),
+    [],
+  );
+});
+
+test("of all requests none came from an address that was not published", () => {
+  const wrong = published.wrong(received());
+  const excused = wrong.filter(isExcused);
+  console.log(`${received().length} requests, ${excused.length} of them while nothing could know`);
+  assert.deepEqual(
+    wrong.filter((request) => !isExcused(request)),
+    [],
+  );
+});
+
+test("the fault is seen: with the gate switched off the same loop leaks", async () => {
+  cluster.network.snat(undefined);
+  const { verification } = SPEC;
+  const from = Date.now();
+  await apply({ verification: { ...verification, onUnverified: "Allow" } });
+  for (const began = Date.now(); !received().some(({ at }) => at >= from); await sleep(50)) {
+    assert.ok(Date.now() - began < READY_MS, "nothing arrived");
+  }
+  assert.notEqual(published.wrong(received().filter(({ at }) => at >= from)).length, 0);
+});

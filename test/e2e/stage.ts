@@ -1,0 +1,116 @@
+import type { Pod } from "../../operator/api/objects.ts";
+import { CHART, helmDone } from "../chart/helm.ts";
+import { type Cluster, startCluster } from "../cluster/node/cluster.ts";
+import { IMAGE, SENDER_IMAGE } from "../cluster/node/images.ts";
+import { ECHO_URL } from "../cluster/node/internet.ts";
+import { STATIC_IPS } from "../cluster/node/network.ts";
+
+/** What plays on a real cluster: the chart is installed, policies are applied, senders like Convoy send. */
+
+export const NS = "convoy";
+export const SYSTEM = "outrider-system";
+export const RECEIVER_URL = "http://hooks.example/in";
+const POD_MS = 60_000;
+
+/** One delivery, as the sender in the pod saw it; times in milliseconds since the epoch. */
+export interface Delivery {
+  began: number;
+  ended: number;
+  attempts: number;
+  status: number;
+  body?: string;
+  /** What a delivery attempt of Convoy would show. */
+  error?: string;
+}
+
+/** A cluster with the chart in it, and the namespace of the senders. */
+export async function startStage(options: { nodes?: number; values?: readonly string[] } = {}): Promise<Cluster> {
+  const cluster = await startCluster(options);
+  const { plane } = cluster;
+  await plane.apply(`/api/v1/namespaces/${NS}`, { apiVersion: "v1", kind: "Namespace", metadata: { name: NS } });
+  await installChart(cluster, options.values);
+  return cluster;
+}
+
+/** `helm install`, with the image that no registry has; resolves when the operator is ready. */
+export function installChart({ plane }: Cluster, values: readonly string[] = []): Promise<string> {
+  const [repository, tag] = IMAGE.split(":");
+  const image = `--set=image.repository=${repository},image.tag=${tag},image.pullPolicy=Never`;
+  const args = ["install", "outrider", CHART, `--namespace=${SYSTEM}`, "--create-namespace", image, ...values];
+  return helmDone([...args, "--wait", "--timeout=120s"], plane.userConfig());
+}
+
+/** What most policies of these tests are: behind the gateway's first address, looked at every second. */
+export const SPEC = {
+  preset: "Convoy",
+  staticIPs: [{ address: STATIC_IPS[0] }],
+  verification: { echoURLs: [ECHO_URL], intervalSeconds: 1, timeoutSeconds: 1 },
+};
+
+/** A Deployment as Convoy's chart makes it, with our sender in Convoy's place. */
+export async function deploySender(
+  { plane }: Cluster,
+  name: string,
+  options: { annotations?: Record<string, string>; env?: Record<string, string>; replicas?: number } = {},
+): Promise<void> {
+  const { annotations = {}, env = {}, replicas = 1 } = options;
+  const container = {
+    name: "agent",
+    image: SENDER_IMAGE,
+    imagePullPolicy: "Never",
+    args: [],
+    command: ["/sender"],
+    readinessProbe: { tcpSocket: { port: 8080 }, periodSeconds: 1 },
+    env: Object.entries({ HTTP_PROXY: "", ...env }).map(([name, value]) => ({ name, value })),
+  };
+  const template = {
+    metadata: { labels: { app: name }, annotations },
+    spec: {
+      terminationGracePeriodSeconds: 1,
+      initContainers: [
+        { name: "wait-for-migrate", image: SENDER_IMAGE, imagePullPolicy: "Never", command: ["/sender", "check"] },
+      ],
+      containers: [container],
+    },
+  };
+  await plane.apply(`/apis/apps/v1/namespaces/${NS}/deployments/${name}`, {
+    apiVersion: "apps/v1",
+    kind: "Deployment",
+    metadata: { name, namespace: NS },
+    spec: { replicas, selector: { matchLabels: { app: name } }, template },
+  });
+}
+
+/** Pods that run under a label, and are to stay. */
+export async function runningPods({ plane }: Cluster, selector: string): Promise<Pod[]> {
+  const path = `/api/v1/namespaces/${NS}/pods?labelSelector=${encodeURIComponent(selector)}`;
+  const { items } = (await plane.get<{ items: Pod[] }>(path))!;
+  return items.filter(
+    ({ metadata, status }) =>
+      metadata.deletionTimestamp === undefined &&
+      status?.conditions?.some(({ type, status }) => type === "Ready" && status === "True"),
+  );
+}
+
+/** Waits for ready pods under a label. */
+export async function untilPods(cluster: Cluster, selector: string, count: number, ms = POD_MS): Promise<Pod[]> {
+  for (const began = Date.now(); ; await new Promise((resolve) => setTimeout(resolve, 50))) {
+    const pods = await runningPods(cluster, selector);
+    if (pods.length === count) return pods;
+    if (Date.now() - began > ms) {
+      const { stdout } = await cluster.plane.kubectl(["describe", "pods", `--namespace=${NS}`]);
+      throw new Error(`${pods.length} of ${count} pods of ${selector} after ${ms} ms\n${stdout.slice(-8000)}`);
+    }
+  }
+}
+
+const ask = async (pod: Pod, path: string) =>
+  (await fetch(`http://${pod.status!.podIP}:8080${path}`, { signal: AbortSignal.timeout(30_000) })).json();
+
+/** Has a sender post once, with the environment that its pod has. */
+export const send = (pod: Pod, url: string): Promise<Delivery> =>
+  ask(pod, `/send?url=${encodeURIComponent(url)}`) as Promise<Delivery>;
+
+/** Deliveries of a sender's loop from the nth on. */
+export const loopLog = (pod: Pod, from = 0): Promise<Delivery[]> =>
+  ask(pod, `/log?from=${from}`) as Promise<Delivery[]>;
