@@ -210,10 +210,10 @@ export interface StaticIPSpec {
 export interface NatSpec {
   /**
    * External: a NAT gateway or firewall outside of the cluster does it, the operator makes nothing. PodIP: the
-   * pods' own addresses are routable, from a pool that pod annotations choose. NodeAddress: proxies on the
-   * nodes' network dial from addresses that the nodes have. KubeVIP: kube-vip brings each address to the node of
-   * its proxy, which dials from it. NodeAddress and KubeVIP run one proxy for each static IP and need
-   * authentication.
+   * pods' own addresses are routable, from a pool that pod annotations choose. NodeAddress: nodes have the
+   * addresses; the proxy of each is on the network of its node and dials from it. KubeVIP: kube-vip brings each
+   * address to the node of its proxy, which dials from it. NodeAddress and KubeVIP run one proxy for each static
+   * IP and need authentication.
    * @default "External"
    */
   provider: "External" | "PodIP" | "NodeAddress" | "KubeVIP";
@@ -229,7 +229,11 @@ export interface NatSpec {
 
   /** Settings of the provider NodeAddress. */
   nodeAddress?: {
-    /** Labels of the nodes that may have the addresses. Default: the nodes of proxy.nodeSelector. */
+    /**
+     * Labels of the nodes that may have the addresses. Default: proxy.nodeSelector. Among these, each proxy goes
+     * to the node that lists its address or sourceAddress in its status, or in its annotation
+     * egress.outrider.dev/addresses.
+     */
     nodeSelector?: Record<string, string>;
   };
 

@@ -22,6 +22,8 @@ export const LABEL = {
   slot: `${GROUP}/slot`,
   /** On proxy pods whose source address is proven, where the client Service selects by it. */
   verified: `${GROUP}/verified`,
+  /** On proxy pods of slots, where the client Service selects by it: {@link SERVING_PHASE}, or the phase of an address on its way out. */
+  phase: `${GROUP}/phase`,
   /** On pods that were injected: the policy's name. */
   injected: `${GROUP}/injected`,
   /** On namespaces: {@link INJECT_DISABLED} keeps their pods from being injected. */
@@ -46,6 +48,8 @@ export const ANNOTATION = {
   address: `${GROUP}/address`,
   /** On a slot's Deployment: the address that its proxy binds. */
   source: `${GROUP}/source`,
+  /** On nodes, by whoever runs them: addresses that the node has and its status does not list, comma-separated. */
+  addresses: `${GROUP}/addresses`,
   /** On the policy's ConfigMap: the hash of its document. */
   hash: `${GROUP}/policy-hash`,
   /** On pods that opt in: whose key of the policy's Secret is their password. */
@@ -60,6 +64,9 @@ export const ANNOTATION = {
 
 /** The value of {@link LABEL.inject} that opts a namespace out. */
 export const INJECT_DISABLED = "disabled";
+
+/** The value of {@link LABEL.phase} of proxies that get new requests. */
+export const SERVING_PHASE = "Active";
 
 /** The value of `app.kubernetes.io/managed-by`. */
 export const MANAGED_BY = "outrider";

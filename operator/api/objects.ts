@@ -20,13 +20,13 @@ export interface Pod extends KubeObject {
     phase?: string;
     podIP?: string;
     podIPs?: { ip: string }[];
-    conditions?: { type: string; status: string }[];
+    conditions?: { type: string; status: string; message?: string }[];
   };
 }
 
 /** apps/v1 Deployment. */
 export interface Deployment extends KubeObject {
-  spec?: { replicas?: number };
+  spec?: { replicas?: number; template?: { spec?: { affinity?: { nodeAffinity?: object } } } };
   status?: {
     observedGeneration?: number;
     replicas?: number;
@@ -69,7 +69,15 @@ export function isReady(pod: Pod): boolean {
   return pod.status?.conditions?.some(({ type, status }) => type === "Ready" && status === "True") ?? false;
 }
 
+const unscheduled = (pod: Pod) =>
+  pod.status?.conditions?.find(({ type, status }) => type === "PodScheduled" && status === "False");
+
 /** Whether the scheduler found no node for a pod. */
 export function isUnschedulable(pod: Pod): boolean {
-  return pod.status?.conditions?.some(({ type, status }) => type === "PodScheduled" && status === "False") ?? false;
+  return unscheduled(pod) !== undefined;
+}
+
+/** Why it found none, in its own words. */
+export function whyUnschedulable(pod: Pod): string | undefined {
+  return unscheduled(pod)?.message;
 }

@@ -7,6 +7,7 @@ export const external: Provider = {
   hostNetwork: false,
   exclusive: false,
   gated: false,
+  pinned: false,
   podAnnotations: () => ({}),
   slotObjects: () => [],
   assignment: () => ({ assigned: true }),

@@ -1,12 +1,13 @@
 import type { EgressPolicy } from "../api/egresspolicy.ts";
 import { external } from "./external.ts";
 import { kubeVIP } from "./kubevip.ts";
+import { nodeAddress } from "./nodeaddress.ts";
 import { podIP } from "./podip.ts";
 import type { Provider } from "./provider.ts";
 
 /** The providers of this version, by the name in `spec.nat.provider`. */
 const PROVIDERS: ReadonlyMap<string, Provider> = new Map(
-  [external, podIP, kubeVIP].map((provider) => [provider.name, provider]),
+  [external, podIP, nodeAddress, kubeVIP].map((provider) => [provider.name, provider]),
 );
 
 /** Their names, for messages. */

@@ -1,6 +1,6 @@
 import { natGatewayService } from "../reconcile/resources/service.ts";
-import { slotId } from "../reconcile/slots.ts";
-import type { Assignment, Provider } from "./provider.ts";
+import { assignedByBinding } from "./binding.ts";
+import type { Provider } from "./provider.ts";
 
 const DEFAULT_CLASS = "kube-vip.io/kube-vip-class";
 
@@ -15,20 +15,11 @@ export const kubeVIP: Provider = {
   hostNetwork: true,
   exclusive: true,
   gated: true,
+  pinned: false,
   podAnnotations: () => ({}),
   slotObjects(policy, { nat }, slot) {
     const { loadBalancerClass = DEFAULT_CLASS, serviceAnnotations = {} } = nat.kubeVIP ?? {};
     return [natGatewayService(policy, slot, loadBalancerClass, serviceAnnotations)];
   },
-  assignment(address, source, proxies): Assignment {
-    const id = slotId(address);
-    const holder = proxies.find(
-      (proxy) =>
-        proxy.slot === id &&
-        !proxy.leaving &&
-        proxy.status?.sources.some((bound) => bound.address === source && bound.assigned),
-    );
-    if (holder === undefined) return { assigned: false };
-    return { assigned: true, ...(holder.node === undefined ? {} : { node: holder.node }) };
-  },
+  assignment: assignedByBinding,
 };

@@ -7,6 +7,7 @@ export const podIP: Provider = {
   hostNetwork: false,
   exclusive: false,
   gated: false,
+  pinned: false,
   podAnnotations: (spec) => spec.nat?.podIP?.annotations ?? {},
   slotObjects: () => [],
   assignment(_address, source, proxies): Assignment {

@@ -1,4 +1,5 @@
 import type { EgressPolicy } from "../api/egresspolicy.ts";
+import { LABEL, SERVING_PHASE } from "../api/names.ts";
 import type { KubeObject } from "../kube/resource.ts";
 import type { ProxyFacts } from "../reconcile/proxy-status.ts";
 import type { Slot } from "../reconcile/slots.ts";
@@ -29,10 +30,21 @@ export interface Provider {
    * pods that are ready, so that a readiness which waits for it would wait for ever.
    */
   gated: boolean;
+  /** Addresses are on nodes already: a slot goes to the node that has its address, and follows it. */
+  pinned: boolean;
   /** What pods carry so that they get an address. */
   podAnnotations(spec: Spec): Record<string, string>;
   /** What a slot needs besides its Deployment. */
   slotObjects(policy: EgressPolicy, spec: Spec, slot: Slot): KubeObject[];
   /** `source` is what is bound for the address. */
   assignment(address: string, source: string, proxies: readonly ProxyFacts[]): Assignment;
+}
+
+/**
+ * The labels by which the client Service tells proxies that get new requests from others of the fleet. Where readiness
+ * waits for the address and its proof, only slots on their way out are to be told apart.
+ */
+export function servingLabels({ slots, gated }: Pick<Provider, "slots" | "gated">): Record<string, string> {
+  if (gated) return { [LABEL.verified]: "true" };
+  return slots ? { [LABEL.phase]: SERVING_PHASE } : {};
 }

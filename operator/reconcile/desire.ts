@@ -3,18 +3,21 @@ import { RESOURCE } from "../api/kinds.ts";
 import { ANNOTATION, childName, FIELD_MANAGER, LABEL } from "../api/names.ts";
 import { type Deployment, isUnschedulable } from "../api/objects.ts";
 import type { KubeObject } from "../kube/resource.ts";
-import type { Provider } from "../providers/provider.ts";
+import { type Provider, servingLabels } from "../providers/provider.ts";
 import { replicasOwnedByOthers, stamp } from "./differs.ts";
 import type { Leaving } from "./document.ts";
 import type { Facts } from "./facts.ts";
 import { type NetworkPolicies, networkPolicies } from "./network-policies.ts";
-import { isOpen, type ProxyFacts } from "./proxy-status.ts";
+import { selectorOf } from "./nodes.ts";
+import { affinityOf, placementsOf } from "./placement.ts";
+import type { ProxyFacts } from "./proxy-status.ts";
 import { publish, publishedBefore, stillUsed } from "./published.ts";
 import { type Accepted, documentConfigMap, publishedConfigMap } from "./resources/configmap.ts";
 import { type ProxyPods, proxyDeployment } from "./resources/deployment.ts";
 import { fleetBudget } from "./resources/pdb.ts";
 import { clientService } from "./resources/service.ts";
 import { proxyAccount } from "./resources/serviceaccount.ts";
+import { serves } from "./serving.ts";
 import { SHARED, type Slot, slotsOf } from "./slots.ts";
 
 /** What the operator's own configuration says of proxy pods. */
@@ -58,12 +61,12 @@ function deploymentOf(
     hostNetwork: provider.hostNetwork,
     readiness: provider.gated ? "policy" : "verified",
     annotations: provider.podAnnotations(spec),
+    // What a label tells of a proof comes with the proof.
+    labels: provider.gated ? {} : servingLabels(provider),
+    nodeSelector: selectorOf(spec).labels,
+    nodeAffinity: provider.pinned && slot !== undefined ? affinityOf(facts, spec, slot, name) : undefined,
+    eager: provider.pinned,
   });
-}
-
-/** Whether a slot, or a shared fleet, has a proxy that may take traffic now. */
-function serves(slot: string, proxies: readonly ProxyFacts[], spec: EgressPolicy["spec"]): boolean {
-  return proxies.some((proxy) => proxy.slot === slot && proxy.ready && isOpen(proxy.status, spec));
 }
 
 /** A fleet's Deployments that are not wanted any more: those that go now, and those that serve until others do. */
@@ -87,8 +90,26 @@ export function surplusOf(facts: Facts, spec: EgressPolicy["spec"], provider: Pr
   const ready = slots.every((slot) => slot?.retiring || serves(slot?.id ?? SHARED, facts.proxies, spec));
   if (ready) return { go: extra, stay: [] };
   // A new slot that finds no node would wait for ever for the one that an old slot has.
-  const stuck = facts.proxies.some((proxy) => wanted.has(proxy.slot) && isUnschedulable(proxy.pod));
-  return stuck ? { go: extra.slice(0, 1), stay: extra.slice(1) } : { go: [], stay: extra };
+  const stuck = facts.proxies.filter((proxy) => wanted.has(proxy.slot) && isUnschedulable(proxy.pod));
+  const first = extra.find((deployment) =>
+    stuck.some(({ slot }) => isInTheWay(facts, spec, provider, deployment, slot)),
+  );
+  return { go: first === undefined ? [] : [first], stay: extra.filter((deployment) => deployment !== first) };
+}
+
+/** Whether a Deployment that is not wanted has a node that a slot needs. */
+function isInTheWay(
+  { nodes, proxies }: Facts,
+  spec: EgressPolicy["spec"],
+  provider: Provider,
+  deployment: Deployment,
+  slot: string,
+): boolean {
+  if (!provider.pinned) return true;
+  const needed = placementsOf(nodes ?? [], spec).find((one) => one.slot.id === slot)?.nodes ?? [];
+  if (needed.length === 0) return true;
+  const own = proxies.filter((proxy) => proxy.slot === deployment.metadata.labels?.[LABEL.slot]);
+  return own.some(({ node }) => node !== undefined && needed.includes(node));
 }
 
 /** Addresses whose slots serve although they are no longer in the spec. */
@@ -175,31 +196,6 @@ export function desire(
     waiting: [...later],
     networkPolicies: guards,
   };
-}
-
-/** What is changed on proxy pods: labels and annotations that are merged into theirs; null takes one away. */
-export interface PodPatch {
-  pod: ProxyFacts["pod"];
-  labels?: Record<string, string | null>;
-  annotations?: Record<string, string>;
-}
-
-/**
- * The `verified` label, where the client Service selects by it: on pods whose gate is open, of slots that are not retiring.
- * A proxy that gives no answer keeps what it has: its own gate still refuses what is not proven.
- */
-export function labelPatches(
-  proxies: readonly ProxyFacts[],
-  gated: boolean,
-  retiring: ReadonlySet<string>,
-  spec?: EgressPolicy["spec"],
-): PodPatch[] {
-  return proxies.flatMap(({ pod, slot, status, leaving }): PodPatch[] => {
-    const labelled = pod.metadata.labels?.[LABEL.verified] === "true";
-    const wanted = gated && !leaving && !retiring.has(slot) && (status === undefined ? labelled : isOpen(status, spec));
-    if (wanted === labelled || leaving) return [];
-    return [{ pod, labels: { [LABEL.verified]: wanted ? "true" : null } }];
-  });
 }
 
 /** Proxies that run another document than they should: their kubelet is told to look at the volume now. */

@@ -84,7 +84,7 @@ function portsOf({ proxies }: Facts, { proxy }: Spec): FleetPorts {
 /** Addresses of proxies that no selector finds, where they stand and where they may come to stand, in the fewest networks. */
 function hostAddresses({ proxies, nodes }: Facts, spec: Spec, { hostNetwork }: Provider): string[] {
   const standing = proxies.filter(({ pod }) => pod.spec?.hostNetwork === true).flatMap(({ ips }) => ips);
-  const possible = hostNetwork ? nodeAddresses(nodes ?? [], spec.proxy) : [];
+  const possible = hostNetwork ? nodeAddresses(nodes ?? [], spec) : [];
   const networks = [...standing, ...possible].map(whole).filter((text) => text !== null);
   return aggregate(networks.map(cidr)).map(({ text }) => text);
 }

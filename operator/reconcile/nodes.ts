@@ -1,11 +1,11 @@
 import type { EgressPolicy } from "../api/egresspolicy.ts";
 import type { Node } from "../api/objects.ts";
 
-type ProxySpec = EgressPolicy["spec"]["proxy"];
+type Spec = EgressPolicy["spec"];
 type Taint = NonNullable<NonNullable<Node["spec"]>["taints"]>[number];
 
 /** Whether a toleration of the policy stands against a taint (core/v1 Toleration). */
-function tolerated(taint: Taint, proxy: ProxySpec): boolean {
+function tolerated(taint: Taint, proxy: Spec["proxy"]): boolean {
   return (proxy?.tolerations ?? []).some((toleration) => {
     if (toleration.effect !== undefined && toleration.effect !== taint.effect) return false;
     if (toleration.key === undefined || toleration.key === "") return toleration.operator === "Exists";
@@ -14,17 +14,27 @@ function tolerated(taint: Taint, proxy: ProxySpec): boolean {
   });
 }
 
-/** `but`: taints that are passed over. */
-function takes(node: Node, proxy: ProxySpec, but: (taint: Taint) => boolean): boolean {
-  const selector = Object.entries(proxy?.nodeSelector ?? {});
-  if (!selector.every(([key, value]) => node.metadata.labels?.[key] === value)) return false;
-  const taints = (node.spec?.taints ?? []).filter((taint) => taint.effect !== "PreferNoSchedule" && !but(taint));
-  return taints.every((taint) => tolerated(taint, proxy));
+/** The field that chooses the nodes of a policy's proxies, and the labels that it asks for. */
+export function selectorOf({ nat, proxy }: Spec): { field: string; labels: Record<string, string> } {
+  const own = nat?.nodeAddress?.nodeSelector;
+  if (own !== undefined) return { field: "spec.nat.nodeAddress.nodeSelector", labels: own };
+  return { field: "spec.proxy.nodeSelector", labels: proxy?.nodeSelector ?? {} };
 }
 
-/** How many nodes can take a proxy of this policy: a coarse look, the scheduler decides. */
-export function schedulable(nodes: readonly Node[], proxy: ProxySpec): number {
-  return nodes.filter((node) => node.spec?.unschedulable !== true && takes(node, proxy, () => false)).length;
+/** Whether a node has the labels that a policy's proxies need. */
+export function isSelected({ metadata }: Node, spec: Spec): boolean {
+  return Object.entries(selectorOf(spec).labels).every(([key, value]) => metadata.labels?.[key] === value);
+}
+
+/** Whether a node can take a proxy of this policy: a coarse look, the scheduler decides. */
+export function canTake(node: Node, spec: Spec): boolean {
+  return node.spec?.unschedulable !== true && isSelected(node, spec) && isTolerated(node, spec, () => false);
+}
+
+/** Whether a policy's proxies tolerate the taints of a node. `but`: those that are passed over. */
+function isTolerated({ spec }: Node, { proxy }: Spec, but: (taint: Taint) => boolean): boolean {
+  const taints = (spec?.taints ?? []).filter((taint) => taint.effect !== "PreferNoSchedule" && !but(taint));
+  return taints.every((taint) => tolerated(taint, proxy));
 }
 
 /** Set by the cluster while a node is cordoned, not ready or short of something (well-known taints): it passes. */
@@ -34,9 +44,9 @@ const passing = ({ key }: Taint): boolean => key.startsWith("node.kubernetes.io/
  * Addresses on which proxies on nodes' networks can be reached: internal ones, where a node has none the external ones
  * (status.hostIP of pods). Nodes that are cordoned or ill count: a proxy may be there, or come back.
  */
-export function nodeAddresses(nodes: readonly Node[], proxy: ProxySpec): string[] {
+export function nodeAddresses(nodes: readonly Node[], spec: Spec): string[] {
   return nodes
-    .filter((node) => takes(node, proxy, passing))
+    .filter((node) => isSelected(node, spec) && isTolerated(node, spec, passing))
     .flatMap(({ status }) => {
       const of = (type: string) => (status?.addresses ?? []).filter((one) => one.type === type);
       const internal = of("InternalIP");

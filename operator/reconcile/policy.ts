@@ -16,9 +16,10 @@ import { ApiError, type Client } from "../kube/client.ts";
 import type { Outcome } from "../kube/controller.ts";
 import type { EventRecorder } from "../kube/events.ts";
 import { apiVersionOf, type KubeObject } from "../kube/resource.ts";
+import { servingLabels } from "../providers/provider.ts";
 import { lastAccepted } from "./accept.ts";
 import { decide } from "./decide.ts";
-import { type Desired, type FleetOptions, labelPatches, lagging, type PodPatch } from "./desire.ts";
+import { type Desired, type FleetOptions, lagging } from "./desire.ts";
 import { covers } from "./differs.ts";
 import type { Facts } from "./facts.ts";
 import { gather, withWritten } from "./gather.ts";
@@ -27,6 +28,7 @@ import { isNews } from "./news.ts";
 import { addedWithoutNotice, publishedBefore } from "./published.ts";
 import { unpackSpec } from "./resources/configmap.ts";
 import type { Scraper } from "./scrape.ts";
+import { labelPatches, type PodPatch, SERVING_LABELS, type ServingLabel } from "./serving.ts";
 import { slotsOf } from "./slots.ts";
 import { type Applied, judge, type Verdict } from "./status.ts";
 import type { World } from "./world.ts";
@@ -176,13 +178,13 @@ export class PolicyReconciler {
     let applied: Applied = { problem: undefined, networkPolicy: undefined };
     if (effective !== undefined && desired !== undefined) {
       this.#warnAddresses(facts, effective.spec);
-      const { gated } = effective.provider;
+      const selected = servingLabels(effective.provider);
       // The client Service must never select by a label that no serving pod has yet, or has no more.
-      if (gated) await this.#labelPods(facts, effective);
+      await this.#labelPods(facts, effective, (key) => selected[key] !== undefined);
       const written: KubeObject[] = [];
       applied = await this.#apply(facts, desired, written);
       children = withWritten(children, written);
-      if (!gated) await this.#labelPods(facts, effective);
+      await this.#labelPods(facts, effective, (key) => selected[key] === undefined);
       for (const patch of this.#refreshes(facts, effective.hash)) await this.#patchPod(patch);
     }
     // A status out of ignorance would be taken back in a moment: after a start, proxies are asked first.
@@ -253,9 +255,9 @@ export class PolicyReconciler {
     return { problem, networkPolicy };
   }
 
-  async #labelPods(facts: Facts, { spec, provider }: Effective): Promise<void> {
-    const retiring = new Set(slotsOf(spec).flatMap(({ id, retiring }) => (retiring ? [id] : [])));
-    const patches = labelPatches(facts.proxies, provider.gated, retiring, spec);
+  async #labelPods(facts: Facts, effective: Effective, which: (key: ServingLabel) => boolean): Promise<void> {
+    const keys = SERVING_LABELS.filter(which);
+    const patches = labelPatches(facts.proxies, effective.provider, effective.spec, keys);
     for (const patch of patches) await this.#patchPod(patch);
   }
 

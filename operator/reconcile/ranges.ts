@@ -1,6 +1,7 @@
 import { type Cidr, formatAddress, isInside, parseAddress, parseCidr } from "../../proxy/policy/cidr.ts";
 import { isSpecialNetwork } from "../../proxy/policy/special.ts";
 import type { EndpointSlice, Node, ServiceCIDR } from "../api/objects.ts";
+import { annotatedAddresses } from "./placement.ts";
 
 /** What the cluster says of its own ranges. */
 export interface ClusterRanges {
@@ -75,6 +76,7 @@ export function blockedRanges({ nodes, serviceCIDRs, apiServers, configured }: C
   const texts = [
     ...nodes.flatMap((node) => node.spec?.podCIDRs ?? (node.spec?.podCIDR === undefined ? [] : [node.spec.podCIDR])),
     ...nodes.flatMap((node) => (node.status?.addresses ?? []).map(({ address }) => whole(address))),
+    ...nodes.flatMap((node) => annotatedAddresses(node).map(whole)),
     ...serviceCIDRs.flatMap((range) => range.spec?.cidrs ?? []),
     ...apiServers.flatMap((slice) => (slice.endpoints ?? []).flatMap((one) => (one.addresses ?? []).map(whole))),
     ...configured,

@@ -1,14 +1,15 @@
 import { type Condition, type Finding, mergeConditions, named, no, unknown, yes } from "../api/conditions.ts";
 import type { EgressPolicy, EgressPolicyStatus } from "../api/egresspolicy.ts";
 import { type ConditionType, childName, clientHost, REASON, type Reason, SERVICE_PORT } from "../api/names.ts";
+import { isUnschedulable } from "../api/objects.ts";
 import type { Provider } from "../providers/provider.ts";
 import type { Refusal } from "./accept.ts";
 import { addressStates } from "./address-states.ts";
 import type { Facts } from "./facts.ts";
 import { judgeNetworkPolicies, type NetworkPolicies } from "./network-policies.ts";
-import { schedulable } from "./nodes.ts";
 import { isProven, type ProxyFacts } from "./proxy-status.ts";
 import { slotsOf } from "./slots.ts";
+import { shortageOf, whyUnassigned } from "./unplaced.ts";
 import { judgeWorkloads } from "./workloads.ts";
 
 type Spec = EgressPolicy["spec"];
@@ -52,13 +53,8 @@ function programmed(facts: Facts, { effective, applied, stands, waiting }: Verdi
   }
   if (effective === undefined) return no(REASON.notAccepted, nothing);
   if (applied.problem !== undefined) return no(applied.problem.reason, applied.problem.message);
-  const slots = effective.provider.slots ? slotsOf(effective.spec).length : 0;
-  // Without --discover-cidrs no node is known: then the scheduler alone tells.
-  const nodes = facts.nodes === undefined ? slots : schedulable(facts.nodes, effective.spec.proxy);
-  if (nodes < slots) {
-    const message = `${slots} static IPs need ${slots} nodes, and ${nodes} can take a proxy (spec.proxy.nodeSelector, tolerations, cordoned nodes)`;
-    return no(REASON.notEnoughNodes, message);
-  }
+  const shortage = shortageOf(facts.nodes, effective.spec, effective.provider);
+  if (shortage !== undefined) return no(REASON.notEnoughNodes, shortage);
   if (waiting.length > 0) {
     return no(REASON.progressing, `slots are changed one after the other; ${waiting.length} wait`);
   }
@@ -144,6 +140,14 @@ const BLOCKING: readonly ConditionType[] = [
   "NetworkPolicyApplied",
 ];
 
+/** The same where a proxy lacks its address, or the node that has it: it is not ready, and not proven, for want of that. */
+const BLOCKING_UNBOUND: readonly ConditionType[] = [
+  "Accepted",
+  "Programmed",
+  "IPsAssigned",
+  ...BLOCKING.filter((type) => !["Accepted", "Programmed", "IPsAssigned"].includes(type)),
+];
+
 /** Pure: the whole status. */
 export function judge(facts: Facts, verdict: Verdict): EgressPolicyStatus {
   const { policy } = facts;
@@ -166,7 +170,9 @@ export function judge(facts: Facts, verdict: Verdict): EgressPolicyStatus {
       return yes(REASON.outside, "addresses are assigned outside of the cluster");
     if (!effective.provider.slots) return pooled(facts.proxies, effective.spec);
     if (missing.length === 0) return yes(REASON.assigned, "every address is on a node");
-    return no(REASON.unassigned, `no proxy has ${missing.map(({ address }) => address).join(", ")}`);
+    const all = `no proxy has ${missing.map(({ address }) => address).join(", ")}`;
+    if (!effective.provider.pinned) return no(REASON.unassigned, all);
+    return no(REASON.unassigned, `${all}; ${whyUnassigned(facts, effective.spec, missing[0]!.address)}`);
   };
   const host = clientHost(policy.metadata, verdict.clusterDomain);
   const workloads = effective === undefined ? undefined : judgeWorkloads(policy, effective.spec, facts.asking, host);
@@ -194,7 +200,14 @@ export function judge(facts: Facts, verdict: Verdict): EgressPolicyStatus {
     if (policy.metadata.deletionTimestamp !== undefined) {
       return no(REASON.inUse, `deletion waits for pods that use this fleet: ${named(facts.injected, IN_USE_SHOWN)}`);
     }
-    const blocking = BLOCKING.find((type) => type !== "Ready" && findings[type].status === "False");
+    const pinned = effective?.provider.pinned ?? false;
+    const unbound = inUse.some(({ leaving, status, pod }) => {
+      if (leaving) return false;
+      return (pinned && isUnschedulable(pod)) || (status?.sources.some(({ assigned }) => !assigned) ?? false);
+    });
+    // That one leaves from a wrong address is worse than that another one does not leave.
+    const order = unbound && findings.EgressIPVerified.reason !== REASON.mismatch ? BLOCKING_UNBOUND : BLOCKING;
+    const blocking = order.find((type) => type !== "Ready" && findings[type].status === "False");
     if (blocking === undefined || blocking === "Ready") return yes(REASON.ready, "the fleet serves this policy");
     const { reason, message } = findings[blocking];
     return no(reason, `${blocking}: ${message}`);

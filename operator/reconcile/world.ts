@@ -279,16 +279,13 @@ export function watchWorld(watches: Watches, tell: Listeners, discover: boolean)
               before === undefined ||
               JSON.stringify(part(before)) !== JSON.stringify(part(node));
             // Every kubelet writes its node's status every few minutes: that alone is no news.
-            if (changed(({ spec, status }) => [spec?.podCIDR, spec?.podCIDRs, status?.addresses])) tell.ranges();
-            if (
-              changed(({ metadata, spec, status }) => [
-                metadata.labels,
-                spec?.unschedulable,
-                spec?.taints,
-                status?.addresses,
-              ])
-            )
-              tell.nodes();
+            const has = ({ metadata, status }: Node) => [
+              status?.addresses,
+              metadata.annotations?.[ANNOTATION.addresses],
+            ];
+            const takes = ({ metadata, spec }: Node) => [metadata.labels, spec?.unschedulable, spec?.taints];
+            if (changed((one) => [one.spec?.podCIDR, one.spec?.podCIDRs, has(one)])) tell.ranges();
+            if (changed((one) => [takes(one), has(one)])) tell.nodes();
           },
           { transform: nodeParts },
         )

@@ -113,7 +113,15 @@ for (const [args, message] of [
     ["--set", "grants[0].namespaces={a},grants[0].providers={KubeVIP}"],
     /grants\[0\]\.providers has KubeVIP, which is off: set providers\.kubeVIP\.enabled/,
   ],
+  [
+    ["--set", "grants[0].namespaces={a},grants[0].providers={NodeAddress},providers.kubeVIP.enabled=true"],
+    /grants\[0\]\.providers has NodeAddress, which is off: set providers\.nodeAddress\.enabled/,
+  ],
   [["--set", "providers.kubeVIP.enabled=true,discoverCIDRs=false"], /providers\.kubeVIP\.enabled needs discoverCIDRs/],
+  [
+    ["--set", "providers.nodeAddress.enabled=true,discoverCIDRs=false"],
+    /providers\.nodeAddress\.enabled needs discoverCIDRs/,
+  ],
   [["--set", "webhook.certificates.source=Secret"], /webhook\.certificates\.caBundle is required/],
   [["--set", "serviceAccount.create=false"], /serviceAccount\.name is required/],
   [["--set", "monitoring.rules.disabled={Nothing}"], /no alert is called Nothing; there are Outrider/],

@@ -545,22 +545,6 @@ test("PodIP: pods carry the annotations that choose their address; it is assigne
   assert.equal(policy.status!.staticIPs![0]!.node, pod!.spec!.nodeName);
 });
 
-test("a provider that this version does not have is refused, and what was accepted stays", { skip }, async () => {
-  const ns = "unsupported";
-  await makeNamespace(plane, ns);
-  await applyPolicy(plane, ns, "webhooks", {});
-  await untilCondition(plane, ns, "webhooks", "Programmed", "True");
-  const { kubeVIP: _, ...nat } = { ...kubeVIP([]).nat, provider: "NodeAddress" };
-  await applyPolicy(plane, ns, "webhooks", { ...kubeVIP(["203.0.113.4"]), nat });
-  const policy = await untilCondition(plane, ns, "webhooks", "Accepted", "False", "Unsupported");
-  assert.equal(
-    conditionOf(policy, "Accepted")!.message,
-    "spec.nat.provider: NodeAddress is not in this version; use one of External, PodIP, KubeVIP",
-  );
-  assert.equal(conditionOf(policy, "Programmed")!.status, "True");
-  await untilChildren(ns, "webhooks");
-});
-
 test("fields of others stay, and fields that a policy no longer sets go", { skip }, async () => {
   const ns = "fields";
   await makeNamespace(plane, ns);

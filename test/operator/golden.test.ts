@@ -8,12 +8,12 @@ import { ANNOTATION, childName, DOCUMENT_KEY, LABEL } from "../../operator/api/n
 import type { ConfigMap, Deployment, Node, Pod } from "../../operator/api/objects.ts";
 import type { ObjectMeta } from "../../operator/kube/resource.ts";
 import { decide } from "../../operator/reconcile/decide.ts";
-import { labelPatches } from "../../operator/reconcile/desire.ts";
 import { documentOf } from "../../operator/reconcile/document.ts";
 import type { Facts } from "../../operator/reconcile/facts.ts";
 import { parseGrants } from "../../operator/reconcile/grants.ts";
 import type { ProxyFacts, ProxyStatus } from "../../operator/reconcile/proxy-status.ts";
-import { SHARED, slotId, slotsOf } from "../../operator/reconcile/slots.ts";
+import { labelPatches } from "../../operator/reconcile/serving.ts";
+import { SHARED, slotId } from "../../operator/reconcile/slots.ts";
 import { type Applied, judge } from "../../operator/reconcile/status.ts";
 import { withDefaults } from "../harness/defaults.ts";
 
@@ -34,7 +34,7 @@ interface Input {
   others?: EgressPolicy[];
   grants?: unknown[];
   blockedCIDRs?: string[];
-  nodes?: (Partial<Node> & { name: string })[];
+  nodes?: (Partial<Node> & { name: string } & Pick<ObjectMeta, "labels" | "annotations">)[];
   /** Deployments that stand there; `address`: that of a slot. */
   deployments?: { address?: string; status?: Deployment["status"]; holder?: string; hpa?: boolean }[];
   /** The published list of before. */
@@ -48,6 +48,8 @@ interface Input {
     ready?: boolean;
     status?: Partial<ProxyStatus>;
     labelled?: boolean;
+    /** The scheduler's words: it found no node. */
+    unschedulable?: string;
     error?: string;
     /** What its container listens on, by name. */
     ports?: Record<string, number>;
@@ -105,7 +107,13 @@ function factsOf(input: Input): Facts {
           { ports: Object.entries(entry.ports ?? {}).map(([name, containerPort]) => ({ name, containerPort })) },
         ],
       },
-      status: { phase: "Running" },
+      status:
+        entry.unschedulable === undefined
+          ? { phase: "Running" }
+          : {
+              phase: "Pending",
+              conditions: [{ type: "PodScheduled", status: "False", message: entry.unschedulable }],
+            },
     };
     const said = entry.status;
     const full: ProxyStatus = { hash: null, policyError: null, ready: true, sources: [], proofs: [], ...said };
@@ -147,10 +155,10 @@ function factsOf(input: Input): Facts {
     proxies,
     asking: (input.asking ?? []).map((metadata) => ({ pod: { metadata }, namespaceLabels: undefined })),
     injected: (input.injected ?? []).map((pod) => ({ metadata: { name: pod } })),
-    nodes: (input.nodes ?? []).map(({ name: node, ...rest }) => ({
+    nodes: (input.nodes ?? []).map(({ name: node, labels, annotations, ...rest }) => ({
       apiVersion: "v1",
       kind: "Node",
-      metadata: { name: node },
+      metadata: { name: node, ...(labels && { labels }), ...(annotations && { annotations }) },
       ...rest,
     })),
   };
@@ -168,10 +176,7 @@ function outputOf(input: Input): object {
     networkPolicies: desired?.networkPolicies,
     clusterDomain: "cluster.local",
   });
-  const retiring = new Set(
-    effective === undefined ? [] : slotsOf(effective.spec).flatMap((slot) => (slot.retiring ? [slot.id] : [])),
-  );
-  const patches = labelPatches(facts.proxies, effective?.provider.gated ?? false, retiring);
+  const patches = effective === undefined ? [] : labelPatches(facts.proxies, effective.provider, effective.spec);
   const configMaps = (desired?.objects ?? []) as ConfigMap[];
   const text = configMaps.find(({ data }) => data?.[DOCUMENT_KEY] !== undefined)?.data?.[DOCUMENT_KEY];
   return {

@@ -3,6 +3,7 @@ import { test } from "node:test";
 import type { EgressPolicy } from "../../operator/api/egresspolicy.ts";
 import { external } from "../../operator/providers/external.ts";
 import { kubeVIP } from "../../operator/providers/kubevip.ts";
+import { nodeAddress } from "../../operator/providers/nodeaddress.ts";
 import { notGranted, parseGrants } from "../../operator/reconcile/grants.ts";
 
 const GRANTS = parseGrants(`
@@ -30,6 +31,10 @@ test("a grant gives addresses to namespaces, for a provider", () => {
 
 test("without a grant nobody has an exclusive address; External is free", () => {
   assert.match(notGranted([], "convoy", kubeVIP, spec({ address: "203.0.113.17" }))!, /no grant for KubeVIP/);
+  assert.match(
+    notGranted(GRANTS, "convoy", nodeAddress, spec({ address: "203.0.113.17" }))!,
+    /no grant for NodeAddress/,
+  );
   assert.equal(notGranted([], "convoy", external, spec({ address: "203.0.113.17" })), undefined);
 });
 
@@ -43,7 +48,7 @@ for (const [text, message] of [
   ["grants: [{namespaces: [Convoy]}]", /^grants\[0\]\.namespaces\[0\]: must be a namespace, or \*/],
   [
     "grants: [{namespaces: [a], providers: [KubeVip], staticIPs: [203.0.113.0/24]}]",
-    /^grants\[0\]\.providers\[0\]: must be one of External, PodIP, KubeVIP/,
+    /^grants\[0\]\.providers\[0\]: must be one of External, PodIP, NodeAddress, KubeVIP/,
   ],
   [
     "grants: [{namespaces: [a], providers: [KubeVIP], staticIPs: [203.0.113.1/24]}]",

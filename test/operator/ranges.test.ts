@@ -47,6 +47,17 @@ test("ranges that every proxy refuses anyway are left out, what is left is aggre
   ]);
 });
 
+test("a node's further addresses are a node's addresses", () => {
+  const more = node("a", [], ["8.8.4.1"]);
+  const annotations = { "egress.outrider.dev/addresses": "9.9.9.9,2a00:1::0007, 203.0.113.20 , nonsense" };
+  const nodes = [{ ...more, metadata: { name: "a", annotations } }];
+  assert.deepEqual(blockedRanges({ nodes, serviceCIDRs: [], apiServers: [], configured: [] }), [
+    "8.8.4.1/32",
+    "9.9.9.9/32",
+    "2a00:1::7/128",
+  ]);
+});
+
 test("the order in which nodes come does not matter; a range that is only partly special stays", () => {
   const of = (texts: string[]) =>
     blockedRanges({ nodes: [node("a", texts)], serviceCIDRs: [], apiServers: [], configured: [] });

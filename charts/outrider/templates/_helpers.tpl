@@ -59,13 +59,16 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 
 {{/* Mistakes that a schema cannot tell. */}}
 {{- define "outrider.check" -}}
-{{- range $i, $grant := .Values.grants }}
-{{- if and (has "KubeVIP" $grant.providers) (not $.Values.providers.kubeVIP.enabled) }}
-{{- fail (printf "grants[%d].providers has KubeVIP, which is off: set providers.kubeVIP.enabled" $i) }}
+{{- range $provider, $value := dict "KubeVIP" "kubeVIP" "NodeAddress" "nodeAddress" }}
+{{- $enabled := (index $.Values.providers $value).enabled }}
+{{- range $i, $grant := $.Values.grants }}
+{{- if and (has $provider $grant.providers) (not $enabled) }}
+{{- fail (printf "grants[%d].providers has %s, which is off: set providers.%s.enabled" $i $provider $value) }}
 {{- end }}
 {{- end }}
-{{- if and .Values.providers.kubeVIP.enabled (not .Values.discoverCIDRs) }}
-{{- fail "providers.kubeVIP.enabled needs discoverCIDRs: the operator counts the nodes that can take a proxy" }}
+{{- if and $enabled (not $.Values.discoverCIDRs) }}
+{{- fail (printf "providers.%s.enabled needs discoverCIDRs: the operator looks which nodes can take a proxy" $value) }}
+{{- end }}
 {{- end }}
 {{- with .Values.webhook }}
 {{- if and .enabled (eq .certificates.source "Secret") (not .certificates.caBundle) }}

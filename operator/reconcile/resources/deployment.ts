@@ -18,6 +18,14 @@ export interface ProxyPods {
   readiness: "policy" | "verified";
   /** Annotations of the pods that the provider needs. */
   annotations: Record<string, string>;
+  /** Labels of the pods by which the client Service selects from the start. */
+  labels: Record<string, string>;
+  /** Labels of the nodes that may take the pods. */
+  nodeSelector: Record<string, string>;
+  /** Which of these nodes; undefined: any. */
+  nodeAffinity: object | undefined;
+  /** The new pod does not wait for the end of the old one: where it has its own node, nothing is in its way. */
+  eager: boolean;
 }
 
 const POLICY_FOLDER = "/etc/outrider/policy";
@@ -96,12 +104,17 @@ function volumes(policy: EgressPolicy, spec: EgressPolicy["spec"]): object[] {
   return [document, { name: "passwords", secret: { secretName: secret } }];
 }
 
-/** Proxies keep apart: nodes and zones where it can be had, nodes always where each has one address of the node. */
+/**
+ * Proxies keep apart: nodes and zones where it can be had; slots always, since each takes the ports of its node. The one
+ * Deployment of a fleet that gives way to slots, or takes their place, has no ports of nodes and is in nobody's way.
+ */
 function placement(policy: EgressPolicy, pods: ProxyPods): object {
   const fleet = { matchLabels: { [LABEL.fleet]: policy.metadata.name } };
   if (pods.slot !== undefined) {
-    const term = { labelSelector: fleet, topologyKey: "kubernetes.io/hostname" };
-    return { affinity: { podAntiAffinity: { requiredDuringSchedulingIgnoredDuringExecution: [term] } } };
+    const slots = { ...fleet, matchExpressions: [{ key: LABEL.slot, operator: "NotIn", values: [SHARED] }] };
+    const term = { labelSelector: slots, topologyKey: "kubernetes.io/hostname" };
+    const podAntiAffinity = { requiredDuringSchedulingIgnoredDuringExecution: [term] };
+    return { affinity: { ...(pods.nodeAffinity && { nodeAffinity: pods.nodeAffinity }), podAntiAffinity } };
   }
   const spread = (topologyKey: string) => ({
     maxSkew: 1,
@@ -113,13 +126,22 @@ function placement(policy: EgressPolicy, pods: ProxyPods): object {
   return { topologySpreadConstraints: [spread("kubernetes.io/hostname"), spread("topology.kubernetes.io/zone")] };
 }
 
+/** How a new pod takes the place of an old one. */
+function strategy({ slot, eager }: ProxyPods): object {
+  if (slot === undefined) return { type: "RollingUpdate", rollingUpdate: { maxUnavailable: 0, maxSurge: 1 } };
+  // Recreate waits for the old pod's end, which never comes on a node that is gone: the address is elsewhere by then.
+  // On the same node the scheduler lets the new pod wait, since the old one has its ports.
+  if (eager) return { type: "RollingUpdate", rollingUpdate: { maxUnavailable: 1, maxSurge: 0 } };
+  // One address is on one node: the old pod has to leave it before the new one can have it.
+  return { type: "Recreate" };
+}
+
 /** The proxies of a policy, or of one of its slots. */
 export function proxyDeployment(policy: EgressPolicy, spec: EgressPolicy["spec"], pods: ProxyPods): KubeObject {
   const slot = pods.slot?.id ?? SHARED;
   const own = policy.metadata.name;
   const name = pods.slot === undefined ? childName.fleet(own) : childName.slot(own, slot);
   const drain = spec.proxy?.timeouts?.drainSeconds ?? DEFAULT_DRAIN_SECONDS;
-  const nodeSelector = spec.proxy?.nodeSelector;
   const priorityClassName = spec.proxy?.priorityClassName;
   const annotations = { ...spec.proxy?.podAnnotations, ...pods.annotations };
   return {
@@ -134,15 +156,11 @@ export function proxyDeployment(policy: EgressPolicy, spec: EgressPolicy["spec"]
     spec: {
       ...(pods.replicas === undefined ? {} : { replicas: pods.replicas }),
       revisionHistoryLimit: 3,
-      // One address is on one node: the old pod has to leave it before the new one can have it.
-      strategy:
-        pods.slot === undefined
-          ? { type: "RollingUpdate", rollingUpdate: { maxUnavailable: 0, maxSurge: 1 } }
-          : { type: "Recreate" },
+      strategy: strategy(pods),
       selector: { matchLabels: podSelector(policy, slot) },
       template: {
         metadata: {
-          labels: { ...spec.proxy?.podLabels, ...podLabels(policy, slot) },
+          labels: { ...spec.proxy?.podLabels, ...podLabels(policy, slot), ...pods.labels },
           ...(Object.keys(annotations).length === 0 ? {} : { annotations }),
         },
         spec: {
@@ -151,7 +169,7 @@ export function proxyDeployment(policy: EgressPolicy, spec: EgressPolicy["spec"]
           enableServiceLinks: false,
           terminationGracePeriodSeconds: DRAIN_DELAY_SECONDS + drain + GRACE_MARGIN_SECONDS,
           ...(pods.hostNetwork ? { hostNetwork: true, dnsPolicy: "ClusterFirstWithHostNet" } : {}),
-          ...(nodeSelector === undefined ? {} : { nodeSelector }),
+          ...(Object.keys(pods.nodeSelector).length === 0 ? {} : { nodeSelector: pods.nodeSelector }),
           ...(priorityClassName === undefined ? {} : { priorityClassName }),
           tolerations: tolerations(spec),
           ...placement(policy, pods),

@@ -1,6 +1,7 @@
 import type { EgressPolicy } from "../../api/egresspolicy.ts";
 import { childName, LABEL, SERVICE_PORT } from "../../api/names.ts";
 import type { KubeObject } from "../../kube/resource.ts";
+import { type Provider, servingLabels } from "../../providers/provider.ts";
 import type { Slot } from "../slots.ts";
 import { childMeta, podSelector } from "./meta.ts";
 
@@ -8,13 +9,13 @@ import { childMeta, podSelector } from "./meta.ts";
 const SINK_PORT = 65_534;
 
 /**
- * The Service that senders use as their proxy. `gated`: only pods with a proven source are behind it. On nodes' networks
- * proxies listen on one address of the node alone, and endpoints of the other family would refuse connections.
+ * The Service that senders use as their proxy. On nodes' networks proxies listen on one address of the node alone, and
+ * endpoints of the other family would refuse connections.
  */
 export function clientService(
   policy: EgressPolicy,
   spec: EgressPolicy["spec"],
-  { gated, hostNetwork }: { gated: boolean; hostNetwork: boolean },
+  provider: Pick<Provider, "slots" | "gated" | "hostNetwork">,
 ): KubeObject {
   const name = policy.metadata.name;
   const annotations = spec.proxy?.serviceAnnotations;
@@ -24,8 +25,8 @@ export function clientService(
     metadata: { ...childMeta(policy, childName.fleet(name)), ...(annotations === undefined ? {} : { annotations }) },
     spec: {
       type: "ClusterIP",
-      ipFamilyPolicy: hostNetwork ? "SingleStack" : "PreferDualStack",
-      selector: { [LABEL.fleet]: name, ...(gated ? { [LABEL.verified]: "true" } : {}) },
+      ipFamilyPolicy: provider.hostNetwork ? "SingleStack" : "PreferDualStack",
+      selector: { [LABEL.fleet]: name, ...servingLabels(provider) },
       ports: [{ name: "proxy", port: SERVICE_PORT, targetPort: "proxy", protocol: "TCP" }],
     },
   } as KubeObject;

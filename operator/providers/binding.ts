@@ -1,0 +1,16 @@
+import type { ProxyFacts } from "../reconcile/proxy-status.ts";
+import { slotId } from "../reconcile/slots.ts";
+import type { Assignment } from "./provider.ts";
+
+/** An address that proxies bind is assigned when the proxy of its own slot could bind it. */
+export function assignedByBinding(address: string, source: string, proxies: readonly ProxyFacts[]): Assignment {
+  const id = slotId(address);
+  const holder = proxies.find(
+    (proxy) =>
+      proxy.slot === id &&
+      !proxy.leaving &&
+      proxy.status?.sources.some((bound) => bound.address === source && bound.assigned),
+  );
+  if (holder === undefined) return { assigned: false };
+  return { assigned: true, ...(holder.node === undefined ? {} : { node: holder.node }) };
+}
