@@ -33,6 +33,8 @@ export interface Cluster {
   network: Network;
   nodes: readonly Node[];
   internet: Internet;
+  /** Starts a node again that was stopped. */
+  startNode(index: number): Promise<void>;
   /** Starts every program again after {@link halt}, in any order in which they come up. */
   resume(): Promise<void>;
   /** Ends every program of the cluster as a power cut would; etcd's data stay. */
@@ -112,26 +114,29 @@ export async function startCluster({ nodes: count = 1 }: { nodes?: number } = {}
   writeFileSync(dnsFile, corefile(network!.nodes[0]!.address, plane.userConfig(), "11.0.0.53"));
   const dns = new Program("coredns", [tools.get("coredns")!, "-conf", dnsFile], join(folder, "coredns.log"));
 
-  const startNodes = async () => {
+  const startNode = async (index: number) => {
+    const node = nodes[index]!;
+    const path = `/api/v1/nodes/${node.name}`;
+    await node.start(images);
+    await plane.until(path, (found) => found !== undefined, `${node.name} is registered`, READY_MS);
+    await plane.patch(path, { spec: { podCIDR: node.place.podCIDR, podCIDRs: [node.place.podCIDR] } });
+    const ready = (found: NodeObject | undefined) =>
+      found?.status?.conditions?.some(({ type, status }) => type === "Ready" && status === "True") ?? false;
+    await plane.until<NodeObject>(path, ready, `${node.name} is ready`, READY_MS);
+  };
+  const startAll = async () => {
     dns.start();
-    for (const node of nodes) await node.start(images);
-    for (const node of nodes) {
-      const path = `/api/v1/nodes/${node.name}`;
-      await plane.until(path, (found) => found !== undefined, `${node.name} is registered`, READY_MS);
-      await plane.patch(path, { spec: { podCIDR: node.place.podCIDR, podCIDRs: [node.place.podCIDR] } });
-      const ready = (found: NodeObject | undefined) =>
-        found?.status?.conditions?.some(({ type, status }) => type === "Ready" && status === "True") ?? false;
-      await plane.until<NodeObject>(path, ready, `${node.name} is ready`, READY_MS);
-    }
+    await Promise.all(nodes.map((_, index) => startNode(index)));
   };
   await plane.applyYaml(dnsObjects(network!.nodes[0]!.address));
   await internet.start();
-  await startNodes();
+  await startAll();
   return {
     plane,
     network: network!,
     nodes,
     internet,
+    startNode,
     halt: async () => {
       await Promise.all(nodes.map((node) => node.stop()));
       await dns.stop();
@@ -139,7 +144,7 @@ export async function startCluster({ nodes: count = 1 }: { nodes?: number } = {}
     },
     resume: async () => {
       for (const name of COMPONENTS) await plane.revive(name);
-      await startNodes();
+      await startAll();
     },
     stop: async () => {
       const foreign = network!.foreign();

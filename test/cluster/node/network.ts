@@ -14,6 +14,9 @@ import { Program } from "../processes.ts";
 export const INTERNET = { receiver: "11.0.0.10", echo: "11.0.0.20", dns: "11.0.0.53" } as const;
 /** What the gateway may translate to. */
 export const STATIC_IPS = ["203.0.113.10", "203.0.113.11"] as const;
+/** Addresses for the nodes themselves: routed to their segment, and never translated. */
+export const NODE_IPS = ["203.0.113.17", "203.0.113.18"] as const;
+const NODE_IPS_RANGE = "203.0.113.16/28";
 export const PODS = "10.244.0.0/16";
 export const SERVICES = "10.96.0.0/16";
 const NODES = "10.0.0.0/24";
@@ -109,6 +112,15 @@ export class Network {
     this.#nft(`flush chain ip nat post\n${address === undefined ? "" : rule}\n`);
   }
 
+  /** Gives a node a further address, or takes it away. */
+  give(node: number, address: string): void {
+    run([...this.nodes[node]!.enter, "ip", "addr", "add", `${address}/32`, "dev", "eth0"]);
+  }
+
+  take(node: number, address: string): void {
+    run([...this.nodes[node]!.enter, "ip", "addr", "del", `${address}/32`, "dev", "eth0"]);
+  }
+
   foreign(): Foreign {
     const tables = JSON.parse(run([...this.#gateway.enter, "nft", "-j", "list", "ruleset"])) as {
       nftables: { counter?: { name: string; packets: number }; set?: { name: string; elem?: Elem[] } }[];
@@ -190,6 +202,8 @@ export class Network {
       run([...internet, "ip", "addr", "add", `${address}/32`, "dev", "lo"]);
     // The way back of what was not translated: a leak has to be seen there.
     run([...internet, "ip", "route", "add", "10.0.0.0/8", "via", GATEWAY.outside]);
+    run([...internet, "ip", "route", "add", NODE_IPS_RANGE, "via", GATEWAY.outside]);
+    run([...gateway, "ip", "route", "add", NODE_IPS_RANGE, "dev", "br0"]);
     for (const address of [GATEWAY.outside, ...STATIC_IPS]) {
       run([...gateway, "ip", "addr", "add", `${address}/24`, "dev", "outside"]);
     }

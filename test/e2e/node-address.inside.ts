@@ -1,0 +1,131 @@
+import assert from "node:assert/strict";
+import { after, before, test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
+import type { Pod } from "../../operator/api/objects.ts";
+import type { Cluster } from "../cluster/node/cluster.ts";
+import { INTERNET, NODE_IPS } from "../cluster/node/network.ts";
+import { applyPolicy, policyPath, untilCondition } from "../operator/operator.ts";
+import { PublishedHistory } from "./published.ts";
+import { deploySender, loopLog, NS, SPEC, send, startStage, untilPods } from "./stage.ts";
+
+/** Proxies on two real nodes that have the addresses themselves: they bind them, or send nothing. */
+
+const READY_MS = 90_000;
+const [ONE, TWO] = NODE_IPS;
+const ASKS = { "egress.outrider.dev/policy": "webhooks" };
+
+let cluster: Cluster;
+let published: PublishedHistory;
+let sender: Pod;
+
+before(async () => {
+  cluster = await startStage({
+    nodes: 2,
+    values: [
+      "--set=providers.nodeAddress.enabled=true",
+      `--set-json=grants=[{"namespaces":["${NS}"],"providers":["NodeAddress"],"staticIPs":["203.0.113.16/28"]}]`,
+    ],
+  });
+  const { plane, network } = cluster;
+  for (const [index, address] of NODE_IPS.entries()) {
+    network.give(index, address);
+    const path = `/api/v1/nodes/${network.nodes[index]!.name}`;
+    await plane.patch(path, { metadata: { annotations: { "egress.outrider.dev/addresses": address } } });
+  }
+  await plane.apply(`/api/v1/namespaces/${NS}/secrets/passwords`, {
+    apiVersion: "v1",
+    kind: "Secret",
+    metadata: { name: "passwords", namespace: NS },
+    stringData: { PROXY_PASSWORD: "s3cret-of-the-fleet" },
+  });
+  published = new PublishedHistory(plane, "webhooks");
+});
+after(async () => {
+  await published?.stop();
+  await cluster?.stop();
+});
+
+/** Addresses that the receiver saw since a moment. */
+const seenFrom = (from: number) =>
+  [
+    ...new Set(
+      cluster.internet
+        .received()
+        .filter(({ at }) => at >= from)
+        .map(({ address }) => address),
+    ),
+  ].sort();
+
+test("each slot runs on the node that has its address, and the sender gets its password", async () => {
+  await applyPolicy(cluster.plane, NS, "webhooks", {
+    ...SPEC,
+    nat: { provider: "NodeAddress" },
+    staticIPs: NODE_IPS.map((address) => ({ address })),
+    authentication: { mode: "Basic", secretRef: { name: "passwords" } },
+  });
+  await untilCondition(cluster.plane, NS, "webhooks", "Ready", "True", undefined, READY_MS);
+  const { stdout } = await cluster.plane.kubectl(["get", "egpol", "-n", NS]);
+  assert.match(stdout, /webhooks +True +Enforce +NodeAddress +203\.0\.113\.17,203\.0\.113\.18 +2\/2 +2\/2/);
+  const proxies = await untilPods(cluster, "egress.outrider.dev/fleet=webhooks", 2);
+  assert.deepEqual(proxies.map(({ status }) => status?.podIP).sort(), ["10.0.0.2", "10.0.0.3"]);
+
+  const env = { LOOP_URL: "http://hooks.example/loop", LOOP_MS: "50", LOOP_ATTEMPTS: "6" };
+  await deploySender(cluster, "agent", { annotations: ASKS, env });
+  [sender] = (await untilPods(cluster, "app=agent", 1)) as [Pod];
+  await sleep(3000);
+  assert.deepEqual(seenFrom(0), [ONE, TWO]);
+});
+
+test("nothing inside is reached from a node's network either, and nobody without the password sends", async () => {
+  for (const target of ["http://10.96.0.1/", "http://10.0.0.2:10250/pods", "http://10.0.0.3:9750/status"]) {
+    const { status, body } = await send(sender, target);
+    assert.equal(status, 403, target);
+    assert.match(body!, /^egress-denied: 10\.\S+ is (a private address|this proxy itself)/);
+  }
+  const bare = await deploySender(cluster, "bare", {
+    env: { http_proxy: "", HTTP_PROXY: "http://10.0.0.3:4750" },
+  }).then(async () => (await untilPods(cluster, "app=bare", 1))[0]!);
+  const refused = await send(bare, `http://${INTERNET.receiver}/bare`);
+  assert.equal(refused.status, 407, refused.error);
+  assert.ok(!cluster.internet.received().some(({ path }) => path === "/bare"));
+});
+
+test("an address that goes takes its slot along, and no other address takes its place; it comes back by itself", async () => {
+  const from = Date.now();
+  cluster.network.take(0, ONE);
+  await untilCondition(cluster.plane, NS, "webhooks", "IPsAssigned", "False", undefined, READY_MS);
+  await untilPods(cluster, "egress.outrider.dev/fleet=webhooks", 1);
+  const alone = Date.now();
+  await sleep(2000);
+  assert.deepEqual(seenFrom(alone), [TWO]);
+  cluster.network.give(0, ONE);
+  const back = Date.now();
+  await untilCondition(cluster.plane, NS, "webhooks", "Ready", "True", undefined, READY_MS);
+  while (!seenFrom(back).includes(ONE)) await sleep(20);
+  console.log(`its address is used again ${Date.now() - back} ms after it is back`);
+  assert.deepEqual(seenFrom(from), [ONE, TWO]);
+});
+
+test("a node loses its power: the other one serves on, and it comes back without hands", async () => {
+  const from = Date.now();
+  await cluster.nodes[1]!.stop();
+  await sleep(4000);
+  assert.deepEqual(seenFrom(from + 1000), [ONE]);
+  await cluster.startNode(1);
+  const back = Date.now();
+  while (!seenFrom(back).includes(TWO)) {
+    assert.ok(Date.now() - back < READY_MS, "the second address is not used again");
+    await sleep(50);
+  }
+  console.log(`its address is used again ${Date.now() - back} ms after the node is ready`);
+});
+
+test("of all requests none came from another address, and who tries again lost none", async () => {
+  await sleep(3000);
+  assert.deepEqual(published.wrong(cluster.internet.received()), []);
+  const log = await loopLog(sender);
+  const lost = log.filter(({ status }) => status !== 200);
+  console.log(`${cluster.internet.received().length} requests; ${log.length} deliveries, ${lost.length} lost`);
+  assert.deepEqual(lost, []);
+  await cluster.plane.delete(policyPath(NS, "webhooks"));
+});
