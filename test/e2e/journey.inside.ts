@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
+import { readFileSync } from "node:fs";
 import { connect } from "node:net";
 import { after, before, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -227,6 +228,32 @@ test("senders that are restarted follow a changed name of the policy", async () 
   const [pod] = await untilPods(cluster, injected, 1);
   const refused = await send(pod!, "http://10.96.0.1/");
   assert.match(refused.body!, /; policy convoy\/others$/m);
+});
+
+test("the echo server of examples/ tells a caller its address, and runs where Pod Security is restricted", async () => {
+  const { plane } = cluster;
+  const text = readFileSync(new URL("../../examples/echo/echo.yaml", import.meta.url), "utf8");
+  await plane.applyYaml(text.replace(/image: \S+/, `image: ${IMAGE}`));
+  const { status, stderr } = await plane.kubectl([
+    "rollout",
+    "status",
+    "deployment/echo",
+    "--namespace=outrider-echo",
+    "--timeout=60s",
+  ]);
+  assert.equal(status, 0, stderr);
+  const [sender] = await untilPods(cluster, "app=server", 1);
+  const { spec } = (await plane.get<{ spec: { clusterIP: string } }>(
+    "/api/v1/namespaces/outrider-echo/services/echo",
+  ))!;
+  // The pod goes there by itself: its own address is what has to be seen.
+  const seen = await send(sender!, `http://${spec.clusterIP}/ip`);
+  assert.equal(seen.status, 403, "through the proxy a ClusterIP is refused");
+  await deploySender(cluster, "direct");
+  const [direct] = await untilPods(cluster, "app=direct", 1);
+  const told = await send(direct!, `http://${spec.clusterIP}/ip`);
+  assert.equal(told.body, `${direct!.status!.podIP}\n`, told.error);
+  await plane.delete("/api/v1/namespaces/outrider-echo");
 });
 
 test("make demo on a cluster that is there already leaves what is installed alone", async () => {

@@ -10,7 +10,7 @@ import { childrenOf, groupOf, pluginFolder } from "./machine.ts";
 import { INSIDE, INTERNET, type NodePlace, PODS } from "./network.ts";
 
 /** Programs of a node. */
-export type NodeProgram = "containerd" | "kubelet" | "kube-proxy";
+export type NodeProgram = "containerd" | "kubelet" | "kube-proxy" | "kube-vip";
 
 const START_MS = 30_000;
 const LOOK_MS = 30;

@@ -1,0 +1,17 @@
+import { spawnSync } from "node:child_process";
+import { test } from "node:test";
+import { clusterMissing } from "../cluster/node/cluster.ts";
+import { namespaceMissing, runInNamespace } from "../harness/namespace.ts";
+
+/** kube-vip is not to be had as a Go module. */
+function kubeVIPMissing(): string | null {
+  const program = process.env.KUBE_VIP;
+  if (program === undefined) return "needs kube-vip: name its program in KUBE_VIP";
+  return spawnSync(program, ["version"]).status === 0 ? null : `KUBE_VIP is ${program}, which does not run`;
+}
+
+const skip = namespaceMissing() ?? clusterMissing() ?? kubeVIPMissing() ?? false;
+
+test("on a real node: addresses that kube-vip brings to their proxies", { skip, timeout: 900_000 }, () =>
+  runInNamespace(new URL("kube-vip.inside.ts", import.meta.url)),
+);
