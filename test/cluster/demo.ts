@@ -4,10 +4,10 @@ import { packageJson } from "../../bin/image/bundle.ts";
 import { CHART, helm } from "../chart/helm.ts";
 import { type Finished, finish } from "../harness/finish.ts";
 import { namespaceMissing } from "../harness/namespace.ts";
+import { STATIC_IPS } from "./node/addresses.ts";
 import { type Cluster, clusterMissing, startCluster } from "./node/cluster.ts";
 import { IMAGE } from "./node/images.ts";
 import { ECHO_URL } from "./node/internet.ts";
-import { STATIC_IPS } from "./node/network.ts";
 import { findTool } from "./tools.ts";
 
 /**

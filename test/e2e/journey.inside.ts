@@ -6,10 +6,10 @@ import { connect } from "node:net";
 import { after, before, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { EgressPolicy } from "../../operator/api/egresspolicy.ts";
+import { FOUR, STATIC_IPS } from "../cluster/node/addresses.ts";
 import type { Cluster } from "../cluster/node/cluster.ts";
 import { Dials } from "../cluster/node/dials.ts";
 import { IMAGE } from "../cluster/node/images.ts";
-import { INTERNET, STATIC_IPS } from "../cluster/node/network.ts";
 import { finish } from "../harness/finish.ts";
 import { applyPolicy, policyPath, untilCondition } from "../operator/operator.ts";
 import { deploySender, NS, RECEIVER_URL, SPEC, send, startStage, untilPods } from "./stage.ts";
@@ -85,8 +85,8 @@ test("nothing inside is reached through the proxy: each is refused with its reas
     "metadata.evil.example": [[METADATA]],
     "pod.evil.example": [[pod]],
     "mapped.evil.example": [["::ffff:10.96.0.1"]],
-    "both.evil.example": [[INTERNET.receiver, node]],
-    "rebinding.evil.example": [[INTERNET.receiver], [node]],
+    "both.evil.example": [[FOUR.receiver, node]],
+    "rebinding.evil.example": [[FOUR.receiver], [node]],
   });
   const dials = new Dials([], [one, other]);
   const privately = (host: string) => `${host} is a private address (10.0.0.0/8)`;
@@ -136,7 +136,7 @@ test("nothing inside is reached through the proxy: each is refused with its reas
     assert.equal(later.status, 200, later.error);
     assert.ok(Date.now() - began < REBOUND_MS, "the second answer was never asked for");
   }
-  assert.deepEqual(dials.seen(), [`${INTERNET.receiver}:80`, `${INTERNET.echo}:80`]);
+  assert.deepEqual(dials.seen(), [`${FOUR.receiver}:80`, `${FOUR.echo}:80`]);
   dials.stop();
 });
 
@@ -172,7 +172,7 @@ test("a Service in the cluster that an allow rule opens with cidrs works, and wh
     assert.equal((await send(sender!, target)).status, 403, target);
   }
   assert.deepEqual(
-    dials.seen().filter((one) => !one.startsWith(INTERNET.echo)),
+    dials.seen().filter((one) => !one.startsWith(FOUR.echo)),
     [`${spec.clusterIP}:8080`],
   );
   dials.stop();
@@ -202,9 +202,9 @@ test("an edit decides on every proxy within seconds, and ends the tunnels that i
   console.log(`from an edit to decisions by it on all proxies: p50 ${ms[10]} ms, worst of 20 ${ms.at(-1)} ms`);
 
   const tunnel = connect(4750, addresses[0]!);
-  tunnel.write(`CONNECT ${INTERNET.receiver}:80 HTTP/1.1\r\nHost: ${INTERNET.receiver}:80\r\n\r\n`);
+  tunnel.write(`CONNECT ${FOUR.receiver}:80 HTTP/1.1\r\nHost: ${FOUR.receiver}:80\r\n\r\n`);
   assert.match(`${(await once(tunnel, "data"))[0]}`, /^HTTP\/1\.1 200 /);
-  await applyPolicy(plane, NS, "webhooks", { ...SPEC, deny: [{ cidrs: [`${INTERNET.receiver}/32`] }] });
+  await applyPolicy(plane, NS, "webhooks", { ...SPEC, deny: [{ cidrs: [`${FOUR.receiver}/32`] }] });
   await once(tunnel, "error", { signal: AbortSignal.timeout(EDIT_MS) }).then(([error]) =>
     assert.equal((error as NodeJS.ErrnoException).code, "ECONNRESET"),
   );

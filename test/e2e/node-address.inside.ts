@@ -2,8 +2,8 @@ import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Pod } from "../../operator/api/objects.ts";
+import { FOUR, NODE_IPS } from "../cluster/node/addresses.ts";
 import type { Cluster } from "../cluster/node/cluster.ts";
-import { INTERNET, NODE_IPS } from "../cluster/node/network.ts";
 import { applyPolicy, policyPath, untilCondition } from "../operator/operator.ts";
 import { PublishedHistory } from "./published.ts";
 import { deploySender, loopLog, NS, SPEC, send, startStage, untilPods } from "./stage.ts";
@@ -85,7 +85,7 @@ test("nothing inside is reached from a node's network either, and nobody without
   const bare = await deploySender(cluster, "bare", {
     env: { http_proxy: "", HTTP_PROXY: "http://10.0.0.3:4750" },
   }).then(async () => (await untilPods(cluster, "app=bare", 1))[0]!);
-  const refused = await send(bare, `http://${INTERNET.receiver}/bare`);
+  const refused = await send(bare, `http://${FOUR.receiver}/bare`);
   assert.equal(refused.status, 407, refused.error);
   assert.ok(!cluster.internet.received().some(({ path }) => path === "/bare"));
 });

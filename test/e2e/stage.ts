@@ -1,9 +1,9 @@
 import type { Pod } from "../../operator/api/objects.ts";
 import { CHART, helmDone } from "../chart/helm.ts";
-import { type Cluster, startCluster } from "../cluster/node/cluster.ts";
+import { STATIC_IPS } from "../cluster/node/addresses.ts";
+import { type Cluster, type ClusterOptions, startCluster } from "../cluster/node/cluster.ts";
 import { IMAGE, SENDER_IMAGE } from "../cluster/node/images.ts";
 import { ECHO_URL } from "../cluster/node/internet.ts";
-import { STATIC_IPS } from "../cluster/node/network.ts";
 
 /** What plays on a real cluster: the chart is installed, policies are applied, senders like Convoy send. */
 
@@ -24,7 +24,7 @@ export interface Delivery {
 }
 
 /** A cluster with the chart in it, and the namespace of the senders. */
-export async function startStage(options: { nodes?: number; values?: readonly string[] } = {}): Promise<Cluster> {
+export async function startStage(options: ClusterOptions & { values?: readonly string[] } = {}): Promise<Cluster> {
   const cluster = await startCluster(options);
   const { plane } = cluster;
   await plane.apply(`/api/v1/namespaces/${NS}`, { apiVersion: "v1", kind: "Namespace", metadata: { name: NS } });

@@ -4,11 +4,13 @@ import type { Component } from "../components.ts";
 import { type ControlPlane, controlPlaneMissing, startControlPlane } from "../control-plane.ts";
 import { Program } from "../processes.ts";
 import { findTool, toolsMissing } from "../tools.ts";
+import { DNS_HOST, FAMILIES, FOUR } from "./addresses.ts";
 import { imagesMissing, makeImages } from "./images.ts";
 import { Internet } from "./internet.ts";
 import { machineMissing, removeGroups } from "./machine.ts";
-import { Network, SERVICES } from "./network.ts";
-import { DNS_SERVICE, Node } from "./node.ts";
+import { Network } from "./network.ts";
+import { Node } from "./node.ts";
+import { DNS_SERVICE } from "./settings.ts";
 
 const TOOLS = ["kubelet", "kube-proxy", "coredns"];
 /** In the order in which they start. */
@@ -78,8 +80,15 @@ const corefile = (address: string, kubeconfig: string, upstream: string) => `.:5
 }
 `;
 
+export interface ClusterOptions {
+  nodes?: number;
+  /** Pods and Services have IPv6 as well. */
+  dualStack?: boolean;
+}
+
 /** Starts one; this process has to be in a network namespace that has loopback alone (`runInNamespace`). */
-export async function startCluster({ nodes: count = 1 }: { nodes?: number } = {}): Promise<Cluster> {
+export async function startCluster({ nodes: count = 1, dualStack = false }: ClusterOptions = {}): Promise<Cluster> {
+  const families = dualStack ? FAMILIES : [FOUR];
   removeGroups(false);
   const tools = new Map<string, string>();
   for (const name of TOOLS) tools.set(name, await findTool(name));
@@ -87,7 +96,7 @@ export async function startCluster({ nodes: count = 1 }: { nodes?: number } = {}
   let network: Network | undefined;
   const plane = await startControlPlane({
     controllers: true,
-    serviceCIDR: SERVICES,
+    serviceCIDR: families.map(({ services }) => services).join(","),
     users: { ...Object.fromEntries(kubelets), "system:kube-proxy": [] },
     apiServerFlags: ["--enable-admission-plugins=NodeRestriction"],
     reach: (folder) => {
@@ -100,8 +109,7 @@ export async function startCluster({ nodes: count = 1 }: { nodes?: number } = {}
   const nodes = network!.nodes.map(
     (place) =>
       new Node({
-        place,
-        folder,
+        ...{ place, folder, families },
         kubelet: tools.get("kubelet")!,
         kubeProxy: tools.get("kube-proxy")!,
         kubeletConfig: plane.userConfig(`system:node:${place.name}`, server),
@@ -111,7 +119,7 @@ export async function startCluster({ nodes: count = 1 }: { nodes?: number } = {}
   const internet = new Internet(folder, network!.internet);
   const images = await makeImages(join(folder, "images"));
   const dnsFile = join(folder, "Corefile");
-  writeFileSync(dnsFile, corefile(network!.nodes[0]!.address, plane.userConfig(), "11.0.0.53"));
+  writeFileSync(dnsFile, corefile(network!.nodes[0]!.address, plane.userConfig(), DNS_HOST));
   const dns = new Program("coredns", [tools.get("coredns")!, "-conf", dnsFile], join(folder, "coredns.log"));
 
   const startNode = async (index: number) => {
@@ -119,7 +127,7 @@ export async function startCluster({ nodes: count = 1 }: { nodes?: number } = {}
     const path = `/api/v1/nodes/${node.name}`;
     await node.start(images);
     await plane.until(path, (found) => found !== undefined, `${node.name} is registered`, READY_MS);
-    await plane.patch(path, { spec: { podCIDR: node.place.podCIDR, podCIDRs: [node.place.podCIDR] } });
+    await plane.patch(path, { spec: { podCIDR: node.podCIDRs[0], podCIDRs: node.podCIDRs } });
     const ready = (found: NodeObject | undefined) =>
       found?.status?.conditions?.some(({ type, status }) => type === "Ready" && status === "True") ?? false;
     await plane.until<NodeObject>(path, ready, `${node.name} is ready`, READY_MS);

@@ -53,7 +53,9 @@ else
 fi
 
 echo 1 >/proc/sys/net/ipv4/ip_forward
+echo 1 >/proc/sys/net/ipv6/conf/all/forwarding
 echo 1 >/proc/sys/net/bridge/bridge-nf-call-iptables
+echo 1 >/proc/sys/net/bridge/bridge-nf-call-ip6tables
 echo ready
 # Bash waits for orphans too; without children there is nothing to wait for.
 while :; do sleep 1000 & wait $! || true; done

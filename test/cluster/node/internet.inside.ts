@@ -1,8 +1,9 @@
+import { once } from "node:events";
 import { appendFileSync, readFileSync } from "node:fs";
-import { createServer } from "node:http";
+import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
 import { join } from "node:path";
 import { type DnsReply, startDns } from "../../harness/dns.ts";
-import { INTERNET } from "./network.ts";
+import { DNS_HOST, FOUR, SIX } from "./addresses.ts";
 
 /**
  * The receiver of webhooks and the DNS server of the "internet"; run by internet.ts in its network namespace, with a folder.
@@ -14,7 +15,7 @@ const folder = process.argv[2]!;
 /** A name's answers: one after the other, the last one for ever (rebinding). */
 export type Zone = Record<string, string[][]>;
 
-const server = createServer((request, response) => {
+const answer = (request: IncomingMessage, response: ServerResponse) => {
   request.resume();
   request.on("end", () => {
     const address = request.socket.remoteAddress!.replace(/^::ffff:/, "");
@@ -22,19 +23,22 @@ const server = createServer((request, response) => {
     appendFileSync(join(folder, "received.jsonl"), `${JSON.stringify(line)}\n`);
     response.end(`${address}\n`);
   });
-});
-// Idle connections of proxies end only when these want it.
-server.keepAliveTimeout = 60_000;
-server.listen(80, INTERNET.receiver, async () => {
-  await startDns(
-    (name, type, nth): DnsReply => {
-      const zone = JSON.parse(readFileSync(join(folder, "zone.json"), "utf8")) as Zone;
-      const answers = zone[name];
-      if (answers === undefined) return { rcode: "NXDOMAIN" };
-      const addresses = answers[Math.min(nth, answers.length) - 1]!;
-      return { addresses: addresses.filter((one) => one.includes(":") === (type === "AAAA")), ttl: 1 };
-    },
-    { host: INTERNET.dns, port: 53 },
-  );
-  console.log("ready");
-});
+};
+for (const { receiver } of [FOUR, SIX]) {
+  const server = createServer(answer);
+  // Idle connections of proxies end only when these want it.
+  server.keepAliveTimeout = 60_000;
+  server.listen(80, receiver);
+  await once(server, "listening");
+}
+await startDns(
+  (name, type, nth): DnsReply => {
+    const zone = JSON.parse(readFileSync(join(folder, "zone.json"), "utf8")) as Zone;
+    const answers = zone[name];
+    if (answers === undefined) return { rcode: "NXDOMAIN" };
+    const addresses = answers[Math.min(nth, answers.length) - 1]!;
+    return { addresses: addresses.filter((one) => one.includes(":") === (type === "AAAA")), ttl: 1 };
+  },
+  { host: DNS_HOST, port: 53 },
+);
+console.log("ready");

@@ -3,8 +3,8 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { OUTRIDER } from "../../harness/proxy.ts";
 import { Program } from "../processes.ts";
+import { FOUR, SIX } from "./addresses.ts";
 import type { Zone } from "./internet.inside.ts";
-import { INTERNET } from "./network.ts";
 
 /** One request that the receiver got. */
 export interface Received {
@@ -18,7 +18,9 @@ export interface Received {
 
 const START_MS = 15_000;
 /** What the echo server is asked, by address: names may be refused or forged. */
-export const ECHO_URL = `http://${INTERNET.echo}/ip`;
+export const ECHO_URL = `http://${FOUR.echo}/ip`;
+/** The same by name, which has addresses of both families. */
+export const ECHO_NAME_URL = "http://echo.example/ip";
 
 /** The hosts of the "internet": a receiver of webhooks, an echo server, a DNS server. */
 export class Internet {
@@ -33,7 +35,8 @@ export class Internet {
       new Program(name, [...enter, ...command], join(folder, `${name}.log`));
     this.#programs = [
       program("receiver", [process.execPath, inside, folder]),
-      program("echo", [OUTRIDER, "echo", `--listen=${INTERNET.echo}:80`]),
+      program("echo", [OUTRIDER, "echo", `--listen=${FOUR.echo}:80`]),
+      program("echo-6", [OUTRIDER, "echo", `--listen=[${SIX.echo}]:80`]),
     ];
     this.zone({});
   }
@@ -46,9 +49,9 @@ export class Internet {
     }
   }
 
-  /** What its names are from now on; `hooks.example` is always the receiver. */
+  /** What its names are from now on; `hooks.example` is always the receiver, `echo.example` the echo server. */
   zone(names: Zone): void {
-    const all = { "hooks.example": [[INTERNET.receiver]], ...names };
+    const all = { "hooks.example": [[FOUR.receiver]], "echo.example": [[FOUR.echo, SIX.echo]], ...names };
     writeFileSync(join(this.#folder, "zone.json"), JSON.stringify(all));
   }
 

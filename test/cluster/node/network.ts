@@ -1,33 +1,11 @@
-import { execFileSync } from "node:child_process";
-import { join } from "node:path";
-import { Program } from "../processes.ts";
-
-/**
- * Nodes, a NAT gateway, and the "internet", each in a network namespace, with no route out of them:
- *
- *     nodes 10.0.0.2, .3 ── br0 10.0.0.1 [gateway] 203.0.113.1 ── 203.0.113.2 [internet] 11.0.0.0/24
- *
- * The namespaces belong to processes, and are gone when these are.
- */
-
-/** Public as far as any registry of special-purpose addresses can tell, and nowhere but here. */
-export const INTERNET = { receiver: "11.0.0.10", echo: "11.0.0.20", dns: "11.0.0.53" } as const;
-/** What the gateway may translate to. */
-export const STATIC_IPS = ["203.0.113.10", "203.0.113.11"] as const;
-/** Addresses for the nodes themselves: routed to their segment, and never translated. */
-export const NODE_IPS = ["203.0.113.17", "203.0.113.18"] as const;
-const NODE_IPS_RANGE = "203.0.113.16/28";
-export const PODS = "10.244.0.0/16";
-export const SERVICES = "10.96.0.0/16";
-const NODES = "10.0.0.0/24";
-const GATEWAY = { inside: "10.0.0.1", outside: "203.0.113.1" };
-const FAR_SIDE = "203.0.113.2";
+import { DNS_HOST, FAMILIES, type Family, FOUR, NODE_IPS_RANGE, SIX } from "./addresses.ts";
+import { Namespace, run } from "./namespace.ts";
 
 /** Where a node is. */
 export interface NodePlace {
   name: string;
   address: string;
-  podCIDR: string;
+  index: number;
   /** Puts a command into its network namespace. */
   enter: readonly string[];
 }
@@ -38,40 +16,14 @@ export interface Foreign {
   addresses: string[];
 }
 
-const CARRIER_MS = 5000;
-
-/** A network namespace for as long as a process of its own lives. */
-class Namespace {
-  readonly #holder: Program;
-  readonly enter: readonly string[];
-
-  constructor(name: string, folder: string) {
-    this.#holder = new Program(name, ["unshare", "--net", "sleep", "infinity"], join(folder, `${name}.log`));
-    this.#holder.start();
-    // The program becomes `unshare`, and then `sleep`, under the same process id.
-    const own = execFileSync("readlink", ["/proc/self/ns/net"], { encoding: "utf8" });
-    const link = `/proc/${this.#holder.pid}/ns/net`;
-    for (const began = Date.now(); ; ) {
-      if (execFileSync("readlink", [link], { encoding: "utf8" }) !== own) break;
-      if (Date.now() - began > CARRIER_MS) throw new Error(`no network namespace: ${this.#holder.tail}`);
-    }
-    this.enter = ["nsenter", `--net=${link}`, "--"];
-  }
-
-  get pid(): number {
-    return this.#holder.pid;
-  }
-
-  stop(): Promise<void> {
-    return this.#holder.stop();
-  }
-}
-
-function run(command: readonly string[], input?: string): string {
-  return execFileSync(command[0]!, command.slice(1), { encoding: "utf8", input, stdio: ["pipe", "pipe", "inherit"] });
-}
-
-/** The network of a cluster. The first node's namespace is that of this process. */
+/**
+ * Nodes, a NAT gateway, and the "internet", each in a network namespace, with no route out of them:
+ *
+ *     nodes 10.0.0.2, .3 ── br0 10.0.0.1 [gateway] 203.0.113.1 ── 203.0.113.2 [internet] 11.0.0.0/24
+ *
+ * and the same with IPv6 (addresses.ts). The first node's namespace is that of this process; the others belong to processes of
+ * their own, and are gone when these are.
+ */
 export class Network {
   readonly nodes: readonly NodePlace[];
   readonly #gateway: Namespace;
@@ -87,17 +39,27 @@ export class Network {
     this.#gateway = new Namespace("gateway", folder);
     this.#internet = new Namespace("internet", folder);
     this.#others = Array.from({ length: count - 1 }, (_, i) => new Namespace(`node-${i + 2}`, folder));
-    this.nodes = Array.from({ length: count }, (_, i) => ({
-      name: `node-${i + 1}`,
-      address: `10.0.0.${i + 2}`,
-      podCIDR: `10.244.${i}.0/24`,
-      enter: i === 0 ? [] : this.#others[i - 1]!.enter,
+    this.nodes = Array.from({ length: count }, (_, index) => ({
+      name: `node-${index + 1}`,
+      address: FOUR.node(index),
+      index,
+      enter: index === 0 ? [] : this.#others[index - 1]!.enter,
     }));
+    for (const enter of this.#all()) {
+      // Without duplicate address detection, which would hold IPv6 back for a second or two.
+      const quiet = "for f in all default; do echo 0 >/proc/sys/net/ipv6/conf/$f/accept_dad; done";
+      run([...enter, "sh", "-c", quiet]);
+      run([...enter, "ip", "link", "set", "lo", "up"]);
+    }
     this.#makeGateway();
-    for (const [index, node] of this.nodes.entries()) this.#plug(node, index);
+    for (const node of this.nodes) this.#plug(node);
     this.#makeInternet();
-    this.snat(STATIC_IPS[0]);
+    for (const family of FAMILIES) this.snat(family.staticIPs[0], family);
     this.#assertClosed();
+  }
+
+  #all(): (readonly string[])[] {
+    return [this.#gateway.enter, this.#internet.enter, ...this.nodes.map(({ enter }) => enter)];
   }
 
   /** Puts a command into the network namespace of the "internet". */
@@ -106,10 +68,10 @@ export class Network {
   }
 
   /** What the gateway translates connections of nodes and pods to; undefined: it lets them through as they are. */
-  snat(address: string | undefined): void {
-    const rule = `add rule ip nat post oifname "outside" ip saddr 10.0.0.0/8 snat to ${address}`;
+  snat(address: string | undefined, { table, private: own }: Family = FOUR): void {
+    const rule = `add rule ${table} nat post oifname "outside" ${table} saddr ${own} snat to ${address}`;
     // The chain stays: without it for a moment, what begins then is never translated.
-    this.#nft(`flush chain ip nat post\n${address === undefined ? "" : rule}\n`);
+    this.#nft(`flush chain ${table} nat post\n${address === undefined ? "" : rule}\n`);
   }
 
   /** Gives a node a further address, or takes it away. */
@@ -143,14 +105,20 @@ export class Network {
 
   #makeGateway(): void {
     const gateway = this.#gateway.enter;
-    run([...gateway, "ip", "link", "set", "lo", "up"]);
     run([...gateway, "ip", "link", "add", "br0", "type", "bridge"]);
-    run([...gateway, "ip", "addr", "add", `${GATEWAY.inside}/24`, "dev", "br0"]);
     run([...gateway, "ip", "link", "set", "br0", "up"]);
-    run([...gateway, "sh", "-c", "echo 1 >/proc/sys/net/ipv4/ip_forward"]);
-    // Router solicitations and the like of IPv6, which is not routed here, are link-local or multicast.
+    for (const { inside, prefix } of FAMILIES)
+      run([...gateway, "ip", "addr", "add", `${inside}/${prefix}`, "dev", "br0"]);
+    const forward = "echo 1 >/proc/sys/net/ipv4/ip_forward; echo 1 >/proc/sys/net/ipv6/conf/all/forwarding";
+    run([...gateway, "sh", "-c", forward]);
+    const ours = (family: Family) => [family.private, family.between, family.hosts].join(", ");
     this.#nft(`
       table ip nat {
+        chain post {
+          type nat hook postrouting priority 100
+        }
+      }
+      table ip6 nat {
         chain post {
           type nat hook postrouting priority 100
         }
@@ -170,64 +138,66 @@ export class Network {
         }
         chain pre {
           type filter hook prerouting priority -300
-          ip daddr != { 10.0.0.0/8, 203.0.113.0/24, 11.0.0.0/24, 224.0.0.0/4, 255.255.255.255 } update @foreign4 { ip daddr } counter name foreign drop
-          ip6 daddr != { fe80::/10, ff00::/8 } update @foreign6 { ip6 daddr } counter name foreign drop
+          ip daddr != { ${ours(FOUR)}, 224.0.0.0/4, 255.255.255.255 } update @foreign4 { ip daddr } counter name foreign drop
+          ip6 daddr != { ${ours(SIX)}, fe80::/10, ff00::/8 } update @foreign6 { ip6 daddr } counter name foreign drop
         }
       }
     `);
   }
 
-  #plug({ name, address, enter }: NodePlace, index: number): void {
-    const inside = [...enter, "ip"];
-    run([...inside, "link", "set", "lo", "up"]);
+  #plug({ name, index, enter }: NodePlace): void {
     const peer = ["peer", "name", name, "netns", `${this.#gateway.pid}`];
-    run([...inside, "link", "add", "eth0", "type", "veth", ...peer]);
+    run([...enter, "ip", "link", "add", "eth0", "type", "veth", ...peer]);
     run([...this.#gateway.enter, "ip", "link", "set", name, "master", "br0", "up"]);
-    run([...inside, "addr", "add", `${address}/24`, "dev", "eth0"]);
-    run([...inside, "link", "set", "eth0", "up"]);
-    run([...inside, "route", "add", "default", "via", GATEWAY.inside]);
-    for (const [other, { podCIDR, address }] of this.nodes.entries()) {
-      if (other !== index) run([...inside, "route", "add", podCIDR, "via", address]);
+    run([...enter, "ip", "link", "set", "eth0", "up"]);
+    for (const { node, prefix, inside, podCIDR } of FAMILIES) {
+      run([...enter, "ip", "addr", "add", `${node(index)}/${prefix}`, "dev", "eth0"]);
+      run([...enter, "ip", "route", "add", "default", "via", inside]);
+      for (const other of this.nodes) {
+        if (other.index !== index)
+          run([...enter, "ip", "route", "add", podCIDR(other.index), "via", node(other.index)]);
+      }
     }
   }
 
   #makeInternet(): void {
     const [gateway, internet] = [this.#gateway.enter, this.#internet.enter];
     const peer = ["peer", "name", "outside", "netns", `${this.#gateway.pid}`];
-    run([...internet, "ip", "link", "set", "lo", "up"]);
     run([...internet, "ip", "link", "add", "eth0", "type", "veth", ...peer]);
-    run([...internet, "ip", "addr", "add", `${FAR_SIDE}/24`, "dev", "eth0"]);
     run([...internet, "ip", "link", "set", "eth0", "up"]);
-    for (const address of Object.values(INTERNET))
-      run([...internet, "ip", "addr", "add", `${address}/32`, "dev", "lo"]);
-    // The way back of what was not translated: a leak has to be seen there.
-    run([...internet, "ip", "route", "add", "10.0.0.0/8", "via", GATEWAY.outside]);
-    run([...internet, "ip", "route", "add", NODE_IPS_RANGE, "via", GATEWAY.outside]);
-    run([...gateway, "ip", "route", "add", NODE_IPS_RANGE, "dev", "br0"]);
-    for (const address of [GATEWAY.outside, ...STATIC_IPS]) {
-      run([...gateway, "ip", "addr", "add", `${address}/24`, "dev", "outside"]);
-    }
     run([...gateway, "ip", "link", "set", "outside", "up"]);
-    run([...gateway, "ip", "route", "add", "11.0.0.0/24", "via", FAR_SIDE]);
+    for (const family of FAMILIES) {
+      const { farSide, outside, prefix, bits, receiver, echo, staticIPs, hosts } = family;
+      run([...internet, "ip", "addr", "add", `${farSide}/${prefix}`, "dev", "eth0"]);
+      for (const one of [receiver, echo]) run([...internet, "ip", "addr", "add", `${one}/${bits}`, "dev", "lo"]);
+      for (const one of [outside, ...staticIPs])
+        run([...gateway, "ip", "addr", "add", `${one}/${prefix}`, "dev", "outside"]);
+      run([...gateway, "ip", "route", "add", hosts, "via", farSide]);
+      // The way back of what was not translated: a leak has to be seen there.
+      run([...internet, "ip", "route", "add", family.private, "via", outside]);
+    }
+    run([...internet, "ip", "addr", "add", `${DNS_HOST}/32`, "dev", "lo"]);
+    run([...internet, "ip", "route", "add", NODE_IPS_RANGE, "via", FOUR.outside]);
+    run([...gateway, "ip", "route", "add", NODE_IPS_RANGE, "dev", "br0"]);
   }
 
   /** Every link is one that was made above, and so is every route. @throws otherwise: nothing is started then */
   #assertClosed(): void {
     const link = /^(lo|br0|eth0|outside|node-\d+)$/;
-    const route = /^(default via 10\.0\.0\.1 dev eth0|(10|203\.0\.113|11)\.)/;
-    for (const enter of [this.#gateway.enter, this.#internet.enter, ...this.nodes.map((node) => node.enter)]) {
-      const links = JSON.parse(run([...enter, "ip", "-j", "link"])) as { ifname: string; link_type: string }[];
-      const routes = run([...enter, "ip", "-4", "route"])
-        .split("\n")
-        .filter(Boolean);
-      const bad = [
-        ...links.filter(({ ifname }) => !link.test(ifname)).map(({ ifname }) => ifname),
-        ...routes.filter((line) => !route.test(line)),
-      ];
+    const route = {
+      "-4": /^(default via 10\.0\.0\.1 dev eth0|(10|203\.0\.113|11)\.)/,
+      "-6": /^(default via fd00:10::1 dev eth0|fd00:|fe80::|2001:db8:113:|2a00:11:|(blackhole|unreachable) )/,
+    };
+    for (const enter of this.#all()) {
+      const links = JSON.parse(run([...enter, "ip", "-j", "link"])) as { ifname: string }[];
+      const bad = links.filter(({ ifname }) => !link.test(ifname)).map(({ ifname }) => ifname);
+      for (const flag of ["-4", "-6"] as const) {
+        const lines = run([...enter, "ip", flag, "route"])
+          .split("\n")
+          .filter(Boolean);
+        bad.push(...lines.filter((line) => !route[flag].test(line)));
+      }
       if (bad.length > 0) throw new Error(`the test network has more than was put there: ${bad.join(", ")}`);
     }
   }
 }
-
-/** Networks that stay on a node: what leaves it for others gets the node's address. */
-export const INSIDE = [PODS, SERVICES, NODES];

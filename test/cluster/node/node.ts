@@ -1,26 +1,28 @@
-import { execFileSync, spawn } from "node:child_process";
+import { spawn } from "node:child_process";
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { fullName } from "../../../bin/image/archive.ts";
 import { finish } from "../../harness/finish.ts";
 import { Program } from "../processes.ts";
-import { SENDER_IMAGE } from "./images.ts";
-import { childrenOf, groupOf, pluginFolder } from "./machine.ts";
-import { INSIDE, INTERNET, type NodePlace, PODS } from "./network.ts";
+import { DNS_HOST, type Family } from "./addresses.ts";
+import { childrenOf, groupOf } from "./machine.ts";
+import { run } from "./namespace.ts";
+import type { NodePlace } from "./network.ts";
+import { containerdConfig, kubeletSettings, kubeProxySettings, masquerade, pluginChain } from "./settings.ts";
 
 /** Programs of a node. */
 export type NodeProgram = "containerd" | "kubelet" | "kube-proxy" | "kube-vip";
 
 const START_MS = 30_000;
 const LOOK_MS = 30;
-export const DNS_SERVICE = "10.96.0.10";
 
 /** What a node is made of. */
 export interface NodeParts {
   place: NodePlace;
   /** Of the cluster. */
   folder: string;
+  /** Of its pods; the first one is the node's main one. */
+  families: readonly Family[];
   kubelet: string;
   kubeProxy: string;
   kubeletConfig: string;
@@ -43,6 +45,10 @@ export class Node {
     mkdirSync(this.#folder, { recursive: true });
     this.#init = this.#makeInit();
     this.#writeFiles();
+  }
+
+  get podCIDRs(): string[] {
+    return this.#parts.families.map(({ podCIDR }) => podCIDR(this.place.index));
   }
 
   get name(): string {
@@ -74,9 +80,10 @@ export class Node {
   }
 
   startKubelet(): void {
-    const { place, kubelet, kubeletConfig } = this.#parts;
+    const { place, kubelet, kubeletConfig, families } = this.#parts;
+    const addresses = families.map(({ node }) => node(place.index)).join(",");
     const config = join(this.#folder, "kubelet.json");
-    const name = [`--hostname-override=${place.name}`, `--node-ip=${place.address}`];
+    const name = [`--hostname-override=${place.name}`, `--node-ip=${addresses}`];
     this.run("kubelet", [kubelet, `--config=${config}`, `--kubeconfig=${kubeletConfig}`, ...name, "--v=2"]);
   }
 
@@ -147,113 +154,28 @@ export class Node {
   }
 
   #writeFiles(): void {
-    const { place, proxyConfig } = this.#parts;
+    const { place, proxyConfig, families } = this.#parts;
     const file = (name: string) => join(this.#folder, name);
     mkdirSync(file("net.d"), { recursive: true });
-    writeFileSync(file("resolv.conf"), `nameserver ${INTERNET.dns}\n`);
-    writeFileSync(file("net.d/10-pods.conflist"), JSON.stringify(pluginChain(place.podCIDR)));
+    writeFileSync(file("resolv.conf"), `nameserver ${DNS_HOST}\n`);
+    writeFileSync(file("net.d/10-pods.conflist"), JSON.stringify(pluginChain(this.podCIDRs)));
     writeFileSync(file("containerd.toml"), containerdConfig(this.#folder));
     writeFileSync(file("kubelet.json"), JSON.stringify(kubeletSettings(this.#folder, groupOf(this.name))));
-    writeFileSync(file("kube-proxy.json"), JSON.stringify(kubeProxySettings(place, proxyConfig)));
+    writeFileSync(file("kube-proxy.json"), JSON.stringify(kubeProxySettings(place.name, proxyConfig, families)));
   }
 
   /** Gives the node a further address; what pods send to others leaves from it from now on. */
   leaveAs(address: string): void {
-    const ip = [...this.place.enter, "ip", "addr", "add", `${address}/24`, "dev", "eth0"];
-    execFileSync(ip[0]!, ip.slice(1));
+    run([...this.place.enter, "ip", "addr", "add", `${address}/24`, "dev", "eth0"]);
     this.#leaves = `snat to ${address}`;
     this.#masquerade();
   }
 
   /** What leaves the node for others gets the node's address. */
   #masquerade(): void {
-    const [program, ...args] = [...this.place.enter, "nft", "-f", "-"];
-    execFileSync(program!, args, { input: masquerade(this.#leaves), stdio: ["pipe", "inherit", "inherit"] });
+    for (const family of this.#parts.families) {
+      const leaves = family.table === "ip" ? this.#leaves : "masquerade";
+      run([...this.place.enter, "nft", "-f", "-"], masquerade(family, leaves));
+    }
   }
 }
-
-/** After everything that translates sources of its own (priority 100). */
-const masquerade = (leaves: string) => `table ip of_node {
-  chain post {
-    type nat hook postrouting priority 110
-  }
-}
-flush chain ip of_node post
-add rule ip of_node post ip saddr ${PODS} ip daddr != { ${INSIDE.join(", ")} } ${leaves}
-`;
-
-const pluginChain = (podCIDR: string) => ({
-  cniVersion: "1.0.0",
-  name: "pods",
-  plugins: [
-    {
-      type: "bridge",
-      bridge: "cni0",
-      isGateway: true,
-      ipMasq: false,
-      hairpinMode: true,
-      ipam: {
-        type: "host-local",
-        dataDir: "/var/lib/cni/networks",
-        ranges: [[{ subnet: podCIDR }]],
-        routes: [{ dst: "0.0.0.0/0" }],
-      },
-    },
-  ],
-});
-
-/** For containerd 1.6 and 1.7; 2.x reads it as well, except for the names below `plugins`. */
-const containerdConfig = (folder: string) => `version = 2
-root = "${folder}/containerd"
-state = "/run/containerd"
-
-[grpc]
-  address = "${folder}/containerd.sock"
-
-[plugins."io.containerd.grpc.v1.cri"]
-  sandbox_image = "${fullName(SENDER_IMAGE)}"
-  # Where nobody may lower it, runc fails at sandboxes: "can't get final child's PID from pipe: EOF".
-  restrict_oom_score_adj = true
-
-  [plugins."io.containerd.grpc.v1.cri".cni]
-    bin_dir = "${pluginFolder()}"
-    conf_dir = "${folder}/net.d"
-
-[plugins."io.containerd.internal.v1.opt"]
-  path = "${folder}/opt"
-`;
-
-const kubeletSettings = (folder: string, group: string) => ({
-  apiVersion: "kubelet.config.k8s.io/v1beta1",
-  kind: "KubeletConfiguration",
-  failCgroupV1: false,
-  cgroupDriver: "cgroupfs",
-  cgroupRoot: `/${group}`,
-  containerRuntimeEndpoint: `unix://${folder}/containerd.sock`,
-  authentication: { anonymous: { enabled: true }, webhook: { enabled: false } },
-  authorization: { mode: "AlwaysAllow" },
-  clusterDNS: [DNS_SERVICE],
-  clusterDomain: "cluster.local",
-  resolvConf: join(folder, "resolv.conf"),
-  failSwapOn: false,
-  enforceNodeAllocatable: ["pods"],
-  evictionHard: { "memory.available": "100Mi", "nodefs.available": "1%", "imagefs.available": "1%" },
-  imageGCHighThresholdPercent: 100,
-  imageMinimumGCAge: "24h",
-  nodeStatusUpdateFrequency: "2s",
-  shutdownGracePeriod: "0s",
-});
-
-const kubeProxySettings = ({ name }: NodePlace, kubeconfig: string) => ({
-  apiVersion: "kubeproxy.config.k8s.io/v1alpha1",
-  kind: "KubeProxyConfiguration",
-  mode: "nftables",
-  clientConnection: { kubeconfig },
-  clusterCIDR: PODS,
-  hostnameOverride: name,
-  // Not writable in a namespace.
-  conntrack: { maxPerCore: 0, min: 0, tcpEstablishedTimeout: "0s", tcpCloseWaitTimeout: "0s" },
-  healthzBindAddress: "127.0.0.1:10256",
-  metricsBindAddress: "",
-  nodePortAddresses: ["primary"],
-});

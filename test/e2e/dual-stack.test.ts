@@ -1,0 +1,14 @@
+import { test } from "node:test";
+import { clusterMissing } from "../cluster/node/cluster.ts";
+import { namespaceMissing, runInNamespace } from "../harness/namespace.ts";
+
+const skip = namespaceMissing() ?? clusterMissing() ?? false;
+
+test(
+  "on a real node: IPv4 and IPv6 side by side",
+  {
+    skip,
+    timeout: 900_000,
+  },
+  () => runInNamespace(new URL("dual-stack.inside.ts", import.meta.url)),
+);
