@@ -28,6 +28,8 @@ const NS = "convoy";
 const LEADS_MS = 30_000;
 /** Garbage collection looks for new kinds every 30 s. */
 const GONE_MS = 60_000;
+/** Operators would have written a caBundle of theirs by then. */
+const UNTOUCHED_MS = 3000;
 const DEPLOYMENT = `/apis/apps/v1/namespaces/${SYSTEM}/deployments/outrider-operator`;
 const CONFIGURATION = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/outrider-webhook";
 const CRD = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/egresspolicies.egress.outrider.dev";
@@ -253,6 +255,23 @@ test("helm upgrade with another value leaves caBundle, Lease and fleets alone", 
   assert.ok(lease!.spec.holderIdentity);
   assert.deepEqual(proxyIds(), proxies);
   await untilCondition(plane, NS, "webhooks", "Ready", "True");
+});
+
+test("another source of certificates: what is given stays, although older operators still run; and back", {
+  skip,
+  timeout: 120_000,
+}, async () => {
+  const written = async () => (await plane.get<Configuration>(CONFIGURATION))!.webhooks[0]!.clientConfig.caBundle;
+  const given = readFileSync(plane.authority.file, "utf8");
+  const own = await written();
+  const certificates = "--set=webhook.certificates.source=Secret,webhook.certificates.secretName=mine";
+  const file = `--set-file=webhook.certificates.caBundle=${plane.authority.file}`;
+  await helm("upgrade", "outrider", CHART, certificates, file);
+  await new Promise((resolve) => setTimeout(resolve, UNTOUCHED_MS));
+  assert.equal(Buffer.from((await written()) ?? "", "base64").toString(), given);
+  await helm("upgrade", "outrider", CHART, "--set=logLevel=debug", "--wait", "--timeout=60s");
+  const isOwn = (found: Configuration | undefined) => found?.webhooks[0]?.clientConfig.caBundle === own;
+  await plane.until<Configuration>(CONFIGURATION, isOwn, "caBundle is the operator's again");
 });
 
 /** Nothing was refused to an account for want of rights. */
