@@ -4,9 +4,10 @@ import { readManifest } from "../../proxy/policy/source.ts";
 import type { EgressPolicy } from "../api/egresspolicy.ts";
 import { EVENT_REASON, LABEL } from "../api/names.ts";
 import { excludes, widens } from "./exclusions.ts";
+import { exclusionsOf } from "./java.ts";
 import { type Container, isSet, literal, type PodLike, variable } from "./pod.ts";
 import { imageOf, isOldConvoy, PRESETS } from "./presets.ts";
-import { clientOf, type InjectionTarget, isClientName } from "./variables.ts";
+import { clientOf, type InjectionTarget, isClientName, JAVA_NAME } from "./variables.ts";
 
 /** Something that the person who made the pod should know: a warning, and an event. */
 export interface Note {
@@ -112,6 +113,15 @@ export function containerNotes(container: Container, noProxy: readonly string[],
       noProxy.filter((entry) => !target.policy.spec.injection.noProxy?.includes(entry)),
       target,
     ),
+    ...(target.policy.spec.preset === "Java" && target.policy.spec.injection.conflictPolicy !== "Overwrite"
+      ? wideEntries(
+          `${container.name}: http.nonProxyHosts`,
+          exclusionsOf(literal(container, JAVA_NAME) ?? "", target.policy.spec.injection.noProxy ?? []).filter(
+            (entry) => entry !== "*",
+          ),
+          target,
+        )
+      : []),
     ...(target.policy.spec.preset === "Convoy" ? convoyNotes(container, noProxy, target) : []),
   ];
 }
