@@ -244,7 +244,14 @@ test("while the newest spec is refused, pods are injected by the one that the fl
   const all = (policy: EgressPolicy | undefined) => policy?.status?.summary?.workloads === "5/5";
   const policy = await plane.until<EgressPolicy>(policyPath(NS, "webhooks"), all, "5 of 5 pods are covered");
   assert.equal(conditionOf(policy, "WorkloadsInjected")!.reason, "Injected");
-  await plane.delete(`/api/v1/namespaces/${NS}/pods/meanwhile?gracePeriodSeconds=0`);
+});
+
+test("a pod that has ended counts no more, and holds its policy no more", async () => {
+  const path = `/api/v1/namespaces/${NS}/pods/meanwhile`;
+  await plane.patch(`${path}/status`, { status: { phase: "Succeeded" } });
+  const fewer = (policy: EgressPolicy | undefined) => policy?.status?.summary?.workloads === "4/4";
+  await plane.until<EgressPolicy>(policyPath(NS, "webhooks"), fewer, "4 of 4 pods are covered");
+  assert.ok(await plane.get(path), "it is still there");
 });
 
 test("while no operator runs, pods that ask are refused and all others are made; the policy stays while pods use it", async () => {
