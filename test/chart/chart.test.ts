@@ -115,6 +115,11 @@ for (const [args, message] of [
   ],
   [["--set", "providers.kubeVIP.enabled=true,discoverCIDRs=false"], /providers\.kubeVIP\.enabled needs discoverCIDRs/],
   [["--set", "webhook.certificates.source=Secret"], /webhook\.certificates\.caBundle is required/],
+  [
+    ["--set", "namespaces={convoy,outrider-system}"],
+    /namespaces has outrider-system, the release's own, where no pod is injected: install the release into a namespace/,
+  ],
+  [["--set", "namespaces={kube-system}"], /namespaces has kube-system.*: take it out of webhook\.excludedNamespaces/],
   [["--set", "serviceAccount.create=false"], /serviceAccount\.name is required/],
   [["--set", "monitoring.rules.disabled={Nothing}"], /no alert is called Nothing; there are Outrider/],
 ] as const) {

@@ -161,7 +161,16 @@ test("helm install, kubectl apply, and the fleet runs, with the chart's rights a
   timeout: 180_000,
 }, async () => {
   const notes = await helm("install", "outrider", olderChart(), "--wait", "--timeout=60s");
-  assert.match(notes, /kubectl wait egpol\/webhooks -n convoy/);
+  // Pasted as it stands there, a shell has to see the end of the manifest.
+  const pasted = /^kubectl create namespace[\s\S]*^kubectl wait egpol.*$/m.exec(notes)![0];
+  const shown = spawnSync("bash", ["-c", `kubectl() { echo "$*"; [ "$1" != apply ] || cat; }\n${pasted}`], {
+    encoding: "utf8",
+  });
+  assert.equal(shown.stderr, "");
+  assert.match(
+    shown.stdout,
+    /^create namespace convoy\napply -f -\napiVersion: [\s\S]*\n {2}preset: Convoy\nwait egpol\/webhooks -n convoy/,
+  );
   assert.match(notes, /kubectl delete egresspolicies\.egress\.outrider\.dev -A --all\n[\s\S]*helm uninstall outrider/);
   await startOperator();
   await startWebhook();
@@ -320,6 +329,14 @@ test("helm uninstall leaves the CRD, policies and their serving fleets, and noth
   assert.ok(left.includes("EgressPolicy convoy/webhooks"));
   assert.deepEqual(proxyIds(), proxies);
   assert.equal(await readyProxies(), 2);
+});
+
+test("installed again under another name, it is told how to go on with the CRD that stayed", { skip }, async () => {
+  const elsewhere = ["install", "second", CHART, "-n", "elsewhere", "--create-namespace", "--dry-run=server"];
+  const config = plane.userConfig();
+  await assert.rejects(helmDone(elsewhere, config), /invalid ownership metadata/);
+  await helmDone([...elsewhere, "--take-ownership"], config);
+  await helmDone([...elsewhere, "--set=crds.enabled=false"], config);
 });
 
 test("installed again, it takes the policies up without touching their proxies", {

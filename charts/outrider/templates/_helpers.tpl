@@ -67,6 +67,16 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- if and .Values.providers.kubeVIP.enabled (not .Values.discoverCIDRs) }}
 {{- fail "providers.kubeVIP.enabled needs discoverCIDRs: the operator counts the nodes that can take a proxy" }}
 {{- end }}
+{{- if .Values.webhook.enabled }}
+{{- range .Values.namespaces }}
+{{- if eq . $.Release.Namespace }}
+{{- fail (printf "namespaces has %s, the release's own, where no pod is injected: install the release into a namespace of its own" .) }}
+{{- end }}
+{{- if has . $.Values.webhook.excludedNamespaces }}
+{{- fail (printf "namespaces has %s, where no pod is injected: take it out of webhook.excludedNamespaces, or of namespaces" .) }}
+{{- end }}
+{{- end }}
+{{- end }}
 {{- with .Values.webhook }}
 {{- if and .enabled (eq .certificates.source "Secret") (not .certificates.caBundle) }}
 {{- fail "webhook.certificates.caBundle is required where the source is Secret" }}
