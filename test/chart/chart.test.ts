@@ -1,5 +1,7 @@
 import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
 import { globSync, readFileSync, writeFileSync } from "node:fs";
+import { createServer } from "node:http";
 import { basename, join } from "node:path";
 import { test } from "node:test";
 import { Registry } from "prom-client";
@@ -9,6 +11,8 @@ import { generate, outdated, values } from "../../charts/generate.ts";
 import { OPERATOR_OPTIONS, readOperatorConfig } from "../../operator/config.ts";
 import { OperatorMetrics } from "../../operator/metrics.ts";
 import { WebhookMetrics } from "../../operator/webhook/metrics.ts";
+import { freePort } from "../cluster/processes.ts";
+import { finish } from "../harness/finish.ts";
 import { tempFolder } from "../harness/proxy.ts";
 import { CHART, helm, helmDone, helmMissing, KUBE_VERSION, template } from "./helm.ts";
 
@@ -153,6 +157,24 @@ test("every argument that the chart gives is one that the operator takes", { ski
     const placed = args.map((arg) => arg.replace("/etc/outrider/grants/grants.yaml", grantsFile));
     assert.ok(readOperatorConfig(placed, {}), file);
   }
+});
+
+test("helm test waits for operators that are on their way up, and not for ever", async () => {
+  const port = await freePort();
+  const { PATH } = process.env;
+  const start = (patience: number) => {
+    const env = { PATH, METRICS_URL: `http://127.0.0.1:${port}/metrics`, PATIENCE_MS: `${patience}` };
+    return finish(spawn(process.execPath, [join(CHART, "files/test.mjs")], { env, stdio: ["ignore", "pipe", "pipe"] }));
+  };
+  assert.notEqual((await start(0)).status, 0);
+  const running = start(30_000);
+  await new Promise((resolve) => setTimeout(resolve, 1000));
+  const server = createServer((_, response) => response.end("outrider_operator_policies 3\n"));
+  server.listen(port, "127.0.0.1");
+  const { status, stdout, stderr } = await running;
+  server.close();
+  assert.equal(status, 0, stderr);
+  assert.equal(stdout, "an operator answers, it knows 3 policies\n");
 });
 
 /** Metrics that programs of the project tell, by name; histograms also with their suffixes. */

@@ -206,7 +206,13 @@ test("helm test: what its pod runs passes", { skip }, async () => {
   assert.equal(command[0], "node");
   const { PATH } = process.env;
   const run = (url: string) => {
-    const env = { PATH, METRICS_URL: url, WEBHOOK_HOST: webhookAt.host, WEBHOOK_PORT: `${webhookAt.port}` };
+    const env = {
+      PATH,
+      PATIENCE_MS: "1000",
+      METRICS_URL: url,
+      WEBHOOK_HOST: webhookAt.host,
+      WEBHOOK_PORT: `${webhookAt.port}`,
+    };
     return spawnSync(process.execPath, [...command.slice(1), ...args], { env, encoding: "utf8" });
   };
   const good = run(metrics);
