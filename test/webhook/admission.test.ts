@@ -52,6 +52,7 @@ onPlane("while the webhook is down only pods that opted in are refused, in their
   assert.equal((await createPod(plane, "convoy", podOf("nobody"))).status, 201);
   const fleet = { label: "webhooks", labels: { [LABEL.fleet]: "webhooks" } };
   assert.equal((await createPod(plane, "convoy", podOf("a-proxy", fleet))).status, 201);
+  assert.equal((await createPod(plane, "convoy", podOf("asks-nothing", { annotation: "" }))).status, 201);
   for (const opt of [{ label: "webhooks" }, { annotation: "webhooks" }]) {
     const { status, body } = await createPod(plane, "convoy", podOf("early", opt));
     assert.equal(status, 500);
@@ -78,7 +79,10 @@ onPlane("label and annotation both lead to injection; whoever names no policy is
       "convoy",
       podOf("proxy", { label: "webhooks", labels: { [LABEL.fleet]: "webhooks" } }),
     );
-    for (const answer of [kubeSystem, own, off, other, proxy]) {
+    const none = await createPod(plane, "convoy", podOf("none", { annotation: "" }));
+    // The annotation counts, and asks for nothing.
+    const taken = await createPod(plane, "convoy", podOf("taken-out", { label: "webhooks", annotation: "" }));
+    for (const answer of [kubeSystem, own, off, other, proxy, none, taken]) {
       assert.deepEqual([answer.status, proxyOf(answer)], [201, undefined], answer.body.message);
     }
     assert.equal(await reviewsOf(all), before);

@@ -264,6 +264,9 @@ test("entries of NO_PROXY that let tenants in are known", () => {
 test("whether an entry excludes a host is judged as Go does", () => {
   for (const entry of ["a.b.svc", "b.svc", ".b.svc", "*", "*.svc", "a.b.svc:4317"])
     assert.ok(excludes(entry, "a.b.svc"), entry);
+  for (const entry of ["10.1.2.0/24", "10.1.2.3"]) assert.ok(excludes(entry, "10.1.2.3"), entry);
+  assert.ok(!excludes("10.1.3.0/24", "10.1.2.3"));
+  assert.ok(excludes("fd00::/8", "fd00::1"));
   for (const entry of [".a.b.svc", "x.svc", "10.0.0.0/8", "aa.b.svc"]) assert.ok(!excludes(entry, "a.b.svc"), entry);
 });
 
