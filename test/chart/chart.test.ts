@@ -25,7 +25,7 @@ const sets = globSync("values/*.yaml", { cwd: HERE }).sort();
 const read = (path: string) => readFileSync(join(CHART, path), "utf8");
 
 interface Schema {
-  type?: string;
+  type?: string | string[];
   properties?: Record<string, Schema>;
   items?: Schema;
   additionalProperties?: boolean | Schema;
@@ -44,8 +44,9 @@ test("every value has a schema, every schema a value, and no object is open but 
   const paths: string[] = [];
   const walk = (node: Schema, path: string, isValue: boolean) => {
     if (node.type === "object") {
-      const texts = typeof node.additionalProperties === "object" && node.additionalProperties.type === "string";
-      assert.ok(node.additionalProperties === false || texts, `${path}: open`);
+      const { additionalProperties: others } = node;
+      const texts = typeof others === "object" && /^string(,number)?$/.test(String(others.type));
+      assert.ok(others === false || texts, `${path}: open`);
     }
     const known = values().some((value) => value.path === path);
     if (isValue && (known || node.properties === undefined)) paths.push(path);
@@ -94,7 +95,8 @@ for (const set of sets) {
       const { metadata: own, ...source } = parse(readFileSync(join(ROOT, "crds/egresspolicies.yaml"), "utf8"));
       assert.deepEqual(rest, source);
       const kept = (crds.keep ?? true) ? { annotations: { "helm.sh/resource-policy": "keep" } } : {};
-      assert.deepEqual(metadata, { ...own, ...kept });
+      const labels = parse(readFileSync(file, "utf8"))?.commonLabels;
+      assert.deepEqual(metadata, { ...own, ...kept, ...(labels && { labels }) });
     }
     const text = parts.filter((part) => part !== crd).join("");
     const golden = join(HERE, "golden", `${name}.yaml`);
@@ -124,6 +126,18 @@ for (const [args, message] of [
     /namespaces has outrider-system, the release's own, where no pod is injected: install the release into a namespace/,
   ],
   [["--set", "namespaces={kube-system}"], /namespaces has kube-system.*: take it out of webhook\.excludedNamespaces/],
+  [["--set", "image.repository=reg.example/outrider:1.2"], /at '\/image\/repository': .*does not match pattern/],
+  [["--set", "fullnameOverride=My_Name"], /at '\/fullnameOverride': .*does not match pattern/],
+  [["--set", "nameOverride=Foo.Bar"], /at '\/nameOverride': .*does not match pattern/],
+  [["--set", "webhook.port=8081"], /at '\/webhook\/port': /],
+  [["--set", "webhook.timeoutSeconds=3"], /at '\/webhook\/timeoutSeconds': minimum: got 3, want 4/],
+  [["--set", "webhook.certificates.issuerRef.kind=Issuer"], /issuerRef': missing property 'name'/],
+  [["--set", "webhook.certificates.caBundle=-----BEGIN CERTIFICATE-----x"], /caBundle': .*does not match pattern/],
+  [["--set", "blockedCIDRs={999.1.1.1/99}"], /at '\/blockedCIDRs\/0': .*does not match pattern/],
+  [["--set", "commonLabels.team=a b"], /at '\/commonLabels\/team': .*does not match pattern/],
+  [["--set", "resources.limits=foo"], /at '\/resources\/limits': got string, want object/],
+  [["--set", "webhook=null"], /missing property 'webhook'/],
+  [["--set", "image.repository=null"], /at '\/image': missing property 'repository'/],
   [["--set", "serviceAccount.create=false"], /serviceAccount\.name is required/],
   [["--set", "monitoring.rules.disabled={Nothing}"], /no alert is called Nothing; there are Outrider/],
 ] as const) {

@@ -42,6 +42,16 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 {{- end }}
 
+{{/* The same with labels of one's own, which win: dict "root" $ "labels" MAP */}}
+{{- define "outrider.labelsWith" -}}
+{{- toYaml (merge (dict) (default dict .labels) (include "outrider.labels" .root | fromYaml)) }}
+{{- end }}
+
+{{- define "outrider.podLabels" -}}
+{{- $own := include "outrider.selectorLabels" . | fromYaml }}
+{{- toYaml (merge $own (default dict .Values.podLabels) (default dict .Values.commonLabels)) }}
+{{- end }}
+
 {{- define "outrider.image" -}}
 {{- if .Values.image.digest }}{{ .Values.image.repository }}@{{ .Values.image.digest }}
 {{- else }}{{ .Values.image.repository }}:{{ default .Chart.AppVersion .Values.image.tag }}
