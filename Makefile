@@ -64,8 +64,8 @@ image: ## build the image of the Dockerfile with docker or buildah (IMAGE=outrid
 	else echo "make image needs docker (with its engine running) or buildah; make image-archive needs neither" >&2; exit 2; fi; \
 	$$engine $(if $(BASE),--build-arg BASE=$(BASE)) --build-arg VERSION=$(VERSION) -t $(IMAGE) .
 
-image-archive: install ## make the image as an OCI archive, without an engine or a registry (ARGS="--out FILE --name NAME:TAG")
-	$(NODE) bin/image/archive.ts $(ARGS)
+image-archive: install ## make the image as an OCI archive, without an engine or a registry (IMAGE=outrider:TAG, ARGS="--out FILE")
+	$(NODE) bin/image/archive.ts --name $(IMAGE) $(ARGS)
 
 cover: install ## run all tests with coverage of proxy/
 	$(NODE) --test --test-concurrency=1 --test-force-exit --experimental-test-coverage --test-coverage-include='proxy/**' 'test/**/*.test.ts'

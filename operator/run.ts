@@ -17,6 +17,7 @@ import { keyOf } from "./kube/resource.ts";
 import { OperatorMetrics } from "./metrics.ts";
 import { servePages } from "./pages.ts";
 import { providerOf } from "./providers/index.ts";
+import { type InForce, inForce } from "./reconcile/in-force.ts";
 import { PolicyReconciler } from "./reconcile/policy.ts";
 import { blockedRanges } from "./reconcile/ranges.ts";
 import {
@@ -198,16 +199,31 @@ function assemble(config: OperatorConfig, client: Client, ask: AskStatus, log: L
     log,
     metrics: metrics.kube,
   });
-  return { events, watches, world, ranges, scraper, controller, all };
+  const asInForce = (policy: EgressPolicy) =>
+    inForce(world, policy, () => ({
+      scraper,
+      grants: config.grants,
+      // Those of the replica that leads; Deployments tell who has an address as well.
+      claims: new Map(),
+      blockedCIDRs: ranges.list,
+      now: Date.now(),
+    }));
+  return { events, watches, world, ranges, scraper, controller, all, asInForce };
 }
 
 /** Injection at admission: on every replica, whoever leads. @throws UsageError, ApiError */
 async function startInjection(
   config: OperatorConfig,
   webhook: WebhookConfig,
-  kube: { client: Client; world: World; metrics: OperatorMetrics; log: Logger },
+  kube: {
+    client: Client;
+    world: World;
+    asInForce: (policy: EgressPolicy) => InForce;
+    metrics: OperatorMetrics;
+    log: Logger;
+  },
 ) {
-  const { client, world, metrics, log } = kube;
+  const { client, world, asInForce, metrics, log } = kube;
   const namespace = ownNamespace(config);
   const shared = { client, log, metrics: metrics.kube };
   const events = new EventRecorder({ ...shared, component: "outrider-webhook", instance: IDENTITY });
@@ -219,6 +235,7 @@ async function startInjection(
     metrics: { registry: metrics.registry, kube: metrics.kube },
     log,
     find: makeFind(world.policies, client, config.namespaces),
+    inForce: asInForce,
     optIn,
     inject,
     tell: (object, { type, reason, message }) => events.event(object, type, reason, message),
@@ -262,13 +279,13 @@ export async function runOperator(argv: readonly string[]): Promise<number> {
   // Slow proxies must not hold up writes.
   const proxyClient = new Client(kubeConfig, { ...naming, maxConnections: 16 });
   const parts = assemble(config, client, makeAsk(config, proxyClient), log, metrics);
-  const { events, watches, world, ranges, scraper, controller, all } = parts;
+  const { events, watches, world, ranges, scraper, controller, all, asInForce } = parts;
   // Neither leadership nor slow calls may hold up an admission.
   const webhookClient = new Client(kubeConfig, naming);
   const webhook =
     config.webhook === undefined
       ? undefined
-      : await startInjection(config, config.webhook, { client: webhookClient, world, metrics, log });
+      : await startInjection(config, config.webhook, { client: webhookClient, world, asInForce, metrics, log });
 
   const page = (text: string, status = 200) => Promise.resolve({ status, text: `${text}\n` });
   const pages = {

@@ -60,7 +60,12 @@ export const ANNOTATION = {
   skipped: `${GROUP}/skipped`,
   /** On injected pods: senders that are known to ignore what was injected, and why. */
   mayIgnoreProxy: `${GROUP}/may-ignore-proxy`,
+  /** On the webhook configuration: {@link BUNDLE_GIVEN} keeps operators from writing its caBundle. */
+  caBundle: `${GROUP}/ca-bundle`,
 } as const;
+
+/** The value of {@link ANNOTATION.caBundle} that says that caBundle is cert-manager's, or was given. */
+export const BUNDLE_GIVEN = "given";
 
 /** The value of {@link LABEL.inject} that opts a namespace out. */
 export const INJECT_DISABLED = "disabled";

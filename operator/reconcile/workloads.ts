@@ -1,6 +1,6 @@
 import { type Finding, named, no, unknown, yes } from "../api/conditions.ts";
 import type { EgressPolicy } from "../api/egresspolicy.ts";
-import { REASON, SERVICE_PORT } from "../api/names.ts";
+import { ANNOTATION, REASON, SERVICE_PORT } from "../api/names.ts";
 import type { ObjectMeta } from "../kube/resource.ts";
 import { type Coverage, coverage, mayIgnoreProxy } from "../webhook/coverage.ts";
 import { markerOf } from "../webhook/variables.ts";
@@ -18,7 +18,26 @@ export interface Asking {
   namespaceLabels: Readonly<Record<string, string>> | undefined;
 }
 
+/** An annotation, which anybody may write, has room for much more. */
+const MAX_REASON_CHARS = 500;
+
 const podsOf = (asking: readonly Asking[]) => named(asking.map(({ pod }) => pod));
+
+/** Which pods were not injected, and why: what admission has written on them, else that it was not asked. */
+function whyMissed(missed: readonly Asking[]): string {
+  const reasonOf = ({ pod }: Asking) => pod.metadata.annotations?.[ANNOTATION.skipped];
+  const left = missed.filter((one) => reasonOf(one) !== undefined);
+  const early = missed.filter((one) => !left.includes(one));
+  const parts = early.length === 0 ? [] : [`not injected: ${podsOf(early)}; make them anew`];
+  if (left.length > 0) {
+    const [first] = [...left].sort((a, b) => (a.pod.metadata.name < b.pod.metadata.name ? -1 : 1));
+    const reason = reasonOf(first!)!.slice(0, MAX_REASON_CHARS);
+    parts.push(
+      `left as they were: ${podsOf(left)} (${first!.pod.metadata.name}: ${reason}); mend that, and make them anew`,
+    );
+  }
+  return parts.join("; ");
+}
 
 /** How the pods that ask for a policy stand to what it injects now. `host`: of the client Service. Pure, by their metadata alone. */
 export function judgeWorkloads(
@@ -42,8 +61,7 @@ export function judgeWorkloads(
     finding: no(reason, `${summary} pods send through the proxies; ${message}`),
     summary,
   });
-  if (missed.length > 0)
-    return lacking(REASON.missed, `not injected: ${podsOf(missed)}; make them anew, and see their events`);
+  if (missed.length > 0) return lacking(REASON.missed, whyMissed(missed));
   if (by.stale.length > 0)
     return lacking(REASON.outdated, `injected by older settings: ${podsOf(by.stale)}; make them anew`);
   if (ignoring.length > 0) {

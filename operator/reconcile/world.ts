@@ -96,6 +96,7 @@ export class Watches {
     onChange: OnChange<T>,
     options: {
       labelSelector?: string;
+      fieldSelector?: string;
       namespace?: string;
       metadataOnly?: boolean;
       indexes?: Record<string, (object: T) => readonly string[]>;
@@ -166,7 +167,7 @@ export interface World {
   budgets: Watched<KubeObject>;
   networkPolicies: Watched<KubeObject>;
   proxies: Watched<Pod>;
-  /** All pods, by their metadata: those that were injected, and those that ask for it. */
+  /** All pods that have not ended, by their metadata: those that were injected, and those that ask for it. */
   pods: Watched<KubeObject>;
   /** These take cluster-wide rights; undefined: not watched. */
   namespaces: Watched<KubeObject & { status?: { phase?: string } }> | undefined;
@@ -219,6 +220,9 @@ const addressesOf = ({ metadata: { annotations } }: KubeObject): string[] =>
     (one) => one !== undefined,
   );
 
+/** A pod that has ended sends nothing and holds nothing up: finished pods of a Job stay until somebody deletes them. */
+const RUNNING = "status.phase!=Succeeded,status.phase!=Failed";
+
 const fleetSelector = `${LABEL.managedBy}=${MANAGED_BY},${LABEL.name}=${PROXY_NAME}`;
 
 /** Sets up every watch. `discover`: whether the ranges of the cluster are looked for, which takes cluster-wide rights. */
@@ -265,7 +269,12 @@ export function watchWorld(watches: Watches, tell: Listeners, discover: boolean)
           for (const policy of new Set([...injectedBy(one), ...askedBy(one)])) tell.child(policy);
         }
       },
-      { metadataOnly: true, indexes: { injected: injectedBy, asking: askedBy }, transform: podParts },
+      {
+        metadataOnly: true,
+        fieldSelector: RUNNING,
+        indexes: { injected: injectedBy, asking: askedBy },
+        transform: podParts,
+      },
     ),
     namespaces: discover
       ? watches.add(RESOURCE.namespace, (_, object) => tell.namespace(object.metadata.name))

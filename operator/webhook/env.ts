@@ -1,11 +1,13 @@
 import { isDeepStrictEqual } from "node:util";
-import { hasOtherProxy, javaOptions, untold } from "./java.ts";
+import { otherProxyArgument } from "./arguments.ts";
+import { exclusionsOf, hasOtherProxy, javaOptions, untold } from "./java.ts";
 import { type Container, type EnvVar, entries, isSet, type JsonPatch, literal, variable } from "./pod.ts";
-import type { Preset } from "./presets.ts";
+import { type Preset, SENDER_NO_PROXY, SENDER_URLS } from "./presets.ts";
 import type { Chosen } from "./sidecars.ts";
 import {
   type InjectionTarget,
   JAVA_NAME,
+  JAVA_STRONGER,
   NO_PROXY_NAMES,
   NODE_NAME,
   type Own,
@@ -84,24 +86,48 @@ function patchOf(path: string, { replaced, removed, first, last }: Edits, absent
 /** Why a container is left whole: setting some of its variables would send http one way and https another. */
 function conflictOf(container: Container, context: EnvContext): Conflict | undefined {
   const { target, preset } = context;
-  const argument = [...(container.command ?? []), ...(container.args ?? [])].find((text) =>
-    preset.argument?.test(text),
-  );
+  const argument = otherProxyArgument(container, context);
   if (argument !== undefined) {
-    const [name] = argument.split("=");
-    return { why: `its argument ${name} wins over variables`, mend: "remove the argument" };
+    return { why: `its argument ${argument} wins over variables`, mend: "remove the argument" };
   }
+  // Under another preset the JVM's options are not ours to change.
+  const options = [...JAVA_STRONGER, ...(preset.java === true ? [] : [JAVA_NAME])];
+  const stronger = options.find((name) => hasOtherProxy(literal(container, name) ?? "", context.own));
+  if (stronger !== undefined) return { why: `${stronger} has another proxy`, mend: "remove it" };
   if (preset.java === true && variable(container, JAVA_NAME)?.valueFrom !== undefined) {
     return { why: `nothing can be appended to ${JAVA_NAME}, which comes from elsewhere`, mend: "give it as a value" };
   }
   if (target.policy.spec.injection.conflictPolicy === "Overwrite") return undefined;
-  const why = otherProxy(container, context);
+  const why = otherProxy(container, context) ?? nothingProxied(container, context);
   return why === undefined ? undefined : { why, mend: "remove it, or set conflictPolicy: Overwrite" };
+}
+
+/** Names that a preset adds, and those of other senders that the container sets: they win there, whatever the preset. */
+const withSenders = (container: Container, own: readonly string[], senders: readonly string[]): string[] => [
+  ...new Set([...own, ...senders.filter((name) => isSet(variable(container, name)))]),
+];
+
+/** Every variable that is to have a URL in this container. */
+function urlsOf(container: Container, { urls }: Wanted): ReadonlyMap<string, string> {
+  const usual = urls.get("HTTP_PROXY")!;
+  return new Map(withSenders(container, [...urls.keys()], SENDER_URLS).map((name) => [name, urls.get(name) ?? usual]));
+}
+
+/** An exclusion of everything. */
+function nothingProxied(container: Container, { preset }: EnvContext): string | undefined {
+  const names = [...NO_PROXY_NAMES, ...SENDER_NO_PROXY];
+  const name = names.find((one) => entries(literal(container, one)).includes("*"));
+  if (name !== undefined) return `its ${name} has *, so nothing would go through the proxy`;
+  if (preset.java !== true) return undefined;
+  const java = [JAVA_NAME, ...JAVA_STRONGER].find((one) =>
+    exclusionsOf(literal(container, one) ?? "", []).includes("*"),
+  );
+  return java === undefined ? undefined : `${java} has -Dhttp.nonProxyHosts=*, so nothing would go through the proxy`;
 }
 
 /** What leads the container to another proxy. Values are not told: they may have passwords. */
 function otherProxy(container: Container, { preset, wanted, own }: EnvContext): string | undefined {
-  for (const [name, url] of wanted.urls) {
+  for (const [name, url] of urlsOf(container, wanted)) {
     const entry = variable(container, name);
     if (!isSet(entry)) continue;
     if (entry.valueFrom !== undefined) return `${name} comes from elsewhere (${Object.keys(entry.valueFrom)[0]})`;
@@ -140,7 +166,7 @@ function setNoProxy(edits: Edits, container: Container, { wanted }: EnvContext, 
 /** The sender's own NO_PROXY, which wins over the usual one: the policy's entries are added to it. */
 function setOwnNoProxy(edits: Edits, container: Container, context: EnvContext, overwrite: boolean, hints: string[]) {
   const found: string[] = [];
-  for (const name of context.preset.noProxy) {
+  for (const name of withSenders(container, context.preset.noProxy, SENDER_NO_PROXY)) {
     const entry = variable(container, name);
     if (entry?.valueFrom !== undefined && !overwrite) {
       hints.push(`${name} comes from elsewhere: what it excludes goes past the proxy`);
@@ -163,7 +189,8 @@ export function planEnv({ path, container }: Chosen, context: EnvContext): EnvPl
   const overwrite = target.policy.spec.injection.conflictPolicy === "Overwrite";
   const edits: Edits = { env: container.env ?? [], replaced: new Map(), removed: new Set(), first: [], last: [] };
   const hints: string[] = [];
-  for (const [name, value] of wanted.urls) set(edits, { name, value });
+  const urls = urlsOf(container, wanted);
+  for (const [name, value] of urls) set(edits, { name, value });
   const usual = setNoProxy(edits, container, context, overwrite, hints);
   const senders = setOwnNoProxy(edits, container, context, overwrite, hints);
   if (!isSet(variable(container, NODE_NAME))) set(edits, { name: NODE_NAME, value: "1" });
@@ -174,7 +201,7 @@ export function planEnv({ path, container }: Chosen, context: EnvContext): EnvPl
     const lost = untold(wanted.noProxy);
     if (lost.length > 0) hints.push(`Java has no form for these entries of noProxy: ${lost.join(", ")}`);
   }
-  if (wanted.password !== undefined) setPassword(edits, wanted.password, wanted.urls);
+  if (wanted.password !== undefined) setPassword(edits, wanted.password, urls);
   if (container.envFrom?.length) hints.push("proxy variables of its envFrom, if any, lose to those set here");
   const patch = patchOf(`${path}/env`, edits, container.env === undefined);
   return { patch, noProxy: [...new Set([...usual, ...senders])], hints };

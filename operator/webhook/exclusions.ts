@@ -1,5 +1,5 @@
 import { isIP } from "node:net";
-import { parseAddress, parseCidr } from "../../proxy/policy/cidr.ts";
+import { contains, parseAddress, parseCidr } from "../../proxy/policy/cidr.ts";
 import { specialClass, touchesSpecial } from "../../proxy/policy/special.ts";
 
 /** Names that stand for a whole cluster or network: whatever ends in one is inside. */
@@ -43,6 +43,11 @@ export function widens(entry: string, clusterDomain: string): boolean {
 /** Whether an entry keeps a host from the proxy, as Go reads it: a name covers what is below it. */
 export function excludes(entry: string, target: string): boolean {
   if (entry === "*") return true;
+  const network = entry.includes("/") ? parseCidr(entry) : undefined;
+  if (network !== undefined) {
+    const address = parseAddress(target);
+    return !("error" in network) && address !== null && contains(network, address);
+  }
   const { host, suffix } = hostOf(entry);
   return (!suffix && host === target) || target.endsWith(`.${host}`);
 }

@@ -3,7 +3,7 @@ import { RESOURCE } from "../api/kinds.ts";
 import { ApiError, type Client } from "../kube/client.ts";
 import { Refusal } from "./admit.ts";
 
-/** Well within the 5 s that the API server gives an admission. */
+/** Within what the API server gives an admission: 5 s, and at least 4 by the chart. */
 const ASK_MS = 3000;
 
 /**

@@ -38,7 +38,7 @@ const isProxy = (pod: PodLike): boolean => pod.metadata.labels?.[LABEL.fleet] !=
 export function optIn(pod: PodLike, namespaceLabels?: Readonly<Record<string, string>>): string | undefined {
   const { labels, annotations } = pod.metadata;
   if (namespaceLabels?.[LABEL.inject] === INJECT_DISABLED || isProxy(pod)) return undefined;
-  return annotations?.[LABEL.policy]?.trim() || labels?.[LABEL.policy]?.trim() || undefined;
+  return (annotations?.[LABEL.policy] ?? labels?.[LABEL.policy])?.trim() || undefined;
 }
 
 /** Operations that set keys of a map of the metadata, or remove those without a value. */
@@ -74,6 +74,13 @@ function unfit(pod: PodLike, { policy }: InjectionTarget, chosen: readonly Chose
   const listed = policy.spec.injection.containers?.length ?? 0;
   if (listed > 0) return skip("it has no container of spec.injection.containers", "list one that it has");
   return skip("all its containers are known sidecars", "list those that send in spec.injection.containers");
+}
+
+/** Of the init containers that the policy lists the pod has none: a slip of the pen would leave them without a proxy. */
+function absentNotes({ spec }: PodLike, { policy }: InjectionTarget): Note[] {
+  const { initContainers: listed = [] } = policy.spec.injection;
+  if (listed.length === 0 || spec?.initContainers?.some(({ name }) => listed.includes(name))) return [];
+  return [hint(`no init container is called ${listed.join(" or ")}, as spec.injection.initContainers has it`)];
 }
 
 function skipNote({ name, why, mend }: Skipped): Note {
@@ -117,6 +124,7 @@ export function inject(pod: PodLike, target: InjectionTarget): Injection {
     notes.push(...plan.hints.map((text) => hint(`${container.name}: ${text}`)));
   }
   if (injected.length > 0) notes.push(...policyNotes(pod, target));
+  notes.push(...absentNotes(pod, target));
   const any = injected.length > 0;
   patch.push(
     ...mapPatch(pod, "labels", { [LABEL.injected]: any ? policy.metadata.name : undefined }),

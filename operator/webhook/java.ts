@@ -24,6 +24,24 @@ function globs(entry: string): string[] {
   return entry === "*" || /^[\d.]+$/.test(entry) ? [entry] : [entry, `*.${entry}`];
 }
 
+/**
+ * Exclusions that the options have besides the JDK's own and those of `noProxy`. In the form of NO_PROXY where there is one: `10.*` is
+ * 10.0.0.0/8.
+ */
+export function exclusionsOf(options: string, noProxy: readonly string[]): string[] {
+  const known = [...LOOPBACK, ...noProxy.flatMap(globs)];
+  const list = options.match(EXCLUSIONS)?.at(-1)?.split("=")[1] ?? "";
+  return list
+    .replace(/^["']|["']$/g, "")
+    .split("|")
+    .filter((glob) => glob !== "" && !known.includes(glob))
+    .map((glob) => {
+      const octets = /^((?:\d+\.){1,3})\*$/.exec(glob)?.[1]?.slice(0, -1).split(".");
+      if (octets === undefined) return glob;
+      return `${[...octets, "0", "0", "0"].slice(0, 4).join(".")}/${octets.length * 8}`;
+    });
+}
+
 /** The entries of NO_PROXY that Java cannot be told. */
 export function untold(noProxy: readonly string[]): string[] {
   return noProxy.filter((entry) => globs(entry).length === 0);

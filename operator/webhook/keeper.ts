@@ -1,5 +1,5 @@
 import type { Logger } from "../../proxy/log.ts";
-import { LABEL, MANAGED_BY } from "../api/names.ts";
+import { ANNOTATION, BUNDLE_GIVEN, LABEL, MANAGED_BY } from "../api/names.ts";
 import { ApiError, type Client } from "../kube/client.ts";
 import { type Clock, systemClock } from "../kube/clock.ts";
 import { Controller, type Outcome } from "../kube/controller.ts";
@@ -188,8 +188,13 @@ export class CertificateKeeper {
     }
   }
 
+  /**
+   * Undefined where nobody asks for our bundle: without a configuration, or where that says that caBundle is not ours any
+   * more. Then this replica is an old one, which must not undo what the upgrade that replaces it has written.
+   */
   #entries(): { configuration: Configuration; entries: Entry[] } | undefined {
     const configuration = this.#configurations.store.get(this.#options.configuration);
+    if (configuration?.metadata.annotations?.[ANNOTATION.caBundle] === BUNDLE_GIVEN) return undefined;
     if (configuration === undefined) return undefined;
     return { configuration, entries: (configuration.webhooks ?? []).filter(({ name }) => name === ENTRY) };
   }
@@ -223,9 +228,13 @@ export class CertificateKeeper {
     const wait = this.#repairedAt + REPAIR_MS - this.#clock.now();
     if (wait > 0) return wait;
     this.#repairedAt = this.#clock.now();
-    const { name, uid } = configuration.metadata;
-    // With its uid: one that was deleted meanwhile is not made anew with nothing but this field.
-    const object = { metadata: { name, uid }, webhooks: [{ name: ENTRY, clientConfig: { caBundle } }] };
+    const { name, uid, resourceVersion } = configuration.metadata;
+    // With its uid: one that was deleted meanwhile is not made anew with nothing but this field. With its resourceVersion:
+    // one whose caBundle was given meanwhile keeps it.
+    const object = {
+      metadata: { name, uid, resourceVersion },
+      webhooks: [{ name: ENTRY, clientConfig: { caBundle } }],
+    };
     await client.apply(CONFIGURATIONS, object, { fieldManager: BUNDLE_MANAGER, force: true });
     metrics?.webhook.bundleWritten();
     log.info({ configuration: name }, "caBundle written");

@@ -16,9 +16,12 @@ export interface Preset {
   java?: boolean;
   /** Why Basic credentials do not work: the text follows the sender's name. */
   cannotAuthenticate?: string;
-  /** Arguments that set a proxy and win over every variable. */
-  argument?: RegExp;
+  /** The flag that sets a proxy and wins over every variable. */
+  flag?: string;
 }
+
+/** A flag of Convoy's server; other programs may call something else so. */
+export const CONVOY_FLAG = "--proxy";
 
 /** The senders that a policy can name. */
 export const PRESETS: Record<EgressPolicySpec["preset"], Preset> = {
@@ -27,7 +30,7 @@ export const PRESETS: Record<EgressPolicySpec["preset"], Preset> = {
   Convoy: {
     urls: ["CONVOY_SERVER_HTTP_HTTP_PROXY"],
     noProxy: ["CONVOY_SERVER_HTTP_NO_PROXY"],
-    argument: /^--proxy(=|$)/,
+    flag: CONVOY_FLAG,
   },
   Svix: {
     urls: ["SVIX_PROXY_ADDR"],
@@ -40,10 +43,13 @@ export const PRESETS: Record<EgressPolicySpec["preset"], Preset> = {
     urls: [],
     noProxy: [],
     java: true,
-    argument: /^-Dhttps?\.proxyHost=/,
     cannotAuthenticate: "Java sends no Basic credentials on CONNECT (disabled since 8u111)",
   },
 };
+
+/** Every sender's own variables. They win over the usual ones, also where a policy names no preset, or another. */
+export const SENDER_URLS = [...new Set(Object.values(PRESETS).flatMap(({ urls }) => urls))];
+export const SENDER_NO_PROXY = [...new Set(Object.values(PRESETS).flatMap(({ noProxy }) => noProxy))];
 
 /** The first release of Convoy whose community edition reads proxy variables, and whose licensed one reads NO_PROXY. */
 export const CONVOY_SINCE = [26, 3, 6] as const;
@@ -56,10 +62,13 @@ export function imageOf(container: Container): { name: string; tag: string | und
   return colon === -1 ? { name: last, tag: undefined } : { name: last.slice(0, colon), tag: last.slice(colon + 1) };
 }
 
+/** Whether the container runs Convoy, as far as its image tells. */
+export const isConvoy = (container: Container): boolean => /^convoy(-|$)/.test(imageOf(container).name);
+
 /** Whether the container runs a Convoy that is known to be older; unknown tags (latest, digests) are not. */
 export function isOldConvoy(container: Container): boolean {
-  const { name, tag } = imageOf(container);
-  if (!/^convoy(-|$)/.test(name)) return false;
+  if (!isConvoy(container)) return false;
+  const { tag } = imageOf(container);
   const version = /^v?(\d+)\.(\d+)\.(\d+)/
     .exec(tag ?? "")
     ?.slice(1)

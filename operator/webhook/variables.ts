@@ -19,6 +19,8 @@ export const NO_PROXY_NAMES = ["NO_PROXY", "no_proxy"] as const;
 /** Makes Node's fetch and http read the others (Node 22.21 and 24.5). */
 export const NODE_NAME = "NODE_USE_ENV_PROXY";
 export const JAVA_NAME = "JAVA_TOOL_OPTIONS";
+/** Both win over {@link JAVA_NAME}: the launcher of Java 9 and newer reads the one, HotSpot the other. */
+export const JAVA_STRONGER = ["JDK_JAVA_OPTIONS", "_JAVA_OPTIONS"] as const;
 /** Holds the password, by secretKeyRef: the URL refers to it, so no password stands in the pod. */
 export const PASSWORD_NAME = "EGRESS_PROXY_PASSWORD";
 /** The key whose password any user name has. */
@@ -64,12 +66,13 @@ export function ownOf({ policy, host, port }: InjectionTarget, pod: PodLike): Ow
     for (let labels = 0; labels <= 2; labels++) hosts.add([name, ...domain.slice(0, labels)].join("."));
     hosts.add([name, ...domain].join("."));
   }
+  const known = (text: string) => hosts.has(text.toLowerCase().replace(/\.$/, ""));
   return {
-    host: (text) => hosts.has(text),
+    host: known,
     url: (value) => {
       const [, credentials, six, name, digits] = URL_FORM.exec(value) ?? [];
       const ours = credentials === undefined || credentials.endsWith(`:$(${PASSWORD_NAME})`);
-      return ours && Number(digits) === port && hosts.has(six ?? name);
+      return ours && Number(digits) === port && known(six ?? name ?? "");
     },
   };
 }

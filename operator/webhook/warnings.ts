@@ -1,12 +1,14 @@
+import { isIP } from "node:net";
 import { contains, parseAddress, parseCidr } from "../../proxy/policy/cidr.ts";
 import { compile, decideName, type PolicySet } from "../../proxy/policy/engine.ts";
 import { readManifest } from "../../proxy/policy/source.ts";
 import type { EgressPolicy } from "../api/egresspolicy.ts";
 import { EVENT_REASON, LABEL } from "../api/names.ts";
 import { excludes, widens } from "./exclusions.ts";
+import { exclusionsOf } from "./java.ts";
 import { type Container, isSet, literal, type PodLike, variable } from "./pod.ts";
 import { imageOf, isOldConvoy, PRESETS } from "./presets.ts";
-import { clientOf, type InjectionTarget, isClientName } from "./variables.ts";
+import { clientOf, type InjectionTarget, isClientName, JAVA_NAME } from "./variables.ts";
 
 /** Something that the person who made the pod should know: a warning, and an event. */
 export interface Note {
@@ -38,7 +40,8 @@ export function mayIgnore(container: Container, { policy }: InjectionTarget): st
   if (name === "svix-server" && policy.spec.preset !== "Svix")
     return "svix-server ignores HTTP_PROXY; set preset: Svix";
   if (isOldConvoy(container) && !isSet(variable(container, "CONVOY_LICENSE_KEY"))) {
-    return `Convoy ${tag} without a licence ignores proxies; use v26.3.6 or newer`;
+    const unless = container.envFrom?.length ? ", unless its envFrom has CONVOY_LICENSE_KEY," : "";
+    return `Convoy ${tag} without a licence${unless} ignores proxies; use v26.3.6 or newer`;
   }
   return undefined;
 }
@@ -88,16 +91,37 @@ function convoyNotes(container: Container, noProxy: readonly string[], { policy 
       incompatible(`${name}: ip-rules vets the proxy: admit ${range} in CONVOY_DISPATCHER_ALLOW_LIST, block no part`),
     );
   }
-  const collector = literal(container, "CONVOY_OTEL_COLLECTOR_URL");
-  const host = collector
-    ?.replace(/^[a-z+]+:\/\//i, "")
-    .replace(/^[^/]*@/, "")
-    .replace(/[:/].*$/, "")
-    .toLowerCase();
-  if (host !== undefined && !noProxy.some((entry) => excludes(entry, host))) {
+  const collector = collectorOf(literal(container, "CONVOY_OTEL_COLLECTOR_URL"));
+  if (collector === undefined || noProxy.some((entry) => excludes(entry, collector.host))) return notes;
+  if (!admitsInside(policy, collector)) {
+    const { host } = collector;
     notes.push(hint(`${name}: traces to ${host} pass the proxy; allow it there, or list it in injection.noProxy`));
   }
   return notes;
+}
+
+/** gRPC's own port, where the URL has none. */
+const OTLP_PORT = 4317;
+
+/** `otel:4317`, `http://otel:4317/path` or `[fd00::1]:4317`. */
+function collectorOf(url: string | undefined): { host: string; port: number } | undefined {
+  const authority = url?.replace(/^[a-z+]+:\/\//i, "").replace(/^[^/]*@/, "");
+  const [, six, name, port] = /^(?:\[([^\]]*)\]|([^:/]*))(?::(\d+))?/.exec(authority ?? "") ?? [];
+  const host = (six ?? name ?? "").toLowerCase();
+  return host === "" ? undefined : { host, port: Number(port ?? OTLP_PORT) };
+}
+
+/**
+ * Whether an allow rule opens an internal target: one that has networks. Where a name leads is known at the proxy alone, so
+ * any network of a rule that has the name counts.
+ */
+function admitsInside(policy: EgressPolicy, { host, port }: { host: string; port: number }): boolean {
+  const set = compiled(policy);
+  if (set === undefined) return false;
+  const decision = decideName(set, { host, port, ip: isIP(host) !== 0 });
+  if ("code" in decision) return false;
+  const address = parseAddress(host);
+  return decision.rules.some(({ cidrs }) => cidrs !== null && (address === null || cidrs.has(address)));
 }
 
 /** What is to say about one injected container. */
@@ -112,6 +136,15 @@ export function containerNotes(container: Container, noProxy: readonly string[],
       noProxy.filter((entry) => !target.policy.spec.injection.noProxy?.includes(entry)),
       target,
     ),
+    ...(target.policy.spec.preset === "Java" && target.policy.spec.injection.conflictPolicy !== "Overwrite"
+      ? wideEntries(
+          `${container.name}: http.nonProxyHosts`,
+          exclusionsOf(literal(container, JAVA_NAME) ?? "", target.policy.spec.injection.noProxy ?? []).filter(
+            (entry) => entry !== "*",
+          ),
+          target,
+        )
+      : []),
     ...(target.policy.spec.preset === "Convoy" ? convoyNotes(container, noProxy, target) : []),
   ];
 }

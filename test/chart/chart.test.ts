@@ -1,5 +1,7 @@
 import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
 import { globSync, readFileSync, writeFileSync } from "node:fs";
+import { createServer } from "node:http";
 import { basename, join } from "node:path";
 import { test } from "node:test";
 import { Registry } from "prom-client";
@@ -9,6 +11,8 @@ import { generate, outdated, values } from "../../charts/generate.ts";
 import { OPERATOR_OPTIONS, readOperatorConfig } from "../../operator/config.ts";
 import { OperatorMetrics } from "../../operator/metrics.ts";
 import { WebhookMetrics } from "../../operator/webhook/metrics.ts";
+import { freePort } from "../cluster/processes.ts";
+import { finish } from "../harness/finish.ts";
 import { tempFolder } from "../harness/proxy.ts";
 import { CHART, helm, helmDone, helmMissing, KUBE_VERSION, template } from "./helm.ts";
 
@@ -21,7 +25,7 @@ const sets = globSync("values/*.yaml", { cwd: HERE }).sort();
 const read = (path: string) => readFileSync(join(CHART, path), "utf8");
 
 interface Schema {
-  type?: string;
+  type?: string | string[];
   properties?: Record<string, Schema>;
   items?: Schema;
   additionalProperties?: boolean | Schema;
@@ -40,8 +44,9 @@ test("every value has a schema, every schema a value, and no object is open but 
   const paths: string[] = [];
   const walk = (node: Schema, path: string, isValue: boolean) => {
     if (node.type === "object") {
-      const texts = typeof node.additionalProperties === "object" && node.additionalProperties.type === "string";
-      assert.ok(node.additionalProperties === false || texts, `${path}: open`);
+      const { additionalProperties: others } = node;
+      const texts = typeof others === "object" && /^string(,number)?$/.test(String(others.type));
+      assert.ok(others === false || texts, `${path}: open`);
     }
     const known = values().some((value) => value.path === path);
     if (isValue && (known || node.properties === undefined)) paths.push(path);
@@ -90,7 +95,8 @@ for (const set of sets) {
       const { metadata: own, ...source } = parse(readFileSync(join(ROOT, "crds/egresspolicies.yaml"), "utf8"));
       assert.deepEqual(rest, source);
       const kept = (crds.keep ?? true) ? { annotations: { "helm.sh/resource-policy": "keep" } } : {};
-      assert.deepEqual(metadata, { ...own, ...kept });
+      const labels = parse(readFileSync(file, "utf8"))?.commonLabels;
+      assert.deepEqual(metadata, { ...own, ...kept, ...(labels && { labels }) });
     }
     const text = parts.filter((part) => part !== crd).join("");
     const golden = join(HERE, "golden", `${name}.yaml`);
@@ -123,6 +129,23 @@ for (const [args, message] of [
     /providers\.nodeAddress\.enabled needs discoverCIDRs/,
   ],
   [["--set", "webhook.certificates.source=Secret"], /webhook\.certificates\.caBundle is required/],
+  [
+    ["--set", "namespaces={convoy,outrider-system}"],
+    /namespaces has outrider-system, the release's own, where no pod is injected: install the release into a namespace/,
+  ],
+  [["--set", "namespaces={kube-system}"], /namespaces has kube-system.*: take it out of webhook\.excludedNamespaces/],
+  [["--set", "image.repository=reg.example/outrider:1.2"], /at '\/image\/repository': .*does not match pattern/],
+  [["--set", "fullnameOverride=My_Name"], /at '\/fullnameOverride': .*does not match pattern/],
+  [["--set", "nameOverride=Foo.Bar"], /at '\/nameOverride': .*does not match pattern/],
+  [["--set", "webhook.port=8081"], /at '\/webhook\/port': /],
+  [["--set", "webhook.timeoutSeconds=3"], /at '\/webhook\/timeoutSeconds': minimum: got 3, want 4/],
+  [["--set", "webhook.certificates.issuerRef.kind=Issuer"], /issuerRef': missing property 'name'/],
+  [["--set", "webhook.certificates.caBundle=-----BEGIN CERTIFICATE-----x"], /caBundle': .*does not match pattern/],
+  [["--set", "blockedCIDRs={999.1.1.1/99}"], /at '\/blockedCIDRs\/0': .*does not match pattern/],
+  [["--set", "commonLabels.team=a b"], /at '\/commonLabels\/team': .*does not match pattern/],
+  [["--set", "resources.limits=foo"], /at '\/resources\/limits': got string, want object/],
+  [["--set", "webhook=null"], /missing property 'webhook'/],
+  [["--set", "image.repository=null"], /at '\/image': missing property 'repository'/],
   [["--set", "serviceAccount.create=false"], /serviceAccount\.name is required/],
   [["--set", "monitoring.rules.disabled={Nothing}"], /no alert is called Nothing; there are Outrider/],
 ] as const) {
@@ -156,6 +179,24 @@ test("every argument that the chart gives is one that the operator takes", { ski
     const placed = args.map((arg) => arg.replace("/etc/outrider/grants/grants.yaml", grantsFile));
     assert.ok(readOperatorConfig(placed, {}), file);
   }
+});
+
+test("helm test waits for operators that are on their way up, and not for ever", async () => {
+  const port = await freePort();
+  const { PATH } = process.env;
+  const start = (patience: number) => {
+    const env = { PATH, METRICS_URL: `http://127.0.0.1:${port}/metrics`, PATIENCE_MS: `${patience}` };
+    return finish(spawn(process.execPath, [join(CHART, "files/test.mjs")], { env, stdio: ["ignore", "pipe", "pipe"] }));
+  };
+  assert.notEqual((await start(0)).status, 0);
+  const running = start(30_000);
+  await new Promise((resolve) => setTimeout(resolve, 1000));
+  const server = createServer((_, response) => response.end("outrider_operator_policies 3\n"));
+  server.listen(port, "127.0.0.1");
+  const { status, stdout, stderr } = await running;
+  server.close();
+  assert.equal(status, 0, stderr);
+  assert.equal(stdout, "an operator answers, it knows 3 policies\n");
 });
 
 /** Metrics that programs of the project tell, by name; histograms also with their suffixes. */

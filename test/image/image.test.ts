@@ -90,6 +90,17 @@ test("names are those under which containerd looks", () => {
   assert.equal(fullName("localhost/outrider:1"), "localhost/outrider:1");
 });
 
+test("make image and make image-archive both take the image's name from IMAGE", () => {
+  const name = "registry.example/outrider:9";
+  for (const [target, said] of [
+    ["image", `-t ${name} .`],
+    ["image-archive", `--name ${name}`],
+  ] as const) {
+    const { stdout } = spawnSync("make", ["-n", target, `IMAGE=${name}`], { cwd: ROOT, encoding: "utf8" });
+    assert.ok(stdout.includes(said), stdout);
+  }
+});
+
 test("tar: long paths are split, and what does not fit is refused", () => {
   const name = `${"a".repeat(90)}/${"b".repeat(90)}`;
   const file = join(folder, "long.tar");

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
-import { LABEL } from "../../operator/api/names.ts";
+import { ANNOTATION, BUNDLE_GIVEN, LABEL } from "../../operator/api/names.ts";
 import { BUNDLE_MANAGER } from "../../operator/webhook/keeper.ts";
 import { type ControlPlane, controlPlaneMissing } from "../cluster/control-plane.ts";
 import { freePort, Program } from "../cluster/processes.ts";
@@ -25,6 +25,9 @@ import { type Configuration, countOf, PROXY, type Stage, startStage } from "./st
 const PER_SECOND = 20;
 /** After a SIGTERM, until a Service leads no new connections there. */
 const ENDPOINT_MS = 1000;
+
+/** A caBundle that operators write would be another one by then: within a second they do. */
+const UNTOUCHED_MS = 3000;
 
 const skip = controlPlaneMissing({ controllers: true }) ?? false;
 const onPlane = (name: string, run: () => Promise<void>) => test(name, { skip }, run);
@@ -49,6 +52,7 @@ onPlane("while the webhook is down only pods that opted in are refused, in their
   assert.equal((await createPod(plane, "convoy", podOf("nobody"))).status, 201);
   const fleet = { label: "webhooks", labels: { [LABEL.fleet]: "webhooks" } };
   assert.equal((await createPod(plane, "convoy", podOf("a-proxy", fleet))).status, 201);
+  assert.equal((await createPod(plane, "convoy", podOf("asks-nothing", { annotation: "" }))).status, 201);
   for (const opt of [{ label: "webhooks" }, { annotation: "webhooks" }]) {
     const { status, body } = await createPod(plane, "convoy", podOf("early", opt));
     assert.equal(status, 500);
@@ -75,7 +79,10 @@ onPlane("label and annotation both lead to injection; whoever names no policy is
       "convoy",
       podOf("proxy", { label: "webhooks", labels: { [LABEL.fleet]: "webhooks" } }),
     );
-    for (const answer of [kubeSystem, own, off, other, proxy]) {
+    const none = await createPod(plane, "convoy", podOf("none", { annotation: "" }));
+    // The annotation counts, and asks for nothing.
+    const taken = await createPod(plane, "convoy", podOf("taken-out", { label: "webhooks", annotation: "" }));
+    for (const answer of [kubeSystem, own, off, other, proxy, none, taken]) {
       assert.deepEqual([answer.status, proxyOf(answer)], [201, undefined], answer.body.message);
     }
     assert.equal(await reviewsOf(all), before);
@@ -171,6 +178,28 @@ onPlane("the operator owns caBundle and nothing else; emptied or overwritten, it
     // Applied anew by whoever owns the rest, as an upgrade of the chart does, it stays.
     await installWebhook(plane, balancer.port);
     assert.equal(await stage.bundle(), good);
+  });
+});
+
+onPlane("a caBundle that is given is left alone, and taken up again when it is not given any more", async () => {
+  await stage.withReplicas([{}, {}], async () => {
+    const good = await stage.bundle();
+    const other = readFileSync(plane.authority.file).toString("base64");
+    const path = `/metadata/annotations/${ANNOTATION.caBundle.replace("/", "~1")}`;
+    const send = async (patch: object[]) => {
+      const type = { "content-type": "application/json-patch+json" };
+      const { status, body } = await plane.request("PATCH", CONFIGURATION_PATH, patch, type);
+      assert.equal(status, 200, JSON.stringify(body));
+    };
+    // In one write, as an upgrade of the chart does.
+    await send([
+      { op: "add", path: "/metadata/annotations", value: { [ANNOTATION.caBundle]: BUNDLE_GIVEN } },
+      { op: "replace", path: "/webhooks/0/clientConfig/caBundle", value: other },
+    ]);
+    await new Promise((resolve) => setTimeout(resolve, UNTOUCHED_MS));
+    assert.equal(Buffer.from(await stage.bundle()).toString("base64"), other);
+    await send([{ op: "remove", path }]);
+    await until("it is the operator's again", async () => (await stage.bundle()) === good);
   });
 });
 

@@ -22,7 +22,7 @@ const JAVA = [
   `-Dhttps.proxyHost=webhooks-egress.convoy.svc -Dhttps.proxyPort=1 -Dhttp.nonProxyHosts=a|b`,
   "-Dhttp.nonProxyHosts=*.svc -Xss1m",
 ];
-const VALUES = ["", " ", ...OWN, `http://u:${PASSWORD}@squid.corp:3128`, "$(A)", "a.example, .svc", "10.0.0.0/8"];
+const VALUES = ["", " ", ...OWN, `http://u:${PASSWORD}@squid.corp:3128`, "$(A)", "a.example, .svc", "10.0.0.0/8", "*"];
 const NAMES = [
   ...[...URL_NAMES, ...NO_PROXY_NAMES, PASSWORD_NAME, "NODE_USE_ENV_PROXY", "ALL_PROXY", "A", "B"],
   ...["SVIX_PROXY_ADDR", "SVIX_NOPROXY", "CONVOY_SERVER_HTTP_HTTP_PROXY", "CONVOY_SERVER_HTTP_NO_PROXY"],
@@ -42,7 +42,13 @@ const entry: fc.Arbitrary<EnvVar> = fc.oneof(
   { weight: 6, arbitrary: fc.record({ name: fc.constantFrom(...NAMES), value: fc.constantFrom(...VALUES) }) },
   { weight: 1, arbitrary: fc.record({ name: fc.constantFrom(...NAMES), valueFrom: source }) },
   { weight: 1, arbitrary: fc.record({ name: fc.constantFrom(...NAMES) }) },
-  { weight: 1, arbitrary: fc.record({ name: fc.constant("JAVA_TOOL_OPTIONS"), value: fc.constantFrom(...JAVA) }) },
+  {
+    weight: 1,
+    arbitrary: fc.record({
+      name: fc.constantFrom("JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS"),
+      value: fc.constantFrom(...JAVA),
+    }),
+  },
 );
 /** Exclusions are hosts: no password can be in them, and they are copied. */
 const isExclusion = (name: string) => /no_?proxy$/i.test(name);
@@ -264,6 +270,9 @@ test("entries of NO_PROXY that let tenants in are known", () => {
 test("whether an entry excludes a host is judged as Go does", () => {
   for (const entry of ["a.b.svc", "b.svc", ".b.svc", "*", "*.svc", "a.b.svc:4317"])
     assert.ok(excludes(entry, "a.b.svc"), entry);
+  for (const entry of ["10.1.2.0/24", "10.1.2.3"]) assert.ok(excludes(entry, "10.1.2.3"), entry);
+  assert.ok(!excludes("10.1.3.0/24", "10.1.2.3"));
+  assert.ok(excludes("fd00::/8", "fd00::1"));
   for (const entry of [".a.b.svc", "x.svc", "10.0.0.0/8", "aa.b.svc"]) assert.ok(!excludes(entry, "a.b.svc"), entry);
 });
 

@@ -223,6 +223,37 @@ test("pods of older settings, and pods from before, are counted and named", asyn
   await plane.delete(`/api/v1/namespaces/${NS}/pods/early?gracePeriodSeconds=0`);
 });
 
+test("while the newest spec is refused, pods are injected by the one that the fleet runs, and told of it", async () => {
+  await plane.apply(policyPath(NS, "webhooks"), {
+    apiVersion: "egress.outrider.dev/v1alpha1",
+    kind: "EgressPolicy",
+    metadata: { name: "webhooks", namespace: NS },
+    spec: { preset: "Convoy", ports: ["9-1"] },
+  });
+  await untilCondition(plane, NS, "webhooks", "Accepted", "False", "Invalid");
+  const metadata = { name: "meanwhile", namespace: NS, annotations: ASKS, labels: { app: "meanwhile" } };
+  const pod = { apiVersion: "v1", kind: "Pod", metadata, spec: { containers: [{ name: "a", image: "a" }] } };
+  const made = await plane.kubectl(["create", "-f", "-"], JSON.stringify(pod));
+  assert.equal(made.status, 0, made.stderr);
+  assert.match(
+    made.stderr,
+    /EgressPolicy "webhooks" is not accepted, the pod is injected by what was accepted before: .*ports/,
+  );
+  const stored = (await senders()).find(({ metadata }) => metadata.labels?.app === "meanwhile")!;
+  assert.equal(envOf(stored).NO_PROXY, "otel-collector.monitoring.svc");
+  const all = (policy: EgressPolicy | undefined) => policy?.status?.summary?.workloads === "5/5";
+  const policy = await plane.until<EgressPolicy>(policyPath(NS, "webhooks"), all, "5 of 5 pods are covered");
+  assert.equal(conditionOf(policy, "WorkloadsInjected")!.reason, "Injected");
+});
+
+test("a pod that has ended counts no more, and holds its policy no more", async () => {
+  const path = `/api/v1/namespaces/${NS}/pods/meanwhile`;
+  await plane.patch(`${path}/status`, { status: { phase: "Succeeded" } });
+  const fewer = (policy: EgressPolicy | undefined) => policy?.status?.summary?.workloads === "4/4";
+  await plane.until<EgressPolicy>(policyPath(NS, "webhooks"), fewer, "4 of 4 pods are covered");
+  assert.ok(await plane.get(path), "it is still there");
+});
+
 test("while no operator runs, pods that ask are refused and all others are made; the policy stays while pods use it", async () => {
   await operator.stop("SIGKILL");
   const pod = (name: string, annotations: object) =>

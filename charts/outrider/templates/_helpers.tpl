@@ -42,6 +42,16 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 {{- end }}
 
+{{/* The same with labels of one's own, which win: dict "root" $ "labels" MAP */}}
+{{- define "outrider.labelsWith" -}}
+{{- toYaml (merge (dict) (default dict .labels) (include "outrider.labels" .root | fromYaml)) }}
+{{- end }}
+
+{{- define "outrider.podLabels" -}}
+{{- $own := include "outrider.selectorLabels" . | fromYaml }}
+{{- toYaml (merge $own (default dict .Values.podLabels) (default dict .Values.commonLabels)) }}
+{{- end }}
+
 {{- define "outrider.image" -}}
 {{- if .Values.image.digest }}{{ .Values.image.repository }}@{{ .Values.image.digest }}
 {{- else }}{{ .Values.image.repository }}:{{ default .Chart.AppVersion .Values.image.tag }}
@@ -68,6 +78,16 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 {{- if and $enabled (not $.Values.discoverCIDRs) }}
 {{- fail (printf "providers.%s.enabled needs discoverCIDRs: the operator looks which nodes can take a proxy" $value) }}
+{{- end }}
+{{- end }}
+{{- if .Values.webhook.enabled }}
+{{- range .Values.namespaces }}
+{{- if eq . $.Release.Namespace }}
+{{- fail (printf "namespaces has %s, the release's own, where no pod is injected: install the release into a namespace of its own" .) }}
+{{- end }}
+{{- if has . $.Values.webhook.excludedNamespaces }}
+{{- fail (printf "namespaces has %s, where no pod is injected: take it out of webhook.excludedNamespaces, or of namespaces" .) }}
+{{- end }}
 {{- end }}
 {{- end }}
 {{- with .Values.webhook }}

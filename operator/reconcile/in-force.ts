@@ -1,0 +1,56 @@
+import type { Condition } from "../api/conditions.ts";
+import type { EgressPolicy } from "../api/egresspolicy.ts";
+import { childName } from "../api/names.ts";
+import type { ConfigMap } from "../api/objects.ts";
+import { judgeSpec, lastAccepted } from "./accept.ts";
+import type { Facts } from "./facts.ts";
+import { gather, type Surroundings } from "./gather.ts";
+import { unpackSpec } from "./resources/configmap.ts";
+import type { World } from "./world.ts";
+
+type Spec = EgressPolicy["spec"];
+
+/** What pods are injected by. */
+export interface InForce {
+  /** With the spec that its fleet runs. */
+  policy: EgressPolicy;
+  /** Why that is not the newest spec, or why there is none that runs. */
+  refused?: string | undefined;
+}
+
+/** By ConfigMap, so that what is kept is one object: documents are remembered by it. Undefined: it cannot be read. */
+const unpacked = new WeakMap<ConfigMap, { spec: Spec | undefined }>();
+
+function kept({ policy, children }: Facts): Spec | undefined {
+  const configMap = children.configMaps.get(childName.document(policy.metadata.name));
+  const packed = lastAccepted(policy, children.configMaps);
+  if (configMap === undefined || packed === undefined) return undefined;
+  let known = unpacked.get(configMap);
+  if (known === undefined) {
+    try {
+      known = { spec: unpackSpec(packed) };
+    } catch {
+      // The reconciler tells of it.
+      known = { spec: undefined };
+    }
+    unpacked.set(configMap, known);
+  }
+  return known.spec;
+}
+
+/**
+ * The policy as its fleet runs it. A newest spec that is refused stands in the API all the same, while proxies go on with the
+ * one that was accepted before: a pod that was injected by the newest could lack the password that they ask for. One that
+ * nobody judged yet counts as accepted: that lasts for a moment.
+ */
+export function inForce(world: World, policy: EgressPolicy, around: () => Surroundings): InForce {
+  const conditions = (policy.status?.conditions ?? []) as readonly Condition[];
+  const accepted = conditions.find(({ type }) => type === "Accepted");
+  if (accepted?.status !== "False" || accepted.observedGeneration !== policy.metadata.generation) return { policy };
+  const facts = gather(world, policy, around());
+  const spec = kept(facts);
+  const before = spec === undefined ? undefined : { ...policy, spec };
+  // Judged as the reconciler does: it lies where others may write, and a grant may have been taken back.
+  const stands = before !== undefined && "accepted" in judgeSpec({ ...facts, policy: before });
+  return { policy: stands ? before : policy, refused: accepted.message };
+}

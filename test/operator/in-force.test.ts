@@ -1,0 +1,67 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import type { EgressPolicy } from "../../operator/api/egresspolicy.ts";
+import { childName, SPEC_KEY } from "../../operator/api/names.ts";
+import type { ConfigMap } from "../../operator/api/objects.ts";
+import { parseGrants } from "../../operator/reconcile/grants.ts";
+import { inForce } from "../../operator/reconcile/in-force.ts";
+import { packSpec } from "../../operator/reconcile/resources/configmap.ts";
+import { Scraper } from "../../operator/reconcile/scrape.ts";
+import type { World } from "../../operator/reconcile/world.ts";
+import { withDefaults } from "../harness/defaults.ts";
+
+/** By which spec a pod is injected while the newest one is refused. */
+
+type Spec = EgressPolicy["spec"];
+const UID = "8b1f";
+const accepted = withDefaults({ injection: { noProxy: ["otel"] } }) as Spec;
+const newest = withDefaults({ ports: ["9-1"] }) as Spec;
+const forged = withDefaults({ nat: { provider: "KubeVIP" }, staticIPs: [{ address: "203.0.113.10" }] }) as Spec;
+
+const policyOf = (status: "True" | "False", observedGeneration: number): EgressPolicy =>
+  ({
+    apiVersion: "egress.outrider.dev/v1alpha1",
+    kind: "EgressPolicy",
+    metadata: { name: "webhooks", namespace: "convoy", uid: UID, generation: 2 },
+    spec: newest,
+    status: { conditions: [{ type: "Accepted", status, observedGeneration, message: "spec.ports[0]: turned round" }] },
+  }) as unknown as EgressPolicy;
+
+function worldWith(kept: string | undefined, uid = UID): World {
+  const configMap = {
+    metadata: { name: childName.document("webhooks"), ownerReferences: [{ uid, controller: true }] },
+    binaryData: { [SPEC_KEY]: kept },
+  } as unknown as ConfigMap;
+  const watched = (objects: unknown[]) => ({ get: () => undefined, by: () => objects, list: () => objects });
+  const none = watched([]);
+  return new Proxy({} as World, {
+    get: (_, kind) => (kind === "configMaps" && kept !== undefined ? watched([configMap]) : none),
+  });
+}
+const scraper = new Scraper({ ask: () => Promise.reject(new Error()), intervalMs: 1, onChange: () => {} });
+const around = () => ({
+  scraper,
+  grants: parseGrants(JSON.stringify({ grants: [] })),
+  claims: new Map<string, string>(),
+  blockedCIDRs: [],
+  now: 0,
+});
+const packed = (spec: Spec) => packSpec(spec).toString("base64");
+
+for (const [about, policy, world, spec, refused] of [
+  ["the one that was accepted before", policyOf("False", 2), worldWith(packed(accepted)), accepted, true],
+  ["the newest where it is accepted", policyOf("True", 2), worldWith(packed(accepted)), newest, false],
+  ["the newest where nobody judged it yet", policyOf("False", 1), worldWith(packed(accepted)), newest, false],
+  ["the newest where none was accepted", policyOf("False", 2), worldWith(undefined), newest, true],
+  ["the newest where what is kept is refused as well", policyOf("False", 2), worldWith(packed(forged)), newest, true],
+  ["the newest where what is kept cannot be read", policyOf("False", 2), worldWith("bm90aGluZw=="), newest, true],
+  ["the newest where the ConfigMap is another's", policyOf("False", 2), worldWith(packed(accepted), "x"), newest, true],
+] as const) {
+  test(`pods are injected by ${about}`, () => {
+    const found = inForce(world, policy, around);
+    assert.deepEqual(found.policy.spec, spec);
+    assert.equal(found.refused, refused ? "spec.ports[0]: turned round" : undefined);
+    // The same object: its document is made once.
+    if (spec === accepted) assert.equal(inForce(world, policy, around).policy.spec, found.policy.spec);
+  });
+}
