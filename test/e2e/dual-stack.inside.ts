@@ -83,7 +83,7 @@ test("inside is refused by IPv6 as well", async () => {
     assert.equal(status, 403, `${target}: ${status} ${body}`);
     assert.match(
       body!,
-      /^egress-denied: \S+ (is|resolves to) (a private|a link-local|an? \S+ address|this proxy itself)/,
+      /^egress-denied: \S+ (is|resolves to) (a unique local address|a link-local address|this proxy itself)/,
       target,
     );
   }
