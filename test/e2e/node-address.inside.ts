@@ -6,7 +6,7 @@ import { FOUR, NODE_IPS } from "../cluster/node/addresses.ts";
 import type { Cluster } from "../cluster/node/cluster.ts";
 import { applyPolicy, policyPath, untilCondition } from "../operator/operator.ts";
 import { PublishedHistory } from "./published.ts";
-import { deploySender, loopLog, NS, SPEC, send, startStage, untilPods } from "./stage.ts";
+import { addressesSeen, deploySender, loopLog, makePasswords, NS, SPEC, send, startStage, untilPods } from "./stage.ts";
 
 /** Proxies on two real nodes that have the addresses themselves: they bind them, or send nothing. */
 
@@ -32,12 +32,7 @@ before(async () => {
     const path = `/api/v1/nodes/${network.nodes[index]!.name}`;
     await plane.patch(path, { metadata: { annotations: { "egress.outrider.dev/addresses": address } } });
   }
-  await plane.apply(`/api/v1/namespaces/${NS}/secrets/passwords`, {
-    apiVersion: "v1",
-    kind: "Secret",
-    metadata: { name: "passwords", namespace: NS },
-    stringData: { PROXY_PASSWORD: "s3cret-of-the-fleet" },
-  });
+  await makePasswords(cluster);
   published = new PublishedHistory(plane, "webhooks");
 });
 after(async () => {
@@ -45,16 +40,7 @@ after(async () => {
   await cluster?.stop();
 });
 
-/** Addresses that the receiver saw since a moment. */
-const seenFrom = (from: number) =>
-  [
-    ...new Set(
-      cluster.internet
-        .received()
-        .filter(({ at }) => at >= from)
-        .map(({ address }) => address),
-    ),
-  ].sort();
+const seenFrom = (from: number) => addressesSeen(cluster, from);
 
 test("each slot runs on the node that has its address, and the sender gets its password", async () => {
   await applyPolicy(cluster.plane, NS, "webhooks", {
@@ -70,7 +56,8 @@ test("each slot runs on the node that has its address, and the sender gets its p
   assert.deepEqual(proxies.map(({ status }) => status?.podIP).sort(), ["10.0.0.2", "10.0.0.3"]);
 
   const env = { LOOP_URL: "http://hooks.example/loop", LOOP_MS: "50", LOOP_ATTEMPTS: "6" };
-  await deploySender(cluster, "agent", { annotations: ASKS, env });
+  // Not where the power will fail.
+  await deploySender(cluster, "agent", { annotations: ASKS, env, node: "node-1" });
   [sender] = (await untilPods(cluster, "app=agent", 1)) as [Pod];
   await sleep(3000);
   assert.deepEqual(seenFrom(0), [ONE, TWO]);

@@ -51,9 +51,9 @@ export const SPEC = {
 export async function deploySender(
   { plane }: Cluster,
   name: string,
-  options: { annotations?: Record<string, string>; env?: Record<string, string>; replicas?: number } = {},
+  options: { annotations?: Record<string, string>; env?: Record<string, string>; node?: string } = {},
 ): Promise<void> {
-  const { annotations = {}, env = {}, replicas = 1 } = options;
+  const { annotations = {}, env = {}, node } = options;
   const container = {
     name: "agent",
     image: SENDER_IMAGE,
@@ -67,6 +67,7 @@ export async function deploySender(
     metadata: { labels: { app: name }, annotations },
     spec: {
       terminationGracePeriodSeconds: 1,
+      ...(node === undefined ? {} : { nodeSelector: { "kubernetes.io/hostname": node } }),
       initContainers: [
         { name: "wait-for-migrate", image: SENDER_IMAGE, imagePullPolicy: "Never", command: ["/sender", "check"] },
       ],
@@ -77,8 +78,24 @@ export async function deploySender(
     apiVersion: "apps/v1",
     kind: "Deployment",
     metadata: { name, namespace: NS },
-    spec: { replicas, selector: { matchLabels: { app: name } }, template },
+    spec: { selector: { matchLabels: { app: name } }, template },
   });
+}
+
+/** The Secret `passwords`, for proxies that ask for one. */
+export function makePasswords({ plane }: Cluster): Promise<void> {
+  return plane.apply(`/api/v1/namespaces/${NS}/secrets/passwords`, {
+    apiVersion: "v1",
+    kind: "Secret",
+    metadata: { name: "passwords", namespace: NS },
+    stringData: { PROXY_PASSWORD: "s3cret-of-the-fleet" },
+  });
+}
+
+/** Addresses that the receiver saw since a moment, sorted. */
+export function addressesSeen({ internet }: Cluster, from: number): string[] {
+  const since = internet.received().filter(({ at }) => at >= from);
+  return [...new Set(since.map(({ address }) => address))].sort();
 }
 
 /** Pods that run under a label, and are to stay. */
