@@ -344,12 +344,16 @@ export class Exchange implements Handler, UpstreamOwner {
 
   onClosed(): void {
     if (this.#over) return;
+    this.#leave("client-gone");
+    this.#client.socket.destroy();
+  }
+
+  #leave(close: string): void {
     this.#stop?.();
     this.#abandon();
-    this.#record.close ??= "client-gone";
+    this.#record.close = close;
     this.#client.handler = null;
     this.#client.finish(this.#record);
-    this.#client.socket.destroy();
   }
 
   sweep(now: number): void {
@@ -358,8 +362,10 @@ export class Exchange implements Handler, UpstreamOwner {
     this.#fail({ code: "timeout", reason: `${this.#record.target} was silent for ${seconds} s` });
   }
 
+  /** At once: an answer that comes before the client's connection is gone must not bring the upstream back into the pool. */
   abort(close: string): void {
-    this.#record.close = close;
+    if (this.#over) return;
+    this.#leave(close);
     this.#client.socket.resetAndDestroy();
   }
 }

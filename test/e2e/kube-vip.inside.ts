@@ -89,7 +89,7 @@ test("proxies that go one after the other, and kube-vip's death, let nothing out
 
 test("of all requests none came from another address, and who tries again lost none", async () => {
   await sleep(5000);
-  assert.deepEqual(published.wrong(cluster.internet.received()), []);
+  assert.deepEqual(await published.wrong(cluster.internet.received()), []);
   const lost = (await loopLog(sender)).filter(({ status }) => status !== 200);
   assert.deepEqual(lost, []);
 });

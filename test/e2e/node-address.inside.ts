@@ -109,7 +109,7 @@ test("a node loses its power: the other one serves on, and it comes back without
 
 test("of all requests none came from another address, and who tries again lost none", async () => {
   await sleep(3000);
-  assert.deepEqual(published.wrong(cluster.internet.received()), []);
+  assert.deepEqual(await published.wrong(cluster.internet.received()), []);
   const log = await loopLog(sender);
   const lost = log.filter(({ status }) => status !== 200);
   console.log(`${cluster.internet.received().length} requests; ${log.length} deliveries, ${lost.length} lost`);

@@ -12,12 +12,15 @@ interface Listed {
 }
 
 const LOOK_MS = 50;
+const SLOW_MS = 30_000;
 
 /** The published list of a policy as it was from time to time, Pending addresses left out: nothing may come from them yet. */
 export class PublishedHistory {
   readonly #plane: ControlPlane;
   readonly #path: string;
   readonly #lists: Listed[] = [];
+  /** When the last look that found something out began. */
+  #lookedAt = 0;
   readonly #ended = new AbortController();
   readonly #looking: Promise<void>;
 
@@ -33,7 +36,9 @@ export class PublishedHistory {
       const found = await this.#plane.get<ConfigMap>(this.#path).catch((error: Error) => error);
       // While the API server is down nothing is published anew.
       if (found instanceof Error) continue;
-      const addresses = addressesOf(found);
+      this.#lookedAt = began;
+      // The list goes with its policy, a little before the proxies do.
+      const addresses = found === undefined ? (this.#lists.at(-1)?.addresses ?? []) : addressesOf(found);
       const last = this.#lists.at(-1);
       if (last !== undefined) last.to = Date.now();
       if (last?.addresses.join() !== addresses.join()) this.#lists.push({ addresses, from: before, to: Date.now() });
@@ -41,11 +46,14 @@ export class PublishedHistory {
     }
   }
 
-  /** Requests from an address that was not Active or Retiring in the list at that moment. */
-  wrong(requests: readonly Received[]): Received[] {
+  /** Requests from an address that was not Active or Retiring in the list at that moment. It looks once more first. */
+  async wrong(requests: readonly Received[]): Promise<Received[]> {
+    for (const asked = Date.now(); this.#lookedAt <= asked; await sleep(LOOK_MS)) {
+      if (Date.now() - asked > SLOW_MS) throw new Error("the API server does not say what is published");
+    }
     return requests.filter(
       ({ at, address }) =>
-        !this.#lists.some(({ addresses, from, to }) => from <= at && at <= to + LOOK_MS && addresses.includes(address)),
+        !this.#lists.some(({ addresses, from, to }) => from <= at && at <= to && addresses.includes(address)),
     );
   }
 
@@ -55,8 +63,7 @@ export class PublishedHistory {
   }
 }
 
-function addressesOf(found: ConfigMap | undefined): string[] {
-  if (found === undefined) return [];
+function addressesOf(found: ConfigMap): string[] {
   const list = JSON.parse(found.data!["ips.json"]!) as { ipv4: string[]; ipv6: string[]; pending: string[] };
   return [...list.ipv4, ...list.ipv6].filter((address) => !list.pending.includes(address));
 }
