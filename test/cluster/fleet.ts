@@ -99,7 +99,7 @@ export class FleetRunner {
     for (; !this.#stopped; await sleep(LOOK_MS)) {
       // The API server, or its etcd, may be down for a while, as tests want it: proxies run on.
       await this.#look().catch((error: Error) => {
-        if (/ECONN|EPIPE|socket hang up|: 5\d\d /.test(error.message)) return;
+        if (/ECONN|EPIPE|socket hang up|socket disconnected|: 5\d\d /.test(error.message)) return;
         if (this.#error === undefined) process.stderr.write(`fleet: ${error.stack}\n`);
         this.#error ??= error;
       });
