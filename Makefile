@@ -8,7 +8,7 @@ STAMP := node_modules/.stamp
 VERSION = $(shell sed -n 's/^  "version": "\(.*\)",/\1/p' package.json)
 IMAGE ?= outrider:$(VERSION)
 
-.PHONY: help install run demo test lint fmt types generate verify tools cluster bundle image image-archive cover bench bench-operator bench-webhook clean
+.PHONY: help install run demo test lint fmt types generate verify tools cluster bundle image image-archive cover bench bench-operator bench-webhook soak clean
 
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -78,6 +78,9 @@ bench-operator: install ## measure 500 policies at once on a real API server: do
 
 bench-webhook: install ## measure admissions on a real API server (ARGS="PODS_PER_SECOND SECONDS"): docs/performance.md
 	$(NODE) test/bench/webhook/main.ts $(ARGS)
+
+soak: install ## 15 minutes of load on a real node, as root: memory must not grow (ARGS=MINUTES): docs/performance.md
+	$(NODE) test/e2e/soak.ts $(ARGS)
 
 clean: ## remove what the other targets made
 	rm -rf node_modules coverage dist outrider-*.tar .cache

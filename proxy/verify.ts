@@ -22,8 +22,6 @@ interface Proof {
   provenAt: number | null;
   checkedAt: number | null;
   observed: string[];
-  /** Until when connections may have left from an address (monotonic): endless while the last round saw it. */
-  usedUntil: Map<string, number>;
   error: string | null;
 }
 
@@ -98,6 +96,11 @@ export class Verifier {
   #again = false;
   /** When each way was seen last with an address that is wrong, or is so by now (monotonic ms). */
   readonly #wrongAt = new Map<string, number>();
+  /**
+   * Until when connections may have left from an address, by way (monotonic ms): endless while the last round saw it. It
+   * outlives a policy that asks for no proof.
+   */
+  readonly #usedUntil = new Map<string, Map<string, number>>();
   /** Wrong answers since start. */
   mismatches = 0;
 
@@ -126,26 +129,32 @@ export class Verifier {
         provenAt: null,
         checkedAt: null,
         observed: [],
-        usedUntil: old?.usedUntil ?? new Map(),
         error: "not asked yet",
       };
       const holds = old?.observed.every((address) => expected.size === 0 || expected.has(address)) ?? false;
       this.#proofs.set(way.key, old !== undefined && holds ? { ...old, way, expected } : fresh);
-      if (old !== undefined) this.#remove(old, expected);
+      this.#remove(way.key, expected);
     }
     this.checkNow();
   }
 
   /** Connections that may have left from an address that is expected no longer end. */
-  #remove({ way, expected, usedUntil }: Proof, wanted: ReadonlySet<string>): void {
-    const now = this.#now();
-    for (const address of expected) {
-      const until = Math.min(usedUntil.get(address) ?? Number.NEGATIVE_INFINITY, now);
-      if (wanted.size === 0 || wanted.has(address) || until === Number.NEGATIVE_INFINITY) continue;
-      usedUntil.delete(address);
-      this.#wrongAt.set(way.key, Math.max(this.#wrongAt.get(way.key) ?? until, until));
-      this.#options.onRemoved(way.key, until);
+  #remove(key: string, wanted: ReadonlySet<string>): void {
+    if (wanted.size === 0) return;
+    const used = this.#usedOf(key);
+    for (const [address, last] of used) {
+      if (wanted.has(address)) continue;
+      const until = Math.min(last, this.#now());
+      used.delete(address);
+      this.#wrongAt.set(key, Math.max(this.#wrongAt.get(key) ?? until, until));
+      this.#options.onRemoved(key, until);
     }
+  }
+
+  #usedOf(key: string): Map<string, number> {
+    const used = this.#usedUntil.get(key) ?? new Map<string, number>();
+    this.#usedUntil.set(key, used);
+    return used;
   }
 
   /** Whether requests may leave by this way. */
@@ -252,8 +261,9 @@ export class Verifier {
     proof.since = began;
     proof.provenAt = proof.checkedAt;
     proof.observed = [...new Set(right)];
-    for (const [address, until] of proof.usedUntil) proof.usedUntil.set(address, Math.min(until, this.#now()));
-    for (const address of right) proof.usedUntil.set(address, Number.POSITIVE_INFINITY);
+    const used = this.#usedOf(proof.way.key);
+    for (const [address, until] of used) used.set(address, Math.min(until, this.#now()));
+    for (const address of right) used.set(address, Number.POSITIVE_INFINITY);
     if (!before) log.info({ way: proof.way.key, observed: proof.observed }, "source address proven");
   }
 

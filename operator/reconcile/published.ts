@@ -1,3 +1,4 @@
+import { parseAddress } from "../../proxy/policy/cidr.ts";
 import type { EgressPolicy } from "../api/egresspolicy.ts";
 import type { ConfigMap } from "../api/objects.ts";
 import type { ProxyFacts } from "./proxy-status.ts";
@@ -21,18 +22,22 @@ export interface Published {
   };
 }
 
-/** The list of before, or undefined where there is none that can be read. */
+/** The list of before, or undefined where there is none that can be read: others may write there. */
 export function publishedBefore(configMap: ConfigMap | undefined): Published["json"] | undefined {
   try {
-    return JSON.parse(configMap?.data?.["ips.json"] ?? "") as Published["json"];
+    const list = JSON.parse(configMap?.data?.["ips.json"] ?? "null") as Partial<Published["json"]> | null;
+    const isList = (value: unknown) =>
+      Array.isArray(value) && value.every((one) => typeof one === "string" && parseAddress(one) !== null);
+    const sound = isList(list?.ipv4) && isList(list?.ipv6) && isList(list?.pending) && isList(list?.retiring);
+    return sound ? (list as Published["json"]) : undefined;
   } catch {
     return undefined;
   }
 }
 
 /**
- * Addresses of the list of before that the spec no longer has, while a proxy runs that does not know it yet: requests may
- * still leave from them. The list loses an address last, as it gains one first.
+ * Addresses of the list of before that the spec no longer has, while a proxy runs that does not know it yet, or that has the
+ * address itself: requests may still leave from them. The list loses an address last, as it gains one first.
  */
 export function stillUsed(
   spec: EgressPolicy["spec"],
@@ -41,9 +46,10 @@ export function stillUsed(
   hash: string,
 ): string[] {
   const late = proxies.some(({ pod, status }) => pod.status?.phase === "Running" && status?.hash !== hash);
-  if (before === undefined || !late) return [];
+  if (before === undefined) return [];
+  const own = new Set(proxies.flatMap(({ ips }) => ips));
   const kept = new Set([...(spec.staticIPs ?? []).map((ip) => canonical(ip.address)), ...before.pending]);
-  return [...before.ipv4, ...before.ipv6].filter((address) => !kept.has(address));
+  return [...before.ipv4, ...before.ipv6].filter((address) => !kept.has(address) && (late || own.has(address)));
 }
 
 /**

@@ -8,7 +8,7 @@ import { addressStates } from "./address-states.ts";
 import type { Facts } from "./facts.ts";
 import { judgeNetworkPolicies, type NetworkPolicies } from "./network-policies.ts";
 import { isProven, type ProxyFacts } from "./proxy-status.ts";
-import { slotsOf } from "./slots.ts";
+import { type Slot, slotsOf } from "./slots.ts";
 import { shortageOf, whyUnassigned } from "./unplaced.ts";
 import { judgeWorkloads } from "./workloads.ts";
 
@@ -53,7 +53,10 @@ function programmed(facts: Facts, { effective, applied, stands, waiting }: Verdi
   }
   if (effective === undefined) return no(REASON.notAccepted, nothing);
   if (applied.problem !== undefined) return no(applied.problem.reason, applied.problem.message);
-  const shortage = shortageOf(facts.nodes, effective.spec, effective.provider);
+  // A proxy that serves where no other one could be placed now, as on a cordoned node, is no shortage.
+  const served = ({ id }: Slot) => facts.proxies.some(({ slot, ready, leaving }) => slot === id && ready && !leaving);
+  const placed = effective.provider.slots && slotsOf(effective.spec).every(served);
+  const shortage = placed ? undefined : shortageOf(facts.nodes, effective.spec, effective.provider);
   if (shortage !== undefined) return no(REASON.notEnoughNodes, shortage);
   if (waiting.length > 0) {
     return no(REASON.progressing, `slots are changed one after the other; ${waiting.length} wait`);

@@ -6,6 +6,9 @@ import { createServer as createTlsServer } from "node:https";
 import type { AddressInfo } from "node:net";
 import { after, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
+import pino from "pino";
+import { readDocument } from "../../proxy/policy/document.ts";
+import { Verifier } from "../../proxy/verify.ts";
 import { makeCertificate, opensslMissing } from "../harness/certificate.ts";
 import { manifest, OPEN_LOOPBACK, type ProxyHandle, runOutrider, startProxy, tempFolder } from "../harness/proxy.ts";
 import { exchange, listen, RawClient } from "../harness/raw.ts";
@@ -257,6 +260,36 @@ test("an address that leaves the policy takes along what was opened from it, and
   late.socket.destroy();
   await proxy.stop();
   await far.close();
+});
+
+test("an address that was seen takes along what it opened, however many edits lie between", async () => {
+  for (const between of [{ staticIPs: [] }, { verification: undefined }]) {
+    const removed: [string, number][] = [];
+    let now = 0;
+    const verifier = new Verifier({
+      ask: async () => RIGHT,
+      log: pino({ level: "silent" }),
+      onWrong: () => undefined,
+      onRemoved: (way, until) => removed.push([way, until]),
+      now: () => ++now,
+    });
+    const document = (spec: object) =>
+      readDocument({
+        ...{ version: 1, policy: "test/verify", staticIPs: [{ address: RIGHT }] },
+        verification: { echoURLs: ["http://127.0.0.1/"], onUnverified: "Allow" },
+        ...spec,
+      });
+    verifier.configure(document({}), []);
+    while (!verifier.verified("ipv4")) await sleep(1);
+    verifier.configure(document(between), []);
+    assert.deepEqual(removed, []);
+    const before = now;
+    verifier.configure(document({ staticIPs: [{ address: "203.0.113.11" }] }), []);
+    assert.equal(removed.length, 1);
+    assert.equal(removed[0]![0], "ipv4");
+    assert.ok(removed[0]![1] > before, "it was the last that was seen: all that is open ends");
+    verifier.stop();
+  }
 });
 
 test("POST /verify asks at once; a wrong answer closes what waits in the pool", async () => {
