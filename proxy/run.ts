@@ -84,6 +84,8 @@ export async function runProxy(argv: readonly string[]): Promise<number> {
   requirePolicy(config);
   noArguments(positionals);
   const log = makeLog(config.logLevel);
+  // From the first moment: as process 1 of a container it would never hear of a signal that comes before.
+  const signal = makeSignals(["SIGTERM", "SIGINT"]);
   const reload = new Reload(config, process.env.PROXY_PASSWORD);
   const first = config.onBadPolicy === "exit" ? load(config, process.env.PROXY_PASSWORD) : reload.force();
   const hosts = config.hosts === undefined ? new Map() : readHosts(config.hosts);
@@ -153,8 +155,6 @@ export async function runProxy(argv: readonly string[]): Promise<number> {
   });
   ports = [at.port, adminAt.port];
   if (config.listen.port === 0) compileCurrent();
-  // Before the start-up line: whoever waits for it may signal at once.
-  const signal = makeSignals(["SIGTERM", "SIGINT"]);
   status.listen = formatHostPort(at.address, at.port);
   log.info(
     { listen: status.listen, admin: formatHostPort(adminAt.address, adminAt.port), version: status.version },

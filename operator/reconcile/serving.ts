@@ -30,7 +30,7 @@ function outOfService(proxies: readonly ProxyFacts[], spec: EgressPolicy["spec"]
   const others = proxies.some(
     ({ slot, ready, status }) => active.has(slot) && ready && (status === undefined || isOpen(status, spec)),
   );
-  if (active.size > 0 && !others) return new Set();
+  if (!others) return new Set();
   return new Set(slots.flatMap(({ id, retiring }) => (retiring ? [id] : [])));
 }
 
