@@ -117,6 +117,7 @@ export const REASON = {
   progressing: "Progressing",
   unavailable: "Unavailable",
   replicaFailure: "ReplicaFailure",
+  deadlineExceeded: "ProgressDeadlineExceeded",
   // IPsAssigned, EgressIPVerified
   assigned: "Assigned",
   outside: "AssignedOutside",

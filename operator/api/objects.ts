@@ -21,6 +21,7 @@ export interface Pod extends KubeObject {
     podIP?: string;
     podIPs?: { ip: string }[];
     conditions?: { type: string; status: string; message?: string }[];
+    containerStatuses?: { state?: { waiting?: { reason?: string; message?: string } } }[];
   };
 }
 
@@ -80,4 +81,12 @@ export function isUnschedulable(pod: Pod): boolean {
 /** Why it found none, in its own words. */
 export function whyUnschedulable(pod: Pod): string | undefined {
   return unscheduled(pod)?.message;
+}
+
+/** Why a pod does not run, in the words of the scheduler or the kubelet; undefined: it runs, or nobody says. */
+export function whyNotRunning(pod: Pod): string | undefined {
+  const states = (pod.status?.containerStatuses ?? []).map(({ state }) => state?.waiting);
+  const waiting = states.find((state) => state !== undefined);
+  const words = [waiting?.reason, waiting?.message].filter((text) => text !== undefined && text !== "");
+  return whyUnschedulable(pod) ?? (words.length === 0 ? undefined : words.join(": "));
 }

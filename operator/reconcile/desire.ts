@@ -4,6 +4,7 @@ import { ANNOTATION, childName, FIELD_MANAGER, LABEL } from "../api/names.ts";
 import { type Deployment, isUnschedulable } from "../api/objects.ts";
 import type { KubeObject } from "../kube/resource.ts";
 import { type Provider, servingLabels } from "../providers/provider.ts";
+import { isRolledOut } from "./availability.ts";
 import { replicasOwnedByOthers, stamp } from "./differs.ts";
 import type { Leaving } from "./document.ts";
 import type { Facts } from "./facts.ts";
@@ -118,13 +119,6 @@ export function leavingOf({ stay }: Surplus): Leaving[] {
     const address = metadata.annotations?.[ANNOTATION.address];
     return address === undefined ? [] : [{ address, source: metadata.annotations?.[ANNOTATION.source] ?? address }];
   });
-}
-
-/** Whether a Deployment's pods are those of its newest template, and all there. */
-function isRolledOut({ metadata, spec, status }: Deployment): boolean {
-  const replicas = spec?.replicas ?? 1;
-  const seen = (status?.observedGeneration ?? 0) >= (metadata.generation ?? 0);
-  return seen && status?.updatedReplicas === replicas && (status.availableReplicas ?? 0) >= replicas;
 }
 
 /**

@@ -5,6 +5,7 @@ import { isUnschedulable } from "../api/objects.ts";
 import type { Provider } from "../providers/provider.ts";
 import type { Refusal } from "./accept.ts";
 import { addressStates } from "./address-states.ts";
+import { availability } from "./availability.ts";
 import type { Facts } from "./facts.ts";
 import { judgeNetworkPolicies, type NetworkPolicies } from "./network-policies.ts";
 import { isProven, type ProxyFacts } from "./proxy-status.ts";
@@ -74,29 +75,6 @@ function distributed(ready: readonly ProxyFacts[], { effective }: Verdict): Find
   return no(REASON.propagating, `${count}; not yet: ${podsOf(late)}${why ? ` (${why})` : ""}`);
 }
 
-/** How many proxies the fleet should have, and why it has fewer. */
-function availability(facts: Facts): { wanted: number; available: number; finding: Finding } {
-  const deployments = [...facts.children.deployments.values()];
-  const wanted = deployments.reduce((sum, { spec }) => sum + (spec?.replicas ?? 1), 0);
-  const available = deployments.reduce((sum, { status }) => sum + (status?.availableReplicas ?? 0), 0);
-  const judge = (): Finding => {
-    if (deployments.length === 0) return no(REASON.unavailable, "there is no Deployment");
-    for (const { metadata, status } of deployments) {
-      const failure = status?.conditions?.find(({ type, status }) => type === "ReplicaFailure" && status === "True");
-      if (failure !== undefined)
-        return no(REASON.replicaFailure, `${metadata.name}: ${failure.message ?? failure.reason}`);
-    }
-    if (wanted === 0) return no(REASON.unavailable, "the fleet has 0 replicas");
-    const late = deployments.some(
-      ({ metadata, status }) => (status?.observedGeneration ?? 0) < (metadata.generation ?? 0),
-    );
-    if (late) return no(REASON.progressing, "a Deployment was changed, and is not rolled out yet");
-    if (available >= wanted) return yes(REASON.available, `${available} of ${wanted} proxies are available`);
-    return no(REASON.progressing, `${available} of ${wanted} proxies are available`);
-  };
-  return { wanted, available, finding: judge() };
-}
-
 function verified(proxies: readonly ProxyFacts[], spec: Spec): Finding {
   if (spec.verification === undefined) return unknown(REASON.notRequested, "spec.verification is not set");
   // An unproven proxy is not ready where readiness waits for the proof: all that answer are looked at.
@@ -158,12 +136,14 @@ export function judge(facts: Facts, verdict: Verdict): EgressPolicyStatus {
   const generation = policy.metadata.generation ?? 0;
   const now = new Date(facts.now).toISOString().replace(/\.\d+Z$/, "Z");
   const ready = facts.proxies.filter((proxy) => proxy.ready);
-  const fleet = availability(facts);
   const states = effective === undefined ? [] : addressStates(facts, effective.spec, effective.provider, now);
   const phases = new Map((effective?.spec.staticIPs ?? []).map(({ address, phase }) => [address, phase]));
   const active = states.filter(({ address }) => (phases.get(address) ?? "Active") === "Active");
   // What happens to a slot on its way out is nothing to wait for.
-  const retiring = new Set(states.filter(({ state }) => state === "Retiring").map(({ slot }) => slot));
+  const retiring = new Set(
+    states.flatMap(({ state, slot }) => (state === "Retiring" && slot !== undefined ? [slot] : [])),
+  );
+  const fleet = availability(facts, effective?.spec, retiring);
   const inUse = facts.proxies.filter(({ slot }) => !retiring.has(slot));
   const missing = active.filter(({ state, slot }) => state === "Unassigned" && slot !== undefined);
   const assigned = (): Finding => {

@@ -11,8 +11,8 @@ import type { Cluster } from "../cluster/node/cluster.ts";
 import { Dials } from "../cluster/node/dials.ts";
 import { IMAGE } from "../cluster/node/images.ts";
 import { finish } from "../harness/finish.ts";
-import { applyPolicy, policyPath, untilCondition } from "../operator/operator.ts";
-import { deploySender, NS, RECEIVER_URL, SPEC, send, startStage, untilPods } from "./stage.ts";
+import { applyPolicy, conditionOf, policyPath, untilCondition } from "../operator/operator.ts";
+import { deploySender, makePasswords, NS, RECEIVER_URL, SPEC, send, startStage, untilPods } from "./stage.ts";
 
 /** The three verbs on a real node: helm install, kubectl apply, annotate; and what then leaves, from where, and what does not. */
 
@@ -22,6 +22,8 @@ const READY_MS = 60_000;
 /** An answer of DNS is kept for some seconds at least. */
 const REBOUND_MS = 30_000;
 const SERVICE_MS = 5000;
+/** The kubelet looks for a Secret that was missing again after two minutes at most. */
+const SECRET_MS = 150_000;
 /** Far beyond what it takes; how long that is, is printed. */
 const EDIT_MS = 20_000;
 const ASKS = { "egress.outrider.dev/policy": "webhooks" };
@@ -218,6 +220,28 @@ async function statusLine(proxy: string, url: string): Promise<string> {
   socket.destroy();
   return `${chunk}`.split("\r\n")[0]!;
 }
+
+test("a roll-out that cannot end is not Ready, says what it waits for, and goes on by itself", async () => {
+  const { plane } = cluster;
+  await applyPolicy(plane, NS, "webhooks", {
+    ...SPEC,
+    authentication: { mode: "Basic", secretRef: { name: "passwords" } },
+  });
+  const waits = (policy: EgressPolicy | undefined) =>
+    conditionOf(policy, "Ready")?.message.endsWith(": ContainerCreating, which takes Secret passwords") ?? false;
+  await plane.until(policyPath(NS, "webhooks"), waits, "Ready tells of the Secret", READY_MS);
+  await sleep(3000);
+  const policy = await plane.get<EgressPolicy>(policyPath(NS, "webhooks"));
+  assert.equal(conditionOf(policy, "Ready")?.status, "False");
+  assert.match(
+    conditionOf(policy, "ProxyAvailable")!.message,
+    /^2 of 2 proxies are available; 1 as .* now, 2 as .* before; /,
+  );
+  await makePasswords(cluster);
+  await untilCondition(plane, NS, "webhooks", "Ready", "True", undefined, SECRET_MS);
+  await applyPolicy(plane, NS, "webhooks", SPEC);
+  await untilCondition(plane, NS, "webhooks", "Ready", "True", undefined, READY_MS);
+});
 
 test("senders that are restarted follow a changed name of the policy", async () => {
   const { plane } = cluster;

@@ -409,6 +409,25 @@ test("a policy in use that is deleted in the foreground: what garbage collection
   for (const [kind, name] of childrenOf("webhooks")) await plane.until(pathOf(kind, ns, name), gone, name);
 });
 
+test("a roll-out that finds no node is not Ready, in the scheduler's words, although the old proxies serve", {
+  skip,
+}, async () => {
+  await namespaceForPods("no-node");
+  await applyPolicy(plane, "no-node", "webhooks", {});
+  await untilCondition(plane, "no-node", "webhooks", "ProxyAvailable", "True");
+  await applyPolicy(plane, "no-node", "webhooks", { proxy: { nodeSelector: { disk: "none" } } });
+  const told = (policy: EgressPolicy | undefined) => {
+    const { status, message } = conditionOf(policy, "ProxyAvailable") ?? {};
+    return (
+      status === "False" && /^2 of 2 proxies .* 1 as .* now, 2 as .* before; \S+: 0\/\d+ nodes/.test(message ?? "")
+    );
+  };
+  const policy = await plane.until<EgressPolicy>(policyPath("no-node", "webhooks"), told, "the scheduler's words");
+  assert.match(conditionOf(policy, "Ready")!.message, /^ProxyAvailable: 2 of 2 proxies .* nodes are available: /);
+  await applyPolicy(plane, "no-node", "webhooks", {});
+  await untilCondition(plane, "no-node", "webhooks", "ProxyAvailable", "True");
+});
+
 /** A quota, once it is counted. */
 async function limit(namespace: string, hard: Record<string, string>): Promise<void> {
   const path = pathOf("ResourceQuota", namespace, "limit");

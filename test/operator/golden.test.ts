@@ -50,6 +50,8 @@ interface Input {
     labelled?: boolean;
     /** The scheduler's words: it found no node. */
     unschedulable?: string;
+    /** Why its container does not run, in the kubelet's words. */
+    waiting?: { reason: string; message?: string };
     error?: string;
     /** What its container listens on, by name. */
     ports?: Record<string, number>;
@@ -115,6 +117,7 @@ function factsOf(input: Input): Facts {
               conditions: [{ type: "PodScheduled", status: "False", message: entry.unschedulable }],
             },
     };
+    if (entry.waiting !== undefined) pod.status!.containerStatuses = [{ state: { waiting: entry.waiting } }];
     const said = entry.status;
     const full: ProxyStatus = { hash: null, policyError: null, ready: true, sources: [], proofs: [], ...said };
     return {
