@@ -12,14 +12,14 @@ import { type NetworkPolicies, networkPolicies } from "./network-policies.ts";
 import { selectorOf } from "./nodes.ts";
 import { affinityOf, placementsOf } from "./placement.ts";
 import type { ProxyFacts } from "./proxy-status.ts";
-import { publish, publishedBefore, stillUsed } from "./published.ts";
+import { noLongerUsed, publish, publishedBefore, stillUsed } from "./published.ts";
 import { type Accepted, documentConfigMap, publishedConfigMap } from "./resources/configmap.ts";
 import { type ProxyPods, proxyDeployment } from "./resources/deployment.ts";
 import { fleetBudget } from "./resources/pdb.ts";
 import { clientService } from "./resources/service.ts";
 import { proxyAccount } from "./resources/serviceaccount.ts";
 import { serves } from "./serving.ts";
-import { SHARED, type Slot, slotsOf } from "./slots.ts";
+import { SHARED, type Slot, slotId, slotsOf } from "./slots.ts";
 
 /** What the operator's own configuration says of proxy pods. */
 export interface FleetOptions {
@@ -74,6 +74,8 @@ function deploymentOf(
 export interface Surplus {
   go: Deployment[];
   stay: Deployment[];
+  /** Addresses that the spec no longer uses, and from which proxies of theirs still send. */
+  leaving: Leaving[];
 }
 
 /** Slots that are used; undefined stands for the one Deployment of a provider without slots. */
@@ -89,13 +91,14 @@ export function surplusOf(facts: Facts, spec: EgressPolicy["spec"], provider: Pr
     (deployment) => !wanted.has(deployment.metadata.labels?.[LABEL.slot] ?? ""),
   );
   const ready = slots.every((slot) => slot?.retiring || serves(slot?.id ?? SHARED, facts.proxies, spec));
-  if (ready) return { go: extra, stay: [] };
   // A new slot that finds no node would wait for ever for the one that an old slot has.
   const stuck = facts.proxies.filter((proxy) => wanted.has(proxy.slot) && isUnschedulable(proxy.pod));
-  const first = extra.find((deployment) =>
+  const inTheWay = extra.find((deployment) =>
     stuck.some(({ slot }) => isInTheWay(facts, spec, provider, deployment, slot)),
   );
-  return { go: first === undefined ? [] : [first], stay: extra.filter((deployment) => deployment !== first) };
+  const go = extra.filter((deployment) => ready || deployment === inTheWay);
+  const stay = extra.filter((deployment) => !go.includes(deployment));
+  return { go, stay, leaving: leavingOf(facts, spec, stay, wanted) };
 }
 
 /** Whether a Deployment that is not wanted has a node that a slot needs. */
@@ -113,12 +116,28 @@ function isInTheWay(
   return own.some(({ node }) => node !== undefined && needed.includes(node));
 }
 
-/** Addresses whose slots serve although they are no longer in the spec. */
-export function leavingOf({ stay }: Surplus): Leaving[] {
-  return stay.flatMap(({ metadata }): Leaving[] => {
+/**
+ * Of the slots and the shared fleet that are not wanted, as long as a proxy of theirs runs: one that ends serves on for a
+ * while. A slot's Deployment names its address; a shared fleet has all that are published.
+ */
+function leavingOf(
+  { policy, children, proxies }: Facts,
+  spec: EgressPolicy["spec"],
+  stay: readonly Deployment[],
+  wanted: ReadonlySet<string>,
+): Leaving[] {
+  const named = stay.flatMap(({ metadata }): Leaving[] => {
     const address = metadata.annotations?.[ANNOTATION.address];
     return address === undefined ? [] : [{ address, source: metadata.annotations?.[ANNOTATION.source] ?? address }];
   });
+  const running = proxies.filter(({ slot, pod }) => !wanted.has(slot) && pod.status?.phase === "Running");
+  const before = publishedBefore(children.configMaps.get(childName.published(policy.metadata.name)));
+  const others = noLongerUsed(spec, before).flatMap((address): Leaving[] => {
+    const proxy = running.find(({ slot }) => slot === SHARED || slot === slotId(address));
+    if (proxy === undefined || named.some((one) => one.address === address)) return [];
+    return [{ address, source: proxy.status?.sources[0]?.address ?? address }];
+  });
+  return [...named, ...others];
 }
 
 /**
@@ -144,22 +163,19 @@ export function desire(
   spec: EgressPolicy["spec"],
   accepted: Accepted,
   provider: Provider,
-  { go, stay }: Surplus,
+  { go, stay, leaving }: Surplus,
   options: FleetOptions,
 ): Desired {
   const { policy, children } = facts;
   const guards = networkPolicies(facts, spec, provider, options.adminFrom);
   const slots = wantedSlots(spec, provider);
   const before = publishedBefore(children.configMaps.get(childName.published(policy.metadata.name)));
-  const leaving = [
-    ...leavingOf({ go, stay }).map(({ address }) => address),
-    ...stillUsed(spec, before, facts.proxies, accepted.hash),
-  ];
+  const used = [...leaving.map(({ address }) => address), ...stillUsed(spec, before, facts.proxies, accepted.hash)];
   const deployments = slots.map((slot) => stamp(deploymentOf(policy, spec, provider, slot, facts, options)));
   const later = provider.slots ? waiting(facts, deployments, spec) : new Set<string>();
   const objects = [
     ...[
-      publishedConfigMap(policy, publish(spec, leaving, before, new Date(facts.now).toISOString())),
+      publishedConfigMap(policy, publish(spec, used, before, new Date(facts.now).toISOString())),
       documentConfigMap(policy, accepted),
       proxyAccount(policy),
       clientService(policy, spec, provider),

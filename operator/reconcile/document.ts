@@ -1,5 +1,5 @@
 import { createHash } from "node:crypto";
-import { encodeDocument } from "../../proxy/policy/document.ts";
+import { encodeDocument, MAX_STATIC_IPS } from "../../proxy/policy/document.ts";
 import { readManifest } from "../../proxy/policy/source.ts";
 import type { EgressPolicy } from "../api/egresspolicy.ts";
 import { type Accepted, packSpec } from "./resources/configmap.ts";
@@ -13,7 +13,7 @@ interface Memo {
 /** By spec: reading 20,000 hosts takes a tenth of a second, and most reconciles change none. */
 const memos = new WeakMap<object, Memo>();
 
-/** An address that is no longer in the spec, while its slot still serves. */
+/** An address that the spec no longer uses, while proxies that have it still serve. */
 export interface Leaving {
   address: string;
   /** What is bound for it. */
@@ -31,7 +31,8 @@ function withLeaving(spec: EgressPolicy["spec"], leaving: readonly Leaving[]): E
       phase: "Retiring" as const,
     })),
   ];
-  return { ...spec, staticIPs };
+  // Of lists that were exchanged again and again before a proxy ran, the last ones do not fit: their gates close.
+  return { ...spec, staticIPs: staticIPs.slice(0, MAX_STATIC_IPS) };
 }
 
 /**

@@ -1,7 +1,7 @@
 import { cidr } from "../../proxy/policy/cidr.ts";
 import { type Finding, no, unknown, yes } from "../api/conditions.ts";
 import type { EgressPolicy } from "../api/egresspolicy.ts";
-import { childName, REASON, type Reason } from "../api/names.ts";
+import { REASON, type Reason } from "../api/names.ts";
 import type { KubeObject } from "../kube/resource.ts";
 import type { Provider } from "../providers/provider.ts";
 import type { Facts } from "./facts.ts";
@@ -99,7 +99,9 @@ export function networkPolicies(
   const { policy, blockedCIDRs } = facts;
   const ports = portsOf(facts, spec);
   const made: NetworkPolicies = { objects: [], widened: undefined, tooLarge: undefined };
-  if (spec.networkPolicy.proxy === "Enabled" && !provider.hostNetwork) {
+  // One that gives way to slots on nodes' networks is bound as long as it runs.
+  const bound = !provider.hostNetwork || facts.proxies.some(({ pod }) => pod.spec?.hostNetwork !== true);
+  if (spec.networkPolicy.proxy === "Enabled" && bound) {
     const { egress, widened } = remembered(spec, blockedCIDRs);
     made.objects.push(proxyNetworkPolicy(policy, ports, adminFrom, egress));
     made.widened = widened;
@@ -118,27 +120,21 @@ export function networkPolicies(
 
 /** What the condition says. `problem`: what stood in the way of them. Whether a network plugin enforces them, no object tells. */
 export function judgeNetworkPolicies(
-  { policy, nodes }: Facts,
+  { nodes }: Facts,
   spec: Spec,
   { hostNetwork }: Provider,
-  { widened, tooLarge }: Omit<NetworkPolicies, "objects">,
+  { objects, widened, tooLarge }: NetworkPolicies,
   problem: { reason: Reason; message: string } | undefined,
 ): Finding {
   const { proxy, senders } = spec.networkPolicy;
   const unbound = "none is made for the proxies: they are on nodes' networks, where none binds";
   if (problem !== undefined) return no(problem.reason, problem.message);
   if (tooLarge !== undefined) return no(REASON.tooLarge, tooLarge);
-  if (senders === "Disabled") {
-    if (proxy === "Disabled") {
-      return unknown(REASON.notRequested, "spec.networkPolicy: proxy and senders are Disabled, none is made");
-    }
-    if (hostNetwork) return unknown(REASON.hostNetwork, unbound);
+  if (proxy === "Disabled" && senders === "Disabled") {
+    return unknown(REASON.notRequested, "spec.networkPolicy: proxy and senders are Disabled, none is made");
   }
-  const { name } = policy.metadata;
-  const names = [
-    ...(proxy === "Enabled" && !hostNetwork ? [childName.fleet(name)] : []),
-    ...(senders === "Enabled" ? [childName.senders(name)] : []),
-  ];
+  if (objects.length === 0) return unknown(REASON.hostNetwork, unbound);
+  const names = objects.map(({ metadata }) => metadata.name);
   const notes = [
     `${names.join(" and ")} ${names.length === 1 ? "is" : "are"} applied, and ${names.length === 1 ? "binds" : "bind"} where the network plugin enforces NetworkPolicies`,
     ...(proxy === "Enabled" && hostNetwork ? [unbound] : []),

@@ -35,9 +35,19 @@ export function publishedBefore(configMap: ConfigMap | undefined): Published["js
   }
 }
 
+/** Addresses of the list of before that were in use, and that the spec no longer uses: it lacks them, or has them as Pending. */
+export function noLongerUsed(spec: EgressPolicy["spec"], before: Published["json"] | undefined): string[] {
+  if (before === undefined) return [];
+  const used = (spec.staticIPs ?? [])
+    .filter(({ phase }) => phase !== "Pending")
+    .map(({ address }) => canonical(address));
+  const kept = new Set([...used, ...before.pending]);
+  return [...before.ipv4, ...before.ipv6].map(canonical).filter((address) => !kept.has(address));
+}
+
 /**
- * Addresses of the list of before that the spec no longer has, while a proxy runs that does not know it yet, or that has the
- * address itself: requests may still leave from them. The list loses an address last, as it gains one first.
+ * Those of {@link noLongerUsed}, while a proxy runs that does not know it yet, or that has the address itself: requests may
+ * still leave from them. The list loses an address last, as it gains one first.
  */
 export function stillUsed(
   spec: EgressPolicy["spec"],
@@ -46,14 +56,12 @@ export function stillUsed(
   hash: string,
 ): string[] {
   const late = proxies.some(({ pod, status }) => pod.status?.phase === "Running" && status?.hash !== hash);
-  if (before === undefined) return [];
   const own = new Set(proxies.flatMap(({ ips }) => ips));
-  const kept = new Set([...(spec.staticIPs ?? []).map((ip) => canonical(ip.address)), ...before.pending]);
-  return [...before.ipv4, ...before.ipv6].filter((address) => !kept.has(address) && (late || own.has(address)));
+  return noLongerUsed(spec, before).filter((address) => late || own.has(address));
 }
 
 /**
- * What is published. `leaving`: addresses that are no longer in the spec while requests may leave from them, so receivers
+ * What is published. `leaving`: addresses that the spec no longer uses while requests may leave from them, so receivers
  * still have to accept them. The time moves only when the list does: a settled policy writes nothing.
  */
 export function publish(
@@ -69,7 +77,7 @@ export function publish(
     ipv4: all.filter((address) => !address.includes(":")),
     ipv6: all.filter((address) => address.includes(":")),
     cidrs: all.map((address) => `${address}/${address.includes(":") ? 128 : 32}`),
-    pending: inPhase("Pending"),
+    pending: inPhase("Pending").filter((address) => !leaving.includes(address)),
     retiring: [...new Set([...inPhase("Retiring"), ...leaving])],
   };
   const { updatedAt, ...old } = before ?? { updatedAt: now };

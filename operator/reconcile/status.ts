@@ -34,7 +34,7 @@ export interface Verdict {
   /** Deployments of slots that are changed after others. */
   waiting: readonly string[];
   /** Of the desired ones; undefined where nothing is reconciled. */
-  networkPolicies: Omit<NetworkPolicies, "objects"> | undefined;
+  networkPolicies: NetworkPolicies | undefined;
   clusterDomain: string;
 }
 

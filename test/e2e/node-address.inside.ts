@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Pod } from "../../operator/api/objects.ts";
-import { FOUR, NODE_IPS } from "../cluster/node/addresses.ts";
+import { FOUR, NODE_IPS, STATIC_IPS } from "../cluster/node/addresses.ts";
 import type { Cluster } from "../cluster/node/cluster.ts";
 import { applyPolicy, policyPath, untilCondition } from "../operator/operator.ts";
 import { PublishedHistory } from "./published.ts";
@@ -42,13 +42,15 @@ after(async () => {
 
 const seenFrom = (from: number) => addressesSeen(cluster, from);
 
+const spec = (provider: string, addresses: readonly string[]) => ({
+  ...SPEC,
+  nat: { provider },
+  staticIPs: addresses.map((address) => ({ address })),
+  authentication: { mode: "Basic", secretRef: { name: "passwords" } },
+});
+
 test("each slot runs on the node that has its address, and the sender gets its password", async () => {
-  await applyPolicy(cluster.plane, NS, "webhooks", {
-    ...SPEC,
-    nat: { provider: "NodeAddress" },
-    staticIPs: NODE_IPS.map((address) => ({ address })),
-    authentication: { mode: "Basic", secretRef: { name: "passwords" } },
-  });
+  await applyPolicy(cluster.plane, NS, "webhooks", spec("NodeAddress", NODE_IPS));
   await untilCondition(cluster.plane, NS, "webhooks", "Ready", "True", undefined, READY_MS);
   const { stdout } = await cluster.plane.kubectl(["get", "egpol", "-n", NS]);
   assert.match(stdout, /webhooks +True +Enforce +NodeAddress +203\.0\.113\.17,203\.0\.113\.18 +2\/2 +2\/2/);
@@ -75,6 +77,29 @@ test("nothing inside is reached from a node's network either, and nobody without
   const refused = await send(bare, `http://${FOUR.receiver}/bare`);
   assert.equal(refused.status, 407, refused.error);
   assert.ok(!cluster.internet.received().some(({ path }) => path === "/bare"));
+});
+
+test("a policy goes to another provider with another address, and back: nobody waits, and nothing is refused", async () => {
+  const { plane } = cluster;
+  const env = { LOOP_URL: "http://hooks.example/once", LOOP_MS: "50", LOOP_ATTEMPTS: "1" };
+  await deploySender(cluster, "once", { annotations: ASKS, env });
+  const [once] = (await untilPods(cluster, "app=once", 1)) as [Pod];
+  const begun = Date.now();
+  for (const [provider, addresses] of [
+    ["External", STATIC_IPS.slice(0, 1)],
+    ["NodeAddress", NODE_IPS],
+  ] as const) {
+    await applyPolicy(plane, NS, "webhooks", spec(provider, addresses));
+    await untilCondition(plane, NS, "webhooks", "Ready", "True", undefined, READY_MS);
+    const from = Date.now();
+    await sleep(3000);
+    assert.deepEqual(seenFrom(from + 1000), addresses);
+  }
+  const log = (await loopLog(once)).filter(({ began }) => began >= begun);
+  const failed = log.filter(({ status }) => status !== 200);
+  console.log(`there and back: ${log.length} single attempts, ${failed.length} failed`);
+  assert.deepEqual(failed, []);
+  await plane.delete(`/apis/apps/v1/namespaces/${NS}/deployments/once`);
 });
 
 test("an address that goes takes its slot along, and no other address takes its place; it comes back by itself", async () => {

@@ -105,6 +105,7 @@ function factsOf(input: Input): Facts {
       kind: "Pod",
       metadata: { name: entry.name, labels: entry.labelled ? { [LABEL.verified]: "true" } : {} },
       spec: {
+        hostNetwork: entry.address !== undefined,
         containers: [
           { ports: Object.entries(entry.ports ?? {}).map(([name, containerPort]) => ({ name, containerPort })) },
         ],
