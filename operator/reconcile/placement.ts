@@ -1,8 +1,10 @@
+import { parseAddress } from "../../proxy/policy/cidr.ts";
 import type { EgressPolicy } from "../api/egresspolicy.ts";
 import { ANNOTATION } from "../api/names.ts";
 import type { Node } from "../api/objects.ts";
 import type { Facts } from "./facts.ts";
 import { isSelected } from "./nodes.ts";
+import { isOpen } from "./proxy-status.ts";
 import { canonical, type Slot, slotsOf } from "./slots.ts";
 
 type Spec = EgressPolicy["spec"];
@@ -19,10 +21,22 @@ export interface Placement {
 /** Types of node addresses that are addresses (core/v1 NodeAddress). */
 const ADDRESS_TYPES = ["InternalIP", "ExternalIP"];
 
+const annotated = ({ metadata }: Node): string[] =>
+  (metadata.annotations?.[ANNOTATION.addresses] ?? "")
+    .split(",")
+    .map((text) => text.trim())
+    .filter((text) => text !== "");
+
 /** Addresses of a node that its kubelet does not list: whoever runs the node says so. */
-export function annotatedAddresses({ metadata }: Node): string[] {
-  const texts = (metadata.annotations?.[ANNOTATION.addresses] ?? "").split(",").map((text) => text.trim());
-  return texts.filter((text) => text !== "").map(canonical);
+export function annotatedAddresses(node: Node): string[] {
+  return annotated(node)
+    .filter((text) => parseAddress(text) !== null)
+    .map(canonical);
+}
+
+/** What a node's annotation has beside addresses: its author meant something by it. */
+export function misannotated(node: Node): string[] {
+  return annotated(node).filter((text) => parseAddress(text) === null);
 }
 
 /** All addresses that a node says it has. */
@@ -60,22 +74,20 @@ function affinityTo({ nodes, avoid }: Placement): object | undefined {
     : { requiredDuringSchedulingIgnoredDuringExecution: { nodeSelectorTerms } };
 }
 
-/** Whether a slot's proxy has its address on a node that is as good as any: then it is left where it is. */
+/** Whether a slot's proxy has its address where it is, or may have it soon: then it is left there. */
 function isAtHome({ proxies, children }: Facts, { slot, nodes }: Placement, deployment: string): boolean {
   const standing = children.deployments.get(deployment)?.metadata.annotations;
   if (standing?.[ANNOTATION.source] !== slot.source) return false;
-  return proxies.some(({ slot: id, leaving, node, ready, status }) => {
+  return proxies.some(({ slot: id, leaving, node, ready, status, asked }) => {
     if (id !== slot.id || leaving || node === undefined) return false;
-    // A proxy that is ready says by that that it has its address: the operator may not have asked it yet.
-    const has = ready || (status?.sources.some((one) => one.address === slot.source && one.assigned) ?? false);
-    return has && (nodes.length === 0 || nodes.includes(node));
+    const bound = status?.sources.some((one) => one.address === slot.source && one.assigned) ?? false;
+    // Who serves is left alone, whoever lists its address: that may be a slip. Who was not asked yet may serve.
+    if (!asked || (bound && isOpen(status))) return true;
+    return (bound || ready) && (nodes.length === 0 || nodes.includes(node));
   });
 }
 
-/**
- * The node affinity of a slot. A change of it is a new pod: while the proxy has its address, a node that stops listing it, or
- * another one that lists it too, is no reason for one.
- */
+/** The node affinity of a slot. A change of it is a new pod: what nodes list is no reason for one while the proxy serves. */
 export function affinityOf(facts: Facts, spec: Spec, slot: Slot, deployment: string): object | undefined {
   const placement = placementsOf(facts.nodes ?? [], spec).find((one) => one.slot.id === slot.id)!;
   if (!isAtHome(facts, placement, deployment)) return affinityTo(placement);

@@ -4,7 +4,7 @@ import { type Node, whyUnschedulable } from "../api/objects.ts";
 import type { Provider } from "../providers/provider.ts";
 import type { Facts } from "./facts.ts";
 import { canTake, selectorOf } from "./nodes.ts";
-import { nodesWith, placementsOf } from "./placement.ts";
+import { misannotated, nodesWith, placementsOf } from "./placement.ts";
 import { type Slot, slotId, slotsOf } from "./slots.ts";
 
 type Spec = EgressPolicy["spec"];
@@ -64,6 +64,13 @@ export function whyUnassigned(facts: Facts, spec: Spec, address: string): string
         id === slot.id && !leaving && status !== undefined && node !== undefined && nodes.includes(node),
     );
     if (tried === undefined) {
+      const holder = facts.proxies.find(
+        ({ slot: id, node, pod }) =>
+          id !== slot.id && node !== undefined && nodes.includes(node) && pod.spec?.hostNetwork === true,
+      );
+      if (holder !== undefined) {
+        return `node ${holder.node}, which has ${what}, takes one proxy of a policy, and ${holder.pod.metadata.name} is there until it ends`;
+      }
       const words = facts.proxies.filter((proxy) => proxy.slot === slot.id).map(({ pod }) => whyUnschedulable(pod));
       const why = words.find((one) => one !== undefined);
       return `no proxy runs yet on node ${nodes.join(", ")}, which has ${what}${why === undefined ? "" : `: ${why}`}`;
@@ -73,6 +80,10 @@ export function whyUnassigned(facts: Facts, spec: Spec, address: string): string
   }
   const elsewhere = nodesWith(facts.nodes, slot);
   if (elsewhere.length > 0) return `node ${namesOf(elsewhere)} has ${what}, and ${field} does not fit it`;
+  const [wrong] = facts.nodes.filter((node) => misannotated(node).length > 0);
+  if (wrong !== undefined) {
+    return `no node lists ${what}, and node ${wrong.metadata.name} has an annotation ${ANNOTATION.addresses} of which ${misannotated(wrong).join(", ")} is no IP address`;
+  }
   const able = facts.nodes.filter((node) => canTake(node, spec) && !avoid.includes(node.metadata.name));
   if (able.length === 0) return `no node can take a proxy for ${what}`;
   if (able.length === 1) return `the only node for ${what} is ${namesOf(able)}, and it does not have it: put it there`;

@@ -201,10 +201,12 @@ test("an address that goes from the interface: 503 and not ready, and no other s
   );
 });
 
-test("a node that no longer lists an address that its proxy has is left alone; one that gets it gets the slot", async () => {
+test("a proxy that serves is left where it is, whoever lists its address; when it loses it, who lists it gets the slot", async () => {
   const [before] = await podsOf(0);
   await nodeLists("node-0");
   await untilLooked("unlisted", [ip(0), ip(1)]);
+  await nodeLists("node-1", external(IPS[0]));
+  await untilLooked("listed elsewhere", [ip(0), ip(1)]);
   const [after] = await podsOf(0);
   assert.equal(after!.metadata.uid, before!.metadata.uid);
   assert.ok(isReady(after!));
@@ -212,8 +214,11 @@ test("a node that no longer lists an address that its proxy has is left alone; o
   const hold = (finalizers: string[]) =>
     plane.patch(`/api/v1/namespaces/${NS}/pods/${before!.metadata.name}`, { metadata: { finalizers } });
   await hold(["example.com/gone"]);
-  await nodeLists("node-1", external(IPS[0]));
-  const moved = await untilPod(0, "on node-1 and ready", (pod) => pod.spec?.nodeName === "node-1" && isReady(pod));
+  take(0);
+  const isThere = (pod: Pod) => pod.spec?.nodeName === "node-1";
+  await untilPod(0, "on node-1", isThere);
+  put(0);
+  const moved = await untilPod(0, "on node-1 and ready", (pod) => isThere(pod) && isReady(pod));
   assert.deepEqual(await send(moved), { status: 200, text: IPS[0] });
   const held = await plane.get<Pod>(`/api/v1/namespaces/${NS}/pods/${before!.metadata.name}`);
   assert.notEqual(held!.metadata.deletionTimestamp, undefined);

@@ -60,6 +60,17 @@ test("why no proxy has an address", () => {
     why([node("a"), node("b")], spec()),
     /^no node lists 203\.0\.113\.20: .*\(kubectl annotate node NODE egress\.outrider\.dev\/addresses=203\.0\.113\.20\)$/,
   );
+  const slip = { ...node("b"), metadata: { name: "b", annotations: { "egress.outrider.dev/addresses": `${IP}/32` } } };
+  assert.equal(
+    why([node("a"), slip], spec()),
+    `no node lists ${IP}, and node b has an annotation egress.outrider.dev/addresses of which ${IP}/32 is no IP address`,
+  );
+  const ending = { ...proxy("a", IP), slot: slotId("203.0.113.21") };
+  ending.pod.spec = { hostNetwork: true };
+  assert.equal(
+    why([node("a", [IP]), node("b")], spec(), [ending]),
+    `node a, which has ${IP}, takes one proxy of a policy, and p is there until it ends`,
+  );
   assert.match(why([node("a", [], { unschedulable: true })], spec()), /^no node can take a proxy for 203\.0\.113\.20$/);
   assert.match(
     why(undefined, spec()),
