@@ -1,6 +1,6 @@
 import type { Condition } from "../api/conditions.ts";
 import type { EgressPolicy } from "../api/egresspolicy.ts";
-import { childName } from "../api/names.ts";
+import { childName, REASON, type Reason } from "../api/names.ts";
 import type { ConfigMap } from "../api/objects.ts";
 import { judgeSpec, lastAccepted } from "./accept.ts";
 import type { Facts } from "./facts.ts";
@@ -17,6 +17,9 @@ export interface InForce {
   /** Why that is not the newest spec, or why there is none that runs. */
   refused?: string | undefined;
 }
+
+/** Why a spec that was in force is refused now, although its fleet goes on by it. */
+const LEFT_STANDING: readonly Reason[] = [REASON.notGranted, REASON.conflicted];
 
 /** By ConfigMap, so that what is kept is one object: documents are remembered by it. Undefined: it cannot be read. */
 const unpacked = new WeakMap<ConfigMap, { spec: Spec | undefined }>();
@@ -50,7 +53,9 @@ export function inForce(world: World, policy: EgressPolicy, around: () => Surrou
   const facts = gather(world, policy, around());
   const spec = kept(facts);
   const before = spec === undefined ? undefined : { ...policy, spec };
-  // Judged as the reconciler does: it lies where others may write, and a grant may have been taken back.
-  const stands = before !== undefined && "accepted" in judgeSpec({ ...facts, policy: before });
-  return { policy: stands ? before : policy, refused: accepted.message };
+  if (before === undefined) return { policy, refused: accepted.message };
+  // It lies where others may write. A fleet that lost a grant, or an address to another policy, is left as it stands.
+  const judged = judgeSpec({ ...facts, policy: before });
+  const runs = "accepted" in judged || LEFT_STANDING.includes(judged.reason);
+  return { policy: runs ? before : policy, refused: accepted.message };
 }

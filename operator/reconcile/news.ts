@@ -10,6 +10,14 @@ const UNDER_WAY: ReadonlySet<Reason> = new Set([
   REASON.notAccepted,
 ]);
 
+/** What is True, and nothing to be content with. */
+const DOUBTFUL: ReadonlySet<Reason> = new Set([REASON.stale, REASON.widened]);
+
+/** Whether somebody should look: the type of its event is Warning. */
+export function isTrouble({ status, reason }: Condition): boolean {
+  return status !== "True" || DOUBTFUL.has(reason);
+}
+
 /**
  * Whether a condition is worth an event. A user's event list is short and limited: a roll-out or an edit that goes well
  * adds one line at most, and a trouble one line, not one more for `Ready`, which repeats it.
@@ -17,6 +25,7 @@ const UNDER_WAY: ReadonlySet<Reason> = new Set([
 export function isNews(condition: Condition, before: Condition | undefined): boolean {
   const { type, status, reason } = condition;
   if (status === "Unknown" || (before?.status === status && before.reason === reason)) return false;
+  if (DOUBTFUL.has(reason)) return true;
   if (type === "Ready") return status === "True" || reason === REASON.inUse;
   if (status === "True") return before?.status === "False" && !UNDER_WAY.has(before.reason);
   if (UNDER_WAY.has(reason)) return false;

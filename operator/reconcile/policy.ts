@@ -24,7 +24,7 @@ import { covers } from "./differs.ts";
 import type { Facts } from "./facts.ts";
 import { gather, withWritten } from "./gather.ts";
 import type { Grants } from "./grants.ts";
-import { isNews } from "./news.ts";
+import { isNews, isTrouble } from "./news.ts";
 import { addedWithoutNotice, publishedBefore } from "./published.ts";
 import { unpackSpec } from "./resources/configmap.ts";
 import type { Scraper } from "./scrape.ts";
@@ -331,8 +331,8 @@ export class PolicyReconciler {
         )
       )
         continue;
-      const { type, status, reason, message } = condition;
-      this.#options.events.event(policy, status === "True" ? "Normal" : "Warning", reason, `${type}: ${message}`);
+      const { type, reason, message } = condition;
+      this.#options.events.event(policy, isTrouble(condition) ? "Warning" : "Normal", reason, `${type}: ${message}`);
     }
   }
 

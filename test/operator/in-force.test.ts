@@ -16,7 +16,8 @@ type Spec = EgressPolicy["spec"];
 const UID = "8b1f";
 const accepted = withDefaults({ injection: { noProxy: ["otel"] } }) as Spec;
 const newest = withDefaults({ ports: ["9-1"] }) as Spec;
-const forged = withDefaults({ nat: { provider: "KubeVIP" }, staticIPs: [{ address: "203.0.113.10" }] }) as Spec;
+const ungranted = withDefaults({ nat: { provider: "KubeVIP" }, staticIPs: [{ address: "203.0.113.10" }] }) as Spec;
+const forged = withDefaults({ ports: ["8-2"] }) as Spec;
 
 const policyOf = (status: "True" | "False", observedGeneration: number): EgressPolicy =>
   ({
@@ -53,6 +54,13 @@ for (const [about, policy, world, spec, refused] of [
   ["the newest where it is accepted", policyOf("True", 2), worldWith(packed(accepted)), newest, false],
   ["the newest where nobody judged it yet", policyOf("False", 1), worldWith(packed(accepted)), newest, false],
   ["the newest where none was accepted", policyOf("False", 2), worldWith(undefined), newest, true],
+  [
+    "the one that its fleet runs where its grant was taken back",
+    policyOf("False", 2),
+    worldWith(packed(ungranted)),
+    ungranted,
+    true,
+  ],
   ["the newest where what is kept is refused as well", policyOf("False", 2), worldWith(packed(forged)), newest, true],
   ["the newest where what is kept cannot be read", policyOf("False", 2), worldWith("bm90aGluZw=="), newest, true],
   ["the newest where the ConfigMap is another's", policyOf("False", 2), worldWith(packed(accepted), "x"), newest, true],
