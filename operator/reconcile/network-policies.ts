@@ -8,6 +8,7 @@ import type { Facts } from "./facts.ts";
 import { nodeAddresses } from "./nodes.ts";
 import { aggregate, whole } from "./ranges.ts";
 import { type Grain, type Opening, reachOf } from "./reach.ts";
+import { proxyPorts } from "./resources/deployment.ts";
 import { egressRules, type FleetPorts, proxyNetworkPolicy, sendersNetworkPolicy } from "./resources/networkpolicy.ts";
 
 type Spec = EgressPolicy["spec"];
@@ -23,8 +24,6 @@ export interface NetworkPolicies {
 
 /** etcd takes 1.5 MiB, and each node's agent reads every one of them. */
 export const MAX_BYTES = 524_288;
-const DEFAULT_PORT = 4750;
-const DEFAULT_ADMIN_PORT = 9750;
 
 /** From fine to coarse; the last one always fits. */
 const GRAINS: readonly Grain[] = [
@@ -69,16 +68,14 @@ function remembered(spec: Spec, blocked: readonly string[]): Reach {
 }
 
 /** Older pods listen on their own ports until they are gone. */
-function portsOf({ proxies }: Facts, { proxy }: Spec): FleetPorts {
+function portsOf({ proxies }: Facts, spec: Spec): FleetPorts {
+  const { port, adminPort } = proxyPorts(spec);
   const standing = (name: string) =>
     proxies
       .flatMap(({ pod }) => pod.spec?.containers ?? [])
       .flatMap(({ ports = [] }) => ports.flatMap((port) => (port.name === name ? [port.containerPort] : [])));
   const all = (name: string, own: number) => [...new Set([own, ...standing(name)])].sort((a, b) => a - b);
-  return {
-    proxy: all("proxy", proxy?.port ?? DEFAULT_PORT),
-    admin: all("admin", proxy?.adminPort ?? DEFAULT_ADMIN_PORT),
-  };
+  return { proxy: all("proxy", port), admin: all("admin", adminPort) };
 }
 
 /** Addresses of proxies that no selector finds, where they stand and where they may come to stand, in the fewest networks. */

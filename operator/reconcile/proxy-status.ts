@@ -72,12 +72,10 @@ export function readProxyStatus(body: string): ProxyStatus {
   };
 }
 
-/** A proxy that has a policy, whose sources are bound, and of which all is proven that can be. */
-export function isProven(status: ProxyStatus | undefined): boolean {
-  return isOpen(status);
-}
-
-/** A proxy whose gate is open: as {@link isProven}, but where the policy lets unproven ones serve a proof is not asked for. */
+/**
+ * Whether a proxy has a policy, its sources are bound, and all is proven that is to be. `spec`: where the policy lets
+ * unproven ones serve, a proof is not asked for.
+ */
 export function isOpen(status: ProxyStatus | undefined, spec?: EgressPolicy["spec"]): boolean {
   return (
     status !== undefined &&

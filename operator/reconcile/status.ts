@@ -8,7 +8,7 @@ import { addressStates } from "./address-states.ts";
 import { availability } from "./availability.ts";
 import type { Facts } from "./facts.ts";
 import { judgeNetworkPolicies, type NetworkPolicies } from "./network-policies.ts";
-import { isProven, type ProxyFacts } from "./proxy-status.ts";
+import { isOpen, type ProxyFacts } from "./proxy-status.ts";
 import { type Slot, slotsOf } from "./slots.ts";
 import { shortageOf, whyUnassigned } from "./unplaced.ts";
 import { judgeWorkloads } from "./workloads.ts";
@@ -86,7 +86,7 @@ function verified(proxies: readonly ProxyFacts[], spec: Spec): Finding {
     return no(REASON.mismatch, `${pod.metadata.name} leaves from ${wrong.observed.join(", ")}, not from ${expected}`);
   }
   const ready = proxies.filter((proxy) => proxy.ready);
-  const unproven = (ready.length > 0 ? ready : present).filter(({ status }) => !isProven(status));
+  const unproven = (ready.length > 0 ? ready : present).filter(({ status }) => !isOpen(status));
   if (unproven.length > 0) {
     const error = unproven[0]!.status?.proofs.find((proof) => !proof.verified)?.error ?? unproven[0]!.error;
     return no(REASON.unproven, `not proven: ${podsOf(unproven)}${error ? ` (${error})` : ""}`);

@@ -88,11 +88,21 @@ async function givenPlace(name: string): Promise<Place> {
   };
   const image = process.env.DEMO_IMAGE ?? `outrider:${packageJson().version}`;
   const there = (await kubectl(["get", "crd", "egresspolicies.egress.outrider.dev"])).status === 0;
-  await done(kubectl(["apply", "-f", "-"], JSON.stringify(receiver(image))));
-  const address = await done(kubectl(["get", "service", "receiver", "-n", NS, "-o", "jsonpath={.spec.clusterIP}"]));
-  const host = `receiver.${NS}.svc.cluster.local`;
   const kubeconfig = process.env.KUBECONFIG ?? `${process.env.HOME}/.kube/config`;
   const run = (args: readonly string[]) => helm(["--kube-context", name, ...args], kubeconfig);
+  const stop = async () => {
+    await kubectl(["delete", "namespace", NS, "--ignore-not-found", "--wait=false"]);
+    if (!there) await run(["uninstall", "outrider", "-n", SYSTEM, "--ignore-not-found"]);
+  };
+  const host = `receiver.${NS}.svc.cluster.local`;
+  const receive = async () => {
+    await done(kubectl(["apply", "-f", "-"], JSON.stringify(receiver(image))));
+    return done(kubectl(["get", "service", "receiver", "-n", NS, "-o", "jsonpath={.spec.clusterIP}"]));
+  };
+  const address = await receive().catch(async (error: unknown) => {
+    await stop();
+    throw error;
+  });
   return {
     kubectl,
     // What is installed already stays as it is.
@@ -101,10 +111,7 @@ async function givenPlace(name: string): Promise<Place> {
     spec: { allow: [{ name: "receiver", hosts: [host], cidrs: [`${address}/32`], ports: [80] }] },
     targets: [`http://${host}/ip`, ...REFUSED, `http://${address}:80/ip`],
     hints: [`kubectl --context ${name} get egpol -n ${NS}`],
-    stop: async () => {
-      await kubectl(["delete", "namespace", NS, "--wait=false"]);
-      if (!there) await run(["uninstall", "outrider", "-n", SYSTEM]);
-    },
+    stop,
   };
 }
 
@@ -197,20 +204,24 @@ async function play(place: Place): Promise<void> {
   }
 }
 
-async function untilSignal(): Promise<void> {
-  await new Promise<void>((resolve) => {
+/** Resolves at the first Ctrl-C or SIGTERM; the next one ends the program as usual. */
+function untilSignal(): Promise<void> {
+  return new Promise((resolve) => {
     for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, () => resolve());
     setInterval(() => undefined, 2 ** 30);
   });
 }
 
 async function demo(): Promise<void> {
+  const ended = untilSignal();
   const place = context === undefined ? await ownPlace() : await givenPlace(context);
   try {
-    await play(place);
-    if (process.env.DEMO_EXIT === "1") return;
-    console.log(`\n${place.hints.join("\n")}\nCtrl-C ends it and removes everything.`);
-    await untilSignal();
+    const playing = play(place).then(async () => {
+      if (process.env.DEMO_EXIT === "1") return;
+      console.log(`\n${place.hints.join("\n")}\nCtrl-C ends it and removes everything.`);
+      await ended;
+    });
+    await Promise.race([playing, ended]);
   } finally {
     await place.stop();
   }
@@ -226,9 +237,10 @@ async function demoInside(): Promise<number> {
   const inside = 'ip link set lo up && exec "$@"';
   const own = ["sh", "-c", inside, "sh", process.execPath, import.meta.filename];
   const command = ["--pdeathsig", "KILL", "--", "unshare", "--net", "--", ...own];
-  // Ctrl-C reaches both: the one inside cleans up.
-  for (const signal of ["SIGINT", "SIGTERM"] as const) process.on(signal, () => undefined);
   const child = spawn("setpriv", command, { stdio: "inherit", env: { ...process.env, [INSIDE]: "1" } });
+  // Ctrl-C reaches both: the one inside cleans up.
+  process.on("SIGINT", () => undefined);
+  process.on("SIGTERM", () => child.kill("SIGTERM"));
   const [status] = (await once(child, "exit")) as [number | null];
   return status ?? 1;
 }

@@ -22,6 +22,7 @@ const READY_MS = 60_000;
 /** An answer of DNS is kept for some seconds at least. */
 const REBOUND_MS = 30_000;
 const SERVICE_MS = 5000;
+const DEMO = "/api/v1/namespaces/outrider-demo";
 /** The kubelet looks for a Secret that was missing again after two minutes at most. */
 const SECRET_MS = 150_000;
 /** Far beyond what it takes; how long that is, is printed. */
@@ -280,20 +281,34 @@ test("the echo server of examples/ tells a caller its address, and runs where Po
   await plane.delete("/api/v1/namespaces/outrider-echo");
 });
 
+/** `make demo` on this cluster. */
+function demo(more: Record<string, string> = {}) {
+  const file = new URL("../cluster/demo.ts", import.meta.url).pathname;
+  const own = { DEMO_CONTEXT: "test", DEMO_IMAGE: IMAGE, KUBECONFIG: cluster.plane.userConfig() };
+  return spawn(process.execPath, [file], {
+    env: { ...process.env, ...own, ...more },
+    stdio: ["ignore", "pipe", "pipe"],
+  });
+}
+
 test("make demo on a cluster that is there already leaves what is installed alone", async () => {
   const { plane } = cluster;
-  const file = new URL("../cluster/demo.ts", import.meta.url).pathname;
-  const env = {
-    ...process.env,
-    ...{ DEMO_CONTEXT: "test", DEMO_IMAGE: IMAGE, DEMO_EXIT: "1", KUBECONFIG: plane.userConfig() },
-  };
-  const { status, stdout, stderr } = await finish(
-    spawn(process.execPath, [file], { env, stdio: ["ignore", "pipe", "pipe"] }),
-  );
+  const { status, stdout, stderr } = await finish(demo({ DEMO_EXIT: "1" }));
   assert.equal(status, 0, `${stdout}${stderr}`);
   assert.match(stdout, /^http:\/\/receiver\.outrider-demo\.svc\.cluster\.local\/ip +delivered +10\.244\.0\.\d+$/m);
   assert.equal([...stdout.matchAll(/^http\S+ +403 +egress-denied: /gm)].length, 4, stdout);
   const gone = (found: unknown) => found === undefined;
-  await plane.until("/api/v1/namespaces/outrider-demo", gone, "its namespace is gone", READY_MS);
+  await plane.until(DEMO, gone, "its namespace is gone", READY_MS);
   await untilCondition(plane, NS, "webhooks", "Ready", "True");
+});
+
+test("make demo that is interrupted before it is through leaves nothing either", async () => {
+  const child = demo();
+  const ended = finish(child);
+  await cluster.plane.until(DEMO, (found) => found !== undefined, "its namespace is there", READY_MS);
+  child.kill("SIGINT");
+  const { status, stdout, stderr } = await ended;
+  assert.equal(status, 0, `${stdout}${stderr}`);
+  assert.doesNotMatch(stdout, /TARGET/);
+  await cluster.plane.until(DEMO, (found) => found === undefined, "its namespace is gone", READY_MS);
 });

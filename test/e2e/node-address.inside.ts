@@ -6,12 +6,25 @@ import { FOUR, NODE_IPS, STATIC_IPS } from "../cluster/node/addresses.ts";
 import type { Cluster } from "../cluster/node/cluster.ts";
 import { applyPolicy, policyPath, untilCondition } from "../operator/operator.ts";
 import { PublishedHistory } from "./published.ts";
-import { addressesSeen, deploySender, loopLog, makePasswords, NS, SPEC, send, startStage, untilPods } from "./stage.ts";
+import {
+  addressesSeen,
+  type Delivery,
+  deploySender,
+  loopLog,
+  makePasswords,
+  NS,
+  SPEC,
+  send,
+  startStage,
+  untilEnded,
+  untilPods,
+} from "./stage.ts";
 
 /** Proxies on two real nodes that have the addresses themselves: they bind them, or send nothing. */
 
 const READY_MS = 90_000;
 const [ONE, TWO] = NODE_IPS;
+const FLEET = "egress.outrider.dev/fleet=webhooks";
 const ASKS = { "egress.outrider.dev/policy": "webhooks" };
 
 let cluster: Cluster;
@@ -54,7 +67,7 @@ test("each slot runs on the node that has its address, and the sender gets its p
   await untilCondition(cluster.plane, NS, "webhooks", "Ready", "True", undefined, READY_MS);
   const { stdout } = await cluster.plane.kubectl(["get", "egpol", "-n", NS]);
   assert.match(stdout, /webhooks +True +Enforce +NodeAddress +203\.0\.113\.17,203\.0\.113\.18 +2\/2 +2\/2/);
-  const proxies = await untilPods(cluster, "egress.outrider.dev/fleet=webhooks", 2);
+  const proxies = await untilPods(cluster, FLEET, 2);
   assert.deepEqual(proxies.map(({ status }) => status?.podIP).sort(), ["10.0.0.2", "10.0.0.3"]);
 
   const env = { LOOP_URL: "http://hooks.example/loop", LOOP_MS: "50", LOOP_ATTEMPTS: "6" };
@@ -79,34 +92,57 @@ test("nothing inside is reached from a node's network either, and nobody without
   assert.ok(!cluster.internet.received().some(({ path }) => path === "/bare"));
 });
 
-test("a policy goes to another provider with another address, and back: nobody waits, and nothing is refused", async () => {
-  const { plane } = cluster;
+/** Gives the policy another provider and other addresses, and waits until these alone are seen. */
+async function exchange(provider: string, addresses: readonly string[]): Promise<void> {
+  await applyPolicy(cluster.plane, NS, "webhooks", spec(provider, addresses));
+  await untilCondition(cluster.plane, NS, "webhooks", "Ready", "True", undefined, READY_MS);
+  const from = Date.now();
+  await sleep(3000);
+  assert.deepEqual(seenFrom(from + 1000), addresses);
+}
+
+/** What a sender that never tries again did meanwhile. */
+async function once(meanwhile: () => Promise<void>): Promise<{ tried: number; failed: Delivery[] }> {
   const env = { LOOP_URL: "http://hooks.example/once", LOOP_MS: "50", LOOP_ATTEMPTS: "1" };
-  await deploySender(cluster, "once", { annotations: ASKS, env });
-  const [once] = (await untilPods(cluster, "app=once", 1)) as [Pod];
-  const begun = Date.now();
-  for (const [provider, addresses] of [
-    ["External", STATIC_IPS.slice(0, 1)],
-    ["NodeAddress", NODE_IPS],
-  ] as const) {
-    await applyPolicy(plane, NS, "webhooks", spec(provider, addresses));
-    await untilCondition(plane, NS, "webhooks", "Ready", "True", undefined, READY_MS);
-    const from = Date.now();
-    await sleep(3000);
-    assert.deepEqual(seenFrom(from + 1000), addresses);
-  }
-  const log = (await loopLog(once)).filter(({ began }) => began >= begun);
-  const failed = log.filter(({ status }) => status !== 200);
-  console.log(`there and back: ${log.length} single attempts, ${failed.length} failed`);
+  await deploySender(cluster, "once", { annotations: ASKS, env, node: "node-1" });
+  const [pod] = (await untilPods(cluster, "app=once", 1)) as [Pod];
+  const from = Date.now();
+  await meanwhile();
+  await untilEnded(pod, Date.now());
+  const tried = (await loopLog(pod)).filter(({ began }) => began >= from);
+  await cluster.plane.delete(`/apis/apps/v1/namespaces/${NS}/deployments/once`);
+  return { tried: tried.length, failed: tried.filter(({ status }) => status !== 200) };
+}
+
+test("a policy goes to another provider with another address, and back: nobody waits, and nothing is refused", async () => {
+  const { tried, failed } = await once(async () => {
+    await exchange("External", STATIC_IPS.slice(0, 1));
+    await exchange("NodeAddress", NODE_IPS);
+  });
+  console.log(`there and back: ${tried} single attempts, ${failed.length} failed`);
   assert.deepEqual(failed, []);
-  await plane.delete(`/apis/apps/v1/namespaces/${NS}/deployments/once`);
+});
+
+test("a node is drained of a fleet's proxies, and taken back", async () => {
+  const { plane } = cluster;
+  await exchange("External", STATIC_IPS.slice(0, 1));
+  const { tried, failed } = await once(async () => {
+    const drain = ["drain", "node-2", `--pod-selector=${FLEET}`, "--timeout=90s"];
+    const { status, stderr } = await plane.kubectl(drain);
+    assert.equal(status, 0, stderr);
+    const proxies = await untilPods(cluster, FLEET, 2);
+    assert.deepEqual([...new Set(proxies.map((pod) => pod.spec?.nodeName))], ["node-1"]);
+    assert.equal((await plane.kubectl(["uncordon", "node-2"])).status, 0);
+  });
+  console.log(`drain: ${tried} single attempts, ${failed.length} failed`);
+  await exchange("NodeAddress", NODE_IPS);
 });
 
 test("an address that goes takes its slot along, and no other address takes its place; it comes back by itself", async () => {
   const from = Date.now();
   cluster.network.take(0, ONE);
   await untilCondition(cluster.plane, NS, "webhooks", "IPsAssigned", "False", undefined, READY_MS);
-  await untilPods(cluster, "egress.outrider.dev/fleet=webhooks", 1);
+  await untilPods(cluster, FLEET, 1);
   const alone = Date.now();
   await sleep(2000);
   assert.deepEqual(seenFrom(alone), [TWO]);
@@ -133,7 +169,7 @@ test("a node loses its power: the other one serves on, and it comes back without
 });
 
 test("of all requests none came from another address, and who tries again lost none", async () => {
-  await sleep(3000);
+  await untilEnded(sender, Date.now());
   assert.deepEqual(await published.wrong(cluster.internet.received()), []);
   const log = await loopLog(sender);
   const lost = log.filter(({ status }) => status !== 200);

@@ -131,3 +131,12 @@ export const send = (pod: Pod, url: string): Promise<Delivery> =>
 /** Deliveries of a sender's loop from the nth on. */
 export const loopLog = (pod: Pod, from = 0): Promise<Delivery[]> =>
   ask(pod, `/log?from=${from}`) as Promise<Delivery[]>;
+
+/** Waits until every delivery of a sender's loop that began before a moment has ended. */
+export async function untilEnded(pod: Pod, moment: number, ms = POD_MS): Promise<void> {
+  for (const began = Date.now(); ; await new Promise((resolve) => setTimeout(resolve, 100))) {
+    const open = ((await ask(pod, "/open")) as number[]).filter((at) => at < moment);
+    if (open.length === 0) return;
+    if (Date.now() - began > ms) throw new Error(`${open.length} deliveries have not ended after ${ms} ms`);
+  }
+}

@@ -43,6 +43,11 @@ const DEFAULT_ADMIN_PORT = 9750;
 /** distroless' nonroot. */
 const USER = 65_532;
 
+/** What a policy's proxies listen on. */
+export function proxyPorts({ proxy }: EgressPolicy["spec"]): { port: number; adminPort: number } {
+  return { port: proxy?.port ?? DEFAULT_PORT, adminPort: proxy?.adminPort ?? DEFAULT_ADMIN_PORT };
+}
+
 function tolerations(spec: EgressPolicy["spec"]): object[] {
   const own = spec.proxy?.tolerations ?? [];
   const added = ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"]
@@ -52,8 +57,7 @@ function tolerations(spec: EgressPolicy["spec"]): object[] {
 }
 
 function container(spec: EgressPolicy["spec"], pods: ProxyPods): object {
-  const port = spec.proxy?.port ?? DEFAULT_PORT;
-  const adminPort = spec.proxy?.adminPort ?? DEFAULT_ADMIN_PORT;
+  const { port, adminPort } = proxyPorts(spec);
   // Brackets: the node's address may be IPv6.
   const host = pods.hostNetwork ? "[$(NODE_IP)]" : "";
   const basic = spec.authentication?.mode === "Basic";

@@ -2,7 +2,8 @@
 // dispatcher, which posts on request and, with LOOP_URL, by itself every LOOP_MS milliseconds:
 //
 //	GET /send?url=U      one delivery, as JSON
-//	GET /log?from=N      deliveries of the loop from the Nth on, as JSON
+//	GET /log?from=N      deliveries of the loop from the Nth on, as JSON, in the order in which they ended
+//	GET /open            when the deliveries of the loop began that have not ended (Unix milliseconds), as JSON
 //	GET /environment     the variables, as JSON
 package main
 
@@ -10,10 +11,12 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"os"
 	"os/signal"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -91,15 +94,23 @@ func number(name string, fallback int) int {
 var (
 	lock sync.Mutex
 	log  = []delivery{}
+	// When deliveries began that have not ended, by their number.
+	open = map[int]int64{}
 )
 
 func loop(url string) {
 	attempts := number("LOOP_ATTEMPTS", 1)
-	for range time.Tick(time.Duration(number("LOOP_MS", 50)) * time.Millisecond) {
+	ticks := time.Tick(time.Duration(number("LOOP_MS", 50)) * time.Millisecond)
+	for i := 0; ; i++ {
+		<-ticks
+		lock.Lock()
+		open[i] = time.Now().UnixMilli()
+		lock.Unlock()
 		go func() {
 			one := deliver(url, attempts)
 			lock.Lock()
 			defer lock.Unlock()
+			delete(open, i)
 			log = append(log, one)
 		}()
 	}
@@ -131,6 +142,11 @@ func main() {
 		defer lock.Unlock()
 		from, _ := strconv.Atoi(request.FormValue("from"))
 		answer(response, log[min(max(from, 0), len(log)):])
+	})
+	http.HandleFunc("/open", func(response http.ResponseWriter, _ *http.Request) {
+		lock.Lock()
+		defer lock.Unlock()
+		answer(response, slices.AppendSeq([]int64{}, maps.Values(open)))
 	})
 	http.HandleFunc("/environment", func(response http.ResponseWriter, _ *http.Request) {
 		answer(response, os.Environ())
