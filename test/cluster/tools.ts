@@ -62,6 +62,13 @@ export const TOOLS: readonly Tool[] = [
     package: "github.com/coredns/coredns",
     purpose: "names in real pods",
   },
+  {
+    name: "kube-router",
+    module: "kube-router",
+    path: "github.com/cloudnativelabs/kube-router/v2",
+    package: "github.com/cloudnativelabs/kube-router/v2/cmd/kube-router",
+    purpose: "enforces NetworkPolicies on real nodes",
+  },
 ];
 
 const MODULES = new URL("tools/", import.meta.url).pathname;

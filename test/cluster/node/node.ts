@@ -11,7 +11,7 @@ import type { NodePlace } from "./network.ts";
 import { containerdConfig, kubeletSettings, kubeProxySettings, masquerade, pluginChain } from "./settings.ts";
 
 /** Programs of a node. */
-export type NodeProgram = "containerd" | "kubelet" | "kube-proxy" | "kube-vip";
+export type NodeProgram = "containerd" | "kubelet" | "kube-proxy" | "kube-router" | "kube-vip";
 
 const START_MS = 30_000;
 const LOOK_MS = 30;
