@@ -23,8 +23,8 @@ export class OperatorMetrics {
     for (const result of ["ok", "failed"]) this.#scrapes.inc({ result }, 0);
     new Gauge({
       name: "outrider_operator_policy_condition",
-      help: "1 for the status that a condition of a policy has (True, False, Unknown); told by the leader.",
-      labelNames: ["namespace", "policy", "type", "status"],
+      help: "1 for the status that a condition of a policy has (True, False, Unknown), and its reason; told by the leader.",
+      labelNames: ["namespace", "policy", "type", "status", "reason"],
       registers,
       collect() {
         this.reset();
@@ -33,7 +33,7 @@ export class OperatorMetrics {
           for (const type of CONDITIONS) {
             const found = status?.conditions?.find((condition) => condition.type === type);
             const labels = { namespace: metadata.namespace!, policy: metadata.name, type };
-            this.set({ ...labels, status: found?.status ?? "Unknown" }, 1);
+            this.set({ ...labels, status: found?.status ?? "Unknown", reason: found?.reason ?? "" }, 1);
           }
         }
       },

@@ -48,7 +48,10 @@ export const ANNOTATION = {
   address: `${GROUP}/address`,
   /** On a slot's Deployment: the address that its proxy binds. */
   source: `${GROUP}/source`,
-  /** On nodes, by whoever runs them: addresses that the node has and its status does not list, comma-separated. */
+  /**
+   * Comma-separated. On nodes, by whoever runs them: addresses that the node has and its status does not list. On a fleet's one
+   * Deployment: the static IPs that it sends from, which outlive the spec that named them.
+   */
   addresses: `${GROUP}/addresses`,
   /** On the policy's ConfigMap: the hash of its document. */
   hash: `${GROUP}/policy-hash`,

@@ -14,7 +14,7 @@ export interface Pod extends KubeObject {
   spec?: {
     nodeName?: string;
     hostNetwork?: boolean;
-    containers?: { ports?: { name?: string; containerPort: number }[] }[];
+    containers?: { args?: string[]; ports?: { name?: string; containerPort: number }[] }[];
   };
   status?: {
     phase?: string;
@@ -68,6 +68,11 @@ export interface EndpointSlice extends KubeObject {
 export function isReady(pod: Pod): boolean {
   if (pod.metadata.deletionTimestamp !== undefined) return false;
   return pod.status?.conditions?.some(({ type, status }) => type === "Ready" && status === "True") ?? false;
+}
+
+/** Whether a pod runs no more and never will: one that was evicted stays, with its addresses, until somebody deletes it. */
+export function hasEnded({ status }: Pod): boolean {
+  return status?.phase === "Failed" || status?.phase === "Succeeded";
 }
 
 const unscheduled = (pod: Pod) =>

@@ -43,10 +43,15 @@ const availableOf = (deployments: readonly Deployment[]) =>
   total(deployments, ({ status }) => status?.availableReplicas);
 
 /** What the first Deployment of which a condition says so tells. */
-function toldBy(deployments: readonly Deployment[], type: string, value: string): string | undefined {
+function toldBy(
+  deployments: readonly Deployment[],
+  type: string,
+  value: string,
+): { reason: string | undefined; text: string } | undefined {
   for (const { metadata, status } of deployments) {
     const found = status?.conditions?.find((condition) => condition.type === type && condition.status === value);
-    if (found !== undefined) return `${metadata.name}: ${found.message ?? found.reason}`;
+    if (found !== undefined)
+      return { reason: found.reason, text: `${metadata.name}: ${found.message ?? found.reason}` };
   }
   return undefined;
 }
@@ -54,21 +59,22 @@ function toldBy(deployments: readonly Deployment[], type: string, value: string)
 /** Old proxies that go on serving are no fleet as the policy says: they may ask for no password where it wants one. */
 function judge(deployments: readonly Deployment[], proxies: readonly ProxyFacts[], spec: Spec | undefined): Finding {
   const failure = toldBy(deployments, "ReplicaFailure", "True");
-  if (failure !== undefined) return no(REASON.replicaFailure, failure);
+  if (failure !== undefined) return no(REASON.replicaFailure, failure.text);
   if (!deployments.every(isSeen)) return no(REASON.progressing, "a Deployment was changed, and is not rolled out yet");
   const wanted = wantedOf(deployments);
   const available = `${availableOf(deployments)} of ${wanted} proxies are available`;
   if (deployments.every(isRolledOut)) return yes(REASON.available, available);
   const newest = total(deployments, ({ status }) => status?.updatedReplicas);
   const older = total(deployments, ({ status }) => status?.replicas) - newest;
+  const stuck = toldBy(deployments, "Progressing", "False");
   const told = [
     available,
     ...(older === 0 ? [] : [`${newest} as the policy says now, ${older} as it said before`]),
+    ...(stuck === undefined ? [] : [stuck.text]),
     ...proxies.flatMap((proxy) => trouble(proxy, spec) ?? []).slice(0, 1),
   ].join("; ");
   // Kubernetes gives a roll-out ten minutes, then says this.
-  const stuck = toldBy(deployments, "Progressing", "False") !== undefined;
-  return no(stuck ? REASON.deadlineExceeded : REASON.progressing, told);
+  return no(stuck?.reason === REASON.deadlineExceeded ? REASON.deadlineExceeded : REASON.progressing, told);
 }
 
 /** Of a fleet. `retiring`: slots on their way out, whose proxies are nothing to wait for beside others. */

@@ -1,11 +1,12 @@
 import type { EgressPolicy } from "../api/egresspolicy.ts";
 import { providerOf } from "../providers/index.ts";
 import { judgeSpec, type Refusal } from "./accept.ts";
-import { type Desired, desire, type FleetOptions, surplusOf } from "./desire.ts";
+import { type Desired, desire, type FleetOptions } from "./desire.ts";
 import { documentOf } from "./document.ts";
 import type { Facts } from "./facts.ts";
 import type { Accepted } from "./resources/configmap.ts";
 import type { Verdict } from "./status.ts";
+import { surplusOf } from "./surplus.ts";
 
 /** What has to be done for a policy. */
 export interface Decision {
@@ -34,8 +35,7 @@ export function decide(facts: Facts, kept: () => EgressPolicy["spec"] | undefine
   if (!("accepted" in again)) return { ...nothing, stands: again };
   const provider = providerOf(spec)!;
   const surplus = surplusOf(facts, spec, provider);
-  const { leaving } = surplus;
-  const document = leaving.length === 0 ? again.accepted : documentOf(policy, facts.blockedCIDRs, leaving);
+  const document = documentOf(policy, facts.blockedCIDRs, surplus.former);
   const effective = { spec, hash: document.hash, provider };
   const desired = desire(facts, spec, document, provider, surplus, options);
   return { refusal, accepted, effective, stands: undefined, desired };

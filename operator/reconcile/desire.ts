@@ -1,25 +1,25 @@
 import type { EgressPolicy } from "../api/egresspolicy.ts";
 import { RESOURCE } from "../api/kinds.ts";
 import { ANNOTATION, childName, FIELD_MANAGER, LABEL } from "../api/names.ts";
-import { type Deployment, isUnschedulable } from "../api/objects.ts";
 import type { KubeObject } from "../kube/resource.ts";
 import { type Provider, servingLabels } from "../providers/provider.ts";
 import { isRolledOut } from "./availability.ts";
 import { replicasOwnedByOthers, stamp } from "./differs.ts";
-import type { Leaving } from "./document.ts";
+import { withFormer } from "./document.ts";
 import type { Facts } from "./facts.ts";
 import { type NetworkPolicies, networkPolicies } from "./network-policies.ts";
 import { selectorOf } from "./nodes.ts";
-import { affinityOf, placementsOf } from "./placement.ts";
+import { affinityOf } from "./placement.ts";
 import type { ProxyFacts } from "./proxy-status.ts";
-import { noLongerUsed, publish, publishedBefore, stillUsed } from "./published.ts";
+import { publish, publishedBefore, stillUsed } from "./published.ts";
 import { type Accepted, documentConfigMap, publishedConfigMap } from "./resources/configmap.ts";
 import { type ProxyPods, proxyDeployment } from "./resources/deployment.ts";
 import { fleetBudget } from "./resources/pdb.ts";
 import { clientService } from "./resources/service.ts";
 import { proxyAccount } from "./resources/serviceaccount.ts";
 import { serves } from "./serving.ts";
-import { SHARED, type Slot, slotId, slotsOf } from "./slots.ts";
+import { type Slot, slotsOf } from "./slots.ts";
+import { type Surplus, wantedSlots } from "./surplus.ts";
 
 /** What the operator's own configuration says of proxy pods. */
 export interface FleetOptions {
@@ -70,79 +70,9 @@ function deploymentOf(
   });
 }
 
-/** A fleet's Deployments that are not wanted any more: those that go now, and those that serve until others do. */
-export interface Surplus {
-  go: Deployment[];
-  stay: Deployment[];
-  /** Addresses that the spec no longer uses, and from which proxies of theirs still send. */
-  leaving: Leaving[];
-}
-
-/** Slots that are used; undefined stands for the one Deployment of a provider without slots. */
-function wantedSlots(spec: EgressPolicy["spec"], provider: Provider): (Slot | undefined)[] {
-  return provider.slots ? slotsOf(spec) : [undefined];
-}
-
-/** What stands there and is not wanted: kept while what replaces it does not serve yet. */
-export function surplusOf(facts: Facts, spec: EgressPolicy["spec"], provider: Provider): Surplus {
-  const slots = wantedSlots(spec, provider);
-  const wanted = new Set(slots.map((slot) => slot?.id ?? SHARED));
-  const extra = [...facts.children.deployments.values()].filter(
-    (deployment) => !wanted.has(deployment.metadata.labels?.[LABEL.slot] ?? ""),
-  );
-  const ready = slots.every((slot) => slot?.retiring || serves(slot?.id ?? SHARED, facts.proxies, spec));
-  // A new slot that finds no node would wait for ever for the one that an old slot has.
-  const stuck = facts.proxies.filter((proxy) => wanted.has(proxy.slot) && isUnschedulable(proxy.pod));
-  const inTheWay = extra.find((deployment) =>
-    stuck.some(({ slot }) => isInTheWay(facts, spec, provider, deployment, slot)),
-  );
-  const go = extra.filter((deployment) => ready || deployment === inTheWay);
-  const stay = extra.filter((deployment) => !go.includes(deployment));
-  return { go, stay, leaving: leavingOf(facts, spec, stay, wanted) };
-}
-
-/** Whether a Deployment that is not wanted has a node that a slot needs. */
-function isInTheWay(
-  { nodes, proxies }: Facts,
-  spec: EgressPolicy["spec"],
-  provider: Provider,
-  deployment: Deployment,
-  slot: string,
-): boolean {
-  if (!provider.pinned) return true;
-  const needed = placementsOf(nodes ?? [], spec).find((one) => one.slot.id === slot)?.nodes ?? [];
-  if (needed.length === 0) return true;
-  const own = proxies.filter((proxy) => proxy.slot === deployment.metadata.labels?.[LABEL.slot]);
-  return own.some(({ node }) => node !== undefined && needed.includes(node));
-}
-
-/**
- * Of the slots and the shared fleet that are not wanted, as long as a proxy of theirs runs: one that ends serves on for a
- * while. A slot's Deployment names its address; a shared fleet has all that are published.
- */
-function leavingOf(
-  { policy, children, proxies }: Facts,
-  spec: EgressPolicy["spec"],
-  stay: readonly Deployment[],
-  wanted: ReadonlySet<string>,
-): Leaving[] {
-  const named = stay.flatMap(({ metadata }): Leaving[] => {
-    const address = metadata.annotations?.[ANNOTATION.address];
-    return address === undefined ? [] : [{ address, source: metadata.annotations?.[ANNOTATION.source] ?? address }];
-  });
-  const running = proxies.filter(({ slot, pod }) => !wanted.has(slot) && pod.status?.phase === "Running");
-  const before = publishedBefore(children.configMaps.get(childName.published(policy.metadata.name)));
-  const others = noLongerUsed(spec, before).flatMap((address): Leaving[] => {
-    const proxy = running.find(({ slot }) => slot === SHARED || slot === slotId(address));
-    if (proxy === undefined || named.some((one) => one.address === address)) return [];
-    return [{ address, source: proxy.status?.sources[0]?.address ?? address }];
-  });
-  return [...named, ...others];
-}
-
 /**
  * Slots restart one after the other, or all addresses would be gone at once: of those that serve, one is changed while
- * every other one serves. Those that do not serve are changed at once. Gives the names of those that wait.
+ * every other one serves that is to stay. Those that do not serve are changed at once. Gives the names of those that wait.
  */
 function waiting(facts: Facts, deployments: readonly KubeObject[], spec: EgressPolicy["spec"]): Set<string> {
   const inService = deployments.flatMap((object): { object: KubeObject; changes: boolean }[] => {
@@ -153,7 +83,9 @@ function waiting(facts: Facts, deployments: readonly KubeObject[], spec: EgressP
     return [{ object, changes: applied !== object.metadata.annotations?.[ANNOTATION.applied] }];
   });
   const changing = inService.filter(({ changes }) => changes).map(({ object }) => object.metadata.name);
-  const all = inService.length === deployments.length;
+  const lasting = new Set(slotsOf(spec).flatMap(({ id, retiring }) => (retiring ? [] : [id])));
+  const served = new Set(inService.map(({ object }) => object.metadata.labels?.[LABEL.slot]));
+  const all = [...lasting].every((slot) => served.has(slot));
   return new Set(all ? changing.slice(1) : changing);
 }
 
@@ -163,19 +95,23 @@ export function desire(
   spec: EgressPolicy["spec"],
   accepted: Accepted,
   provider: Provider,
-  { go, stay, leaving }: Surplus,
+  { go, stay, former, running }: Surplus,
   options: FleetOptions,
 ): Desired {
   const { policy, children } = facts;
-  const guards = networkPolicies(facts, spec, provider, options.adminFrom);
+  const guards = networkPolicies(facts, withFormer(spec, former), provider, options.adminFrom);
   const slots = wantedSlots(spec, provider);
   const before = publishedBefore(children.configMaps.get(childName.published(policy.metadata.name)));
-  const used = [...leaving.map(({ address }) => address), ...stillUsed(spec, before, facts.proxies, accepted.hash)];
+  const used = new Set(slotsOf(spec).map(({ address }) => address));
+  const leaving = [
+    ...former.leaving.map(({ address }) => address).filter((address) => !used.has(address)),
+    ...stillUsed(spec, before, facts.proxies, accepted.hash),
+  ];
   const deployments = slots.map((slot) => stamp(deploymentOf(policy, spec, provider, slot, facts, options)));
   const later = provider.slots ? waiting(facts, deployments, spec) : new Set<string>();
   const objects = [
     ...[
-      publishedConfigMap(policy, publish(spec, used, before, new Date(facts.now).toISOString())),
+      publishedConfigMap(policy, publish(spec, leaving, before, new Date(facts.now).toISOString())),
       documentConfigMap(policy, accepted),
       proxyAccount(policy),
       clientService(policy, spec, provider),
@@ -191,7 +127,8 @@ export function desire(
   if (guards.tooLarge !== undefined) {
     names.add(`${RESOURCE.networkPolicy.kind}/${childName.senders(policy.metadata.name)}`);
   }
-  const kept = new Set(stay.map((deployment) => deployment.metadata.labels?.[LABEL.slot]));
+  // Also what gives an ending proxy its address.
+  const kept = new Set([...stay.map(({ metadata }) => metadata.labels?.[LABEL.slot]), ...running]);
   const standing = [...children.configMaps.values(), ...children.services.values(), ...children.others];
   const removals = [
     ...standing.filter(

@@ -1,6 +1,6 @@
 import type { EgressPolicy } from "../api/egresspolicy.ts";
 import { LABEL } from "../api/names.ts";
-import { isReady, type Pod } from "../api/objects.ts";
+import { hasEnded, isReady, type Pod } from "../api/objects.ts";
 import type { KubeObject } from "../kube/resource.ts";
 import type { Children, Facts } from "./facts.ts";
 import type { Grants } from "./grants.ts";
@@ -76,6 +76,7 @@ export function gather(world: World, policy: EgressPolicy, around: Surroundings)
     // Sorted, since stores are not: messages name proxies, and would change with every look.
     proxies: world.proxies
       .by("owner", key)
+      .filter((pod) => !hasEnded(pod))
       .sort((a, b) => (a.metadata.name < b.metadata.name ? -1 : 1))
       .map((pod) => proxyFacts(pod, around.scraper)),
     injected: world.pods.by("injected", key),

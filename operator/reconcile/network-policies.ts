@@ -1,7 +1,7 @@
 import { cidr } from "../../proxy/policy/cidr.ts";
 import { type Finding, no, unknown, yes } from "../api/conditions.ts";
 import type { EgressPolicy } from "../api/egresspolicy.ts";
-import { REASON, type Reason } from "../api/names.ts";
+import { childName, REASON, type Reason } from "../api/names.ts";
 import type { KubeObject } from "../kube/resource.ts";
 import type { Provider } from "../providers/provider.ts";
 import type { Facts } from "./facts.ts";
@@ -117,7 +117,7 @@ export function networkPolicies(
 
 /** What the condition says. `problem`: what stood in the way of them. Whether a network plugin enforces them, no object tells. */
 export function judgeNetworkPolicies(
-  { nodes }: Facts,
+  { policy, nodes }: Facts,
   spec: Spec,
   { hostNetwork }: Provider,
   { objects, widened, tooLarge }: NetworkPolicies,
@@ -134,7 +134,7 @@ export function judgeNetworkPolicies(
   const names = objects.map(({ metadata }) => metadata.name);
   const notes = [
     `${names.join(" and ")} ${names.length === 1 ? "is" : "are"} applied, and ${names.length === 1 ? "binds" : "bind"} where the network plugin enforces NetworkPolicies`,
-    ...(proxy === "Enabled" && hostNetwork ? [unbound] : []),
+    ...(proxy === "Enabled" && !names.includes(childName.fleet(policy.metadata.name)) ? [unbound] : []),
     ...(senders === "Enabled" && hostNetwork && nodes === undefined
       ? ["nodes are not watched: senders reach proxies where they stand now"]
       : []),

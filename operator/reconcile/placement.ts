@@ -2,6 +2,7 @@ import { parseAddress } from "../../proxy/policy/cidr.ts";
 import type { EgressPolicy } from "../api/egresspolicy.ts";
 import { ANNOTATION } from "../api/names.ts";
 import type { Node } from "../api/objects.ts";
+import type { KubeObject } from "../kube/resource.ts";
 import type { Facts } from "./facts.ts";
 import { isSelected } from "./nodes.ts";
 import { isOpen } from "./proxy-status.ts";
@@ -21,15 +22,15 @@ export interface Placement {
 /** Types of node addresses that are addresses (core/v1 NodeAddress). */
 const ADDRESS_TYPES = ["InternalIP", "ExternalIP"];
 
-const annotated = ({ metadata }: Node): string[] =>
+const annotated = ({ metadata }: KubeObject): string[] =>
   (metadata.annotations?.[ANNOTATION.addresses] ?? "")
     .split(",")
     .map((text) => text.trim())
     .filter((text) => text !== "");
 
-/** Addresses of a node that its kubelet does not list: whoever runs the node says so. */
-export function annotatedAddresses(node: Node): string[] {
-  return annotated(node)
+/** Addresses that an annotation names: of a node those that its kubelet does not list, of a shared fleet all that it has. */
+export function annotatedAddresses(object: KubeObject): string[] {
+  return annotated(object)
     .filter((text) => parseAddress(text) !== null)
     .map(canonical);
 }
@@ -75,14 +76,14 @@ function affinityTo({ nodes, avoid }: Placement): object | undefined {
 }
 
 /** Whether a slot's proxy has its address where it is, or may have it soon: then it is left there. */
-function isAtHome({ proxies, children }: Facts, { slot, nodes }: Placement, deployment: string): boolean {
+function isAtHome({ proxies, children }: Facts, spec: Spec, { slot, nodes }: Placement, deployment: string): boolean {
   const standing = children.deployments.get(deployment)?.metadata.annotations;
   if (standing?.[ANNOTATION.source] !== slot.source) return false;
   return proxies.some(({ slot: id, leaving, node, ready, status, asked }) => {
     if (id !== slot.id || leaving || node === undefined) return false;
     const bound = status?.sources.some((one) => one.address === slot.source && one.assigned) ?? false;
     // Who serves is left alone, whoever lists its address: that may be a slip. Who was not asked yet may serve.
-    if (!asked || (bound && isOpen(status))) return true;
+    if (!asked || (bound && isOpen(status, spec))) return true;
     return (bound || ready) && (nodes.length === 0 || nodes.includes(node));
   });
 }
@@ -90,6 +91,6 @@ function isAtHome({ proxies, children }: Facts, { slot, nodes }: Placement, depl
 /** The node affinity of a slot. A change of it is a new pod: what nodes list is no reason for one while the proxy serves. */
 export function affinityOf(facts: Facts, spec: Spec, slot: Slot, deployment: string): object | undefined {
   const placement = placementsOf(facts.nodes ?? [], spec).find((one) => one.slot.id === slot.id)!;
-  if (!isAtHome(facts, placement, deployment)) return affinityTo(placement);
+  if (!isAtHome(facts, spec, placement, deployment)) return affinityTo(placement);
   return facts.children.deployments.get(deployment)?.spec?.template?.spec?.affinity?.nodeAffinity;
 }

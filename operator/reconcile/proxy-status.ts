@@ -1,6 +1,18 @@
 import type { EgressPolicy } from "../api/egresspolicy.ts";
 import type { Pod } from "../api/objects.ts";
 
+/** What it says of one way out. Times are RFC 3339. */
+interface ProofStatus {
+  way: string;
+  verified: boolean;
+  expected: string[];
+  observed: string[];
+  provenAt: string | null;
+  checkedAt: string | null;
+  /** Of the last round: also where one echo URL failed and another one gave the proof. */
+  error: string | null;
+}
+
 /** What `/status` of a proxy says, as far as the operator looks. */
 export interface ProxyStatus {
   /** Hash of the policy in force; null: none. */
@@ -10,7 +22,7 @@ export interface ProxyStatus {
   ready: boolean;
   sources: { address: string; assigned: boolean }[];
   /** One for each way out: a source address, or a family. Empty: nothing is verified. */
-  proofs: { way: string; verified: boolean; expected: string[]; observed: string[]; error: string | null }[];
+  proofs: ProofStatus[];
 }
 
 /** One proxy of a fleet, as its pod and its own answer say. */
@@ -67,6 +79,8 @@ export function readProxyStatus(body: string): ProxyStatus {
       verified: flag(proof.verified, "verification.verified"),
       expected: texts(proof.expected, "verification.expected"),
       observed: texts(proof.observed, "verification.observed"),
+      provenAt: textOrNull(proof.provenAt, "verification.provenAt"),
+      checkedAt: textOrNull(proof.checkedAt, "verification.checkedAt"),
       error: textOrNull(proof.error, "verification.error"),
     })),
   };

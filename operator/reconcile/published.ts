@@ -42,7 +42,7 @@ export function noLongerUsed(spec: EgressPolicy["spec"], before: Published["json
     .filter(({ phase }) => phase !== "Pending")
     .map(({ address }) => canonical(address));
   const kept = new Set([...used, ...before.pending]);
-  return [...before.ipv4, ...before.ipv6].map(canonical).filter((address) => !kept.has(address));
+  return [...new Set([...before.ipv4, ...before.ipv6].map(canonical))].filter((address) => !kept.has(address));
 }
 
 /**
@@ -56,7 +56,8 @@ export function stillUsed(
   hash: string,
 ): string[] {
   const late = proxies.some(({ pod, status }) => pod.status?.phase === "Running" && status?.hash !== hash);
-  const own = new Set(proxies.flatMap(({ ips }) => ips));
+  // On nodes' networks these are the nodes' addresses, whatever is bound.
+  const own = new Set(proxies.filter(({ pod }) => pod.spec?.hostNetwork !== true).flatMap(({ ips }) => ips));
   return noLongerUsed(spec, before).filter((address) => late || own.has(address));
 }
 

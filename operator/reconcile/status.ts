@@ -92,10 +92,12 @@ function verified(proxies: readonly ProxyFacts[], spec: Spec): Finding {
     return no(REASON.unproven, `not proven: ${podsOf(unproven)}${error ? ` (${error})` : ""}`);
   }
   if (ready.length === 0) return unknown(REASON.noProxy, "no proxy is ready");
-  const silent = ready.filter(({ status }) => status?.proofs.some((proof) => proof.error !== null));
+  const isSilent = ({ provenAt, checkedAt }: { provenAt: string | null; checkedAt: string | null }) =>
+    checkedAt !== provenAt;
+  const silent = ready.filter(({ status }) => status?.proofs.some(isSilent));
   if (silent.length > 0) {
-    const error = silent[0]!.status?.proofs.find((proof) => proof.error !== null)?.error;
-    return yes(REASON.stale, `the last proof holds, but echo URLs give no answer: ${podsOf(silent)} (${error})`);
+    const error = silent[0]!.status?.proofs.find(isSilent)?.error;
+    return yes(REASON.stale, `the last proof holds, but no echo URL gives an answer: ${podsOf(silent)} (${error})`);
   }
   return yes(REASON.verified, `every ready proxy leaves from a published address`);
 }

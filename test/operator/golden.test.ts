@@ -35,8 +35,15 @@ interface Input {
   grants?: unknown[];
   blockedCIDRs?: string[];
   nodes?: (Partial<Node> & { name: string } & Pick<ObjectMeta, "labels" | "annotations">)[];
-  /** Deployments that stand there; `address`: that of a slot. */
-  deployments?: { address?: string; status?: Deployment["status"]; holder?: string; hpa?: boolean }[];
+  /** Deployments that stand there; `address`: that of a slot, `addresses`: those of a shared fleet. */
+  deployments?: {
+    address?: string;
+    source?: string;
+    addresses?: string;
+    status?: Deployment["status"];
+    holder?: string;
+    hpa?: boolean;
+  }[];
   /** The published list of before. */
   published?: object;
   /** `status.hash: wanted` stands for the hash of the document. */
@@ -86,7 +93,11 @@ function factsOf(input: Input): Facts {
       metadata: {
         name: entry.address === undefined ? childName.fleet(name) : childName.slot(name, slot),
         labels: { [LABEL.slot]: slot },
-        ...(entry.address === undefined ? {} : { annotations: { [ANNOTATION.address]: entry.address } }),
+        annotations: {
+          ...(entry.address && { [ANNOTATION.address]: entry.address }),
+          ...(entry.source && { [ANNOTATION.source]: entry.source }),
+          ...(entry.addresses && { [ANNOTATION.addresses]: entry.addresses }),
+        },
         managedFields,
       },
       spec: { replicas: entry.status?.replicas ?? 1 },

@@ -283,7 +283,7 @@ test("/metrics has the names that dashboards know, and no label carries a host",
   await operator.untilLeading();
   await applyPolicy(plane, NS, "measured", deny("secret-customer.example"));
   await untilCondition(plane, NS, "measured", "Programmed", "True");
-  const condition = `outrider_operator_policy_condition{namespace="${NS}",policy="measured",type="Programmed",status="True"} 1`;
+  const condition = `outrider_operator_policy_condition{namespace="${NS}",policy="measured",type="Programmed",status="True",reason="Programmed"} 1`;
   let text = "";
   for (const began = Date.now(); !text.includes(condition); await sleep(100)) {
     assert.ok(Date.now() - began < EXPIRED_MS, `${condition} is not in ${text}`);

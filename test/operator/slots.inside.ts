@@ -321,7 +321,8 @@ test("a running policy changes its provider: the old fleet serves until the new 
     "the slot goes",
   );
   await untilCondition(plane, NS, "switched", "Ready", "True");
-  assert.equal(await plane.get(`/api/v1/namespaces/${NS}/services/${slot}`), undefined);
+  // When its proxy has ended.
+  await plane.until(`/api/v1/namespaces/${NS}/services/${slot}`, (found) => found === undefined, "its Service goes");
   watching = false;
   await watch;
   assert.ok(!looks.includes(""), `behind the client Service, one after the other: ${looks.join(" → ")}`);

@@ -28,7 +28,9 @@ export function packSpec(spec: EgressPolicy["spec"]): Buffer {
 /** A spec out of a ConfigMap's binaryData. @throws Error on anything that was not packed here */
 export function unpackSpec(text: string): EgressPolicy["spec"] {
   const packed = gunzipSync(Buffer.from(text, "base64"), { maxOutputLength: MAX_SPEC_BYTES });
-  return JSON.parse(packed.toString("utf8")) as EgressPolicy["spec"];
+  const spec = JSON.parse(packed.toString("utf8")) as EgressPolicy["spec"] | null;
+  if (spec === null || typeof spec !== "object") throw new Error(`${SPEC_KEY} holds no spec`);
+  return spec;
 }
 
 /** Bytes that the ConfigMap of an accepted policy holds. */

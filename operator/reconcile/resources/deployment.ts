@@ -1,7 +1,7 @@
 import type { EgressPolicy } from "../../api/egresspolicy.ts";
 import { ANNOTATION, childName, DOCUMENT_KEY, LABEL } from "../../api/names.ts";
 import type { KubeObject } from "../../kube/resource.ts";
-import { SHARED, type Slot } from "../slots.ts";
+import { SHARED, type Slot, slotsOf } from "../slots.ts";
 import { childMeta, podLabels, podSelector } from "./meta.ts";
 
 /** What the operator's configuration and the provider add to a policy. */
@@ -140,6 +140,15 @@ function strategy({ slot, eager }: ProxyPods): object {
   return { type: "Recreate" };
 }
 
+/** What the proxies send from, for the time when the spec says something else. */
+function addressAnnotations(spec: EgressPolicy["spec"], slot: Slot | undefined): object {
+  if (slot !== undefined) {
+    return { annotations: { [ANNOTATION.address]: slot.address, [ANNOTATION.source]: slot.source } };
+  }
+  const all = slotsOf(spec).map(({ address }) => address);
+  return all.length === 0 ? {} : { annotations: { [ANNOTATION.addresses]: all.join(",") } };
+}
+
 /** The proxies of a policy, or of one of its slots. */
 export function proxyDeployment(policy: EgressPolicy, spec: EgressPolicy["spec"], pods: ProxyPods): KubeObject {
   const slot = pods.slot?.id ?? SHARED;
@@ -153,9 +162,7 @@ export function proxyDeployment(policy: EgressPolicy, spec: EgressPolicy["spec"]
     kind: "Deployment",
     metadata: {
       ...childMeta(policy, name, { [LABEL.slot]: slot }),
-      ...(pods.slot === undefined
-        ? {}
-        : { annotations: { [ANNOTATION.address]: pods.slot.address, [ANNOTATION.source]: pods.slot.source } }),
+      ...addressAnnotations(spec, pods.slot),
     },
     spec: {
       ...(pods.replicas === undefined ? {} : { replicas: pods.replicas }),
