@@ -289,12 +289,19 @@ const kubeVIP = (address: string) => ({
   proxy: { nodeSelector: { role: "egress" } },
 });
 
-test("proxies that move to nodes' networks: theirs goes, since none binds there", { skip }, async () => {
+test("proxies that move to nodes' networks: theirs binds the old ones as long as they run, and goes with them", {
+  skip,
+}, async () => {
   const ns = "moved";
   await makeNamespace(plane, ns);
   await applyPolicy(plane, ns, "webhooks", {});
   await applied(ns);
   await applyPolicy(plane, ns, "webhooks", kubeVIP("203.0.113.20"));
+  // No node takes the slot, so the old fleet stays.
+  await untilCondition(plane, ns, "webhooks", "Programmed", "False", "NotEnoughNodes");
+  const policy = await untilCondition(plane, ns, "webhooks", "NetworkPolicyApplied", "True");
+  assert.match(conditionOf(policy, "NetworkPolicyApplied")!.message, /^webhooks-egress is applied, and binds where/);
+  await plane.delete(`/apis/apps/v1/namespaces/${ns}/deployments/webhooks-egress`);
   await untilCondition(plane, ns, "webhooks", "NetworkPolicyApplied", "Unknown", "HostNetwork");
   await gone(ns, PROXY);
 });
