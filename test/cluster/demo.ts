@@ -231,7 +231,8 @@ async function demo(): Promise<void> {
 async function demoInside(): Promise<number> {
   const missing = namespaceMissing() ?? clusterMissing();
   if (missing !== null) {
-    console.error(`make demo: ${missing}; or name a context of your kubeconfig: make demo DEMO_CONTEXT=…`);
+    const mend = process.getuid?.() === 0 ? "" : " (sudo make demo)";
+    console.error(`make demo: ${missing}${mend}; or name a context of your kubeconfig: make demo DEMO_CONTEXT=…`);
     return 2;
   }
   const inside = 'ip link set lo up && exec "$@"';
