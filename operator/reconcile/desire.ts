@@ -37,6 +37,8 @@ export interface Desired {
   removals: KubeObject[];
   /** Deployments of slots that are changed after others. */
   waiting: string[];
+  /** Proxies of what served before that have not ended. */
+  former: readonly ProxyFacts[];
   networkPolicies: NetworkPolicies;
 }
 
@@ -103,15 +105,15 @@ export function desire(
   const slots = wantedSlots(spec, provider);
   const before = publishedBefore(children.configMaps.get(childName.published(policy.metadata.name)));
   const used = new Set(slotsOf(spec).map(({ address }) => address));
-  const leaving = [
+  const stillSent = [
     ...former.leaving.map(({ address }) => address).filter((address) => !used.has(address)),
     ...stillUsed(spec, before, facts.proxies, accepted.hash),
-  ];
+  ].sort();
   const deployments = slots.map((slot) => stamp(deploymentOf(policy, spec, provider, slot, facts, options)));
   const later = provider.slots ? waiting(facts, deployments, spec) : new Set<string>();
   const objects = [
     ...[
-      publishedConfigMap(policy, publish(spec, leaving, before, new Date(facts.now).toISOString())),
+      publishedConfigMap(policy, publish(spec, stillSent, before, new Date(facts.now).toISOString())),
       documentConfigMap(policy, accepted),
       proxyAccount(policy),
       clientService(policy, spec, provider),
@@ -128,7 +130,10 @@ export function desire(
     names.add(`${RESOURCE.networkPolicy.kind}/${childName.senders(policy.metadata.name)}`);
   }
   // Also what gives an ending proxy its address.
-  const kept = new Set([...stay.map(({ metadata }) => metadata.labels?.[LABEL.slot]), ...running]);
+  const kept = new Set([
+    ...stay.map(({ metadata }) => metadata.labels?.[LABEL.slot]),
+    ...running.map(({ slot }) => slot),
+  ]);
   const standing = [...children.configMaps.values(), ...children.services.values(), ...children.others];
   const removals = [
     ...standing.filter(
@@ -141,6 +146,7 @@ export function desire(
     objects: objects.filter(({ kind, metadata }) => kind !== "Deployment" || !later.has(metadata.name)),
     removals,
     waiting: [...later],
+    former: running,
     networkPolicies: guards,
   };
 }

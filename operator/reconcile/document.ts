@@ -42,7 +42,7 @@ export function withFormer(spec: EgressPolicy["spec"], { leaving, machine }: For
   };
   const own = (spec.staticIPs ?? []).map((ip) => ({ ...ip, ...bound(canonical(ip.address)) }));
   const known = new Set(own.map(({ address }) => canonical(address)));
-  const others = [...sources.keys()].filter((address) => !known.has(address));
+  const others = [...sources.keys()].filter((address) => !known.has(address)).sort();
   const all = [...own, ...others.map((address) => ({ address, ...bound(address), phase: "Retiring" as const }))];
   // A proxy that binds a source is proven by that, whatever the phase.
   const staticIPs = all.map((ip) =>

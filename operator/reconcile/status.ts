@@ -33,6 +33,8 @@ export interface Verdict {
   stands: Refusal | undefined;
   /** Deployments of slots that are changed after others. */
   waiting: readonly string[];
+  /** Proxies of what served before that have not ended. */
+  former: readonly ProxyFacts[];
   /** Of the desired ones; undefined where nothing is reconciled. */
   networkPolicies: NetworkPolicies | undefined;
   clusterDomain: string;
@@ -45,7 +47,7 @@ const nothing = "no spec was accepted yet";
 
 const podsOf = (proxies: readonly ProxyFacts[]) => named(proxies.map(({ pod }) => pod));
 
-function programmed(facts: Facts, { effective, applied, stands, waiting }: Verdict): Finding {
+function programmed(facts: Facts, { effective, applied, stands, waiting, former }: Verdict): Finding {
   if (stands !== undefined) {
     return no(
       REASON.notAccepted,
@@ -62,6 +64,7 @@ function programmed(facts: Facts, { effective, applied, stands, waiting }: Verdi
   if (waiting.length > 0) {
     return no(REASON.progressing, `slots are changed one after the other; ${waiting.length} wait`);
   }
+  if (former.length > 0) return no(REASON.progressing, `what served before has not ended: ${podsOf(former)}`);
   return yes(REASON.programmed, "all objects are applied");
 }
 
@@ -192,7 +195,10 @@ export function judge(facts: Facts, verdict: Verdict): EgressPolicyStatus {
     });
     // That one leaves from a wrong address is worse than that another one does not leave.
     const order = unbound && findings.EgressIPVerified.reason !== REASON.mismatch ? BLOCKING_UNBOUND : BLOCKING;
-    const blocking = order.find((type) => type !== "Ready" && findings[type].status === "False");
+    const isBlocking = (type: ConditionType) => type !== "Ready" && findings[type].status === "False";
+    // That something goes on is the least of what there is to say.
+    const goesOn = (type: ConditionType) => type === "Programmed" && findings[type].reason === REASON.progressing;
+    const blocking = order.find((type) => isBlocking(type) && !goesOn(type)) ?? order.find(isBlocking);
     if (blocking === undefined || blocking === "Ready") return yes(REASON.ready, "the fleet serves this policy");
     const { reason, message } = findings[blocking];
     return no(reason, `${blocking}: ${message}`);

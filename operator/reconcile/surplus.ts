@@ -2,6 +2,7 @@ import type { EgressPolicy } from "../api/egresspolicy.ts";
 import { ANNOTATION, childName, LABEL } from "../api/names.ts";
 import { type Deployment, isUnschedulable } from "../api/objects.ts";
 import type { Provider } from "../providers/provider.ts";
+import { isRolledOut } from "./availability.ts";
 import type { Former, Leaving } from "./document.ts";
 import type { Facts } from "./facts.ts";
 import { annotatedAddresses, placementsOf } from "./placement.ts";
@@ -19,8 +20,8 @@ export interface Surplus {
   /** Those that serve until others do. */
   stay: Deployment[];
   former: Former;
-  /** Slots whose proxies run although they are not wanted, {@link SHARED} among them. */
-  running: ReadonlySet<string>;
+  /** Proxies that run although they are not wanted: of what stays, and such as end. */
+  running: readonly ProxyFacts[];
 }
 
 const slotOf = ({ metadata }: Deployment): string => metadata.labels?.[LABEL.slot] ?? "";
@@ -35,7 +36,11 @@ export function surplusOf(facts: Facts, spec: Spec, provider: Provider): Surplus
   const slots = wantedSlots(spec, provider);
   const wanted = new Set(slots.map((slot) => slot?.id ?? SHARED));
   const extra = [...facts.children.deployments.values()].filter((deployment) => !wanted.has(slotOf(deployment)));
-  const ready = slots.every((slot) => slot?.retiring || serves(slot?.id ?? SHARED, facts.proxies, spec));
+  const ready = slots.every((slot) => {
+    if (slot !== undefined) return slot.retiring || serves(slot.id, facts.proxies, spec);
+    const fleet = facts.children.deployments.get(childName.fleet(facts.policy.metadata.name));
+    return fleet !== undefined && isRolledOut(fleet) && serves(SHARED, facts.proxies, spec);
+  });
   // A new slot that finds no node would wait for ever for the one that an old slot has.
   const stuck = facts.proxies.filter((proxy) => wanted.has(proxy.slot) && isUnschedulable(proxy.pod));
   const inTheWay = extra.find((deployment) =>
@@ -44,12 +49,12 @@ export function surplusOf(facts: Facts, spec: Spec, provider: Provider): Surplus
   const go = extra.filter((deployment) => ready || deployment === inTheWay);
   const stay = extra.filter((deployment) => !go.includes(deployment));
   // One that ends serves on for a while.
-  const ending = facts.proxies.filter(({ slot, pod }) => !wanted.has(slot) && pod.status?.phase === "Running");
+  const running = facts.proxies.filter(({ slot, pod }) => !wanted.has(slot) && pod.status?.phase === "Running");
   return {
     go,
     stay,
-    former: formerOf(facts, spec, provider, stay, ending),
-    running: new Set(ending.map(({ slot }) => slot)),
+    former: formerOf(facts, spec, provider, stay, running),
+    running,
   };
 }
 
@@ -88,16 +93,16 @@ function sourceOf({ pod }: ProxyFacts): string | undefined {
   return source === undefined ? undefined : canonical(source.slice(SOURCE.length));
 }
 
-/** `ending`: proxies whose Deployment is gone or goes: what they send from, the published list alone still tells. */
+/** What proxies send from whose Deployment is gone or goes, the published list alone still tells. */
 function formerOf(
   { policy, children }: Facts,
   spec: Spec,
   provider: Provider,
   stay: readonly Deployment[],
-  ending: readonly ProxyFacts[],
+  running: readonly ProxyFacts[],
 ): Former {
   const said = stay.flatMap(addressesOf);
-  const unsaid = ending.filter(({ slot }) => !stay.some((deployment) => slotOf(deployment) === slot));
+  const unsaid = running.filter(({ slot }) => !stay.some((deployment) => slotOf(deployment) === slot));
   const before = publishedBefore(children.configMaps.get(childName.published(policy.metadata.name)));
   const others = noLongerUsed(spec, before).flatMap((address): Leaving[] => {
     const proxy = unsaid.find(({ slot }) => slot === SHARED || slot === slotId(address));

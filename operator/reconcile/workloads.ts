@@ -58,12 +58,14 @@ export function judgeWorkloads(
   const ignoring = by.missed.filter(({ pod }) => mayIgnoreProxy(pod) !== undefined);
   const missed = by.missed.filter((one) => !ignoring.includes(one));
   const lacking = (reason: Finding["reason"], message: string): Workloads => ({
-    finding: no(reason, `${summary} pods send through the proxies; ${message}`),
+    finding: no(reason, `${summary} pods ${message}`),
     summary,
   });
-  if (missed.length > 0) return lacking(REASON.missed, whyMissed(missed));
-  if (by.stale.length > 0)
-    return lacking(REASON.outdated, `injected by older settings: ${podsOf(by.stale)}; make them anew`);
+  if (missed.length > 0) return lacking(REASON.missed, `send through the proxies; ${whyMissed(missed)}`);
+  if (by.stale.length > 0) {
+    const older = `have what is injected now; older settings: ${podsOf(by.stale)}; make them anew`;
+    return lacking(REASON.outdated, older);
+  }
   if (ignoring.length > 0) {
     const message = `${podsOf(ignoring)}: ${mayIgnoreProxy(ignoring[0]!.pod)}`;
     return { finding: unknown(REASON.mayIgnoreProxy, message), summary };

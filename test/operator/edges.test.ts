@@ -149,11 +149,10 @@ test("names at their limits: everything that is made from them exists", { skip }
   assert.equal(policy.status!.endpoint!.host, `${LONG_NAME}-egress.${LONG_NS}.svc.cluster.local`);
   const addresses = ["203.0.113.1", "203.0.113.2"];
   await applyPolicy(plane, LONG_NS, LONG_NAME, kubeVIP(addresses));
-  await untilCondition(plane, LONG_NS, LONG_NAME, "Programmed", "True");
   for (const address of addresses) {
     const name = `${LONG_NAME}-egress-${slotId(address)}`;
     for (const kind of ["Deployment", "Service"] as const) {
-      assert.ok(await plane.get(pathOf(kind, LONG_NS, name)), `${kind} ${name}`);
+      await plane.until(pathOf(kind, LONG_NS, name), (found) => found !== undefined, `${kind} ${name}`);
     }
     const pods = await plane.until<{ items: Pod[] }>(
       `${folderOf("Pod", LONG_NS)}?labelSelector=egress.outrider.dev/slot=${slotId(address)}`,
@@ -162,6 +161,10 @@ test("names at their limits: everything that is made from them exists", { skip }
     );
     assert.equal(pods!.items[0]!.metadata.labels!["egress.outrider.dev/fleet"], LONG_NAME);
   }
+  // No proxy answers here: what served before has to stay.
+  const exchanged = await untilCondition(plane, LONG_NS, LONG_NAME, "Programmed", "False", "Progressing");
+  assert.match(conditionOf(exchanged, "Programmed")!.message, /^what served before has not ended: /);
+  assert.ok(await plane.get(pathOf("Deployment", LONG_NS, `${LONG_NAME}-egress`)));
   for (const name of [`${LONG_NAME}p`, "a.b", "1a", "a-"]) {
     const { status, body } = await plane.request<{ message: string }>(
       "POST",

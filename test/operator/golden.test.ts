@@ -188,6 +188,7 @@ function outputOf(input: Input): object {
     applied: { problem: input.problem, networkPolicy: input.networkPolicy },
     stands,
     waiting: desired?.waiting ?? [],
+    former: desired?.former ?? [],
     networkPolicies: desired?.networkPolicies,
     clusterDomain: "cluster.local",
   });

@@ -205,7 +205,7 @@ test("pods of older settings, and pods from before, are counted and named", asyn
   const outdated = await untilCondition(plane, NS, "webhooks", "WorkloadsInjected", "False", "Outdated");
   assert.match(
     conditionOf(outdated, "WorkloadsInjected")!.message,
-    /^0\/4 pods send through the proxies; injected by older settings: agent-.*; make them anew$/,
+    /^0\/4 pods have what is injected now; older settings: agent-.*; make them anew$/,
   );
   assert.equal(conditionOf(outdated, "Ready")!.status, "True");
   for (const name of ["agent", "server"]) await plane.kubectl(["rollout", "restart", "-n", NS, `deployment/${name}`]);
