@@ -140,6 +140,25 @@ test("a fleet goes for a slot that finds no node only if it takes ports of nodes
   assert.deepEqual(slotsOnly.go, [`d-${slotId("203.0.113.21")}`]);
 });
 
+test("slots go for a shared fleet only when it is rolled out whole: a pod of one that was before is none of its own", () => {
+  const open = { hash: "sha256:1", policyError: null, ready: true, sources: [], proofs: [] };
+  const proxies = [{ ...proxy(SHARED), status: open }, proxy(slotId(NEW))];
+  const fleet = (status: NonNullable<Deployment["status"]>): Deployment => ({
+    ...shared,
+    metadata: { ...shared.metadata, name: childName.fleet("webhooks"), generation: 2 },
+    spec: { ...shared.spec!, replicas: 2 },
+    status,
+  });
+  const all = { replicas: 2, updatedReplicas: 2, availableReplicas: 2 };
+  const gone = (status: NonNullable<Deployment["status"]>) =>
+    exchange(external, [fleet(status), slot], proxies, list([NEW])).go;
+  assert.deepEqual(gone({}), []);
+  assert.deepEqual(gone({ ...all, observedGeneration: 1 }), []);
+  assert.deepEqual(gone({ ...all, observedGeneration: 2, availableReplicas: 1 }), []);
+  assert.deepEqual(gone({ ...all, observedGeneration: 2, replicas: 3 }), []);
+  assert.deepEqual(gone({ ...all, observedGeneration: 2 }), [slot.metadata.name]);
+});
+
 test("pods that have ended, such as evicted ones, are no proxies", () => {
   const pod = (name: string, phase: string) =>
     ({ apiVersion: "v1", kind: "Pod", metadata: { name, namespace: "convoy", uid: name }, status: { phase } }) as Pod;
