@@ -47,23 +47,28 @@ const around = () => ({
   blockedCIDRs: [],
   now: 0,
 });
-const packed = (spec: Spec) => packSpec(spec).toString("base64");
 
 for (const [about, policy, world, spec, refused] of [
-  ["the one that was accepted before", policyOf("False", 2), worldWith(packed(accepted)), accepted, true],
-  ["the newest where it is accepted", policyOf("True", 2), worldWith(packed(accepted)), newest, false],
-  ["the newest where nobody judged it yet", policyOf("False", 1), worldWith(packed(accepted)), newest, false],
+  ["the one that was accepted before", policyOf("False", 2), worldWith(packSpec(accepted)), accepted, true],
+  ["the newest where it is accepted", policyOf("True", 2), worldWith(packSpec(accepted)), newest, false],
+  ["the newest where nobody judged it yet", policyOf("False", 1), worldWith(packSpec(accepted)), newest, false],
   ["the newest where none was accepted", policyOf("False", 2), worldWith(undefined), newest, true],
   [
     "the one that its fleet runs where its grant was taken back",
     policyOf("False", 2),
-    worldWith(packed(ungranted)),
+    worldWith(packSpec(ungranted)),
     ungranted,
     true,
   ],
-  ["the newest where what is kept is refused as well", policyOf("False", 2), worldWith(packed(forged)), newest, true],
+  ["the newest where what is kept is refused as well", policyOf("False", 2), worldWith(packSpec(forged)), newest, true],
   ["the newest where what is kept cannot be read", policyOf("False", 2), worldWith("bm90aGluZw=="), newest, true],
-  ["the newest where the ConfigMap is another's", policyOf("False", 2), worldWith(packed(accepted), "x"), newest, true],
+  [
+    "the newest where the ConfigMap is another's",
+    policyOf("False", 2),
+    worldWith(packSpec(accepted), "x"),
+    newest,
+    true,
+  ],
 ] as const) {
   test(`pods are injected by ${about}`, () => {
     const found = inForce(world, policy, around);

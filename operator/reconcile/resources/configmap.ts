@@ -16,13 +16,13 @@ export interface Accepted {
   /** The bytes that proxies load, and their hash. */
   document: string;
   hash: string;
-  /** The spec that it came from, gzipped: what is reconciled while a newer one is invalid. */
-  spec: Buffer;
+  /** The spec that it came from, gzipped, in base64: what is reconciled while a newer one is invalid. */
+  spec: string;
 }
 
-/** A spec as it is kept. Equal input, equal bytes. */
-export function packSpec(spec: EgressPolicy["spec"]): Buffer {
-  return gzipSync(JSON.stringify(spec), { level: 9 });
+/** A spec as it is kept. Equal input, equal text: a Buffer of a few bytes would keep 64 KiB of Node's pool alive. */
+export function packSpec(spec: EgressPolicy["spec"]): string {
+  return gzipSync(JSON.stringify(spec), { level: 9 }).toString("base64");
 }
 
 /** A spec out of a ConfigMap's binaryData. @throws Error on anything that was not packed here */
@@ -35,7 +35,7 @@ export function unpackSpec(text: string): EgressPolicy["spec"] {
 
 /** Bytes that the ConfigMap of an accepted policy holds. */
 export function configMapBytes({ document, spec }: Accepted): number {
-  return Buffer.byteLength(document) + spec.length;
+  return Buffer.byteLength(document) + Buffer.byteLength(spec, "base64");
 }
 
 /** The ConfigMap that proxies mount: only its document. */
@@ -46,7 +46,7 @@ export function documentConfigMap(policy: EgressPolicy, accepted: Accepted): Con
     kind: "ConfigMap",
     metadata: { ...metadata, annotations: { [ANNOTATION.hash]: accepted.hash } },
     data: { [DOCUMENT_KEY]: accepted.document },
-    binaryData: { [SPEC_KEY]: accepted.spec.toString("base64") },
+    binaryData: { [SPEC_KEY]: accepted.spec },
   };
 }
 
