@@ -25,7 +25,7 @@ interface Proof {
   error: string | null;
 }
 
-/** What `/status` shows of one way. */
+/** What `/status` shows of one way. Times are RFC 3339. */
 export interface ProofStatus {
   way: string;
   family: 4 | 6;
@@ -34,6 +34,7 @@ export interface ProofStatus {
   observed: string[];
   provenAt: string | null;
   checkedAt: string | null;
+  /** Of the last round: also where one echo URL failed and another one gave the proof. */
   error: string | null;
 }
 

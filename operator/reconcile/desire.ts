@@ -18,7 +18,7 @@ import { fleetBudget } from "./resources/pdb.ts";
 import { clientService } from "./resources/service.ts";
 import { proxyAccount } from "./resources/serviceaccount.ts";
 import { serves } from "./serving.ts";
-import { type Slot, slotsOf } from "./slots.ts";
+import { lastingSlots, type Slot, usedAddresses } from "./slots.ts";
 import { type Surplus, wantedSlots } from "./surplus.ts";
 
 /** What the operator's own configuration says of proxy pods. */
@@ -38,7 +38,7 @@ export interface Desired {
   /** Deployments of slots that are changed after others. */
   waiting: string[];
   /** Proxies of what served before that have not ended. */
-  former: readonly ProxyFacts[];
+  formerProxies: readonly ProxyFacts[];
   networkPolicies: NetworkPolicies;
 }
 
@@ -85,9 +85,8 @@ function waiting(facts: Facts, deployments: readonly KubeObject[], spec: EgressP
     return [{ object, changes: applied !== object.metadata.annotations?.[ANNOTATION.applied] }];
   });
   const changing = inService.filter(({ changes }) => changes).map(({ object }) => object.metadata.name);
-  const lasting = new Set(slotsOf(spec).flatMap(({ id, retiring }) => (retiring ? [] : [id])));
   const served = new Set(inService.map(({ object }) => object.metadata.labels?.[LABEL.slot]));
-  const all = [...lasting].every((slot) => served.has(slot));
+  const all = [...lastingSlots(spec)].every((slot) => served.has(slot));
   return new Set(all ? changing.slice(1) : changing);
 }
 
@@ -104,7 +103,7 @@ export function desire(
   const guards = networkPolicies(facts, withFormer(spec, former), provider, options.adminFrom);
   const slots = wantedSlots(spec, provider);
   const before = publishedBefore(children.configMaps.get(childName.published(policy.metadata.name)));
-  const used = new Set(slotsOf(spec).map(({ address }) => address));
+  const used = new Set(usedAddresses(spec));
   const stillSent = [
     ...former.leaving.map(({ address }) => address).filter((address) => !used.has(address)),
     ...stillUsed(spec, before, facts.proxies, accepted.hash),
@@ -146,7 +145,7 @@ export function desire(
     objects: objects.filter(({ kind, metadata }) => kind !== "Deployment" || !later.has(metadata.name)),
     removals,
     waiting: [...later],
-    former: running,
+    formerProxies: running,
     networkPolicies: guards,
   };
 }

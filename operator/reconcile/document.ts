@@ -30,6 +30,7 @@ export interface Former {
   machine: ReadonlySet<string> | undefined;
 }
 
+/** Nothing gives way. */
 export const NO_FORMER: Former = { leaving: [], machine: undefined };
 
 /** The spec with what is leaving as Retiring: its proxies still have to be proven by it, and nobody may reach it. */

@@ -191,9 +191,9 @@ export class PolicyReconciler {
     if (facts.proxies.some(({ asked }) => !asked)) return { result: "requeue", afterMs: UNASKED_MS };
     const { clusterDomain } = this.#options;
     const waiting = desired?.waiting ?? [];
-    const former = desired?.former ?? [];
+    const formerProxies = desired?.formerProxies ?? [];
     const networkPolicies = desired?.networkPolicies;
-    const verdict = { refusal, effective, applied, stands, waiting, former, networkPolicies, clusterDomain };
+    const verdict = { refusal, effective, applied, stands, waiting, formerProxies, networkPolicies, clusterDomain };
     const status = judge({ ...facts, children }, verdict);
     await this.#writeStatus(facts.policy, status);
     return this.#outcome(facts, effective, applied);

@@ -1,17 +1,6 @@
+import type { ProofStatus } from "../../proxy/verify.ts";
 import type { EgressPolicy } from "../api/egresspolicy.ts";
 import type { Pod } from "../api/objects.ts";
-
-/** What it says of one way out. Times are RFC 3339. */
-interface ProofStatus {
-  way: string;
-  verified: boolean;
-  expected: string[];
-  observed: string[];
-  provenAt: string | null;
-  checkedAt: string | null;
-  /** Of the last round: also where one echo URL failed and another one gave the proof. */
-  error: string | null;
-}
 
 /** What `/status` of a proxy says, as far as the operator looks. */
 export interface ProxyStatus {
@@ -22,7 +11,7 @@ export interface ProxyStatus {
   ready: boolean;
   sources: { address: string; assigned: boolean }[];
   /** One for each way out: a source address, or a family. Empty: nothing is verified. */
-  proofs: ProofStatus[];
+  proofs: Omit<ProofStatus, "family">[];
 }
 
 /** One proxy of a fleet, as its pod and its own answer say. */

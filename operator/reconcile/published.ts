@@ -2,7 +2,7 @@ import { parseAddress } from "../../proxy/policy/cidr.ts";
 import type { EgressPolicy } from "../api/egresspolicy.ts";
 import type { ConfigMap } from "../api/objects.ts";
 import type { ProxyFacts } from "./proxy-status.ts";
-import { canonical } from "./slots.ts";
+import { canonical, usedAddresses } from "./slots.ts";
 
 /** The list that webhook receivers are given. */
 export interface Published {
@@ -38,10 +38,7 @@ export function publishedBefore(configMap: ConfigMap | undefined): Published["js
 /** Addresses of the list of before that were in use, and that the spec no longer uses: it lacks them, or has them as Pending. */
 export function noLongerUsed(spec: EgressPolicy["spec"], before: Published["json"] | undefined): string[] {
   if (before === undefined) return [];
-  const used = (spec.staticIPs ?? [])
-    .filter(({ phase }) => phase !== "Pending")
-    .map(({ address }) => canonical(address));
-  const kept = new Set([...used, ...before.pending]);
+  const kept = new Set([...usedAddresses(spec), ...before.pending]);
   return [...new Set([...before.ipv4, ...before.ipv6].map(canonical))].filter((address) => !kept.has(address));
 }
 

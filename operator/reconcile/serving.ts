@@ -2,7 +2,7 @@ import type { EgressPolicy } from "../api/egresspolicy.ts";
 import { LABEL } from "../api/names.ts";
 import { type Provider, servingLabels } from "../providers/provider.ts";
 import { isOpen, type ProxyFacts } from "./proxy-status.ts";
-import { slotsOf } from "./slots.ts";
+import { lastingSlots, slotsOf } from "./slots.ts";
 
 /** Whether a slot, or a shared fleet, has a proxy that may take traffic now. */
 export function serves(slot: string, proxies: readonly ProxyFacts[], spec: EgressPolicy["spec"]): boolean {
@@ -26,7 +26,7 @@ export type ServingLabel = (typeof SERVING_LABELS)[number];
  */
 function outOfService(proxies: readonly ProxyFacts[], spec: EgressPolicy["spec"]): ReadonlySet<string> {
   const slots = slotsOf(spec);
-  const active = new Set(slots.flatMap(({ id, retiring }) => (retiring ? [] : [id])));
+  const active = lastingSlots(spec);
   const others = proxies.some(
     ({ slot, ready, status }) => active.has(slot) && ready && (status === undefined || isOpen(status, spec)),
   );

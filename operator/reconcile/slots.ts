@@ -39,3 +39,13 @@ export function slotsOf(spec: EgressPolicy["spec"]): Slot[] {
       retiring: phase === "Retiring",
     }));
 }
+
+/** The addresses that a spec uses, canonical: all but Pending ones. */
+export function usedAddresses(spec: EgressPolicy["spec"]): string[] {
+  return slotsOf(spec).map(({ address }) => address);
+}
+
+/** The slots, by id, that are to stay: all but retiring ones. */
+export function lastingSlots(spec: EgressPolicy["spec"]): ReadonlySet<string> {
+  return new Set(slotsOf(spec).flatMap(({ id, retiring }) => (retiring ? [] : [id])));
+}

@@ -8,7 +8,7 @@ import { addressStates } from "./address-states.ts";
 import { availability } from "./availability.ts";
 import type { Facts } from "./facts.ts";
 import { judgeNetworkPolicies, type NetworkPolicies } from "./network-policies.ts";
-import { isOpen, type ProxyFacts } from "./proxy-status.ts";
+import { isOpen, type ProxyFacts, type ProxyStatus } from "./proxy-status.ts";
 import { type Slot, slotsOf } from "./slots.ts";
 import { shortageOf, whyUnassigned } from "./unplaced.ts";
 import { judgeWorkloads } from "./workloads.ts";
@@ -34,7 +34,7 @@ export interface Verdict {
   /** Deployments of slots that are changed after others. */
   waiting: readonly string[];
   /** Proxies of what served before that have not ended. */
-  former: readonly ProxyFacts[];
+  formerProxies: readonly ProxyFacts[];
   /** Of the desired ones; undefined where nothing is reconciled. */
   networkPolicies: NetworkPolicies | undefined;
   clusterDomain: string;
@@ -47,7 +47,7 @@ const nothing = "no spec was accepted yet";
 
 const podsOf = (proxies: readonly ProxyFacts[]) => named(proxies.map(({ pod }) => pod));
 
-function programmed(facts: Facts, { effective, applied, stands, waiting, former }: Verdict): Finding {
+function programmed(facts: Facts, { effective, applied, stands, waiting, formerProxies }: Verdict): Finding {
   if (stands !== undefined) {
     return no(
       REASON.notAccepted,
@@ -64,7 +64,9 @@ function programmed(facts: Facts, { effective, applied, stands, waiting, former 
   if (waiting.length > 0) {
     return no(REASON.progressing, `slots are changed one after the other; ${waiting.length} wait`);
   }
-  if (former.length > 0) return no(REASON.progressing, `what served before has not ended: ${podsOf(former)}`);
+  if (formerProxies.length > 0) {
+    return no(REASON.progressing, `what served before has not ended: ${podsOf(formerProxies)}`);
+  }
   return yes(REASON.programmed, "all objects are applied");
 }
 
@@ -95,8 +97,7 @@ function verified(proxies: readonly ProxyFacts[], spec: Spec): Finding {
     return no(REASON.unproven, `not proven: ${podsOf(unproven)}${error ? ` (${error})` : ""}`);
   }
   if (ready.length === 0) return unknown(REASON.noProxy, "no proxy is ready");
-  const isSilent = ({ provenAt, checkedAt }: { provenAt: string | null; checkedAt: string | null }) =>
-    checkedAt !== provenAt;
+  const isSilent = ({ provenAt, checkedAt }: ProxyStatus["proofs"][number]) => checkedAt !== provenAt;
   const silent = ready.filter(({ status }) => status?.proofs.some(isSilent));
   if (silent.length > 0) {
     const error = silent[0]!.status?.proofs.find(isSilent)?.error;

@@ -9,7 +9,7 @@ import { annotatedAddresses, placementsOf } from "./placement.ts";
 import type { ProxyFacts } from "./proxy-status.ts";
 import { noLongerUsed, publishedBefore } from "./published.ts";
 import { serves } from "./serving.ts";
-import { canonical, SHARED, type Slot, slotId, slotsOf } from "./slots.ts";
+import { canonical, SHARED, type Slot, slotId, slotsOf, usedAddresses } from "./slots.ts";
 
 type Spec = EgressPolicy["spec"];
 
@@ -111,6 +111,6 @@ function formerOf(
   });
   const leaving = [...said, ...others];
   const shared = stay.filter((deployment) => slotOf(deployment) === SHARED).flatMap(addressesOf);
-  const machine = provider.slots ? shared.map(({ address }) => address) : slotsOf(spec).map(({ address }) => address);
+  const machine = provider.slots ? shared.map(({ address }) => address) : usedAddresses(spec);
   return { leaving, machine: leaving.length === 0 || machine.length === 0 ? undefined : new Set(machine) };
 }

@@ -188,7 +188,7 @@ function outputOf(input: Input): object {
     applied: { problem: input.problem, networkPolicy: input.networkPolicy },
     stands,
     waiting: desired?.waiting ?? [],
-    former: desired?.former ?? [],
+    formerProxies: desired?.formerProxies ?? [],
     networkPolicies: desired?.networkPolicies,
     clusterDomain: "cluster.local",
   });

@@ -1,7 +1,7 @@
 import type { EgressPolicy } from "../../api/egresspolicy.ts";
 import { ANNOTATION, childName, DOCUMENT_KEY, LABEL } from "../../api/names.ts";
 import type { KubeObject } from "../../kube/resource.ts";
-import { SHARED, type Slot, slotsOf } from "../slots.ts";
+import { SHARED, type Slot, usedAddresses } from "../slots.ts";
 import { childMeta, podLabels, podSelector } from "./meta.ts";
 
 /** What the operator's configuration and the provider add to a policy. */
@@ -145,7 +145,7 @@ function addressAnnotations(spec: EgressPolicy["spec"], slot: Slot | undefined):
   if (slot !== undefined) {
     return { annotations: { [ANNOTATION.address]: slot.address, [ANNOTATION.source]: slot.source } };
   }
-  const all = slotsOf(spec).map(({ address }) => address);
+  const all = usedAddresses(spec);
   return all.length === 0 ? {} : { annotations: { [ANNOTATION.addresses]: all.join(",") } };
 }
 
