@@ -1,6 +1,17 @@
-import type { ProofStatus } from "../../proxy/verify.ts";
 import type { EgressPolicy } from "../api/egresspolicy.ts";
 import type { Pod } from "../api/objects.ts";
+
+/** What a proxy says of one way out, as far as the operator looks. Times are RFC 3339. */
+interface ProofStatus {
+  way: string;
+  verified: boolean;
+  expected: string[];
+  observed: string[];
+  provenAt: string | null;
+  checkedAt: string | null;
+  /** Of the last round: also where one echo URL failed and another one gave the proof. */
+  error: string | null;
+}
 
 /** What `/status` of a proxy says, as far as the operator looks. */
 export interface ProxyStatus {
@@ -11,7 +22,7 @@ export interface ProxyStatus {
   ready: boolean;
   sources: { address: string; assigned: boolean }[];
   /** One for each way out: a source address, or a family. Empty: nothing is verified. */
-  proofs: Omit<ProofStatus, "family">[];
+  proofs: ProofStatus[];
 }
 
 /** One proxy of a fleet, as its pod and its own answer say. */
