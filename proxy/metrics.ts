@@ -1,4 +1,5 @@
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from "prom-client";
+import { boundCounts } from "./bounds.ts";
 import type { Record } from "./record.ts";
 import type { Reload } from "./reload.ts";
 import type { ProxyServer } from "./server.ts";
@@ -94,6 +95,8 @@ export class Metrics {
     });
     copied("egress_mismatch_total", "Echo answers that named a wrong address", () => verifier.mismatches);
     copied("log_dropped_total", "Access records lost because nobody read them", () => server.counts.recordsDropped);
+    const boundHelp = "Requests, connections or answers that a bound refused, closed or cut";
+    copiedBy("bound", "bound_total", boundHelp, () => boundCounts());
     gauge("ready", "Whether /readyz answers 200", [], function () {
       this.set(server.unready() === null ? 1 : 0);
     });

@@ -1,0 +1,42 @@
+/**
+ * Every bound that protects this proxy from clients, receivers and DNS, and how often it was reached since the start:
+ * the metric `outrider_proxy_bound_total`. The numbers themselves are constants of the files that enforce them
+ * (docs/threat-model.md lists both).
+ */
+const counts = {
+  /** Addresses of one DNS answer that were ignored because the answer had too many. */
+  "dns-addresses": 0,
+  /** Lookups refused because the queue, or the share of one zone or client, was full. */
+  "dns-queue": 0,
+  /** Requests that had more addresses than a request may try. */
+  "dial-attempts": 0,
+  /** Responses refused because of the number or size of their heads. */
+  "response-head": 0,
+  /** Connections closed because they sent no complete first request head. */
+  "silent-connections": 0,
+  /** Connections refused because their source address had too many. */
+  "connections-per-source": 0,
+  /** Connections closed because this process buffered too many bytes. */
+  "buffered-bytes": 0,
+  /** Requests refused because their source address sent too many wrong passwords. */
+  "password-guesses": 0,
+  /** Requests refused because the process has no file descriptor left. */
+  "open-files": 0,
+  /** Upstream connections reset because they took too long to send their last bytes. */
+  "lingering-upstreams": 0,
+  /** Connections to the admin port that were refused or timed out. */
+  "admin-connections": 0,
+};
+
+/** The name of a bound: the value of the metric's label `bound`. */
+export type Bound = keyof typeof counts;
+
+/** Counts that a bound was reached once. */
+export function countBound(bound: Bound): void {
+  counts[bound]++;
+}
+
+/** How often each bound was reached since the start of the process. */
+export function boundCounts(): Readonly<Record<Bound, number>> {
+  return counts;
+}
