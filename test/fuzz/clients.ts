@@ -268,11 +268,14 @@ const KINDS: Record<ClientKind, (scene: Scene) => Promise<void>> = {
   },
 
   silent: async ({ rng, wire, round, violation }) => {
-    if (rng.oneIn(2)) await wire.write("CONNECT a.example:443 HTTP/1.1\r\nX: y".slice(0, rng.int(1, 36)));
+    const begun = rng.oneIn(2);
+    if (begun) await wire.write("CONNECT a.example:443 HTTP/1.1\r\nX: y".slice(0, rng.int(1, 36)));
     if (!round.patient || !rng.oneIn(20)) {
       await wire.pause(rng.size(4000));
       return;
     }
+    // The proxy may answer a head that stays incomplete, or close the connection.
+    if (begun) wire.maybeAsked(notPermitted(0, "CONNECT"));
     if (!(await wire.until(() => wire.over, HEAD_TIMEOUT_MS))) violation("hang", "a silent connection stays open");
   },
 

@@ -53,7 +53,8 @@ interface Account {
 export class Ledger {
   readonly #accounts = new Map<string, Account>();
   /** Records of connections that were reset before the proxy accepted them: the kernel no longer names the client. */
-  #anonymous = 0;
+  anonymous = 0;
+  #settled = 0;
   records = 0;
   requests = 0;
 
@@ -77,31 +78,28 @@ export class Ledger {
   found(source: string): void {
     this.records++;
     if (/^127\./.test(source)) this.#account(source).found++;
-    else this.#anonymous++;
+    else this.anonymous++;
   }
 
   /** Records that must still come. */
   get missing(): number {
     let missing = 0;
     for (const { min, found } of this.#accounts.values()) missing += Math.max(0, min - found);
-    return Math.max(0, missing - this.#anonymous);
+    return missing;
   }
 
   /** Closes all accounts when the proxy is at rest. Calls `report` for each that has too few or too many records. */
   settle(report: (category: string, source: string, numbers: readonly number[], what: string) => void): void {
-    let anonymous = this.#anonymous;
     let room = 0;
     for (const [source, { min, max, found, numbers }] of this.#accounts) {
-      const taken = Math.min(anonymous, Math.max(0, min - found));
-      anonymous -= taken;
-      const total = found + taken;
-      room += Math.max(0, max - total);
-      if (total < min) report("missing records", source, numbers, `${total} instead of ${min}`);
-      if (total > max) report("surplus records", source, numbers, `${total} instead of ${max} at most`);
+      room += Math.max(0, max - found);
+      if (found < min) report("missing records", source, numbers, `${found} instead of ${min}`);
+      if (found > max) report("surplus records", source, numbers, `${found} instead of ${max} at most`);
     }
-    if (anonymous > room) report("surplus records", "unknown", [], `${anonymous - room} belong to no request`);
+    const surplus = this.anonymous - this.#settled - room;
+    this.#settled = this.anonymous;
+    if (surplus > 0) report("surplus records", "unknown", [], `${surplus} belong to no request`);
     this.#accounts.clear();
-    this.#anonymous = 0;
   }
 }
 

@@ -72,6 +72,13 @@ function unroutable(): number {
   return Number(values![names!.indexOf("OutNoRoutes")]);
 }
 
+/** Requests that a proxy has finished, as its metrics count them. */
+async function requestsOf(proxy: ProxyHandle): Promise<number> {
+  const { text } = await proxy.admin("/metrics");
+  const counts = [...text.matchAll(/^outrider_proxy_requests_total\{.*\} (\d+)$/gm)];
+  return counts.reduce((sum, [, count]) => sum + Number(count), 0);
+}
+
 /** The fuzz run: processes, load, checks. */
 class Run {
   readonly #options: Options;
@@ -85,6 +92,8 @@ class Run {
   #python: ChildProcess | null = null;
   #proxy!: ProxyHandle;
   #done = 0;
+  /** Access records of the present proxy. */
+  #records = 0;
   #probes: number[] = [];
   #probesFailed = 0;
   #maxRss = 0;
@@ -156,6 +165,7 @@ class Run {
       env: { PROXY_PASSWORD: PASSWORD },
       hosts: hostsFile(),
     });
+    this.#records = 0;
     // Whatever is loaded or opened once is there before the base line is taken.
     for (let i = 0; i < 3; i++) await this.#probe();
     const baseline = await Baseline.of(this.#proxy);
@@ -166,6 +176,7 @@ class Run {
   #takeRecords(): void {
     for (const record of this.#proxy.records().splice(0)) {
       if (this.#options.records !== undefined) appendFileSync(this.#options.records, `${JSON.stringify(record)}\n`);
+      this.#records++;
       const fault = faultOfRecord(record);
       if (fault !== null) this.#violations.add("record", fault);
       const source = String(record.source);
@@ -276,12 +287,17 @@ class Run {
       this.#takeRecords();
       if (this.#ledger.missing === 0) break;
     }
-    const { records, requests } = this.#ledger;
+    const counted = await requestsOf(proxy);
+    if (counted !== this.#records) {
+      this.#violations.add("lost records", `the proxy counted ${counted} requests and wrote ${this.#records} records`);
+    }
+    const { records, requests, anonymous } = this.#ledger;
     this.#ledger.settle((category, source, numbers, what) => {
       if (numbers.length === 0) this.#violations.add(category, `client ${source}: ${what}`);
       for (const number of numbers.slice(0, 3)) this.#blame(category, number, `${what} [${source}]`);
     });
-    console.log(`${this.#progress()}; ${records} access records, ${requests} requests at least`);
+    const unnamed = anonymous > 0 ? `, ${anonymous} of them without a client address` : "";
+    console.log(`${this.#progress()}; ${records} access records${unnamed}, for ${requests} requests at least`);
     if (this.#maxRss > MAX_RSS_MIB) {
       this.#violations.add("memory", `the proxy took ${this.#maxRss.toFixed(0)} MiB, more than ${MAX_RSS_MIB}`);
     }

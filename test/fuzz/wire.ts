@@ -23,6 +23,8 @@ export class Wire {
   readonly #watchers = new Set<() => void>();
   /** Heads whose last byte was given to the kernel. */
   #delivered = 0;
+  #optional = false;
+  #wasReset = false;
   /** The last head's body is not sent to its end: the proxy owes no answer. */
   bodyOpen = false;
   connected = false;
@@ -125,6 +127,12 @@ export class Wire {
     return good;
   }
 
+  /** The proxy may, but need not, take what was sent for a request. */
+  maybeAsked(asked: Asked): void {
+    this.asked.push(asked);
+    this.#optional = true;
+  }
+
   end(): void {
     if (this.socket.writable) this.socket.end();
   }
@@ -132,6 +140,7 @@ export class Wire {
   reset(): void {
     if (this.closed) return;
     this.left = true;
+    this.#wasReset = true;
     this.socket.resetAndDestroy();
   }
 
@@ -159,11 +168,14 @@ export class Wire {
     const clean = this.ended && this.error === null && !this.left;
     const answered = Math.min(reader.answered, heads);
     if (clean && !reader.whole) this.#violation("cut-answer", `FIN in the middle of the answer "${reader.status}"`);
-    if (clean && !this.bodyOpen && answered < heads && (answered === 0 || reader.keepAlive)) {
+    const owed = !this.bodyOpen && !this.#optional;
+    if (clean && owed && answered < heads && (answered === 0 || reader.keepAlive)) {
       const last = answered === 0 ? "" : `; the last answer "${reader.status}" keeps the connection`;
       this.#violation("no-answer", `${answered} of ${heads} requests were answered before FIN${last}`);
     }
-    const min = Math.max(answered, this.#delivered > 0 ? 1 : 0);
+    // A connection that is reset before the proxy accepts it may leave a record (that names no client) or none.
+    const read = this.#delivered > 0 && (!this.#wasReset || answered > 0);
+    const min = Math.max(answered, read ? 1 : 0);
     // Each request that was read is answered before a FIN, but for the one whose body the client cut off.
     const max = clean ? Math.min(heads, answered + (this.bodyOpen ? 1 : 0)) : heads;
     return { min, max: Math.max(min, max) };
