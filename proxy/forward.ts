@@ -10,6 +10,7 @@ import { type Address, formatAddress } from "./policy/cidr.ts";
 import { type AbsoluteTarget, formatTarget, parseAbsolute } from "./policy/target.ts";
 import { copyOut } from "./read-buffer.ts";
 import type { Record } from "./record.ts";
+import { reset } from "./reset.ts";
 import { adopt, UPSTREAM_ONREAD, type UpstreamOwner, type UpstreamSocket } from "./upstream.ts";
 
 /** Client bytes that are held while nobody can take them; then the client is paused. */
@@ -133,6 +134,12 @@ export class Exchange implements Handler, UpstreamOwner {
     this.#held.push(chunk);
     this.#heldBytes += chunk.length;
     if (this.#heldBytes >= MAX_HELD_BYTES) this.#client.socket.pause();
+    this.#client.noteBuffered();
+  }
+
+  /** Bytes that wait for the upstream, or that either side has not taken yet. */
+  buffered(): number {
+    return this.#heldBytes + this.#client.socket.writableLength + (this.#upstream?.writableLength ?? 0);
   }
 
   onData(chunk: Buffer): void {
@@ -144,6 +151,7 @@ export class Exchange implements Handler, UpstreamOwner {
     const upstream = this.#upstream;
     if (this.#over || upstream === null || !upstream.writable) return;
     if (!this.#toUpstream.flush(upstream)) this.#client.socket.pause();
+    if (upstream.writableLength > 0) this.#client.noteBuffered();
   }
 
   #take(chunk: Buffer): void {
@@ -179,10 +187,12 @@ export class Exchange implements Handler, UpstreamOwner {
   }
 
   onDrain(): void {
+    this.#client.noteBuffered();
     this.#upstream?.resume();
   }
 
   upstreamDrained(): void {
+    this.#client.noteBuffered();
     if (!this.#request.done) this.#client.socket.resume();
   }
 
@@ -196,6 +206,7 @@ export class Exchange implements Handler, UpstreamOwner {
   #flushDown(): void {
     const { socket } = this.#client;
     if (socket.writable && !this.#toClient.flush(socket)) this.#upstream?.pause();
+    if (socket.writableLength > 0) this.#client.noteBuffered();
   }
 
   #takeResponse(chunk: Buffer): void {
@@ -330,7 +341,7 @@ export class Exchange implements Handler, UpstreamOwner {
     this.#record.close = reason;
     this.#client.handler = null;
     this.#client.finish(this.#record);
-    this.#client.socket.resetAndDestroy();
+    reset(this.#client.socket);
   }
 
   #fail(failure: Failure): void {
@@ -342,10 +353,11 @@ export class Exchange implements Handler, UpstreamOwner {
     this.#client.refuse(failure, this.#record, this.#head.method === "HEAD");
   }
 
-  onClosed(): void {
-    if (this.#over) return;
+  onClosed(): boolean {
+    if (this.#over) return false;
     this.#leave("client-gone");
     this.#client.socket.destroy();
+    return false;
   }
 
   #leave(close: string): void {
@@ -366,6 +378,6 @@ export class Exchange implements Handler, UpstreamOwner {
   abort(close: string): void {
     if (this.#over) return;
     this.#leave(close);
-    this.#client.socket.resetAndDestroy();
+    reset(this.#client.socket);
   }
 }
