@@ -271,7 +271,7 @@ export class Client implements Holder {
     this.socket.end(bytes, "latin1", () => {
       if (!this.#gone) this.#lingerTimer = setTimeout(() => this.socket.destroy(), LINGER_MS);
     });
-    this.noteBuffered();
+    if (this.socket.writableLength > 0) this.noteBuffered();
     this.socket.resume();
   }
 

@@ -8,7 +8,7 @@ import { OPEN_LOOPBACK, type ProxyHandle, startProxy } from "../../harness/proxy
 import { exchange, listen } from "../../harness/raw.ts";
 
 const MIB = 1024 * 1024;
-const CLIENTS = 3000;
+const CLIENTS = 4000;
 /** A container of 512 MiB, the default of `spec.proxy.resources`. */
 const MEMORY_MIB = 512;
 const BUFFER_MIB = MEMORY_MIB / 4;
@@ -17,8 +17,9 @@ let proxy: ProxyHandle;
 let endless: Awaited<ReturnType<typeof listen>>;
 let far: Awaited<ReturnType<typeof listen>>;
 before(async () => {
-  // Small kernel buffers in this network namespace: 3,000 full ones of the usual size take all TCP memory of a machine.
-  for (const which of ["tcp_wmem", "tcp_rmem"]) writeFileSync(`/proc/sys/net/ipv4/${which}`, "4096 16384 65536");
+  // Small kernel buffers in this network namespace: thousands of full ones of the usual size take all TCP memory of a machine.
+  writeFileSync("/proc/sys/net/ipv4/tcp_wmem", "4096 16384 65536");
+  writeFileSync("/proc/sys/net/ipv4/tcp_rmem", "4096 131072 131072");
   proxy = await startProxy({ policy: {}, args: [...OPEN_LOOPBACK, "--buffer-mib", String(BUFFER_MIB)] });
   const page = Buffer.alloc(MIB);
   endless = await listen((socket) => {
