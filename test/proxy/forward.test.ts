@@ -107,8 +107,10 @@ test("chunked bodies pass both ways; extensions and trailers are dropped, the fr
     client.text,
     "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nVia: 1.1 outrider\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
   );
-  assert.ok(
-    far.state.text.endsWith("Transfer-Encoding: chunked\r\nVia: 1.1 outrider\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n"),
+  // What arrives together may become one chunk.
+  assert.match(
+    far.state.text,
+    /Transfer-Encoding: chunked\r\nVia: 1\.1 outrider\r\n\r\n(3\r\nabc\r\n2\r\nde|5\r\nabcde)\r\n0\r\n\r\n$/,
   );
   client.socket.destroy();
   await far.close();
