@@ -10,8 +10,14 @@ const counts = {
   "dns-queue": 0,
   /** Requests that had more addresses than a request may try. */
   "dial-attempts": 0,
+  /** Requests refused because of the size of their head, its number of fields or of Connection names. */
+  "request-head": 0,
   /** Responses refused because of the number or size of their heads. */
   "response-head": 0,
+  /** Bodies refused because of long lines of their chunked coding, or of their trailers. */
+  "body-lines": 0,
+  /** Reads after which a connection waited for the next turn of the event loop, because of many small chunks. */
+  "turn-lines": 0,
   /** Connections closed because they sent no complete first request head. */
   "silent-connections": 0,
   /** Connections refused because their source address had too many. */

@@ -1,5 +1,7 @@
 import type { Socket } from "node:net";
 import type { Credential, Credentials } from "./auth.ts";
+import { countBound } from "./bounds.ts";
+import type { Holder } from "./buffers.ts";
 import type { Settings } from "./config.ts";
 import { Connect } from "./connect.ts";
 import { decideAgain } from "./decide.ts";
@@ -11,6 +13,7 @@ import type { PolicySet } from "./policy/engine.ts";
 import type { Target } from "./policy/target.ts";
 import { copyOut } from "./read-buffer.ts";
 import type { Record } from "./record.ts";
+import { reset } from "./reset.ts";
 import type { ProxyServer } from "./server.ts";
 import type { Way } from "./verify.ts";
 
@@ -19,8 +22,10 @@ export interface Handler {
   onData(chunk: Buffer): void;
   onEnd(): void;
   onDrain(): void;
-  /** The client is gone. */
-  onClosed(error: NodeJS.ErrnoException | null): void;
+  /** The client is gone. True: bytes are still on their way to the upstream, and `finish` is called when they are gone. */
+  onClosed(error: NodeJS.ErrnoException | null): boolean;
+  /** Bytes that this process keeps because a peer has not taken them yet. */
+  buffered(): number;
   /** Once a second, with the server's clock in milliseconds. */
   sweep(now: number): void;
   /** Ends it from our side, abnormally; `close` is the word of the record. */
@@ -47,12 +52,15 @@ export interface Entry {
 
 type ClientSocket = Socket & { client?: Client };
 
+/** From accept to the end of the first head, and for each later head from its first byte; further bytes extend nothing. */
 const HEAD_TIMEOUT_MS = 10_000;
 /** Longer than any sender keeps an idle connection (Go: 90 s), so that no request meets a closing one. */
 const KEEP_ALIVE_MS = 120_000;
 /** After a refusal the unread rest is discarded so far and so long: bodies of webhooks fit, and no RST destroys the answer. */
 const LINGER_BYTES = 4 * 1024 * 1024;
 const LINGER_MS = 1000;
+/** The last bytes of an answer: a client that takes nothing of them for so long is reset. */
+const FLUSH_MS = 30_000;
 
 function onData(this: ClientSocket, chunk: Buffer): void {
   this.client!.data(chunk);
@@ -86,9 +94,12 @@ function onClose(this: ClientSocket): void {
 }
 
 /** One accepted connection: reads heads, hands each request to its handler, refuses and lingers. */
-export class Client {
+export class Client implements Holder {
   readonly socket: Socket;
   readonly server: ProxyServer;
+  /** The address of the client. */
+  readonly from: string;
+  /** Address and port of the client, as records show it. */
   readonly source: string;
   /** It reads by `onread` (`accept.ts`). */
   readonly sharedReads: boolean;
@@ -99,11 +110,17 @@ export class Client {
   #parser: HeadParser | null = null;
   /** Heads that came. Before the first one the client gets no keep-alive time. */
   #requests = 0;
-  /** Since when this head, or this silence between two requests, is waited for. */
+  /** Since when this head, this silence between two requests, or progress of the last answer is waited for. */
   #since: number;
   /** Bytes that may still be discarded while lingering; -1: not lingering. */
   #linger = -1;
   #lingerTimer: NodeJS.Timeout | undefined;
+  /** Unsent bytes of the last answer at the last sweep. */
+  #unsent = 0;
+  /** The socket is closed. */
+  #gone = false;
+  /** The last sweep found the socket destroyed. */
+  #seenDestroyed = false;
   /** What the limits count this request under; null while none is counted. */
   #counted: string | null = null;
   #credential: Credential | null = null;
@@ -113,8 +130,8 @@ export class Client {
     this.socket = socket;
     this.server = server;
     this.sharedReads = sharedReads;
-    const from = peerOf(socket);
-    this.source = `${from.includes(":") ? `[${from}]` : from}:${socket.remotePort}`;
+    this.from = peerOf(socket);
+    this.source = `${this.from.includes(":") ? `[${this.from}]` : this.from}:${socket.remotePort}`;
     this.#since = server.now;
     (socket as ClientSocket).client = this;
     socket.on("error", onError);
@@ -137,11 +154,12 @@ export class Client {
     }
     if (this.#parser === null) {
       this.#parser = new HeadParser();
-      this.#since = this.server.now;
+      if (this.#requests > 0) this.#since = this.server.now;
     }
     const result = this.#parser.feed(chunk);
     if (result === null) return;
     this.#parser = null;
+    if (this.#requests === 0) this.server.spoke(this);
     if ("refusal" in result) {
       const { status, reason } = result.refusal;
       this.refuse({ code: "bad-request", reason, status }, this.newRecord("http", ""), false);
@@ -185,7 +203,7 @@ export class Client {
     if (server.phase === "draining" && this.#requests > 1) {
       return { code: "draining", reason: "this proxy is shutting down" };
     }
-    let key = peerOf(this.socket);
+    let key = this.from;
     if (credentials.required) {
       const known = credentials.check(head.authorization);
       if (known === null) {
@@ -248,8 +266,12 @@ export class Client {
   #close(bytes: string): void {
     this.handler = null;
     this.#linger = LINGER_BYTES;
-    this.#lingerTimer = setTimeout(() => this.socket.destroy(), LINGER_MS);
-    this.socket.end(bytes, "latin1");
+    this.#since = this.server.now;
+    this.#unsent = 0;
+    this.socket.end(bytes, "latin1", () => {
+      if (!this.#gone) this.#lingerTimer = setTimeout(() => this.socket.destroy(), LINGER_MS);
+    });
+    if (this.socket.writableLength > 0) this.noteBuffered();
     this.socket.resume();
   }
 
@@ -276,6 +298,21 @@ export class Client {
     }
     this.#passage = null;
     this.server.record(record);
+    if (this.#gone) this.#forget();
+  }
+
+  /** Counts what this connection keeps for slow peers. */
+  noteBuffered(): void {
+    this.server.buffers.note(this);
+  }
+
+  buffered(): number {
+    return this.handler === null ? this.socket.writableLength : this.handler.buffered();
+  }
+
+  shed(): void {
+    if (this.handler === null) reset(this.socket);
+    else this.handler.abort("buffer-limit");
   }
 
   /** The exchange is complete and the connection goes on with whatever the client sent behind it. */
@@ -300,25 +337,47 @@ export class Client {
     else if (this.#linger < 0) this.socket.end();
   }
 
+  /** The socket is closed. */
   closed(): void {
+    if (this.#gone) return;
+    this.#gone = true;
     clearTimeout(this.#lingerTimer);
-    this.server.forget(this);
-    this.handler?.onClosed(this.error);
+    this.server.spoke(this);
+    const lingering = this.handler?.onClosed(this.error) ?? false;
+    if (!lingering) this.#forget();
+  }
+
+  #forget(): void {
     this.handler = null;
+    this.server.forget(this);
   }
 
   sweep(now: number): void {
+    // A destroyed socket closes in the same turn of the event loop: this one never will.
+    if (this.socket.destroyed && this.#seenDestroyed) this.closed();
+    this.#seenDestroyed = this.socket.destroyed;
     if (this.handler !== null) {
       this.handler.sweep(now);
       return;
     }
-    if (this.#linger >= 0) return;
+    if (this.#linger >= 0) {
+      this.#sweepUnsent(now);
+      return;
+    }
     const limit = this.#parser === null && this.#requests > 0 ? KEEP_ALIVE_MS : HEAD_TIMEOUT_MS;
     if (now - this.#since < limit) return;
+    if (this.#requests === 0) countBound("silent-connections");
     if (this.#parser === null) this.socket.destroy();
     else {
       const reason = `the request head was not complete within ${HEAD_TIMEOUT_MS / 1000} s`;
       this.refuse({ code: "bad-request", reason }, this.newRecord("http", ""), false);
     }
+  }
+  #sweepUnsent(now: number): void {
+    const unsent = this.socket.writableLength;
+    if (unsent !== this.#unsent) {
+      this.#unsent = unsent;
+      this.#since = now;
+    } else if (unsent > 0 && now - this.#since >= FLUSH_MS) reset(this.socket);
   }
 }

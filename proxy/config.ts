@@ -65,6 +65,11 @@ export const PROXY_OPTIONS: readonly Option[] = [
   },
   { name: "max-tunnels", value: "N", help: "tunnels and requests at once (default 10000, or the policy's)" },
   {
+    name: "buffer-mib",
+    value: "N",
+    help: "MiB kept for clients and targets that do not read; above it the slowest connections are reset (default: a quarter of the memory limit, 32 to 1024)",
+  },
+  {
     name: "source-address",
     value: "IP",
     repeat: true,
@@ -116,6 +121,7 @@ export interface Config {
   connectSeconds: number | undefined;
   idleSeconds: number | undefined;
   maxTunnels: number | undefined;
+  bufferMiB: number | undefined;
   sourceAddresses: readonly string[];
   readiness: "policy" | "verified";
   drainDelaySeconds: number;
@@ -165,6 +171,7 @@ export function readConfig(options: readonly Option[], argv: readonly string[], 
     connectSeconds: wholeNumber(values, "connect-seconds", 1, 120),
     idleSeconds: wholeNumber(values, "idle-seconds", 1, 86_400),
     maxTunnels: wholeNumber(values, "max-tunnels", 1, 1_000_000),
+    bufferMiB: wholeNumber(values, "buffer-mib", 1, 65_536),
     sourceAddresses,
     readiness: oneOf(values, "readiness", ["policy", "verified"]) ?? "verified",
     drainDelaySeconds: wholeNumber(values, "drain-delay-seconds", 0, 3600) ?? 5,

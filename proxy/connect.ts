@@ -6,6 +6,7 @@ import type { Head } from "./head.ts";
 import { formatAddress } from "./policy/cidr.ts";
 import { formatTarget, parseAuthority } from "./policy/target.ts";
 import type { Record } from "./record.ts";
+import { reset } from "./reset.ts";
 import { Tunnel } from "./tunnel.ts";
 import { UPSTREAM_ONREAD } from "./upstream.ts";
 
@@ -94,6 +95,12 @@ export class Connect implements Handler {
     this.#early.push(chunk);
     this.#earlyBytes += chunk.length;
     if (this.#earlyBytes >= MAX_EARLY_BYTES) this.#client.socket.pause();
+    this.#client.noteBuffered();
+  }
+
+  /** Bytes that wait for the tunnel. */
+  buffered(): number {
+    return this.#earlyBytes;
   }
 
   /** Half-closed early: the tunnel passes it on. */
@@ -103,10 +110,11 @@ export class Connect implements Handler {
 
   onDrain(): void {}
 
-  onClosed(): void {
+  onClosed(): boolean {
     this.#stop?.();
     this.#record.close ??= "client-gone";
     this.#client.finish(this.#record);
+    return false;
   }
 
   sweep(): void {}
@@ -114,7 +122,7 @@ export class Connect implements Handler {
   abort(close: string): void {
     this.#stop?.();
     this.#record.close = close;
-    this.#client.socket.resetAndDestroy();
+    reset(this.#client.socket);
   }
 
   #fail(failure: Failure): void {

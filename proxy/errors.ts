@@ -40,6 +40,8 @@ export interface Failure {
   rule?: string;
   /** 431 instead of the table's 400. */
   status?: number;
+  /** The status of the target's answer that this refusal replaces (RFC 9209 §2.1.4). */
+  receivedStatus?: number;
 }
 
 const MAX_PHRASE = 200;
@@ -67,6 +69,9 @@ export function refusalBytes(failure: Failure, options: { policy: string; denySt
   const row: RefusalRow = REFUSALS[failure.code];
   const status = failure.status ?? (isDenial(failure.code) ? options.denyStatus : row.status);
   const phrase = phraseOf(failure, options.policy);
+  const { receivedStatus } = failure;
+  const proxyStatus =
+    receivedStatus === undefined ? row.proxyStatus : `http_protocol_error; received-status=${receivedStatus}`;
   const body = `${phrase}\n`;
   const lines = [
     `HTTP/1.1 ${status} ${phrase}`,
@@ -74,7 +79,7 @@ export function refusalBytes(failure: Failure, options: { policy: string; denySt
     `Content-Length: ${body.length}`,
     "Connection: close",
     `X-Outrider-Error: ${phrase}`,
-    `Proxy-Status: outrider; error=${row.proxyStatus}`,
+    `Proxy-Status: outrider; error=${proxyStatus}`,
   ];
   if (status === 407) lines.push('Proxy-Authenticate: Basic realm="outrider"');
   if (row.status === 503) lines.push("Retry-After: 1");

@@ -1,19 +1,33 @@
 import { Batch } from "./batch.ts";
 import { type BodyReader, ChunkedBody, chunkHeader, LengthBody, UntilClose } from "./body.ts";
+import { countBound } from "./bounds.ts";
 import type { Client, Entry, Handler } from "./client.ts";
 import { decideTarget, type Route } from "./decide.ts";
 import { dial } from "./dial.ts";
 import type { Failure } from "./errors.ts";
-import { requestHead, responseHead } from "./fields.ts";
+import { bindsConnection, continueHead, expectsContinue, maxForwards, requestHead, responseHead } from "./fields.ts";
 import { type Head, type ResponseHead, ResponseHeadParser } from "./head.ts";
+import { Held } from "./held.ts";
 import { type Address, formatAddress } from "./policy/cidr.ts";
 import { type AbsoluteTarget, formatTarget, parseAbsolute } from "./policy/target.ts";
 import { copyOut } from "./read-buffer.ts";
 import type { Record } from "./record.ts";
+import { reset } from "./reset.ts";
 import { adopt, UPSTREAM_ONREAD, type UpstreamOwner, type UpstreamSocket } from "./upstream.ts";
 
 /** Client bytes that are held while nobody can take them; then the client is paused. */
 const MAX_HELD_BYTES = 65_536;
+/**
+ * Heads with a status of 1xx in front of one response. Servers send one or two (100, 103), or one in some seconds while
+ * they work (102); Go's client accepts five.
+ */
+const MAX_INTERIM_HEADS = 16;
+/**
+ * Lines of a chunked body in one read (64 KiB) of a connection. After more of them the connection waits for the next
+ * turn of the event loop, so that a flood of tiny chunks delays others by one read, not by all that the kernel holds.
+ */
+const MAX_LINES_PER_TURN = 256;
+const NOTHING = Buffer.alloc(0);
 
 /** One absolute-form request and its response (RFC 9112 §3.2.2): decided by itself, whatever came before it. */
 export class Exchange implements Handler, UpstreamOwner {
@@ -29,9 +43,19 @@ export class Exchange implements Handler, UpstreamOwner {
   #poolKey = "";
   #opened = 0;
   #reused = false;
+  /** The upstream connection belongs to this client alone: it is authenticated. */
+  #bound = false;
   /** Client bytes that came before the upstream was there, or behind this request. */
-  #held: Buffer[] = [];
-  #heldBytes = 0;
+  readonly #held = new Held();
+  /** How often an OPTIONS or TRACE may still be forwarded; null: no such limit. */
+  #forwards: number | null = null;
+  #interimHeads = 0;
+  /** A 100 was passed on. */
+  #continued = false;
+  /** The upstream sent a message that it must not send: its connection is not used again. */
+  #faulty = false;
+  /** The client half-closed. */
+  #ended = false;
   #parser: ResponseHeadParser | null = new ResponseHeadParser();
   #response: ResponseHead | null = null;
   #body: BodyReader | null = null;
@@ -39,6 +63,8 @@ export class Exchange implements Handler, UpstreamOwner {
   #close: boolean;
   #active: number;
   #over = false;
+  /** The whole response is written, but the client has not yet taken it. */
+  #leaving = false;
 
   constructor(client: Client, head: Head) {
     this.#client = client;
@@ -62,6 +88,12 @@ export class Exchange implements Handler, UpstreamOwner {
     }
     const shown = formatTarget(absolute.target);
     this.#record.target = shown;
+    const forwards = maxForwards(this.#head);
+    if (typeof forwards === "object" && forwards !== null) {
+      this.#fail({ code: "bad-request", reason: forwards.error });
+      return;
+    }
+    this.#forwards = forwards;
     const entry = client.enter(this.#head, this.#record);
     if ("code" in entry) {
       this.#fail(entry);
@@ -76,6 +108,10 @@ export class Exchange implements Handler, UpstreamOwner {
   }
 
   #reach(absolute: AbsoluteTarget, { addresses, ways }: Exclude<Route, Failure>, entry: Entry): void {
+    if (this.#forwards === 0) {
+      this.#answerHere();
+      return;
+    }
     const { pool } = this.#client.server;
     const shown = this.#record.target;
     const use = (socket: UpstreamSocket, address: Address, key: string, dialled: number, opened: number) => {
@@ -91,9 +127,10 @@ export class Exchange implements Handler, UpstreamOwner {
     const keyOf = (address: Address) => `${shown} ${formatAddress(address)} ${ways[address.family]!.key}`;
     for (const address of addresses) {
       const key = keyOf(address);
-      const pooled = pool.take(key);
+      const pooled = pool.take(key, this.#client);
       if (pooled === null) continue;
       this.#reused = true;
+      this.#bound = pooled.bound;
       this.#stop = () => {};
       // It was put into the pool after its source had been proven, or dropped from there.
       use(pooled.socket, address, key, Number.POSITIVE_INFINITY, pooled.opened);
@@ -119,31 +156,69 @@ export class Exchange implements Handler, UpstreamOwner {
     this.#record.address = formatAddress(address);
     this.#record.local = socket.localAddress ?? "";
     const { via } = this.#client.server.settings;
-    this.#toUpstream.add(requestHead(this.#head, absolute.path, absolute.authority, via));
-    const held = this.#held;
-    const paused = this.#heldBytes >= MAX_HELD_BYTES;
-    this.#held = [];
-    this.#heldBytes = 0;
-    for (const chunk of held) this.#take(chunk);
+    const { method, target, headers } = this.#head;
+    // RFC 9112 §3.2.4: an OPTIONS without any path is about the server itself.
+    const path = method === "OPTIONS" && absolute.path === "/" && !target.endsWith("/") ? "*" : absolute.path;
+    const { authority } = absolute;
+    const forwards = this.#forwards === null ? null : this.#forwards - 1;
+    this.#toUpstream.add(requestHead(this.#head, { path, authority, via, forwards }));
+    this.#bound ||= bindsConnection(headers);
+    const paused = this.#held.length >= MAX_HELD_BYTES;
+    if (this.#held.length > 0) this.#take(this.#held.take());
     this.#flushUp();
-    if (paused && !this.#over && this.#held.length === 0) this.#client.socket.resume();
+    if (this.#over) return;
+    if (this.#ended && !this.#request.done) this.onClosed();
+    else if (paused) this.#resumeClient();
+  }
+
+  /** RFC 9110 §7.6.2: a request that may not be forwarded is answered by this proxy as its final recipient. */
+  #answerHere(): void {
+    const options = this.#head.method === "OPTIONS";
+    const status = options ? "200 OK" : "405 Method Not Allowed";
+    this.#stop = null;
+    this.#over = true;
+    this.#record.close = "complete";
+    this.#client.socket.write(`HTTP/1.1 ${status}\r\nAllow: OPTIONS\r\nContent-Length: 0\r\nConnection: close\r\n\r\n`);
+    this.#client.finish(this.#record);
+    this.#client.farewell();
   }
 
   #hold(chunk: Buffer): void {
-    this.#held.push(chunk);
-    this.#heldBytes += chunk.length;
-    if (this.#heldBytes >= MAX_HELD_BYTES) this.#client.socket.pause();
+    this.#held.append(chunk);
+    if (this.#held.length >= MAX_HELD_BYTES) this.#client.socket.pause();
+    this.#client.noteBuffered();
+  }
+
+  /** Bytes that wait for the upstream, or that either side has not taken yet. */
+  buffered(): number {
+    return this.#held.length + this.#client.socket.writableLength + (this.#upstream?.writableLength ?? 0);
+  }
+
+  /** Reads from the client again, unless its bytes could go nowhere. */
+  #resumeClient(): void {
+    if (this.#over || this.#held.length >= MAX_HELD_BYTES || this.#upstream?.writableNeedDrain) return;
+    this.#client.socket.resume();
+  }
+
+  #resumeUpstream(): void {
+    if (!this.#client.socket.writableNeedDrain) this.#upstream?.resume();
   }
 
   onData(chunk: Buffer): void {
+    const { lines } = this.#request;
     this.#take(chunk);
     this.#flushUp();
+    if (this.#over || this.#request.lines - lines <= MAX_LINES_PER_TURN) return;
+    countBound("turn-lines");
+    this.#client.socket.pause();
+    setImmediate(() => this.#resumeClient());
   }
 
   #flushUp(): void {
     const upstream = this.#upstream;
     if (this.#over || upstream === null || !upstream.writable) return;
     if (!this.#toUpstream.flush(upstream)) this.#client.socket.pause();
+    if (upstream.writableLength > 0) this.#client.noteBuffered();
   }
 
   #take(chunk: Buffer): void {
@@ -172,30 +247,38 @@ export class Exchange implements Handler, UpstreamOwner {
     if (this.#head.chunked) this.#toUpstream.add("\r\n");
   };
 
-  /** A client that half-closes waits for its response. */
+  /** A client that half-closes waits for its response. What it sent may still be held, for want of an upstream. */
   onEnd(): void {
-    this.#close = true;
-    if (!this.#request.done) this.onClosed();
+    this.#ended = true;
+    if (this.#upstream !== null && !this.#request.done) this.onClosed();
   }
 
   onDrain(): void {
+    this.#client.noteBuffered();
     this.#upstream?.resume();
   }
 
   upstreamDrained(): void {
+    this.#client.noteBuffered();
     if (!this.#request.done) this.#client.socket.resume();
   }
 
   upstreamRead(length: number): boolean {
     this.#active = this.#client.server.now;
+    const lines = this.#body?.lines ?? 0;
     this.#takeResponse(copyOut(length));
     this.#flushDown();
+    if (this.#over || (this.#body?.lines ?? 0) - lines <= MAX_LINES_PER_TURN) return true;
+    countBound("turn-lines");
+    this.#upstream?.pause();
+    setImmediate(() => this.#resumeUpstream());
     return true;
   }
 
   #flushDown(): void {
     const { socket } = this.#client;
     if (socket.writable && !this.#toClient.flush(socket)) this.#upstream?.pause();
+    if (socket.writableLength > 0) this.#client.noteBuffered();
   }
 
   #takeResponse(chunk: Buffer): void {
@@ -220,15 +303,19 @@ export class Exchange implements Handler, UpstreamOwner {
       this.#fail({ code: "reset", reason: `${this.#record.target} switched protocols without being asked` });
       return false;
     }
-    const { via } = this.#client.server.settings;
-    if (head.status < 200) {
-      this.#parser = new ResponseHeadParser();
-      if (this.#head.minor === 1) this.#toClient.add(responseHead(head, { chunked: false, close: false, via }));
-      return true;
+    if (head.status < 200) return this.#takeInterim(head);
+    if (head.status === 407) {
+      const reason = `${this.#record.target} answered with 407, which is for proxies`;
+      this.#fail({ code: "reset", reason, receivedStatus: 407 });
+      return false;
     }
+    const { via } = this.#client.server.settings;
     this.#parser = null;
     this.#response = head;
     const bodiless = this.#head.method === "HEAD" || head.status === 204 || head.status === 304;
+    // RFC 9110 §8.6, RFC 9112 §6.1: a 204 has neither, so another reader may see a body.
+    if (head.status === 204 && (head.chunked || head.contentLength !== undefined)) this.#faulty = true;
+    this.#bound ||= bindsConnection(head.headers);
     if (bodiless) this.#body = new LengthBody(0);
     else if (head.chunked) this.#body = new ChunkedBody();
     else if (head.contentLength !== undefined) this.#body = new LengthBody(head.contentLength);
@@ -237,15 +324,37 @@ export class Exchange implements Handler, UpstreamOwner {
       this.#close = true;
     }
     if (!this.#request.done) this.#close = true;
+    // A client that half-closed may have sent further requests before.
+    if (this.#ended && this.#held.length === 0) this.#close = true;
     this.#chunked = head.chunked && this.#head.minor === 1 && !(bodiless && this.#head.method !== "HEAD");
     const close = this.#close || this.#client.server.phase !== "serving";
     this.#close = close;
     this.#toClient.add(responseHead(head, { chunked: this.#chunked, close, via }));
     if (this.#body.done) {
       // Bytes that no response owns: nobody may meet them later.
-      if (rest.length > 0) head.keepAlive = false;
+      if (rest.length > 0) this.#faulty = true;
       this.#complete();
       return false;
+    }
+    return true;
+  }
+
+  /**
+   * A head with a status of 1xx: one 100 goes to a client that waits for it, every other one is dropped, since clients
+   * take it for the answer (docs/adr/0015-interim-responses.md). False: the exchange is over.
+   */
+  #takeInterim(head: ResponseHead): boolean {
+    if (++this.#interimHeads > MAX_INTERIM_HEADS) {
+      countBound("response-head");
+      const reason = `${this.#record.target} sent more than ${MAX_INTERIM_HEADS} heads before its answer`;
+      this.#fail({ code: "reset", reason });
+      return false;
+    }
+    this.#parser = new ResponseHeadParser();
+    if (head.chunked || head.contentLength !== undefined) this.#faulty = true;
+    if (head.status === 100 && !this.#continued && expectsContinue(this.#head)) {
+      this.#continued = true;
+      this.#toClient.add(continueHead(head.minor, this.#client.server.settings.via));
     }
     return true;
   }
@@ -261,7 +370,7 @@ export class Exchange implements Handler, UpstreamOwner {
     }
     if (rest === null) return;
     if (this.#chunked) this.#toClient.add("0\r\n\r\n");
-    if (rest.length > 0) this.#response!.keepAlive = false;
+    if (rest.length > 0) this.#faulty = true;
     this.#complete();
   }
 
@@ -305,13 +414,35 @@ export class Exchange implements Handler, UpstreamOwner {
     const { server } = this.#client;
     const upstream = this.#upstream!;
     upstream.owner = undefined;
-    if (this.#response!.keepAlive && this.#request.done && !(this.#body instanceof UntilClose)) {
-      server.pool.put(this.#poolKey, upstream, this.#opened, server.now);
+    this.#upstream = null;
+    const reusable = this.#response!.keepAlive && !this.#faulty && this.#request.done;
+    if (reusable && !(this.#body instanceof UntilClose)) {
+      const owner = this.#bound ? this.#client : undefined;
+      server.pool.put(this.#poolKey, upstream, { opened: this.#opened, now: server.now, owner });
     } else upstream.destroy();
+    if (this.#close && this.#client.socket.writableLength > 0) this.#awaitClient();
+    else this.#depart();
+  }
+
+  /** The connection is closed when the client has taken its response; a slow one stays counted, and bounded by idle time. */
+  #awaitClient(): void {
+    this.#leaving = true;
+    this.#client.socket.write(NOTHING, () => {
+      if (this.#leaving) this.#depart();
+    });
+  }
+
+  #depart(): void {
+    this.#leaving = false;
     this.#record.close = "complete";
     this.#client.finish(this.#record);
-    if (this.#close) this.#client.farewell();
-    else this.#client.next(Buffer.concat(this.#held));
+    if (this.#close) {
+      this.#client.farewell();
+      return;
+    }
+    this.#client.next(this.#held.take());
+    // The request behind this one, or an idle connection, gets to know of the half-close as well.
+    if (this.#ended) this.#client.end();
   }
 
   /** Ends it for good, and its upstream connection. */
@@ -330,7 +461,7 @@ export class Exchange implements Handler, UpstreamOwner {
     this.#record.close = reason;
     this.#client.handler = null;
     this.#client.finish(this.#record);
-    this.#client.socket.resetAndDestroy();
+    reset(this.#client.socket);
   }
 
   #fail(failure: Failure): void {
@@ -342,13 +473,15 @@ export class Exchange implements Handler, UpstreamOwner {
     this.#client.refuse(failure, this.#record, this.#head.method === "HEAD");
   }
 
-  onClosed(): void {
-    if (this.#over) return;
+  onClosed(): boolean {
+    if (this.#over && !this.#leaving) return false;
     this.#leave("client-gone");
     this.#client.socket.destroy();
+    return false;
   }
 
   #leave(close: string): void {
+    this.#leaving = false;
     this.#stop?.();
     this.#abandon();
     this.#record.close = close;
@@ -357,6 +490,10 @@ export class Exchange implements Handler, UpstreamOwner {
   }
 
   sweep(now: number): void {
+    if (this.#leaving) {
+      if (now - this.#active >= this.#entry!.settings.idleMs) this.abort("idle");
+      return;
+    }
     if (this.#entry === null || this.#upstream === null || now - this.#active < this.#entry.settings.idleMs) return;
     const seconds = this.#entry.settings.idleMs / 1000;
     this.#fail({ code: "timeout", reason: `${this.#record.target} was silent for ${seconds} s` });
@@ -364,8 +501,8 @@ export class Exchange implements Handler, UpstreamOwner {
 
   /** At once: an answer that comes before the client's connection is gone must not bring the upstream back into the pool. */
   abort(close: string): void {
-    if (this.#over) return;
+    if (this.#over && !this.#leaving) return;
     this.#leave(close);
-    this.#client.socket.resetAndDestroy();
+    reset(this.#client.socket);
   }
 }

@@ -1,3 +1,6 @@
+import { countBound } from "./bounds.ts";
+import { Held } from "./held.ts";
+
 /** One request head, strict (RFC 9112). Field names and values are as sent, values trimmed of outer white space. */
 export interface Head {
   method: string;
@@ -11,7 +14,7 @@ export interface Head {
   /** Whether the client wants to go on after this request (RFC 9112 §9.3). */
   keepAlive: boolean;
   /** Lower-cased names that Connection and Proxy-Connection nominate (RFC 9110 §7.6.1). */
-  connection: string[];
+  connection: ReadonlySet<string>;
   /** The value of Proxy-Authorization; the first of several decides nothing: several are refused. */
   authorization?: string;
 }
@@ -24,6 +27,10 @@ export interface HeadRefusal {
 
 /** Octets of a head, request line and fields together. */
 export const MAX_HEAD_BYTES = 16_384;
+/** Fields of one head, or of one trailer section. Apache, Envoy and hyper allow 100 by default. */
+export const MAX_FIELDS = 256;
+/** Names in all Connection and Proxy-Connection fields of one head. Senders write one or two. */
+export const MAX_CONNECTION_TOKENS = 64;
 
 const TOKEN = /^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$/;
 const FIELD_VALUE = /^[\t\x20-\x7e\x80-\xff]*$/;
@@ -61,16 +68,25 @@ export function framing(headers: readonly [string, string][]): { contentLength?:
   return contentLength === undefined ? { chunked } : { contentLength, chunked };
 }
 
+const NO_TOKENS: ReadonlySet<string> = new Set();
+
 /** The tokens of all Connection and Proxy-Connection fields, lower-cased. */
-export function connectionTokens(headers: readonly [string, string][]): string[] {
-  const tokens: string[] = [];
+export function connectionTokens(headers: readonly [string, string][]): ReadonlySet<string> {
+  let tokens: Set<string> | null = null;
+  let count = 0;
   for (const [name, value] of headers) {
     if (name.length !== 10 && name.length !== 16) continue;
     const lower = name.toLowerCase();
     if (lower !== "connection" && lower !== "proxy-connection") continue;
-    for (const token of value.split(",")) tokens.push(token.trim().toLowerCase());
+    tokens ??= new Set();
+    for (const token of value.split(",", MAX_CONNECTION_TOKENS + 1)) {
+      if (++count > MAX_CONNECTION_TOKENS) {
+        throw new Malformed(`Connection has more than ${MAX_CONNECTION_TOKENS} names`, 431);
+      }
+      tokens.add(token.trim().toLowerCase());
+    }
   }
-  return tokens;
+  return tokens ?? NO_TOKENS;
 }
 
 function readRequestLine(line: string): { method: string; target: string; minor: 0 | 1 } {
@@ -83,6 +99,17 @@ function readRequestLine(line: string): { method: string; target: string; minor:
   return { method, target, minor: version === "HTTP/1.1" ? 1 : 0 };
 }
 
+const isBlank = (code: number): boolean => code === 32 || code === 9;
+
+/** Removes spaces and tabs at both ends. An expression such as `/[ \t]+$/` takes quadratic time where they are inside. */
+function trimmed(text: string): string {
+  let start = 0;
+  let end = text.length;
+  while (start < end && isBlank(text.charCodeAt(start))) start++;
+  while (end > start && isBlank(text.charCodeAt(end - 1))) end--;
+  return text.slice(start, end);
+}
+
 function readField(line: string): [string, string] {
   const colon = line.indexOf(":");
   if (line.startsWith(" ") || line.startsWith("\t")) throw new Malformed("a field is folded over lines");
@@ -90,7 +117,7 @@ function readField(line: string): [string, string] {
   if (colon <= 0 || !TOKEN.test(name)) throw new Malformed("a field name is not a token");
   const value = line.slice(colon + 1);
   if (!FIELD_VALUE.test(value)) throw new Malformed("a field value has a control character");
-  return [name, value.replace(/^[ \t]+|[ \t]+$/g, "")];
+  return [name, trimmed(value)];
 }
 
 function finish(start: { method: string; target: string; minor: 0 | 1 }, headers: [string, string][]): Head {
@@ -113,15 +140,20 @@ function finish(start: { method: string; target: string; minor: 0 | 1 }, headers
     throw new Malformed("a CONNECT with a body");
   }
   const connection = connectionTokens(headers);
-  const keepAlive = start.minor === 1 ? !connection.includes("close") : connection.includes("keep-alive");
+  const keepAlive = start.minor === 1 ? !connection.has("close") : connection.has("keep-alive");
   const head: Head = { ...start, headers, ...framed, keepAlive, connection };
   if (authorization !== undefined) head.authorization = authorization;
   return head;
 }
 
+function addField(headers: [string, string][], line: string): void {
+  if (headers.length === MAX_FIELDS) throw new Malformed(`the head has more than ${MAX_FIELDS} fields`, 431);
+  headers.push(readField(line));
+}
+
 /** Lines of a head as they complete: CRLF only, limited in size, the same for every split of the bytes. */
 export class LineReader {
-  #pending: Buffer | null = null;
+  readonly #pending = new Held();
   #seen = 0;
   readonly #limit: number;
   readonly #what: string;
@@ -133,23 +165,27 @@ export class LineReader {
 
   /** Calls `line` for each complete line (latin1) until it returns true; returns the bytes behind that line. */
   feed(chunk: Buffer, line: (text: string) => boolean): Buffer | null {
-    let data = this.#pending === null ? chunk : Buffer.concat([this.#pending, chunk]);
-    let from = this.#pending?.length ?? 0;
-    for (;;) {
-      const lf = data.indexOf(10, from);
-      const end = lf === -1 ? data.length : lf + 1;
-      if (this.#seen + end > this.#limit)
+    for (let at = 0; ; ) {
+      const lf = chunk.indexOf(10, at);
+      const end = lf === -1 ? chunk.length : lf + 1;
+      const length = this.#pending.length + end - at;
+      if (this.#seen + length > this.#limit) {
         throw new Malformed(`the ${this.#what} is longer than ${this.#limit} bytes`, 431);
+      }
+      const part = chunk.subarray(at, end);
       if (lf === -1) {
-        this.#pending = data.length === 0 ? null : data;
+        this.#pending.append(part);
         return null;
       }
-      if (lf === 0 || data[lf - 1] !== 13) throw new Malformed("a line ends in LF without CR");
-      const text = data.toString("latin1", 0, lf - 1);
-      this.#seen += lf + 1;
-      data = data.subarray(lf + 1);
-      from = 0;
-      if (line(text)) return data;
+      let whole = part;
+      if (this.#pending.length > 0) {
+        this.#pending.append(part);
+        whole = this.#pending.take();
+      }
+      if (length < 2 || whole[length - 2] !== 13) throw new Malformed("a line ends in LF without CR");
+      this.#seen += length;
+      at = end;
+      if (line(whole.toString("latin1", 0, length - 2))) return chunk.subarray(at);
     }
   }
 }
@@ -172,13 +208,14 @@ export class HeadParser {
           return false;
         }
         if (line === "") return true;
-        this.#headers.push(readField(line));
+        addField(this.#headers, line);
         return false;
       });
       return rest === null ? null : { head: finish(this.#start!, this.#headers), rest };
     } catch (error) {
-      if (error instanceof Malformed) return { refusal: { status: error.status, reason: error.message } };
-      throw error;
+      if (!(error instanceof Malformed)) throw error;
+      if (error.status === 431) countBound("request-head");
+      return { refusal: { status: error.status, reason: error.message } };
     }
   }
 }
@@ -192,7 +229,7 @@ export interface ResponseHead {
   contentLength?: number;
   chunked: boolean;
   keepAlive: boolean;
-  connection: string[];
+  connection: ReadonlySet<string>;
 }
 
 /** Octets of a response head: upstreams send more cookies than clients. */
@@ -215,17 +252,21 @@ export class ResponseHeadParser {
           return false;
         }
         if (line === "") return true;
-        this.#headers.push(readField(line));
+        addField(this.#headers, line);
         return false;
       });
       if (rest === null) return null;
       const start = this.#start!;
+      const framed = framing(this.#headers);
+      // RFC 9112 §6.1: its framing is faulty, even beside a Content-Length.
+      if (framed.chunked && start.minor === 0) throw new Malformed("Transfer-Encoding in HTTP/1.0");
       const connection = connectionTokens(this.#headers);
-      const keepAlive = start.minor === 1 ? !connection.includes("close") : connection.includes("keep-alive");
-      return { head: { ...start, headers: this.#headers, ...framing(this.#headers), keepAlive, connection }, rest };
+      const keepAlive = start.minor === 1 ? !connection.has("close") : connection.has("keep-alive");
+      return { head: { ...start, headers: this.#headers, ...framed, keepAlive, connection }, rest };
     } catch (error) {
-      if (error instanceof Malformed) return { error: error.message };
-      throw error;
+      if (!(error instanceof Malformed)) throw error;
+      if (error.status === 431) countBound("response-head");
+      return { error: error.message };
     }
   }
 }

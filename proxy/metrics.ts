@@ -78,6 +78,9 @@ export class Metrics {
     gauge("connections", "Open client connections, idle ones included", [], function () {
       this.set(server.counts.connections);
     });
+    gauge("buffered_bytes", "Bytes kept for clients and targets that do not read", [], function () {
+      this.set(server.counts.bufferedBytes);
+    });
     const bytesHelp = "Bytes relayed by finished tunnels and requests (up: from client to target)";
     copiedBy("direction", "bytes_total", bytesHelp, () => ({ up: this.#up, down: this.#down }));
     const dnsHelp = "Names asked for: hit, miss (a query was made), shared (waited for another's query)";

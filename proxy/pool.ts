@@ -9,28 +9,34 @@ interface Idle {
   socket: Socket;
   /** When it was dialled (monotonic ms): a proof of the source may come after it. */
   opened: number;
+  /** The only one that may take it; absent: everyone may. */
+  owner?: object | undefined;
   since: number;
   drop: () => void;
 }
 
 /**
  * Idle upstream connections of plain HTTP, by host, port, address and source; the last one used is the first one taken. Who
- * takes one has decided its request first.
+ * takes one has decided its request first. A connection with an owner (it carries the authentication of one client, as
+ * NTLM does) is for that owner alone.
  */
 export class Pool {
   readonly #idle = new Map<string, Idle[]>();
   #count = 0;
 
-  take(key: string): { socket: Socket; opened: number } | null {
+  /** A connection for `owner`, its own ones first. `bound`: it has an owner. */
+  take(key: string, owner: object): { socket: Socket; opened: number; bound: boolean } | null {
     const list = this.#idle.get(key);
-    const entry = list?.at(-1);
+    if (list === undefined) return null;
+    const entry = list.findLast((one) => one.owner === owner) ?? list.findLast((one) => one.owner === undefined);
     if (entry === undefined) return null;
     entry.drop();
-    return entry.socket.destroyed ? this.take(key) : entry;
+    const { socket, opened } = entry;
+    return socket.destroyed ? this.take(key, owner) : { socket, opened, bound: entry.owner !== undefined };
   }
 
-  /** Keeps a connection whose last response is complete, or closes it. */
-  put(key: string, socket: Socket, opened: number, now: number): void {
+  /** Keeps a connection whose last response is complete, or closes it. `owner`: for whom alone. */
+  put(key: string, socket: Socket, idle: { opened: number; now: number; owner?: object | undefined }): void {
     const list = this.#idle.get(key) ?? [];
     if (socket.destroyed || this.#count >= MAX_IDLE || list.length >= MAX_IDLE_PER_KEY) {
       socket.destroy();
@@ -49,7 +55,8 @@ export class Pool {
       drop();
       socket.destroy();
     };
-    const entry: Idle = { socket, opened, since: now, drop };
+    const { opened, now, owner } = idle;
+    const entry: Idle = { socket, opened, owner, since: now, drop };
     socket.on("end", dead);
     socket.on("close", dead);
     list.push(entry);

@@ -3,6 +3,7 @@ import type { AddressInfo } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 import { makeAdmin, type Status } from "./admin.ts";
 import { Credentials } from "./auth.ts";
+import { defaultBufferLimit, MIB } from "./buffers.ts";
 import { type Config, PROXY_OPTIONS, readConfig, requirePolicy, settingsOf } from "./config.ts";
 import { Gate } from "./gate.ts";
 import { compileFor, compileForEcho } from "./load.ts";
@@ -113,6 +114,8 @@ export async function runProxy(argv: readonly string[]): Promise<number> {
     metrics,
     writer,
     readiness: config.readiness,
+    bufferBytes: config.bufferMiB === undefined ? defaultBufferLimit() : config.bufferMiB * MIB,
+    onAcceptError: (error) => log.warn({ err: error }, "cannot accept a connection"),
   });
   metrics.register(server, verifier, reload);
   const status: Status = { version: version(), listen: "", loadedAt: null };

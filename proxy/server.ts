@@ -1,6 +1,8 @@
 import { createServer, type Server, type Socket } from "node:net";
 import { KEEP_ALIVE_SECONDS, shareReadBuffer } from "./accept.ts";
 import type { Credentials } from "./auth.ts";
+import { type Bound, countBound } from "./bounds.ts";
+import { Buffers } from "./buffers.ts";
 import { Client, onClientRead } from "./client.ts";
 import type { Settings } from "./config.ts";
 import { refusalBytes } from "./errors.ts";
@@ -14,6 +16,8 @@ import type { Names } from "./resolve.ts";
 const SWEEP_MS = 1000;
 /** Connections without a request at the moment, on top of the tunnels. */
 const MAX_IDLE_CLIENTS = 2000;
+/** Connections of one source address that have not sent a complete first head yet. Honest clients send theirs at once. */
+const MAX_SILENT_PER_SOURCE = 256;
 const BACKLOG = 4096;
 
 /** What a server is made of. */
@@ -25,6 +29,10 @@ export interface Parts {
   metrics: Metrics;
   writer: RecordWriter;
   readiness: "policy" | "verified";
+  /** Bytes that the process may keep for slow peers. */
+  bufferBytes: number;
+  /** A connection could not be accepted, for want of file descriptors mostly. */
+  onAcceptError: (error: NodeJS.ErrnoException) => void;
 }
 
 /** The accept loop with what all connections share: policy, credentials, names, gate, limits, records. */
@@ -42,9 +50,14 @@ export class ProxyServer {
   /** Milliseconds, monotonic, renewed once a second and at each accept: good enough for idle times. */
   now = performance.now();
   readonly #clients = new Set<Client>();
+  /** Connections without a complete first head, the oldest first: all, and those of each source address. */
+  readonly #silent = new Set<Client>();
+  readonly #silentFrom = new Map<string, Set<Client>>();
+  readonly buffers: Buffers;
   readonly #byClient = new Map<string, number>();
   readonly #server: Server;
   readonly #writer: RecordWriter;
+  readonly #onAcceptError: (error: NodeJS.ErrnoException) => void;
   #active = 0;
   #sharedReads = false;
   #emptied: (() => void) | undefined;
@@ -57,7 +70,9 @@ export class ProxyServer {
     this.gate = parts.gate;
     this.#metrics = parts.metrics;
     this.#writer = parts.writer;
+    this.#onAcceptError = parts.onAcceptError;
     this.#readiness = parts.readiness;
+    this.buffers = new Buffers(parts.bufferBytes);
     this.#server = createServer(
       { allowHalfOpen: true, noDelay: true, keepAlive: true, keepAliveInitialDelay: KEEP_ALIVE_SECONDS * 1000 },
       (socket) => this.#accept(socket),
@@ -98,8 +113,10 @@ export class ProxyServer {
   }
 
   /** Requests and tunnels that are counted now, and connections in all. */
-  get counts(): { active: number; connections: number; recordsDropped: number } {
-    return { active: this.#active, connections: this.#clients.size, recordsDropped: this.#writer.dropped };
+  get counts(): { active: number; connections: number; bufferedBytes: number; recordsDropped: number } {
+    const { bytes: bufferedBytes } = this.buffers;
+    const connections = this.#clients.size;
+    return { active: this.#active, connections, bufferedBytes, recordsDropped: this.#writer.dropped };
   }
 
   /** An empty host means all addresses: IPv6 and IPv4, or IPv4 where the machine has no other. `reusePort`: other processes may share the port. @throws the listen error */
@@ -108,6 +125,7 @@ export class ProxyServer {
       this.#server.once("error", reject);
       this.#server.listen({ host, port, reusePort, backlog: BACKLOG }, () => {
         this.#server.removeListener("error", reject);
+        this.#server.on("error", this.#onAcceptError);
         this.#sharedReads = shareReadBuffer(this.#server, onClientRead);
         this.#sweeper = setInterval(() => this.#sweep(), SWEEP_MS);
         resolve(this.#server.address() as { address: string; port: number });
@@ -118,17 +136,52 @@ export class ProxyServer {
   #accept(socket: Socket): void {
     this.now = performance.now();
     if (this.#clients.size >= this.settings.maxTunnels + MAX_IDLE_CLIENTS) {
-      const failure = { code: "overloaded", reason: "too many connections to this proxy" } as const;
-      const options = { policy: this.policy?.document.policy ?? "", denyStatus: this.settings.denyStatus, head: false };
-      socket.on("error", () => socket.destroy());
-      socket.end(refusalBytes(failure, options), "latin1", () => socket.destroy());
+      const [oldest] = this.#silent;
+      if (oldest === undefined) {
+        this.#turnAway(socket);
+        return;
+      }
+      this.#evict(oldest, "silent-connections");
+    }
+    const client = new Client(socket, this, this.#sharedReads);
+    this.#clients.add(client);
+    this.#silent.add(client);
+    const peers = this.#silentFrom.get(client.from);
+    if (peers === undefined) {
+      this.#silentFrom.set(client.from, new Set([client]));
       return;
     }
-    this.#clients.add(new Client(socket, this, this.#sharedReads));
+    peers.add(client);
+    const [oldest] = peers;
+    if (peers.size > MAX_SILENT_PER_SOURCE) this.#evict(oldest!, "connections-per-source");
+  }
+
+  /** Closes a connection that has said nothing to the purpose, in favour of one that may. */
+  #evict(client: Client, bound: Bound): void {
+    countBound(bound);
+    this.spoke(client);
+    client.socket.destroy();
+  }
+
+  #turnAway(socket: Socket): void {
+    countBound("silent-connections");
+    const failure = { code: "overloaded", reason: "too many connections to this proxy" } as const;
+    const options = { policy: this.policy?.document.policy ?? "", denyStatus: this.settings.denyStatus, head: false };
+    socket.on("error", () => socket.destroy());
+    socket.end(refusalBytes(failure, options), "latin1", () => socket.destroy());
+  }
+
+  /** A connection has sent its first head, or is gone: it counts as silent no longer. */
+  spoke(client: Client): void {
+    if (!this.#silent.delete(client)) return;
+    const peers = this.#silentFrom.get(client.from)!;
+    peers.delete(client);
+    if (peers.size === 0) this.#silentFrom.delete(client.from);
   }
 
   forget(client: Client): void {
     this.#clients.delete(client);
+    this.buffers.forget(client);
     if (this.#clients.size === 0) this.#emptied?.();
   }
 
@@ -162,6 +215,7 @@ export class ProxyServer {
   #sweep(): void {
     this.now = performance.now();
     for (const client of this.#clients) client.sweep(this.now);
+    this.buffers.sweep();
     this.pool.sweep(this.now);
   }
 
@@ -179,7 +233,6 @@ export class ProxyServer {
   /** Ends what is still open (record: `drain`) and resolves when every connection is closed. */
   async close(): Promise<void> {
     const drained = this.drain();
-    clearInterval(this.#sweeper);
     for (const client of this.#clients) {
       if (client.handler === null) client.socket.destroy();
       else client.handler.abort("drain");
@@ -187,5 +240,6 @@ export class ProxyServer {
     this.pool.close();
     this.names.close();
     await drained;
+    clearInterval(this.#sweeper);
   }
 }

@@ -1,11 +1,15 @@
+import { countBound } from "./bounds.ts";
 import { BULK_AFTER_BYTES, Bulk } from "./bulk.ts";
 import type { Client, Handler } from "./client.ts";
 import { copyOut } from "./read-buffer.ts";
 import type { Record } from "./record.ts";
+import { reset } from "./reset.ts";
 import { adopt, type UpstreamOwner, type UpstreamSocket } from "./upstream.ts";
 
 /** Tunnels that are silent for so long are kept alive on the way; short ones are spared four system calls. */
 const KEEP_ALIVE_MS = 15_000;
+/** After both sides have ended, the upstream gets this long to take the bytes that the client sent before its end. */
+const LINGER_MS = 5000;
 
 /** Whether a direction with so many bytes has just become bulk. */
 const passes = (bytes: number, added: number): boolean => bytes >= BULK_AFTER_BYTES && bytes - added < BULK_AFTER_BYTES;
@@ -24,6 +28,8 @@ export class Tunnel implements Handler, UpstreamOwner {
   #upstreamEnded = false;
   #finished = false;
   #kept = false;
+  /** Since when the client is gone while its last bytes are still being sent (server's clock, ms). */
+  #lingerSince: number | null = null;
   #up: Bulk | null = null;
   #down: Bulk | null = null;
 
@@ -41,7 +47,11 @@ export class Tunnel implements Handler, UpstreamOwner {
   onData(chunk: Buffer): void {
     this.#active = this.client.server.now;
     this.#record.bytesUp += chunk.length;
-    if (this.#upstream.writable && !this.#upstream.write(chunk)) this.client.socket.pause();
+    const upstream = this.#upstream;
+    if (upstream.writable) {
+      if (!upstream.write(chunk)) this.client.socket.pause();
+      if (upstream.writableLength > 0) this.client.noteBuffered();
+    }
     if (passes(this.#record.bytesUp, chunk.length) && this.client.sharedReads) setImmediate(() => this.#startUp());
   }
 
@@ -54,7 +64,9 @@ export class Tunnel implements Handler, UpstreamOwner {
     this.client.bulk = (length) => {
       this.#active = this.client.server.now;
       this.#record.bytesUp += length;
-      return bulk.read(length);
+      const more = bulk.read(length);
+      if (!more) this.client.noteBuffered();
+      return more;
     };
   }
 
@@ -70,27 +82,40 @@ export class Tunnel implements Handler, UpstreamOwner {
   }
 
   onDrain(): void {
+    this.client.noteBuffered();
     this.#upstream.resume();
   }
 
-  onClosed(error: NodeJS.ErrnoException | null): void {
+  /** Bytes that either side has not taken yet. */
+  buffered(): number {
+    return this.client.socket.writableLength + this.#upstream.writableLength;
+  }
+
+  onClosed(error: NodeJS.ErrnoException | null): boolean {
     const upstream = this.#upstream;
     if (error !== null) this.broken("client", error);
-    else if (this.#clientEnded && this.#upstreamEnded && upstream.writableLength > 0) {
-      // Nobody waits for an answer, but what the client said is still on its way.
-      upstream.setTimeout(this.#idleMs, () => upstream.destroy());
+    else if (this.#clientEnded && this.#upstreamEnded && !upstream.destroyed && upstream.writableLength > 0) {
+      // The client expects no answer, but its last bytes are still on their way: counted and revocable until they are gone.
+      this.#lingerSince = this.client.server.now;
+      return true;
     } else if (!upstream.destroyed) upstream.destroy();
     this.#finish();
+    return false;
   }
 
   /** False: stop reading until the client has drained. */
   upstreamRead(length: number): boolean {
     this.#active = this.client.server.now;
     this.#record.bytesDown += length;
-    if (this.#down !== null) return this.#down.read(length);
-    if (passes(this.#record.bytesDown, length)) setImmediate(() => this.#startDown());
     const { socket } = this.client;
-    return socket.writable ? socket.write(copyOut(length)) : true;
+    let more = true;
+    if (this.#down !== null) more = this.#down.read(length);
+    else {
+      if (passes(this.#record.bytesDown, length)) setImmediate(() => this.#startDown());
+      if (socket.writable) more = socket.write(copyOut(length));
+    }
+    if (socket.writableLength > 0) this.client.noteBuffered();
+    return more;
   }
 
   upstreamEnd(): void {
@@ -103,6 +128,7 @@ export class Tunnel implements Handler, UpstreamOwner {
   }
 
   upstreamDrained(): void {
+    this.client.noteBuffered();
     this.client.socket.resume();
   }
 
@@ -111,7 +137,8 @@ export class Tunnel implements Handler, UpstreamOwner {
   }
 
   upstreamClosed(): void {
-    if (!this.#upstreamEnded && !this.#finished) this.client.socket.destroy();
+    if (this.#lingerSince !== null) this.#finish();
+    else if (!this.#upstreamEnded && !this.#finished) this.client.socket.destroy();
   }
 
   /** One side ended abnormally: the other side is told in the same way. */
@@ -120,10 +147,16 @@ export class Tunnel implements Handler, UpstreamOwner {
       this.#record.close = error.code === "ETIMEDOUT" ? `${side}-timeout` : `${side}-reset`;
     }
     const other = side === "client" ? this.#upstream : this.client.socket;
-    if (!other.destroyed) other.resetAndDestroy();
+    reset(other);
   }
 
   sweep(now: number): void {
+    if (this.#lingerSince !== null) {
+      if (now - this.#lingerSince < LINGER_MS) return;
+      countBound("lingering-upstreams");
+      this.abort("upstream-timeout");
+      return;
+    }
     const silent = now - this.#active;
     if (silent >= this.#idleMs) this.abort("idle");
     else if (silent >= KEEP_ALIVE_MS && !this.#kept) {
@@ -134,8 +167,8 @@ export class Tunnel implements Handler, UpstreamOwner {
 
   abort(close: string): void {
     this.#record.close = close;
-    this.#upstream.resetAndDestroy();
-    this.client.socket.resetAndDestroy();
+    reset(this.#upstream);
+    reset(this.client.socket);
   }
 
   #finish(): void {

@@ -43,6 +43,8 @@ function makeServer(settings: Settings, log: Logger, far: number, password: stri
     metrics: new Metrics(),
     writer,
     readiness: "policy",
+    bufferBytes: Number.POSITIVE_INFINITY,
+    onAcceptError: (error) => log.warn({ reason: error.message }, "the warm-up cannot accept a connection"),
   });
   const policy = compile(document, { allowCIDRs: [`${LOOPBACK}/32`] });
   server.install(policy, { ...settings, accessLog: "all" }, credentials);

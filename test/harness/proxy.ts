@@ -11,6 +11,8 @@ export const OUTRIDER = join(ROOT, "bin/outrider");
 /** Opens receivers on loopback, which nothing else opens. */
 export const OPEN_LOOPBACK = ["--allow-cidr", "127.0.0.0/8", "--allow-cidr", "::1/128"];
 const START_MS = 15_000;
+/** A proxy that has not ended by then is killed, and its exit status is -1. */
+const STOP_MS = 60_000;
 
 /** A record as it stands on stdout. */
 export type ProxyRecord = Record<string, unknown> & { target: string; verdict: string; code?: string };
@@ -46,6 +48,7 @@ export interface ProxyStatus {
   policy: { name: string; hash: string } | null;
   active: number;
   connections: number;
+  bufferedBytes: number;
   sources: { address: string; assigned: boolean }[];
   verification: { way: string; verified: boolean; observed: string[]; expected: string[]; error: string | null }[];
 }
@@ -205,8 +208,10 @@ export async function startProxy(options: ProxyOptions): Promise<ProxyHandle> {
     stop: async (signal = "SIGTERM") => {
       if (child.exitCode === null) {
         child.kill(signal);
+        const timer = setTimeout(() => child.kill("SIGKILL"), STOP_MS);
         // Not "exit": the last records may still be in the pipe.
         await once(child, "close");
+        clearTimeout(timer);
       }
       return child.exitCode ?? -1;
     },

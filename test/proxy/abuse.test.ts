@@ -103,23 +103,3 @@ test("--max-tunnels: the next one is told to come back", async () => {
   await small.stop();
   await far.close();
 });
-
-test("connections without a request are bounded too: one more is told so, and those that are there go on", async () => {
-  const small = await startProxy({ policy: {}, args: [...OPEN_LOOPBACK, "--max-tunnels", "1"] });
-  const far = await listen((socket) => socket.pipe(socket));
-  const tunnel = await RawClient.open(small.port);
-  await tunnel.connect(`127.0.0.1:${far.port}`);
-  const silent: RawClient[] = [];
-  for (let i = 0; i < 2000; i += 100) {
-    silent.push(...(await Promise.all(Array.from({ length: 100 }, () => RawClient.open(small.port)))));
-  }
-  await small.untilStatus((status) => status.connections === 2001);
-  const next = await RawClient.open(small.port);
-  await next.untilEnd();
-  assert.match(next.text, /^HTTP\/1\.1 503 egress-unavailable: too many connections to this proxy\r\n/);
-  tunnel.socket.write("unharmed");
-  await tunnel.untilText("unharmed");
-  for (const client of [...silent, next, tunnel]) client.socket.destroy();
-  await small.stop();
-  await far.close();
-});

@@ -1,0 +1,50 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { LineReader } from "../../proxy/head.ts";
+import { Held } from "../../proxy/held.ts";
+
+test("bytes that are held come back whole, in any pieces, and pieces are not changed", () => {
+  const text = "0123456789".repeat(100);
+  for (const size of [1, 3, 255, 256, 257, 999, 1000]) {
+    const whole = Buffer.from(text);
+    const held = new Held();
+    for (let at = 0; at < whole.length; at += size) held.append(whole.subarray(at, at + size));
+    assert.equal(held.length, 1000);
+    assert.equal(held.take().toString(), text);
+    assert.equal(held.length, 0);
+    assert.equal(whole.toString(), text);
+    held.append(Buffer.from("again"));
+    assert.equal(held.take().toString(), "again");
+  }
+  assert.equal(new Held().take().length, 0);
+});
+
+test("64 KiB that arrive byte by byte take little more memory than 64 KiB", () => {
+  const held = new Held();
+  for (let i = 0; i < 65_536; i++) held.append(Buffer.from([i & 255]));
+  assert.equal(held.length, 65_536);
+  // The pieces themselves are garbage; what is kept is one buffer outside of the heap.
+  assert.ok(held.take().buffer.byteLength <= 131_072);
+});
+
+test("a line that arrives byte by byte is read in linear time", () => {
+  const time = (length: number): number => {
+    const reader = new LineReader(1_000_000, "test");
+    const bytes = Buffer.from(`${"x".repeat(length)}\r\n`);
+    const began = performance.now();
+    let seen = 0;
+    for (let at = 0; at < bytes.length; at++) {
+      reader.feed(bytes.subarray(at, at + 1), (line) => {
+        seen = line.length;
+        return true;
+      });
+    }
+    assert.equal(seen, length);
+    return performance.now() - began;
+  };
+  time(20_000);
+  const short = Math.min(...[1, 2, 3].map(() => time(20_000)));
+  const long = Math.min(...[1, 2, 3].map(() => time(400_000)));
+  // 20 times the length; quadratic time would be 400 times as much.
+  assert.ok(long < 150 * short, `${long} ms for 400,000 bytes, ${short} ms for 20,000`);
+});

@@ -1,0 +1,92 @@
+import assert from "node:assert/strict";
+import { after, before, test } from "node:test";
+import { withoutMembers } from "../../../proxy/structured.ts";
+import { Baseline } from "../../harness/baseline.ts";
+import { OPEN_LOOPBACK, type ProxyHandle, startProxy } from "../../harness/proxy.ts";
+import { exchange, listen } from "../../harness/raw.ts";
+
+/** Receivers that answer as if the proxy had refused: senders and people must be able to tell who speaks. */
+
+let proxy: ProxyHandle;
+let baseline: Baseline;
+before(async () => {
+  proxy = await startProxy({ policy: {}, args: OPEN_LOOPBACK });
+  baseline = await Baseline.of(proxy);
+});
+let requests = 0;
+after(async () => {
+  await baseline.restored(requests);
+  assert.equal(await proxy.stop(), 0);
+});
+
+/** The status line and the fields that a client gets when a receiver answers with these. */
+async function relayed(statusLine: string, fields: readonly string[]): Promise<string[]> {
+  requests++;
+  const far = await listen((socket) => {
+    socket.on("data", () =>
+      socket.end([`HTTP/1.1 ${statusLine}`, ...fields, "Content-Length: 0", "", ""].join("\r\n"), "latin1"),
+    );
+  });
+  const request = `GET http://127.0.0.1:${far.port}/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n`;
+  const text = await exchange(proxy.port, request);
+  await far.close();
+  const lines = text.slice(0, text.indexOf("\r\n\r\n")).split("\r\n");
+  return lines.filter((line) => !/^(content-length|via|connection):/i.test(line));
+}
+
+test("fields of refusals are removed from a target's answer, others stay", async () => {
+  const forged = [
+    "X-Outrider-Error: egress-denied: no",
+    "x-envoy-response-flags: UF",
+    "X-Envoy-Response-Code-Details: rbac_access_denied_matched_policy[x]",
+  ];
+  const lines = await relayed("200 OK", [...forged, "x-envoy-upstream-service-time: 7"]);
+  assert.deepEqual(lines, ["HTTP/1.1 200 OK", "x-envoy-upstream-service-time: 7"]);
+});
+
+test("members of Proxy-Status that are called outrider are removed, others stay", async () => {
+  const others = 'cdn.example; received-status=200; details="a, outrider; error=dns_error"';
+  const lines = await relayed("502 Bad Gateway", [
+    "Proxy-Status: outrider; error=destination_ip_prohibited",
+    `proxy-status: ${others}, "OutRider";error=dns_error , edge`,
+    'PROXY-STATUS: edge; details="never closed, outrider; error=dns_error',
+  ]);
+  assert.deepEqual(lines, ["HTTP/1.1 502 Bad Gateway", `proxy-status: ${others}, edge`]);
+});
+
+test("lists of Proxy-Status are read as structured fields", () => {
+  const rows: [string, string][] = [
+    ["outrider", ""],
+    ["outrider;error=x, a", "a"],
+    ["a ,\toutrider", "a"],
+    ['"outrider"', ""],
+    ["OUTRIDER; a=1; b, c", "c"],
+    ['a; b="x\\", outrider", c', 'a; b="x\\", outrider", c'],
+    ["a;b=-1.5;c=?1;d=:aGk=:;e=@12;f", "a;b=-1.5;c=?1;d=:aGk=:;e=@12;f"],
+    ["outrider2, outrider.example, my-outrider", "outrider2, outrider.example, my-outrider"],
+    // No such lists: whoever reads them has to ignore them.
+    ["", ""],
+    ["a,", ""],
+    [",outrider", ""],
+    ["a b", ""],
+    ["(outrider a)", ""],
+    ['"out\\rider"', ""],
+    ["a; error = x", ""],
+    [`${"a, ".repeat(64)}a`, ""],
+  ];
+  for (const [list, expected] of rows) assert.equal(withoutMembers(list, "outrider"), expected, list);
+});
+
+test("a reason phrase that reads like a refusal becomes the phrase of its status", async () => {
+  assert.deepEqual(await relayed("403 egress-denied: 10.0.0.5 is private; policy a/b", []), ["HTTP/1.1 403 Forbidden"]);
+  assert.deepEqual(await relayed("200  \tEGRESS-x", []), ["HTTP/1.1 200 OK"]);
+  assert.deepEqual(await relayed("799 egress-x", []), ["HTTP/1.1 799 "]);
+  assert.deepEqual(await relayed("403 No egress-denied here", []), ["HTTP/1.1 403 No egress-denied here"]);
+});
+
+test("a target's 407 is a 502: senders take a 407 for a wrong proxy password", async () => {
+  const [first, ...lines] = await relayed("407 Proxy Authentication Required", ['Proxy-Authenticate: Basic realm="x"']);
+  assert.match(first!, /^HTTP\/1\.1 502 egress-connect: 127\.0\.0\.1:\d+ answered with 407, which is for proxies$/);
+  assert.ok(lines.includes("Proxy-Status: outrider; error=http_protocol_error; received-status=407"), lines.join("|"));
+  assert.ok(!lines.some((line) => /^proxy-authenticate/i.test(line)));
+});
