@@ -1,344 +1,29 @@
-import { type ChildProcess, fork, spawn, spawnSync } from "node:child_process";
+import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { appendFileSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
-import { setTimeout as sleep } from "node:timers/promises";
-import { Baseline } from "../harness/baseline.ts";
 import { namespaceMissing } from "../harness/namespace.ts";
-import { type ProxyHandle, startProxy, tempFolder } from "../harness/proxy.ts";
-import type { ClientsOrder, ClientsReport } from "./clients.ts";
-import { faultOfRecord, faultsOfLog, Ledger, MAX_RSS_MIB, Violations } from "./invariants.ts";
 import { HELP, type Options, readOptions } from "./options.ts";
-import { probe } from "./probe.ts";
-import type { ReceiversReport, ReceiversStart } from "./receivers.ts";
-import {
-  DNS,
-  describe,
-  hostsFile,
-  OWN_PASSWORDS,
-  PASSWORD,
-  PORT,
-  PROBE_ADDRESS,
-  PYTHON_RECEIVERS,
-  planOf,
-  RECEIVER_CIDR,
-  receiverAddress,
-  receiverNumber,
-} from "./world.ts";
+import { Run } from "./run.ts";
+import { NAMESPACE_TRAPS } from "./world.ts";
 
 /** `make fuzz`: see {@link HELP}. Exit status 0: no violation. 1: at least one. 2: wrong usage. */
 
 /** Set for the process that runs inside of its own network namespace. */
 const INSIDE = "OUTRIDER_FUZZ_INSIDE";
-/** Loopback addresses outside of {@link RECEIVER_CIDR}: forbidden, and safe to name on any machine. */
-const LOOPBACK_TRAPS = ["127.67.0.1", "127.0.0.1", "::1"];
-/** Forbidden addresses that are only named in a network namespace of this run, where loopback has them. */
-const NAMESPACE_TRAPS = [
-  "10.0.0.5",
-  "172.16.0.9",
-  "192.168.1.1",
-  "169.254.169.254",
-  "100.100.100.200",
-  "fd00:ec2::254",
-  "fd12::7",
-];
-const TRAP_PORTS = [PORT, 80];
-const MAX_TUNNELS = 1000;
-const PROBE_EVERY_MS = 500;
-const PROGRESS_MS = 10_000;
-const SETTLE_MS = 20_000;
-const RECORDS_MS = 5000;
-const EXIT_MS = 10_000;
+const ENDING = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
 
 /** Runs this command again in a network namespace that has loopback alone, so that no packet can leave. */
-async function runInside(): Promise<number> {
+async function runInside(seed: number): Promise<number> {
   const addresses = NAMESPACE_TRAPS.map(
     (text) => `ip addr add ${text}/${text.includes(":") ? "128 nodad" : 32} dev lo`,
   );
   const script = `ip link set lo up && ${addresses.join(" && ")} && exec "$@"`;
   const command = ["--pdeathsig", "KILL", "--", "unshare", "--net", "--", "sh", "-c", script, "sh"];
-  const child = spawn("setpriv", [...command, process.execPath, ...process.execArgv, ...process.argv.slice(1)], {
-    stdio: "inherit",
-    env: { ...process.env, [INSIDE]: "1" },
-  });
+  // The last --seed counts.
+  const self = [process.execPath, ...process.execArgv, ...process.argv.slice(1), "--seed", `${seed}`];
+  const child = spawn("setpriv", [...command, ...self], { stdio: "inherit", env: { ...process.env, [INSIDE]: "1" } });
+  for (const signal of ENDING) process.on(signal, () => child.kill("SIGTERM"));
   const [status] = (await once(child, "close")) as [number | null];
   return status ?? 1;
-}
-
-/** Attempts to reach an address without a route, as the kernel of this network namespace counts them. */
-function unroutable(): number {
-  const rows = readFileSync("/proc/net/snmp", "utf8").split("\n");
-  const [names, values] = rows.filter((row) => row.startsWith("Ip: ")).map((row) => row.split(" "));
-  return Number(values![names!.indexOf("OutNoRoutes")]);
-}
-
-/** Requests that a proxy has finished, as its metrics count them. */
-async function requestsOf(proxy: ProxyHandle): Promise<number> {
-  const { text } = await proxy.admin("/metrics");
-  const counts = [...text.matchAll(/^outrider_proxy_requests_total\{.*\} (\d+)$/gm)];
-  return counts.reduce((sum, [, count]) => sum + Number(count), 0);
-}
-
-/** The fuzz run: processes, load, checks. */
-class Run {
-  readonly #options: Options;
-  readonly #violations = new Violations();
-  readonly #ledger = new Ledger();
-  readonly #workers: ChildProcess[] = [];
-  readonly #inside = process.env[INSIDE] !== undefined;
-  readonly #forbidden: readonly string[];
-  readonly #deadline: number;
-  readonly #began = Date.now();
-  #python: ChildProcess | null = null;
-  #proxy!: ProxyHandle;
-  #done = 0;
-  /** Access records of the present proxy. */
-  #records = 0;
-  #probes: number[] = [];
-  #probesFailed = 0;
-  #maxRss = 0;
-
-  constructor(options: Options) {
-    this.#options = options;
-    this.#forbidden = this.#inside ? [...LOOPBACK_TRAPS, ...NAMESPACE_TRAPS] : LOOPBACK_TRAPS;
-    this.#deadline = Date.now() + options.minutes * 60_000;
-  }
-
-  async start(): Promise<void> {
-    const { options } = { options: this.#options };
-    const receivers = fork(new URL("receivers.ts", import.meta.url), {
-      stdio: ["ignore", "inherit", "inherit", "ipc"],
-    });
-    const traps = this.#forbidden.flatMap((host) =>
-      // Port 80 is free, and allowed to us, in a namespace only.
-      TRAP_PORTS.filter((port) => port !== 80 || this.#inside).map((port) => ({ host, port })),
-    );
-    const start: ReceiversStart = { seed: options.seed, forbidden: [...this.#forbidden], traps };
-    receivers.send(start);
-    const ready = new Promise<void>((resolve, reject) => {
-      receivers.on("message", (report: ReceiversReport) => {
-        if ("ready" in report) resolve();
-        else this.#violations.add("receiver", report.violation);
-      });
-      receivers.once("exit", (status) => reject(new Error(`the receivers ended with ${status}`)));
-    });
-    await ready;
-    await this.#startPython();
-    for (let i = 0; i < options.workers; i++) {
-      this.#workers.push(
-        fork(new URL("clients.ts", import.meta.url), { stdio: ["ignore", "inherit", "inherit", "ipc"] }),
-      );
-    }
-  }
-
-  async #startPython(): Promise<void> {
-    const { receivers } = this.#options.choice;
-    const missing = spawnSync("python3", ["-c", ""]).status !== 0;
-    if (missing) {
-      for (const kind of PYTHON_RECEIVERS) delete receivers[kind];
-      console.log(`SKIPPED: python3 is missing; receivers left out: ${PYTHON_RECEIVERS.join(", ")}`);
-      return;
-    }
-    const where = PYTHON_RECEIVERS.flatMap((kind) => [kind, receiverAddress(receiverNumber(kind)), `${PORT}`]);
-    const script = new URL("deaf.py", import.meta.url).pathname;
-    const child = spawn("python3", [script, `${this.#options.seed}`, ...where], { stdio: ["pipe", "pipe", "inherit"] });
-    this.#python = child;
-    await once(child.stdout!, "data");
-  }
-
-  async #startProxy(): Promise<Baseline> {
-    const passwords = join(tempFolder(), "passwords");
-    mkdirSync(passwords);
-    for (const [name, password] of Object.entries(OWN_PASSWORDS)) writeFileSync(join(passwords, name), password);
-    const limits = ["--max-tunnels", `${MAX_TUNNELS}`, "--dns-seconds", "2", "--connect-seconds", "2"];
-    this.#proxy = await startProxy({
-      policy: { deny: [{ hosts: ["*.denied.test"] }], proxy: { limits: { maxTunnelsPerClient: 64 } } },
-      args: [
-        "--allow-cidr",
-        RECEIVER_CIDR,
-        "--resolver",
-        `${DNS.host}:${DNS.port}`,
-        "--idle-seconds",
-        "3",
-        ...limits,
-      ].concat("--password-dir", passwords),
-      env: { PROXY_PASSWORD: PASSWORD },
-      hosts: hostsFile(),
-    });
-    this.#records = 0;
-    // Whatever is loaded or opened once is there before the base line is taken.
-    for (let i = 0; i < 3; i++) await this.#probe();
-    const baseline = await Baseline.of(this.#proxy);
-    this.#takeRecords();
-    return baseline;
-  }
-
-  #takeRecords(): void {
-    for (const record of this.#proxy.records().splice(0)) {
-      if (this.#options.records !== undefined) appendFileSync(this.#options.records, `${JSON.stringify(record)}\n`);
-      this.#records++;
-      const fault = faultOfRecord(record);
-      if (fault !== null) this.#violations.add("record", fault);
-      const source = String(record.source);
-      if (!source.startsWith(`${PROBE_ADDRESS}:`)) this.#ledger.found(source);
-    }
-  }
-
-  async #probe(): Promise<void> {
-    const { failures, ms } = await probe(this.#proxy.port);
-    this.#probes.push(...ms);
-    this.#probesFailed += failures.length;
-    for (const failure of failures) {
-      this.#violations.add("well-behaved delivery", `after ${this.#done} connections: ${failure}`);
-    }
-  }
-
-  #open = new Map<ChildProcess, number>();
-
-  #progress(): string {
-    const seconds = (Date.now() - this.#began) / 1000;
-    const sorted = [...this.#probes].sort((a, b) => a - b);
-    const at = (share: number) => Math.round(sorted[Math.floor((sorted.length - 1) * share)] ?? 0);
-    const open = [...this.#open.values()].reduce((sum, count) => sum + count, 0);
-    return [
-      `${seconds.toFixed(0)} s: ${this.#done} connections (${(this.#done / seconds).toFixed(0)}/s), ${open} open`,
-      `proxy ${this.#proxy.rss().toFixed(0)} MiB, ${this.#proxy.handles()} files`,
-      `well-behaved deliveries: ${this.#probes.length - this.#probesFailed} of ${this.#probes.length}`,
-      `median ${at(0.5)} ms, 99 % ${at(0.99)} ms, longest ${at(1)} ms`,
-      `violations: ${this.#violations.count}`,
-    ].join("; ");
-  }
-
-  /** Adds a violation of a connection, with its kinds. */
-  #blame(category: string, number: number, detail: string): void {
-    const plan = planOf(this.#options.seed, number, this.#options.choice);
-    this.#violations.add(category, `${describe(plan)}: ${detail}`, [plan.client, plan.receiver, plan.name]);
-  }
-
-  #take(worker: ChildProcess, report: ClientsReport): void {
-    this.#open.set(worker, report.open);
-    this.#done += report.results.length;
-    for (const { source, number, expected } of report.results) this.#ledger.expect(source, number, expected);
-    for (const { number, category, detail } of report.violations) this.#blame(category, number, detail);
-  }
-
-  async #load(first: number, last: number): Promise<void> {
-    const { seed, choice, concurrency, workers, quick } = this.#options;
-    const { port, adminPort } = this.#proxy;
-    const forbidden = [...this.#forbidden];
-    const finished = this.#workers.map(
-      (worker, i) =>
-        new Promise<void>((resolve, reject) => {
-          const died = (status: number | null) => reject(new Error(`a process of clients ended with ${status}`));
-          const hear = (report: ClientsReport) => {
-            this.#take(worker, report);
-            if (!report.finished) return;
-            worker.off("message", hear);
-            worker.off("exit", died);
-            resolve();
-          };
-          worker.on("message", hear);
-          worker.once("exit", died);
-          const round = { first: first + i, last, step: workers };
-          const share = Math.ceil(concurrency / workers);
-          const order: ClientsOrder = {
-            round,
-            seed,
-            choice,
-            port,
-            adminPort,
-            forbidden,
-            concurrency: share,
-            patient: !quick,
-          };
-          worker.send(order);
-        }),
-    );
-    let going = true;
-    const all = Promise.all(finished).finally(() => {
-      going = false;
-    });
-    const watch = async () => {
-      for (let nextProgress = Date.now() + PROGRESS_MS; going; ) {
-        const alive = await Promise.race([this.#probe().then(() => true), all.then(() => true)]);
-        if (!alive) return;
-        this.#takeRecords();
-        this.#maxRss = Math.max(this.#maxRss, this.#proxy.rss());
-        if (Date.now() > this.#deadline) for (const worker of this.#workers) worker.send({ stop: true });
-        if (Date.now() > nextProgress) {
-          nextProgress += PROGRESS_MS;
-          console.log(this.#progress());
-        }
-        await Promise.race([sleep(PROBE_EVERY_MS), all]);
-      }
-    };
-    await Promise.all([all, watch()]);
-  }
-
-  /** Checks every invariant while no client is connected. */
-  async #check(baseline: Baseline): Promise<void> {
-    const proxy = this.#proxy;
-    for (let i = 0; i < 3; i++) await this.#probe();
-    await baseline.restored(undefined, SETTLE_MS).catch((error: Error) => {
-      const [message] = error.message.split("; stderr");
-      this.#violations.add("base line", message!.replace(/\s+/g, " "));
-    });
-    for (const began = Date.now(); Date.now() - began < RECORDS_MS; await sleep(50)) {
-      this.#takeRecords();
-      if (this.#ledger.missing === 0) break;
-    }
-    const counted = await requestsOf(proxy);
-    if (counted !== this.#records) {
-      this.#violations.add("lost records", `the proxy counted ${counted} requests and wrote ${this.#records} records`);
-    }
-    const { records, requests, anonymous } = this.#ledger;
-    this.#ledger.settle((category, source, numbers, what) => {
-      if (numbers.length === 0) this.#violations.add(category, `client ${source}: ${what}`);
-      for (const number of numbers.slice(0, 3)) this.#blame(category, number, `${what} [${source}]`);
-    });
-    const unnamed = anonymous > 0 ? `, ${anonymous} of them without a client address` : "";
-    console.log(`${this.#progress()}; ${records} access records${unnamed}, for ${requests} requests at least`);
-    if (this.#maxRss > MAX_RSS_MIB) {
-      this.#violations.add("memory", `the proxy took ${this.#maxRss.toFixed(0)} MiB, more than ${MAX_RSS_MIB}`);
-    }
-    for (const line of faultsOfLog(proxy.stderr())) this.#violations.add("log", line.slice(0, 500));
-    if (this.#inside && unroutable() > 0) {
-      this.#violations.add("dialled", `${unroutable()} connections or packets to addresses without a route`);
-    }
-  }
-
-  async #stopProxy(): Promise<void> {
-    const status = await Promise.race([this.#proxy.stop(), sleep(EXIT_MS, "late" as const)]);
-    if (status === "late") {
-      this.#violations.add("exit", `the proxy is there ${EXIT_MS / 1000} s after SIGTERM`);
-      await this.#proxy.stop("SIGKILL");
-    } else if (status !== 0) this.#violations.add("exit", `the proxy ended with ${status}`);
-  }
-
-  /** Exit status. */
-  async go(): Promise<number> {
-    const { connections, checkEvery, restart } = this.#options;
-    await this.start();
-    let baseline = await this.#startProxy();
-    for (let first = 0; first < connections; first += checkEvery) {
-      await this.#load(first, Math.min(connections, first + checkEvery));
-      await this.#check(baseline);
-      if (this.#violations.count > 0 || Date.now() > this.#deadline) break;
-      if (restart && first + checkEvery < connections) {
-        await this.#stopProxy();
-        baseline = await this.#startProxy();
-      }
-    }
-    await this.#stopProxy();
-    this.#python?.stdin?.end();
-    if (this.#violations.count === 0) {
-      console.log(`no violation in ${this.#done} connections; peak memory ${this.#maxRss.toFixed(0)} MiB`);
-      return 0;
-    }
-    console.log(`\nFAILED after ${this.#done} connections:`);
-    for (const line of this.#violations.lines()) console.log(line);
-    return 1;
-  }
 }
 
 async function main(): Promise<number> {
@@ -353,20 +38,15 @@ async function main(): Promise<number> {
     console.log(HELP);
     return 0;
   }
-  const missing = process.env[INSIDE] === undefined ? namespaceMissing() : null;
-  if (process.env[INSIDE] === undefined && missing === null) {
-    // The process inside must not choose another seed than the one of its arguments.
-    process.argv.push("--seed", `${options.seed}`);
-    return runInside();
-  }
-  if (missing !== null) {
-    console.log(
-      `SKIPPED: private and metadata addresses as targets, since the run ${missing}; loopback is used instead`,
-    );
-  }
-  console.log(`SEED=${options.seed}: ${options.connections} connections, ${options.minutes} minutes at most`);
-  const run = new Run(options);
-  return run.go();
+  const inside = process.env[INSIDE] !== undefined;
+  const missing = inside ? null : namespaceMissing();
+  if (!inside && missing === null) return runInside(options.seed);
+  if (missing !== null) console.log(`SKIPPED: private and metadata addresses as targets (${missing})`);
+  // The proxy ends with this process (`startProxy`), and so do the others.
+  for (const signal of ENDING) process.on(signal, () => process.exit(1));
+  const { seed, connections, minutes } = options;
+  console.log(`SEED=${seed}: ${connections} connections, ${minutes} minutes at most`);
+  return new Run(options, inside).go();
 }
 
 process.exit(await main());

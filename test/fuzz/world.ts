@@ -12,6 +12,19 @@ export const DNS = { host: "127.65.0.53", port: 18_053 };
 export const EMPTY_ADDRESSES = 4000;
 export const emptyAddress = (n: number): string => `127.66.${64 + (n >> 8)}.${n & 255}`;
 
+/** Loopback addresses outside of {@link RECEIVER_CIDR}: forbidden, and safe to name on any machine. */
+export const LOOPBACK_TRAPS = ["127.67.0.1", "127.0.0.1", "::1"];
+/** Forbidden addresses that are named only in a network namespace of this run, where the loopback interface has them. */
+export const NAMESPACE_TRAPS = [
+  "10.0.0.5",
+  "172.16.0.9",
+  "192.168.1.1",
+  "169.254.169.254",
+  "100.100.100.200",
+  "fd00:ec2::254",
+  "fd12::7",
+];
+
 /** Passwords of the proxy under test. `crowd` and `probe` are client names with a password of their own. */
 export const PASSWORD = "fuzz-shared";
 export const OWN_PASSWORDS = { crowd: "fuzz-crowd", probe: "fuzz-probe" };
