@@ -148,8 +148,9 @@ async function talk(scene: Scene, { asked, honest }: Request, early = 0): Promis
       const how = wire.error === null ? (wire.over ? "FIN" : "silence") : wire.error.code;
       scene.violation("lost-bytes", `${wire.reader.bytes} of ${expected} bytes came back, then ${how}`);
     }
-    if (half && !(await wire.until(() => wire.over, ANSWER_MS)) && honest) {
-      scene.violation("hang", "no FIN came through the tunnel");
+    if (half && back && honest) {
+      await wire.until(() => wire.over, ANSWER_MS);
+      if (!wire.ended) scene.violation("no-fin", `${wire.error?.code ?? "silence"} instead of FIN through the tunnel`);
     }
     return;
   }

@@ -272,11 +272,11 @@ export class Run {
       const [message] = error.message.split("; stderr");
       this.#violations.add("base line", message!.replace(/\s+/g, " "));
     });
+    const counted = await requestsOf(proxy);
     for (const began = Date.now(); Date.now() - began < RECORDS_MS; await sleep(50)) {
       this.#takeRecords();
-      if (this.#ledger.missing === 0) break;
+      if (this.#ledger.missing === 0 && this.#records >= counted) break;
     }
-    const counted = await requestsOf(proxy);
     if (counted !== this.#records) {
       this.#violations.add("lost records", `the proxy counted ${counted} requests and wrote ${this.#records} records`);
     }
