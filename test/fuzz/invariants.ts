@@ -42,6 +42,7 @@ export class Violations {
 interface Account {
   min: number;
   max: number;
+  unnamed: number;
   found: number;
   numbers: number[];
 }
@@ -61,18 +62,19 @@ export class Ledger {
   #account(source: string): Account {
     let account = this.#accounts.get(source);
     if (account === undefined) {
-      account = { min: 0, max: 0, found: 0, numbers: [] };
+      account = { min: 0, max: 0, unnamed: 0, found: 0, numbers: [] };
       this.#accounts.set(source, account);
     }
     return account;
   }
 
-  expect(source: string, number: number, { min, max }: Expected): void {
+  expect(source: string, number: number, { min, max, unnamed }: Expected): void {
     const account = this.#account(source);
+    account.unnamed += unnamed;
     account.min += min;
     account.max += max;
     account.numbers.push(number);
-    this.requests += min;
+    this.requests += min + unnamed;
   }
 
   found(source: string): void {
@@ -91,14 +93,20 @@ export class Ledger {
   /** Closes all accounts when the proxy is at rest. Calls `report` for each that has too few or too many records. */
   settle(report: (category: string, source: string, numbers: readonly number[], what: string) => void): void {
     let room = 0;
-    for (const [source, { min, max, found, numbers }] of this.#accounts) {
+    let unnamed = 0;
+    for (const [source, { min, max, unnamed: more, found, numbers }] of this.#accounts) {
+      unnamed += Math.max(0, Math.min(more, min + more - found));
       room += Math.max(0, max - found);
       if (found < min) report("missing records", source, numbers, `${found} instead of ${min}`);
       if (found > max) report("surplus records", source, numbers, `${found} instead of ${max} at most`);
     }
-    const surplus = this.anonymous - this.#settled - room;
+    const nameless = this.anonymous - this.#settled;
     this.#settled = this.anonymous;
-    if (surplus > 0) report("surplus records", "unknown", [], `${surplus} belong to no request`);
+    if (nameless > room) report("surplus records", "unknown", [], `${nameless - room} belong to no request`);
+    // A proxy that closes such connections when it accepts them reads no request of them: then there is no such record.
+    if (nameless > 0 && nameless < unnamed) {
+      report("missing records", "unknown", [], `${nameless} instead of ${unnamed} of connections reset before accept`);
+    }
     this.#accounts.clear();
   }
 }

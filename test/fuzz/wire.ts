@@ -2,10 +2,14 @@ import { connect, type Socket } from "node:net";
 import { AnswerReader, type Asked } from "./answers.ts";
 import type { Rng } from "./seed.ts";
 
-/** How many access records a connection must have left, at least and at most. */
+/**
+ * How many access records a connection must have left, at least and at most. `unnamed`: further ones that may lack the
+ * address of the client, since the kernel forgets it when the client resets the connection before the proxy accepts it.
+ */
 export interface Expected {
   min: number;
   max: number;
+  unnamed: number;
 }
 
 /** How long a client that has said FIN waits for the proxy's. */
@@ -164,7 +168,7 @@ export class Wire {
   expected(): Expected {
     const { reader, asked } = this;
     const heads = asked.length;
-    if (reader.notAccepted) return { min: 0, max: heads };
+    if (reader.notAccepted) return { min: 0, max: heads, unnamed: 0 };
     const clean = this.ended && this.error === null && !this.left;
     const answered = Math.min(reader.answered, heads);
     if (clean && !reader.whole) this.#violation("cut-answer", `FIN in the middle of the answer "${reader.status}"`);
@@ -173,11 +177,11 @@ export class Wire {
       const last = answered === 0 ? "" : `; the last answer "${reader.status}" keeps the connection`;
       this.#violation("no-answer", `${answered} of ${heads} requests were answered before FIN${last}`);
     }
-    // A connection that is reset before the proxy accepts it may leave a record (that names no client) or none.
-    const read = this.#delivered > 0 && (!this.#wasReset || answered > 0);
-    const min = Math.max(answered, read ? 1 : 0);
+    const read = answered === 0 && this.#delivered > 0;
+    const unnamed = read && this.#wasReset ? 1 : 0;
+    const min = read && !this.#wasReset ? 1 : answered;
     // Each request that was read is answered before a FIN, but for the one whose body the client cut off.
     const max = clean ? Math.min(heads, answered + (this.bodyOpen ? 1 : 0)) : heads;
-    return { min, max: Math.max(min, max) };
+    return { min, max: Math.max(min, max), unnamed };
   }
 }
