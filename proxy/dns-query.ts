@@ -181,11 +181,13 @@ export class DnsQuery {
     socket.write(Buffer.concat([length, question.query]));
     let chunks: Buffer[] = [];
     let have = 0;
-    const fail = (error: ReplyError) => {
+    /** Closes it; false when it was closed before. */
+    const close = (): boolean => {
       socket.destroy();
-      if (question.tcp.get(server) !== socket) return;
-      question.tcp.delete(server);
-      this.#fail(question, server, error);
+      return question.tcp.get(server) === socket && question.tcp.delete(server);
+    };
+    const fail = (error: ReplyError) => {
+      if (close()) this.#fail(question, server, error);
     };
     socket.on("error", (error) => fail(errorOf(error)));
     socket.on("close", () => fail("BADRESP"));
@@ -197,7 +199,8 @@ export class DnsQuery {
       const end = 2 + chunks[0]!.readUInt16BE(0);
       if (have < end) return;
       const message = Buffer.concat(chunks, have).subarray(2, end);
-      if (!this.#read(question, server, message, true)) fail("BADRESP");
+      // Closed before it is read: a failure may ask this server again.
+      if (close() && !this.#read(question, server, message, true)) this.#fail(question, server, "BADRESP");
     });
   }
 
