@@ -18,7 +18,7 @@ export function zoneOf(host: string): string {
   return labels.slice(country && SECOND_LEVEL.has(second!) ? -3 : -2).join(".");
 }
 
-/** A part of the free places: a group that is alone gets a quarter of all, n groups get 1/(n + 3) each. */
+/** A group may use the free places divided by this number: a quarter of all places when it is alone. */
 const FREE_SHARE = 3;
 
 function change(counts: Map<string, number>, key: string, by: 1 | -1): void {
@@ -29,8 +29,8 @@ function change(counts: Map<string, number>, key: string, by: 1 | -1): void {
 
 /**
  * Places that are shared among clients and zones. A client, and a zone, may use a third of the places that are free, and
- * a zone within one client a third of what is left to that client. So a few places are always free for a newcomer,
- * however many others are greedy, and the greedy ones get less the more they are.
+ * a zone within one client a third of what is left to that client. The first greedy group thus gets a quarter, the next
+ * one a quarter of the rest. A group that has more than its share, since others came, gets no place that becomes free.
  */
 class Shares {
   readonly #limit: number;
@@ -88,8 +88,8 @@ export class LookupQueue<J extends Job> {
   }
 
   /**
-   * Lets a client ask for a job that does not run yet. True: start it now (it no longer waits). False: it waits, or there
-   * is no place for it to wait for this client.
+   * Lets a client ask for a job that does not run yet. `start`: it runs from now on, and no longer waits. `full`: there
+   * is no place left for it to wait for this client.
    */
   enter(job: J, client: string): "start" | "wait" | "full" {
     if (job.waitsFor.has(client)) return "wait";
