@@ -12,10 +12,14 @@ import {
 } from "./dns-message.ts";
 import type { DnsServer, DnsServers } from "./dns-servers.ts";
 
-/** Each server gets so many turns within the time limit. */
-const TRIES = 2;
-/** The shortest time for one turn, in milliseconds. */
-const MIN_TURN_MS = 50;
+/** Rounds in which every server is asked: a packet may be lost. The turns of a round are twice as long as those before. */
+const ROUNDS = 3;
+/** The length of all rounds, in turns of the first one. */
+const ROUND_UNITS = 2 ** ROUNDS - 1;
+/** The longest turn of the first round, in milliseconds, where the time limit is generous. */
+const MAX_TURN_MS = 500;
+/** Failures per server after which it is not asked again at once. */
+const MAX_FAILURES = 2;
 const IDS = 65_536;
 
 /** Why a question has no addresses. `NOFILES`: this process has no file descriptor or memory left. */
@@ -31,7 +35,7 @@ interface Question {
   /** Servers that were asked and have not answered yet. */
   readonly pending: Set<DnsServer>;
   readonly tcp: Map<DnsServer, TcpSocket>;
-  error: ReplyError;
+  failures: number;
   reply: Reply | null;
 }
 
@@ -51,7 +55,7 @@ function makeQuestion(id: number, host: string, type: QuestionType): Question {
   const query = writeQuery(id, host, type);
   const reply = query === null ? ({ error: "BADNAME" } as const) : null;
   const lists = { pending: new Set<DnsServer>(), tcp: new Map<DnsServer, TcpSocket>() };
-  return { query: query ?? Buffer.alloc(0), turn: 0, timer: undefined, ...lists, error: "TIMEOUT", reply };
+  return { query: query ?? Buffer.alloc(0), turn: 0, timer: undefined, ...lists, failures: 0, reply };
 }
 
 /**
@@ -92,24 +96,28 @@ export class DnsQuery {
     if (this.#over) return;
     try {
       const servers = this.#servers.inOrder(performance.now());
-      this.#plan = Array.from({ length: TRIES }, () => servers).flat();
+      this.#plan = Array.from({ length: ROUNDS }, () => servers).flat();
+      this.#turnMs = Math.min(MAX_TURN_MS, timeoutMs / (servers.length * ROUND_UNITS));
     } catch (error) {
       for (const question of this.#questions) question.reply ??= { error: errorOf(error) };
     }
-    this.#turnMs = Math.max(MIN_TURN_MS, timeoutMs / this.#plan.length);
     for (const question of this.#questions) if (question.reply === null) this.#ask(question);
     this.#finishIfDone();
   }
 
   /** Sends a question to the next server. */
   #ask(question: Question): void {
+    const round = Math.floor((question.turn * ROUNDS) / this.#plan.length);
     const server = this.#plan[question.turn++]!;
     clearTimeout(question.timer);
     if (question.turn < this.#plan.length) {
-      question.timer = setTimeout(() => {
-        this.#servers.failed(server, performance.now());
-        this.#ask(question);
-      }, this.#turnMs);
+      question.timer = setTimeout(
+        () => {
+          this.#servers.failed(server, performance.now());
+          this.#ask(question);
+        },
+        this.#turnMs * 2 ** round,
+      );
     }
     question.pending.add(server);
     if (question.tcp.has(server)) return;
@@ -204,13 +212,14 @@ export class DnsQuery {
     });
   }
 
-  /** A server will give no answer: the next one is asked, or, after the last turn, the slower ones are waited for. */
+  /** A server gives no answer: the next one is asked, or, after enough failures, only the slower ones are waited for. */
   #fail(question: Question, server: DnsServer, error: ReplyError): void {
     if (question.reply !== null || !question.pending.delete(server)) return;
-    question.error = error;
-    const current = this.#plan[question.turn - 1];
-    if (current === server && question.turn < this.#plan.length) this.#ask(question);
-    else if (question.pending.size === 0 && question.turn >= this.#plan.length) this.#conclude(question, { error });
+    question.failures++;
+    const isCurrent = this.#plan[question.turn - 1] === server;
+    const more = question.turn < this.#plan.length && question.failures < (MAX_FAILURES * this.#plan.length) / ROUNDS;
+    if (isCurrent && more) this.#ask(question);
+    else if (question.pending.size === 0) this.#conclude(question, { error });
   }
 
   #conclude(question: Question, reply: Reply): void {

@@ -169,3 +169,52 @@ test("sockets of lookups are closed with their answers", async (t) => {
   }
   assert.ok(readdirSync("/proc/self/fd").length <= before, "sockets are left open");
 });
+
+test("a lost packet is sent again long before the time limit", async (t) => {
+  const { look } = await setUp(
+    t,
+    (_, type, nth) => {
+      if (nth === 1) return "silent";
+      return { addresses: type === "A" ? [RIGHT] : [] };
+    },
+    20,
+  );
+  const timer = setTimeout(() => assert.fail("no second packet within 5 s"), 5000);
+  assert.deepEqual(await look("lost.test"), [RIGHT]);
+  clearTimeout(timer);
+});
+
+test("one of two servers that fails, and one that is silent and then answers, give an answer", async (t) => {
+  const failing = await startDns(() => ({ rcode: "SERVFAIL" }));
+  const slow = await startDns(async (_, type) => {
+    await new Promise((resolve) => setTimeout(resolve, 700));
+    return { addresses: type === "A" ? [RIGHT] : [] };
+  });
+  const names = new Names({ servers: [failing.address, slow.address], timeoutSeconds: 4, hosts: new Map() });
+  t.after(async () => {
+    names.close();
+    await Promise.all([failing.close(), slow.close()]);
+  });
+  const answer = await new Promise<Answer>((resolve) => names.lookup("mixed.test", resolve));
+  assert.ok("addresses" in answer, JSON.stringify(answer));
+  assert.deepEqual(answer.addresses.map(formatAddress), [RIGHT]);
+});
+
+test("an answer for one family is used when the other one never comes", async (t) => {
+  const { look } = await setUp(t, (_, type) => (type === "A" ? { addresses: [RIGHT] } : "silent"), 1);
+  assert.deepEqual(await look("half.test"), [RIGHT]);
+});
+
+test("the cache is bounded by addresses, and the oldest names leave it first", async (t) => {
+  const four = Array.from({ length: 16 }, (_, i) => `127.0.0.${i + 1}`);
+  const six = Array.from({ length: 16 }, (_, i) => `2001:db8::${i + 1}`);
+  const { look, dns } = await setUp(t, (_, type) => ({ addresses: type === "A" ? four : six, ttl: 300 }));
+  // 32 addresses each: more than 50,000 together.
+  const count = 1700;
+  for (let i = 0; i < count; i++) await look(`n${i}.test`);
+  const before = dns.queries.length;
+  await look(`n${count - 1}.test`);
+  assert.equal(dns.queries.length, before);
+  await look("n0.test");
+  assert.equal(dns.queries.length, before + 2);
+});
