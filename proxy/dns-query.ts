@@ -122,7 +122,7 @@ export class DnsQuery {
     question.pending.add(server);
     if (question.tcp.has(server)) return;
     const peer = this.#peers.get(server) ?? this.#open(server);
-    if (peer.connected) peer.socket.send(question.query);
+    if (peer.connected) this.#send(server, peer, question.query);
     else peer.unsent.push(question.query);
   }
 
@@ -136,8 +136,10 @@ export class DnsQuery {
     socket.on("message", (message) => this.#onMessage(server, message));
     socket.on("error", (error) => this.#lose(server, peer, error));
     socket.once("connect", () => {
+      // It may have been closed in the meantime.
+      if (this.#peers.get(server) !== peer) return;
       peer.connected = true;
-      for (const query of peer.unsent.splice(0)) socket.send(query);
+      for (const query of peer.unsent.splice(0)) this.#send(server, peer, query);
     });
     // Its failure is an event of this turn of the event loop or of the next one: listeners are there, the caller is not.
     process.nextTick(() => {
@@ -149,6 +151,13 @@ export class DnsQuery {
       }
     });
     return peer;
+  }
+
+  #send(server: DnsServer, peer: Peer, query: Buffer): void {
+    // "Port unreachable" for the first packet is the error of the second one, and comes to this callback only.
+    peer.socket.send(query, (error) => {
+      if (error !== null) this.#lose(server, peer, error);
+    });
   }
 
   /** The socket failed: so did all that was asked by it. */

@@ -150,6 +150,25 @@ test("without a file descriptor a lookup is overloaded, is not kept, and works a
   assert.deepEqual(await look("scarce.test"), [RIGHT]);
 });
 
+test("names can be closed at any moment of a lookup", async (t) => {
+  const dns = await startDns((name, type) => {
+    if (name.startsWith("big")) return { truncated: [RIGHT] };
+    return { addresses: type === "A" ? [RIGHT] : [] };
+  });
+  t.after(() => dns.close());
+  for (let i = 0; i < 200; i++) {
+    const names = new Names({ servers: [dns.address], timeoutSeconds: 1, hosts: new Map() });
+    const answer = new Promise<Answer>((resolve) => names.lookup(i % 2 === 0 ? "big.test" : "plain.test", resolve));
+    // Ticks first, then turns of the event loop.
+    for (let tick = 0; tick < Math.min(i, 20); tick++) await null;
+    for (let turn = 20; turn < i / 4; turn++) await new Promise((resolve) => setImmediate(resolve));
+    if (i % 5 === 0) await new Promise((resolve) => process.nextTick(resolve));
+    names.close();
+    const ended = await answer;
+    assert.ok("addresses" in ended || ended.code === "dns-failed");
+  }
+});
+
 test("sockets of lookups are closed with their answers", async (t) => {
   const { look } = await setUp(
     t,
