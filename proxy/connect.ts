@@ -3,6 +3,7 @@ import { decideTarget } from "./decide.ts";
 import { dial } from "./dial.ts";
 import type { Failure } from "./errors.ts";
 import type { Head } from "./head.ts";
+import { Held } from "./held.ts";
 import { formatAddress } from "./policy/cidr.ts";
 import { formatTarget, parseAuthority } from "./policy/target.ts";
 import type { Record } from "./record.ts";
@@ -20,8 +21,7 @@ export class Connect implements Handler {
   readonly #client: Client;
   readonly #head: Head;
   readonly #record: Record;
-  #early: Buffer[] = [];
-  #earlyBytes = 0;
+  readonly #early = new Held();
   #ended = false;
   /** Drops the waiting for DNS, or the dial. */
   #stop: (() => void) | null = null;
@@ -83,24 +83,24 @@ export class Connect implements Handler {
         const tunnel = new Tunnel(client, result.socket, this.#record, entry.settings.idleMs, server.now);
         client.handler = tunnel;
         client.socket.write(ESTABLISHED);
-        for (const chunk of this.#early) tunnel.onData(chunk);
+        const early = this.#early.take();
+        if (early.length > 0) tunnel.onData(early);
         if (this.#ended) tunnel.onEnd();
-        else if (this.#earlyBytes >= MAX_EARLY_BYTES) client.socket.resume();
+        else if (early.length >= MAX_EARLY_BYTES && !result.socket.writableNeedDrain) client.socket.resume();
       });
     });
     this.#stop ??= drop;
   }
 
   onData(chunk: Buffer): void {
-    this.#early.push(chunk);
-    this.#earlyBytes += chunk.length;
-    if (this.#earlyBytes >= MAX_EARLY_BYTES) this.#client.socket.pause();
+    this.#early.append(chunk);
+    if (this.#early.length >= MAX_EARLY_BYTES) this.#client.socket.pause();
     this.#client.noteBuffered();
   }
 
   /** Bytes that wait for the tunnel. */
   buffered(): number {
-    return this.#earlyBytes;
+    return this.#early.length;
   }
 
   /** Half-closed early: the tunnel passes it on. */
@@ -126,7 +126,7 @@ export class Connect implements Handler {
   }
 
   #fail(failure: Failure): void {
-    this.#early = [];
+    this.#early.take();
     this.#client.refuse(failure, this.#record, false);
   }
 }

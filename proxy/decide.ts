@@ -4,7 +4,10 @@ import { type Address, formatAddress, parseAddress } from "./policy/cidr.ts";
 import { decideName, type PolicySet, vetAll } from "./policy/engine.ts";
 import type { Target } from "./policy/target.ts";
 import type { Record } from "./record.ts";
-import type { Names } from "./resolve.ts";
+import type { Answer, Names } from "./resolve.ts";
+
+/** Addresses of one name that a record and a reason show; the rest is counted (a record is one line of a log). */
+const MAX_SHOWN = 16;
 
 /** Where a permitted request may go: vetted addresses only, each by the way of its family. */
 export type Route = { addresses: readonly Address[]; ways: Ways } | Failure;
@@ -13,6 +16,25 @@ export type Route = { addresses: readonly Address[]; ways: Ways } | Failure;
 export interface Deciding {
   readonly names: Names;
   readonly gate: Pick<Gate, "waysFor" | "entry" | "refusal">;
+}
+
+/** The address of a client (`IP:port`): it cannot be claimed, as a user name can. Empty for this process itself. */
+function addressOf(source: string): string {
+  return source.slice(0, Math.max(0, source.lastIndexOf(":")));
+}
+
+/** Fills the addresses into the record: the first ones, and how many more there are. */
+function note(record: Record, addresses: readonly Address[], more: number): void {
+  const shown = addresses.length > MAX_SHOWN ? addresses.slice(0, MAX_SHOWN) : addresses;
+  record.addresses = shown.map(formatAddress);
+  const cut = addresses.length - shown.length + more;
+  if (cut > 0) record.addressesCut = cut;
+}
+
+/** The addresses of the record as a part of a reason. */
+function listOf({ addresses = [], addressesCut }: Record): string {
+  const cut = addressesCut === undefined ? "" : `, and ${addressesCut} more`;
+  return ` (${addresses.join(", ")}${cut})`;
 }
 
 /**
@@ -37,11 +59,11 @@ export function decideTarget(
     done(shut);
     return () => {};
   }
-  const vetted = (addresses: readonly Address[]) => {
-    record.addresses = addresses.map(formatAddress);
+  const vetted = (addresses: readonly Address[], more: number) => {
+    note(record, addresses, more);
     const all = vetAll(set, target, stage, addresses);
     if (all.refusal !== undefined) {
-      const full = set.document.proxy.reasonDetail === "Full" ? ` (${record.addresses.join(", ")})` : "";
+      const full = set.document.proxy.reasonDetail === "Full" ? listOf(record) : "";
       done({ ...all.refusal, reason: all.refusal.reason + full });
       return;
     }
@@ -53,15 +75,16 @@ export function decideTarget(
     else done(gate.refusal(ways[all.dial[0]!.family])!);
   };
   if (target.ip) {
-    vetted([parseAddress(target.host)!]);
+    vetted([parseAddress(target.host)!], 0);
     return () => {};
   }
   const asked = performance.now();
-  return names.lookup(target.host, (answer) => {
+  const answered = (answer: Answer) => {
     record.dnsMs = performance.now() - asked;
     if ("code" in answer) done(answer);
-    else vetted(answer.addresses);
-  });
+    else vetted(answer.addresses, answer.more ?? 0);
+  };
+  return names.lookup(target.host, answered, addressOf(record.source));
 }
 
 /** Decides again what was dialled already, without DNS: null when it is still permitted. */

@@ -21,6 +21,8 @@ const KEPT = new Set(["host", "content-length", "via"]);
 const OWN_VOICE = new Set(["x-outrider-error", "x-envoy-response-flags", "x-envoy-response-code-details"]);
 /** The name of this proxy in `Proxy-Status`. */
 const OWN_NAME = "outrider";
+/** `Proxy-Status` fields of one head that are read; further ones are removed. */
+const MAX_PROXY_STATUS_FIELDS = 8;
 /** How the reason phrases of refusals begin (`errors.ts`). */
 const OWN_PHRASE = /^[ \t]*egress-/i;
 /** Methods for which Max-Forwards counts (RFC 9110 §7.6.2). */
@@ -89,6 +91,7 @@ export interface ResponseOptions {
  */
 export function responseHead(head: ResponseHead, options: ResponseOptions): string {
   const lines = [`HTTP/1.1 ${head.status} ${phraseOf(head)}`];
+  let statusFields = 0;
   for (const [name, value] of head.headers) {
     const lower = name.toLowerCase();
     if (isDropped(lower, head.connection) || OWN_VOICE.has(lower)) continue;
@@ -97,6 +100,7 @@ export function responseHead(head: ResponseHead, options: ResponseOptions): stri
       lines.push(`${name}: ${value}`);
       continue;
     }
+    if (++statusFields > MAX_PROXY_STATUS_FIELDS) continue;
     const others = withoutMembers(value, OWN_NAME);
     if (others !== "") lines.push(`${name}: ${others}`);
   }

@@ -12,7 +12,11 @@ import { type Address, formatAddress } from "./policy/cidr.ts";
 import { type AbsoluteTarget, formatTarget, parseAbsolute } from "./policy/target.ts";
 import { copyOut } from "./read-buffer.ts";
 import type { Record } from "./record.ts";
+
 import { reset } from "./reset.ts";
+
+import { inLaterTurn } from "./turns.ts";
+
 import { adopt, UPSTREAM_ONREAD, type UpstreamOwner, type UpstreamSocket } from "./upstream.ts";
 
 /** Client bytes that are held while nobody can take them; then the client is paused. */
@@ -23,10 +27,11 @@ const MAX_HELD_BYTES = 65_536;
  */
 const MAX_INTERIM_HEADS = 16;
 /**
- * Lines of a chunked body in one read (64 KiB) of a connection. After more of them the connection waits for the next
- * turn of the event loop, so that a flood of tiny chunks delays others by one read, not by all that the kernel holds.
+ * Lines of a chunked body, and fields of interim heads, in one read (64 KiB) of a connection. After more of them the connection waits for the next
+ * turn of the event loop (`turns.ts`), so that a flood of tiny chunks delays others by some reads, not by all that the
+ * kernel holds.
  */
-const MAX_LINES_PER_TURN = 256;
+const MAX_LINES_PER_TURN = 128;
 const NOTHING = Buffer.alloc(0);
 
 /** One absolute-form request and its response (RFC 9112 §3.2.2): decided by itself, whatever came before it. */
@@ -50,6 +55,7 @@ export class Exchange implements Handler, UpstreamOwner {
   /** How often an OPTIONS or TRACE may still be forwarded; null: no such limit. */
   #forwards: number | null = null;
   #interimHeads = 0;
+  #interimFields = 0;
   /** A 100 was passed on. */
   #continued = false;
   /** The upstream sent a message that it must not send: its connection is not used again. */
@@ -211,7 +217,7 @@ export class Exchange implements Handler, UpstreamOwner {
     if (this.#over || this.#request.lines - lines <= MAX_LINES_PER_TURN) return;
     countBound("turn-lines");
     this.#client.socket.pause();
-    setImmediate(() => this.#resumeClient());
+    inLaterTurn(() => this.#resumeClient());
   }
 
   #flushUp(): void {
@@ -263,15 +269,19 @@ export class Exchange implements Handler, UpstreamOwner {
     if (!this.#request.done) this.#client.socket.resume();
   }
 
+  get #linesDown(): number {
+    return this.#interimFields + (this.#body?.lines ?? 0);
+  }
+
   upstreamRead(length: number): boolean {
     this.#active = this.#client.server.now;
-    const lines = this.#body?.lines ?? 0;
+    const lines = this.#linesDown;
     this.#takeResponse(copyOut(length));
     this.#flushDown();
-    if (this.#over || (this.#body?.lines ?? 0) - lines <= MAX_LINES_PER_TURN) return true;
+    if (this.#over || this.#linesDown - lines <= MAX_LINES_PER_TURN) return true;
     countBound("turn-lines");
     this.#upstream?.pause();
-    setImmediate(() => this.#resumeUpstream());
+    inLaterTurn(() => this.#resumeUpstream());
     return true;
   }
 
@@ -350,6 +360,7 @@ export class Exchange implements Handler, UpstreamOwner {
       this.#fail({ code: "reset", reason });
       return false;
     }
+    this.#interimFields += head.headers.length;
     this.#parser = new ResponseHeadParser();
     if (head.chunked || head.contentLength !== undefined) this.#faulty = true;
     if (head.status === 100 && !this.#continued && expectsContinue(this.#head)) {

@@ -28,7 +28,15 @@ export class Pool {
   take(key: string, owner: object): { socket: Socket; opened: number; bound: boolean } | null {
     const list = this.#idle.get(key);
     if (list === undefined) return null;
-    const entry = list.findLast((one) => one.owner === owner) ?? list.findLast((one) => one.owner === undefined);
+    let entry: Idle | undefined;
+    for (let i = list.length - 1; i >= 0; i--) {
+      const one = list[i]!;
+      if (one.owner === owner) {
+        entry = one;
+        break;
+      }
+      if (one.owner === undefined) entry ??= one;
+    }
     if (entry === undefined) return null;
     entry.drop();
     const { socket, opened } = entry;

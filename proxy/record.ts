@@ -16,8 +16,10 @@ export interface Record {
   code?: Code;
   rule?: string;
   reason?: string;
-  /** All resolved addresses. */
+  /** The resolved addresses, or the first of them. */
   addresses?: readonly string[];
+  /** How many more there were. */
+  addressesCut?: number;
   /** The one that was dialled. */
   address?: string;
   local?: string;
@@ -64,6 +66,7 @@ export function formatRecord(record: Record, now: number): string {
   if (r.rule !== undefined) line += `,"rule":${quoted(r.rule)}`;
   if (r.reason !== undefined) line += `,"reason":${quoted(r.reason)}`;
   if (r.addresses !== undefined) line += `,"addresses":["${r.addresses.join('","')}"]`;
+  if (r.addressesCut !== undefined) line += `,"addressesCut":${r.addressesCut}`;
   if (r.address !== undefined) line += `,"address":"${r.address}"`;
   if (r.local !== undefined) line += `,"local":"${r.local}"`;
   if (r.dnsMs !== undefined) line += `,"dnsMs":${round(r.dnsMs)}`;

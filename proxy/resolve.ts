@@ -1,33 +1,63 @@
-import { createSocket } from "node:dgram";
-import { Resolver } from "node:dns";
-import { once } from "node:events";
-import { readFileSync } from "node:fs";
-import { type Code, UsageError } from "./errors.ts";
-import { type Address, parseAddress } from "./policy/cidr.ts";
-import { canonicalHost } from "./policy/host.ts";
+import { countBound } from "./bounds.ts";
+import type { Records } from "./dns-message.ts";
+import { DnsQuery, type Reply, type ReplyError } from "./dns-query.ts";
+import { DnsServers } from "./dns-servers.ts";
+import type { Code } from "./errors.ts";
+import { type Job, LookupQueue, zoneOf } from "./lookup-queue.ts";
+import type { Address } from "./policy/cidr.ts";
 
-/** The answer to one name: addresses (IPv6 and IPv4 in turn, RFC 8305 §4), or why there are none. */
+/**
+ * The answer to one name: addresses (IPv6 and IPv4 in turn, RFC 8305 §4), or why there are none. `more`: addresses that
+ * the DNS answer had beyond those.
+ */
 export type Answer =
-  | { addresses: readonly Address[] }
-  | { code: Extract<Code, "dns-nxdomain" | "dns-failed" | "dns-timeout">; reason: string };
+  | { addresses: readonly Address[]; more?: number }
+  | { code: Extract<Code, "dns-nxdomain" | "dns-failed" | "dns-timeout" | "overloaded">; reason: string };
 
 interface Entry {
   answer: Answer;
   expires: number;
+  /** What it counts against {@link MAX_CACHE_BYTES}. */
+  bytes: number;
 }
 
-interface Flight {
-  waiters: Set<(answer: Answer) => void>;
-  timer: NodeJS.Timeout | null;
+interface Flight extends Job {
+  readonly host: string;
+  readonly waiters: Set<(answer: Answer) => void>;
+  /** The queue in which it waits or runs. */
+  queue: LookupQueue<Flight>;
+  /** Ends the waiting for a slot. */
+  timer: NodeJS.Timeout | undefined;
+  readonly began: number;
+  query: DnsQuery | null;
 }
 
 const MIN_TTL_SECONDS = 5;
 const MAX_TTL_SECONDS = 300;
 const NEGATIVE_SECONDS = 5;
+/** Names in the cache. */
 const MAX_ENTRIES = 10_000;
-/** More at once than this lose packets on the way to the resolver; the rest waits its turn. */
+/** Addresses in the cache: five for each name, where a name alone may have 32. */
+const MAX_CACHED_ADDRESSES = 50_000;
+/** Rough bytes of memory of the cache: names, reasons and addresses. */
+const MAX_CACHE_BYTES = 8 * 1024 * 1024;
+/** Rough bytes of an entry without its text and addresses, and of an address: objects of V8 on a 64-bit machine. */
+const ENTRY_BYTES = 300;
+const ADDRESS_BYTES = 120;
+
+/** Lookups of clients that are under way at once: more lose packets on the way to the resolver. */
 const MAX_IN_FLIGHT = 256;
-const TRIES = 2;
+/** Lookups of clients that wait for one of those. Each holds a request of its client. */
+const MAX_QUEUED = 8192;
+/** Slots that clients cannot take: for echo URLs, on whose proof the gate depends, and for `/explain`. */
+const OWN_IN_FLIGHT = 32;
+const OWN_QUEUED = 1024;
+/** The part of the time for a name that it may wait for a slot; the rest is for asking. */
+const QUEUE_TIME = 0.5;
+/** Stands for this process in place of a client. */
+const OWN = "";
+/** Zones that are remembered because they gave addresses. */
+const MAX_KNOWN_ZONES = 4096;
 
 /** Whom to ask, for how long. */
 export interface ResolveOptions {
@@ -40,49 +70,6 @@ export interface ResolveOptions {
   now?: () => number;
 }
 
-/** Reads a hosts file (`address name…`, `#` comments). @throws UsageError naming file and line */
-export function readHosts(file: string): Map<string, Address[]> {
-  const hosts = new Map<string, Address[]>();
-  let lines: string[];
-  try {
-    lines = readFileSync(file, "utf8").split("\n");
-  } catch (error) {
-    throw new UsageError(`--hosts ${file}: ${(error as Error).message}`);
-  }
-  for (const [i, line] of lines.entries()) {
-    const [text, ...names] = line.replace(/#.*/, "").trim().split(/\s+/);
-    if (text === undefined || text === "") continue;
-    const address = parseAddress(text);
-    if (address === null) throw new UsageError(`--hosts ${file}:${i + 1}: "${text}" is not an IP address`);
-    if (names.length === 0) throw new UsageError(`--hosts ${file}:${i + 1}: no name behind ${text}`);
-    for (const name of names) {
-      const host = canonicalHost(name);
-      if (host === null) throw new UsageError(`--hosts ${file}:${i + 1}: "${name}" is not a host name`);
-      hosts.set(host, [...(hosts.get(host) ?? []), address]);
-    }
-  }
-  return hosts;
-}
-
-/**
- * Whether this machine has a route to every resolver of the command line: connecting a datagram socket sends nothing.
- * One that is silent is no mistake of the command line, it may be back in a moment. @throws UsageError naming the resolver
- */
-export async function requireRoutes(servers: readonly string[]): Promise<void> {
-  for (const text of servers) {
-    const [, host, port] = /^\[?([^\]]+)\]?:(\d+)$/.exec(text) as unknown as [string, string, string];
-    const socket = createSocket(host.includes(":") ? "udp6" : "udp4");
-    try {
-      socket.connect(Number(port), host);
-      await once(socket, "connect");
-    } catch (error) {
-      throw new UsageError(`--resolver ${text}: this machine has no route to it (${(error as Error).message})`);
-    } finally {
-      socket.close();
-    }
-  }
-}
-
 function interleave(six: readonly Address[], four: readonly Address[]): Address[] {
   const mixed: Address[] = [];
   for (let i = 0; i < Math.max(six.length, four.length); i++) {
@@ -92,46 +79,82 @@ function interleave(six: readonly Address[], four: readonly Address[]): Address[
   return mixed;
 }
 
+const NOTHING: Records = { addresses: [], more: 0, ttl: MAX_TTL_SECONDS };
+
+/** An answer and for how long it is kept; 0: not at all. */
+interface Conclusion {
+  answer: Answer;
+  seconds: number;
+}
+
+function conclude(host: string, timeoutSeconds: number, six: Reply, four: Reply): Conclusion {
+  const replies = [six, four];
+  const errors = replies.flatMap((reply) => ("error" in reply ? [reply.error] : []));
+  const [found6, found4] = replies.map((reply) => ("error" in reply ? NOTHING : reply)) as [Records, Records];
+  const failed = errors.find((error) => error !== "NXDOMAIN");
+  const addresses = interleave(found6.addresses, found4.addresses);
+  if (addresses.length > 0) {
+    const more = found6.more + found4.more;
+    const ttl = Math.min(MAX_TTL_SECONDS, found6.ttl, found4.ttl);
+    // Half an answer is used, but not for long.
+    const seconds = failed === undefined ? Math.max(MIN_TTL_SECONDS, ttl) : MIN_TTL_SECONDS;
+    return { answer: more > 0 ? { addresses, more } : { addresses }, seconds };
+  }
+  if (failed === undefined) {
+    const reason = errors.length > 0 ? `${host} does not exist` : `${host} has no address`;
+    return { answer: { code: "dns-nxdomain", reason }, seconds: NEGATIVE_SECONDS };
+  }
+  return conclusionOf(failed, host, timeoutSeconds);
+}
+
+function conclusionOf(failed: ReplyError, host: string, timeoutSeconds: number): Conclusion {
+  if (failed === "TIMEOUT") {
+    const reason = `no answer for ${host} within ${timeoutSeconds} s`;
+    return { answer: { code: "dns-timeout", reason }, seconds: NEGATIVE_SECONDS };
+  }
+  if (failed === "NOFILES") {
+    const reason = `cannot resolve ${host}: this proxy has no file or memory left`;
+    return { answer: { code: "overloaded", reason }, seconds: 0 };
+  }
+  const what = failed === "CONNREFUSED" ? "no resolver answers" : `the resolver failed (${failed})`;
+  return { answer: { code: "dns-failed", reason: `cannot resolve ${host}: ${what}` }, seconds: NEGATIVE_SECONDS };
+}
+
 /**
- * Names to addresses: c-ares (no search list, no thread pool, TCP fallback), answers cached for their TTL, one query in
- * flight a name. Answers are never used past their time, and whoever uses one vets its addresses again.
+ * Names to addresses: a stub resolver of its own (no search list, no thread pool, TCP when truncated), answers cached for
+ * their TTL, one lookup in flight a name. Answers are never used past their time, and their users vet the addresses again.
  */
 export class Names {
-  #resolver: Resolver;
   #options: ResolveOptions;
+  readonly #servers: DnsServers;
   readonly #cache = new Map<string, Entry>();
+  #cachedAddresses = 0;
+  #cachedBytes = 0;
   readonly #flights = new Map<string, Flight>();
   /** Answers of the cache, queries made, and waits for a query that was under way. */
   readonly counts = { hit: 0, miss: 0, shared: 0 };
-  readonly #queue: string[] = [];
-  #running = 0;
+  readonly #queue = new LookupQueue<Flight>(MAX_IN_FLIGHT, MAX_QUEUED);
+  readonly #own = new LookupQueue<Flight>(OWN_IN_FLIGHT, OWN_QUEUED);
+  /** Zones whose last answer had addresses, the most recent one last. */
+  readonly #known = new Set<string>();
   readonly #now: () => number;
 
   constructor(options: ResolveOptions) {
     this.#options = options;
     this.#now = options.now ?? (() => performance.now());
-    this.#resolver = this.#makeResolver();
+    this.#servers = new DnsServers(options.servers);
   }
 
   /** A reload may change the time for one name. Queries under way keep theirs. */
   setTimeout(timeoutSeconds: number): void {
-    if (timeoutSeconds === this.#options.timeoutSeconds) return;
     this.#options = { ...this.#options, timeoutSeconds };
-    this.#resolver = this.#makeResolver();
   }
 
-  #makeResolver(): Resolver {
-    const servers = this.#options.servers;
-    // Every server gets its turn within the time limit.
-    const turns = Math.max(1, servers.length) * TRIES;
-    const timeout = Math.max(100, Math.floor((this.#options.timeoutSeconds * 1000) / turns));
-    const resolver = new Resolver({ timeout, tries: TRIES });
-    if (servers.length > 0) resolver.setServers(servers);
-    return resolver;
-  }
-
-  /** Calls `done` once: at once when the answer is known, else later. The returned function drops the waiter. */
-  lookup(host: string, done: (answer: Answer) => void): () => void {
+  /**
+   * Calls `done` once: at once when the answer is known, else later. The returned function drops the waiter. `client`:
+   * the client that asks, by which slots are shared; absent for lookups of this process itself.
+   */
+  lookup(host: string, done: (answer: Answer) => void, client = OWN): () => void {
     const fixed = this.#options.hosts.get(host);
     if (fixed !== undefined) {
       done({ addresses: fixed });
@@ -139,104 +162,143 @@ export class Names {
     }
     const entry = this.#cache.get(host);
     if (entry !== undefined) {
-      this.#cache.delete(host);
       if (entry.expires > this.#now()) {
+        // To the end: the least recently used entry is the first.
+        this.#cache.delete(host);
         this.#cache.set(host, entry);
         this.counts.hit++;
         done(entry.answer);
         return () => {};
       }
+      this.#forget(host, entry);
     }
-    let flight = this.#flights.get(host);
-    if (flight !== undefined) this.counts.shared++;
+    const flight = this.#flights.get(host) ?? this.#makeFlight(host);
+    const admitted = flight.query === null ? this.#enter(flight, client) : "start";
+    if (admitted === "full") {
+      countBound("dns-queue");
+      done({ code: "overloaded", reason: `too many names are being resolved; ${host} was not looked up` });
+      return () => {};
+    }
+    if (this.#flights.has(host)) this.counts.shared++;
     else {
       this.counts.miss++;
-      flight = { waiters: new Set(), timer: null };
       this.#flights.set(host, flight);
-      // Set before the query starts: time in the queue counts.
-      flight.timer = setTimeout(() => {
-        this.#settle(host, { code: "dns-timeout", reason: this.#late(host) }, NEGATIVE_SECONDS);
-      }, this.#options.timeoutSeconds * 1000);
-      if (this.#running < MAX_IN_FLIGHT) this.#query(host);
-      else this.#queue.push(host);
     }
-    const { waiters } = flight;
     const waiter = (answer: Answer) => done(answer);
-    waiters.add(waiter);
-    return () => waiters.delete(waiter);
+    flight.waiters.add(waiter);
+    if (flight.query === null && admitted === "start") this.#start(flight);
+    return () => {
+      flight.waiters.delete(waiter);
+      // A lookup that is under way goes on, since its answer is kept; one that waits is for its waiters alone.
+      if (flight.waiters.size === 0 && flight.query === null) this.#drop(flight);
+    };
   }
 
-  #late(host: string): string {
-    return `no answer for ${host} within ${this.#options.timeoutSeconds} s`;
+  #makeFlight(host: string): Flight {
+    const job = { zone: zoneOf(host), waitsFor: new Set<string>(), runsFor: null };
+    const base = { host, waiters: new Set<(answer: Answer) => void>(), began: performance.now(), query: null };
+    const flight: Flight = { ...job, ...base, queue: this.#queue, timer: undefined };
+    return flight;
   }
 
-  #query(host: string): void {
-    this.#running++;
-    let open = 2;
-    const found: { six: Address[]; four: Address[] } = { six: [], four: [] };
-    const errors: string[] = [];
-    let ttl = MAX_TTL_SECONDS;
-    const one =
-      (family: "six" | "four") =>
-      (error: NodeJS.ErrnoException | null, records: { address: string; ttl: number }[]) => {
-        if (error !== null) errors.push(error.code ?? "EUNKNOWN");
-        else {
-          for (const record of records) {
-            const address = parseAddress(record.address);
-            if (address !== null) found[family].push(address);
-            ttl = Math.min(ttl, record.ttl);
-          }
-        }
-        if (--open > 0) return;
-        this.#running--;
-        this.#conclude(host, interleave(found.six, found.four), errors, ttl);
-        // Names whose time ran out while they queued are skipped.
-        for (let next = this.#queue.shift(); next !== undefined; next = this.#queue.shift()) {
-          if (!this.#flights.has(next)) continue;
-          this.#query(next);
-          break;
-        }
-      };
-    this.#resolver.resolve6(host, { ttl: true }, one("six"));
-    this.#resolver.resolve4(host, { ttl: true }, one("four"));
-  }
-
-  #conclude(host: string, addresses: Address[], errors: readonly string[], ttl: number): void {
-    if (addresses.length > 0) {
-      // Half an answer is used, but not for long.
-      const whole = errors.every((code) => code === "ENODATA" || code === "ENOTFOUND");
-      this.#settle(host, { addresses }, whole ? Math.max(MIN_TTL_SECONDS, ttl) : MIN_TTL_SECONDS);
-      return;
+  /** Lets a client ask for a flight that has not started. */
+  #enter(flight: Flight, client: string): "start" | "wait" | "full" {
+    const queue = client === OWN ? this.#own : this.#queue;
+    // Names in zones that never answered, however many there are, take no slot from those in zones that do.
+    const group = this.#known.has(flight.zone) ? client : `${client} new`;
+    if (queue !== flight.queue) {
+      // This process needs the name as well: from here on it uses its own slots.
+      if (client !== OWN) return "wait";
+      flight.queue.leave(flight);
+      flight.queue = queue;
     }
-    const failed = errors.find((code) => code !== "ENODATA" && code !== "ENOTFOUND");
-    // c-ares that started before the network did may be stuck with dead servers (nodejs/node#13076).
-    if (failed === "ECONNREFUSED") this.#resolver = this.#makeResolver();
-    if (failed === "ETIMEOUT") {
-      this.#settle(host, { code: "dns-timeout", reason: this.#late(host) }, NEGATIVE_SECONDS);
-    } else if (failed !== undefined) {
-      const what = failed === "ECONNREFUSED" ? "no resolver answers" : `the resolver failed (${failed.slice(1)})`;
-      this.#settle(host, { code: "dns-failed", reason: `cannot resolve ${host}: ${what}` }, NEGATIVE_SECONDS);
-    } else {
-      const reason = errors.includes("ENOTFOUND") ? `${host} does not exist` : `${host} has no address`;
-      this.#settle(host, { code: "dns-nxdomain", reason }, NEGATIVE_SECONDS);
+    const admitted = queue.enter(flight, group);
+    if (admitted === "wait") {
+      flight.timer ??= setTimeout(() => this.#giveUp(flight), this.#options.timeoutSeconds * 1000 * QUEUE_TIME);
     }
+    return admitted;
   }
 
-  #settle(host: string, answer: Answer, seconds: number): void {
-    const flight = this.#flights.get(host);
-    if (flight === undefined) return;
-    this.#flights.delete(host);
-    if (flight.timer !== null) clearTimeout(flight.timer);
-    this.#cache.set(host, { answer, expires: this.#now() + seconds * 1000 });
-    if (this.#cache.size > MAX_ENTRIES) this.#cache.delete(this.#cache.keys().next().value!);
+  #start(flight: Flight): void {
+    clearTimeout(flight.timer);
+    const { timeoutSeconds } = this.#options;
+    const waited = performance.now() - flight.began;
+    const ms = Math.max(timeoutSeconds * 1000 * (1 - QUEUE_TIME), timeoutSeconds * 1000 - waited);
+    flight.query = new DnsQuery(this.#servers, flight.host, ms, (six, four) => {
+      const { answer, seconds } = conclude(flight.host, timeoutSeconds, six, four);
+      this.#learn(flight.zone, answer);
+      if ("code" in answer && answer.code === "overloaded") countBound("open-files");
+      if ("more" in answer) countBound("dns-addresses");
+      if ([six, four].some((reply) => "error" in reply && reply.error === "CONNREFUSED")) this.#servers.forget();
+      this.#settle(flight, answer, seconds);
+    });
+  }
+
+  #learn(zone: string, answer: Answer): void {
+    const { code } = "code" in answer ? answer : { code: null };
+    // That a name does not exist says nothing for or against its zone: everyone can invent names.
+    if (code === "dns-nxdomain" || code === "overloaded") return;
+    this.#known.delete(zone);
+    if (code !== null) return;
+    this.#known.add(zone);
+    if (this.#known.size > MAX_KNOWN_ZONES) this.#known.delete(this.#known.values().next().value!);
+  }
+
+  /** It never got a slot: that says nothing about the name, so nothing is kept. */
+  #giveUp(flight: Flight): void {
+    countBound("dns-queue");
+    const reason = `too many names are being resolved; ${flight.host} was not looked up`;
+    this.#settle(flight, { code: "overloaded", reason }, 0);
+  }
+
+  #settle(flight: Flight, answer: Answer, seconds: number): void {
+    if (seconds > 0) this.#keep(flight.host, answer, seconds);
+    this.#drop(flight);
     for (const waiter of flight.waiters) waiter(answer);
   }
 
-  /** Ends all queries; waiters are told that they failed. */
+  /** Takes a flight out and lets others start in its place. */
+  #drop(flight: Flight): void {
+    clearTimeout(flight.timer);
+    if (this.#flights.get(flight.host) !== flight) return;
+    this.#flights.delete(flight.host);
+    const { queue } = flight;
+    queue.leave(flight);
+    for (let next = queue.next(); next !== null; next = queue.next()) this.#start(next);
+  }
+
+  #keep(host: string, answer: Answer, seconds: number): void {
+    const addresses = "code" in answer ? 0 : answer.addresses.length;
+    const text = host.length + ("code" in answer ? answer.reason.length : 0);
+    const bytes = ENTRY_BYTES + text + addresses * ADDRESS_BYTES;
+    const old = this.#cache.get(host);
+    if (old !== undefined) this.#forget(host, old);
+    this.#cache.set(host, { answer, expires: this.#now() + seconds * 1000, bytes });
+    this.#cachedAddresses += addresses;
+    this.#cachedBytes += bytes;
+    for (const [oldest, entry] of this.#cache) {
+      const fits = this.#cachedAddresses <= MAX_CACHED_ADDRESSES && this.#cachedBytes <= MAX_CACHE_BYTES;
+      if (fits && this.#cache.size <= MAX_ENTRIES) break;
+      this.#forget(oldest, entry);
+    }
+  }
+
+  #forget(host: string, { answer, bytes }: Entry): void {
+    this.#cache.delete(host);
+    this.#cachedBytes -= bytes;
+    if (!("code" in answer)) this.#cachedAddresses -= answer.addresses.length;
+  }
+
+  /** Ends all lookups; waiters are told that they failed. */
   close(): void {
-    this.#resolver.cancel();
-    for (const host of [...this.#flights.keys()]) {
-      this.#settle(host, { code: "dns-failed", reason: `cannot resolve ${host}: shutting down` }, 0);
+    const flights = [...this.#flights.values()];
+    this.#flights.clear();
+    for (const flight of flights) {
+      clearTimeout(flight.timer);
+      flight.query?.cancel();
+      flight.queue.leave(flight);
+      const reason = `cannot resolve ${flight.host}: shutting down`;
+      for (const waiter of flight.waiters) waiter({ code: "dns-failed", reason });
     }
   }
 }

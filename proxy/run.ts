@@ -5,7 +5,9 @@ import { makeAdmin, type Status } from "./admin.ts";
 import { Credentials } from "./auth.ts";
 import { defaultBufferLimit, MIB } from "./buffers.ts";
 import { type Config, PROXY_OPTIONS, readConfig, requirePolicy, settingsOf } from "./config.ts";
+import { requireRoutes } from "./dns-servers.ts";
 import { Gate } from "./gate.ts";
+import { readHosts } from "./hosts.ts";
 import { compileFor, compileForEcho } from "./load.ts";
 import { type Logger, makeLog } from "./log.ts";
 import { Metrics } from "./metrics.ts";
@@ -14,7 +16,7 @@ import { formatHostPort, listenError, noArguments, optionHelp } from "./options.
 import type { PolicySet } from "./policy/engine.ts";
 import { RecordWriter } from "./record.ts";
 import { LOOK_MS, type Loaded, load, Reload } from "./reload.ts";
-import { Names, readHosts, requireRoutes } from "./resolve.ts";
+import { Names } from "./resolve.ts";
 import { ProxyServer } from "./server.ts";
 import { ownAddresses, Sources } from "./source.ts";
 import { Verifier } from "./verify.ts";

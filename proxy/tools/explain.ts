@@ -1,12 +1,14 @@
 import { DNS_OPTIONS, POLICY_OPTIONS, RANGE_OPTIONS, readConfig, requirePolicy } from "../config.ts";
+import { requireRoutes } from "../dns-servers.ts";
 import { type Code, phraseOf, UsageError } from "../errors.ts";
+import { readHosts } from "../hosts.ts";
 import { compileFor, loadSource } from "../load.ts";
 import { type Option, optionHelp } from "../options.ts";
 import { formatAddress } from "../policy/cidr.ts";
 import type { PolicySet } from "../policy/engine.ts";
 import { type Explanation, explain, needsAddresses, parseAsked } from "../policy/explain.ts";
 import type { Target } from "../policy/target.ts";
-import { Names, readHosts, requireRoutes } from "../resolve.ts";
+import { Names } from "../resolve.ts";
 
 const OPTIONS: readonly Option[] = [
   ...POLICY_OPTIONS,

@@ -1,10 +1,11 @@
 import { writeFileSync } from "node:fs";
 import { cpus } from "node:os";
+import { resolve } from "node:path";
 import { parseArgs } from "node:util";
 import { loadAverage } from "./cpu.ts";
 import { startCrew } from "./crew.ts";
 import { isolate } from "./isolate.ts";
-import { isInstalled, PEERS, type Running, startPeer } from "./peers.ts";
+import { isInstalled, otherCheckout, PEERS, type Running, startPeer } from "./peers.ts";
 import { seriesFigures, seriesTable } from "./report.ts";
 import { measureSingle, SINGLES } from "./singles.ts";
 import { measureSlices } from "./slices.ts";
@@ -19,8 +20,9 @@ const OTHER_CORE = 1;
 const WORKLOAD_NAMES: readonly string[] = [...WORKLOADS.map((workload) => workload.name), ...SINGLES];
 const PEER_NAMES: readonly string[] = PEERS.slice(1).map((peer) => peer.name);
 
-const HELP = `Usage: node test/bench/main.ts [--rounds N] [--slice-seconds S] [--only WORKLOAD,...] [--peers NAME,...] [--json FILE]
+const HELP = `Usage: node test/bench/main.ts [--rounds N] [--slice-seconds S] [--only WORKLOAD,...] [--peers NAME,...] [--against DIR] [--json FILE]
 
+--against DIR: another checkout of this project, with its packages installed, as one more peer
 Workloads: ${WORKLOAD_NAMES.join(" ")}
 Peers: ${PEER_NAMES.join(" ")}`;
 
@@ -30,6 +32,7 @@ const { values } = parseArgs({
     "slice-seconds": { type: "string", default: "0.8" },
     only: { type: "string" },
     peers: { type: "string" },
+    against: { type: "string" },
     json: { type: "string" },
     help: { type: "boolean" },
   },
@@ -55,6 +58,7 @@ const seconds = Number(values["slice-seconds"]);
 
 const lines: string[] = [];
 const wanted = PEERS.filter((peer, i) => i === 0 || peerNames === undefined || peerNames.includes(peer.name));
+if (values.against !== undefined) wanted.push(otherCheckout(resolve(values.against)));
 const present = wanted.filter(isInstalled);
 for (const peer of wanted) if (!present.includes(peer)) console.log(`left out: ${peer.name} (${peer.needs})`);
 console.log(`${cpus()[0]!.model}, ${cpus().length} cores, load ${loadAverage()}`);

@@ -10,7 +10,6 @@ import type { Route } from "./wire.ts";
 /** The proxies that are measured: how each is started, with the configuration of `peers/`, and how it is reached. */
 
 const ROOT = new URL("../..", import.meta.url).pathname;
-const OUTRIDER = join(ROOT, "bin/outrider");
 const CONFIGS = new URL("peers/", import.meta.url).pathname;
 const START_MS = 15_000;
 
@@ -51,17 +50,25 @@ const program = (name: string, args: (folder: string) => string[]): Peer["comman
   };
 };
 
-/** The command that users run. */
-function outriderCommand(folder: string, ports: Ports): string[] {
-  const listen = ["--listen", `127.0.0.1:${ports.tunnel}`, "--admin", `127.0.0.1:${ports.admin}`];
-  return [OUTRIDER, "proxy", "--policy", join(folder, "outrider.yaml"), "--allow-cidr", "127.0.0.0/8", ...listen];
+/** The command that users run, of one checkout. */
+function outriderCommand(root: string): Peer["command"] {
+  return (folder, ports) => {
+    const listen = ["--listen", `127.0.0.1:${ports.tunnel}`, "--admin", `127.0.0.1:${ports.admin}`];
+    const policy = ["--policy", join(folder, "outrider.yaml"), "--allow-cidr", "127.0.0.0/8"];
+    return [join(root, "bin/outrider"), "proxy", ...policy, ...listen];
+  };
+}
+
+/** Another checkout of this project with its packages installed, as a peer named `other`. */
+export function otherCheckout(root: string): Peer {
+  return { name: "other", needs: `make install in ${root}`, command: outriderCommand(root), version: () => root };
 }
 
 export const PEERS: readonly Peer[] = [
   {
     name: "outrider",
     needs: "",
-    command: outriderCommand,
+    command: outriderCommand(ROOT),
     version: () => `Node.js ${process.version}`,
   },
   {
@@ -183,6 +190,6 @@ export async function startPeer(
 
 /** Whether the outrider of this checkout knows an option. */
 export function outriderKnows(option: string): boolean {
-  const help = execFileSync(OUTRIDER, ["proxy", "--help"], { encoding: "utf8" });
+  const help = execFileSync(join(ROOT, "bin/outrider"), ["proxy", "--help"], { encoding: "utf8" });
   return help.includes(`--${option} `);
 }

@@ -1,6 +1,6 @@
 import { createSocket } from "node:dgram";
 import { once } from "node:events";
-import { type AddressInfo, createServer } from "node:net";
+import { type AddressInfo, createServer, type Socket } from "node:net";
 import { parseAddress } from "../../proxy/policy/cidr.ts";
 
 /** What the server says to one question. */
@@ -11,7 +11,13 @@ export type DnsReply =
   /** No answer at all. */
   | "silent"
   /** Over UDP "ask again by TCP"; over TCP these addresses. */
-  | { truncated: string[] };
+  | { truncated: string[] }
+  /** Over UDP "ask again by TCP"; over TCP the length of an answer and its first bytes. */
+  | "stalled"
+  /** Over UDP and over TCP "ask again by TCP". */
+  | "truncated"
+  /** These messages, as they are, made from the right answer. */
+  | { addresses: string[]; forge: (answer: Buffer, query: Buffer) => Buffer[] };
 
 const RCODES = { NXDOMAIN: 3, SERVFAIL: 2 } as const;
 const TYPES: Readonly<Record<number, "A" | "AAAA">> = { 1: "A", 28: "AAAA" };
@@ -93,21 +99,32 @@ export async function startDns(
   listen = { host: "127.0.0.1", port: 0 },
 ) {
   const queries: { name: string; type: string; transport: "udp" | "tcp" }[] = [];
-  const answer = async (query: Buffer, transport: "udp" | "tcp"): Promise<Buffer | null> => {
+  const asked = new Map<string, number>();
+  /** The messages to send; one that stalls is cut off. */
+  const answer = async (query: Buffer, transport: "udp" | "tcp"): Promise<readonly Buffer[] | "stalled"> => {
     const { name, type, end } = readQuestion(query);
-    const nth = queries.filter((q) => q.name === name && q.type === type).length + 1;
+    const nth = (asked.get(`${name} ${type}`) ?? 0) + 1;
+    asked.set(`${name} ${type}`, nth);
     queries.push({ name, type, transport });
     const reply = await zone(name, type, nth);
-    if (reply === "silent") return null;
-    if ("rcode" in reply) return response(query, end, { flags: RCODES[reply.rcode], authority: [soa()] });
+    if (reply === "silent") return [];
+    const again = [response(query, end, { flags: 0x0200 })];
+    if (reply === "truncated") return again;
+    if (reply === "stalled") return transport === "udp" ? again : "stalled";
+    if ("rcode" in reply) return [response(query, end, { flags: RCODES[reply.rcode], authority: [soa()] })];
     if ("truncated" in reply) {
-      if (transport === "udp") return response(query, end, { flags: 0x0200 });
-      return response(query, end, { answers: answersOf(type, reply.truncated, 60) });
+      return transport === "udp" ? again : [response(query, end, { answers: answersOf(type, reply.truncated, 60) })];
     }
-    return response(query, end, { answers: answersOf(type, reply.addresses, reply.ttl ?? 60, reply.alias) });
+    if ("forge" in reply) {
+      return reply.forge(response(query, end, { answers: answersOf(type, reply.addresses, 60) }), query);
+    }
+    return [response(query, end, { answers: answersOf(type, reply.addresses, reply.ttl ?? 60, reply.alias) })];
   };
+  const open = new Set<Socket>();
   const tcp = createServer((socket) => {
     let pending = Buffer.alloc(0);
+    open.add(socket);
+    socket.on("close", () => open.delete(socket));
     socket.on("error", () => socket.destroy());
     socket.on("data", async (chunk) => {
       pending = Buffer.concat([pending, chunk]);
@@ -115,11 +132,16 @@ export async function startDns(
         const length = pending.readUInt16BE(0);
         const query = pending.subarray(2, 2 + length);
         pending = pending.subarray(2 + length);
-        const bytes = await answer(query, "tcp");
-        if (bytes === null) continue;
-        const prefix = Buffer.alloc(2);
-        prefix.writeUInt16BE(bytes.length);
-        socket.write(Buffer.concat([prefix, bytes]));
+        const messages = await answer(query, "tcp");
+        if (messages === "stalled") {
+          socket.write(Buffer.concat([Buffer.of(0xff, 0xff), query.subarray(0, 4)]));
+          continue;
+        }
+        for (const bytes of messages) {
+          const prefix = Buffer.alloc(2);
+          prefix.writeUInt16BE(bytes.length);
+          socket.write(Buffer.concat([prefix, bytes]));
+        }
       }
     });
   });
@@ -129,16 +151,21 @@ export async function startDns(
   const { port } = tcp.address() as AddressInfo;
   const udp = createSocket("udp4");
   udp.on("message", async (query, from) => {
-    const bytes = await answer(query, "udp");
-    if (bytes !== null) udp.send(bytes, from.port, from.address);
+    const messages = await answer(query, "udp");
+    if (messages === "stalled") return;
+    // Its socket may be closed by now: the answer is late.
+    for (const bytes of messages) if (!closed) udp.send(bytes, from.port, from.address);
   });
   udp.bind(port, listen.host);
   await once(udp, "listening").catch((error: unknown) => {
     tcp.close();
     throw error;
   });
+  let closed = false;
   const close = async () => {
+    closed = true;
     udp.close();
+    for (const socket of open) socket.destroy();
     await new Promise((resolve) => tcp.close(resolve));
   };
   return { address: `${listen.host}:${port}`, queries, close };
