@@ -2,6 +2,8 @@ import { createSocket } from "node:dgram";
 import { Resolver } from "node:dns";
 import { once } from "node:events";
 import { readFileSync } from "node:fs";
+import { countBound } from "./bounds.ts";
+import { outOfFiles } from "./descriptors.ts";
 import { type Code, UsageError } from "./errors.ts";
 import { type Address, parseAddress } from "./policy/cidr.ts";
 import { canonicalHost } from "./policy/host.ts";
@@ -9,7 +11,7 @@ import { canonicalHost } from "./policy/host.ts";
 /** The answer to one name: addresses (IPv6 and IPv4 in turn, RFC 8305 §4), or why there are none. */
 export type Answer =
   | { addresses: readonly Address[] }
-  | { code: Extract<Code, "dns-nxdomain" | "dns-failed" | "dns-timeout">; reason: string };
+  | { code: Extract<Code, "dns-nxdomain" | "dns-failed" | "dns-timeout" | "overloaded">; reason: string };
 
 interface Entry {
   answer: Answer;
@@ -209,6 +211,12 @@ export class Names {
       return;
     }
     const failed = errors.find((code) => code !== "ENODATA" && code !== "ENOTFOUND");
+    // c-ares reports ECONNREFUSED for sockets that cannot be opened; a resolver that is made now could not read resolv.conf.
+    if (failed === "ECONNREFUSED" && outOfFiles()) {
+      countBound("open-files");
+      this.#settle(host, { code: "overloaded", reason: "this proxy has no file descriptor left" }, 0);
+      return;
+    }
     // c-ares that started before the network did may be stuck with dead servers (nodejs/node#13076).
     if (failed === "ECONNREFUSED") this.#resolver = this.#makeResolver();
     if (failed === "ETIMEOUT") {

@@ -3,19 +3,20 @@ import type { AddressInfo } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 import { makeAdmin, type Status } from "./admin.ts";
 import { Credentials } from "./auth.ts";
-import { type Config, PROXY_OPTIONS, readConfig, requirePolicy, settingsOf } from "./config.ts";
+import { type Config, PROXY_OPTIONS, readConfig, requirePolicy, type Settings, settingsOf } from "./config.ts";
+import { openFileLimit } from "./descriptors.ts";
 import { Gate } from "./gate.ts";
 import { compileFor, compileForEcho } from "./load.ts";
 import { type Logger, makeLog } from "./log.ts";
 import { Metrics } from "./metrics.ts";
 import { makeAsk } from "./observe.ts";
 import { formatHostPort, listenError, noArguments, optionHelp } from "./options.ts";
-import type { PolicySet } from "./policy/engine.ts";
+import { type PolicySet, withOwn } from "./policy/engine.ts";
 import { RecordWriter } from "./record.ts";
 import { LOOK_MS, type Loaded, load, Reload } from "./reload.ts";
 import { Names, readHosts, requireRoutes } from "./resolve.ts";
 import { ProxyServer } from "./server.ts";
-import { ownAddresses, Sources } from "./source.ts";
+import { assignedAddresses, ownNetworks, Sources } from "./source.ts";
 import { Verifier } from "./verify.ts";
 import { warmUp } from "./warm.ts";
 
@@ -114,6 +115,14 @@ export async function runProxy(argv: readonly string[]): Promise<number> {
     writer,
     readiness: config.readiness,
   });
+  // Where errors come one after another, one line a second tells enough.
+  let toldAt = Number.NEGATIVE_INFINITY;
+  const onAcceptError = (error: Error) => {
+    if (performance.now() - toldAt < 1000) return;
+    toldAt = performance.now();
+    log.error({ err: error }, "cannot accept a connection");
+  };
+  server.onAcceptError = onAcceptError;
   metrics.register(server, verifier, reload);
   const status: Status = { version: version(), listen: "", loadedAt: null };
   const onError = (error: unknown) => log.error({ err: error }, "admin request failed");
@@ -122,9 +131,17 @@ export async function runProxy(argv: readonly string[]): Promise<number> {
     admin.once("error", (error) => reject(listenError(error, "admin", config.admin)));
     admin.listen(config.admin, resolve);
   });
+  admin.on("error", onAcceptError);
   const adminAt = admin.address() as AddressInfo;
   let ports = config.listen.port === 0 ? [adminAt.port] : [config.listen.port, adminAt.port];
 
+  const warnOfFiles = ({ maxTunnels, maxTunnelsWanted }: Settings) => {
+    if (maxTunnels >= maxTunnelsWanted) return;
+    const openFiles = openFileLimit();
+    const advice =
+      "the limit of open files is too low for the tunnels that are wanted; raise it (ulimit -n, LimitNOFILE)";
+    log.warn({ openFiles, maxTunnels, wanted: maxTunnelsWanted }, advice);
+  };
   let current: Loaded | null = null;
   const compileCurrent = () => {
     if (current === null) return;
@@ -137,6 +154,7 @@ export async function runProxy(argv: readonly string[]): Promise<number> {
     const before = server.policy?.hash;
     current = loaded;
     compileCurrent();
+    warnOfFiles(server.settings);
     const { document } = loaded.source;
     names.setTimeout(timeoutOf(loaded));
     verifier.configure(document, sources.list);
@@ -146,8 +164,8 @@ export async function runProxy(argv: readonly string[]): Promise<number> {
     log.info({ policy: document.policy, hash, kind: loaded.source.kind, changed: hash !== before }, "policy loaded");
   };
   // Before it listens, the policy is in force and the sources are known: nothing is answered without them.
-  let own = ownAddresses();
-  await sources.check(own);
+  let own = ownNetworks();
+  await sources.check(assignedAddresses());
   if (first !== null) install(first);
   const at = await server.listen(config.listen.host, config.listen.port, config.reusePort).catch((error: unknown) => {
     admin.close();
@@ -163,26 +181,32 @@ export async function runProxy(argv: readonly string[]): Promise<number> {
   if (reload.error !== null) log.error(`${reload.error}; waiting for a valid policy`);
   if (first !== null && !first.credentials.required) log.info("no password is set: every client is served");
 
+  let toldError = reload.error;
   const take = (loaded: Loaded | null, failedBefore: number) => {
     if (loaded !== null) install(loaded);
-    else if (reload.failed > failedBefore) {
+    else if (reload.failed > failedBefore && !(reload.retrying && reload.error === toldError)) {
       log.error(`${reload.error}; ${current === null ? "waiting for a valid policy" : "the last good one stays"}`);
     }
+    toldError = reload.error;
   };
   process.on("SIGHUP", () => {
     const { failed } = reload;
     take(reload.force(), failed);
   });
+  const useOwn = () => {
+    if (echoSet !== null) echoSet = withOwn(echoSet, own);
+    if (server.policy !== null) server.install(withOwn(server.policy, own), server.settings, server.credentials);
+  };
   let looking = false;
   const look = async () => {
     const { failed } = reload;
     take(reload.poll(), failed);
-    const now = ownAddresses();
-    if (now.join() !== own.join()) {
+    const now = ownNetworks();
+    if (now !== own && now.join() !== own.join()) {
       own = now;
-      compileCurrent();
+      useOwn();
     }
-    if (!(await sources.check(now))) return;
+    if (!(await sources.check(assignedAddresses()))) return;
     log.warn({ sources: sources.status() }, "source addresses changed");
     verifier.checkNow();
   };

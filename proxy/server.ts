@@ -12,8 +12,6 @@ import { formatRecord, type Record, type RecordWriter } from "./record.ts";
 import type { Names } from "./resolve.ts";
 
 const SWEEP_MS = 1000;
-/** Connections without a request at the moment, on top of the tunnels. */
-const MAX_IDLE_CLIENTS = 2000;
 const BACKLOG = 4096;
 
 /** What a server is made of. */
@@ -45,6 +43,8 @@ export class ProxyServer {
   readonly #byClient = new Map<string, number>();
   readonly #server: Server;
   readonly #writer: RecordWriter;
+  /** Called for connections that the kernel could not accept. */
+  onAcceptError: (error: Error) => void = () => {};
   #active = 0;
   #sharedReads = false;
   #emptied: (() => void) | undefined;
@@ -108,6 +108,7 @@ export class ProxyServer {
       this.#server.once("error", reject);
       this.#server.listen({ host, port, reusePort, backlog: BACKLOG }, () => {
         this.#server.removeListener("error", reject);
+        this.#server.on("error", (error) => this.onAcceptError(error));
         this.#sharedReads = shareReadBuffer(this.#server, onClientRead);
         this.#sweeper = setInterval(() => this.#sweep(), SWEEP_MS);
         resolve(this.#server.address() as { address: string; port: number });
@@ -117,7 +118,7 @@ export class ProxyServer {
 
   #accept(socket: Socket): void {
     this.now = performance.now();
-    if (this.#clients.size >= this.settings.maxTunnels + MAX_IDLE_CLIENTS) {
+    if (this.#clients.size >= this.settings.maxConnections) {
       const failure = { code: "overloaded", reason: "too many connections to this proxy" } as const;
       const options = { policy: this.policy?.document.policy ?? "", denyStatus: this.settings.denyStatus, head: false };
       socket.on("error", () => socket.destroy());

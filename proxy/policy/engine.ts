@@ -144,6 +144,11 @@ export function compile(document: PolicyDocument, options: CompileOptions = {}):
   };
 }
 
+/** The same policy on a machine whose addresses changed: nothing else is compiled again. */
+export function withOwn(set: PolicySet, ownAddresses: readonly string[]): PolicySet {
+  return { ...set, own: new CidrSet(ownAddresses.map(network)) };
+}
+
 const portFits = (rule: CompiledRule, port: number): boolean =>
   rule.ports === null || rule.ports.some(([low, high]) => port >= low && port <= high);
 
@@ -230,6 +235,7 @@ function isOpened(set: PolicySet, target: Target, candidates: readonly CompiledR
  * {@link CompileOptions.ownAddresses} does not know. Null where the policy opens the address for this target.
  */
 export function refuseOwn(set: PolicySet, target: Target, address: Address): Refusal | null {
+  if (set.allowCIDRs.has(address)) return null;
   const stage = decideName(set, target);
   if (!("code" in stage) && isOpened(set, target, stage.rules, address)) return null;
   return { code: "address", reason: `${target.host} ${target.ip ? "is" : "resolves to"} ${OWN_MACHINE}` };
