@@ -74,7 +74,7 @@ export function readCredentials(environment: string | undefined, folder: string 
     // A mounted Secret keeps its versions in dot folders beside the links.
     keys = readdirSync(folder).filter((key) => !key.startsWith(".") && statSync(join(folder, key)).isFile());
   } catch (error) {
-    throw new UsageError(`--password-dir ${folder}: ${(error as Error).message}`);
+    throw new UsageError(`--password-dir ${folder}: ${(error as Error).message}`, { cause: error });
   }
   if (keys.length === 0) throw new UsageError(`--password-dir ${folder}: has no password file`);
   for (const key of keys) {
@@ -82,7 +82,7 @@ export function readCredentials(environment: string | undefined, folder: string 
     try {
       password = readFileSync(join(folder, key), "utf8").replace(/\r?\n$/, "");
     } catch (error) {
-      throw new UsageError(`--password-dir ${folder}: ${(error as Error).message}`);
+      throw new UsageError(`--password-dir ${folder}: ${(error as Error).message}`, { cause: error });
     }
     credentials.add(key, password);
   }

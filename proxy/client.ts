@@ -101,6 +101,8 @@ export class Client implements Holder {
   readonly from: string;
   /** Address and port of the client, as records show it. */
   readonly source: string;
+  /** When it was accepted, by the server's clock. */
+  readonly accepted: number;
   /** It reads by `onread` (`accept.ts`). */
   readonly sharedReads: boolean;
   /** Takes what stands in a buffer of its own (`bulk.ts`); false: it has to rest. */
@@ -132,6 +134,7 @@ export class Client implements Holder {
     this.sharedReads = sharedReads;
     this.from = peerOf(socket);
     this.source = `${this.from.includes(":") ? `[${this.from}]` : this.from}:${socket.remotePort}`;
+    this.accepted = server.now;
     this.#since = server.now;
     (socket as ClientSocket).client = this;
     socket.on("error", onError);

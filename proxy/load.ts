@@ -6,7 +6,7 @@ import type { PolicyDocument } from "./policy/document.ts";
 import { compile, type PolicySet } from "./policy/engine.ts";
 import { PolicyError } from "./policy/rules.ts";
 import { type PolicySource, readPolicy } from "./policy/source.ts";
-import { ownAddresses } from "./source.ts";
+import { ownNetworks } from "./source.ts";
 
 /** Reads the policy file of a command line. @throws UsageError: one line with file, field and mend */
 export function loadSource(config: Config): PolicySource {
@@ -16,7 +16,7 @@ export function loadSource(config: Config): PolicySource {
   } catch (error) {
     const code = (error as NodeJS.ErrnoException).code;
     const why = code === "ENOENT" ? "no such file" : (error as Error).message;
-    throw new UsageError(`--policy ${config.policy}: ${why}`);
+    throw new UsageError(`--policy ${config.policy}: ${why}`, { cause: error });
   }
   try {
     const name = basename(config.policy).replace(/[^!-~]/g, "_");
@@ -42,7 +42,8 @@ export function compileFor(document: PolicyDocument, config: Config, listenPorts
   return compile(overrideDocument(document, config), {
     allowCIDRs: config.allowCIDRs,
     denyCIDRs: config.denyCIDRs,
-    ownAddresses: ownAddresses(),
+    nat64Prefixes: config.nat64Prefixes,
+    ownAddresses: ownNetworks(),
     listenPorts,
     sourceAddresses: config.sourceAddresses,
   });

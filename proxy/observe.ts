@@ -2,7 +2,7 @@ import { isIP, type Socket } from "node:net";
 import { connect as connectTls } from "node:tls";
 import { type BodyReader, ChunkedBody, LengthBody, UntilClose } from "./body.ts";
 import { decideTarget, type Route } from "./decide.ts";
-import { dial } from "./dial.ts";
+import { type DialOptions, dial } from "./dial.ts";
 import { ResponseHeadParser } from "./head.ts";
 import { formatAddress, parseAddress } from "./policy/cidr.ts";
 import type { PolicySet } from "./policy/engine.ts";
@@ -114,9 +114,9 @@ export function observe(url: URL, raw: Socket, timeoutMs: number): Promise<strin
 }
 
 /** Connects to one of the addresses, or rejects with the reason. */
-function dialled(route: Exclude<Route, { code: string }>, shown: string, port: number, deadlineMs: number) {
+function dialled(route: Exclude<Route, { code: string }>, options: Omit<DialOptions, "ways">) {
   return new Promise<Socket>((resolve, reject) => {
-    dial(route.addresses, { port, deadlineMs, shown, ways: route.ways }, (result) => {
+    dial(route.addresses, { ...options, ways: route.ways }, (result) => {
       if ("code" in result) reject(new Error(result.reason));
       else resolve(result.socket);
     });
@@ -152,7 +152,10 @@ export function makeAsk(names: Names, echoSet: () => PolicySet | null): Ask {
     const addresses = route.addresses.filter((address) => address.family === way.family);
     if (addresses.length === 0) throw new Error(`${host} has no IPv${way.family} address`);
     const left = () => Math.max(1, Math.ceil(timeoutMs - (performance.now() - began)));
-    const socket = await dialled({ addresses, ways: route.ways }, url.host, target.port, left());
+    const socket = await dialled(
+      { addresses, ways: route.ways },
+      { target, policy: set, shown: url.host, deadlineMs: left() },
+    );
     return observe(url, socket, left());
   };
 }

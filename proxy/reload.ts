@@ -2,6 +2,7 @@ import { readdirSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { type Credentials, readCredentials } from "./auth.ts";
 import type { Config } from "./config.ts";
+import { isExhausted } from "./descriptors.ts";
 import { UsageError } from "./errors.ts";
 import { loadSource } from "./load.ts";
 import type { PolicySource } from "./policy/source.ts";
@@ -61,6 +62,8 @@ export class Reload {
   #seen: string;
   /** The last attempt's error; null when it was good. */
   error: string | null = null;
+  /** The last attempt failed only because no file descriptor was left; the next look makes another one. */
+  retrying = false;
   succeeded = 0;
   failed = 0;
 
@@ -96,12 +99,16 @@ export class Reload {
         return null;
       }
       this.error = null;
+      this.retrying = false;
       this.succeeded++;
       return loaded;
     } catch (error) {
       // Whatever it is, a proxy that serves goes on with what it has.
       this.error = (error as Error).message;
       this.failed++;
+      // The file is not to blame and need not change again: the next look reads it once more.
+      this.retrying = isExhausted(error);
+      if (this.retrying) this.#tried = "";
       return null;
     }
   }

@@ -63,6 +63,8 @@ export interface ProxyOptions {
   /** Lines of a hosts file. */
   hosts?: string;
   netns?: string;
+  /** Limit of open files (`ulimit -n`). */
+  openFiles?: number;
   /** Where clients connect; default: a free port of 127.0.0.1. */
   listen?: string;
   /** Its admin port; default: a free port of 127.0.0.1. */
@@ -111,7 +113,10 @@ export async function startProxy(options: ProxyOptions): Promise<ProxyHandle> {
     args.push("--hosts", join(folder, "hosts"));
   }
   args.push(...(options.args ?? []));
-  const command = options.netns === undefined ? [OUTRIDER] : ["ip", "netns", "exec", options.netns, OUTRIDER];
+  const enter = options.netns === undefined ? [] : ["ip", "netns", "exec", options.netns];
+  const limit =
+    options.openFiles === undefined ? [] : ["sh", "-c", `ulimit -n ${options.openFiles} && exec "$@"`, "sh"];
+  const command = [...enter, ...limit, OUTRIDER];
   const { PROXY_PASSWORD: _, ...env } = process.env;
   const child = spawn(command[0]!, [...command.slice(1), ...args], {
     // Tests that are not about draining do not wait for it.
