@@ -47,7 +47,7 @@ export const PROXY_OPTIONS: readonly Option[] = [
   {
     name: "password-dir",
     value: "DIR",
-    help: "folder of passwords, one file a client (PROXY_PASSWORD: any user name)",
+    help: "folder of passwords, one file a client (PROXY_PASSWORD: any other user name)",
   },
   {
     name: "on-bad-policy",
