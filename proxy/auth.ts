@@ -193,7 +193,7 @@ export function readCredentials(environment: string | undefined, folder: string 
   if (folder === undefined) return credentials;
   const failed = (key: string | null, error: unknown): never => {
     const what = key === null ? "" : `${plainLine(key, MAX_PASSWORD_BYTES)}: `;
-    throw new UsageError(`--password-dir ${folder}: ${what}${(error as Error).message}`);
+    throw new UsageError(`--password-dir ${folder}: ${what}${(error as Error).message}`, { cause: error });
   };
   let keys: string[] = [];
   try {

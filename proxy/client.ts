@@ -281,6 +281,7 @@ export class Client implements Holder {
   #closeLater(bytes: string, ms: number): void {
     this.handler = null;
     this.#linger = LINGER_BYTES;
+    this.#since = this.server.now;
     this.#lingerTimer = setTimeout(() => this.#close(bytes), ms);
     this.socket.resume();
   }

@@ -191,13 +191,6 @@ export function requirePolicy(config: Config): void {
   if (config.policy === "") throw new UsageError("--policy FILE is required");
 }
 
-/** The document with what the command line overrides: this is the policy that runs, and whose hash is shown. */
-export function overrideDocument(document: PolicyDocument, config: Config): PolicyDocument {
-  if (config.reasonDetail === undefined) return document;
-  const reasonDetail = config.reasonDetail === "full" ? "Full" : "Class";
-  return { ...document, proxy: { ...document.proxy, reasonDetail } };
-}
-
 /** What command line and policy together say about serving. */
 export interface Settings {
   connectMs: number;
