@@ -55,7 +55,7 @@ export const PROXY_OPTIONS: readonly Option[] = [
   {
     name: "password-dir",
     value: "DIR",
-    help: "folder of passwords, one file a client (PROXY_PASSWORD: any user name)",
+    help: "folder of passwords, one file a client (PROXY_PASSWORD: any other user name)",
   },
   {
     name: "on-bad-policy",
@@ -203,13 +203,6 @@ export function readConfig(options: readonly Option[], argv: readonly string[], 
 /** Whoever needs a policy says so here. @throws UsageError */
 export function requirePolicy(config: Config): void {
   if (config.policy === "") throw new UsageError("--policy FILE is required");
-}
-
-/** The document with what the command line overrides: this is the policy that runs, and whose hash is shown. */
-export function overrideDocument(document: PolicyDocument, config: Config): PolicyDocument {
-  if (config.reasonDetail === undefined) return document;
-  const reasonDetail = config.reasonDetail === "full" ? "Full" : "Class";
-  return { ...document, proxy: { ...document.proxy, reasonDetail } };
 }
 
 /** What command line, policy and the limit of open files together say about serving. */

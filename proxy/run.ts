@@ -16,7 +16,7 @@ import { makeAsk } from "./observe.ts";
 import { formatHostPort, listenError, noArguments, optionHelp } from "./options.ts";
 import { type PolicySet, withOwn } from "./policy/engine.ts";
 import { RecordWriter } from "./record.ts";
-import { LOOK_MS, type Loaded, load, Reload } from "./reload.ts";
+import { LOOK_MS, type Loaded, Reload } from "./reload.ts";
 import { Names } from "./resolve.ts";
 import { ProxyServer } from "./server.ts";
 import { assignedAddresses, ownNetworks, Sources } from "./source.ts";
@@ -91,7 +91,7 @@ export async function runProxy(argv: readonly string[]): Promise<number> {
   // From the first moment: as process 1 of a container it would never hear of a signal that comes before.
   const signal = makeSignals(["SIGTERM", "SIGINT"]);
   const reload = new Reload(config, process.env.PROXY_PASSWORD);
-  const first = config.onBadPolicy === "exit" ? load(config, process.env.PROXY_PASSWORD) : reload.force();
+  const first = await reload.start();
   const hosts = config.hosts === undefined ? new Map() : readHosts(config.hosts);
   await requireRoutes(config.resolvers);
   await warmUp(settingsOf(config, null), log);
@@ -150,7 +150,7 @@ export async function runProxy(argv: readonly string[]): Promise<number> {
   const compileCurrent = () => {
     if (current === null) return;
     const { document } = current.source;
-    const policy = compileFor(document, config, ports);
+    const policy = compileFor(document, config, ports, current.hash);
     echoSet = compileForEcho(document, config, ports);
     server.install(policy, settingsOf(config, policy.document), current.credentials);
   };
@@ -195,7 +195,7 @@ export async function runProxy(argv: readonly string[]): Promise<number> {
   };
   process.on("SIGHUP", () => {
     const { failed } = reload;
-    take(reload.force(), failed);
+    void reload.force().then((loaded) => take(loaded, failed));
   });
   const useOwn = () => {
     if (echoSet !== null) echoSet = withOwn(echoSet, own);
@@ -204,7 +204,8 @@ export async function runProxy(argv: readonly string[]): Promise<number> {
   let looking = false;
   const look = async () => {
     const { failed } = reload;
-    take(reload.poll(), failed);
+    // Not awaited: source addresses are checked while a long file is read.
+    void reload.poll().then((loaded) => take(loaded, failed));
     const now = ownNetworks();
     if (now !== own && now.join() !== own.join()) {
       own = now;

@@ -21,6 +21,8 @@ export interface CompileOptions {
   nat64Prefixes?: readonly string[];
   /** What upstream sockets are bound to: never allowed as targets, and targets of other families have no way out. */
   sourceAddresses?: readonly string[];
+  /** Hash of the document, where it is known. */
+  hash?: string;
 }
 
 /** Why a name or an address is out. Soft refusals are those that report mode overrides. */
@@ -129,7 +131,7 @@ export function compile(document: PolicyDocument, options: CompileOptions = {}):
   const usable = sources.length > 0 ? sources : active;
   return {
     document,
-    hash: hashDocument(document),
+    hash: options.hash ?? hashDocument(document),
     allow: document.allow.map((rule, i) => compileRule(rule, ruleLabel(rule, "allow", i), ports)),
     deny: document.deny.map((rule, i) => compileRule(rule, ruleLabel(rule, "deny", i), null)),
     fallback: compileRule({}, "default", ports),

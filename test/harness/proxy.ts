@@ -35,6 +35,8 @@ export interface ProxyHandle {
   untilStatus(wanted: (status: ProxyStatus) => boolean, ms?: number): Promise<ProxyStatus>;
   waitRecord(predicate: (record: ProxyRecord) => boolean, ms?: number): Promise<ProxyRecord>;
   stderr(): string;
+  /** Output that is not printable ASCII and line feeds; empty: none. */
+  unprintable(): string;
   signal(signal: NodeJS.Signals): void;
   /** Ends it; its exit status. */
   stop(signal?: NodeJS.Signals): Promise<number>;
@@ -126,10 +128,12 @@ export async function startProxy(options: ProxyOptions): Promise<ProxyHandle> {
   running.add(child);
   let out = "";
   let err = "";
+  let strange = "";
   const seen: ProxyRecord[] = [];
   const watchers = new Set<() => void>();
   child.stdout!.on("data", (chunk: Buffer) => {
     out += chunk;
+    strange += chunk.toString("latin1").replace(/[\n\x20-\x7e]/g, "");
     const lines = out.split("\n");
     out = lines.pop()!;
     for (const line of lines) seen.push(JSON.parse(line) as ProxyRecord);
@@ -137,6 +141,7 @@ export async function startProxy(options: ProxyOptions): Promise<ProxyHandle> {
   });
   child.stderr!.on("data", (chunk: Buffer) => {
     err += chunk;
+    strange += chunk.toString("latin1").replace(/[\n\x20-\x7e]/g, "");
     for (const watcher of watchers) watcher();
   });
   child.once("exit", () => {
@@ -209,6 +214,7 @@ export async function startProxy(options: ProxyOptions): Promise<ProxyHandle> {
     },
     waitRecord: (predicate, ms = 10_000) => until(() => seen.find(predicate), ms, "such record"),
     stderr: () => err,
+    unprintable: () => strange,
     signal: (signal) => child.kill(signal),
     stop: async (signal = "SIGTERM") => {
       if (child.exitCode === null) {
