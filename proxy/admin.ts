@@ -1,4 +1,6 @@
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
+import type { Socket } from "node:net";
+import { countBound } from "./bounds.ts";
 import type { Metrics } from "./metrics.ts";
 import { cidr, contains, parseAddress } from "./policy/cidr.ts";
 import { parseAsked } from "./policy/explain.ts";
@@ -27,11 +29,43 @@ export interface AdminParts {
   onError: (error: unknown) => void;
 }
 
+/** Connections at once. Kubelet, Prometheus and a few people need a handful; each takes a file descriptor. */
+const MAX_CONNECTIONS = 64;
+/** Milliseconds from a connection, or the first byte of a further request, to the end of its head. */
+const HEAD_MS = 5000;
+/** Milliseconds to the end of its body, which nothing here reads. */
+const REQUEST_MS = 10_000;
+/** Milliseconds in which a client takes its answer. */
+const ANSWER_MS = 10_000;
+/** How often the times are checked, in milliseconds. */
+const CHECK_MS = 1000;
+/** Names that are resolved for `/explain` at once. */
+const MAX_EXPLAINS = 8;
+
 const LOOPBACK = [cidr("127.0.0.0/8"), cidr("::1/128")];
 
 function isLoopback(text: string): boolean {
   const address = parseAddress(text.replace(/^::ffff:(?=\d+\.)/, ""));
   return address !== null && LOOPBACK.some((network) => contains(network, address));
+}
+
+/** Whether a Host value is `localhost` or a loopback address, with any port. */
+function isLocalHost(host: string): boolean {
+  const [, six, name = six ?? ""] = /^(?:\[([0-9a-f:.]+)\]|([^:[\]]+))(?::\d{1,5})?$/i.exec(host) ?? [];
+  return name.toLowerCase() === "localhost" || isLoopback(name);
+}
+
+/**
+ * Why a request that makes this proxy do something is refused; null: it is not. Only callers on this machine (or behind a
+ * port-forward) may make it. A browser on this machine also sends requests of foreign pages: those have another Origin, or,
+ * by DNS rebinding, another Host.
+ */
+function refusalOf(request: IncomingMessage, host: string): string | null {
+  if (!isLoopback(request.socket.remoteAddress ?? "")) return "loopback only";
+  if (!isLocalHost(host)) return "Host must be localhost or a loopback address";
+  const { origin, "sec-fetch-site": site = "none" } = request.headers;
+  const own = origin === undefined || URL.parse(origin)?.host === host.toLowerCase();
+  return own && (site === "none" || site === "same-origin") ? null : "not for pages of other origins";
 }
 
 function send(response: ServerResponse, status: number, body: unknown): void {
@@ -40,12 +74,31 @@ function send(response: ServerResponse, status: number, body: unknown): void {
   response.writeHead(status, { "content-type": type, "content-length": Buffer.byteLength(text) }).end(text);
 }
 
-async function answer(request: IncomingMessage, response: ServerResponse, parts: AdminParts): Promise<void> {
+/** The URL of a request target in origin or absolute form (RFC 9112 §3.2); null: it is none. */
+function urlOf(target: string): URL | null {
+  if (target.startsWith("//")) return null;
+  return URL.parse(target.startsWith("/") ? `http://admin${target}` : target);
+}
+
+/** How many `/explain` requests wait for names. */
+interface Load {
+  explaining: number;
+}
+
+async function answer(
+  request: IncomingMessage,
+  response: ServerResponse,
+  parts: AdminParts,
+  load: Load,
+): Promise<void> {
   const { proxy, status, reload, verifier, sources, metrics } = parts;
-  const url = new URL(request.url ?? "/", "http://admin");
-  const local = isLoopback(request.socket.remoteAddress ?? "");
+  const target = request.url ?? "/";
+  const url = urlOf(target);
+  if (url === null) return send(response, 400, "the request target is no path");
+  const host = target.startsWith("/") ? (request.headers.host ?? "") : url.host;
   if (url.pathname === "/verify" && request.method === "POST") {
-    if (!local) return send(response, 403, "loopback only");
+    const refusal = refusalOf(request, host);
+    if (refusal !== null) return send(response, 403, refusal);
     verifier.checkNow();
     return send(response, 202, "asking the echo URLs; see verification in /status");
   }
@@ -73,27 +126,93 @@ async function answer(request: IncomingMessage, response: ServerResponse, parts:
       return send(response, 200, { ...start, ...counts, sources: sources.status(), verification: verifier.status() });
     }
     case "/explain": {
-      // It resolves names: for people on this machine (or behind a port-forward) only.
-      if (!local) return send(response, 403, "loopback only");
-      const target = parseAsked(url.searchParams.get("target") ?? "");
-      if (target === null) return send(response, 400, "target must be a URL, host:port or IP:port");
+      // It resolves names.
+      const refusal = refusalOf(request, host);
+      if (refusal !== null) return send(response, 403, refusal);
+      const asked = parseAsked(url.searchParams.get("target") ?? "");
+      if (asked === null) return send(response, 400, "target must be a URL, host:port or IP:port");
       if (proxy.policy === null) return send(response, 503, "no policy yet");
-      const explanation = await explainTarget(proxy.policy, proxy.names, target);
-      const phrase =
-        explanation.code !== undefined ? { phrase: phraseFor(explanation, proxy.policy.document.policy) } : {};
-      return send(response, 200, { ...explanation, ...phrase });
+      if (load.explaining >= MAX_EXPLAINS) return send(response, 503, "too many explanations at once");
+      load.explaining++;
+      try {
+        const explanation = await explainTarget(proxy.policy, proxy.names, asked);
+        const phrase =
+          explanation.code !== undefined ? { phrase: phraseFor(explanation, proxy.policy.document.policy) } : {};
+        return send(response, 200, { ...explanation, ...phrase });
+      } finally {
+        load.explaining--;
+      }
     }
     default:
       return send(response, 404, "not here: /livez /readyz /status /metrics /explain?target= and POST /verify");
   }
 }
 
+/**
+ * The connection that makes room for a new one: the oldest of the source address that has most. Whoever holds connections
+ * open loses these, so that probes get through.
+ */
+function surplus(connections: ReadonlySet<Socket>): Socket {
+  const counts = new Map<string, number>();
+  for (const { remoteAddress = "" } of connections) counts.set(remoteAddress, (counts.get(remoteAddress) ?? 0) + 1);
+  const most = Math.max(...counts.values());
+  return [...connections].find(({ remoteAddress = "" }) => counts.get(remoteAddress) === most)!;
+}
+
+/** Ends connections that are too many, too slow, or ask before they took the last answer. */
+function limitConnections(server: Server): void {
+  const connections = new Set<Socket>();
+  const end = (socket: Socket) => {
+    countBound("admin-connections");
+    socket.destroy();
+  };
+  server.on("connection", (socket: Socket) => {
+    connections.add(socket);
+    socket.once("close", () => connections.delete(socket));
+    if (connections.size <= MAX_CONNECTIONS) return;
+    const victim = surplus(connections);
+    connections.delete(victim);
+    end(victim);
+  });
+  server.on("clientError", (error: NodeJS.ErrnoException, duplex) => {
+    const socket = duplex as Socket;
+    if (error.code === "ERR_HTTP_REQUEST_TIMEOUT") return end(socket);
+    if (socket.writable) socket.write("HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n");
+    socket.destroySoon();
+  });
+  const busy = new WeakSet<Socket>();
+  server.on("request", ({ socket }, response) => {
+    if (busy.has(socket)) return end(socket);
+    busy.add(socket);
+    response.once("finish", () => busy.delete(socket));
+  });
+}
+
 /** The admin port: health, state and explanations, on node:http since nothing here is hot. */
 export function makeAdmin(parts: AdminParts): Server {
-  return createServer((request, response) => {
-    answer(request, response, parts).catch((error: unknown) => {
-      parts.onError(error);
-      response.destroy();
-    });
+  const load: Load = { explaining: 0 };
+  const options = {
+    headersTimeout: HEAD_MS,
+    requestTimeout: REQUEST_MS,
+    connectionsCheckingInterval: CHECK_MS,
+  };
+  const server = createServer(options);
+  limitConnections(server);
+  server.on("request", (request, response) => {
+    if (request.socket.destroyed) return;
+    answer(request, response, parts, load)
+      .catch((error: unknown) => {
+        parts.onError(error);
+        response.destroy();
+      })
+      .finally(() => {
+        const timer = setTimeout(() => {
+          countBound("admin-connections");
+          request.socket.destroy();
+        }, ANSWER_MS);
+        response.once("close", () => clearTimeout(timer));
+        if (response.closed) clearTimeout(timer);
+      });
   });
+  return server;
 }

@@ -28,6 +28,8 @@ const counts = {
   "password-guesses": 0,
   /** Requests refused because the process has no file descriptor left. */
   "open-files": 0,
+  /** Reads of the kernel's local routes that were cut because there are too many. */
+  "local-routes": 0,
   /** Upstream connections reset because they took too long to send their last bytes. */
   "lingering-upstreams": 0,
   /** Connections to the admin port that were refused or timed out. */

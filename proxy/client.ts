@@ -1,5 +1,5 @@
 import type { Socket } from "node:net";
-import type { Credential, Credentials } from "./auth.ts";
+import { type Credentials, guesses, type Known } from "./auth.ts";
 import { countBound } from "./bounds.ts";
 import type { Holder } from "./buffers.ts";
 import type { Settings } from "./config.ts";
@@ -101,6 +101,8 @@ export class Client implements Holder {
   readonly from: string;
   /** Address and port of the client, as records show it. */
   readonly source: string;
+  /** When it was accepted, by the server's clock. */
+  readonly accepted: number;
   /** It reads by `onread` (`accept.ts`). */
   readonly sharedReads: boolean;
   /** Takes what stands in a buffer of its own (`bulk.ts`); false: it has to rest. */
@@ -123,7 +125,7 @@ export class Client implements Holder {
   #seenDestroyed = false;
   /** What the limits count this request under; null while none is counted. */
   #counted: string | null = null;
-  #credential: Credential | null = null;
+  #known: Known | null = null;
   #passage: Passage | null = null;
 
   constructor(socket: Socket, server: ProxyServer, sharedReads: boolean) {
@@ -132,6 +134,7 @@ export class Client implements Holder {
     this.sharedReads = sharedReads;
     this.from = peerOf(socket);
     this.source = `${this.from.includes(":") ? `[${this.from}]` : this.from}:${socket.remotePort}`;
+    this.accepted = server.now;
     this.#since = server.now;
     (socket as ClientSocket).client = this;
     socket.on("error", onError);
@@ -207,12 +210,14 @@ export class Client implements Holder {
     if (credentials.required) {
       const known = credentials.check(head.authorization);
       if (known === null) {
-        const what = head.authorization === undefined ? "no" : "wrong";
-        return { code: "auth", reason: `${what} proxy credentials; set them in the proxy URL` };
+        const none = head.authorization === undefined;
+        const reason = `${none ? "no" : "wrong"} proxy credentials; set them in the proxy URL`;
+        return { code: "auth", reason, ...(none ? {} : { delayMs: guesses.wrong(key, performance.now()) }) };
       }
       record.client = known.name;
-      this.#credential = known.credential;
-      key = known.name;
+      this.#known = known;
+      // An address has no space in it.
+      if (known.countedAs !== null) key = `client ${known.countedAs}`;
     }
     const full = server.acquire(key);
     if (full !== null) return { code: "overloaded", reason: full };
@@ -231,7 +236,7 @@ export class Client implements Holder {
 
   #decideAgain({ target, address, record }: Passage): Failure | null {
     const { policy, credentials } = this.server;
-    if (credentials.required && (this.#credential === null || !credentials.has(this.#credential))) {
+    if (credentials.required && (this.#known === null || !credentials.has(this.#known))) {
       return { code: "auth", reason: "these proxy credentials are no longer valid" };
     }
     if (policy === null) return null;
@@ -275,6 +280,15 @@ export class Client implements Holder {
     this.socket.resume();
   }
 
+  /** The same after a while; until then what comes is discarded. */
+  #closeLater(bytes: string, ms: number): void {
+    this.handler = null;
+    this.#linger = LINGER_BYTES;
+    this.#since = this.server.now;
+    this.#lingerTimer = setTimeout(() => this.#close(bytes), ms);
+    this.socket.resume();
+  }
+
   /** Answers a refusal, closes lingering and writes the record. `headOnly`: the request was a HEAD. */
   refuse(failure: Failure, record: Record, headOnly: boolean): void {
     record.verdict = isDenial(failure.code) || failure.code === "auth" ? "deny" : record.verdict;
@@ -287,6 +301,7 @@ export class Client implements Holder {
     const bytes = refusalBytes(failure, { policy, denyStatus, head: headOnly });
     this.finish(record);
     if (this.socket.destroyed) this.handler = null;
+    else if (failure.delayMs) this.#closeLater(bytes, failure.delayMs);
     else this.#close(bytes);
   }
 

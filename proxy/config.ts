@@ -1,9 +1,11 @@
 import { isIP } from "node:net";
+import { openFileLimit, shareFiles } from "./descriptors.ts";
 import { UsageError } from "./errors.ts";
 import { LOG_LEVELS } from "./log.ts";
 import { ipAddresses, ipPort, type Option, oneOf, readOptions, wholeNumber } from "./options.ts";
 import { parseCidr } from "./policy/cidr.ts";
 import type { PolicyDocument } from "./policy/document.ts";
+import { parseNat64Prefix } from "./policy/special.ts";
 
 /** How a policy file is read; `explain` and `check` share these with the proxy. */
 export const POLICY_OPTIONS: readonly Option[] = [
@@ -20,6 +22,12 @@ export const RANGE_OPTIONS: readonly Option[] = [
     help: "open a special-purpose range, or loopback, for every allowed host",
   },
   { name: "deny-cidr", value: "CIDR", repeat: true, help: "close a range for every host" },
+  {
+    name: "nat64-prefix",
+    value: "CIDR",
+    repeat: true,
+    help: "NAT64 prefix besides 64:ff9b::/96; its addresses are vetted as the IPv4 addresses in them",
+  },
 ];
 
 /** How names are resolved. */
@@ -47,7 +55,7 @@ export const PROXY_OPTIONS: readonly Option[] = [
   {
     name: "password-dir",
     value: "DIR",
-    help: "folder of passwords, one file a client (PROXY_PASSWORD: any user name)",
+    help: "folder of passwords, one file a client (PROXY_PASSWORD: any other user name)",
   },
   {
     name: "on-bad-policy",
@@ -117,6 +125,7 @@ export interface Config {
   hosts: string | undefined;
   allowCIDRs: readonly string[];
   denyCIDRs: readonly string[];
+  nat64Prefixes: readonly string[];
   dnsSeconds: number | undefined;
   connectSeconds: number | undefined;
   idleSeconds: number | undefined;
@@ -145,9 +154,13 @@ export function readConfig(options: readonly Option[], argv: readonly string[], 
       throw new UsageError(`${values.shown("resolver")} must be IP:PORT, such as 10.96.0.10:53, not "${text}"`);
     }
   }
-  for (const name of ["allow-cidr", "deny-cidr"]) {
+  for (const [name, parse] of [
+    ["allow-cidr", parseCidr],
+    ["deny-cidr", parseCidr],
+    ["nat64-prefix", parseNat64Prefix],
+  ] as const) {
     for (const text of values.get(name) ?? []) {
-      const parsed = parseCidr(text);
+      const parsed = parse(text);
       if ("error" in parsed) throw new UsageError(`${values.shown(name)}: ${parsed.error}`);
     }
   }
@@ -167,6 +180,7 @@ export function readConfig(options: readonly Option[], argv: readonly string[], 
     hosts: one("hosts"),
     allowCIDRs: values.get("allow-cidr") ?? [],
     denyCIDRs: values.get("deny-cidr") ?? [],
+    nat64Prefixes: values.get("nat64-prefix") ?? [],
     dnsSeconds: wholeNumber(values, "dns-seconds", 1, 60),
     connectSeconds: wholeNumber(values, "connect-seconds", 1, 120),
     idleSeconds: wholeNumber(values, "idle-seconds", 1, 86_400),
@@ -191,18 +205,16 @@ export function requirePolicy(config: Config): void {
   if (config.policy === "") throw new UsageError("--policy FILE is required");
 }
 
-/** The document with what the command line overrides: this is the policy that runs, and whose hash is shown. */
-export function overrideDocument(document: PolicyDocument, config: Config): PolicyDocument {
-  if (config.reasonDetail === undefined) return document;
-  const reasonDetail = config.reasonDetail === "full" ? "Full" : "Class";
-  return { ...document, proxy: { ...document.proxy, reasonDetail } };
-}
-
-/** What command line and policy together say about serving. */
+/** What command line, policy and the limit of open files together say about serving. */
 export interface Settings {
   connectMs: number;
   idleMs: number;
+  /** What is asked for, or less where the limit of open files does not allow it. */
   maxTunnels: number;
+  /** What is asked for. */
+  maxTunnelsWanted: number;
+  /** Client connections at once, with or without a request. */
+  maxConnections: number;
   /** 0: no limit. */
   maxTunnelsPerClient: number;
   denyStatus: number;
@@ -213,14 +225,19 @@ export interface Settings {
   drainMs: number;
 }
 
-/** Settings of the server: the command line first, then the policy. */
-export function settingsOf(config: Config, document: PolicyDocument | null): Settings {
+/** Settings of the server: the command line first, then the policy; never more than `openFiles` (a limit) allows. */
+export function settingsOf(config: Config, document: PolicyDocument | null, openFiles = openFileLimit()): Settings {
   const proxy = document?.proxy;
+  const shares = shareFiles(openFiles);
+  const maxTunnelsWanted = config.maxTunnels ?? proxy?.limits.maxTunnels ?? 10_000;
+  const maxTunnels = Math.min(maxTunnelsWanted, shares.tunnels);
   const accessLog = (proxy?.accessLog ?? "All").toLowerCase() as Settings["accessLog"];
   return {
     connectMs: (config.connectSeconds ?? proxy?.timeouts.connectSeconds ?? 5) * 1000,
     idleMs: (config.idleSeconds ?? proxy?.timeouts.idleSeconds ?? 300) * 1000,
-    maxTunnels: config.maxTunnels ?? proxy?.limits.maxTunnels ?? 10_000,
+    maxTunnels,
+    maxTunnelsWanted,
+    maxConnections: maxTunnels + shares.idleClients,
     maxTunnelsPerClient: proxy?.limits.maxTunnelsPerClient ?? 0,
     denyStatus: config.denyStatus ?? proxy?.denyStatus ?? 403,
     accessLog: config.accessLog ?? accessLog,

@@ -56,7 +56,14 @@ export class Connect implements Handler {
       }
       const began = performance.now();
       const { ways } = route;
-      const options = { port: target.port, deadlineMs: entry.settings.connectMs, shown, onread: UPSTREAM_ONREAD, ways };
+      const options = {
+        target,
+        policy: entry.policy,
+        deadlineMs: entry.settings.connectMs,
+        shown,
+        onread: UPSTREAM_ONREAD,
+        ways,
+      };
       this.#stop = dial(route.addresses, options, (result) => {
         this.#record.connectMs = performance.now() - began;
         if ("code" in result) {

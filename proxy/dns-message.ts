@@ -1,4 +1,4 @@
-import { type Address, v4 } from "./policy/cidr.ts";
+import { type Address, canonicalAddress, v4 } from "./policy/cidr.ts";
 
 /** Record types of RFC 1035 and RFC 3596. */
 export const TYPE_A = 1;
@@ -88,7 +88,7 @@ function skipName(message: Buffer, at: number): number {
 function readAddress(message: Buffer, at: number, type: QuestionType): Address {
   if (type === TYPE_A) return v4(message.readUInt32BE(at));
   const word = (i: number) => message.readUInt32BE(at + i * 4);
-  return { family: 6, words: [word(0), word(1), word(2), word(3)] };
+  return canonicalAddress({ family: 6, words: [word(0), word(1), word(2), word(3)] });
 }
 
 /**

@@ -40,6 +40,8 @@ export interface Failure {
   rule?: string;
   /** 431 instead of the table's 400. */
   status?: number;
+  /** The answer is sent so many milliseconds later. */
+  delayMs?: number;
   /** The status of the target's answer that this refusal replaces (RFC 9209 §2.1.4). */
   receivedStatus?: number;
 }

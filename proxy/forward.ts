@@ -144,7 +144,7 @@ export class Exchange implements Handler, UpstreamOwner {
     }
     const began = performance.now();
     const { connectMs: deadlineMs } = entry.settings;
-    const options = { port: absolute.target.port, deadlineMs, shown, ways, onread: UPSTREAM_ONREAD };
+    const options = { target: absolute.target, policy: entry.policy, deadlineMs, shown, ways, onread: UPSTREAM_ONREAD };
     this.#stop = dial(addresses, options, (result) => {
       this.#record.connectMs = performance.now() - began;
       if ("code" in result) {

@@ -1,14 +1,17 @@
-import { readFileSync } from "node:fs";
 import { UsageError } from "./errors.ts";
+import { readSmallText } from "./files.ts";
 import { type Address, parseAddress } from "./policy/cidr.ts";
 import { canonicalHost } from "./policy/host.ts";
+
+/** Bytes of a hosts file, which is read at the start only. */
+const MAX_HOSTS_BYTES = 8 * 1024 * 1024;
 
 /** Reads a hosts file (`address name…`, `#` comments). @throws UsageError naming file and line */
 export function readHosts(file: string): Map<string, Address[]> {
   const hosts = new Map<string, Address[]>();
   let lines: string[];
   try {
-    lines = readFileSync(file, "utf8").split("\n");
+    lines = readSmallText(file, { maxBytes: MAX_HOSTS_BYTES, pipe: true }).split("\n");
   } catch (error) {
     throw new UsageError(`--hosts ${file}: ${(error as Error).message}`);
   }

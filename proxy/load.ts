@@ -1,48 +1,45 @@
-import { readFileSync } from "node:fs";
-import { basename } from "node:path";
-import { type Config, overrideDocument } from "./config.ts";
+import type { Config } from "./config.ts";
 import { UsageError } from "./errors.ts";
+import { readSmallText } from "./files.ts";
 import type { PolicyDocument } from "./policy/document.ts";
 import { compile, type PolicySet } from "./policy/engine.ts";
-import { PolicyError } from "./policy/rules.ts";
-import { type PolicySource, readPolicy } from "./policy/source.ts";
-import { ownAddresses } from "./source.ts";
+import type { PolicySource } from "./policy/source.ts";
+import { overrideDocument, readText } from "./read-policy.ts";
+import { ownNetworks } from "./source.ts";
 
-/** Reads the policy file of a command line. @throws UsageError: one line with file, field and mend */
-export function loadSource(config: Config): PolicySource {
-  let text: string;
+/** Bytes of a policy file: 100,000 hosts and as many CIDRs fit. */
+export const MAX_POLICY_BYTES = 8 * 1024 * 1024;
+
+/** The text of the policy file. `pipe`: it may be a pipe, such as `<(command)`. @throws UsageError */
+export function readPolicyText(config: Config, pipe: boolean): string {
   try {
-    text = readFileSync(config.policy, "utf8");
+    return readSmallText(config.policy, { maxBytes: MAX_POLICY_BYTES, pipe });
   } catch (error) {
-    const code = (error as NodeJS.ErrnoException).code;
-    const why = code === "ENOENT" ? "no such file" : (error as Error).message;
-    throw new UsageError(`--policy ${config.policy}: ${why}`);
-  }
-  try {
-    const name = basename(config.policy).replace(/[^!-~]/g, "_");
-    const source = readPolicy(text, { name, service: config.service });
-    const { verification, staticIPs } = source.document;
-    if (verification?.onUnverified === "Block" && staticIPs.length === 0 && config.sourceAddresses.length === 0) {
-      throw new UsageError(
-        `--policy ${config.policy}: verification: Block needs staticIPs or --source-address: what must the echo URLs see?`,
-      );
-    }
-    if (config.service !== undefined && source.kind !== "acl") {
-      throw new UsageError(`--service is for acl.yaml files; ${config.policy} is none`);
-    }
-    return source;
-  } catch (error) {
-    if (error instanceof PolicyError) throw new UsageError(`--policy ${config.policy}: ${error.message}`);
-    throw error;
+    const { code, message } = error as NodeJS.ErrnoException;
+    throw new UsageError(`--policy ${config.policy}: ${code === "ENOENT" ? "no such file" : message}`, {
+      cause: error,
+    });
   }
 }
 
-/** Compiles a document for this machine and command line. */
-export function compileFor(document: PolicyDocument, config: Config, listenPorts: readonly number[]): PolicySet {
+/** Reads the policy file of a command line. @throws UsageError: one line with file, field and mend */
+export function loadSource(config: Config): PolicySource {
+  return readText(readPolicyText(config, true), config).source;
+}
+
+/** Compiles a document for this machine and command line. `hash`: of the document, where it is known. */
+export function compileFor(
+  document: PolicyDocument,
+  config: Config,
+  listenPorts: readonly number[],
+  hash?: string,
+): PolicySet {
   return compile(overrideDocument(document, config), {
+    ...(hash === undefined ? {} : { hash }),
     allowCIDRs: config.allowCIDRs,
     denyCIDRs: config.denyCIDRs,
-    ownAddresses: ownAddresses(),
+    nat64Prefixes: config.nat64Prefixes,
+    ownAddresses: ownNetworks(),
     listenPorts,
     sourceAddresses: config.sourceAddresses,
   });

@@ -5,6 +5,14 @@ export type Logger = pino.Logger;
 /** Levels of `--log-level`. */
 export const LOG_LEVELS = ["trace", "debug", "info", "warn", "error", "fatal", "silent"] as const;
 
+/**
+ * JSON with all that is not ASCII as escapes, which is the same JSON. C1 control characters, line separators and marks that
+ * turn the direction of text act on terminals and forge lines in some viewers; whoever sends them must not reach a log.
+ */
+export function asciiJson(json: string): string {
+  return json.replace(/[\x7f-\uffff]/g, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, "0")}`);
+}
+
 /** The operational log: JSON lines on stderr, synchronous since they are few. Access records go to stdout. */
 export function makeLog(level: string): Logger {
   const options = {
@@ -13,5 +21,6 @@ export function makeLog(level: string): Logger {
     timestamp: pino.stdTimeFunctions.isoTime,
     formatters: { level: (label: string) => ({ level: label }) },
   };
-  return pino(options, pino.destination({ dest: 2, sync: true }));
+  const out = pino.destination({ dest: 2, sync: true });
+  return pino(options, { write: (line) => void out.write(asciiJson(line)) });
 }

@@ -1,4 +1,5 @@
 import { UsageError } from "./errors.ts";
+import { makeLog } from "./log.ts";
 import { nearest, PolicyError } from "./policy/rules.ts";
 import { runProxy, version } from "./run.ts";
 import { runCheck } from "./tools/check.ts";
@@ -46,6 +47,20 @@ async function main(argv: string[]): Promise<number> {
   const meant = nearest(command, Object.keys(COMMANDS));
   throw new UsageError(`unknown command "${command}"${meant ? `; did you mean ${meant}?` : "; see --help"}`);
 }
+
+/** Exit status of an error of this program itself (EX_SOFTWARE of sysexits.h). */
+const EXIT_INTERNAL = 70;
+
+/**
+ * The one place that decides about errors that no other place handles, rejected promises included (Node raises them here as
+ * well). They are faults of this program: its state is unknown, so that it logs the stack and ends. A supervisor starts it
+ * again.
+ */
+process.on("uncaughtException", (error: unknown, origin) => {
+  const err = error instanceof Error ? error : new Error(String(error));
+  makeLog("fatal").fatal({ err, origin }, "internal error; this process ends");
+  process.exit(EXIT_INTERNAL);
+});
 
 main(process.argv.slice(2)).then(
   (status) => {

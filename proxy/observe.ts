@@ -2,17 +2,24 @@ import { isIP, type Socket } from "node:net";
 import { connect as connectTls } from "node:tls";
 import { type BodyReader, ChunkedBody, LengthBody, UntilClose } from "./body.ts";
 import { decideTarget, type Route } from "./decide.ts";
-import { dial } from "./dial.ts";
+import { type DialOptions, dial } from "./dial.ts";
 import { ResponseHeadParser } from "./head.ts";
 import { formatAddress, parseAddress } from "./policy/cidr.ts";
 import type { PolicySet } from "./policy/engine.ts";
+import { plainLine } from "./policy/rules.ts";
 import type { Target } from "./policy/target.ts";
 import type { Record } from "./record.ts";
 import type { Names } from "./resolve.ts";
 import type { Ask } from "./verify.ts";
 
-/** An echo answer is an address: more than this is something else. */
+/** Bytes of an echo body: it is an address, or JSON with one. */
 const MAX_BODY_BYTES = 16_384;
+/** Bytes of a whole answer as it comes: heads, chunk sizes and trailers with the body. */
+const MAX_ANSWER_BYTES = 65_536;
+/** Interim responses (1xx, RFC 9110 §15.2) in front of an answer: servers send one or two. */
+const MAX_INTERIM = 8;
+/** Characters of an error: what a server sent may be in it, and it is shown in `/status` and in the log. */
+const MAX_ERROR = 300;
 
 /** The port of an http or https URL. */
 export function portOfUrl(url: URL): number {
@@ -58,10 +65,12 @@ export function observe(url: URL, raw: Socket, timeoutMs: number): Promise<strin
     };
     const fail = (what: string) => {
       finish();
-      reject(new Error(what));
+      reject(new Error(plainLine(what, MAX_ERROR)));
     };
-    const parser = new ResponseHeadParser();
+    let parser = new ResponseHeadParser();
     let reader: BodyReader | null = null;
+    let interim = 0;
+    let received = 0;
     let body = "";
     const done = () => {
       finish();
@@ -72,12 +81,20 @@ export function observe(url: URL, raw: Socket, timeoutMs: number): Promise<strin
       }
     };
     const take = (chunk: Buffer) => {
+      received += chunk.length;
+      if (received > MAX_ANSWER_BYTES) return fail(`answered with more than ${MAX_ANSWER_BYTES} bytes`);
       let rest = chunk;
-      if (reader === null) {
-        const parsed = parser.feed(chunk);
+      while (reader === null) {
+        const parsed = parser.feed(rest);
         if (parsed === null) return;
         if ("error" in parsed) return fail(`answered with broken HTTP: ${parsed.error}`);
         const { head } = parsed;
+        if (head.status < 200 && head.status !== 101) {
+          if (++interim > MAX_INTERIM) return fail(`answered with more than ${MAX_INTERIM} interim responses`);
+          parser = new ResponseHeadParser();
+          rest = parsed.rest;
+          continue;
+        }
         if (head.status !== 200) {
           const hint = head.status >= 300 && head.status < 400 ? "; redirects are not followed" : "";
           return fail(`answered ${head.status}${hint}`);
@@ -114,9 +131,9 @@ export function observe(url: URL, raw: Socket, timeoutMs: number): Promise<strin
 }
 
 /** Connects to one of the addresses, or rejects with the reason. */
-function dialled(route: Exclude<Route, { code: string }>, shown: string, port: number, deadlineMs: number) {
+function dialled(route: Exclude<Route, { code: string }>, options: Omit<DialOptions, "ways">) {
   return new Promise<Socket>((resolve, reject) => {
-    dial(route.addresses, { port, deadlineMs, shown, ways: route.ways }, (result) => {
+    dial(route.addresses, { ...options, ways: route.ways }, (result) => {
       if ("code" in result) reject(new Error(result.reason));
       else resolve(result.socket);
     });
@@ -152,7 +169,10 @@ export function makeAsk(names: Names, echoSet: () => PolicySet | null): Ask {
     const addresses = route.addresses.filter((address) => address.family === way.family);
     if (addresses.length === 0) throw new Error(`${host} has no IPv${way.family} address`);
     const left = () => Math.max(1, Math.ceil(timeoutMs - (performance.now() - began)));
-    const socket = await dialled({ addresses, ways: route.ways }, url.host, target.port, left());
+    const socket = await dialled(
+      { addresses, ways: route.ways },
+      { target, policy: set, shown: url.host, deadlineMs: left() },
+    );
     return observe(url, socket, left());
   };
 }

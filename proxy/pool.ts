@@ -1,9 +1,11 @@
 import type { Socket } from "node:net";
+import { openFileLimit, shareFiles } from "./descriptors.ts";
 
 /** Below the idle time of common origins (nginx 75 s, Node 5 s), so that a reused connection is rarely a dying one. */
 const IDLE_MS = 4000;
 const MAX_IDLE_PER_KEY = 32;
-const MAX_IDLE = 1024;
+/** Idle connections of all keys; fewer where few files may be open. */
+const MAX_IDLE = shareFiles(openFileLimit()).pooled;
 
 interface Idle {
   socket: Socket;

@@ -1,5 +1,6 @@
 import { write, writeSync } from "node:fs";
 import type { Code } from "./errors.ts";
+import { asciiJson } from "./log.ts";
 
 /** Everything that one tunnel or request leaves behind. Times in milliseconds, sizes in bytes. */
 export interface Record {
@@ -51,7 +52,7 @@ function isoTime(ms: number): string {
 
 /** Text that needs no escapes in JSON, as nearly all of it does. */
 const PLAIN = /^[\x20-\x21\x23-\x5b\x5d-\x7e]*$/;
-const quoted = (text: string): string => (PLAIN.test(text) ? `"${text}"` : JSON.stringify(text));
+const quoted = (text: string): string => (PLAIN.test(text) ? `"${text}"` : asciiJson(JSON.stringify(text)));
 
 /**
  * One JSON line, put together by hand: this runs for every request. No paths, queries, bodies or credentials are in a
@@ -75,7 +76,7 @@ export function formatRecord(record: Record, now: number): string {
   if (r.close !== undefined) line += `,"close":"${r.close}"`;
   if (r.policy !== undefined) line += `,"policy":${quoted(r.policy)}`;
   if (r.hash !== undefined) line += `,"hash":"${r.hash}"`;
-  if (r.wouldDeny !== undefined) line += `,"wouldDeny":${JSON.stringify(r.wouldDeny)}`;
+  if (r.wouldDeny !== undefined) line += `,"wouldDeny":${asciiJson(JSON.stringify(r.wouldDeny))}`;
   return `${line}}\n`;
 }
 

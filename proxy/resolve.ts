@@ -113,7 +113,7 @@ function conclusionOf(failed: ReplyError, host: string, timeoutSeconds: number):
     return { answer: { code: "dns-timeout", reason }, seconds: NEGATIVE_SECONDS };
   }
   if (failed === "NOFILES") {
-    const reason = `cannot resolve ${host}: this proxy has no file or memory left`;
+    const reason = `cannot resolve ${host}: this proxy has no file descriptor left`;
     return { answer: { code: "overloaded", reason }, seconds: 0 };
   }
   const what = failed === "CONNREFUSED" ? "no resolver answers" : `the resolver failed (${failed})`;

@@ -4,7 +4,8 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { makeAdmin, type Status } from "./admin.ts";
 import { Credentials } from "./auth.ts";
 import { defaultBufferLimit, MIB } from "./buffers.ts";
-import { type Config, PROXY_OPTIONS, readConfig, requirePolicy, settingsOf } from "./config.ts";
+import { type Config, PROXY_OPTIONS, readConfig, requirePolicy, type Settings, settingsOf } from "./config.ts";
+import { openFileLimit } from "./descriptors.ts";
 import { requireRoutes } from "./dns-servers.ts";
 import { Gate } from "./gate.ts";
 import { readHosts } from "./hosts.ts";
@@ -13,12 +14,12 @@ import { type Logger, makeLog } from "./log.ts";
 import { Metrics } from "./metrics.ts";
 import { makeAsk } from "./observe.ts";
 import { formatHostPort, listenError, noArguments, optionHelp } from "./options.ts";
-import type { PolicySet } from "./policy/engine.ts";
+import { type PolicySet, withOwn } from "./policy/engine.ts";
 import { RecordWriter } from "./record.ts";
-import { LOOK_MS, type Loaded, load, Reload } from "./reload.ts";
+import { LOOK_MS, type Loaded, Reload } from "./reload.ts";
 import { Names } from "./resolve.ts";
 import { ProxyServer } from "./server.ts";
-import { ownAddresses, Sources } from "./source.ts";
+import { assignedAddresses, ownNetworks, Sources } from "./source.ts";
 import { Verifier } from "./verify.ts";
 import { warmUp } from "./warm.ts";
 
@@ -90,7 +91,7 @@ export async function runProxy(argv: readonly string[]): Promise<number> {
   // From the first moment: as process 1 of a container it would never hear of a signal that comes before.
   const signal = makeSignals(["SIGTERM", "SIGINT"]);
   const reload = new Reload(config, process.env.PROXY_PASSWORD);
-  const first = config.onBadPolicy === "exit" ? load(config, process.env.PROXY_PASSWORD) : reload.force();
+  const first = await reload.start();
   const hosts = config.hosts === undefined ? new Map() : readHosts(config.hosts);
   await requireRoutes(config.resolvers);
   await warmUp(settingsOf(config, null), log);
@@ -108,6 +109,13 @@ export async function runProxy(argv: readonly string[]): Promise<number> {
     onWrong: (way, since) => server.endUnproven(way, since, Number.POSITIVE_INFINITY),
     onRemoved: (way, until) => server.endUnproven(way, Number.NEGATIVE_INFINITY, until),
   });
+  // Such errors come in floods: one line per second is enough.
+  let loggedAt = Number.NEGATIVE_INFINITY;
+  const onAcceptError = (error: Error) => {
+    if (performance.now() - loggedAt < 1000) return;
+    loggedAt = performance.now();
+    log.error({ err: error }, "cannot accept a connection");
+  };
   const server: ProxyServer = new ProxyServer({
     settings: settingsOf(config, null),
     credentials: new Credentials(),
@@ -117,7 +125,7 @@ export async function runProxy(argv: readonly string[]): Promise<number> {
     writer,
     readiness: config.readiness,
     bufferBytes: config.bufferMiB === undefined ? defaultBufferLimit() : config.bufferMiB * MIB,
-    onAcceptError: (error) => log.warn({ err: error }, "cannot accept a connection"),
+    onAcceptError,
   });
   metrics.register(server, verifier, reload);
   const status: Status = { version: version(), listen: "", loadedAt: null };
@@ -127,14 +135,22 @@ export async function runProxy(argv: readonly string[]): Promise<number> {
     admin.once("error", (error) => reject(listenError(error, "admin", config.admin)));
     admin.listen(config.admin, resolve);
   });
+  admin.on("error", onAcceptError);
   const adminAt = admin.address() as AddressInfo;
   let ports = config.listen.port === 0 ? [adminAt.port] : [config.listen.port, adminAt.port];
 
+  const warnOfFiles = ({ maxTunnels, maxTunnelsWanted }: Settings) => {
+    if (maxTunnels >= maxTunnelsWanted) return;
+    const openFiles = openFileLimit();
+    const advice =
+      "the limit of open files is too low for the tunnels that are wanted; raise it (ulimit -n, LimitNOFILE)";
+    log.warn({ openFiles, maxTunnels, wanted: maxTunnelsWanted }, advice);
+  };
   let current: Loaded | null = null;
   const compileCurrent = () => {
     if (current === null) return;
     const { document } = current.source;
-    const policy = compileFor(document, config, ports);
+    const policy = compileFor(document, config, ports, current.hash);
     echoSet = compileForEcho(document, config, ports);
     server.install(policy, settingsOf(config, policy.document), current.credentials);
   };
@@ -142,6 +158,7 @@ export async function runProxy(argv: readonly string[]): Promise<number> {
     const before = server.policy?.hash;
     current = loaded;
     compileCurrent();
+    warnOfFiles(server.settings);
     const { document } = loaded.source;
     names.setTimeout(timeoutOf(loaded));
     verifier.configure(document, sources.list);
@@ -151,8 +168,8 @@ export async function runProxy(argv: readonly string[]): Promise<number> {
     log.info({ policy: document.policy, hash, kind: loaded.source.kind, changed: hash !== before }, "policy loaded");
   };
   // Before it listens, the policy is in force and the sources are known: nothing is answered without them.
-  let own = ownAddresses();
-  await sources.check(own);
+  let own = ownNetworks();
+  await sources.check(assignedAddresses());
   if (first !== null) install(first);
   const at = await server.listen(config.listen.host, config.listen.port, config.reusePort).catch((error: unknown) => {
     admin.close();
@@ -168,26 +185,33 @@ export async function runProxy(argv: readonly string[]): Promise<number> {
   if (reload.error !== null) log.error(`${reload.error}; waiting for a valid policy`);
   if (first !== null && !first.credentials.required) log.info("no password is set: every client is served");
 
+  let toldError = reload.error;
   const take = (loaded: Loaded | null, failedBefore: number) => {
     if (loaded !== null) install(loaded);
-    else if (reload.failed > failedBefore) {
+    else if (reload.failed > failedBefore && !(reload.retrying && reload.error === toldError)) {
       log.error(`${reload.error}; ${current === null ? "waiting for a valid policy" : "the last good one stays"}`);
     }
+    toldError = reload.error;
   };
   process.on("SIGHUP", () => {
     const { failed } = reload;
-    take(reload.force(), failed);
+    void reload.force().then((loaded) => take(loaded, failed));
   });
+  const useOwn = () => {
+    if (echoSet !== null) echoSet = withOwn(echoSet, own);
+    if (server.policy !== null) server.install(withOwn(server.policy, own), server.settings, server.credentials);
+  };
   let looking = false;
   const look = async () => {
     const { failed } = reload;
-    take(reload.poll(), failed);
-    const now = ownAddresses();
-    if (now.join() !== own.join()) {
+    // Not awaited: source addresses are checked while a long file is read.
+    void reload.poll().then((loaded) => take(loaded, failed));
+    const now = ownNetworks();
+    if (now !== own && now.join() !== own.join()) {
       own = now;
-      compileCurrent();
+      useOwn();
     }
-    if (!(await sources.check(now))) return;
+    if (!(await sources.check(assignedAddresses()))) return;
     log.warn({ sources: sources.status() }, "source addresses changed");
     verifier.checkNow();
   };

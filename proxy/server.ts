@@ -14,10 +14,10 @@ import { formatRecord, type Record, type RecordWriter } from "./record.ts";
 import type { Names } from "./resolve.ts";
 
 const SWEEP_MS = 1000;
-/** Connections without a request at the moment, on top of the tunnels. */
-const MAX_IDLE_CLIENTS = 2000;
 /** Connections of one source address that have not sent a complete first head yet. Honest clients send theirs at once. */
 const MAX_SILENT_PER_SOURCE = 256;
+/** Before this age a silent connection is not closed in favour of another one: its head may be on its way. */
+const SILENT_GRACE_MS = 100;
 const BACKLOG = 4096;
 
 /** What a server is made of. */
@@ -135,13 +135,12 @@ export class ProxyServer {
 
   #accept(socket: Socket): void {
     this.now = performance.now();
-    if (this.#clients.size >= this.settings.maxTunnels + MAX_IDLE_CLIENTS) {
+    if (this.#clients.size >= this.settings.maxConnections) {
       const [oldest] = this.#silent;
-      if (oldest === undefined) {
+      if (oldest === undefined || !this.#evict(oldest, "silent-connections")) {
         this.#turnAway(socket);
         return;
       }
-      this.#evict(oldest, "silent-connections");
     }
     const client = new Client(socket, this, this.#sharedReads);
     this.#clients.add(client);
@@ -152,15 +151,23 @@ export class ProxyServer {
       return;
     }
     peers.add(client);
-    const [oldest] = peers;
-    if (peers.size > MAX_SILENT_PER_SOURCE) this.#evict(oldest!, "connections-per-source");
+    this.#trim(peers);
   }
 
-  /** Closes a connection that has said nothing to the purpose, in favour of one that may. */
-  #evict(client: Client, bound: Bound): void {
+  /** Closes silent connections of one source address, the oldest first, down to its bound. */
+  #trim(peers: ReadonlySet<Client>): void {
+    for (const oldest of peers) {
+      if (peers.size <= MAX_SILENT_PER_SOURCE || !this.#evict(oldest, "connections-per-source")) return;
+    }
+  }
+
+  /** Closes a silent connection in favour of another one; false when it is too young for that. */
+  #evict(client: Client, bound: Bound): boolean {
+    if (this.now - client.accepted < SILENT_GRACE_MS) return false;
     countBound(bound);
     this.spoke(client);
     client.socket.destroy();
+    return true;
   }
 
   #turnAway(socket: Socket): void {
@@ -215,6 +222,7 @@ export class ProxyServer {
   #sweep(): void {
     this.now = performance.now();
     for (const client of this.#clients) client.sweep(this.now);
+    for (const peers of this.#silentFrom.values()) this.#trim(peers);
     this.buffers.sweep();
     this.pool.sweep(this.now);
   }

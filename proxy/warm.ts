@@ -104,11 +104,13 @@ async function makeAll(server: ProxyServer, requests: readonly string[]): Promis
 export async function warmUp(settings: Settings, log: Logger): Promise<void> {
   const began = performance.now();
   const far = createServer(answer);
-  const fd = openSync("/dev/null", "w");
-  const writer = new RecordWriter(fd);
   const password = randomBytes(16).toString("hex");
+  let fd: number | undefined;
+  let writer: RecordWriter | undefined;
   let server: ProxyServer | undefined;
   try {
+    fd = openSync("/dev/null", "w");
+    writer = new RecordWriter(fd);
     far.listen(0, LOOPBACK);
     await once(far, "listening");
     const { port } = far.address() as AddressInfo;
@@ -120,7 +122,7 @@ export async function warmUp(settings: Settings, log: Logger): Promise<void> {
   } finally {
     await server?.close();
     far.close();
-    await writer.close();
-    closeSync(fd);
+    await writer?.close();
+    if (fd !== undefined) closeSync(fd);
   }
 }

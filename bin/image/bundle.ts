@@ -65,7 +65,8 @@ export async function makeBundle(): Promise<{ file: string; bytes: number }[]> {
   rmSync(folder, { recursive: true, force: true });
   const { metafile } = await build({
     absWorkingDir: ROOT,
-    entryPoints: { outrider: "bin/image/launch.ts" },
+    // The second one is a thread of its own, which the first one starts.
+    entryPoints: { outrider: "bin/image/launch.ts", "read-worker": "proxy/read-worker.ts" },
     outdir: DIST,
     bundle: true,
     // The proxy must not load what the operator needs.

@@ -303,8 +303,10 @@ export interface AuthenticationSpec {
 
   /**
    * The Secret with the passwords, in the policy's namespace. Its keys PROXY_PASSWORD and
-   * PROXY_PASSWORD_PREVIOUS are good for any user name; that is how one rotates. Every other key is a client's
-   * name. Passwords are of the characters A-Z a-z 0-9 . _ ~ -, since they go into a URL as they are.
+   * PROXY_PASSWORD_PREVIOUS are good for every user name that is no key of the Secret; two of them allow a
+   * rotation. Every other key is a client's name and needs the password of that key. Do not call a key outrider:
+   * that is the user name of pods without a client annotation. Passwords are of the characters A-Z a-z 0-9 . _ ~
+   * -, since they go into a URL as they are.
    */
   secretRef?: {
     /** The Secret's name. */
@@ -398,8 +400,8 @@ export interface ProxySpec {
     maxTunnels: number;
 
     /**
-     * Tunnels of one client on one proxy; 0: no limit. A client is a user name with authentication Basic, else a
-     * source address.
+     * Tunnels of one client on one proxy; 0: no limit. A client is a user name that has a password of its own,
+     * else a source address.
      * @default 0
      */
     maxTunnelsPerClient: number;

@@ -1,7 +1,7 @@
-import { type Document, parseDocument } from "yaml";
 import { type Address, formatAddress, parseAddress, v4 } from "./cidr.ts";
 import { type HostPattern, parseHostPattern } from "./host.ts";
-import { PolicyError, Reader, type Rule } from "./rules.ts";
+import { type ParsedText, parseText } from "./parse.ts";
+import { PolicyError, Reader, type Rule, shown } from "./rules.ts";
 import { specialClass } from "./special.ts";
 
 /** What an acl.yaml says, in the words of a policy. */
@@ -15,6 +15,9 @@ const TOP_KEYS = ["version", "services", "default", "global_allow_list", "global
 const SERVICE_KEYS = ["name", "project", "action", "allowed_domains", "allowed_external_proxies", "mitm_domains"];
 /** Smokescreen's actions; in all three the deny list binds. */
 const ACTIONS = { enforce: "Deny", report: "Report", open: "Allow" } as const;
+
+/** The way to allow every target, for those who want that. */
+const OPEN_HINT = "to allow everything but global_deny_list, write default: {action: open}";
 
 interface Service {
   name: string;
@@ -36,24 +39,6 @@ function isMapping(value: unknown): value is Record<string, unknown> {
 export function looksLikeAcl(value: unknown): boolean {
   if (!isMapping(value) || "kind" in value || "apiVersion" in value) return false;
   return value.version === "v1" || TOP_KEYS.slice(1).some((key) => key in value);
-}
-
-/**
- * The value of a YAML document. An unquoted `*.name` is an alias in YAML: the usual slip in these files.
- * @throws PolicyError with the first thing that is wrong
- */
-export function yamlValue(document: Document): unknown {
-  const error = document.errors[0]?.message.split("\n")[0];
-  if (error !== undefined) throw new PolicyError([{ path: "", message: `not valid YAML: ${error}` }]);
-  try {
-    return document.toJS();
-  } catch (thrown) {
-    if (!(thrown instanceof ReferenceError)) throw thrown;
-    const alias = /^Unresolved alias .*: (\S+)$/.exec(thrown.message)?.[1];
-    const message =
-      alias === undefined ? thrown.message : `*${alias} is an alias in YAML; put it in quotes: "*${alias}"`;
-    throw new PolicyError([{ path: "", message: `not valid YAML: ${message}` }]);
-  }
 }
 
 /** Canonical text; an IPv4-mapped address (RFC 4291 §2.5.5.2) is its IPv4 address, as in Smokescreen. */
@@ -110,39 +95,53 @@ function readService(reader: Reader, value: unknown, path: string, warnings: str
 
 interface AclFile {
   services: Service[];
+  /** The file has the key `services`, even if the list is empty. */
+  hasServices: boolean;
   fallback: Service | undefined;
+  /** The file has the key `global_allow_list`, even if the list is empty. */
+  hasAllowList: boolean;
   allow: Entries;
   deny: Entries;
   warnings: string[];
 }
 
-function readFile(text: string): AclFile {
+function checkNames(reader: Reader, services: readonly Service[]): void {
+  const first = new Map<string, number>();
+  for (const [i, { name }] of services.entries()) {
+    const before = first.get(name);
+    if (before === undefined) first.set(name, i);
+    else reader.problem(`services[${i}].name`, `"${name}" is the name of services[${before}] already`);
+  }
+}
+
+function readFile({ value, tabs }: ParsedText): AclFile {
   const reader = new Reader();
   const warnings: string[] = [];
-  const spaced = text.replace(/^[\t ]+/gm, (space) => space.replaceAll("\t", "  "));
-  if (spaced !== text) warnings.push("the file is indented with tabs, which YAML forbids: read as two spaces each");
-  const fields = reader.mapping(yamlValue(parseDocument(spaced)), "", TOP_KEYS) ?? {};
+  if (tabs) warnings.push("the file is indented with tabs, which YAML forbids: read as two spaces each");
+  const fields = reader.mapping(value, "", TOP_KEYS) ?? {};
   if (fields.version !== undefined && fields.version !== "v1") {
-    reader.problem("version", `must be v1, not ${JSON.stringify(fields.version)}`);
+    reader.problem("version", `must be v1, not ${shown(fields.version)}`);
+  }
+  const has = (key: string) => Object.hasOwn(fields, key);
+  if (!["services", "default", "global_allow_list", "global_deny_list"].some(has)) {
+    reader.problem("services", `is missing, and so is default; ${OPEN_HINT}`);
   }
   const services = reader
     .list(fields.services ?? undefined, "services", 1024)
-    .map((value, i) => readService(reader, value, `services[${i}]`, warnings));
-  for (const [i, service] of services.entries()) {
-    const first = services.findIndex((other) => other.name === service.name);
-    if (first !== i)
-      reader.problem(`services[${i}].name`, `"${service.name}" is the name of services[${first}] already`);
-  }
+    .map((entry, i) => readService(reader, entry, `services[${i}]`, warnings));
+  checkNames(reader, services);
+  if (has("default") && fields.default == null) reader.problem("default", "is empty; give it an action, or remove it");
   const fallback = fields.default == null ? undefined : readService(reader, fields.default, "default", warnings);
   const allow = readList(reader, fields.global_allow_list, "global_allow_list");
   const deny = readList(reader, fields.global_deny_list, "global_deny_list");
   reader.done();
-  return { services, fallback, allow, deny, warnings };
+  const hasAllowList = has("global_allow_list");
+  return { services, hasServices: has("services"), fallback, hasAllowList, allow, deny, warnings };
 }
 
 /** Names of the services of an acl.yaml; empty when only `default` or the global lists speak. @throws PolicyError */
 export function aclServices(text: string): string[] {
-  return readFile(text).services.map((service) => service.name);
+  return readFile(parseText(text)).services.map((service) => service.name);
 }
 
 function choose(file: AclFile, wanted: string | undefined): Service | undefined {
@@ -219,21 +218,39 @@ function allowRules(name: string, entries: Entries, warnings: string[]): Rule[] 
   return rules;
 }
 
+/** What becomes of targets that no list names, where neither a service nor `default` has an action. */
+function actionOfLists(file: AclFile): "Allow" | "Deny" {
+  const { warnings } = file;
+  if (file.hasServices) {
+    // Smokescreen denies clients that have no service. Its allow list is for those that have one.
+    warnings.push(`services is empty and there is no default: everything is denied; ${OPEN_HINT}`);
+    return "Deny";
+  }
+  if (file.hasAllowList) {
+    const { hosts, addresses } = file.allow;
+    const none = hosts.length + addresses.length === 0;
+    const what = none ? `global_allow_list is empty: everything is denied; ${OPEN_HINT}` : undefined;
+    warnings.push(what ?? "an allow list without any action: everything else is denied");
+    return "Deny";
+  }
+  warnings.push("no action and no allow list: everything that is not denied is allowed");
+  return "Allow";
+}
+
 /**
  * Reads an acl.yaml. Its globs are ours; IP addresses in its lists become CIDRs. Deny lists bind whatever the action.
  * @throws PolicyError with every wrong field
  */
 export function readAcl(text: string, options: { service?: string }): AclResult {
-  const file = readFile(text);
+  return readParsedAcl(parseText(text), options);
+}
+
+/** The same for a text that is parsed already. @throws PolicyError with every wrong field */
+export function readParsedAcl(parsed: ParsedText, options: { service?: string }): AclResult {
+  const file = readFile(parsed);
   const { warnings } = file;
   const service = choose(file, options.service);
-  const lists = file.allow.hosts.length + file.allow.addresses.length;
-  let defaultAction: "Allow" | "Report" | "Deny" = "Allow";
-  if (service?.action !== undefined) defaultAction = ACTIONS[service.action];
-  else if (lists > 0) {
-    defaultAction = "Deny";
-    warnings.push("an allow list without any action: everything else is denied");
-  } else warnings.push("no action and no allow list: everything that is not denied is allowed");
+  const defaultAction = service?.action === undefined ? actionOfLists(file) : ACTIONS[service.action];
   const domains = service?.domains ?? { hosts: [], addresses: [] };
   lintOverlap(file, domains);
   const deny: Rule[] = [];
@@ -241,9 +258,9 @@ export function readAcl(text: string, options: { service?: string }): AclResult 
   if (file.deny.addresses.length > 0) {
     deny.push({ name: "global_deny_list-addresses", cidrs: file.deny.addresses.map(single) });
   }
-  const allow = [
-    ...allowRules("allowed_domains", domains, warnings),
-    ...allowRules("global_allow_list", file.allow, warnings),
-  ];
+  const closed = service === undefined && file.hasServices;
+  const allow = closed
+    ? []
+    : [...allowRules("allowed_domains", domains, warnings), ...allowRules("global_allow_list", file.allow, warnings)];
   return { policy: { mode: "Enforce", defaultAction, allow, deny }, warnings };
 }

@@ -1,9 +1,6 @@
 import ipaddr from "ipaddr.js";
 
-/**
- * An address as four unsigned 32-bit words, most significant first; an IPv4 address is `[0, 0, 0, v4]` with family 4
- * (never an IPv4-mapped IPv6 address: that one keeps family 6).
- */
+/** An address as four unsigned 32-bit words, most significant first; an IPv4 address is `[0, 0, 0, v4]` with family 4. */
 export interface Address {
   readonly family: 4 | 6;
   readonly words: readonly [number, number, number, number];
@@ -16,25 +13,63 @@ export function v4(word: number): Address {
 
 const V4_TEXT = /^(\d{1,3})\.(\d{1,3})\.(\d{1,3})\.(\d{1,3})$/;
 
-/** Strict: dotted quad without leading zeros, or RFC 4291 text without brackets and zone. Null otherwise. */
-export function parseAddress(text: string): Address | null {
+/** The value of a dotted quad without leading zeros; null for anything else. */
+function parseQuad(text: string): number | null {
   const quad = V4_TEXT.exec(text);
-  if (quad !== null) {
-    let word = 0;
-    for (let i = 1; i <= 4; i++) {
-      const part = quad[i]!;
-      const byte = Number(part);
-      if (byte > 255 || (part.length > 1 && part.charCodeAt(0) === 48)) return null;
-      word = word * 256 + byte;
-    }
-    return v4(word);
+  if (quad === null) return null;
+  let word = 0;
+  for (let i = 1; i <= 4; i++) {
+    const part = quad[i]!;
+    const byte = Number(part);
+    if (byte > 255 || (part.length > 1 && part.charCodeAt(0) === 48)) return null;
+    word = word * 256 + byte;
   }
-  if (!text.includes(":") || !/^[0-9a-fA-F:.]+$/.test(text) || !ipaddr.IPv6.isValid(text)) return null;
-  // An embedded dotted quad is as strict as one that stands alone: ipaddr.js reads 0177 in it as octal.
-  if (text.includes(".") && parseAddress(text.slice(text.lastIndexOf(":") + 1)) === null) return null;
-  const p = ipaddr.IPv6.parse(text).parts;
+  return word;
+}
+
+/** The address as it is written: an IPv4-mapped one has family 6. */
+function parseWritten(text: string): Address | null {
+  if (!text.includes(":")) {
+    const word = parseQuad(text);
+    return word === null ? null : v4(word);
+  }
+  if (!/^[0-9a-fA-F:.]+$/.test(text)) return null;
+  let hex = text;
+  if (text.includes(".")) {
+    // ipaddr.js reads `0177` in an embedded dotted quad as octal, and `::a.b.c.d` as IPv4-mapped (it is IPv4-compatible).
+    const colon = text.lastIndexOf(":");
+    const word = parseQuad(text.slice(colon + 1));
+    if (word === null) return null;
+    hex = `${text.slice(0, colon + 1)}${(word >>> 16).toString(16)}:${(word & 65535).toString(16)}`;
+  }
+  if (!ipaddr.IPv6.isValid(hex)) return null;
+  const p = ipaddr.IPv6.parse(hex).parts;
   const word = (i: number) => (((p[i] ?? 0) << 16) | (p[i + 1] ?? 0)) >>> 0;
   return { family: 6, words: [word(0), word(2), word(4), word(6)] };
+}
+
+const MAPPED_WORD = 0xffff;
+
+/** Whether an address of family 6 is in `::ffff:0:0/96`. */
+function isMapped({ family, words }: Address): boolean {
+  return family === 6 && words[0] === 0 && words[1] === 0 && words[2] === MAPPED_WORD;
+}
+
+/**
+ * The address that packets go to: an IPv4-mapped IPv6 address (RFC 4291 §2.5.5.2) is the IPv4 address in it, since sockets
+ * send to it as IPv4. Without this, rules and source addresses of the wrong family would apply to it.
+ */
+export function canonicalAddress(address: Address): Address {
+  return isMapped(address) ? v4(address.words[3]) : address;
+}
+
+/**
+ * Reads an address in its {@link canonicalAddress canonical} form. Strict: dotted quad without leading zeros, or RFC 4291
+ * text without brackets and zone. Null otherwise.
+ */
+export function parseAddress(text: string): Address | null {
+  const written = parseWritten(text);
+  return written === null ? null : canonicalAddress(written);
 }
 
 /** Canonical text: dotted quad, or RFC 5952. */
@@ -64,10 +99,10 @@ function maskWord(index: number, prefix: number): number {
   return bits === 0 ? 0 : (0xffffffff << (32 - bits)) >>> 0;
 }
 
-/** Reads `10.0.0.0/8`. Host bits that are set are an error that names the network, since nobody can know what was meant. */
-export function parseCidr(text: string): Cidr | { error: string } {
+/** Reads a network as it is written; see {@link parseCidr}. */
+function parseNetwork(text: string): Cidr | { error: string } {
   const slash = text.lastIndexOf("/");
-  const address = parseAddress(slash === -1 ? text : text.slice(0, slash));
+  const address = parseWritten(slash === -1 ? text : text.slice(0, slash));
   if (address === null) return { error: `"${text}" is not a CIDR such as 10.0.0.0/8 or 2001:db8::/32` };
   const max = address.family === 4 ? 32 : 128;
   if (slash === -1) return { error: `"${text}" has no prefix length; write ${text}/${max} for this one address` };
@@ -90,9 +125,21 @@ export function parseCidr(text: string): Cidr | { error: string } {
   return { family: address.family, words, prefix, text: network };
 }
 
-/** For networks that the code itself names: throws on bad text. */
+/**
+ * Reads `10.0.0.0/8`. Host bits that are set are an error that names the network, since the intended network is unknown. A
+ * network of IPv4-mapped addresses is an error, too: no address is in it, because each is read as an IPv4 address
+ * ({@link parseAddress}). The Kubernetes API server rejects such networks as well.
+ */
+export function parseCidr(text: string): Cidr | { error: string } {
+  const network = parseNetwork(text);
+  if ("error" in network || !isMapped(network) || network.prefix < 96) return network;
+  const inside = `${formatAddress(v4(network.words[3]))}/${network.prefix - 96}`;
+  return { error: `"${text}" has IPv4-mapped addresses, which are treated as IPv4; write ${inside}` };
+}
+
+/** For networks that the code itself names, IPv4-mapped ones included: throws on bad text. */
 export function cidr(text: string): Cidr {
-  const parsed = parseCidr(text);
+  const parsed = parseNetwork(text);
   if ("error" in parsed) throw new Error(parsed.error);
   return parsed;
 }
@@ -110,6 +157,12 @@ export function contains(network: Cidr, address: Address): boolean {
 /** Whether every address of `inner` is in `outer`. */
 export function isInside(outer: Cidr, inner: Cidr): boolean {
   return outer.prefix <= inner.prefix && contains(outer, inner);
+}
+
+/** The network that has one address alone. */
+export function single({ family, words }: Address): Cidr {
+  const prefix = family === 4 ? 32 : 128;
+  return { family, words, prefix, text: `${formatAddress({ family, words })}/${prefix}` };
 }
 
 /** The network with at most so many bits of prefix that the network lies in. */

@@ -1,6 +1,6 @@
 import { createHash } from "node:crypto";
 import { parseAddress } from "./cidr.ts";
-import { type PortSpec, Reader, type Rule, readCidrs, readPorts, readRules } from "./rules.ts";
+import { type PortSpec, Reader, type Rule, readCidrs, readPorts, readRules, shown } from "./rules.ts";
 
 /** One address that receivers may rely on. `sourceAddress` is what is bound (default: `address`). */
 export interface StaticIP {
@@ -76,12 +76,12 @@ function readStaticIPs(reader: Reader, value: unknown, path: string): StaticIP[]
   return reader.list(value, path, MAX_STATIC_IPS).map((entry, i) => {
     const here = `${path}[${i}]`;
     const fields = reader.mapping(entry, here, ["address", "sourceAddress", "phase"]) ?? {};
-    const ip: StaticIP = { address: String(fields.address) };
+    const ip: StaticIP = { address: typeof fields.address === "string" ? fields.address : "" };
     if (parseAddress(ip.address) === null) reader.problem(`${here}.address`, "must be an IP address");
     if (seen.has(ip.address)) reader.problem(`${here}.address`, `${ip.address} is there twice`);
     seen.add(ip.address);
     if (fields.sourceAddress !== undefined) {
-      ip.sourceAddress = String(fields.sourceAddress);
+      ip.sourceAddress = typeof fields.sourceAddress === "string" ? fields.sourceAddress : "";
       if (parseAddress(ip.sourceAddress) === null) reader.problem(`${here}.sourceAddress`, "must be an IP address");
     }
     ip.phase = reader.oneOf(fields.phase, `${here}.phase`, ["Active", "Pending", "Retiring"], "Active");
@@ -171,7 +171,7 @@ export function readFields(
 export function readDocument(value: unknown): PolicyDocument {
   const reader = new Reader();
   const fields = reader.mapping(value, "", DOCUMENT_KEYS) ?? {};
-  if (fields.version !== 1) reader.problem("version", `must be 1, not ${JSON.stringify(fields.version)}`);
+  if (fields.version !== 1) reader.problem("version", `must be 1, not ${shown(fields.version)}`);
   if (typeof fields.policy !== "string" || !/^[!-~]{1,320}$/.test(fields.policy)) {
     reader.problem("policy", "must be namespace/name, in printable ASCII");
   }

@@ -1,8 +1,8 @@
-import { type Address, type Cidr, CidrSet, cidr, formatAddress, parseAddress } from "./cidr.ts";
+import { type Address, type Cidr, CidrSet, cidr, formatAddress, parseAddress, single } from "./cidr.ts";
 import { hashDocument, type PolicyDocument } from "./document.ts";
 import { HostSet, parseHostPattern } from "./host.ts";
-import { type PortRange, type PortSpec, parseCidrs, parsePorts, type Rule, ruleLabel } from "./rules.ts";
-import { forms, isLoopback, neverAllowed, specialPurpose } from "./special.ts";
+import { PolicyError, type PortRange, type PortSpec, parseCidrs, parsePorts, type Rule, ruleLabel } from "./rules.ts";
+import { forms, isLoopback, neverAllowed, parseNat64Prefix, specialPurpose } from "./special.ts";
 import type { Target } from "./target.ts";
 
 /** Codes of the refusals that are the policy's (the whole list: `proxy/errors.ts`). */
@@ -14,11 +14,15 @@ export interface CompileOptions {
   allowCIDRs?: readonly string[];
   /** Closed for every host and rule. */
   denyCIDRs?: readonly string[];
-  /** Addresses of this machine's interfaces: special-purpose, and never allowed on `listenPorts`. */
+  /** Addresses and networks of this machine (its interfaces, its local routes): special-purpose, never allowed on `listenPorts`. */
   ownAddresses?: readonly string[];
   listenPorts?: readonly number[];
+  /** Prefixes of NAT64 translators besides 64:ff9b::/96: their addresses are vetted as the IPv4 addresses in them. */
+  nat64Prefixes?: readonly string[];
   /** What upstream sockets are bound to: never allowed as targets, and targets of other families have no way out. */
   sourceAddresses?: readonly string[];
+  /** Hash of the document, where it is known. */
+  hash?: string;
 }
 
 /** Why a name or an address is out. Soft refusals are those that report mode overrides. */
@@ -73,6 +77,7 @@ export interface PolicySet {
   readonly denyCIDRs: CidrSet;
   readonly blocked: CidrSet;
   readonly own: CidrSet;
+  readonly nat64: readonly Cidr[];
   readonly statics: CidrSet;
   readonly staticFamilies: ReadonlySet<4 | 6>;
   readonly listenPorts: ReadonlySet<number>;
@@ -108,7 +113,14 @@ function compileRule(rule: Rule, label: string, ports: PortRange[] | null): Comp
   };
 }
 
-const single = (address: string): Cidr => cidr(`${address}/${address.includes(":") ? 128 : 32}`);
+/** Reads an address, or a network, that was checked before. */
+const network = (text: string): Cidr => (text.includes("/") ? cidr(text) : single(parseAddress(text)!));
+
+function nat64Prefix(text: string, i: number): Cidr {
+  const prefix = parseNat64Prefix(text);
+  if ("error" in prefix) throw new PolicyError([{ path: `nat64-prefix[${i}]`, message: prefix.error }]);
+  return prefix;
+}
 
 /** Compiles a valid document. @throws PolicyError when an option is no CIDR */
 export function compile(document: PolicyDocument, options: CompileOptions = {}): PolicySet {
@@ -119,18 +131,24 @@ export function compile(document: PolicyDocument, options: CompileOptions = {}):
   const usable = sources.length > 0 ? sources : active;
   return {
     document,
-    hash: hashDocument(document),
+    hash: options.hash ?? hashDocument(document),
     allow: document.allow.map((rule, i) => compileRule(rule, ruleLabel(rule, "allow", i), ports)),
     deny: document.deny.map((rule, i) => compileRule(rule, ruleLabel(rule, "deny", i), null)),
     fallback: compileRule({}, "default", ports),
     allowCIDRs: new CidrSet(parseCidrs(options.allowCIDRs ?? [], "allow-cidr")),
     denyCIDRs: new CidrSet(parseCidrs(options.denyCIDRs ?? [], "deny-cidr")),
     blocked: new CidrSet(parseCidrs(document.blockedCIDRs, "blockedCIDRs")),
-    own: new CidrSet((options.ownAddresses ?? []).map(single)),
-    statics: new CidrSet(statics.map(single)),
+    own: new CidrSet((options.ownAddresses ?? []).map(network)),
+    nat64: (options.nat64Prefixes ?? []).map(nat64Prefix),
+    statics: new CidrSet(statics.map(network)),
     staticFamilies: new Set(usable.map((text) => parseAddress(text)!.family)),
     listenPorts: new Set(options.listenPorts ?? []),
   };
+}
+
+/** The same policy on a machine whose addresses changed: nothing else is compiled again. */
+export function withOwn(set: PolicySet, ownAddresses: readonly string[]): PolicySet {
+  return { ...set, own: new CidrSet(ownAddresses.map(network)) };
 }
 
 const portFits = (rule: CompiledRule, port: number): boolean =>
@@ -198,19 +216,38 @@ function hardRefusal(set: PolicySet, target: Target, views: readonly Address[]):
   return undefined;
 }
 
+const OWN_MACHINE = "an address of the proxy's own machine";
+
 function specialName(set: PolicySet, form: Address): string | undefined {
   const klass = specialPurpose(form);
   if (klass !== undefined) return `a ${klass.name} address (${klass.network.text})`;
-  if (set.own.has(form)) return "an address of the proxy's own machine";
+  if (set.own.has(form)) return OWN_MACHINE;
   if (set.blocked.has(form)) return "in a blocked range";
   return undefined;
+}
+
+/** Whether `--allow-cidr` or the `cidrs` of a rule open a special-purpose address for this target. */
+function isOpened(set: PolicySet, target: Target, candidates: readonly CompiledRule[], form: Address): boolean {
+  if (set.allowCIDRs.has(form)) return true;
+  return candidates.some((c) => c.opens && c.cidrs?.has(form) && (c.hosts !== null || target.ip));
+}
+
+/**
+ * The refusal of an address that turned out to lead to this machine itself after it had been vetted: a local route that
+ * {@link CompileOptions.ownAddresses} does not know. Null where the policy opens the address for this target.
+ */
+export function refuseOwn(set: PolicySet, target: Target, address: Address): Refusal | null {
+  if (set.allowCIDRs.has(address)) return null;
+  const stage = decideName(set, target);
+  if (!("code" in stage) && isOpened(set, target, stage.rules, address)) return null;
+  return { code: "address", reason: `${target.host} ${target.ip ? "is" : "resolves to"} ${OWN_MACHINE}` };
 }
 
 /**
  * Vets one address of a target; each address stands alone. `raw` is what would be dialled.
  */
 export function vet(set: PolicySet, target: Target, candidates: readonly CompiledRule[], raw: Address): Vetted {
-  const shapes = forms(raw);
+  const shapes = forms(raw, set.nat64);
   const views = shapes[0] === raw ? shapes : [raw, ...shapes];
   const verb = target.ip ? "is" : "resolves to";
   const hard = hardRefusal(set, target, views);
@@ -244,8 +281,11 @@ function vetClass(
     const special = specialName(set, shape);
     if (special === undefined || set.allowCIDRs.has(shape)) continue;
     isPublic = false;
-    const opened = candidates.some((c) => c.opens && c.cidrs?.has(shape) && (c.hosts !== null || target.ip));
-    if (!opened) return classed(`${target.host} ${verb} ${special}`);
+    if (!isOpened(set, target, candidates, shape)) return classed(`${target.host} ${verb} ${special}`);
+  }
+  // A translator's prefix may have a local route on this very machine.
+  if (shapes[0] !== raw && set.own.has(raw) && !isOpened(set, target, candidates, raw)) {
+    return classed(`${target.host} ${verb} ${OWN_MACHINE}`);
   }
   const first = shapes[0]!;
   for (const rule of candidates) {

@@ -49,7 +49,7 @@ export function explain(set: PolicySet, target: Target, addresses: readonly stri
     ...rest,
     addresses: vetted.map((one) => ({
       address: one.address,
-      class: parseAddress(one.address) === null ? "unknown" : (specialClass(one.address) ?? "global"),
+      class: parseAddress(one.address) === null ? "unknown" : (specialClass(one.address, set.nat64) ?? "global"),
       verdict: one.in ? "in" : "out",
       ...(one.rule === undefined ? {} : { rule: one.rule }),
       ...(one.reason === undefined ? {} : { reason: one.reason }),

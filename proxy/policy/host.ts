@@ -29,6 +29,10 @@ export function parseHostPattern(text: string): HostPattern | { error: string } 
   if (text === "*") return { kind: "any", name: "*" };
   const wildcard = text.startsWith("*.");
   const body = wildcard ? text.slice(2) : text;
+  // Nearly every name of a long list is canonical as it is.
+  if (body.length <= MAX_NAME && LABELS.test(body) && !NUMERIC_LAST_LABEL.test(body)) {
+    return { kind: wildcard ? "suffix" : "exact", name: body };
+  }
   if (body === "") return { error: "is empty; write a name, *.name or *" };
   if (body.includes("*")) return { error: `"${text}": a wildcard is only "*." in front of a name, or "*" alone` };
   if (isIP(text) !== 0 || /^\[.*\]$/.test(text)) return { error: `"${text}" is an IP address; use cidrs` };

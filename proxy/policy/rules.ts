@@ -21,13 +21,47 @@ export interface Problem {
   message: string;
 }
 
-/** A policy that cannot be used, with every field that has to be mended. The message is one line. */
+/** Problems in the message of a {@link PolicyError}: a person mends these first, and `/status` stays small. */
+export const MAX_PROBLEMS_SHOWN = 10;
+/** Characters of one problem in that message. A key or a value of the file may be megabytes long. */
+const MAX_PROBLEM_LENGTH = 300;
+/** Characters of a value that a message quotes. */
+const MAX_SHOWN_LENGTH = 100;
+
+/** Control characters, and marks that change the order of text on a screen. */
+const UNSAFE = /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Cs}]/gu;
+
+/** Text of a file on one line, bounded, without characters that act on a terminal or forge lines of a log. */
+export function plainLine(text: string, max: number): string {
+  const cut = text.length > max ? `${text.slice(0, max)}...` : text;
+  return cut.replace(UNSAFE, (c) => `\\u${c.codePointAt(0)!.toString(16).padStart(4, "0")}`);
+}
+
+/** A value as a message quotes it: short, whatever the file has there. */
+export function shown(value: unknown): string {
+  if (Array.isArray(value)) return "a list";
+  if (typeof value === "object" && value !== null) return "a mapping";
+  if (typeof value !== "string") return String(value);
+  return JSON.stringify(value.length > MAX_SHOWN_LENGTH ? `${value.slice(0, MAX_SHOWN_LENGTH)}...` : value);
+}
+
+/** The first texts, each bounded, and how many more there are. */
+export function boundedTexts(texts: readonly string[], max: number): string[] {
+  const first = texts.slice(0, max).map((text) => plainLine(text, MAX_PROBLEM_LENGTH));
+  return texts.length > max ? [...first, `and ${texts.length - max} more`] : first;
+}
+
+/**
+ * A policy that cannot be used, with every field that has to be mended. The message is one line; it shows the first
+ * {@link MAX_PROBLEMS_SHOWN} problems.
+ */
 export class PolicyError extends Error {
   readonly code = "INVALID_POLICY";
   readonly problems: readonly Problem[];
 
   constructor(problems: readonly Problem[]) {
-    super(problems.map((p) => (p.path === "" ? p.message : `${p.path}: ${p.message}`)).join("; "));
+    const texts = problems.map((p) => (p.path === "" ? p.message : `${p.path}: ${p.message}`));
+    super(boundedTexts(texts, MAX_PROBLEMS_SHOWN).join("; "));
     this.problems = problems;
   }
 }
@@ -40,6 +74,8 @@ export const MAX_RULES = 1024;
 export const MAX_ENTRIES = 100_000;
 export const MAX_PORTS = 64;
 const RULE_KEYS = ["name", "hosts", "except", "cidrs", "ports"] as const;
+/** Longer words are no typing errors of a known one, and comparing them takes long. */
+const MAX_WORD = 64;
 const RULE_NAME = /^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$/;
 
 function distance(a: string, b: string): number {
@@ -56,6 +92,7 @@ function distance(a: string, b: string): number {
 
 /** The known word that was probably meant: at most a third of its letters differ, case and dashes aside. */
 export function nearest(word: string, known: readonly string[]): string | undefined {
+  if (word.length > MAX_WORD) return undefined;
   const plain = (s: string) => s.toLowerCase().replace(/[-_]/g, "");
   let best: string | undefined;
   let least = Number.POSITIVE_INFINITY;
@@ -85,7 +122,8 @@ export class Reader {
     }
     for (const key of Object.keys(value)) {
       if (known.includes(key)) continue;
-      const meant = nearest(key, known);
+      // No hint where the message has no room for it: comparing words takes long.
+      const meant = this.problems.length < MAX_PROBLEMS_SHOWN ? nearest(key, known) : undefined;
       const hint = meant === undefined ? `known keys: ${known.join(", ")}` : `did you mean ${meant}?`;
       this.problem(path === "" ? key : `${path}.${key}`, `unknown key; ${hint}`);
     }
@@ -98,21 +136,22 @@ export class Reader {
       this.problem(path, "must be a list");
       return [];
     }
-    if (value.length > max) this.problem(path, `has ${value.length} entries; at most ${max} are allowed`);
-    return value;
+    if (value.length <= max) return value;
+    this.problem(path, `has ${value.length} entries; at most ${max} are allowed`);
+    return value.slice(0, max);
   }
 
   oneOf<T extends string>(value: unknown, path: string, words: readonly T[], fallback: T): T {
     if (value === undefined) return fallback;
     const found = words.find((w) => w === value);
-    if (found === undefined) this.problem(path, `must be one of ${words.join(", ")}, not ${JSON.stringify(value)}`);
+    if (found === undefined) this.problem(path, `must be one of ${words.join(", ")}, not ${shown(value)}`);
     return found ?? fallback;
   }
 
   integer(value: unknown, path: string, min: number, max: number, fallback: number): number {
     if (value === undefined) return fallback;
     if (typeof value === "number" && Number.isInteger(value) && value >= min && value <= max) return value;
-    this.problem(path, `must be a whole number from ${min} to ${max}, not ${JSON.stringify(value)}`);
+    this.problem(path, `must be a whole number from ${min} to ${max}, not ${shown(value)}`);
     return fallback;
   }
 
@@ -138,10 +177,7 @@ export function readPorts(reader: Reader, value: unknown, path: string): PortSpe
   const list = reader.list(value, path, MAX_PORTS);
   for (const [i, entry] of list.entries()) {
     if (parsePorts(entry) === null) {
-      reader.problem(
-        `${path}[${i}]`,
-        `${JSON.stringify(entry)} is not a port (1 to 65535) or a range such as "8000-8999"`,
-      );
+      reader.problem(`${path}[${i}]`, `${shown(entry)} is not a port (1 to 65535) or a range such as "8000-8999"`);
     }
   }
   return list as PortSpec[];

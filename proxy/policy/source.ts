@@ -1,7 +1,7 @@
-import { parseAllDocuments } from "yaml";
-import { looksLikeAcl, readAcl, yamlValue } from "./acl.ts";
+import { looksLikeAcl, readParsedAcl } from "./acl.ts";
 import { type PolicyDocument, readDocument, readFields } from "./document.ts";
-import { PolicyError, Reader } from "./rules.ts";
+import { parseText } from "./parse.ts";
+import { boundedTexts, PolicyError, Reader, shown } from "./rules.ts";
 
 /** A policy file, read. */
 export interface PolicySource {
@@ -12,6 +12,9 @@ export interface PolicySource {
   /** The file demands credentials of clients: a proxy without any password must not start. */
   needsPassword: boolean;
 }
+
+/** Warnings of one file. Each is a line of the log; a list of overlapping entries has thousands. */
+const MAX_WARNINGS = 100;
 
 const SPEC_KEYS = ["mode", "defaultAction", "ports", "allow", "deny", "staticIPs", "verification", "proxy"];
 /** Keys of a manifest that only the operator acts on. */
@@ -52,9 +55,9 @@ export function readManifest(manifest: unknown, blockedCIDRs: readonly string[] 
   const reader = new Reader();
   const value = reader.mapping(manifest, "", ["apiVersion", "kind", "metadata", "spec", "status"]) ?? {};
   if (value.apiVersion !== "egress.outrider.dev/v1alpha1") {
-    reader.problem("apiVersion", `must be egress.outrider.dev/v1alpha1, not ${JSON.stringify(value.apiVersion)}`);
+    reader.problem("apiVersion", `must be egress.outrider.dev/v1alpha1, not ${shown(value.apiVersion)}`);
   }
-  if (value.kind !== "EgressPolicy") reader.problem("kind", `must be EgressPolicy, not ${JSON.stringify(value.kind)}`);
+  if (value.kind !== "EgressPolicy") reader.problem("kind", `must be EgressPolicy, not ${shown(value.kind)}`);
   const metadata = isMapping(value.metadata) ? value.metadata : {};
   const name = metadata.name;
   if (typeof name !== "string" || !/^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$/.test(name)) {
@@ -68,7 +71,11 @@ export function readManifest(manifest: unknown, blockedCIDRs: readonly string[] 
   const fields = Object.fromEntries(Object.entries(spec).filter(([key]) => SPEC_KEYS.includes(key)));
   fields.verification = withInterval(spec.verification, spec.nat);
   fields.blockedCIDRs = blockedCIDRs;
-  const authentication = isMapping(spec.authentication) ? spec.authentication : {};
+  // A typing error here would let in clients without a password.
+  const authentication =
+    spec.authentication === undefined
+      ? {}
+      : (reader.mapping(spec.authentication, "spec.authentication", ["mode", "secretRef"]) ?? {});
   const auth = reader.oneOf(authentication.mode, "spec.authentication.mode", ["None", "Basic"], "None");
   reader.done();
   const warnings = [...OPERATOR_KEYS, ...OPERATOR_PROXY_KEYS.map((key) => `proxy.${key}`)]
@@ -94,35 +101,20 @@ export function readManifest(manifest: unknown, blockedCIDRs: readonly string[] 
  * @throws PolicyError
  */
 export function readPolicy(text: string, options: { name: string; service?: string | undefined }): PolicySource {
-  const plain = text.replace(/^\uFEFF/, "");
-  const trimmed = plain.trimStart();
-  if (trimmed === "") throw new PolicyError([{ path: "", message: "the file is empty" }]);
-  let value: unknown;
-  if (trimmed.startsWith("{")) {
-    try {
-      value = JSON.parse(plain);
-    } catch (error) {
-      throw new PolicyError([{ path: "", message: `not valid JSON: ${(error as Error).message}` }]);
-    }
-  } else {
-    // Leading tabs are no YAML; acl.yaml files have them, and its reader expands them.
-    const documents = parseAllDocuments(plain.replace(/^[\t ]+/gm, (space) => space.replaceAll("\t", "  ")));
-    if (documents.length !== 1) {
-      throw new PolicyError([{ path: "", message: `has ${documents.length} YAML documents; one policy a file` }]);
-    }
-    value = yamlValue(documents[0]!);
-  }
+  const parsed = parseText(text);
+  const { value } = parsed;
   if (isMapping(value) && (value.kind !== undefined || value.apiVersion !== undefined)) {
-    if (!trimmed.startsWith("{") && /^ *\t/m.test(plain)) {
+    // Leading tabs are no YAML; only acl.yaml files may have them.
+    if (parsed.tabs) {
       throw new PolicyError([{ path: "", message: "not valid YAML: tabs as indentation; use spaces" }]);
     }
     return readManifest(value);
   }
   if (looksLikeAcl(value)) {
-    const { policy, warnings } = readAcl(plain, options.service === undefined ? {} : { service: options.service });
-    const fields = { ...policy };
-    const document = readFields(fields, { path: "", policy: options.name, internalRules: true });
-    return { kind: "acl", document, warnings, needsPassword: false };
+    const { service } = options;
+    const { policy, warnings } = readParsedAcl(parsed, service === undefined ? {} : { service });
+    const document = readFields({ ...policy }, { path: "", policy: options.name, internalRules: true });
+    return { kind: "acl", document, warnings: boundedTexts(warnings, MAX_WARNINGS), needsPassword: false };
   }
   if (isMapping(value) && value.version !== undefined) {
     return { kind: "document", document: readDocument(value), warnings: [], needsPassword: false };

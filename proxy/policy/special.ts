@@ -1,4 +1,4 @@
-import { type Address, type Cidr, cidr, contains, isInside as inside, parseAddress, v4 } from "./cidr.ts";
+import { type Address, type Cidr, cidr, contains, isInside as inside, parseAddress, parseCidr, v4 } from "./cidr.ts";
 
 /** A range with the words that a sender reads about it. */
 export interface AddressClass {
@@ -10,14 +10,21 @@ const table = (rows: readonly (readonly [string, string])[]): AddressClass[] =>
   rows.map(([network, name]) => ({ network: cidr(network), name }));
 
 /**
- * Ranges that no rule opens. Metadata addresses of the clouds, link-local, unspecified, multicast, broadcast.
- * Sources: AWS IMDS (v4 and fd00:ec2::254), Alibaba 100.100.100.200, Oracle 192.0.0.192, Azure 168.63.129.16,
- * Google fd20:ce::254.
+ * Ranges that no rule opens: metadata addresses of the clouds, link-local, unspecified, multicast, broadcast.
+ * Sources of the metadata addresses that are not link-local: AWS (`fd00:ec2::/32` has the metadata service `::254`, the EKS
+ * Pod Identity Agent `::23`, DNS `::253` and time `::123`), Google Cloud `fd20:ce::254`, Oracle Cloud `fd00:c1::a9fe:a9fe`
+ * and 192.0.0.192, Alibaba Cloud `fd00:100::100:200` and 100.100.100.200, Scaleway `fd00:42::42`, Akamai
+ * `fd00:a9fe:a9fe::1`, Azure 168.63.129.16 (documentation of the clouds, and data sources of cloud-init). DigitalOcean,
+ * Hetzner, OpenStack, Scaleway and Tencent Cloud use link-local addresses such as `fe80::a9fe:a9fe`.
  */
 const NEVER_ALLOWED = table([
   ["169.254.169.254/32", "cloud metadata"],
-  ["fd00:ec2::254/128", "cloud metadata"],
+  ["fd00:ec2::/32", "cloud metadata"],
   ["fd20:ce::254/128", "cloud metadata"],
+  ["fd00:c1::a9fe:a9fe/128", "cloud metadata"],
+  ["fd00:100::100:200/128", "cloud metadata"],
+  ["fd00:42::42/128", "cloud metadata"],
+  ["fd00:a9fe:a9fe::1/128", "cloud metadata"],
   ["100.100.100.200/32", "cloud metadata"],
   ["192.0.0.192/32", "cloud metadata"],
   ["168.63.129.16/32", "cloud metadata"],
@@ -126,23 +133,72 @@ const LOCAL_NAT64 = cidr("64:ff9b:1::/48");
 const SIX_TO_FOUR = cidr("2002::/16");
 const TEREDO = cidr("2001::/32");
 
+/** Prefix lengths of RFC 6052 §2.2. */
+const NAT64_LENGTHS: readonly number[] = [32, 40, 48, 56, 64, 96];
+
+/** Reads the prefix of a NAT64 translator. */
+export function parseNat64Prefix(text: string): Cidr | { error: string } {
+  const network = parseCidr(text);
+  if ("error" in network) return network;
+  if (network.family === 6 && NAT64_LENGTHS.includes(network.prefix)) return network;
+  return {
+    error: `"${text}" is not a NAT64 prefix: it must be IPv6, with a prefix length of ${NAT64_LENGTHS.join(", ")}`,
+  };
+}
+
+/**
+ * The IPv4 address that a prefix of this length embeds (RFC 6052 §2.2): behind the prefix, without bits 64 to 71. Translators
+ * ignore these bits and all bits behind the IPv4 address (§2.3), so that they must not be compared here.
+ */
+function embedded({ words: [, b, c, d] }: Address, prefix: number): Address {
+  switch (prefix) {
+    case 32:
+      return v4(b);
+    case 40:
+      return v4((b << 8) | ((c >>> 16) & 0xff));
+    case 48:
+      return v4((b << 16) | ((c >>> 8) & 0xffff));
+    case 56:
+      return v4((b << 24) | (c & 0xffffff));
+    case 64:
+      return v4((c << 8) | (d >>> 24));
+    default:
+      return v4(d);
+  }
+}
+
+/** Layouts that fit into 64:ff9b:1::/48, which is for translators of any prefix length (RFC 8215). */
+const LOCAL_NAT64_LENGTHS = [48, 56, 64, 96];
+const THIS_NETWORK = cidr("0.0.0.0/8");
+
+/**
+ * Every IPv4 address that any layout embeds in an address of 64:ff9b:1::/48: the length in use is unknown. Readings in
+ * 0.0.0.0/8 do not count where there is another one: they are the zeros around the real address, and no router forwards them.
+ */
+function localEmbedded(address: Address): Address[] {
+  const readings = LOCAL_NAT64_LENGTHS.map((prefix) => embedded(address, prefix));
+  const real = readings.filter((reading) => !contains(THIS_NETWORK, reading));
+  return real.length > 0 ? real : readings.slice(-1);
+}
+
 /**
  * The addresses as which one address is vetted: itself and every IPv4 address that it embeds, since a translator or
- * tunnel on the path sends the packet there. The well-known NAT64 prefix (RFC 6052) stands for its IPv4 address alone.
- * Layouts: RFC 4291 (mapped, compatible), RFC 2765 (translated), RFC 6052 §2.2, RFC 3056, RFC 4380, RFC 5214.
+ * tunnel on the path sends the packet there. An address of the well-known NAT64 prefix (RFC 6052), or of a prefix in
+ * `nat64`, stands for its IPv4 address alone.
+ * Layouts: RFC 4291 (compatible; mapped addresses are read as IPv4 ones before), RFC 2765 (translated), RFC 6052 §2.2,
+ * RFC 3056, RFC 4380, RFC 5214.
  */
-export function forms(address: Address): readonly Address[] {
+export function forms(address: Address, nat64: readonly Cidr[] = []): readonly Address[] {
   if (address.family === 4) return [address];
   const [a, b, c, d] = address.words;
   if (contains(NAT64, address)) return [v4(d)];
+  const translated = nat64.filter((network) => contains(network, address));
+  if (translated.length > 0) return translated.map(({ prefix }) => embedded(address, prefix));
   // One address can embed in two layouts at once (6to4 with an ISATAP interface identifier): all of them count.
   const found: Address[] = [address];
   if (contains(MAPPED, address) || contains(TRANSLATED, address)) found.push(v4(d));
   if (contains(COMPATIBLE, address) && d > 1) found.push(v4(d));
-  if (contains(LOCAL_NAT64, address)) {
-    const suffixIsZero = (c & 0xff) === 0 && d === 0;
-    found.push(v4(suffixIsZero ? ((b & 0xffff) << 16) | ((c >>> 8) & 0xffff) : d));
-  }
+  if (contains(LOCAL_NAT64, address)) found.push(...localEmbedded(address));
   if (contains(SIX_TO_FOUR, address)) found.push(v4(((a & 0xffff) << 16) | (b >>> 16)));
   if (contains(TEREDO, address)) found.push(v4(b), v4(~d));
   if ((c & 0xfdffffff) >>> 0 === 0x00005efe) found.push(v4(d));
@@ -150,14 +206,15 @@ export function forms(address: Address): readonly Address[] {
 }
 
 /** The class of an address that no policy would reach by itself, in words; null for a globally reachable one. */
-export function specialClass(text: string): string | null {
+export function specialClass(text: string, nat64: readonly Cidr[] = []): string | null {
   const address = parseAddress(text);
   if (address === null) throw new TypeError(`not an IP address: ${text}`);
-  for (const form of [address, ...forms(address)]) {
+  const shapes = forms(address, nat64);
+  for (const form of [address, ...shapes]) {
     const never = neverAllowed(form);
     if (never !== undefined) return never.name;
   }
-  for (const form of forms(address)) {
+  for (const form of shapes) {
     const special = specialPurpose(form);
     if (special !== undefined) return special.name;
   }

@@ -3,7 +3,7 @@ import { canonicalHost } from "./host.ts";
 
 /** What a client asked for, canonical: matched, vetted, resolved, dialled and logged by this one value. */
 export interface Target {
-  /** Lower-case name without trailing dot, or an IP address in canonical text without brackets. */
+  /** Lower-case name without trailing dot, or an IP address in canonical text without brackets (IPv4-mapped: as IPv4). */
   readonly host: string;
   readonly port: number;
   /** Whether `host` is an IP address. */
@@ -22,12 +22,13 @@ const PORT = /^[1-9]\d{0,4}$/;
 
 function parseHost(text: string): { host: string; ip: boolean } | null {
   if (text.startsWith("[")) {
-    if (!text.endsWith("]")) return null;
+    if (!text.endsWith("]") || !text.includes(":")) return null;
     const address = parseAddress(text.slice(1, -1));
-    return address?.family === 6 ? { host: formatAddress(address), ip: true } : null;
+    return address === null ? null : { host: formatAddress(address), ip: true };
   }
+  if (text.includes(":")) return null;
   const address = parseAddress(text);
-  if (address !== null) return address.family === 4 ? { host: formatAddress(address), ip: true } : null;
+  if (address !== null) return { host: formatAddress(address), ip: true };
   const host = canonicalHost(text);
   return host === null ? null : { host, ip: false };
 }

@@ -1,9 +1,10 @@
-import { readFileSync } from "node:fs";
 import { stringify } from "yaml";
 import { UsageError } from "../errors.ts";
+import { readSmallText } from "../files.ts";
+import { MAX_POLICY_BYTES } from "../load.ts";
 import { type Option, optionHelp, readOptions } from "../options.ts";
 import { aclServices, readAcl } from "../policy/acl.ts";
-import { PolicyError, type Rule } from "../policy/rules.ts";
+import { PolicyError, plainLine, type Rule } from "../policy/rules.ts";
 import { specialClass } from "../policy/special.ts";
 
 const OPTIONS: readonly Option[] = [
@@ -18,6 +19,8 @@ Turns a Smokescreen or mole acl.yaml into EgressPolicy manifests on stdout; lint
 ${optionHelp(OPTIONS)}`;
 
 const MAX_NAME = 40;
+/** Characters of a warning: two entries of the file, and what is to be said of them. */
+const MAX_WARNING = 1000;
 
 function manifestName(service: string): string {
   const name = service
@@ -92,14 +95,14 @@ export async function runImport(argv: readonly string[]): Promise<number> {
   if (file === undefined || more.length > 0) throw new UsageError("import needs exactly one FILE");
   let text: string;
   try {
-    text = readFileSync(file, "utf8");
+    text = readSmallText(file, { maxBytes: MAX_POLICY_BYTES, pipe: true });
   } catch (error) {
     throw new UsageError(`${file}: ${(error as Error).message}`);
   }
   const service = values.get("service")?.[0];
   try {
     const { yaml, warnings } = importAcl(text, service === undefined ? {} : { service });
-    for (const warning of warnings) console.error(`warning: ${warning}`);
+    for (const warning of warnings) console.error(`warning: ${plainLine(warning, MAX_WARNING)}`);
     process.stdout.write(yaml);
     return 0;
   } catch (error) {

@@ -3,6 +3,12 @@ import { UsageError } from "../errors.ts";
 import { ResponseHeadParser } from "../head.ts";
 import { hostOfUrl, observe, portOfUrl } from "../observe.ts";
 import { ipAddresses, noArguments, type Option, optionHelp, readOptions, wholeNumber } from "../options.ts";
+import { plainLine } from "../policy/rules.ts";
+
+/** Bytes of a proxy's answer to a CONNECT. */
+const MAX_ANSWER_BYTES = 65_536;
+/** Characters of an error, which may have what the proxy sent. */
+const MAX_ERROR = 300;
 
 const OPTIONS: readonly Option[] = [
   { name: "proxy", value: "URL", help: "the proxy to go through: http://USER:PASSWORD@HOST:PORT (required)" },
@@ -34,12 +40,20 @@ function tunnel(proxy: URL, echo: URL, timeoutMs: number): Promise<Socket> {
     const fail = (what: string) => {
       clearTimeout(timer);
       socket.destroy();
-      reject(new Error(what));
+      reject(new Error(plainLine(what, MAX_ERROR)));
     };
     const timer = setTimeout(() => fail(`the proxy did not answer within ${timeoutMs / 1000} s`), timeoutMs);
-    const parser = new ResponseHeadParser();
+    let parser = new ResponseHeadParser();
+    let received = 0;
     const onData = (chunk: Buffer) => {
-      const parsed = parser.feed(chunk);
+      received += chunk.length;
+      if (received > MAX_ANSWER_BYTES) return fail(`the proxy answered with more than ${MAX_ANSWER_BYTES} bytes`);
+      let parsed = parser.feed(chunk);
+      // Interim responses come before the answer.
+      while (parsed !== null && "head" in parsed && parsed.head.status < 200) {
+        parser = new ResponseHeadParser();
+        parsed = parser.feed(parsed.rest);
+      }
       if (parsed === null) return;
       if ("error" in parsed) return fail(`the proxy answered with broken HTTP: ${parsed.error}`);
       const { status, reason } = parsed.head;

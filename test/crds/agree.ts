@@ -151,12 +151,11 @@ export const AGREEMENTS: readonly Agreement[] = [
         "example.com",
         "10.0.0.0/8,11.0.0.0/8",
         "10.0.0.0/255.0.0.0",
+        "::ffff:10.0.0.0/104",
+        "::ffff:0:0/96",
       ],
     ],
   ),
-  ...differ(cidr, "the API server takes no IPv4-mapped networks; write the IPv4 network", "engine", [
-    "::ffff:10.0.0.0/104",
-  ]),
 
   ...[443, "443", "8000-8999", "1-65535", "80-80", 1, 65535].map((value) => ({
     spec: port(value),

@@ -52,7 +52,10 @@ function addressBytes(text: string): Buffer {
   const { family, words } = parseAddress(text)!;
   const bytes = Buffer.alloc(16);
   for (const [i, word] of words.entries()) bytes.writeUInt32BE(word, i * 4);
-  return family === 4 ? bytes.subarray(12) : bytes;
+  if (family === 6) return bytes;
+  // Read as IPv4, but to be sent as it is written.
+  if (text.includes(":")) bytes.writeUInt16BE(0xffff, 10);
+  return text.includes(":") ? bytes : bytes.subarray(12);
 }
 
 function readQuestion(query: Buffer): { name: string; type: "A" | "AAAA" | "other"; end: number } {

@@ -35,6 +35,8 @@ export interface ProxyHandle {
   untilStatus(wanted: (status: ProxyStatus) => boolean, ms?: number): Promise<ProxyStatus>;
   waitRecord(predicate: (record: ProxyRecord) => boolean, ms?: number): Promise<ProxyRecord>;
   stderr(): string;
+  /** Output that is not printable ASCII and line feeds; empty: none. */
+  unprintable(): string;
   signal(signal: NodeJS.Signals): void;
   /** Ends it; its exit status. */
   stop(signal?: NodeJS.Signals): Promise<number>;
@@ -63,6 +65,8 @@ export interface ProxyOptions {
   /** Lines of a hosts file. */
   hosts?: string;
   netns?: string;
+  /** Limit of open files (`ulimit -n`). */
+  openFiles?: number;
   /** Where clients connect; default: a free port of 127.0.0.1. */
   listen?: string;
   /** Its admin port; default: a free port of 127.0.0.1. */
@@ -111,7 +115,10 @@ export async function startProxy(options: ProxyOptions): Promise<ProxyHandle> {
     args.push("--hosts", join(folder, "hosts"));
   }
   args.push(...(options.args ?? []));
-  const command = options.netns === undefined ? [OUTRIDER] : ["ip", "netns", "exec", options.netns, OUTRIDER];
+  const enter = options.netns === undefined ? [] : ["ip", "netns", "exec", options.netns];
+  const limit =
+    options.openFiles === undefined ? [] : ["sh", "-c", `ulimit -n ${options.openFiles} && exec "$@"`, "sh"];
+  const command = [...enter, ...limit, OUTRIDER];
   const { PROXY_PASSWORD: _, ...env } = process.env;
   const child = spawn(command[0]!, [...command.slice(1), ...args], {
     // Tests that are not about draining do not wait for it.
@@ -121,10 +128,12 @@ export async function startProxy(options: ProxyOptions): Promise<ProxyHandle> {
   running.add(child);
   let out = "";
   let err = "";
+  let strange = "";
   const seen: ProxyRecord[] = [];
   const watchers = new Set<() => void>();
   child.stdout!.on("data", (chunk: Buffer) => {
     out += chunk;
+    strange += chunk.toString("latin1").replace(/[\n\x20-\x7e]/g, "");
     const lines = out.split("\n");
     out = lines.pop()!;
     for (const line of lines) seen.push(JSON.parse(line) as ProxyRecord);
@@ -132,6 +141,7 @@ export async function startProxy(options: ProxyOptions): Promise<ProxyHandle> {
   });
   child.stderr!.on("data", (chunk: Buffer) => {
     err += chunk;
+    strange += chunk.toString("latin1").replace(/[\n\x20-\x7e]/g, "");
     for (const watcher of watchers) watcher();
   });
   child.once("exit", () => {
@@ -204,6 +214,7 @@ export async function startProxy(options: ProxyOptions): Promise<ProxyHandle> {
     },
     waitRecord: (predicate, ms = 10_000) => until(() => seen.find(predicate), ms, "such record"),
     stderr: () => err,
+    unprintable: () => strange,
     signal: (signal) => child.kill(signal),
     stop: async (signal = "SIGTERM") => {
       if (child.exitCode === null) {

@@ -1,8 +1,10 @@
 import assert from "node:assert/strict";
-import { spawnSync } from "node:child_process";
+import { spawn, spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
-import { cpSync, mkdirSync, readdirSync, readFileSync } from "node:fs";
+import { once } from "node:events";
+import { cpSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { createInterface } from "node:readline";
 import { before, test } from "node:test";
 import { fullName, imageConfig, writeArchive } from "../../bin/image/archive.ts";
 import { packageJson, ROOT } from "../../bin/image/bundle.ts";
@@ -81,6 +83,23 @@ test("there is no shell in it, nobody may write to it, and its licences and SBOM
   assert.equal(sbom.metadata.component.name, "outrider");
   const names = sbom.components.map(({ name }: { name: string }) => name);
   for (const name of Object.keys(read(join(ROOT, "package.json")).dependencies)) assert.ok(names.includes(name), name);
+});
+
+test("the bundle reads a long policy file in a thread of its own", async () => {
+  const policy = join(folder, "acl.yaml");
+  const names = Array.from({ length: 2000 }, (_, i) => `- host-${i}.example.org`);
+  writeFileSync(policy, `global_allow_list:\n${names.join("\n")}\n`);
+  const args = ["dist/outrider.js", "proxy", "--policy", policy, "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
+  const env = { ...process.env, OUTRIDER_DRAIN_DELAY_SECONDS: "0" };
+  const child = spawn(process.execPath, args, { cwd: ROOT, env, stdio: ["ignore", "ignore", "pipe"] });
+  const lines: string[] = [];
+  for await (const line of createInterface(child.stderr)) {
+    lines.push(line);
+    if (line.includes('"listening"')) child.kill();
+  }
+  if (child.exitCode === null) await once(child, "exit");
+  assert.equal(child.exitCode, 0, lines.join("\n"));
+  assert.match(lines.join("\n"), /"policy":"acl\.yaml".*"msg":"policy loaded"/);
 });
 
 test("names are those under which containerd looks", () => {

@@ -21,7 +21,7 @@ const CIDRS = [
   ..."0.0.0.0/0 10.0.0.0/8 10.0.0.4/30 10.0.0.5/32 8.8.8.0/24 8.0.0.0/7 127.0.0.0/8 172.16.0.0/12 192.0.0.0/24".split(
     " ",
   ),
-  ..."203.0.113.0/24 100.64.0.0/10 169.254.0.0/16 ::/0 ::1/128 ::/96 ::ffff:0:0/96 64:ff9b::/96 64:ff9b:1::/48".split(
+  ..."203.0.113.0/24 100.64.0.0/10 169.254.0.0/16 ::/0 ::1/128 ::/96 ::ffff:0:0:0/96 64:ff9b::/96 64:ff9b:1::/48".split(
     " ",
   ),
   ..."2001::/23 2001::/32 2002::/16 2002:a00::/24 fd00::/8 2606:4700::/32 2600::/16".split(" "),
@@ -44,8 +44,14 @@ const EMBED: ((low: bigint) => bigint)[] = [
     .split(" ")
     .map((base) => (low: bigint) => ip(base) | low),
   (low) => ip("64:ff9b:1::") | ((low >> 16n) << 64n) | ((low & 0xffffn) << 40n),
-  // The byte between the two layouts is not zero: the last 32 bits count, though they are zero.
+  // The byte behind the address is not zero: a translator ignores it.
   (low) => ip("64:ff9b:1::1:0:0") | ((low >> 16n) << 64n) | ((low & 0xffffn) << 40n),
+  (low) => ip("64:ff9b:1:5::") | ((low >> 24n) << 64n) | ((low & 0xffffffn) << 32n),
+  (low) => ip("64:ff9b:1:7::") | (low << 24n),
+  // Configured prefixes; bits 64 to 71 and those behind the address are not zero.
+  (low) => ip("2606:4700::ff00:0:0:1") | (low << 64n),
+  (low) => ip("fd64::") | low,
+  (low) => ip("fd64:0:0:1:ab00:0:0:1") | (low << 24n),
   (low) => ip("2002::1") | (low << 80n),
   (low) => ip("2001::f7f7:f7f7") | (low << 64n),
   (low) => ip("2001:0:808:808::") | (low ^ 0xffffffffn),
@@ -108,7 +114,10 @@ export const documentArb = fc.record({
 export const optionsArb: fc.Arbitrary<Options> = fc.record({
   allowCIDRs: fc.oneof(fc.constant<string[]>(["127.0.0.0/8", "::1/128"]), rarely(some(CIDRS, 2))),
   denyCIDRs: rarely(some(CIDRS, 2)),
-  ownAddresses: rarely(some(["8.8.8.8", "127.0.0.1", "10.0.0.5", "2606:4700::10"], 3)),
+  ownAddresses: rarely(
+    some(["8.8.8.8", "127.0.0.1", "10.0.0.5", "2606:4700::10", "8.8.8.0/24", "fd64::/64", "93.184.0.0/16"], 3),
+  ),
+  nat64Prefixes: rarely(some(["2606:4700::/32", "fd64::/96", "fd64:0:0:1::/64", "64:ff9b:1:7::/64", "2600::/40"], 3)),
   listenPorts: fc.constantFrom<number[]>([], [4750], [80, 4750]),
 });
 export const askArb = fc.record({

@@ -59,24 +59,39 @@ export const REACHABLE = [
   ..."2001:20::/28 2001:30::/28".split(" "),
 ];
 export const NEVER = [
-  ..."169.254.169.254/32 fd00:ec2::254/128 100.100.100.200/32 192.0.0.192/32 168.63.129.16/32".split(" "),
+  ..."169.254.169.254/32 fd00:ec2::/32 100.100.100.200/32 192.0.0.192/32 168.63.129.16/32 fd00:42::42/128".split(" "),
+  ..."fd00:c1::a9fe:a9fe/128 fd00:100::100:200/128 fd00:a9fe:a9fe::1/128".split(" "),
   ..."fd20:ce::254/128 169.254.0.0/16 fe80::/10 0.0.0.0/32 ::/128 224.0.0.0/4 ff00::/8 255.255.255.255/32".split(" "),
 ];
 const LOOPBACK = ["127.0.0.0/8", "::1/128"];
 export const registrySpecial = (address: bigint) => withinAny(address, SPECIAL) && !withinAny(address, REACHABLE);
 
-/** The address and the IPv4 addresses in it; of well-known NAT64 only the latter. */
-function formsOf(raw: bigint): bigint[] {
+/** An IPv4-mapped address is the IPv4 address in it. */
+export const plain = (raw: bigint) => (within(raw, "::ffff:0:0/96") ? V4 | (raw & 0xffffffffn) : raw);
+
+/** What a translator with this prefix length makes of an address: the bits behind the prefix, but for bits 64 to 71. */
+function translated(raw: bigint, length: number): bigint {
+  const bits = raw.toString(2).padStart(128, "0").split("");
+  const usable = bits.flatMap((bit, i) => (length < 96 && i >= 64 && i < 72 ? [] : [[i, bit] as const]));
+  const behind = usable.filter(([i]) => i >= length).slice(0, 32);
+  return V4 | BigInt(`0b${behind.map(([, bit]) => bit).join("")}`);
+}
+
+/** The address and the IPv4 addresses in it; of well-known NAT64 and of a configured prefix only the latter. */
+function formsOf(raw: bigint, nat64: readonly string[]): bigint[] {
   if (raw >= V4) return [raw];
   const word = (shift: bigint) => V4 | ((raw >> shift) & 0xffffffffn);
   const low = word(0n);
   if (within(raw, "64:ff9b::/96")) return [low];
+  const prefixes = nat64.filter((prefix) => within(raw, prefix));
+  if (prefixes.length > 0) return prefixes.map((prefix) => translated(raw, Number(prefix.split("/")[1])));
   const found = [raw];
-  if (within(raw, "::ffff:0:0/96") || within(raw, "::ffff:0:0:0/96")) found.push(low);
+  if (within(raw, "::ffff:0:0:0/96")) found.push(low);
   if (within(raw, "::/96") && raw > 1n) found.push(low);
   if (within(raw, "64:ff9b:1::/48")) {
-    const split = V4 | (((raw >> 64n) & 0xffffn) << 16n) | ((raw >> 40n) & 0xffffn);
-    found.push((raw & ((1n << 40n) - 1n)) === 0n ? split : low);
+    const all = [48, 56, 64, 96].map((length) => translated(raw, length));
+    const some = all.filter((one) => !within(one, "0.0.0.0/8"));
+    found.push(...(some.length > 0 ? some : [low]));
   }
   if (within(raw, "2002::/16")) found.push(word(80n));
   if (within(raw, "2001::/32")) found.push(word(64n), V4 | (~raw & 0xffffffffn));
@@ -102,7 +117,9 @@ const onPort = (specs: readonly PortSpec[], port: number) =>
 export interface Options {
   allowCIDRs: string[];
   denyCIDRs: string[];
+  /** Addresses and networks. */
   ownAddresses: string[];
+  nat64Prefixes: string[];
   listenPorts: number[];
 }
 interface Refused {
@@ -125,9 +142,10 @@ function vetOne(
   denies: Candidate[],
   raw: bigint,
 ) {
-  const forms = formsOf(raw);
+  const forms = formsOf(raw, o.nat64Prefixes);
   const all = [raw, ...forms];
-  const own = o.ownAddresses.map(ip);
+  const isOwn = (form: bigint) =>
+    o.ownAddresses.some((own) => (own.includes("/") ? within(form, own) : form === ip(own)));
   const statics = doc.staticIPs.flatMap((s) =>
     s.sourceAddress ? [ip(s.address), ip(s.sourceAddress)] : [ip(s.address)],
   );
@@ -135,21 +153,23 @@ function vetOne(
     if (withinAny(form, NEVER) || statics.includes(form) || withinAny(form, o.denyCIDRs)) return true;
     const loopback = withinAny(form, LOOPBACK);
     if (loopback && !withinAny(form, o.allowCIDRs)) return true;
-    return o.listenPorts.includes(target.port) && (loopback || own.includes(form));
+    return o.listenPorts.includes(target.port) && (loopback || isOwn(form));
   });
   const deny = denies.find((rule) => rule.cidrs !== undefined && all.some((form) => withinAny(form, rule.cidrs!)));
   const usable = doc.staticIPs.filter((s) => s.phase !== "Pending");
   const noSource = doc.staticIPs.length > 0 && !usable.some((s) => ip(s.address) >= V4 === raw >= V4);
   const closed = forms.filter((form) => {
     if (withinAny(form, o.allowCIDRs)) return false;
-    return registrySpecial(form) || withinAny(form, doc.blockedCIDRs) || own.includes(form);
+    return registrySpecial(form) || withinAny(form, doc.blockedCIDRs) || isOwn(form);
   });
+  // The address of a translator may be one of this machine.
+  const closedRaw = !forms.includes(raw) && isOwn(raw) && !withinAny(raw, o.allowCIDRs);
   const opens = (rule: Candidate, form: bigint) =>
     rule.cidrs !== undefined &&
     withinAny(form, rule.cidrs) &&
     (rule.hosts !== undefined || target.ip) &&
     rule.opens !== false;
-  const shut = closed.some((form) => !candidates.some((rule) => opens(rule, form)));
+  const shut = [...closed, ...(closedRaw ? [raw] : [])].some((form) => !candidates.some((rule) => opens(rule, form)));
   const admitting = candidates.find((rule) =>
     rule.cidrs === undefined ? closed.length === 0 : withinAny(forms[0]!, rule.cidrs),
   );
@@ -161,7 +181,8 @@ function vetOne(
   return { bound, admitting: admitting.label };
 }
 
-export function judge(doc: PolicyDocument, o: Options, target: Target, answers: readonly bigint[]): Outcome {
+export function judge(doc: PolicyDocument, o: Options, target: Target, answered: readonly bigint[]): Outcome {
+  const answers = answered.map(plain);
   const labelled = (rules: Rule[], list: string): Candidate[] =>
     rules.map((rule, i) => ({ ...rule, label: rule.name ?? `${list}[${i}]` }));
   const hostFits = ({ hosts, except, opens }: Rule) =>

@@ -10,8 +10,10 @@ test("CONNECT targets have one canonical form", () => {
     ["a_b.example:1", "a_b.example", 1, false],
     ["10.0.0.5:65535", "10.0.0.5", 65535, true],
     ["[2001:DB8:0::1]:443", "2001:db8::1", 443, true],
-    ["[::ffff:7f00:1]:80", "::ffff:7f00:1", 80, true],
-    ["[::ffff:127.0.0.1]:80", "::ffff:7f00:1", 80, true],
+    ["[::ffff:7f00:1]:80", "127.0.0.1", 80, true],
+    ["[::ffff:127.0.0.1]:80", "127.0.0.1", 80, true],
+    ["[::127.0.0.1]:80", "::7f00:1", 80, true],
+    ["[::ffff:0:127.0.0.1]:80", "::ffff:0:7f00:1", 80, true],
     ["xn--bcher-kva.example:443", "xn--bcher-kva.example", 443, false],
   ];
   for (const [text, host, port, ip] of rows) assert.deepEqual(parseAuthority(text), { host, port, ip }, text);
@@ -95,6 +97,7 @@ test("absolute URIs: http alone, port 80 by default, path kept as it is", () => 
     ["http://a.example:8080/%2e%2e/", "a.example", 8080, "/%2e%2e/", "a.example:8080"],
     ["http://a.example:80/", "a.example", 80, "/", "a.example"],
     ["http://[2001:db8::1]/", "2001:db8::1", 80, "/", "[2001:db8::1]"],
+    ["http://[::ffff:192.0.2.1]:81/a", "192.0.2.1", 81, "/a", "192.0.2.1:81"],
     ["http://[2001:db8::1]:81/a", "2001:db8::1", 81, "/a", "[2001:db8::1]:81"],
     ["http://a.example/http://b.example/", "a.example", 80, "/http://b.example/", "a.example"],
     ["http://a.example/@b.example", "a.example", 80, "/@b.example", "a.example"],

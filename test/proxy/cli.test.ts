@@ -111,6 +111,13 @@ test("wrong usage is one line and exit 2", async () => {
     [["check", "--policy", good, "--listen", ":1"], /unknown option --listen/],
     [[...start, "127.0.0.1:0", "--deny-status", "407"], /--deny-status must be one of 403, 502, not "407"/],
     [[...start, "127.0.0.1:0", "--allow-cidr", "127.0.0.1/8"], /--allow-cidr: .* the network is 127\.0\.0\.0\/8/],
+    [[...start, "127.0.0.1:0", "--deny-cidr", "::ffff:0:0/96"], /--deny-cidr: .* IPv4-mapped .* write 0\.0\.0\.0\/0/],
+    [[...start, "127.0.0.1:0", "--nat64-prefix", "fd64::/80"], /--nat64-prefix: "fd64::\/80" is not a NAT64 prefix/],
+    [
+      ["proxy", "--policy", good],
+      /OUTRIDER_NAT64_PREFIX: "x" is not a CIDR/,
+      { OUTRIDER_NAT64_PREFIX: "fd64::/96, x" },
+    ],
     [[...start, "127.0.0.1:0", "--resolver", "dns.example:53"], /--resolver must be IP:PORT/],
     [[...start, "127.0.0.1:0", "--hosts", join(folder, "none")], /--hosts .*no such file/],
     [[...start, "127.0.0.1:0", "--password-dir", join(folder, "none")], /--password-dir .*no such file/],
@@ -152,9 +159,16 @@ test("--help names every option with its default; every option is a variable as 
     const line = help.stdout.split("\n").find((text) => new RegExp(`^  --${name}( |$)`).test(text));
     assert.ok(line, name);
     // A value without a default is one that nobody needs to give, or a list.
-    const free = ["source-address", "policy", "service", "hosts", "password-dir", "allow-cidr", "deny-cidr"].includes(
-      name,
-    );
+    const free = [
+      "source-address",
+      "policy",
+      "service",
+      "hosts",
+      "password-dir",
+      "allow-cidr",
+      "deny-cidr",
+      "nat64-prefix",
+    ].includes(name);
     if (value !== undefined && !free) assert.match(line, /\(default:? [^)]+\)$/);
   }
   const documented = readFileSync(new URL("../../docs/proxy.md", import.meta.url), "utf8");
@@ -328,6 +342,18 @@ test("explain says what the proxy says: verdict, rule, class and phrase; exit st
   assert.equal(literal.code, "not-allowed");
   const allowed = await runOutrider(["explain", "--policy", policy, "ok.example:443"]);
   assert.deepEqual([allowed.status, /rule {5}ok\n/.test(allowed.stdout)], [0, true]);
+});
+
+test("explain vets addresses of a NAT64 prefix as the IPv4 addresses in them", async () => {
+  const policy = file("nat64.json", manifest({}));
+  const explain = (...args: string[]) => runOutrider(["explain", "--policy", policy, ...args]);
+  const without = await explain("[fd64::8.8.8.8]:443");
+  assert.match(without.stdout, /unique local/);
+  const prefix = ["--nat64-prefix", "fd64::/96"];
+  const open = await explain(...prefix, "[fd64::8.8.8.8]:443");
+  assert.match(open.stdout, /address +fd64::808:808 +global +in/);
+  const closed = await explain(...prefix, "[fd64::10.0.0.5]:443");
+  assert.match(closed.stdout, /is a private address \(10\.0\.0\.0\/8\)/);
 });
 
 test("explain --resolve asks the resolver and vets every address; without it the name alone is judged", async () => {

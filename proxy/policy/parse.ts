@@ -1,0 +1,175 @@
+import { isAlias, isMap, isScalar, isSeq, LineCounter, parseDocument } from "yaml";
+import { PolicyError } from "./rules.ts";
+
+/** The text of a policy file as a value. */
+export interface ParsedText {
+  value: unknown;
+  format: "json" | "yaml";
+  /** Lines were indented with tabs, which YAML forbids. They were read as two spaces each. */
+  tabs: boolean;
+}
+
+/**
+ * Aliases in one YAML file. A hand-written file has a few of them, a file that is made to expand to gigabytes has many.
+ */
+export const MAX_ALIASES = 100;
+
+function fail(path: string, message: string): never {
+  throw new PolicyError([{ path, message }]);
+}
+
+function twice(path: string, line: number): never {
+  fail(path, `the key is there twice (again in line ${line})`);
+}
+
+/** One open object or array of a JSON text. */
+interface Level {
+  path: string;
+  /** Keys that were seen; null for an array. */
+  keys: Set<string> | null;
+  /** The last key of an object, or the current index of an array. */
+  at: string | number;
+}
+
+const pathOf = ({ path, keys, at }: Level): string => {
+  if (keys === null) return `${path}[${at}]`;
+  return path === "" ? String(at) : `${path}.${at}`;
+};
+
+/** The index behind the JSON string that starts at `start`. */
+function endOfString(text: string, start: number): number {
+  for (let quote = text.indexOf('"', start + 1); ; quote = text.indexOf('"', quote + 1)) {
+    let slash = quote;
+    while (text.charCodeAt(slash - 1) === 0x5c) slash--;
+    if ((quote - slash) % 2 === 0) return quote + 1;
+  }
+}
+
+/**
+ * Refuses an object that has a key twice: JSON.parse takes the last one without a word, other readers take the first.
+ * Reads valid JSON only, in one pass. @throws PolicyError
+ */
+function refuseRepeatedKeys(text: string): void {
+  const levels: Level[] = [];
+  let level: Level | undefined;
+  let inKey = false;
+  for (let i = 0; i < text.length; i++) {
+    switch (text.charCodeAt(i)) {
+      case 0x22: {
+        const end = endOfString(text, i);
+        if (inKey && level?.keys) {
+          const raw = text.slice(i + 1, end - 1);
+          const key = raw.includes("\\") ? (JSON.parse(text.slice(i, end)) as string) : raw;
+          level.at = key;
+          if (level.keys.has(key)) twice(pathOf(level), text.slice(0, i).split("\n").length);
+          level.keys.add(key);
+          inKey = false;
+        }
+        i = end - 1;
+        break;
+      }
+      case 0x7b: // {
+      case 0x5b: {
+        const keys = text.charCodeAt(i) === 0x7b ? new Set<string>() : null;
+        level = { path: level === undefined ? "" : pathOf(level), keys, at: 0 };
+        levels.push(level);
+        inKey = keys !== null;
+        break;
+      }
+      case 0x7d: // }
+      case 0x5d:
+        levels.pop();
+        level = levels.at(-1);
+        inKey = false;
+        break;
+      case 0x2c: // ,
+        if (level?.keys === null) level.at = (level.at as number) + 1;
+        inKey = level !== undefined && level.keys !== null;
+    }
+  }
+}
+
+function parseJson(text: string): unknown {
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch (error) {
+    fail("", `not valid JSON: ${(error as Error).message}`);
+  }
+  refuseRepeatedKeys(text);
+  return value;
+}
+
+/** Refuses what a YAML reader may take in two ways: repeated and compound keys, and more aliases than people write. */
+function checkNodes(root: unknown, lines: LineCounter): void {
+  const open: { node: unknown; path: string }[] = [{ node: root, path: "" }];
+  let aliases = 0;
+  for (let next = open.pop(); next !== undefined; next = open.pop()) {
+    const { node, path } = next;
+    if (isAlias(node)) {
+      if (++aliases > MAX_ALIASES) fail(path, `the file has more than ${MAX_ALIASES} YAML aliases`);
+    } else if (isSeq(node)) {
+      for (const [i, item] of node.items.entries()) {
+        if (!isScalar(item)) open.push({ node: item, path: `${path}[${i}]` });
+      }
+    } else if (isMap(node)) {
+      const seen = new Set<string>();
+      for (const { key, value } of node.items) {
+        if (!isScalar(key)) fail(path, "not valid YAML: a key must be a word");
+        // 1 and "1" are two keys in YAML, and one in the object that is made of them.
+        const name = String(key.value);
+        const here = path === "" ? name : `${path}.${name}`;
+        if (seen.has(name)) twice(here, lines.linePos(key.range?.[0] ?? 0).line);
+        seen.add(name);
+        if (!isScalar(value)) open.push({ node: value, path: here });
+      }
+    }
+  }
+}
+
+/** An unquoted `*.name` is an alias in YAML: the usual slip in these files. */
+function aliasMessage(thrown: ReferenceError): string {
+  const alias = /^Unresolved alias .*: (\S+)$/.exec(thrown.message)?.[1];
+  return alias === undefined ? thrown.message : `*${alias} is an alias in YAML; put it in quotes: "*${alias}"`;
+}
+
+function parseYaml(text: string): unknown {
+  const lines = new LineCounter();
+  // Its own check of keys compares each with each.
+  const document = parseDocument(text, { uniqueKeys: false, lineCounter: lines });
+  const problem = document.errors[0] ?? document.warnings[0];
+  if (problem?.code === "MULTIPLE_DOCS") {
+    fail("", "not valid YAML: Source contains multiple documents; write one policy in a file");
+  }
+  if (problem !== undefined) fail("", `not valid YAML: ${problem.message.split("\n")[0]}`);
+  // YAML 1.1 has merge keys and other numbers.
+  if (document.directives?.yaml.version !== "1.2") fail("", "not valid YAML: write it in YAML 1.2, without %YAML");
+  checkNodes(document.contents, lines);
+  try {
+    return document.toJS();
+  } catch (thrown) {
+    if (thrown instanceof ReferenceError) fail("", `not valid YAML: ${aliasMessage(thrown)}`);
+    throw thrown;
+  }
+}
+
+/**
+ * Reads JSON (a text that starts with `{`) or YAML. What two readers could take in two ways is refused: repeated keys,
+ * several documents, YAML 1.1.
+ * @throws PolicyError with the first thing that is wrong
+ */
+export function parseText(text: string): ParsedText {
+  const plain = text.replace(/^\uFEFF/, "");
+  const start = plain.trimStart();
+  if (start === "") fail("", "the file is empty");
+  // YAML forbids it, a file that was not written to its end has it.
+  if (plain.includes("\0")) fail("", "the file has a NUL character");
+  try {
+    if (start.startsWith("{")) return { value: parseJson(plain), format: "json", tabs: false };
+    const spaced = plain.replace(/^[\t ]+/gm, (space) => space.replaceAll("\t", "  "));
+    return { value: parseYaml(spaced), format: "yaml", tabs: spaced !== plain };
+  } catch (error) {
+    if (error instanceof RangeError) fail("", "the file is nested too deeply");
+    throw error;
+  }
+}

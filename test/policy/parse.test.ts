@@ -1,0 +1,197 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { readAcl } from "../../proxy/policy/acl.ts";
+import type { PolicyDocument } from "../../proxy/policy/document.ts";
+import { MAX_ALIASES } from "../../proxy/policy/parse.ts";
+import { MAX_PROBLEMS_SHOWN, PolicyError } from "../../proxy/policy/rules.ts";
+import { readPolicy } from "../../proxy/policy/source.ts";
+
+/** Files that must not open anything by a slip: each is refused with a message that says what to mend. */
+
+const read = (text: string) => readPolicy(text, { name: "acl.yaml" });
+
+function errorOf(text: string): string {
+  try {
+    const { document } = read(text);
+    return `accepted: ${JSON.stringify(document).slice(0, 200)}`;
+  } catch (error) {
+    if (error instanceof PolicyError) return error.message;
+    throw error;
+  }
+}
+
+function refuses(rows: readonly [text: string, message: RegExp][]): void {
+  for (const [text, message] of rows) assert.match(errorOf(text), message, text.slice(0, 200));
+}
+
+const manifest = (spec: string) =>
+  `apiVersion: egress.outrider.dev/v1alpha1\nkind: EgressPolicy\nmetadata: {name: x}\nspec: ${spec}\n`;
+
+test("an acl.yaml without services, default and lists is refused", () => {
+  refuses([
+    ["version: v1\n", /^services: is missing, and so is default; .*default: \{action: open\}/],
+    ["version: v1\ndefault:\n", /^default: is empty; give it an action, or remove it/],
+    ["services: [{name: a, action: }]", /^services\[0\]\.action: must be one of enforce, report, open, not null/],
+    ["services: [null]", /^services\[0\]: must be a mapping/],
+    ["default: []", /^default: must be a mapping/],
+    ["global_deny_list: [null]", /^global_deny_list\[0\]: must be a string/],
+    ["Services: []\nglobal_deny_list: [a.example]", /^Services: unknown key; did you mean services\?/],
+    ["Global_Deny_List: [a.example]", /^is no policy/],
+  ]);
+});
+
+const shape = ({ defaultAction, allow, deny }: PolicyDocument) => [defaultAction, allow.length, deny.length];
+
+test("an acl.yaml with empty services denies everything and warns", () => {
+  for (const services of ["services: []", "services:"]) {
+    for (const lists of ["", "global_deny_list: [x.example]\n", "global_allow_list: [y.example]\n"]) {
+      const { document, warnings } = read(`${services}\n${lists}`);
+      assert.deepEqual(shape(document), ["Deny", 0, lists.includes("deny") ? 1 : 0], lists);
+      assert.match(
+        warnings.join("\n"),
+        /services is empty and there is no default: everything is denied; .*action: open/,
+      );
+    }
+  }
+  const open = read("services: []\ndefault: {action: open}\nglobal_deny_list: [x.example]\n");
+  assert.deepEqual([shape(open.document), open.warnings], [["Allow", 0, 1], []]);
+});
+
+test("global lists alone: the allow list decides, also an empty one, else the deny list", () => {
+  const rows: [text: string, shape: unknown[], warning: RegExp][] = [
+    ["global_deny_list: [x.example]", ["Allow", 0, 1], /everything that is not denied is allowed/],
+    ["global_allow_list: [y.example]\nglobal_deny_list: [x.example]", ["Deny", 1, 1], /everything else is denied/],
+    [
+      "global_allow_list: []\nglobal_deny_list: [x.example]",
+      ["Deny", 0, 1],
+      /global_allow_list is empty: everything is denied/,
+    ],
+    [
+      "global_allow_list:\nglobal_deny_list: [x.example]",
+      ["Deny", 0, 1],
+      /global_allow_list is empty: everything is denied/,
+    ],
+  ];
+  for (const [text, expected, warning] of rows) {
+    const { document, warnings } = read(text);
+    assert.deepEqual(shape(document), expected, text);
+    assert.match(warnings.join("\n"), warning, text);
+  }
+});
+
+test("a key that is there twice is refused, in JSON and in YAML, however it is spelled", () => {
+  const json = (fields: string) => `{"version": 1, "policy": "a/b", ${fields}}`;
+  refuses([
+    [
+      json('"defaultAction": "Deny",\n"defaultAction": "Allow"'),
+      /^defaultAction: the key is there twice \(again in line 2\)/,
+    ],
+    [
+      json('"deny": [{"hosts": ["a.example"]}, {"hosts": ["b.example"], "hosts": ["c.example"]}]'),
+      /^deny\[1\]\.hosts: the key/,
+    ],
+    [json('"deny": [], "d\\u0065ny": []'), /^deny: the key is there twice/],
+    [json('"deny": [[], {"a": {"x\\"y": 1, "x\\"y": 2}}]'), /^deny\[1\]\.a\.x"y: the key/],
+    ['{"services": [], "services": [{"name": "a", "action": "open"}]}', /^services: the key is there twice/],
+    [
+      '{"apiVersion": "egress.outrider.dev/v1alpha1", "kind": "EgressPolicy", "metadata": {"name": "a", "name": "b"}}',
+      /^metadata\.name: /,
+    ],
+    ["default: {action: enforce}\ndefault: {action: open}", /^default: the key is there twice \(again in line 2\)/],
+    ["services:\n- name: a\n  action: enforce\n  action: open", /^services\[0\]\.action: the key .*line 4/],
+    ['default: {action: enforce}\n"default": {action: open}', /^default: the key/],
+    ["1: a\n'1': b\nservices: []", /^1: the key is there twice/],
+  ]);
+  // The same key at other places, keys in strings, escapes: all fine.
+  const text = json(
+    '"proxy": {"timeouts": {}, "limits": {}}, "allow": [{"name": "version", "hosts": ["version.example"]}]',
+  );
+  assert.equal(read(text).document.allow[0]!.name, "version");
+});
+
+test("merge keys, aliases that expand, tags and YAML 1.1 are refused", () => {
+  const bomb = ["a: &a [x]", ...Array.from({ length: 20 }, (_, i) => `b${i}: &b${i} [${"*a, ".repeat(9)}*a]`)].join(
+    "\n",
+  );
+  refuses([
+    ["base: &b {action: open}\ndefault:\n  <<: *b\n", /^base: unknown key|<<: unknown key/],
+    ["%YAML 1.1\n---\ndefault: {action: open}\n", /not valid YAML: write it in YAML 1\.2/],
+    ["default: !open {action: open}\n", /not valid YAML: Unresolved tag: !open/],
+    ["default: {action: open}\n? {a: b}\n: c\n", /not valid YAML: a key must be a word/],
+    [`global_deny_list: [&h a.example${", *h".repeat(MAX_ALIASES + 1)}]`, /more than 100 YAML aliases/],
+    [bomb, /more than 100 YAML aliases/],
+    ["global_deny_list: []\n---\ndefault: {action: open}\n", /Source contains multiple documents/],
+    ['{"version": 1, "policy": "a/b"}{"version": 1, "policy": "a/b"}', /not valid JSON/],
+  ]);
+});
+
+test("prototype keys, other versions and broken bytes are refused", () => {
+  refuses([
+    ['{"version": 1, "policy": "a/b", "__proto__": {"defaultAction": "Allow"}}', /^__proto__: unknown key/],
+    ["__proto__: {services: []}\nservices: []", /^__proto__: unknown key/],
+    ['{"version": "1", "policy": "a/b"}', /^version: must be 1, not "1"/],
+    ['{"version": [1], "policy": "a/b"}', /^version: must be 1, not a list/],
+    ["global_deny_list: [a.example]\n\0\0\0", /^the file has a NUL character/],
+    [`${"[".repeat(50_000)}`, /nested too deeply|not valid YAML/],
+    [`{"version": ${"[".repeat(200_000)}${"]".repeat(200_000)}, "policy": "a/b"}`, /version: must be 1, not a list/],
+  ]);
+  assert.equal(read('\uFEFF{"version": 1, "policy": "a/b"}').kind, "document");
+  assert.equal(read("\uFEFFglobal_deny_list: [a.example]").kind, "acl");
+});
+
+test("fields of a manifest that are null or mistyped are refused", () => {
+  refuses([
+    [manifest("null"), /^spec: must be a mapping/],
+    [manifest("{authentication: Basic}"), /^spec\.authentication: must be a mapping/],
+    [manifest("{authentication: null}"), /^spec\.authentication: must be a mapping/],
+    [manifest("{authentication: {Mode: Basic}}"), /^spec\.authentication\.Mode: unknown key; did you mean mode\?/],
+    [manifest("{authentication: {mode: null}}"), /^spec\.authentication\.mode: must be one of/],
+    [manifest("{allow: null}"), /^spec\.allow: must be a list/],
+    [manifest("{deny: null}"), /^spec\.deny: must be a list/],
+    [manifest("{deny: [{hosts: null}]}"), /^spec\.deny\[0\]\.hosts: must be a list/],
+    [manifest("{defaultAction: null}"), /^spec\.defaultAction: must be one of/],
+    [manifest("{verification: null}"), /^spec\.verification: must be a mapping/],
+    [manifest("{staticIPs: [{address: [192.0.2.1]}]}"), /^spec\.staticIPs\[0\]\.address: must be an IP address/],
+  ]);
+});
+
+test("thousands of wrong entries make a short message that says how many there are", () => {
+  const list = Array.from({ length: 60_000 }, (_, i) => `- "bad name ${i}"`).join("\n");
+  const message = errorOf(`global_deny_list:\n${list}\n`);
+  assert.ok(message.length < 4000, `${message.length} characters`);
+  assert.match(message, /global_deny_list\[9\].*; and 59990 more$/);
+  const keys = Array.from({ length: 20_000 }, (_, i) => `"service${i}": 1`).join();
+  const began = performance.now();
+  assert.match(errorOf(`{"services": [], ${keys}}`), /service0: unknown key; did you mean services\?.*and 19990 more$/);
+  assert.ok(performance.now() - began < 5000);
+  const long = errorOf(`{"services": [], "${"x".repeat(1_000_000)}": 1}`);
+  assert.ok(long.length < 1000);
+  const { problems } = assertPolicyError(() => readAcl(`global_deny_list:\n${list}`, {}));
+  assert.ok(problems.length > MAX_PROBLEMS_SHOWN);
+  const overlaps = `global_allow_list:\n${Array.from({ length: 5000 }, (_, i) => `- "h${i}.example"`).join("\n")}`;
+  const { warnings } = read(`${overlaps}\nglobal_deny_list: ["*.example"]`);
+  assert.deepEqual([warnings.length, warnings.at(-1)], [101, "and 4901 more"]);
+});
+
+function assertPolicyError(run: () => unknown): PolicyError {
+  try {
+    run();
+  } catch (error) {
+    if (error instanceof PolicyError) return error;
+    throw error;
+  }
+  assert.fail("no error");
+}
+
+test("a message shows no character that acts on a terminal", () => {
+  const message = errorOf('{"services": [], "\\u001b[2Jx\\u009b31m\\u202e": 1}');
+  assert.match(message, /^\\u001b\[2Jx\\u009b31m\\u202e: unknown key/);
+});
+
+test("many keys, aliases and levels are read in linear time", () => {
+  const began = performance.now();
+  errorOf(Array.from({ length: 40_000 }, (_, i) => `k${i}: &a${i} x`).join("\n"));
+  errorOf(`services:\n${Array.from({ length: 40_000 }, (_, i) => `- {name: s${i}, action: open}`).join("\n")}`);
+  errorOf(`{"version": 1, "policy": "${'\\\\\\"'.repeat(200_000)}"}`);
+  assert.ok(performance.now() - began < 15_000, `${performance.now() - began} ms`);
+});

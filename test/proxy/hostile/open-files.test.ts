@@ -1,0 +1,198 @@
+import assert from "node:assert/strict";
+import { execFile, execFileSync, spawnSync } from "node:child_process";
+import { readdirSync, writeFileSync } from "node:fs";
+import { test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
+import { shareFiles } from "../../../proxy/descriptors.ts";
+import { Baseline } from "../../harness/baseline.ts";
+import { startDns } from "../../harness/dns.ts";
+import { makeNetns, netnsMissing } from "../../harness/netns.ts";
+import { manifest, OPEN_LOOPBACK, type ProxyHandle, startProxy } from "../../harness/proxy.ts";
+import { listen, RawClient } from "../../harness/raw.ts";
+
+/** Senders and receivers that use up the proxy's file descriptors. */
+
+const OPEN_FILES = 256;
+/** Files that the proxy reads at the moment of a look, such as the kernel's routes. */
+const SPARE_FILES = 2;
+const noPrlimit =
+  spawnSync("prlimit", ["--version"]).error === undefined ? false : "needs prlimit (Debian: util-linux)";
+const noNetns = netnsMissing() ?? false;
+
+const connectHead = (target: string) => `CONNECT ${target} HTTP/1.1\r\nHost: ${target}\r\n\r\n`;
+
+/** Takes what comes, and closes with its peer. */
+const receive = (host: string) => listen((socket) => socket.resume().on("end", () => socket.end()), host);
+
+/**
+ * Waits until a running proxy has no more descriptors than at rest, then lowers its limit of open files so that it can open
+ * so many more, and no others.
+ */
+async function leaveFiles(proxy: ProxyHandle, atRest: number, free: number): Promise<void> {
+  for (let i = 0; i < 100 && proxy.handles() > atRest; i++) await sleep(50);
+  const used = new Set(readdirSync(`/proc/${proxy.pid}/fd`).map(Number));
+  let limit = 0;
+  for (let left = free; left > 0 || used.has(limit); limit++) if (!used.has(limit)) left--;
+  execFileSync("prlimit", ["--pid", `${proxy.pid}`, `--nofile=${limit}:`]);
+}
+
+const giveFiles = (proxy: ProxyHandle) => execFileSync("prlimit", ["--pid", `${proxy.pid}`, "--nofile=1024:"]);
+
+/** One more connection is accepted while so many files are free: how a request on it is answered. */
+async function answered(proxy: ProxyHandle, target: string): Promise<string> {
+  const client = await RawClient.open(proxy.port);
+  client.socket.write(connectHead(target));
+  await client.untilEnd();
+  client.socket.destroy();
+  return client.text.split("\r\n")[0]!;
+}
+
+test("the tunnels are capped by the limit of open files, and more get 503 overloaded", async () => {
+  const { tunnels } = shareFiles(OPEN_FILES);
+  const receiver = await receive("127.0.0.1");
+  const proxy = await startProxy({ args: OPEN_LOOPBACK, openFiles: OPEN_FILES });
+  const warning = proxy.stderr().match(/.*the limit of open files is too low.*/)?.[0] ?? "{}";
+  const { openFiles, maxTunnels, wanted } = JSON.parse(warning) as Record<string, unknown>;
+  assert.deepEqual([openFiles, maxTunnels, wanted], [OPEN_FILES, tunnels, 10_000]);
+  const baseline = await Baseline.of(proxy);
+  const clients = await Promise.all(Array.from({ length: 3 * tunnels }, () => RawClient.open(proxy.port)));
+  for (const client of clients) client.socket.write(connectHead(`127.0.0.1:${receiver.port}`));
+  await Promise.all(clients.map((client) => client.until(() => client.text.includes("\r\n\r\n"), "answer")));
+  const statuses = clients.map((client) => client.text.slice(9, 12));
+  assert.equal(statuses.filter((status) => status === "200").length, tunnels);
+  assert.deepEqual(new Set(statuses), new Set(["200", "503"]));
+  for (const client of clients) client.socket.destroy();
+  await baseline.restored();
+  assert.equal(await proxy.stop(), 0);
+  await receiver.close();
+});
+
+test("a flood of connections at a limit of 64 open files is outlived", async () => {
+  const receiver = await receive("127.0.0.1");
+  const proxy = await startProxy({ args: OPEN_LOOPBACK, openFiles: 64 });
+  const baseline = await Baseline.of(proxy);
+  const clients: RawClient[] = [];
+  for (let round = 0; round < 4; round++) {
+    for (let i = 0; i < 50; i++) {
+      const client = await RawClient.open(proxy.port);
+      // Every other one is silent.
+      if (i % 2 === 0) client.socket.write(connectHead(`127.0.0.1:${receiver.port}`));
+      clients.push(client);
+    }
+    await sleep(400);
+  }
+  const answers = clients.map((client) => client.text.slice(9, 12)).filter((status) => status !== "");
+  assert.deepEqual(new Set(answers), new Set(["200", "503"]));
+  for (const client of clients) client.socket.destroy();
+  await baseline.restored();
+  const again = await RawClient.open(proxy.port);
+  await again.connect(`127.0.0.1:${receiver.port}`);
+  again.socket.destroy();
+  assert.equal(await proxy.stop(), 0);
+  await receiver.close();
+});
+
+test("out of file descriptors: 503, and all of it works again afterwards", { skip: noPrlimit }, async (t) => {
+  const receiver = await receive("127.0.0.5");
+  const dns = await startDns((_, type) => ({ addresses: type === "A" ? ["127.0.0.5"] : [], ttl: 5 }));
+  const args = [...OPEN_LOOPBACK, "--resolver", dns.address, "--source-address", "127.0.0.1"];
+  const proxy = await startProxy({ args, policy: { allow: [{ hosts: ["*"], cidrs: ["127.0.0.5/32"] }] } });
+  const before = await proxy.untilStatus((status) => status.ready);
+  const baseline = await Baseline.of(proxy);
+  const atRest = proxy.handles();
+  let requests = 0;
+
+  await t.test("a connection to a target answers 503 overloaded", async () => {
+    await leaveFiles(proxy, atRest, 1);
+    requests++;
+    const answer = await answered(proxy, `127.0.0.5:${receiver.port}`);
+    assert.equal(answer, "HTTP/1.1 503 egress-unavailable: this proxy has no file descriptor left");
+  });
+  await t.test("a lookup answers 503 overloaded and is not cached", async () => {
+    await leaveFiles(proxy, atRest, 1);
+    requests++;
+    const answer = await answered(proxy, `one.example:${receiver.port}`);
+    const reason = "cannot resolve one.example: this proxy has no file descriptor left";
+    assert.equal(answer, `HTTP/1.1 503 egress-unavailable: ${reason}`);
+    assert.equal(dns.queries.length, 0);
+  });
+  await t.test("the process, its policy and its source addresses outlast it", async () => {
+    await leaveFiles(proxy, atRest, 0);
+    // Accepted and closed by libuv, which keeps a spare descriptor for this.
+    assert.equal(await answered(proxy, `127.0.0.5:${receiver.port}`).catch(() => ""), "");
+    writeFileSync(proxy.policyFile, manifest({ allow: [{ hosts: ["one.example"], cidrs: ["127.0.0.5/32"] }] }));
+    await sleep(2500);
+    giveFiles(proxy);
+    const status = await proxy.untilStatus(({ policy }) => policy?.hash !== before.policy?.hash);
+    assert.deepEqual([status.ready, status.policyError, status.sources[0]?.assigned], [true, null, true]);
+    assert.doesNotMatch(proxy.stderr(), /source addresses changed|"level":"fatal"/);
+  });
+  await t.test("names are resolved and targets are connected to again", async () => {
+    requests++;
+    const client = await RawClient.open(proxy.port);
+    await client.connect(`one.example:${receiver.port}`);
+    client.socket.destroy();
+    const { text } = await proxy.admin("/metrics");
+    assert.match(text, /outrider_proxy_bound_total\{bound="open-files"\} 2\n/);
+  });
+  await baseline.restored(requests);
+  assert.equal(await proxy.stop(), 0);
+  await dns.close();
+  await receiver.close();
+});
+
+test("a name with many silent addresses holds no more than 8 descriptors", {
+  skip: noNetns,
+  timeout: 30_000,
+}, async () => {
+  const silent = Array.from({ length: 24 }, (_, i) => `11.0.1.${i + 1}`);
+  const net = makeNetns([], silent);
+  const hosts = silent.map((address) => `${address} many.example`).join("\n");
+  const args = ["--connect-seconds", "4", "--readiness", "policy"];
+  const proxy = await startProxy({ netns: net.inside, hosts, args, openFiles: OPEN_FILES });
+  const inside = (...command: string[]) =>
+    execFileSync("ip", ["netns", "exec", net.inside, ...command], { encoding: "utf8" });
+  const idle = proxy.handles();
+  // A client in the network namespace of the proxy sends so many requests and waits for their answers.
+  const script = (count: number) => `const net = require("net"); let left = ${count};
+    for (let i = 0; i < ${count}; i++) { const socket = net.connect(${proxy.port}, "127.0.0.1");
+      socket.write("CONNECT many.example:443 HTTP/1.1\\r\\n\\r\\n");
+      socket.once("data", (chunk) => { console.log(String(chunk).split("\\r\\n")[0]); socket.destroy(); }); }`;
+  const run = async (count: number) => {
+    let most = 0;
+    const watch = setInterval(() => {
+      most = Math.max(most, proxy.handles() - idle);
+    }, 20);
+    const stdout = await new Promise<string>((resolve, reject) => {
+      const command = ["netns", "exec", net.inside, process.execPath, "-e", script(count)];
+      execFile("ip", command, { timeout: 15_000 }, (error, out) => (error === null ? resolve(out) : reject(error)));
+    });
+    clearInterval(watch);
+    const answers = stdout.trim().split("\n");
+    assert.equal(answers.length, count);
+    assert.deepEqual(new Set(answers.map((line) => line.slice(0, 12))), new Set(["HTTP/1.1 504"]));
+    return most;
+  };
+  const one = await run(1);
+  assert.ok(one <= 1 + 8 + SPARE_FILES, `${one} descriptors: more than the client and 8 attempts`);
+  const count = 16;
+  const { extraAttempts } = shareFiles(OPEN_FILES);
+  const most = await run(count);
+  assert.ok(most <= 2 * count + extraAttempts + SPARE_FILES, `${most} descriptors for ${count} requests`);
+  const metrics = inside("curl", "-s", `http://127.0.0.1:${proxy.adminPort}/metrics`);
+  assert.match(metrics, new RegExp(`bound_total\\{bound="dial-attempts"\\} ${1 + count}\n`));
+  assert.equal(await proxy.stop(), 0);
+  net.close();
+});
+
+test("a rejected promise that nobody handles ends the process with its stack in the log", async () => {
+  const policy = { allow: [{ hosts: ["*"], cidrs: ["127.0.0.1/32"] }] };
+  const fault = new URL("./fault.ts", import.meta.url).pathname;
+  const proxy = await startProxy({ policy, args: OPEN_LOOPBACK, env: { NODE_OPTIONS: `--import ${fault}` } });
+  proxy.signal("SIGUSR2");
+  for (let i = 0; i < 100 && !proxy.stderr().includes("fatal"); i++) await sleep(50);
+  const line = JSON.parse(proxy.stderr().trim().split("\n").at(-1)!) as { level: string; err: { stack: string } };
+  assert.equal(line.level, "fatal");
+  assert.match(line.err.stack, /a fault of the test\n +at /);
+  assert.equal(await proxy.stop(), 70);
+});
