@@ -1,8 +1,8 @@
 import { CellReader } from "./world.ts";
 
-/** One request as its client knows it, for reading the answer to it. */
+/** One request that a client sent, as far as it is needed to read the answer. */
 export interface Asked {
-  /** The number in its marks; 0 for a request that is no request. */
+  /** The number in its marks; 0 for a malformed request. */
   number: number;
   method: string;
   /** The number of its receiver. */
@@ -31,7 +31,7 @@ export class AnswerReader {
   #cells = new CellReader();
   /** Final answers whose head came. */
   answered = 0;
-  /** Final answers that are complete; one that ends with the connection is never. */
+  /** Complete final answers. An answer whose body ends with the connection is not counted. */
   completed = 0;
   /** Octets of the last body, or of the tunnel. */
   bytes = 0;
@@ -72,7 +72,7 @@ export class AnswerReader {
     }
   };
 
-  /** The index behind what was read. */
+  /** Returns the index of the first byte that was not read. */
   #take(chunk: Buffer, at: number): number {
     switch (this.#state) {
       case "tunnel":
@@ -110,7 +110,7 @@ export class AnswerReader {
       if (line === "") this.#complete();
       return;
     }
-    // The empty line is the one behind a chunk.
+    // An empty line ends the data of each chunk.
     if (line === "") return;
     this.#left = Number.parseInt(line, 16);
     if (!/^[0-9a-f]+$/i.test(line)) this.#violation("broken-answer", `a chunk size is ${JSON.stringify(line)}`);

@@ -17,9 +17,9 @@ import {
   receiverNumber,
 } from "./world.ts";
 
-/** A process of hostile clients. Started with `fork`; ends with its parent. */
+/** The program of a process of hostile clients. The parent starts it with `fork`; it ends when the parent ends. */
 
-/** What the parent sends: a round of connections, or that no new connection may begin. */
+/** Messages of the parent: a round of connections, or the order to open no further connection. */
 export type ClientsOrder =
   | {
       round: { first: number; last: number; step: number };
@@ -34,7 +34,7 @@ export type ClientsOrder =
     }
   | { stop: true };
 
-/** What this process reports: results in batches, and the end of a round. */
+/** Messages to the parent: results in batches, and the end of a round. */
 export interface ClientsReport {
   /** The client's address and port, the number of the connection, and the access records that it must have. */
   results: { source: string; number: number; expected: Expected }[];
@@ -53,7 +53,7 @@ const CONNECT_MS = 10_000;
 const ANSWER_MS = 12_000;
 const HEAD_TIMEOUT_MS = 15_000;
 
-/** What a client kind works with. */
+/** The connection, plan and random numbers that a client kind uses. */
 interface Scene {
   round: Round;
   plan: Plan;
@@ -66,7 +66,7 @@ interface Request {
   asked: Asked;
   head: string;
   body: Buffer;
-  /** Whether every answer but the receiver's own is a fault of the proxy. */
+  /** Whether the receiver is honest and its name does not depend on DNS: the delivery must succeed. */
   honest: boolean;
 }
 
@@ -79,7 +79,7 @@ function authorityOf({ plan, rng }: Scene, receiver: ReceiverKind): string {
   const number = receiverNumber(receiver);
   if (plan.name === "ip") return `${receiverAddress(number)}:${PORT}`;
   if (plan.name === "hosts") return `${receiver}.hosts.test:${PORT}`;
-  // Half of the names are asked for once, half of them again and again.
+  // Half of the names are used once. The others repeat, so that cached answers are used.
   const unique = rng.oneIn(2) ? `i${plan.number}` : `s${plan.number % 20}`;
   return `r${number}.${unique}.${plan.name.slice(4)}.test:${PORT}`;
 }
@@ -130,11 +130,11 @@ function chunkedBody(payload: Buffer, rng: Rng): Buffer {
 
 const whole = ({ head, body }: Request): Buffer => Buffer.concat([Buffer.from(head, "latin1"), body]);
 
-/** Waits for the answer to everything that was sent; false: the client lost patience, or the connection ended. */
+/** Waits for complete answers to `count` requests, for a tunnel, or for the end. False: the time is over. */
 const answered = (wire: Wire, count: number, ms: number) =>
   wire.until(() => wire.reader.tunnel || wire.reader.completed >= count || wire.over, ms);
 
-/** Talks through a tunnel to its receiver: bytes that must come back, or an HTTP request. */
+/** Uses a tunnel: sends bytes that the receiver returns, or an HTTP request. */
 async function talk(scene: Scene, { asked, honest }: Request, early = 0): Promise<void> {
   const { plan, rng, wire } = scene;
   if (plan.receiver === "echo") {
@@ -161,7 +161,7 @@ async function talk(scene: Scene, { asked, honest }: Request, early = 0): Promis
   if (rng.oneIn(4)) wire.end();
   const got = () => wire.reader.bytes > 0 || wire.over;
   if (honest && !(await wire.until(got, ANSWER_MS))) scene.violation("hang", "no answer came through the tunnel");
-  // Most clients stay for a while, whatever the receiver does.
+  // Most clients keep the connection open for a while.
   await wire.until(() => wire.over, rng.size(3000));
 }
 
@@ -296,7 +296,7 @@ const KINDS: Record<ClientKind, (scene: Scene) => Promise<void>> = {
     const honest = rng.oneIn(2);
     const requests = Array.from({ length: count }, (_, nth) => {
       const receiver = honest ? "http" : nth === 0 ? plan.receiver : rng.pick(others);
-      // A tunnel takes all that follows: it can only be the last.
+      // Bytes behind a CONNECT belong to its tunnel, so that it can only be the last request.
       return makeRequest(scene, nth, { receiver, connect: nth === count - 1 && rng.oneIn(4) });
     });
     const bytes = Buffer.concat(requests.map(whole));
@@ -470,7 +470,7 @@ async function run(round: Round, number: number, report: ClientsReport): Promise
   const { rng } = plan;
   const seen = new Set<string>();
   const violation = (category: string, detail: string) => {
-    // The first of a connection says enough.
+    // Report each category once per connection.
     const source = `${plan.source}:${localPort}`;
     if (!seen.has(category)) report.violations.push({ number, category, detail: `${detail} [${source}]` });
     seen.add(category);

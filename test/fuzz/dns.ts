@@ -6,8 +6,8 @@ import { Rng } from "./seed.ts";
 import { DNS, EMPTY_ADDRESSES, emptyAddress, type NameKind, receiverAddress } from "./world.ts";
 
 /**
- * The DNS server of a fuzz run. A name says how it is answered: `<receiver number>.<anything>.<kind>.test`. It keeps no
- * list of questions (`test/harness/dns.ts` does), since a run has some hundred thousand.
+ * The DNS server of a fuzz run. The name of a question selects the answer: `r<receiver number>.<anything>.<kind>.test`.
+ * Unlike `test/harness/dns.ts` it keeps no list of questions, since a run has some hundred thousand.
  */
 
 const A = 1;
@@ -20,7 +20,7 @@ const NXDOMAIN = 3;
 const SERVFAIL = 2;
 /** Milliseconds until a late answer: some come after the proxy stopped waiting. */
 const LATE_MS = 2500;
-/** Names of `dns-rebind` that were asked for; the oldest is forgotten. */
+/** Names of `dns-rebind` whose number of questions is remembered. The oldest is forgotten first. */
 const MAX_REBOUND = 5000;
 
 interface Question {
@@ -60,7 +60,7 @@ function entry(owner: Buffer, type: number, data: Buffer, ttl = TTL_SECONDS): Bu
   return Buffer.concat([owner, fixed, data]);
 }
 
-/** The entry of an address, or nothing where the question is about the other family. */
+/** The resource record of an address. Empty if the question is for the other family. */
 function addressEntry(type: number, text: string, ttl?: number, owner: Buffer = ASKED_NAME): Buffer[] {
   const { family, words } = parseAddress(text)!;
   if ((type === A ? 4 : type === AAAA ? 6 : 0) !== family) return [];
@@ -90,7 +90,7 @@ function aliases(question: Question, chain: readonly string[], address: string |
   return entries;
 }
 
-/** Answers one question by calling `send` any number of times, also later. */
+/** Answers one question. It calls `send` any number of times, also later. */
 type Answerer = (question: Question, tcp: boolean, send: (bytes: Buffer) => void) => void;
 
 function makeAnswerer(seed: number, forbidden: readonly string[]): Answerer {
@@ -155,7 +155,7 @@ function makeAnswerer(seed: number, forbidden: readonly string[]): Answerer {
         const nth = asked.get(name) ?? 0;
         asked.set(name, nth + 1);
         if (asked.size > MAX_REBOUND) asked.delete(asked.keys().next().value!);
-        // TTL 0: the next question may come at once.
+        // TTL 0: the proxy may repeat the question at once.
         return send(message(question, addressEntry(question.type, nth % 2 === 0 ? address : rng.pick(forbidden), 0)));
       }
       case "dns-private":
@@ -176,7 +176,7 @@ function makeAnswerer(seed: number, forbidden: readonly string[]): Answerer {
   };
 }
 
-/** Serves DNS over UDP and TCP. `forbidden`: addresses that no answer may get dialled. */
+/** Serves DNS over UDP and TCP. `forbidden`: addresses that the proxy must not dial, whatever answer contains them. */
 export async function serveDns(seed: number, forbidden: readonly string[]): Promise<void> {
   const answer = makeAnswerer(seed, forbidden);
   const udp = createSocket("udp4");

@@ -6,14 +6,14 @@ import { DIALLED } from "./world.ts";
 const MAX_RECORD_ADDRESSES = 64;
 /** The memory limit of the chart's proxy container. */
 export const MAX_RSS_MIB = 512;
-/** Failures of one category whose details are kept. */
+/** Violations of one category whose details are kept. */
 const KEPT_DETAILS = 10;
 
-/** What broke an invariant: counted by category, with the first details of each. */
+/** Violations of invariants: a count and the first details per category. */
 export class Violations {
   readonly #byCategory = new Map<string, { count: number; details: string[]; kinds: Map<string, number> }>();
 
-  /** `kinds`: those of the connection, where one is known. */
+  /** `kinds`: the kinds of the connection, if it is known. */
   add(category: string, detail: string, kinds: readonly string[] = []): void {
     let entry = this.#byCategory.get(category);
     if (entry === undefined) {
@@ -29,7 +29,7 @@ export class Violations {
     return [...this.#byCategory.values()].reduce((sum, { count }) => sum + count, 0);
   }
 
-  /** Lines for people: each category with the kinds that its connections had most often. */
+  /** Lines of a report: each category with the kinds that its connections had most often. */
   lines(): string[] {
     return [...this.#byCategory].flatMap(([category, { count, details, kinds }]) => {
       const common = [...kinds].sort(([, a], [, b]) => b - a).slice(0, 6);
@@ -49,11 +49,11 @@ interface Account {
 
 /**
  * Compares access records with the requests that clients sent, by the address and port of the client connection. Ports are
- * used again: their connections share an account.
+ * reused: connections with the same address and port share an account.
  */
 export class Ledger {
   readonly #accounts = new Map<string, Account>();
-  /** Records of connections that were reset before the proxy accepted them: the kernel no longer names the client. */
+  /** Records without a client address: the connection was reset before the proxy accepted it. */
   anonymous = 0;
   #settled = 0;
   records = 0;
@@ -83,7 +83,7 @@ export class Ledger {
     else this.anonymous++;
   }
 
-  /** Records that must still come. */
+  /** Records that are required and were not found yet. */
   get missing(): number {
     let missing = 0;
     for (const { min, found } of this.#accounts.values()) missing += Math.max(0, min - found);
@@ -103,7 +103,7 @@ export class Ledger {
     const nameless = this.anonymous - this.#settled;
     this.#settled = this.anonymous;
     if (nameless > room) report("surplus records", "unknown", [], `${nameless - room} belong to no request`);
-    // A proxy that closes such connections when it accepts them reads no request of them: then there is no such record.
+    // A proxy may also close such connections when it accepts them. It then writes no such record at all.
     if (nameless > 0 && nameless < unnamed) {
       report("missing records", "unknown", [], `${nameless} instead of ${unnamed} of connections reset before accept`);
     }
@@ -111,7 +111,7 @@ export class Ledger {
   }
 }
 
-/** What is wrong with one access record; null: nothing. */
+/** The fault of one access record; null if there is none. */
 export function faultOfRecord(record: ProxyRecord): string | null {
   const { address, addresses } = record as { address?: string; addresses?: string[] };
   if (address !== undefined && !DIALLED.test(address)) return `${record.target} was dialled at ${address}`;

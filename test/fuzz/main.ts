@@ -7,7 +7,7 @@ import { NAMESPACE_TRAPS } from "./world.ts";
 
 /** `make fuzz`: see {@link HELP}. Exit status 0: no violation. 1: at least one. 2: wrong usage. */
 
-/** Set for the process that runs inside of its own network namespace. */
+/** The environment variable of the process that runs in its own network namespace. */
 const INSIDE = "OUTRIDER_FUZZ_INSIDE";
 const ENDING = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
 
@@ -18,7 +18,7 @@ async function runInside(seed: number): Promise<number> {
   );
   const script = `ip link set lo up && ${addresses.join(" && ")} && exec "$@"`;
   const command = ["--pdeathsig", "KILL", "--", "unshare", "--net", "--", "sh", "-c", script, "sh"];
-  // The last --seed counts.
+  // The last --seed wins: both processes use the same seed.
   const self = [process.execPath, ...process.execArgv, ...process.argv.slice(1), "--seed", `${seed}`];
   const child = spawn("setpriv", [...command, ...self], { stdio: "inherit", env: { ...process.env, [INSIDE]: "1" } });
   for (const signal of ENDING) process.on(signal, () => child.kill("SIGTERM"));
@@ -42,7 +42,7 @@ async function main(): Promise<number> {
   const missing = inside ? null : namespaceMissing();
   if (!inside && missing === null) return runInside(options.seed);
   if (missing !== null) console.log(`SKIPPED: private and metadata addresses as targets (${missing})`);
-  // The proxy ends with this process (`startProxy`), and so do the others.
+  // `startProxy` ends the proxy when this process exits. The other processes end when their parent does.
   for (const signal of ENDING) process.on(signal, () => process.exit(1));
   const { seed, connections, minutes } = options;
   console.log(`SEED=${seed}: ${connections} connections, ${minutes} minutes at most`);

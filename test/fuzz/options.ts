@@ -10,7 +10,7 @@ import {
   type ReceiverKind,
 } from "./world.ts";
 
-/** What a fuzz run does. */
+/** The options of a fuzz run. */
 export interface Options {
   connections: number;
   seed: number;
@@ -26,20 +26,22 @@ export interface Options {
 
 export const HELP = `Usage: make fuzz [SEED=N] [MINUTES=N] [ARGS="options"]
 
-Sends hostile clients, receivers and DNS answers in random combination through one proxy process, then checks that nothing
-leaked, that every request has its access record, and that no forbidden address was dialled.
+Combines hostile clients, receivers and DNS answers at random against one proxy process. Checks that tunnels, connections and
+file descriptors return to their base line, that each request has one access record, that the proxy dials no forbidden address,
+and that well-behaved deliveries succeed. As root it runs in a network namespace of its own, without a route out.
+
 
   --connections N    client connections (default 300000)
-  --seed N           repeats the plans of an earlier run (default random; also SEED)
-  --minutes N        starts no further connection after N minutes (default 20; also MINUTES)
+  --seed N           repeats the plans of an earlier run with the same kinds (default random; also SEED)
+  --minutes N        opens no further connection after N minutes (default 20; also MINUTES)
   --check-every N    checks all invariants whenever N connections are done (default 50000)
-  --restart          ends the proxy with SIGTERM after each check and starts another
+  --restart          ends the proxy with SIGTERM after each check and starts a new one
   --concurrency N    open client connections (default 512)
   --workers N        processes of clients (default 2)
-  --quick            leaves out the clients that wait for time limits of more than 4 s
-  --records FILE     adds every access record to a file
+  --quick            skips clients that wait for the time limit of the request head (10 s)
+  --records FILE     appends every access record to FILE
   --without KIND     leaves a kind out; repeatable
-  --only KIND        of the list that has KIND, only the kinds so named; repeatable
+  --only KIND        uses only the named kinds of the list that contains KIND; repeatable
   --help             print this
 
 Kinds of clients:   ${Object.keys(CLIENTS).join(" ")}
@@ -47,7 +49,7 @@ Kinds of receivers: ${Object.keys(RECEIVERS).join(" ")}
 Kinds of names:     ${Object.keys(NAMES).join(" ")}
 `;
 
-/** A mistake of the command line. */
+/** An error in the command line. */
 export class OptionError extends Error {}
 
 function number(name: string, text: string | undefined, fallback: number, max = 1e9): number {
@@ -70,7 +72,7 @@ function chosen<K extends string>(
   return Object.fromEntries(kept) as Partial<Record<K, number>>;
 }
 
-/** Reads the command line, then SEED and MINUTES. Null: help is asked for. @throws OptionError */
+/** Reads the command line, then SEED and MINUTES. Null: print the help. @throws OptionError */
 export function readOptions(argv: readonly string[], env: NodeJS.ProcessEnv): Options | null {
   const text = { type: "string" } as const;
   const list = { type: "string", multiple: true, default: [] as string[] } as const;

@@ -1,7 +1,7 @@
 import { connect } from "node:net";
 import { cell, marked, OWN_PASSWORDS, PORT, PROBE_ADDRESS, receiverAddress, receiverNumber } from "./world.ts";
 
-/** Deliveries of a client that does everything right, to receivers that do: they must succeed under any load. */
+/** Deliveries of a well-behaved client to honest receivers. They must succeed under any load. */
 
 const PROBE_MS = 10_000;
 const BODY_BYTES = 4096;
@@ -10,7 +10,7 @@ let next = 0xf0000000;
 
 const auth = `Proxy-Authorization: Basic ${Buffer.from(`probe:${OWN_PASSWORDS.probe}`).toString("base64")}\r\n`;
 
-/** Sends bytes, and more when the answer has begun; everything that came until `done` holds or the connection ended. */
+/** Sends `first`, and `then` after the head of the answer. Returns all bytes until `done` holds or the connection ends. */
 function converse(port: number, first: string, then: Buffer | null, done: (text: string) => boolean): Promise<string> {
   return new Promise((resolve) => {
     const socket = connect({ host: "127.0.0.1", port, localAddress: PROBE_ADDRESS, autoSelectFamily: false });
@@ -61,7 +61,7 @@ async function posted(port: number, authority: string): Promise<string> {
 const summary = (text: string) =>
   `${text.split("\r\n")[0]!.slice(0, 160)} … ${text.slice(-60).replace(/[^ -~]/g, ".")}`;
 
-/** One delivery by each way of naming a target. */
+/** One delivery per way to name a target. */
 export async function probe(port: number): Promise<{ failures: string[]; ms: number[]; requests: number }> {
   const name = (kind: "echo" | "http") => `r${receiverNumber(kind)}.p${next}.good.test:${PORT}`;
   const deliveries = [

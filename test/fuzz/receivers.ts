@@ -16,23 +16,23 @@ import {
 } from "./world.ts";
 
 /**
- * The process of all receivers that Node can be, of the DNS server and of the traps. A trap listens where the proxy must
- * never connect. Started with `fork`; ends with its parent.
+ * The program of the process with all receivers but those of `deaf.py`, the DNS server and the traps. A trap listens where
+ * the proxy must never connect. The parent starts it with `fork`; it ends when the parent ends.
  */
 
-/** What the parent sends once. */
+/** The first message of the parent. */
 export interface ReceiversStart {
   seed: number;
-  /** Addresses that answers name and that must never be dialled. */
+  /** Addresses that DNS answers contain and that the proxy must never dial. */
   forbidden: string[];
-  /** Those of them on which a trap can listen here. */
+  /** Where traps listen. */
   traps: { host: string; port: number }[];
 }
 
-/** What this process reports: `ready` once, and each violation when it happens. */
+/** Messages to the parent: `ready` once, and each violation when it happens. */
 export type ReceiversReport = { ready: true } | { violation: string };
 
-/** No receiver holds a connection longer: the run must come to rest. */
+/** The longest time for which a receiver keeps a connection, so that a run ends. */
 const LIFETIME_MS = 5000;
 /** Longer than the proxy keeps an idle upstream connection, so that a reused one is alive. */
 const KEEP_ALIVE_MS = 10_000;
@@ -47,7 +47,7 @@ const MARK = /#i([0-9a-f]{8});/;
 
 type Behaviour = (socket: Socket, rng: Rng, tag: string) => void;
 
-/** Calls `then` with the number of the request when its first bytes come: of its path, or of its first mark. */
+/** Calls `then` with the number of the request, from its path or its first mark. */
 function onRequest(socket: Socket, then: (number: number) => void): void {
   let text = "";
   let done = false;
@@ -73,7 +73,7 @@ const leave = (socket: Socket, rng: Rng) => {
   else if (rng.oneIn(2)) socket.destroy();
   else socket.end();
 };
-/** A whole answer with a marked body. */
+/** A complete answer with a marked body. */
 const whole = (mark: string, bytes: number, fields = "") => {
   const body = marked(mark, bytes);
   return Buffer.concat([Buffer.from(`HTTP/1.1 200 OK\r\nContent-Length: ${body.length}\r\n${fields}\r\n`), body]);
@@ -212,7 +212,7 @@ const BEHAVIOURS: Partial<Record<ReceiverKind, Behaviour>> = {
     later(socket, rng.int(0, 1500), () => leave(socket, rng));
   },
   "fin-rst": (socket, rng) => {
-    // Nothing is read: the upload of the client is under way when FIN and RST come.
+    // The receiver reads nothing: FIN and RST interrupt the upload of the client.
     later(socket, rng.pick([0, 20, 100, 300]), () => {
       socket.end(() => {
         if (rng.oneIn(2)) socket.resetAndDestroy();
@@ -255,7 +255,7 @@ const BEHAVIOURS: Partial<Record<ReceiverKind, Behaviour>> = {
   },
 };
 
-/** Receivers whose sockets are not read at first. */
+/** Receivers that do not read. */
 const UNREAD: readonly ReceiverKind[] = ["fin-rst"];
 
 async function serveRaw(seed: number, kind: ReceiverKind, behaviour: Behaviour): Promise<void> {

@@ -28,7 +28,7 @@ import {
 } from "./world.ts";
 
 const TRAP_PORTS = [PORT, 80];
-/** More than the clients of a run need: it is reached where tunnels leak. */
+/** More than the clients of a run need: only a leak reaches it. */
 const MAX_TUNNELS = 1000;
 const PROBE_EVERY_MS = 500;
 const PROGRESS_MS = 10_000;
@@ -63,7 +63,7 @@ export class Run {
   #python: ChildProcess | null = null;
   #proxy!: ProxyHandle;
   #done = 0;
-  /** Connections that were done when the first violation came. */
+  /** Connections that were complete at the first violation. */
   #firstAt: number | undefined;
   /** Access records of the present proxy. */
   #records = 0;
@@ -86,7 +86,7 @@ export class Run {
       stdio: ["ignore", "inherit", "inherit", "ipc"],
     });
     const traps = this.#forbidden.flatMap((host) =>
-      // Only in a namespace is port 80 free, and this process allowed to listen on it.
+      // Port 80 needs root, and may be in use outside of a namespace.
       TRAP_PORTS.filter((port) => port !== 80 || this.#inside).map((port) => ({ host, port })),
     );
     const start: ReceiversStart = { seed: options.seed, forbidden: [...this.#forbidden], traps };
@@ -132,13 +132,13 @@ export class Run {
     this.#proxy = await startProxy({
       policy: { deny: [{ hosts: ["*.denied.test"] }], proxy: { limits: { maxTunnelsPerClient: 64 } } },
       args: [...ranges, ...limits, "--password-dir", passwords],
-      // Where no other machine can connect, the proxy's own ports are on the addresses of the receivers, too.
+      // In a namespace the proxy also listens on the addresses of the receivers: its own ports must be refused there.
       ...(this.#inside ? { listen: ":0", admin: ":0" } : {}),
       env: { PROXY_PASSWORD: PASSWORD },
       hosts: hostsFile(),
     });
     this.#records = 0;
-    // Whatever is loaded or opened once is there before the base line is taken.
+    // The first requests load and open what stays for good. The base line includes it.
     for (let i = 0; i < 3; i++) await this.#probe();
     const baseline = await Baseline.of(this.#proxy);
     this.#takeRecords();
@@ -167,7 +167,7 @@ export class Run {
 
   #alive(): boolean {
     const status = `/proc/${this.#proxy.pid}/status`;
-    // A process that has ended keeps its number, but no memory, until its parent notices.
+    // A process that has ended keeps its entry, but no memory, until its parent reads its status.
     return existsSync(status) && readFileSync(status, "utf8").includes("VmRSS");
   }
 

@@ -1,11 +1,11 @@
 /**
- * A repeatable source of random numbers (splitmix32 by D. Blackman, public domain). Each connection of a run has its own,
- * made of the seed of the run and the number of the connection: a plan does not depend on what other processes do.
+ * A repeatable source of random numbers (splitmix32). Each connection of a run has its own source, made of the seed of the run and
+ * the number of the connection, so that its plan does not depend on other processes.
  */
 export class Rng {
   #state: number;
 
-  /** `parts`: whole numbers; any difference between them gives another sequence. */
+  /** `parts`: whole numbers. Other numbers give another sequence. */
   constructor(...parts: number[]) {
     this.#state = 0x9e3779b9;
     for (const part of parts) {
@@ -50,7 +50,7 @@ export class Rng {
     return entries[0]![0];
   }
 
-  /** A size in bytes from 1 to `max`: small ones as often as large ones. */
+  /** A number from 1 to `max`, each power of two equally often. */
   size(max: number): number {
     const bits = this.int(0, Math.ceil(Math.log2(max)));
     return Math.min(max, this.int(1, 2 ** bits));

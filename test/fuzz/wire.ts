@@ -12,7 +12,7 @@ export interface Expected {
   unnamed: number;
 }
 
-/** How long a client that has said FIN waits for the proxy's. */
+/** How long a client waits for the FIN of the proxy after its own. */
 const FAREWELL_MS = 2000;
 
 /**
@@ -25,14 +25,14 @@ export class Wire {
   readonly asked: Asked[] = [];
   readonly #violation: (category: string, detail: string) => void;
   readonly #watchers = new Set<() => void>();
-  /** Heads whose last byte was given to the kernel. */
+  /** Request heads whose last byte the kernel took. */
   #delivered = 0;
   #optional = false;
   #wasReset = false;
-  /** The last head's body is not sent to its end: the proxy owes no answer. */
+  /** The body of the last request is incomplete: the proxy need not answer it. */
   bodyOpen = false;
   connected = false;
-  /** FIN came, and nothing abnormal before it. */
+  /** The proxy sent FIN. */
   ended = false;
   closed = false;
   error: NodeJS.ErrnoException | null = null;
@@ -45,7 +45,7 @@ export class Wire {
     const options = { host: "127.0.0.1", port, localAddress: source, allowHalfOpen: true, noDelay: true };
     const socket = connect({ ...options, autoSelectFamily: false });
     this.socket = socket;
-    // One for each write under way.
+    // Each pending write adds a listener.
     socket.setMaxListeners(0);
     socket.on("connect", () => {
       this.connected = true;
@@ -76,7 +76,7 @@ export class Wire {
     return this.ended || this.closed;
   }
 
-  /** Whether the condition holds within a time; a connection that closes ends the waiting. */
+  /** Waits until the condition holds. False: it does not hold when the time is over or the connection is closed. */
   until(holds: () => boolean, ms: number): Promise<boolean> {
     return new Promise((resolve) => {
       const finish = (result: boolean) => {
@@ -98,12 +98,12 @@ export class Wire {
     return this.until(() => this.closed, ms);
   }
 
-  /** Writes bytes; true when the kernel took them all. */
+  /** Writes bytes. True if the kernel took all of them. */
   write(bytes: Buffer | string): Promise<boolean> {
     const { socket } = this;
     if (!socket.writable) return Promise.resolve(false);
     return new Promise((resolve) => {
-      // A write that a reset cuts off may never call back.
+      // Node may not call back for a write that a reset interrupts.
       const closed = () => resolve(false);
       socket.once("close", closed);
       socket.write(typeof bytes === "string" ? Buffer.from(bytes, "latin1") : bytes, (error) => {
@@ -131,7 +131,7 @@ export class Wire {
     return good;
   }
 
-  /** The proxy may, but need not, take what was sent for a request. */
+  /** The proxy may treat the bytes that were sent as a request, but need not. */
   maybeAsked(asked: Asked): void {
     this.asked.push(asked);
     this.#optional = true;
@@ -148,7 +148,7 @@ export class Wire {
     this.socket.resetAndDestroy();
   }
 
-  /** Leaves in a random way, and waits until the connection is closed. */
+  /** Ends the connection in a random way and waits until it is closed. */
   async leave(rng: Rng): Promise<void> {
     const how = rng.pick(["fin", "fin", "close", "reset"] as const);
     if (how === "fin") {
@@ -164,15 +164,16 @@ export class Wire {
     await this.until(() => this.closed, FAREWELL_MS);
   }
 
-  /** Checks how the connection ended. How many access records it must have. */
+  /** Checks how the connection ended. Returns how many access records it must have. */
   expected(): Expected {
     const { reader, asked } = this;
     const heads = asked.length;
     if (reader.notAccepted) return { min: 0, max: heads, unnamed: 0 };
     const clean = this.ended && this.error === null && !this.left;
     const answered = Math.min(reader.answered, heads);
-    if (clean && !reader.whole) this.#violation("cut-answer", `FIN in the middle of the answer "${reader.status}"`);
     const owed = !this.bodyOpen && !this.#optional;
+    if (clean && owed && !reader.whole)
+      this.#violation("cut-answer", `FIN in the middle of the answer "${reader.status}"`);
     if (clean && owed && answered < heads && (answered === 0 || reader.keepAlive)) {
       const last = answered === 0 ? "" : `; the last answer "${reader.status}" keeps the connection`;
       this.#violation("no-answer", `${answered} of ${heads} requests were answered before FIN${last}`);
@@ -180,7 +181,7 @@ export class Wire {
     const read = answered === 0 && this.#delivered > 0;
     const unnamed = read && this.#wasReset ? 1 : 0;
     const min = read && !this.#wasReset ? 1 : answered;
-    // Each request that was read is answered before a FIN, but for the one whose body the client cut off.
+    // Before it sends FIN, the proxy answers each request that it read, except one with an incomplete body.
     const max = clean ? Math.min(heads, answered + (this.bodyOpen ? 1 : 0)) : heads;
     return { min, max: Math.max(min, max), unnamed };
   }

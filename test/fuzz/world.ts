@@ -1,6 +1,6 @@
 import { Rng } from "./seed.ts";
 
-/** Addresses, names and kinds of a fuzz run: what all its processes agree on. */
+/** Addresses, names and kinds that all processes of a fuzz run share. */
 
 /** The only range that the proxy under test may dial. */
 export const RECEIVER_CIDR = "127.66.0.0/16";
@@ -29,7 +29,7 @@ export const NAMESPACE_TRAPS = [
 export const PASSWORD = "fuzz-shared";
 export const OWN_PASSWORDS = { crowd: "fuzz-crowd", probe: "fuzz-probe" };
 
-/** How often a kind is drawn, against the other kinds of its table. */
+/** How often a kind is chosen, relative to the other kinds of its table. */
 type Weights<K extends string> = Readonly<Record<K, number>>;
 
 export const CLIENTS = {
@@ -53,7 +53,7 @@ export const CLIENTS = {
 } as const satisfies Weights<string>;
 export type ClientKind = keyof typeof CLIENTS;
 
-/** Receivers that answer as they should: deliveries to them must succeed. */
+/** Receivers that follow the protocol: deliveries to them must succeed. */
 export const HONEST = ["http", "echo"] as const;
 
 export const RECEIVERS = {
@@ -82,7 +82,7 @@ export type ReceiverKind = keyof typeof RECEIVERS;
 /** Receivers with a receive buffer of 4 KiB or a full accept queue. Node sets neither, so `deaf.py` serves them. */
 export const PYTHON_RECEIVERS: readonly ReceiverKind[] = ["never-reads", "fin-rst-4k", "unanswered"];
 
-/** How the target is named: by its address, by a name of `--hosts`, or by a name that the DNS server answers so. */
+/** How a client names its target: by address, by a name of `--hosts`, or by a name with this kind of DNS answer. */
 export const NAMES = {
   ip: 50,
   hosts: 20,
@@ -124,18 +124,18 @@ export function hostsFile(): string {
   return receiverKinds.map((kind, i) => `${receiverAddress(i)} ${kind}.hosts.test\n`).join("");
 }
 
-/** Client addresses of one kind: what a kind does to its addresses does not harm the others. */
+/** Client addresses per kind. Kinds share no address, since some bounds count by source address. */
 const ADDRESSES_PER_KIND = 100;
 export const PROBE_ADDRESS = "127.64.250.1";
 
-/** What `--without` and `--only` left. */
+/** The kinds that `--without` and `--only` leave. */
 export interface Choice {
   clients: Partial<Record<ClientKind, number>>;
   receivers: Partial<Record<ReceiverKind, number>>;
   names: Partial<Record<NameKind, number>>;
 }
 
-/** What one connection is: derived from seed and number alone. */
+/** The plan of one connection. It depends on the seed, the number of the connection and the kinds in use. */
 export interface Plan {
   number: number;
   client: ClientKind;
@@ -155,7 +155,7 @@ export function planOf(seed: number, number: number, choice: Choice): Plan {
   return { number, client, receiver, name, source, rng };
 }
 
-/** The kinds of a connection, for a failure's message. */
+/** The kinds of a connection, for messages. */
 export function describe({ number, client, receiver, name }: Plan): string {
   return `connection ${number}: client ${client}, receiver ${receiver}, name ${name}`;
 }
@@ -166,13 +166,13 @@ const BLOCK_BYTES = 128;
 /** A mark in a payload: `i` with the number of a request, or `t` with the number of a receiver. */
 export const cell = (kind: "i" | "t", number: number): string => `#${kind}${number.toString(16).padStart(8, "0")};`;
 
-/** A payload of about `bytes` bytes that is marked again and again. */
+/** A payload of about `bytes` bytes with a mark at the start of each block. */
 export function marked(mark: string, bytes: number): Buffer {
   const blocks = Math.max(1, Math.ceil(bytes / BLOCK_BYTES));
   return Buffer.from(`${mark}${".".repeat(BLOCK_BYTES - CELL_BYTES)}`.repeat(blocks), "latin1");
 }
 
-/** Finds the marks in a stream of bytes, whatever its chunks. */
+/** Finds the marks in a stream of bytes, independent of its chunks. */
 export class CellReader {
   #tail: Buffer = Buffer.alloc(0);
 
