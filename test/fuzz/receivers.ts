@@ -34,6 +34,8 @@ export type ReceiversReport = { ready: true } | { violation: string };
 
 /** The longest time for which a receiver keeps a connection, so that a run ends. */
 const LIFETIME_MS = 5000;
+/** The same for honest receivers: on a slow machine a delivery takes long. */
+const HONEST_LIFETIME_MS = 20_000;
 /** Longer than the proxy keeps an idle upstream connection, so that a reused one is alive. */
 const KEEP_ALIVE_MS = 10_000;
 
@@ -267,7 +269,7 @@ async function serveRaw(seed: number, kind: ReceiverKind, behaviour: Behaviour):
     socket.on("end", () => {
       if (kind !== "echo") later(socket, 0, () => socket.end());
     });
-    later(socket, LIFETIME_MS, () => socket.destroy());
+    later(socket, kind === "echo" ? HONEST_LIFETIME_MS : LIFETIME_MS, () => socket.destroy());
     if (UNREAD.includes(kind)) socket.pause();
     behaviour(socket, new Rng(seed, number, accepted++), tag);
   });

@@ -127,7 +127,7 @@ export class Run {
     mkdirSync(passwords);
     for (const [name, password] of Object.entries(OWN_PASSWORDS)) writeFileSync(join(passwords, name), password);
     const ranges = ["--allow-cidr", RECEIVER_CIDR, "--resolver", `${DNS.host}:${DNS.port}`];
-    const times = ["--dns-seconds", "2", "--connect-seconds", "2", "--idle-seconds", "3"];
+    const times = ["--dns-seconds", "4", "--connect-seconds", "4", "--idle-seconds", "4"];
     const limits = ["--max-tunnels", `${MAX_TUNNELS}`, ...times];
     this.#proxy = await startProxy({
       policy: { deny: [{ hosts: ["*.denied.test"] }], proxy: { limits: { maxTunnelsPerClient: 64 } } },
