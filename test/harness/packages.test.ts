@@ -1,12 +1,11 @@
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
-import { chmodSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
+import { chmodSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import {
   aptLine,
   CLUSTER_PROGRAMS,
-  isInstalled,
   PLUGIN_PACKAGE,
   packagesMissing,
   programMissing,
@@ -54,9 +53,8 @@ const noRoot = process.getuid?.() === 0 ? false : "needs root";
 test("make demo names every missing package and the command that installs them", { skip: noRoot }, () => {
   const PATH = tempFolder();
   for (const name of ["containerd", "ctr", "ip", "nsenter", "setpriv", "unshare"]) {
-    if (isInstalled(name)) symlinkSync("/bin/true", join(PATH, name));
+    writeFileSync(join(PATH, name), "#!/bin/sh\n", { mode: 0o755 });
   }
-  for (const name of ["containerd", "ctr"]) if (!isInstalled(name)) symlinkSync("/bin/true", join(PATH, name));
   const { DEMO_CONTEXT: _, ...env } = process.env;
   const file = join(root, "test/cluster/demo.ts");
   const { status, stdout, stderr } = spawnSync(process.execPath, [file], { env: { ...env, PATH }, encoding: "utf8" });
