@@ -46,7 +46,8 @@ export async function buildTool(
   // Without the state of git, which fails where the clone belongs to another user (`sudo make demo`).
   const flags = ["-C", module, "-mod=readonly", "-buildvcs=false", "-trimpath", "-ldflags", ldflags(tool, version)];
   const build = ["go", "build", ...flags];
-  const command = ["timeout", `${BUILD_LIMIT_SECONDS}`, ...build];
+  // In the foreground, so that Ctrl-C ends the build as well.
+  const command = ["timeout", "--foreground", `${BUILD_LIMIT_SECONDS}`, ...build];
   const child = spawn("sh", ["-c", SCRIPT, "build", `${out}.lock`, out, ...command], {
     // Own programs run in images without libraries.
     env: { ...process.env, PACKAGE: tool.package, ...(tool.own ? { CGO_ENABLED: "0" } : {}) },
