@@ -10,7 +10,7 @@ import { workFolder } from "./folder.ts";
 import { kwokArgs, makeNodes } from "./kwok.ts";
 import { AUDIT_LOG, ControlPlane } from "./plane.ts";
 import { Program, setprivMissing } from "./processes.ts";
-import { findTool, toolsMissing } from "./tools.ts";
+import { findTool, getTools, toolsMissing } from "./tools.ts";
 
 export type { AuditLine } from "./audit.ts";
 export { type Answer, ControlPlane } from "./plane.ts";
@@ -97,7 +97,7 @@ export async function startControlPlane(options: PlaneOptions = {}): Promise<Con
   const nodes = options.kwokNodes ?? 0;
   const controllers = nodes > 0 || options.controllers === true;
   const tools = new Map<string, string>();
-  // One after the other: each may be a build that takes all cores.
+  await getTools(planeTools(options));
   for (const name of planeTools(options)) tools.set(name, await findTool(name));
   const block = await claimBlock();
   const work = workFolder("outrider-plane-");
