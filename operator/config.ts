@@ -2,8 +2,8 @@ import { UsageError } from "../proxy/errors.ts";
 import { LOG_LEVELS } from "../proxy/log.ts";
 import { ipPort, noArguments, type Option, oneOf, readOptions, wholeNumber } from "../proxy/options.ts";
 import { parseCidr } from "../proxy/policy/cidr.ts";
-import { type Grants, readGrants } from "./reconcile/grants.ts";
-import type { ProxyPods } from "./reconcile/resources/deployment.ts";
+import { type Grants, readGrants } from "./providers/grants.ts";
+import type { ProxyPods } from "./reconcile/objects/deployment.ts";
 import { readWebhookConfig, WEBHOOK_OPTIONS, type WebhookConfig } from "./webhook/config.ts";
 
 /** All options of `outrider operator`, in the order of `--help`. */

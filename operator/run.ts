@@ -9,6 +9,7 @@ import { optionHelp } from "../proxy/options.ts";
 import type { EgressPolicy } from "./api/egresspolicy.ts";
 import { LABEL } from "./api/names.ts";
 import { OPERATOR_OPTIONS, type OperatorConfig, readOperatorConfig } from "./config.ts";
+import { inject, optIn } from "./injection/inject.ts";
 import { Client } from "./kube/client.ts";
 import { Controller } from "./kube/controller.ts";
 import { EventRecorder } from "./kube/events.ts";
@@ -17,21 +18,20 @@ import { keyOf } from "./kube/resource.ts";
 import { OperatorMetrics } from "./metrics.ts";
 import { servePages } from "./pages.ts";
 import { providerOf } from "./providers/index.ts";
-import { type InForce, inForce } from "./reconcile/in-force.ts";
-import { PolicyReconciler } from "./reconcile/policy.ts";
-import { blockedRanges } from "./reconcile/ranges.ts";
+import { ownerOf, Watches, type World, watchWorld } from "./reconcile/facts/caches.ts";
 import {
   type AskStatus,
   MAX_BODY_BYTES as MAX_STATUS_BYTES,
   makeDirectAsk,
   TIMEOUT_MS as SCRAPE_TIMEOUT_MS,
   Scraper,
-} from "./reconcile/scrape.ts";
-import { ownerOf, Watches, type World, watchWorld } from "./reconcile/world.ts";
+} from "./reconcile/facts/status-scraper.ts";
+import { type InForce, inForce } from "./reconcile/in-force.ts";
+import { blockedRanges } from "./reconcile/network/cluster-ranges.ts";
+import { PolicyReconciler } from "./reconcile/reconciler.ts";
+import { readOwner } from "./webhook/certificates/owner.ts";
 import type { WebhookConfig } from "./webhook/config.ts";
-import { makeFind } from "./webhook/find.ts";
-import { inject, optIn } from "./webhook/inject.ts";
-import { readOwner } from "./webhook/owner.ts";
+import { makeFind } from "./webhook/lookup.ts";
 import { startWebhook } from "./webhook/start.ts";
 
 const HELP = `Usage: outrider operator --proxy-image IMAGE [options]

@@ -1,5 +1,5 @@
-import type { ProxyFacts } from "../reconcile/proxy-status.ts";
-import { slotId } from "../reconcile/slots.ts";
+import type { ProxyFacts } from "../fleet/proxy-status.ts";
+import { slotId } from "../fleet/slots.ts";
 import type { Assignment } from "./provider.ts";
 
 /** An address that proxies bind is assigned when the proxy of its own slot could bind it. */

@@ -1,4 +1,4 @@
-import { natGatewayService } from "../reconcile/resources/service.ts";
+import { natGatewayService } from "../reconcile/objects/service.ts";
 import { assignedByBinding } from "./binding.ts";
 import type { Provider } from "./provider.ts";
 

@@ -1,8 +1,8 @@
 import type { EgressPolicy } from "../api/egresspolicy.ts";
 import { LABEL, SERVING_PHASE } from "../api/names.ts";
+import type { ProxyFacts } from "../fleet/proxy-status.ts";
+import type { Slot } from "../fleet/slots.ts";
 import type { KubeObject } from "../kube/resource.ts";
-import type { ProxyFacts } from "../reconcile/proxy-status.ts";
-import type { Slot } from "../reconcile/slots.ts";
 
 type Spec = EgressPolicy["spec"];
 

@@ -2,11 +2,11 @@ import type { Condition } from "../api/conditions.ts";
 import type { EgressPolicy } from "../api/egresspolicy.ts";
 import { childName, REASON, type Reason } from "../api/names.ts";
 import type { ConfigMap } from "../api/objects.ts";
-import { judgeSpec, lastAccepted } from "./accept.ts";
-import type { Facts } from "./facts.ts";
-import { gather, type Surroundings } from "./gather.ts";
-import { unpackSpec } from "./resources/configmap.ts";
-import type { World } from "./world.ts";
+import { judgeSpec, lastAccepted } from "./decision/accept.ts";
+import type { World } from "./facts/caches.ts";
+import type { Facts } from "./facts/facts.ts";
+import { gather, type Surroundings } from "./facts/gather.ts";
+import { unpackSpec } from "./objects/configmap.ts";
 
 type Spec = EgressPolicy["spec"];
 

@@ -1,7 +1,7 @@
 import type { EgressPolicy } from "../api/egresspolicy.ts";
 import { clientHost, LABEL, SERVICE_PORT } from "../api/names.ts";
+import type { Injection, InjectionTarget } from "../injection/inject.ts";
 import type { KubeObject } from "../kube/resource.ts";
-import type { Injection, InjectionTarget } from "./inject.ts";
 import type { PodReview, Verdict } from "./review.ts";
 
 /** What an admission is made of; injection itself is pure and comes from elsewhere. */

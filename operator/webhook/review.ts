@@ -1,5 +1,5 @@
+import type { JsonPatch } from "../injection/inject.ts";
 import type { KubeObject } from "../kube/resource.ts";
-import type { JsonPatch } from "./inject.ts";
 
 /** AdmissionReview of admission.k8s.io/v1: request in, response out. Pure. */
 

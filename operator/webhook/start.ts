@@ -3,9 +3,9 @@ import { UsageError } from "../../proxy/errors.ts";
 import type { Client } from "../kube/client.ts";
 import type { KubeMetrics } from "../kube/metrics.ts";
 import type { OwnerReference } from "../kube/resource.ts";
+import { watchFolder } from "./certificates/mounted.ts";
+import { CertificateKeeper } from "./certificates/rotator.ts";
 import type { WebhookConfig } from "./config.ts";
-import { watchFolder } from "./folder.ts";
-import { CertificateKeeper } from "./keeper.ts";
 import { WebhookMetrics } from "./metrics.ts";
 import { makeWebhook, type Webhook, type WebhookParts } from "./server.ts";
 

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { OPERATOR_OPTIONS } from "../../operator/config.ts";
 import { Client } from "../../operator/kube/client.ts";
-import { readOwner } from "../../operator/webhook/owner.ts";
+import { readOwner } from "../../operator/webhook/certificates/owner.ts";
 import { type ControlPlane, controlPlaneMissing, startControlPlane } from "../cluster/control-plane.ts";
 import { FleetRunner } from "../cluster/fleet.ts";
 import { freePort, Program } from "../cluster/processes.ts";

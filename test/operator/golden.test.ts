@@ -6,15 +6,15 @@ import { parse, stringify } from "yaml";
 import type { EgressPolicy } from "../../operator/api/egresspolicy.ts";
 import { ANNOTATION, childName, DOCUMENT_KEY, LABEL } from "../../operator/api/names.ts";
 import type { ConfigMap, Deployment, Node, Pod } from "../../operator/api/objects.ts";
+import type { ProxyFacts, ProxyStatus } from "../../operator/fleet/proxy-status.ts";
+import { SHARED, slotId } from "../../operator/fleet/slots.ts";
 import type { ObjectMeta } from "../../operator/kube/resource.ts";
-import { decide } from "../../operator/reconcile/decide.ts";
-import { documentOf } from "../../operator/reconcile/document.ts";
-import type { Facts } from "../../operator/reconcile/facts.ts";
-import { parseGrants } from "../../operator/reconcile/grants.ts";
-import type { ProxyFacts, ProxyStatus } from "../../operator/reconcile/proxy-status.ts";
-import { labelPatches } from "../../operator/reconcile/serving.ts";
-import { SHARED, slotId } from "../../operator/reconcile/slots.ts";
-import { type Applied, judge } from "../../operator/reconcile/status.ts";
+import { parseGrants } from "../../operator/providers/grants.ts";
+import { decide } from "../../operator/reconcile/decision/decide.ts";
+import { documentOf } from "../../operator/reconcile/decision/document.ts";
+import { labelPatches } from "../../operator/reconcile/decision/pod-labels.ts";
+import type { Facts } from "../../operator/reconcile/facts/facts.ts";
+import { type Applied, judge } from "../../operator/reconcile/status/status.ts";
 import { withDefaults } from "../harness/defaults.ts";
 
 /**
@@ -223,7 +223,7 @@ function readable(object: object): object {
   return rest;
 }
 
-for (const file of globSync("test/golden/*.in.yaml", { cwd: root }).sort()) {
+for (const file of globSync("test/operator/golden/*.in.yaml", { cwd: root }).sort()) {
   test(`${file} gives what is written down`, () => {
     const text = stringify(outputOf(readInput(file)), { lineWidth: 0 });
     const out = join(root, file.replace(".in.yaml", ".out.yaml"));

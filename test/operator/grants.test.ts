@@ -2,9 +2,9 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { EgressPolicy } from "../../operator/api/egresspolicy.ts";
 import { external } from "../../operator/providers/external.ts";
+import { notGranted, parseGrants } from "../../operator/providers/grants.ts";
 import { kubeVIP } from "../../operator/providers/kubevip.ts";
 import { nodeAddress } from "../../operator/providers/nodeaddress.ts";
-import { notGranted, parseGrants } from "../../operator/reconcile/grants.ts";
 
 const GRANTS = parseGrants(`
 grants:

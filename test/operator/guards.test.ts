@@ -5,7 +5,7 @@ import { after, before, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { EgressPolicy } from "../../operator/api/egresspolicy.ts";
 import type { KubeObject } from "../../operator/kube/resource.ts";
-import type { NetworkPolicy } from "../../operator/reconcile/resources/networkpolicy.ts";
+import type { NetworkPolicy } from "../../operator/reconcile/objects/networkpolicy.ts";
 import { type ControlPlane, controlPlaneMissing, startControlPlane } from "../cluster/control-plane.ts";
 import { ip } from "../policy/evaluator.ts";
 import { lets } from "./np-evaluator.ts";

@@ -3,11 +3,11 @@ import { test } from "node:test";
 import type { EgressPolicy } from "../../operator/api/egresspolicy.ts";
 import { childName, SPEC_KEY } from "../../operator/api/names.ts";
 import type { ConfigMap } from "../../operator/api/objects.ts";
-import { parseGrants } from "../../operator/reconcile/grants.ts";
+import { parseGrants } from "../../operator/providers/grants.ts";
+import type { World } from "../../operator/reconcile/facts/caches.ts";
+import { Scraper } from "../../operator/reconcile/facts/status-scraper.ts";
 import { inForce } from "../../operator/reconcile/in-force.ts";
-import { packSpec } from "../../operator/reconcile/resources/configmap.ts";
-import { Scraper } from "../../operator/reconcile/scrape.ts";
-import type { World } from "../../operator/reconcile/world.ts";
+import { packSpec } from "../../operator/reconcile/objects/configmap.ts";
 import { withDefaults } from "../harness/defaults.ts";
 
 /** By which spec a pod is injected while the newest one is refused. */

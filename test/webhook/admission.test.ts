@@ -3,7 +3,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { ANNOTATION, BUNDLE_GIVEN, LABEL } from "../../operator/api/names.ts";
-import { BUNDLE_MANAGER } from "../../operator/webhook/keeper.ts";
+import { BUNDLE_MANAGER } from "../../operator/webhook/certificates/rotator.ts";
 import { type ControlPlane, controlPlaneMissing } from "../cluster/control-plane.ts";
 import { freePort, Program } from "../cluster/processes.ts";
 import { makeNamespace } from "../operator/operator.ts";

@@ -4,7 +4,7 @@ import { cpSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { Client } from "../../operator/kube/client.ts";
-import { readOwner } from "../../operator/webhook/owner.ts";
+import { readOwner } from "../../operator/webhook/certificates/owner.ts";
 import { controlPlaneMissing } from "../cluster/control-plane.ts";
 import { configFrom } from "../operator/kube/shared.ts";
 import { shownBy } from "./balancer.ts";

@@ -6,12 +6,12 @@ import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { after, before, test } from "node:test";
 import { ANNOTATION, LABEL } from "../../operator/api/names.ts";
-import { inject, type PodLike } from "../../operator/webhook/inject.ts";
+import { inject, type PodLike } from "../../operator/injection/inject.ts";
 import { makeCertificate, opensslMissing } from "../harness/certificate.ts";
 import { makeNetns, type Netns, netnsMissing } from "../harness/netns.ts";
 import { type ProxyHandle, startProxy, tempFolder } from "../harness/proxy.ts";
+import { applied, environment, targetOf } from "../injection/policies.ts";
 import { BODY, SENDERS } from "../proxy/senders/senders.ts";
-import { applied, environment, targetOf } from "./policies.ts";
 
 /** Real senders with the very environment that a patch gives, a real proxy, a real receiver, and no way around it. */
 

@@ -9,7 +9,7 @@ import { Registry } from "prom-client";
 import type { EgressPolicy } from "../../operator/api/egresspolicy.ts";
 import type { KubeObject } from "../../operator/kube/resource.ts";
 import { type AdmitParts, Refusal } from "../../operator/webhook/admit.ts";
-import { bundleOf, nextStep } from "../../operator/webhook/certs.ts";
+import { bundleOf, nextStep } from "../../operator/webhook/certificates/lifecycle.ts";
 import { WebhookMetrics } from "../../operator/webhook/metrics.ts";
 import { makeWebhook, type Webhook } from "../../operator/webhook/server.ts";
 import { fastClock } from "../operator/kube/clocks.ts";

@@ -1,0 +1,105 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import type { EgressPolicy } from "../../operator/api/egresspolicy.ts";
+import type { Node } from "../../operator/api/objects.ts";
+import type { ProxyFacts } from "../../operator/fleet/proxy-status.ts";
+import { slotId } from "../../operator/fleet/slots.ts";
+import { kubeVIP } from "../../operator/providers/kubevip.ts";
+import { nodeAddress } from "../../operator/providers/nodeaddress.ts";
+import type { Facts } from "../../operator/reconcile/facts/facts.ts";
+import { shortageOf, whyUnassigned } from "../../operator/reconcile/placement/explain-unplaced.ts";
+
+/** What is said of slots that have no node, or no address on it. Golden files and the real thing have the rest. */
+
+type Spec = EgressPolicy["spec"];
+const IP = "203.0.113.20";
+const spec = (more: object = {}) =>
+  ({ nat: { provider: "NodeAddress" }, staticIPs: [{ address: IP }], ...more }) as Spec;
+const selecting = { nat: { provider: "NodeAddress", nodeAddress: { nodeSelector: { egress: "fixed" } } } };
+
+const node = (
+  name: string,
+  addresses: string[] = [],
+  rest: Node["spec"] & { labels?: Record<string, string> } = {},
+) => {
+  const { labels = {}, ...nodeSpec } = rest;
+  const listed = addresses.map((address) => ({ type: "ExternalIP", address }));
+  return { apiVersion: "v1", kind: "Node", metadata: { name, labels }, spec: nodeSpec, status: { addresses: listed } };
+};
+const proxy = (on: string, source: string) =>
+  ({
+    pod: { apiVersion: "v1", kind: "Pod", metadata: { name: "p" } },
+    slot: slotId(IP),
+    node: on,
+    leaving: false,
+    status: { sources: [{ address: source, assigned: false }] },
+  }) as unknown as ProxyFacts;
+const why = (nodes: Node[] | undefined, wanted: Spec, proxies: ProxyFacts[] = []) =>
+  whyUnassigned({ nodes, proxies } as unknown as Facts, wanted, IP);
+
+test("why no proxy has an address", () => {
+  const mapped = spec({ staticIPs: [{ address: IP, sourceAddress: "10.0.4.7" }] });
+  assert.equal(why([node("a", [IP]), node("b")], spec()), `no proxy runs yet on node a, which has ${IP}`);
+  assert.equal(
+    why([node("a", [IP]), node("b")], mapped),
+    `no proxy runs yet on node a, which has 10.0.4.7 (for ${IP})`,
+  );
+  // What is bound decides, where both are listed.
+  assert.match(why([node("a", [IP]), node("b", ["10.0.4.7"])], mapped), /^no proxy runs yet on node b,/);
+  assert.equal(
+    why([node("a", [IP])], spec(), [proxy("a", IP)]),
+    `the proxy on node a, which says that it has ${IP}, cannot bind ${IP}: put it on an interface there, or name in sourceAddress what the node has where a router maps it`,
+  );
+  assert.match(why([node("a", [IP]), node("b")], spec(), [proxy("b", IP)]), /^no proxy runs yet on node a/);
+  assert.equal(
+    why([node("a", [IP]), node("b", [], { labels: { egress: "fixed" } })], spec(selecting)),
+    `node a has ${IP}, and spec.nat.nodeAddress.nodeSelector does not fit it`,
+  );
+  assert.equal(why([node("a")], spec()), `the only node for ${IP} is a, and it does not have it: put it there`);
+  assert.match(
+    why([node("a"), node("b")], spec()),
+    /^no node lists 203\.0\.113\.20: .*\(kubectl annotate node NODE egress\.outrider\.dev\/addresses=203\.0\.113\.20\)$/,
+  );
+  const slip = { ...node("b"), metadata: { name: "b", annotations: { "egress.outrider.dev/addresses": `${IP}/32` } } };
+  assert.equal(
+    why([node("a"), slip], spec()),
+    `no node lists ${IP}, and node b has an annotation egress.outrider.dev/addresses of which ${IP}/32 is no IP address`,
+  );
+  const ending = { ...proxy("a", IP), slot: slotId("203.0.113.21") };
+  ending.pod.spec = { hostNetwork: true };
+  assert.equal(
+    why([node("a", [IP]), node("b")], spec(), [ending]),
+    `node a, which has ${IP}, takes one proxy of a policy, and p is there until it ends`,
+  );
+  assert.match(why([node("a", [], { unschedulable: true })], spec()), /^no node can take a proxy for 203\.0\.113\.20$/);
+  assert.match(
+    why(undefined, spec()),
+    /nodes are not known .*: let spec\.proxy\.nodeSelector fit the node that has it/,
+  );
+});
+
+test("too few nodes, or the wrong ones", () => {
+  const two = spec({ staticIPs: [{ address: IP }, { address: "203.0.113.21" }] });
+  const tainted = { taints: [{ key: "team", effect: "NoSchedule" }] };
+  assert.match(
+    shortageOf([node("a")], spec(selecting), nodeAddress)!,
+    /^1 static IPs need 1 nodes, and 0 can take a proxy \(spec\.nat\.nodeAddress\.nodeSelector, tolerations, cordoned nodes\)$/,
+  );
+  assert.match(
+    shortageOf([node("a")], two, kubeVIP)!,
+    /^2 static IPs need 2 nodes, and 1 can .*spec\.proxy\.nodeSelector/,
+  );
+  for (const state of [{ unschedulable: true }, tainted]) {
+    const nodes = [node("a", [IP], state), node("b"), node("c")];
+    assert.equal(shortageOf(nodes, two, nodeAddress), `node a has ${IP} and can take no proxy (tolerations, cordoned)`);
+    assert.equal(shortageOf(nodes, two, kubeVIP), undefined);
+  }
+  const tolerating = { ...two, proxy: { tolerations: [{ key: "team", operator: "Exists" }] } } as Spec;
+  assert.equal(shortageOf([node("a", [IP], tainted), node("b")], tolerating, nodeAddress), undefined);
+  assert.match(
+    shortageOf([node("a", [IP, "203.0.113.21"]), node("b")], two, nodeAddress)!,
+    /^203\.0\.113\.20 and 203\.0\.113\.21 are both on node a, .*; move one to another node, or to a policy with other ports$/,
+  );
+  assert.equal(shortageOf([node("a", [IP, "203.0.113.21"]), node("b", [IP])], two, nodeAddress), undefined);
+  assert.equal(shortageOf(undefined, two, nodeAddress), undefined);
+});
