@@ -1,8 +1,9 @@
+import { readFileSync } from "node:fs";
 import { UsageError } from "../proxy/errors.ts";
 import { LOG_LEVELS } from "../proxy/log.ts";
 import { ipPort, noArguments, type Option, oneOf, readOptions, wholeNumber } from "../proxy/options.ts";
 import { parseCidr } from "../proxy/policy/cidr.ts";
-import { type Grants, readGrants } from "./providers/grants.ts";
+import { type Grants, parseGrants } from "./providers/grants.ts";
 import type { ProxyPods } from "./reconcile/objects/deployment.ts";
 import { readWebhookConfig, WEBHOOK_OPTIONS, type WebhookConfig } from "./webhook/config.ts";
 
@@ -94,6 +95,21 @@ export interface OperatorConfig {
 }
 
 const NAME = /^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$/;
+
+/** Reads a grants file: `grants: [{namespaces, providers, staticIPs}]`. @throws UsageError with file, field and fix */
+function readGrants(file: string): Grants {
+  let text: string;
+  try {
+    text = readFileSync(file, "utf8");
+  } catch (error) {
+    throw new UsageError(`--grants ${file}: ${(error as Error).message}`);
+  }
+  try {
+    return parseGrants(text);
+  } catch (error) {
+    throw new UsageError(`--grants ${file}: ${(error as Error).message.replace(/\s*\n\s*/g, " ")}`);
+  }
+}
 
 /** @throws UsageError naming the option. Null: `--help` was asked for */
 export function readOperatorConfig(argv: readonly string[], env: NodeJS.ProcessEnv): OperatorConfig | null {

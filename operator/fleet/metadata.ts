@@ -3,7 +3,7 @@ import { RESOURCE } from "../api/kinds.ts";
 import { KIND, LABEL, MANAGED_BY, PROXY_NAME } from "../api/names.ts";
 import { apiVersionOf, type ObjectMeta } from "../kube/resource.ts";
 
-/** Labels of everything that belongs to a policy's fleet. */
+/** Common labels of all objects of a fleet. */
 function commonLabels(policy: EgressPolicy): Record<string, string> {
   return {
     [LABEL.name]: PROXY_NAME,
@@ -13,7 +13,7 @@ function commonLabels(policy: EgressPolicy): Record<string, string> {
   };
 }
 
-/** Metadata of an object that a policy owns: garbage collection removes it with the policy. */
+/** Metadata of an object that a policy owns. Garbage collection deletes the object with the policy. */
 export function childMeta(policy: EgressPolicy, name: string, labels: Record<string, string> = {}): ObjectMeta {
   const { metadata } = policy;
   return {
@@ -33,12 +33,12 @@ export function childMeta(policy: EgressPolicy, name: string, labels: Record<str
   };
 }
 
-/** Labels of proxy pods. The policy label is not among them: on a pod it asks for injection. */
+/** Labels of proxy pods. The label `policy` is not among them, since on a pod it requests injection. */
 export function podLabels(policy: EgressPolicy, slot: string): Record<string, string> {
   return { ...commonLabels(policy), ...podSelector(policy, slot) };
 }
 
-/** Selects the pods of one slot. */
+/** Selector of the pods of one slot. */
 export function podSelector(policy: EgressPolicy, slot: string): Record<string, string> {
   return { [LABEL.fleet]: policy.metadata.name, [LABEL.slot]: slot };
 }

@@ -1,7 +1,7 @@
-import type { EgressPolicy } from "../api/egresspolicy.ts";
+import type { EgressPolicySpec } from "../api/egresspolicy.ts";
 import type { Pod } from "../api/objects.ts";
 
-/** What a proxy says of one way out, as far as the operator looks. Times are RFC 3339. */
+/** Verification of one egress path, as `/status` reports it. Times are RFC 3339. */
 interface ProofStatus {
   way: string;
   verified: boolean;
@@ -9,38 +9,38 @@ interface ProofStatus {
   observed: string[];
   provenAt: string | null;
   checkedAt: string | null;
-  /** Of the last round: also where one echo URL failed and another one gave the proof. */
+  /** Error of the last round. Also set if one echo URL failed and another one gave the proof. */
   error: string | null;
 }
 
-/** What `/status` of a proxy says, as far as the operator looks. */
+/** Part of a proxy's `/status` that the operator reads. */
 export interface ProxyStatus {
-  /** Hash of the policy in force; null: none. */
+  /** Hash of the policy document in force; null if there is none. */
   hash: string | null;
-  /** Why the file that stands there is not in force. */
+  /** Why the present policy file is not in force. */
   policyError: string | null;
   ready: boolean;
   sources: { address: string; assigned: boolean }[];
-  /** One for each way out: a source address, or a family. Empty: nothing is verified. */
+  /** One for each egress path: a source address or an address family. Empty if verification is off. */
   proofs: ProofStatus[];
 }
 
-/** One proxy of a fleet, as its pod and its own answer say. */
+/** State of one proxy, from its pod and its `/status`. */
 export interface ProxyFacts {
   pod: Pod;
   slot: string;
   node: string | undefined;
-  /** The pod's own addresses, canonical. */
+  /** Canonical addresses of the pod. */
   ips: string[];
   ready: boolean;
-  /** Deleted, and not gone yet. */
-  leaving: boolean;
-  /** Its last answer; undefined while it gives none. */
+  /** The pod is deleted and still exists. */
+  terminating: boolean;
+  /** Last answer; undefined while the proxy does not answer. */
   status: ProxyStatus | undefined;
-  /** Why it gives none. */
+  /** Why the proxy does not answer. */
   error: string | undefined;
-  /** False: it was not asked yet, so nothing can be said of it. */
-  asked: boolean;
+  /** False before the first poll: nothing is known about the proxy yet. */
+  polled: boolean;
 }
 
 function fail(path: string): never {
@@ -62,7 +62,7 @@ function list(value: unknown, path: string): Record<string, unknown>[] {
 const texts = (value: unknown, path: string): string[] =>
   list(value, path).map((text) => (typeof text === "string" ? text : fail(path)));
 
-/** Reads the body of `/status`. @throws Error on anything that is not as a proxy says it */
+/** Parses the body of `/status`. @throws Error that names the field which has an unknown form */
 export function readProxyStatus(body: string): ProxyStatus {
   const value = JSON.parse(body) as Record<string, unknown>;
   const policy = value.policy as { hash?: unknown } | null | undefined;
@@ -87,10 +87,10 @@ export function readProxyStatus(body: string): ProxyStatus {
 }
 
 /**
- * Whether a proxy has a policy, its sources are bound, and all is proven that is to be. `spec`: where the policy lets
- * unproven ones serve, a proof is not asked for.
+ * Whether a proxy has a policy, has bound its sources, and has all its proofs. With `spec`, proofs are not required if the
+ * policy lets unverified proxies serve.
  */
-export function isOpen(status: ProxyStatus | undefined, spec?: EgressPolicy["spec"]): boolean {
+export function isOpen(status: ProxyStatus | undefined, spec?: EgressPolicySpec): boolean {
   return (
     status !== undefined &&
     status.hash !== null &&

@@ -1,51 +1,51 @@
 import { createHash } from "node:crypto";
 import { formatAddress, parseAddress } from "../../proxy/policy/cidr.ts";
-import type { EgressPolicy } from "../api/egresspolicy.ts";
+import type { EgressPolicySpec } from "../api/egresspolicy.ts";
 
-/** The slot label of a fleet that is one Deployment: never six hex digits. */
+/** Value of the slot label where one Deployment has all addresses. An id of a slot is six hex digits, so it never equals this. */
 export const SHARED = "shared";
 
 /** One static IP with a proxy of its own. */
 export interface Slot {
-  /** Six hex digits of the address's SHA-256: other addresses coming or going do not rename it. */
+  /** First six hex digits of the SHA-256 of the address, so that other addresses do not rename the slot. */
   id: string;
-  /** What the world sees. */
+  /** The static IP, as receivers see it. */
   address: string;
-  /** What is bound. */
+  /** The address that the proxy binds. */
   source: string;
-  /** Retiring: its proxy serves what is open, and gets nothing new. */
+  /** The proxy finishes open tunnels and gets no new requests. */
   retiring: boolean;
 }
 
-/** An address in its one spelling; the schema let nothing else through. */
-export function canonical(text: string): string {
+/** Canonical form of an address. A text that is no address is returned as it is; the CRD schema rejects those. */
+export function canonicalAddress(text: string): string {
   const address = parseAddress(text);
   return address === null ? text : formatAddress(address);
 }
 
-/** Names the slot of an address. */
+/** Id of the slot of an address. */
 export function slotId(address: string): string {
-  return createHash("sha256").update(canonical(address)).digest("hex").slice(0, 6);
+  return createHash("sha256").update(canonicalAddress(address)).digest("hex").slice(0, 6);
 }
 
-/** The slots of a spec. A Pending address is published, and has none yet. */
-export function slotsOf(spec: EgressPolicy["spec"]): Slot[] {
+/** Slots of a spec. A Pending address is published and has no slot yet. */
+export function slotsOf(spec: EgressPolicySpec): Slot[] {
   return (spec.staticIPs ?? [])
     .filter(({ phase }) => phase !== "Pending")
     .map(({ address, sourceAddress, phase }) => ({
       id: slotId(address),
-      address: canonical(address),
-      source: canonical(sourceAddress ?? address),
+      address: canonicalAddress(address),
+      source: canonicalAddress(sourceAddress ?? address),
       retiring: phase === "Retiring",
     }));
 }
 
-/** The addresses that a spec uses, canonical: all but Pending ones. */
-export function usedAddresses(spec: EgressPolicy["spec"]): string[] {
+/** Canonical addresses that a spec uses: all except Pending ones. */
+export function usedAddresses(spec: EgressPolicySpec): string[] {
   return slotsOf(spec).map(({ address }) => address);
 }
 
-/** The slots, by id, that are to stay: all but retiring ones. */
-export function lastingSlots(spec: EgressPolicy["spec"]): ReadonlySet<string> {
-  return new Set(slotsOf(spec).flatMap(({ id, retiring }) => (retiring ? [] : [id])));
+/** Ids of the slots that are not retiring. */
+export function lastingSlots(slots: readonly Slot[]): ReadonlySet<string> {
+  return new Set(slots.flatMap(({ id, retiring }) => (retiring ? [] : [id])));
 }

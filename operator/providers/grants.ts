@@ -1,37 +1,20 @@
-import { readFileSync } from "node:fs";
 import { parse } from "yaml";
-import { UsageError } from "../../proxy/errors.ts";
 import { type Cidr, contains, parseAddress, parseCidr } from "../../proxy/policy/cidr.ts";
 import { PolicyError, Reader, readCidrs } from "../../proxy/policy/rules.ts";
-import type { EgressPolicy } from "../api/egresspolicy.ts";
+import type { EgressPolicySpec } from "../api/egresspolicy.ts";
 import { PROVIDER_NAMES } from "../providers/index.ts";
 import type { Provider } from "../providers/provider.ts";
 
-/** What some namespaces may ask for. */
+/** Permission of some namespaces to use providers with exclusive addresses. */
 export interface Grant {
-  /** Names, or `*`. */
+  /** Names, or `*` for all. */
   namespaces: readonly string[];
   providers: readonly string[];
   staticIPs: readonly Cidr[];
 }
 export type Grants = readonly Grant[];
 
-/** Reads a grants file: `grants: [{namespaces, providers, staticIPs}]`. @throws UsageError with file, field and mend */
-export function readGrants(file: string): Grants {
-  let text: string;
-  try {
-    text = readFileSync(file, "utf8");
-  } catch (error) {
-    throw new UsageError(`--grants ${file}: ${(error as Error).message}`);
-  }
-  try {
-    return parseGrants(text);
-  } catch (error) {
-    throw new UsageError(`--grants ${file}: ${(error as Error).message.replace(/\s*\n\s*/g, " ")}`);
-  }
-}
-
-/** @throws PolicyError, or the YAML parser's error */
+/** Parses a grants file: `grants: [{namespaces, providers, staticIPs}]`. @throws PolicyError, or the error of the YAML parser */
 export function parseGrants(text: string): Grants {
   const reader = new Reader();
   const top = reader.mapping(parse(text), "", ["grants"]) ?? {};
@@ -62,14 +45,14 @@ export function parseGrants(text: string): Grants {
   return grants;
 }
 
-/** Why a namespace may not have what its policy asks for; undefined: it may. Providers that are not exclusive are free. */
+/** Why a namespace may not use the provider and the addresses of its policy. Providers without slots need no grant. */
 export function notGranted(
   grants: Grants,
   namespace: string,
   provider: Provider,
-  spec: EgressPolicy["spec"],
+  spec: EgressPolicySpec,
 ): string | undefined {
-  if (!provider.exclusive) return undefined;
+  if (provider.shape.kind !== "Slots") return undefined;
   const own = grants.filter(
     (grant) =>
       (grant.namespaces.includes("*") || grant.namespaces.includes(namespace)) &&

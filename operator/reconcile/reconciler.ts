@@ -1,56 +1,38 @@
 import type { Logger } from "../../proxy/log.ts";
-import type { Condition } from "../api/conditions.ts";
-import type { EgressPolicy, EgressPolicyStatus } from "../api/egresspolicy.ts";
+import type { EgressPolicy, EgressPolicySpec } from "../api/egresspolicy.ts";
 import { RESOURCE } from "../api/kinds.ts";
-import {
-  ANNOTATION,
-  childName,
-  EVENT_REASON,
-  FIELD_MANAGER,
-  FINALIZER,
-  KIND,
-  REASON,
-  STATUS_MANAGER,
-} from "../api/names.ts";
-import { slotsOf } from "../fleet/slots.ts";
+import { ANNOTATION, EVENT_REASON, FIELD_MANAGER, FINALIZER, REASON } from "../api/names.ts";
 import { ApiError, type Client } from "../kube/client.ts";
 import type { Outcome } from "../kube/controller.ts";
 import type { EventRecorder } from "../kube/events.ts";
-import { apiVersionOf, type KubeObject } from "../kube/resource.ts";
+import type { KubeObject } from "../kube/resource.ts";
 import type { Grants } from "../providers/grants.ts";
-import { servingLabels } from "../providers/provider.ts";
 import { lastAccepted } from "./decision/accept.ts";
-import { decide } from "./decision/decide.ts";
-import { type Desired, type FleetOptions, lagging } from "./decision/desire.ts";
-import { labelPatches, type PodPatch, SERVING_LABELS, type ServingLabel } from "./decision/pod-labels.ts";
-import { addedWithoutNotice, publishedBefore } from "./decision/published-ips.ts";
-import type { World } from "./facts/caches.ts";
+import { decide, type Effective, type Plan } from "./decision/decide.ts";
+import type { Desired, FleetOptions } from "./decision/desire.ts";
+import { addedWithoutNotice } from "./decision/published-ips.ts";
+import type { Caches } from "./facts/caches.ts";
 import type { Facts } from "./facts/facts.ts";
 import { gather, withWritten } from "./facts/gather.ts";
-import type { Scraper } from "./facts/status-scraper.ts";
-import { covers } from "./objects/compare.ts";
+import type { StatusScraper } from "./facts/status-scraper.ts";
 import { unpackSpec } from "./objects/configmap.ts";
-import { isNews, isTrouble } from "./status/condition-events.ts";
-import { type Applied, judge, type Verdict } from "./status/status.ts";
+import { type Applied, statusOf } from "./status/status.ts";
+import { PodPatcher } from "./writes/pod-patches.ts";
+import { StatusWriter } from "./writes/status-writer.ts";
 import { problemOf, Writer } from "./writes/writer.ts";
 
-/** While something is under way that no watch tells of. */
+/** Requeue delay while a change is in progress that no watch reports. */
 const PENDING_MS = 1000;
-/** A proxy that was not asked yet will have been then. */
-const UNASKED_MS = 250;
-/** After the API server refused an object, or its name is taken: somebody has to do something. */
+/** Requeue delay while a proxy was not polled yet. */
+const UNPOLLED_MS = 250;
+/** Requeue delay after the API server rejected an object, or its name is taken: a user has to act. */
 const OBSTACLE_MS = 10_000;
-/** A pod is told to look at its volume at most once in this time. */
-const REFRESH_MS = 1000;
-/** After so many times, seldom: its kubelet does not follow, or the document is refused. */
-const REFRESH_PATIENCE = 30;
-const REFRESH_SELDOM_MS = 10_000;
 
 /** What a {@link PolicyReconciler} needs. */
 export interface ReconcilerOptions {
   client: Client;
-  world: World;
-  scraper: Scraper;
+  caches: Caches;
+  scraper: StatusScraper;
   events: EventRecorder;
   log: Logger;
   grants: Grants;
@@ -62,56 +44,65 @@ export interface ReconcilerOptions {
 }
 
 /**
- * metav1.FinalizerDeleteDependents. Garbage collection would take the fleet before the policy (`--cascade=foreground`, Argo
- * CD's default), and again whatever is made anew, although pods still use it: it is taken off a policy in use.
+ * Finalizer metav1.FinalizerDeleteDependents, of `--cascade=foreground` and Argo CD. With it, garbage collection deletes the
+ * fleet before the policy, and again whatever the operator restores, although pods still use it. The operator therefore
+ * removes the finalizer from a policy in use.
  */
 const FOREGROUND = "foregroundDeletion";
 
-type Effective = NonNullable<Verdict["effective"]>;
-
-interface Refresh {
-  hash: string;
-  times: number;
-  at: number;
-}
-
 const isNetworkPolicy = ({ kind }: KubeObject): boolean => kind === RESOURCE.networkPolicy.kind;
 
-/** Whether a deleted policy has to wait: pods use its fleet, nobody forces it, and its namespace stays. */
-function inUse({ policy, injected, namespaceTerminating }: Facts): boolean {
+/** Whether deletion has to wait: pods use the fleet, no user forces the deletion, and the namespace is not terminating. */
+function isInUse({ policy, injected, namespaceTerminating }: Facts): boolean {
   if (injected.length === 0 || namespaceTerminating) return false;
   return policy.metadata.annotations?.[ANNOTATION.forceDelete] !== "true";
 }
 
-/** One policy at a time: gather, decide, apply. */
+/** Existing object of a policy. */
+function childOf({ children }: Facts, { kind, metadata: { name } }: KubeObject): KubeObject | undefined {
+  switch (kind) {
+    case "ConfigMap":
+      return children.configMaps.get(name);
+    case "Service":
+      return children.services.get(name);
+    case "Deployment":
+      return children.deployments.get(name);
+    default:
+      return children.others.find((object) => object.kind === kind && object.metadata.name === name);
+  }
+}
+
+/** Reconciles one policy at a time: gathers facts, decides, applies. */
 export class PolicyReconciler {
   readonly #options: ReconcilerOptions;
   readonly #writer: Writer;
+  readonly #pods: PodPatcher;
+  readonly #status: StatusWriter;
   readonly #now: () => number;
-  /** The spec by policy uid, the same object as long as its generation is: documents are remembered by it. */
-  readonly #specs = new Map<string, { generation: number | undefined; spec: EgressPolicy["spec"] }>();
-  /** The spec that was accepted last, by policy uid. */
-  readonly #kept = new Map<string, EgressPolicy["spec"]>();
-  /** Exclusive addresses that were accepted, by address: the policy's uid. Two policies decided at once must not both have one. */
+  /** Spec by policy uid: the same object as long as its generation is the same, since memos compare it by identity. */
+  readonly #specs = new Map<string, { generation: number | undefined; spec: EgressPolicySpec }>();
+  /** Last accepted spec, by policy uid. */
+  readonly #kept = new Map<string, EgressPolicySpec>();
+  /** Uid of the policy by accepted exclusive address, so that concurrent reconciles cannot accept one for two policies. */
   readonly #claims = new Map<string, string>();
-  /** By policy uid, for its late pods by uid: when one was told to look at its volume, how often for the same document. */
-  readonly #refreshed = new Map<string, ReadonlyMap<string, Refresh>>();
 
   constructor(options: ReconcilerOptions) {
     this.#options = options;
     this.#writer = new Writer(options.client, options.log);
+    this.#pods = new PodPatcher(options);
+    this.#status = new StatusWriter(options.client, options.events);
     this.#now = options.now ?? Date.now;
   }
 
   /** `key`: namespace/name. */
   async reconcile(key: string): Promise<Outcome> {
-    const stored = this.#options.world.policies.get(key);
+    const stored = this.#options.caches.policies.get(key);
     if (stored === undefined) return { result: "success" };
     const policy = this.#interned(stored);
-    const { scraper, grants, world } = this.#options;
+    const { scraper, grants, caches } = this.#options;
     const blockedCIDRs = this.#options.blockedCIDRs();
-    const facts = gather(world, policy, { scraper, grants, claims: this.#claims, blockedCIDRs, now: this.#now() });
-    const held = inUse(facts);
+    const facts = gather(caches, policy, { scraper, grants, claims: this.#claims, blockedCIDRs, now: this.#now() });
+    const held = isInUse(facts);
     await this.#setFinalizers(policy, held);
     if (facts.namespaceTerminating || (policy.metadata.deletionTimestamp !== undefined && !held)) {
       return { result: "success" };
@@ -119,17 +110,17 @@ export class PolicyReconciler {
     return this.#pursue(facts);
   }
 
-  /** A policy is gone for good. */
+  /** Removes the state of a deleted policy. */
   forget(policy: EgressPolicy): void {
     const uid = policy.metadata.uid!;
     this.#specs.delete(uid);
     this.#kept.delete(uid);
-    this.#refreshed.delete(uid);
+    this.#pods.forget(uid);
     this.#writer.forget(uid);
     this.#claim(uid, []);
   }
 
-  /** Gives a policy the addresses that it has from now on, and takes all others from it. */
+  /** Replaces the addresses that a policy claims. */
   #claim(uid: string, addresses: readonly string[]): void {
     for (const [address, holder] of this.#claims) if (holder === uid) this.#claims.delete(address);
     for (const address of addresses) this.#claims.set(address, uid);
@@ -143,11 +134,11 @@ export class PolicyReconciler {
     return policy;
   }
 
-  /** Only a policy in use is held: an operator that is gone, or has lost its rights, is in the way of no other one's end. */
+  /** Sets the finalizer on policies in use only, so that a deleted operator blocks the deletion of no other policy. */
   async #setFinalizers({ metadata }: EgressPolicy, held: boolean): Promise<void> {
     const { name, namespace, resourceVersion, deletionTimestamp, finalizers = [] } = metadata;
     const list = finalizers.filter((finalizer) => finalizer !== (held ? FOREGROUND : FINALIZER));
-    // The API server takes no new ones on what is being deleted.
+    // The API server rejects new finalizers on an object that is being deleted.
     if (held && deletionTimestamp === undefined && !list.includes(FINALIZER)) list.push(FINALIZER);
     if (list.join() === finalizers.join()) return;
     const patch = { metadata: { finalizers: list, resourceVersion } };
@@ -163,46 +154,45 @@ export class PolicyReconciler {
   }
 
   async #pursue(facts: Facts): Promise<Outcome> {
-    const { refusal, accepted, effective, stands, desired } = decide(
-      facts,
-      () => this.#keptSpec(facts),
-      this.#options.fleet,
-    );
-    if (accepted !== undefined) this.#kept.set(facts.policy.metadata.uid!, facts.policy.spec);
-    const exclusive = effective?.provider.exclusive ? slotsOf(effective.spec) : [];
-    this.#claim(
-      facts.policy.metadata.uid!,
-      exclusive.flatMap(({ address, source }) => [address, source]),
-    );
-    let { children } = facts;
-    let applied: Applied = { problem: undefined, networkPolicy: undefined };
-    if (effective !== undefined && desired !== undefined) {
-      this.#warnAddresses(facts, effective.spec);
-      const selected = servingLabels(effective.provider);
-      // The client Service must never select by a label that no serving pod has yet, or has no more.
-      await this.#labelPods(facts, effective, (key) => selected[key] !== undefined);
-      const written: KubeObject[] = [];
-      applied = await this.#apply(facts, desired, written);
-      children = withWritten(children, written);
-      await this.#labelPods(facts, effective, (key) => selected[key] === undefined);
-      for (const patch of this.#refreshes(facts, effective.hash)) await this.#patchPod(patch);
-    }
-    // A status out of ignorance would be taken back in a moment: after a start, proxies are asked first.
-    if (facts.proxies.some(({ asked }) => !asked)) return { result: "requeue", afterMs: UNASKED_MS };
+    const plan = decide(facts, () => this.#keptSpec(facts), this.#options.fleet);
+    this.#remember(facts.policy, plan);
+    const { applied, children } = await this.#carryOut(facts, plan);
+    // After a start, proxies are polled before the first status, which would otherwise be wrong for a moment.
+    if (facts.proxies.some(({ polled }) => !polled)) return { result: "requeue", afterMs: UNPOLLED_MS };
     const { clusterDomain } = this.#options;
-    const waiting = desired?.waiting ?? [];
-    const formerProxies = desired?.formerProxies ?? [];
-    const networkPolicies = desired?.networkPolicies;
-    const verdict = { refusal, effective, applied, stands, waiting, formerProxies, networkPolicies, clusterDomain };
-    const status = judge({ ...facts, children }, verdict);
-    await this.#writeStatus(facts.policy, status);
-    return this.#outcome(facts, effective, applied);
+    await this.#status.write(facts.policy, statusOf({ ...facts, children }, { plan, applied, clusterDomain }));
+    return this.#outcome(facts, plan.effective, applied);
   }
 
-  /** The spec that was accepted last, kept beside its document. */
-  #keptSpec({ policy, children }: Facts): EgressPolicy["spec"] | undefined {
+  /** Keeps an accepted spec, and the addresses that the policy has from now on. */
+  #remember({ metadata, spec }: EgressPolicy, { accepted, effective }: Plan): void {
+    const uid = metadata.uid!;
+    if (accepted !== undefined) this.#kept.set(uid, spec);
+    const exclusive = effective?.provider.shape.kind === "Slots" ? effective.slots : [];
+    this.#claim(
+      uid,
+      exclusive.flatMap(({ address, source }) => [address, source]),
+    );
+  }
+
+  /** Applies a plan, and patches pods before and after. */
+  async #carryOut(facts: Facts, { effective, desired }: Plan): Promise<{ applied: Applied } & Pick<Facts, "children">> {
+    if (effective === undefined || desired === undefined) {
+      return { applied: { problem: undefined, networkPolicy: undefined }, children: facts.children };
+    }
+    this.#warnAddresses(facts.policy, effective);
+    await this.#pods.label(facts, effective, "before");
+    const written: KubeObject[] = [];
+    const applied = await this.#apply(facts, desired, written);
+    await this.#pods.label(facts, effective, "after");
+    await this.#pods.refresh(facts, effective.hash);
+    return { applied, children: withWritten(facts.children, written) };
+  }
+
+  /** The last accepted spec, which the ConfigMap of the document also stores. */
+  #keptSpec({ policy, children }: Facts): EgressPolicySpec | undefined {
     const uid = policy.metadata.uid!;
-    // Memory first: the ConfigMap lies where others may write.
+    // Memory first, since others can write to the ConfigMap.
     const known = this.#kept.get(uid);
     if (known !== undefined) return known;
     const packed = lastAccepted(policy, children.configMaps);
@@ -219,30 +209,23 @@ export class PolicyReconciler {
   }
 
   async #apply(facts: Facts, desired: Desired, written: KubeObject[]): Promise<Applied> {
-    const { policy, children } = facts;
-    const find = (kind: string, name: string) => {
-      if (kind === "ConfigMap") return children.configMaps.get(name);
-      if (kind === "Service") return children.services.get(name);
-      if (kind === "Deployment") return children.deployments.get(name);
-      return children.others.find((object) => object.kind === kind && object.metadata.name === name);
-    };
     let problem: Applied["problem"];
     let networkPolicy: Applied["networkPolicy"];
     for (const object of desired.objects) {
       try {
-        const one = await this.#writer.apply(policy, object, find(object.kind, object.metadata.name));
+        const one = await this.#writer.apply(facts.policy, object, childOf(facts, object));
         if (one !== undefined) written.push(one);
       } catch (error) {
         const found = problemOf(error);
         problem ??= found;
         if (isNetworkPolicy(object)) networkPolicy ??= found;
-        // Addresses are published before they are used, and pods mount nothing that is not the policy's own.
+        // Addresses are published before they are used, and pods mount only ConfigMaps of their own policy.
         if (object.kind === "ConfigMap" || object.kind === "ServiceAccount") {
           return { problem, networkPolicy: problem };
         }
       }
     }
-    // What was switched off goes at once; everything else stays until what is wanted instead stands there.
+    // NetworkPolicies that were disabled are deleted at once. Other objects are kept until their replacements exist.
     const due = problem === undefined ? desired.removals : desired.removals.filter(isNetworkPolicy);
     for (const object of due) {
       try {
@@ -256,85 +239,11 @@ export class PolicyReconciler {
     return { problem, networkPolicy };
   }
 
-  async #labelPods(facts: Facts, effective: Effective, which: (key: ServingLabel) => boolean): Promise<void> {
-    const keys = SERVING_LABELS.filter(which);
-    const patches = labelPatches(facts.proxies, effective.provider, effective.spec, keys);
-    for (const patch of patches) await this.#patchPod(patch);
-  }
-
-  #refreshes(facts: Facts, hash: string): PodPatch[] {
-    const policyUid = facts.policy.metadata.uid!;
-    const known = this.#refreshed.get(policyUid);
-    const late = lagging(facts.proxies, hash);
-    const refreshed = new Map<string, Refresh>();
-    this.#refreshed.set(policyUid, refreshed);
-    return late.flatMap(({ pod }): PodPatch[] => {
-      const uid = pod.metadata.uid!;
-      const last = known?.get(uid);
-      const before = last?.hash === hash ? last : { hash, times: 0, at: 0 };
-      if (before.times < REFRESH_PATIENCE) this.#options.scraper.urge(pod);
-      const pause = before.times < REFRESH_PATIENCE ? REFRESH_MS : REFRESH_SELDOM_MS;
-      if (facts.now - before.at < pause) {
-        refreshed.set(uid, before);
-        return [];
-      }
-      refreshed.set(uid, { hash, times: before.times + 1, at: facts.now });
-      return [{ pod, annotations: { [ANNOTATION.refresh]: `${hash.slice(7, 19)}-${before.times}` } }];
-    });
-  }
-
-  async #patchPod({ pod, labels, annotations }: PodPatch): Promise<void> {
-    const { name, namespace, uid } = pod.metadata;
-    const metadata = { uid, ...(labels && { labels }), ...(annotations && { annotations }) };
-    try {
-      const options = { type: "merge", fieldManager: FIELD_MANAGER } as const;
-      await this.#options.client.patch(RESOURCE.pod, name, namespace, { metadata }, options);
-    } catch (error) {
-      // Gone, or replaced by another pod of its name: nothing is left to patch.
-      if (!(error instanceof ApiError && (error.code === 404 || error.code === 409))) throw error;
-    }
-  }
-
-  #warnAddresses(facts: Facts, spec: EgressPolicy["spec"]): void {
-    const { policy, children } = facts;
-    const before = publishedBefore(children.configMaps.get(childName.published(policy.metadata.name)));
-    const added = addedWithoutNotice(spec, before);
+  #warnAddresses(policy: EgressPolicy, { spec, published }: Effective): void {
+    const added = addedWithoutNotice(spec, published);
     if (added.length === 0) return;
     const message = `${added.join(", ")} is in use without having been published as Pending first: receivers had no notice`;
     this.#options.events.event(policy, "Warning", EVENT_REASON.addedWithoutNotice, message);
-  }
-
-  async #writeStatus(policy: EgressPolicy, status: EgressPolicyStatus): Promise<void> {
-    const before = policy.status;
-    if (same(before, status)) return;
-    const { name, namespace } = policy.metadata;
-    const object = { apiVersion: apiVersionOf(RESOURCE.policy), kind: KIND, metadata: { name, namespace }, status };
-    try {
-      await this.#options.client.apply(RESOURCE.policy, object, {
-        fieldManager: STATUS_MANAGER,
-        force: true,
-        subresource: "status",
-      });
-    } catch (error) {
-      if (error instanceof ApiError && error.code === 404) return;
-      throw error;
-    }
-    this.#tell(policy, (before?.conditions ?? []) as Condition[], status.conditions as Condition[]);
-  }
-
-  /** Events of conditions that changed. */
-  #tell(policy: EgressPolicy, before: readonly Condition[], after: readonly Condition[]): void {
-    for (const condition of after) {
-      if (
-        !isNews(
-          condition,
-          before.find(({ type }) => type === condition.type),
-        )
-      )
-        continue;
-      const { type, reason, message } = condition;
-      this.#options.events.event(policy, isTrouble(condition) ? "Warning" : "Normal", reason, `${type}: ${message}`);
-    }
   }
 
   #outcome({ policy }: Facts, effective: Effective | undefined, { problem }: Applied): Outcome {
@@ -342,15 +251,8 @@ export class PolicyReconciler {
       return { result: "requeue", afterMs: problem.reason === REASON.replacing ? PENDING_MS : OBSTACLE_MS };
     }
     if (effective === undefined) return { result: "user-error" };
-    // Of everything else that is under way, such as an exchange of slots, watches and answers of proxies tell.
-    const late = [...(this.#refreshed.get(policy.metadata.uid!)?.values() ?? [])];
-    if (late.length === 0) return { result: "success" };
-    const soon = late.some(({ times }) => times < REFRESH_PATIENCE);
-    return { result: "requeue", afterMs: soon ? REFRESH_MS : REFRESH_SELDOM_MS };
+    // Watches and proxy polls report the progress of all other changes, such as a migration of slots.
+    const afterMs = this.#pods.nextRefreshMs(policy.metadata.uid!);
+    return afterMs === undefined ? { result: "success" } : { result: "requeue", afterMs };
   }
-}
-
-/** Whether a status says the same: both ways, so that what is no longer said is noticed. */
-function same(before: EgressPolicyStatus | undefined, after: EgressPolicyStatus): boolean {
-  return covers(before, after) && covers(after, before);
 }

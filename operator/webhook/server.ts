@@ -7,7 +7,7 @@ import { listenError } from "../../proxy/options.ts";
 import { type Clock, sleep, systemClock } from "../kube/clock.ts";
 import { type AdmitParts, admit } from "./admit.ts";
 import type { Result, WebhookMetrics } from "./metrics.ts";
-import { readReview, type Verdict, writeReview } from "./review.ts";
+import { type AdmissionAnswer, readReview, writeReview } from "./review.ts";
 
 /** The path in the webhook configuration. */
 export const INJECT_PATH = "/inject";
@@ -107,12 +107,12 @@ export async function makeWebhook(where: { host: string; port: number }, parts: 
     if (read.kind === "other") return { body: writeReview(read.uid, {}), result: "other", at };
     const { review } = read;
     const { namespace, pod } = review;
-    const verdict = await admit(parts, review);
-    const result = resultOf(verdict, review.dryRun);
+    const admission = await admit(parts, review);
+    const result = resultOf(admission, review.dryRun);
     const name = pod.metadata.name ?? pod.metadata.generateName;
     const level = result === "refused" ? "warn" : "debug";
-    log[level]({ namespace, pod: name, result, reason: verdict.refused?.message }, "pod reviewed");
-    return { body: writeReview(review.uid, verdict), result, at };
+    log[level]({ namespace, pod: name, result, reason: admission.refused?.message }, "pod reviewed");
+    return { body: writeReview(review.uid, admission), result, at };
   };
 
   const handle = async (request: IncomingMessage, response: ServerResponse): Promise<void> => {
@@ -171,7 +171,7 @@ export async function makeWebhook(where: { host: string; port: number }, parts: 
   };
 }
 
-function resultOf({ refused, patch = [] }: Verdict, dryRun: boolean): Result {
+function resultOf({ refused, patch = [] }: AdmissionAnswer, dryRun: boolean): Result {
   if (dryRun) return "dry-run";
   if (refused !== undefined) return "refused";
   return patch.length > 0 ? "injected" : "unchanged";

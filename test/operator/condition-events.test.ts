@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { Condition } from "../../operator/api/conditions.ts";
-import { isNews, isTrouble } from "../../operator/reconcile/status/condition-events.ts";
+import { isReported, isTrouble } from "../../operator/reconcile/status/condition-events.ts";
 
 /** Which changes of conditions are events, and which of these are warnings. */
 
@@ -58,7 +58,7 @@ for (const [what, before, after, event] of [
 ] as const satisfies readonly (readonly [string, Short | undefined, Short, string | undefined])[]) {
   test(`${event ?? "no"} event: ${what}`, () => {
     const now = condition(after);
-    const told = isNews(now, before === undefined ? undefined : condition(before));
+    const told = isReported(now, before === undefined ? undefined : condition(before));
     assert.equal(told ? (isTrouble(now) ? "Warning" : "Normal") : undefined, event);
   });
 }

@@ -3,11 +3,13 @@ import { test } from "node:test";
 import type { EgressPolicy } from "../../operator/api/egresspolicy.ts";
 import type { Node } from "../../operator/api/objects.ts";
 import type { ProxyFacts } from "../../operator/fleet/proxy-status.ts";
-import { slotId } from "../../operator/fleet/slots.ts";
+import { slotId, slotsOf } from "../../operator/fleet/slots.ts";
 import { kubeVIP } from "../../operator/providers/kubevip.ts";
 import { nodeAddress } from "../../operator/providers/nodeaddress.ts";
+import type { Provider } from "../../operator/providers/provider.ts";
 import type { Facts } from "../../operator/reconcile/facts/facts.ts";
 import { shortageOf, whyUnassigned } from "../../operator/reconcile/placement/explain-unplaced.ts";
+import { placementsOf } from "../../operator/reconcile/placement/placement.ts";
 
 /** What is said of slots that have no node, or no address on it. Golden files and the real thing have the rest. */
 
@@ -31,11 +33,15 @@ const proxy = (on: string, source: string) =>
     pod: { apiVersion: "v1", kind: "Pod", metadata: { name: "p" } },
     slot: slotId(IP),
     node: on,
-    leaving: false,
+    terminating: false,
     status: { sources: [{ address: source, assigned: false }] },
   }) as unknown as ProxyFacts;
 const why = (nodes: Node[] | undefined, wanted: Spec, proxies: ProxyFacts[] = []) =>
-  whyUnassigned({ nodes, proxies } as unknown as Facts, wanted, IP);
+  whyUnassigned({ nodes, proxies } as unknown as Facts, wanted, placed(nodes, wanted).get(slotId(IP))!);
+
+const placed = (nodes: readonly Node[] | undefined, wanted: Spec) => placementsOf(nodes ?? [], wanted, slotsOf(wanted));
+const shortage = (nodes: Node[] | undefined, wanted: Spec, provider: Provider) =>
+  shortageOf(nodes, { spec: wanted, provider, slots: slotsOf(wanted), placements: placed(nodes, wanted) });
 
 test("why no proxy has an address", () => {
   const mapped = spec({ staticIPs: [{ address: IP, sourceAddress: "10.0.4.7" }] });
@@ -82,24 +88,24 @@ test("too few nodes, or the wrong ones", () => {
   const two = spec({ staticIPs: [{ address: IP }, { address: "203.0.113.21" }] });
   const tainted = { taints: [{ key: "team", effect: "NoSchedule" }] };
   assert.match(
-    shortageOf([node("a")], spec(selecting), nodeAddress)!,
+    shortage([node("a")], spec(selecting), nodeAddress)!,
     /^1 static IPs need 1 nodes, and 0 can take a proxy \(spec\.nat\.nodeAddress\.nodeSelector, tolerations, cordoned nodes\)$/,
   );
   assert.match(
-    shortageOf([node("a")], two, kubeVIP)!,
+    shortage([node("a")], two, kubeVIP)!,
     /^2 static IPs need 2 nodes, and 1 can .*spec\.proxy\.nodeSelector/,
   );
   for (const state of [{ unschedulable: true }, tainted]) {
     const nodes = [node("a", [IP], state), node("b"), node("c")];
-    assert.equal(shortageOf(nodes, two, nodeAddress), `node a has ${IP} and can take no proxy (tolerations, cordoned)`);
-    assert.equal(shortageOf(nodes, two, kubeVIP), undefined);
+    assert.equal(shortage(nodes, two, nodeAddress), `node a has ${IP} and can take no proxy (tolerations, cordoned)`);
+    assert.equal(shortage(nodes, two, kubeVIP), undefined);
   }
   const tolerating = { ...two, proxy: { tolerations: [{ key: "team", operator: "Exists" }] } } as Spec;
-  assert.equal(shortageOf([node("a", [IP], tainted), node("b")], tolerating, nodeAddress), undefined);
+  assert.equal(shortage([node("a", [IP], tainted), node("b")], tolerating, nodeAddress), undefined);
   assert.match(
-    shortageOf([node("a", [IP, "203.0.113.21"]), node("b")], two, nodeAddress)!,
+    shortage([node("a", [IP, "203.0.113.21"]), node("b")], two, nodeAddress)!,
     /^203\.0\.113\.20 and 203\.0\.113\.21 are both on node a, .*; move one to another node, or to a policy with other ports$/,
   );
-  assert.equal(shortageOf([node("a", [IP, "203.0.113.21"]), node("b", [IP])], two, nodeAddress), undefined);
-  assert.equal(shortageOf(undefined, two, nodeAddress), undefined);
+  assert.equal(shortage([node("a", [IP, "203.0.113.21"]), node("b", [IP])], two, nodeAddress), undefined);
+  assert.equal(shortage(undefined, two, nodeAddress), undefined);
 });

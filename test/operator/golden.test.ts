@@ -14,7 +14,7 @@ import { decide } from "../../operator/reconcile/decision/decide.ts";
 import { documentOf } from "../../operator/reconcile/decision/document.ts";
 import { labelPatches } from "../../operator/reconcile/decision/pod-labels.ts";
 import type { Facts } from "../../operator/reconcile/facts/facts.ts";
-import { type Applied, judge } from "../../operator/reconcile/status/status.ts";
+import { type Applied, statusOf } from "../../operator/reconcile/status/status.ts";
 import { withDefaults } from "../harness/defaults.ts";
 
 /**
@@ -138,10 +138,10 @@ function factsOf(input: Input): Facts {
       node: entry.node,
       ips: entry.ips ?? [],
       ready: entry.ready ?? true,
-      leaving: false,
+      terminating: false,
       status: said === undefined ? undefined : { ...full, hash: full.hash === "wanted" ? wanted() : full.hash },
       error: entry.error,
-      asked: true,
+      polled: true,
     };
   });
   const holders = new Map(
@@ -168,7 +168,7 @@ function factsOf(input: Input): Facts {
       others: [],
     },
     proxies,
-    asking: (input.asking ?? []).map((metadata) => ({ pod: { metadata }, namespaceLabels: undefined })),
+    requesting: (input.asking ?? []).map((metadata) => ({ pod: { metadata }, namespaceLabels: undefined })),
     injected: (input.injected ?? []).map((pod) => ({ metadata: { name: pod } })),
     nodes: (input.nodes ?? []).map(({ name: node, labels, annotations, ...rest }) => ({
       apiVersion: "v1",
@@ -181,18 +181,11 @@ function factsOf(input: Input): Facts {
 
 function outputOf(input: Input): object {
   const facts = factsOf(input);
-  const { refusal, effective, stands, desired } = decide(facts, () => input.kept, OPTIONS);
-  const status = judge(facts, {
-    refusal,
-    effective,
-    applied: { problem: input.problem, networkPolicy: input.networkPolicy },
-    stands,
-    waiting: desired?.waiting ?? [],
-    formerProxies: desired?.formerProxies ?? [],
-    networkPolicies: desired?.networkPolicies,
-    clusterDomain: "cluster.local",
-  });
-  const patches = effective === undefined ? [] : labelPatches(facts.proxies, effective.provider, effective.spec);
+  const plan = decide(facts, () => input.kept, OPTIONS);
+  const { effective, desired } = plan;
+  const applied = { problem: input.problem, networkPolicy: input.networkPolicy };
+  const status = statusOf(facts, { plan, applied, clusterDomain: "cluster.local" });
+  const patches = effective === undefined ? [] : labelPatches(facts.proxies, effective);
   const configMaps = (desired?.objects ?? []) as ConfigMap[];
   const text = configMaps.find(({ data }) => data?.[DOCUMENT_KEY] !== undefined)?.data?.[DOCUMENT_KEY];
   return {

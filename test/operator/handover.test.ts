@@ -8,11 +8,12 @@ import { SHARED, slotId } from "../../operator/fleet/slots.ts";
 import { parseGrants } from "../../operator/providers/grants.ts";
 import { providerOf } from "../../operator/providers/index.ts";
 import { documentOf } from "../../operator/reconcile/decision/document.ts";
-import { surplusOf } from "../../operator/reconcile/decision/handover.ts";
-import type { World } from "../../operator/reconcile/facts/caches.ts";
+import { handoverOf } from "../../operator/reconcile/decision/handover.ts";
+import { resolveSpec } from "../../operator/reconcile/decision/resolved-spec.ts";
+import type { Caches } from "../../operator/reconcile/facts/caches.ts";
 import type { Facts } from "../../operator/reconcile/facts/facts.ts";
 import { gather } from "../../operator/reconcile/facts/gather.ts";
-import { Scraper } from "../../operator/reconcile/facts/status-scraper.ts";
+import { StatusScraper } from "../../operator/reconcile/facts/status-scraper.ts";
 import { withDefaults } from "../harness/defaults.ts";
 
 /** What stays of a fleet that gives way to another one, and by which addresses proxies are proven meanwhile. */
@@ -33,7 +34,10 @@ const deployment = (slot: string, annotations: Record<string, string>): Deployme
 const shared = deployment(SHARED, { [ANNOTATION.addresses]: OLD });
 const slot = deployment(slotId(NEW), { [ANNOTATION.address]: NEW, [ANNOTATION.source]: "10.0.4.20" });
 
-const proxy = (of: string, more: { args?: string[]; unschedulable?: boolean; leaving?: boolean } = {}): ProxyFacts => ({
+const proxy = (
+  of: string,
+  more: { args?: string[]; unschedulable?: boolean; terminating?: boolean } = {},
+): ProxyFacts => ({
   pod: {
     apiVersion: "v1",
     kind: "Pod",
@@ -47,10 +51,10 @@ const proxy = (of: string, more: { args?: string[]; unschedulable?: boolean; lea
   node: more.unschedulable ? undefined : "a",
   ips: [],
   ready: !more.unschedulable,
-  leaving: more.leaving ?? false,
+  terminating: more.terminating ?? false,
   status: undefined,
   error: undefined,
-  asked: true,
+  polled: true,
 });
 
 const list = (ipv4: string[], ipv6: string[] = []) => JSON.stringify({ ipv4, ipv6, pending: [], retiring: [] });
@@ -79,13 +83,13 @@ function exchange(spec: object, deployments: Deployment[], proxies: ProxyFacts[]
     proxies,
     nodes: [{ apiVersion: "v1", kind: "Node", metadata: { name: "a" } }],
   } as unknown as Facts;
-  const { go, stay, former } = surplusOf(facts, policy.spec, providerOf(policy.spec)!);
+  const { remove, keep, former } = handoverOf(facts, resolveSpec(facts, policy.spec, providerOf(policy.spec)!));
   const { staticIPs } = JSON.parse(documentOf(policy, [], former).document) as {
     staticIPs: { address: string; sourceAddress?: string; phase: string }[];
   };
   return {
-    go: go.map(({ metadata }) => metadata.name),
-    stay: stay.map(({ metadata }) => metadata.name),
+    remove: remove.map(({ metadata }) => metadata.name),
+    keep: keep.map(({ metadata }) => metadata.name),
     document: staticIPs.map(({ address, sourceAddress, phase }) =>
       [address, sourceAddress, phase].filter(Boolean).join(" "),
     ),
@@ -93,7 +97,7 @@ function exchange(spec: object, deployments: Deployment[], proxies: ProxyFacts[]
 }
 
 test("a shared fleet that gives way is proven by what stands on its Deployment, whatever the published list says", () => {
-  const expected = { go: [], stay: ["d-shared"], document: [`${NEW} Pending`, `${OLD} Retiring`] };
+  const expected = { remove: [], keep: ["d-shared"], document: [`${NEW} Pending`, `${OLD} Retiring`] };
   for (const published of [
     list([OLD]),
     list([OLD, NEW]),
@@ -107,11 +111,11 @@ test("a shared fleet that gives way is proven by what stands on its Deployment, 
 
 test("a fleet whose Deployment is gone keeps its addresses as long as a proxy of it runs", () => {
   const published = list([OLD, NEW, OLD]);
-  assert.deepEqual(exchange(slots, [], [proxy(SHARED, { leaving: true })], published).document, [
+  assert.deepEqual(exchange(slots, [], [proxy(SHARED, { terminating: true })], published).document, [
     `${NEW} Active`,
     `${OLD} Retiring`,
   ]);
-  const ending = proxy(slotId(NEW), { leaving: true, args: ["proxy", "--source-address=10.0.4.20"] });
+  const ending = proxy(slotId(NEW), { terminating: true, args: ["proxy", "--source-address=10.0.4.20"] });
   assert.deepEqual(exchange(external, [], [ending], list([NEW, OLD])).document, [
     `${OLD} Active`,
     `${NEW} 10.0.4.20 Pending`,
@@ -132,12 +136,12 @@ test("a new shared fleet is not proven by a slot's address, unless it is its own
 test("a fleet goes for a slot that finds no node only if it takes ports of nodes, and never for a shared one", () => {
   const stuck = (of: string) => proxy(of, { unschedulable: true });
   const back = exchange(external, [shared, slot], [stuck(SHARED), proxy(slotId(NEW))], list([NEW]));
-  assert.deepEqual(back.go, []);
+  assert.deepEqual(back.remove, []);
   const there = exchange(slots, [shared, slot], [stuck(slotId(NEW)), proxy(SHARED)], list([OLD]));
-  assert.deepEqual(there.go, []);
+  assert.deepEqual(there.remove, []);
   const other = deployment(slotId("203.0.113.21"), { [ANNOTATION.address]: "203.0.113.21" });
   const slotsOnly = exchange(slots, [slot, other], [stuck(slotId(NEW)), proxy(slotId("203.0.113.21"))], list([NEW]));
-  assert.deepEqual(slotsOnly.go, [`d-${slotId("203.0.113.21")}`]);
+  assert.deepEqual(slotsOnly.remove, [`d-${slotId("203.0.113.21")}`]);
 });
 
 test("slots go for a shared fleet only when it is rolled out whole: a pod of one that was before is none of its own", () => {
@@ -151,7 +155,7 @@ test("slots go for a shared fleet only when it is rolled out whole: a pod of one
   });
   const all = { replicas: 2, updatedReplicas: 2, availableReplicas: 2 };
   const gone = (status: NonNullable<Deployment["status"]>) =>
-    exchange(external, [fleet(status), slot], proxies, list([NEW])).go;
+    exchange(external, [fleet(status), slot], proxies, list([NEW])).remove;
   assert.deepEqual(gone({}), []);
   assert.deepEqual(gone({ ...all, observedGeneration: 1 }), []);
   assert.deepEqual(gone({ ...all, observedGeneration: 2, availableReplicas: 1 }), []);
@@ -163,13 +167,13 @@ test("pods that have ended, such as evicted ones, are no proxies", () => {
   const pod = (name: string, phase: string) =>
     ({ apiVersion: "v1", kind: "Pod", metadata: { name, namespace: "convoy", uid: name }, status: { phase } }) as Pod;
   const pods = [pod("evicted", "Failed"), pod("runs", "Running"), pod("waits", "Pending"), pod("done", "Succeeded")];
-  const watched = (objects: unknown[]) => ({ get: () => undefined, by: () => objects, list: () => objects });
-  const world = new Proxy({} as World, { get: (_, kind) => watched(kind === "proxies" ? [...pods] : []) });
-  const scraper = new Scraper({ ask: () => Promise.reject(new Error()), intervalMs: 1, onChange: () => {} });
+  const cacheOf = (objects: unknown[]) => ({ get: () => undefined, by: () => objects, list: () => objects });
+  const caches = new Proxy({} as Caches, { get: (_, kind) => cacheOf(kind === "proxies" ? [...pods] : []) });
+  const scraper = new StatusScraper({ fetch: () => Promise.reject(new Error()), intervalMs: 1, onChange: () => {} });
   const policy = { metadata: { name: "webhooks", namespace: "convoy", uid: "1" }, spec: {} } as unknown as EgressPolicy;
   const around = { scraper, grants: parseGrants('{"grants":[]}'), claims: new Map(), blockedCIDRs: [], now: 0 };
   assert.deepEqual(
-    gather(world, policy, around).proxies.map(({ pod }) => pod.metadata.name),
+    gather(caches, policy, around).proxies.map(({ pod }) => pod.metadata.name),
     ["runs", "waits"],
   );
 });

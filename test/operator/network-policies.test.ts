@@ -16,7 +16,7 @@ interface Given {
   nodes?: Facts["nodes"];
   pods?: { hostNetwork?: boolean; ip?: string; ports?: [proxy: number, admin: number] }[];
   adminFrom?: readonly string[] | undefined;
-  problem?: Parameters<typeof judgeNetworkPolicies>[4];
+  problem?: Parameters<typeof judgeNetworkPolicies>[3];
 }
 
 function made(spec: object, given: Given = {}) {
@@ -44,14 +44,14 @@ function made(spec: object, given: Given = {}) {
     nodes: "nodes" in given ? given.nodes : nodes,
   } as unknown as Facts;
   const provider = providerOf(policy.spec)!;
-  const result = networkPolicies(facts, policy.spec, provider, adminFrom);
+  const result = networkPolicies(facts, policy.spec, provider.shape, adminFrom);
   for (const object of result.objects) assertBlocks(object);
   const named = (name: string) => result.objects.find((object) => object.metadata.name === name)!;
   return {
     names: result.objects.map((object) => object.metadata.name),
     proxy: named("webhooks-egress"),
     senders: named("webhooks-egress-senders"),
-    finding: judgeNetworkPolicies(facts, policy.spec, provider, result, problem),
+    finding: judgeNetworkPolicies(facts, { spec: policy.spec, provider }, result, problem),
   };
 }
 

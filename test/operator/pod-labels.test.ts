@@ -2,10 +2,11 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { EgressPolicy } from "../../operator/api/egresspolicy.ts";
 import type { ProxyFacts, ProxyStatus } from "../../operator/fleet/proxy-status.ts";
-import { slotId } from "../../operator/fleet/slots.ts";
+import { slotId, slotsOf } from "../../operator/fleet/slots.ts";
 import { external } from "../../operator/providers/external.ts";
 import { kubeVIP } from "../../operator/providers/kubevip.ts";
 import { nodeAddress } from "../../operator/providers/nodeaddress.ts";
+import type { Provider } from "../../operator/providers/provider.ts";
 import { labelPatches } from "../../operator/reconcile/decision/pod-labels.ts";
 
 /** Which proxies get new requests, by the labels of their pods. */
@@ -28,14 +29,21 @@ const proxy = (address: string, labels: Record<string, string>, rest: Partial<Pr
   node: "a",
   ips: [],
   ready: true,
-  leaving: false,
+  terminating: false,
   status: undefined,
   error: undefined,
-  asked: true,
+  polled: true,
   ...rest,
 });
-const patches = (...given: Parameters<typeof labelPatches>) =>
-  Object.fromEntries(labelPatches(...given).map(({ pod, labels }) => [pod.metadata.name, labels]));
+const patches = (
+  proxies: readonly ProxyFacts[],
+  provider: Provider,
+  spec: EgressPolicy["spec"],
+  keys?: Parameters<typeof labelPatches>[2],
+) => {
+  const given = labelPatches(proxies, { spec, provider, slots: slotsOf(spec) }, keys);
+  return Object.fromEntries(given.map(({ pod, labels }) => [pod.metadata.name, labels]));
+};
 
 test("a retiring slot gets nothing new while another one serves, and all while none does", () => {
   const old = proxy(OLD, { [PHASE]: "Active" }, { status: status(true) });
@@ -65,5 +73,5 @@ test("labels of another provider go; which ones now, the caller says", () => {
   assert.deepEqual(patches([before], nodeAddress, active, [PHASE]), { [NEW]: { [PHASE]: "Active" } });
   assert.deepEqual(patches([before], nodeAddress, active, [VERIFIED]), { [NEW]: { [VERIFIED]: null } });
   assert.deepEqual(patches([before], external, active), { [NEW]: { [VERIFIED]: null } });
-  assert.deepEqual(patches([{ ...before, leaving: true }], external, active), {});
+  assert.deepEqual(patches([{ ...before, terminating: true }], external, active), {});
 });

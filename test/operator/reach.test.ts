@@ -28,7 +28,7 @@ const policyOf = (spec: object): EgressPolicy =>
 function made(spec: object, blockedCIDRs: readonly string[] = [], rest: Partial<Facts> = {}) {
   const policy = policyOf(spec);
   const facts = { policy, blockedCIDRs, proxies: [], nodes: [], ...rest } as unknown as Facts;
-  const result = networkPolicies(facts, policy.spec, providerOf(policy.spec)!, ["outrider-system"]);
+  const result = networkPolicies(facts, policy.spec, providerOf(policy.spec)!.shape, ["outrider-system"]);
   for (const object of result.objects) assertBlocks(object);
   const named = (name: string) => result.objects.find(({ metadata }) => metadata.name === name);
   return { ...result, proxy: named("webhooks-egress")!, senders: named("webhooks-egress-senders")! };

@@ -7,11 +7,11 @@ import {
   AUTHORITY_LIFE_MS,
   bundleOf,
   dueAt,
-  type Held,
-  isExchanging,
+  type HeldCertificates,
+  isReplacing,
   LEAF_LIFE_MS,
+  leafNames,
   type Moment,
-  namesOf,
   nextStep,
   readHeld,
   writeHeld,
@@ -25,12 +25,12 @@ const NAMES = ["outrider-webhook.outrider-system.svc", "127.0.0.1", "fd00::1"];
 const DAY_MS = 24 * 60 * 60 * 1000;
 const START = Date.UTC(2026, 0, 1);
 const at = (now: number, more: Partial<Moment> = {}): Moment => ({ now, names: NAMES, trusted: true, ...more });
-const first = (now = START): Held => nextStep(undefined, undefined, at(now))!.held;
+const first = (now = START): HeldCertificates => nextStep(undefined, undefined, at(now))!.held;
 /** As it comes back from the Secret. */
-const stored = (held: Held): Held => {
+const stored = (held: HeldCertificates): HeldCertificates => {
   const read = readHeld(writeHeld(held));
   assert.notEqual(typeof read, "string", String(read));
-  return read as Held;
+  return read as HeldCertificates;
 };
 
 /** openssl's verdict about a leaf at a time, with nothing trusted but that bundle. */
@@ -76,7 +76,7 @@ test("what is stored is read as it was, with its names; each serial and authorit
   const held = first();
   const read = stored(held);
   assert.deepEqual(writeHeld(read), writeHeld(held));
-  assert.deepEqual(namesOf(read.leaf), NAMES);
+  assert.deepEqual(leafNames(read.leaf), NAMES);
   assert.equal(nextStep(read, undefined, at(START)), undefined);
   const other = first();
   assert.notEqual(other.leaf.x509.serialNumber, held.leaf.x509.serialNumber);
@@ -121,12 +121,12 @@ test("an authority is exchanged in three steps: at every moment each leaf in use
   // Nothing begins while the API server's trust is not known to be in order.
   assert.equal(nextStep(old, old, at(due, { trusted: false })), undefined);
   const one = stored(nextStep(old, old, at(due))!.held);
-  assert.equal(isExchanging(one), true);
+  assert.equal(isReplacing(one), true);
   assert.equal(one.authorities.length, 2);
   assert.equal(one.leaf.pem, old.leaf.pem);
   assert.equal(nextStep(one, one, at(due + 1000, { trusted: false })), undefined);
   const two = stored(nextStep(one, one, at(due + 1000))!.held);
-  assert.equal(isExchanging(two), false);
+  assert.equal(isReplacing(two), false);
   // A replica that is late still shows the old leaf.
   for (const leaf of [old.leaf, two.leaf]) {
     assert.match(verify(bundleOf(two), leaf.pem, due + 1000, []), /: OK/);
@@ -187,7 +187,7 @@ test("a deleted Secret means new certificates, without a gap; deleted over and o
 test("a name that is missing is added, and none is taken from replicas that need another", () => {
   const held = first();
   const { held: more } = nextStep(held, held, at(START, { names: ["elsewhere.example"] }))!;
-  assert.deepEqual(namesOf(more.leaf), ["elsewhere.example", ...NAMES]);
+  assert.deepEqual(leafNames(more.leaf), ["elsewhere.example", ...NAMES]);
   assert.equal(nextStep(more, more, at(START)), undefined);
 });
 

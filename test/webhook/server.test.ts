@@ -8,7 +8,7 @@ import pino from "pino";
 import { Registry } from "prom-client";
 import type { EgressPolicy } from "../../operator/api/egresspolicy.ts";
 import type { KubeObject } from "../../operator/kube/resource.ts";
-import { type AdmitParts, Refusal } from "../../operator/webhook/admit.ts";
+import { AdmissionRefusal, type AdmitParts } from "../../operator/webhook/admit.ts";
 import { bundleOf, nextStep } from "../../operator/webhook/certificates/lifecycle.ts";
 import { WebhookMetrics } from "../../operator/webhook/metrics.ts";
 import { makeWebhook, type Webhook } from "../../operator/webhook/server.ts";
@@ -28,15 +28,15 @@ const policy = {
 
 const told: { about: KubeObject; reason: string }[] = [];
 const parts: AdmitParts = {
-  find: (_, name) => {
+  lookup: (_, name) => {
     if (name === "broken") return Promise.reject(new Error("the API server is away"));
-    if (name === "elsewhere") return Promise.reject(new Refusal("not here"));
+    if (name === "elsewhere") return Promise.reject(new AdmissionRefusal("not here"));
     const leaving = { ...policy, metadata: { ...policy.metadata, deletionTimestamp: "2026-01-01T00:00:00Z" } };
     return Promise.resolve(name === "webhooks" ? policy : name === "leaving" ? leaving : undefined);
   },
   optIn: optInByName,
   inject: injectOne,
-  tell: (about, { reason }) => told.push({ about, reason }),
+  record: (about, { reason }) => told.push({ about, reason }),
   clusterDomain: "cluster.local",
 };
 

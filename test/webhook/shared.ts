@@ -10,7 +10,7 @@ import { type Clock, systemClock } from "../../operator/kube/clock.ts";
 import { EventRecorder } from "../../operator/kube/events.ts";
 import { KubeMetrics } from "../../operator/kube/metrics.ts";
 import type { OwnerReference } from "../../operator/kube/resource.ts";
-import { makeFind } from "../../operator/webhook/lookup.ts";
+import { makeLookup } from "../../operator/webhook/lookup.ts";
 import { type RunningWebhook, startWebhook } from "../../operator/webhook/start.ts";
 import type { Answer, ControlPlane } from "../cluster/control-plane.ts";
 import { configFrom } from "../operator/kube/shared.ts";
@@ -113,10 +113,10 @@ export async function startReplica(options: ReplicaOptions): Promise<Replica> {
     config: { listen, configuration: "outrider-webhook", names, certDir, owner: undefined },
     namespace: SYSTEM,
     clusterDomain: "cluster.local",
-    find: makeFind({ get: () => undefined }, client, []),
+    lookup: makeLookup({ get: () => undefined }, client, []),
     optIn: (pod) => optIn(pod),
     inject,
-    tell: (object, { type, reason, message }) => events.event(object, type, reason, message),
+    record: (object, { type, reason, message }) => events.event(object, type, reason, message),
     metrics: { registry, kube: new KubeMetrics(registry) },
     ...{ client, owner, log, clock, wallNow },
   });

@@ -1,5 +1,5 @@
 import { PolicyError } from "../../../proxy/policy/rules.ts";
-import type { EgressPolicy } from "../../api/egresspolicy.ts";
+import type { EgressPolicy, EgressPolicySpec } from "../../api/egresspolicy.ts";
 import { childName, REASON, type Reason, SPEC_KEY } from "../../api/names.ts";
 import type { ConfigMap } from "../../api/objects.ts";
 import { type Slot, slotsOf } from "../../fleet/slots.ts";
@@ -9,55 +9,58 @@ import type { Facts } from "../facts/facts.ts";
 import { type Accepted, configMapBytes, MAX_CONFIGMAP_BYTES } from "../objects/configmap.ts";
 import { documentOf } from "./document.ts";
 
-type Spec = EgressPolicy["spec"];
-
-/** Why a spec is not taken: the user's to mend. */
-export interface Refusal {
+/** Why a spec is rejected. The user has to fix it. */
+export interface Rejection {
   reason: Reason;
   message: string;
 }
 
-/** Older first; the same second: by namespace and name (GEP-713). */
+/** Order of policies that ask for the same address: by creation, then by namespace and name (GEP-713). */
 export function isOlder(a: EgressPolicy, b: EgressPolicy): boolean {
   const key = ({ metadata }: EgressPolicy) => `${metadata.creationTimestamp} ${metadata.namespace}/${metadata.name}`;
   return key(a) < key(b);
 }
 
-/**
- * The policy that keeps an exclusive address from this one. Whoever has a slot for it keeps it; where nobody does, the
- * oldest policy that asks for it.
- */
-function conflict(
-  { policy, others, holderOf, grants }: Facts,
-  spec: Spec,
-): { address: string; winner: EgressPolicy } | undefined {
-  // Who has no grant cannot have an address, and so keeps nobody from it.
-  const rivals = others.filter((other) => {
-    const provider = providerOf(other.spec);
-    if (provider === undefined || !provider.exclusive) return false;
-    return notGranted(grants, other.metadata.namespace!, provider, other.spec) === undefined;
+/** A policy that may have slots, with the addresses that it asks for. */
+interface Rival {
+  policy: EgressPolicy;
+  addresses: ReadonlySet<string>;
+}
+
+/** Other policies that ask for slots. A policy without a grant cannot have an address, so it does not count. */
+function rivalsOf({ others, grants }: Facts): Rival[] {
+  return others.flatMap((policy): Rival[] => {
+    const provider = providerOf(policy.spec);
+    if (provider?.shape.kind !== "Slots") return [];
+    if (notGranted(grants, policy.metadata.namespace!, provider, policy.spec) !== undefined) return [];
+    return [{ policy, addresses: new Set(slotsOf(policy.spec).flatMap(({ address, source }) => [address, source])) }];
   });
-  for (const slot of slotsOf(spec)) {
+}
+
+/**
+ * An address that another policy has. A policy that has a slot for an address keeps it. If no policy has one, the oldest
+ * policy that asks for the address gets it.
+ */
+function conflict(facts: Facts, slots: readonly Slot[]): { address: string; winner: EgressPolicy } | undefined {
+  const { policy, others, holderOf } = facts;
+  const rivals = rivalsOf(facts);
+  for (const slot of slots) {
     const own = [slot.address, slot.source];
     const holder = own.map(holderOf).find((uid) => uid !== undefined);
     if (holder === policy.metadata.uid) continue;
-    const asking = rivals.filter((other) =>
-      slotsOf(other.spec).some(({ address, source }) => own.includes(address) || own.includes(source)),
-    );
-    const winner =
-      others.find((other) => other.metadata.uid === holder) ??
-      asking
-        .filter((other) => isOlder(other, policy))
-        .reduce<EgressPolicy | undefined>(
-          (oldest, other) => (oldest === undefined || isOlder(other, oldest) ? other : oldest),
-          undefined,
-        );
+    const older = rivals
+      .filter(({ addresses }) => own.some((address) => addresses.has(address)))
+      .map((rival) => rival.policy)
+      .filter((other) => isOlder(other, policy));
+    const [first, ...rest] = older;
+    const oldest = rest.reduce((found, other) => (isOlder(other, found ?? other) ? other : found), first);
+    const winner = others.find((other) => other.metadata.uid === holder) ?? oldest;
     if (winner !== undefined) return { address: slot.address, winner };
   }
   return undefined;
 }
 
-/** An address that two slots would have. */
+/** An address that two slots of one spec share. */
 function repeated(slots: readonly Slot[]): string | undefined {
   const taken = new Set<string>();
   for (const { id, address, source } of slots) {
@@ -68,8 +71,24 @@ function repeated(slots: readonly Slot[]): string | undefined {
   return undefined;
 }
 
-/** Judges the spec as it stands now. */
-export function judgeSpec(facts: Facts): { accepted: Accepted } | Refusal {
+/** Whether the addresses of slots conflict with each other, or with another policy. */
+function judgeSlots(facts: Facts, spec: EgressPolicySpec): Rejection | undefined {
+  const slots = slotsOf(spec);
+  const lost = conflict(facts, slots);
+  if (lost !== undefined) {
+    const { namespace, name } = lost.winner.metadata;
+    return {
+      reason: REASON.conflicted,
+      message: `spec.staticIPs: ${lost.address} belongs to policy ${namespace}/${name}`,
+    };
+  }
+  const twice = repeated(slots);
+  if (twice !== undefined) return { reason: REASON.invalid, message: `spec.staticIPs: ${twice} is there twice` };
+  return undefined;
+}
+
+/** Validates the spec of a policy. */
+export function judgeSpec(facts: Facts): { accepted: Accepted } | Rejection {
   const { policy, grants } = facts;
   const { spec } = policy;
   const provider = providerOf(spec);
@@ -97,22 +116,10 @@ export function judgeSpec(facts: Facts): { accepted: Accepted } | Refusal {
   }
   const refused = notGranted(grants, policy.metadata.namespace!, provider, spec);
   if (refused !== undefined) return { reason: REASON.notGranted, message: refused };
-  if (provider.exclusive) {
-    const lost = conflict(facts, spec);
-    if (lost !== undefined) {
-      const { namespace, name } = lost.winner.metadata;
-      return {
-        reason: REASON.conflicted,
-        message: `spec.staticIPs: ${lost.address} belongs to policy ${namespace}/${name}`,
-      };
-    }
-    const twice = repeated(slotsOf(spec));
-    if (twice !== undefined) return { reason: REASON.invalid, message: `spec.staticIPs: ${twice} is there twice` };
-  }
-  return { accepted };
+  return (provider.shape.kind === "Slots" ? judgeSlots(facts, spec) : undefined) ?? { accepted };
 }
 
-/** The last accepted spec as the ConfigMap of a policy carries it; undefined where none was accepted yet. */
+/** The last accepted spec as the ConfigMap of a policy stores it; undefined if none was accepted yet. */
 export function lastAccepted(policy: EgressPolicy, configMaps: ReadonlyMap<string, ConfigMap>): string | undefined {
   return configMaps.get(childName.document(policy.metadata.name))?.binaryData?.[SPEC_KEY];
 }

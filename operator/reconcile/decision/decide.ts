@@ -1,42 +1,48 @@
-import type { EgressPolicy } from "../../api/egresspolicy.ts";
+import type { EgressPolicySpec } from "../../api/egresspolicy.ts";
 import { providerOf } from "../../providers/index.ts";
 import type { Facts } from "../facts/facts.ts";
 import type { Accepted } from "../objects/configmap.ts";
-import type { Verdict } from "../status/status.ts";
-import { judgeSpec, type Refusal } from "./accept.ts";
+import { judgeSpec, type Rejection } from "./accept.ts";
 import { type Desired, desire, type FleetOptions } from "./desire.ts";
 import { documentOf } from "./document.ts";
-import { surplusOf } from "./handover.ts";
+import { handoverOf } from "./handover.ts";
+import { type ResolvedSpec, resolveSpec } from "./resolved-spec.ts";
 
-/** What has to be done for a policy. */
-export interface Decision {
-  /** Why its spec is not taken; undefined: it is. */
-  refusal: Refusal | undefined;
-  /** The newest spec, where it was accepted. */
+/** The spec that is reconciled: the newest one, or the last accepted one. */
+export interface Effective extends ResolvedSpec {
+  /** Hash of its policy document. */
+  hash: string;
+}
+
+/** What to do for a policy. */
+export interface Plan {
+  /** Why the newest spec is rejected; undefined if it is accepted. */
+  rejection: Rejection | undefined;
+  /** The newest spec, if it is accepted. */
   accepted: Accepted | undefined;
-  /** What is reconciled; undefined: nothing is. */
-  effective: Verdict["effective"];
-  /** Why the spec that was accepted before is refused as well: then all is left as it stands. */
-  stands: Refusal | undefined;
+  /** Undefined if nothing is reconciled. */
+  effective: Effective | undefined;
+  /** Why the last accepted spec is rejected as well. Existing objects are left unchanged then. */
+  keptRejection: Rejection | undefined;
   desired: Desired | undefined;
 }
 
-/** Pure. `kept`: gives the spec that was accepted last, asked for only when the newest one is refused. */
-export function decide(facts: Facts, kept: () => EgressPolicy["spec"] | undefined, options: FleetOptions): Decision {
+/** Pure. `kept` returns the last accepted spec; it is called only if the newest one is rejected. */
+export function decide(facts: Facts, kept: () => EgressPolicySpec | undefined, options: FleetOptions): Plan {
   const judged = judgeSpec(facts);
   const accepted = "accepted" in judged ? judged.accepted : undefined;
-  const refusal = "accepted" in judged ? undefined : judged;
+  const rejection = "accepted" in judged ? undefined : judged;
   const spec = accepted === undefined ? kept() : facts.policy.spec;
-  const nothing = { refusal, accepted, effective: undefined, desired: undefined };
-  if (spec === undefined) return { ...nothing, stands: undefined };
+  const nothing = { rejection, accepted, effective: undefined, desired: undefined };
+  if (spec === undefined) return { ...nothing, keptRejection: undefined };
   const policy = { ...facts.policy, spec };
-  // What was accepted once is judged again: it lies where others may write, and a grant may have been taken back.
+  // Validate the stored spec again: others can write to its ConfigMap, and a grant may have been revoked.
   const again = accepted === undefined ? judgeSpec({ ...facts, policy }) : { accepted };
-  if (!("accepted" in again)) return { ...nothing, stands: again };
-  const provider = providerOf(spec)!;
-  const surplus = surplusOf(facts, spec, provider);
-  const document = documentOf(policy, facts.blockedCIDRs, surplus.former);
-  const effective = { spec, hash: document.hash, provider };
-  const desired = desire(facts, spec, document, provider, surplus, options);
-  return { refusal, accepted, effective, stands: undefined, desired };
+  if (!("accepted" in again)) return { ...nothing, keptRejection: again };
+  const resolved = resolveSpec(facts, spec, providerOf(spec)!);
+  const handover = handoverOf(facts, resolved);
+  const document = documentOf(policy, facts.blockedCIDRs, handover.former);
+  const effective = { ...resolved, hash: document.hash };
+  const desired = desire(facts, resolved, document, handover, options);
+  return { rejection, accepted, effective, keptRejection: undefined, desired };
 }

@@ -1,10 +1,10 @@
-import type { EgressPolicy } from "../../api/egresspolicy.ts";
 import { RESOURCE } from "../../api/kinds.ts";
 import { ANNOTATION, childName, FIELD_MANAGER, LABEL } from "../../api/names.ts";
+import { isRolledOut } from "../../api/objects.ts";
 import type { ProxyFacts } from "../../fleet/proxy-status.ts";
-import { lastingSlots, type Slot, usedAddresses } from "../../fleet/slots.ts";
+import { lastingSlots, type Slot } from "../../fleet/slots.ts";
 import type { KubeObject } from "../../kube/resource.ts";
-import { type Provider, servingLabels } from "../../providers/provider.ts";
+import { type FleetShape, isOnNode, servingLabels } from "../../providers/provider.ts";
 import type { Facts } from "../facts/facts.ts";
 import { type NetworkPolicies, networkPolicies } from "../network/network-policies.ts";
 import { replicasOwnedByOthers, stamp } from "../objects/compare.ts";
@@ -15,68 +15,83 @@ import { clientService } from "../objects/service.ts";
 import { proxyAccount } from "../objects/serviceaccount.ts";
 import { selectorOf } from "../placement/nodes.ts";
 import { affinityOf } from "../placement/placement.ts";
-import { isRolledOut } from "../status/availability.ts";
 import { withFormer } from "./document.ts";
-import { type Surplus, wantedSlots } from "./handover.ts";
+import type { Handover } from "./handover.ts";
 import { serves } from "./pod-labels.ts";
-import { publish, publishedBefore, stillUsed } from "./published-ips.ts";
+import { publish, stillUsed } from "./published-ips.ts";
+import { type ResolvedSpec, wantedSlots } from "./resolved-spec.ts";
 
-/** What the operator's own configuration says of proxy pods. */
+/** Settings of proxy pods from the configuration of the operator. */
 export interface FleetOptions {
   image: string;
   imagePullPolicy: ProxyPods["imagePullPolicy"];
-  /** Namespaces whose pods reach proxies' admin ports; undefined: whoever can. */
+  /** Namespaces whose pods reach the admin ports of proxies; undefined: no restriction. */
   adminFrom: readonly string[] | undefined;
 }
 
-/** What should stand there for a policy. */
+/** Desired state of a policy's objects. */
 export interface Desired {
-  /** Whole, stamped, in the order in which they are applied: the list of addresses is published before it is used. */
+  /** Stamped objects in the order in which they are applied: addresses are published before they are used. */
   objects: KubeObject[];
-  /** What is ours and should not stand there. */
+  /** Objects of the policy to delete. */
   removals: KubeObject[];
-  /** Deployments of slots that are changed after others. */
+  /** Names of the slot Deployments that change after others. */
   waiting: string[];
-  /** Proxies of what served before that have not ended. */
+  /** Running proxies that the spec no longer needs. */
   formerProxies: readonly ProxyFacts[];
   networkPolicies: NetworkPolicies;
 }
 
 const DEFAULT_REPLICAS = 2;
 
+/** What the shape of a fleet means for the readiness and the labels of its pods. */
+function readinessOf(shape: FleetShape): Pick<ProxyPods, "readiness" | "labels"> {
+  switch (shape.kind) {
+    case "Deployment":
+      return { readiness: "verified", labels: servingLabels(shape) };
+    case "Slots":
+      switch (shape.address) {
+        case "on-node":
+          return { readiness: "verified", labels: servingLabels(shape) };
+        case "follows-ready-pod":
+          // The label follows the proof, so it is set later.
+          return { readiness: "policy", labels: {} };
+      }
+  }
+}
+
+/** Deployment of a slot, or the one Deployment of a fleet without slots. */
 function deploymentOf(
-  policy: EgressPolicy,
-  spec: EgressPolicy["spec"],
-  provider: Provider,
-  slot: Slot | undefined,
   facts: Facts,
-  options: FleetOptions,
+  { spec, provider, placements }: ResolvedSpec,
+  slot: Slot | undefined,
+  { image, imagePullPolicy }: FleetOptions,
 ): KubeObject {
-  const own = policy.metadata.name;
-  const name = slot === undefined ? childName.fleet(own) : childName.slot(own, slot.id);
-  const actual = facts.children.deployments.get(name);
-  const foreign = slot === undefined && actual !== undefined && replicasOwnedByOthers(actual, FIELD_MANAGER);
-  const replicas = slot === undefined ? (spec.proxy?.replicas ?? DEFAULT_REPLICAS) : 1;
-  return proxyDeployment(policy, spec, {
-    ...options,
-    ...(foreign ? {} : { replicas }),
-    ...(slot === undefined ? {} : { slot }),
-    hostNetwork: provider.hostNetwork,
-    readiness: provider.gated ? "policy" : "verified",
+  const { policy, children } = facts;
+  const { shape } = provider;
+  const shared = {
+    ...{ image, imagePullPolicy, ...readinessOf(shape) },
     annotations: provider.podAnnotations(spec),
-    // What a label tells of a proof comes with the proof.
-    labels: provider.gated ? {} : servingLabels(provider),
     nodeSelector: selectorOf(spec).labels,
-    nodeAffinity: provider.pinned && slot !== undefined ? affinityOf(facts, spec, slot, name) : undefined,
-    eager: provider.pinned,
-  });
+    eager: isOnNode(shape),
+  };
+  if (slot !== undefined) {
+    const name = childName.slot(policy.metadata.name, slot.id);
+    const placement = placements.get(slot.id);
+    const nodeAffinity = placement === undefined ? undefined : affinityOf(facts, spec, placement, name);
+    return proxyDeployment(policy, spec, { ...shared, slot, replicas: 1, nodeAffinity });
+  }
+  const actual = children.deployments.get(childName.fleet(policy.metadata.name));
+  const foreign = actual !== undefined && replicasOwnedByOthers(actual, FIELD_MANAGER);
+  const replicas = spec.proxy?.replicas ?? DEFAULT_REPLICAS;
+  return proxyDeployment(policy, spec, { ...shared, ...(foreign ? {} : { replicas }), nodeAffinity: undefined });
 }
 
 /**
- * Slots restart one after the other, or all addresses would be gone at once: of those that serve, one is changed while
- * every other one serves that is to stay. Those that do not serve are changed at once. Gives the names of those that wait.
+ * Names of the slot Deployments that must wait. Of the serving slots one changes at a time, and only while all others that
+ * are not retiring serve. Otherwise all addresses could be down at once. Slots that do not serve change at once.
  */
-function waiting(facts: Facts, deployments: readonly KubeObject[], spec: EgressPolicy["spec"]): Set<string> {
+function waitingSlots(facts: Facts, deployments: readonly KubeObject[], { spec, slots }: ResolvedSpec): Set<string> {
   const inService = deployments.flatMap((object): { object: KubeObject; changes: boolean }[] => {
     const actual = facts.children.deployments.get(object.metadata.name);
     const slot = object.metadata.labels?.[LABEL.slot] ?? "";
@@ -86,74 +101,82 @@ function waiting(facts: Facts, deployments: readonly KubeObject[], spec: EgressP
   });
   const changing = inService.filter(({ changes }) => changes).map(({ object }) => object.metadata.name);
   const served = new Set(inService.map(({ object }) => object.metadata.labels?.[LABEL.slot]));
-  const all = [...lastingSlots(spec)].every((slot) => served.has(slot));
+  const all = [...lastingSlots(slots)].every((slot) => served.has(slot));
   return new Set(all ? changing.slice(1) : changing);
+}
+
+/** ConfigMap of the published list, which also has the addresses that proxies still send from. */
+function publishedOf(facts: Facts, { spec, slots, published }: ResolvedSpec, hash: string, { former }: Handover) {
+  const used = new Set(slots.map(({ address }) => address));
+  const leaving = [
+    ...former.addresses.map(({ address }) => address).filter((address) => !used.has(address)),
+    ...stillUsed(spec, published, facts.proxies, hash),
+  ].sort();
+  return publishedConfigMap(facts.policy, publish(spec, leaving, published, new Date(facts.now).toISOString()));
 }
 
 /** Pure: the objects of an accepted spec. */
 export function desire(
   facts: Facts,
-  spec: EgressPolicy["spec"],
+  resolved: ResolvedSpec,
   accepted: Accepted,
-  provider: Provider,
-  { go, stay, former, running }: Surplus,
+  handover: Handover,
   options: FleetOptions,
 ): Desired {
-  const { policy, children } = facts;
-  const guards = networkPolicies(facts, withFormer(spec, former), provider, options.adminFrom);
-  const slots = wantedSlots(spec, provider);
-  const before = publishedBefore(children.configMaps.get(childName.published(policy.metadata.name)));
-  const used = new Set(usedAddresses(spec));
-  const stillSent = [
-    ...former.leaving.map(({ address }) => address).filter((address) => !used.has(address)),
-    ...stillUsed(spec, before, facts.proxies, accepted.hash),
-  ].sort();
-  const deployments = slots.map((slot) => stamp(deploymentOf(policy, spec, provider, slot, facts, options)));
-  const later = provider.slots ? waiting(facts, deployments, spec) : new Set<string>();
+  const { policy } = facts;
+  const { spec, provider } = resolved;
+  const guards = networkPolicies(facts, withFormer(spec, handover.former), provider.shape, options.adminFrom);
+  const slots = wantedSlots(resolved);
+  const deployments = slots.map((slot) => stamp(deploymentOf(facts, resolved, slot, options)));
+  const waiting = provider.shape.kind === "Slots" ? waitingSlots(facts, deployments, resolved) : new Set<string>();
   const objects = [
     ...[
-      publishedConfigMap(policy, publish(spec, stillSent, before, new Date(facts.now).toISOString())),
+      publishedOf(facts, resolved, accepted.hash, handover),
       documentConfigMap(policy, accepted),
       proxyAccount(policy),
-      clientService(policy, spec, provider),
+      clientService(policy, spec, provider.shape),
       fleetBudget(policy),
-      // Before the Deployments: no proxy of a new fleet runs without.
+      // Before the Deployments, so that no proxy of a new fleet runs without them.
       ...guards.objects,
     ].map(stamp),
     ...deployments,
     ...slots.flatMap((slot) => (slot === undefined ? [] : provider.slotObjects(policy, spec, slot))).map(stamp),
   ];
-
-  const names = new Set([...objects, ...stay].map((object) => `${object.kind}/${object.metadata.name}`));
-  if (guards.tooLarge !== undefined) {
-    names.add(`${RESOURCE.networkPolicy.kind}/${childName.senders(policy.metadata.name)}`);
-  }
-  // Also what gives an ending proxy its address.
-  const kept = new Set([
-    ...stay.map(({ metadata }) => metadata.labels?.[LABEL.slot]),
-    ...running.map(({ slot }) => slot),
-  ]);
-  const standing = [...children.configMaps.values(), ...children.services.values(), ...children.others];
-  const removals = [
-    ...standing.filter(
-      (object) =>
-        !names.has(`${object.kind}/${object.metadata.name}`) && !kept.has(object.metadata.labels?.[LABEL.slot]),
-    ),
-    ...go,
-  ];
   return {
-    objects: objects.filter(({ kind, metadata }) => kind !== "Deployment" || !later.has(metadata.name)),
-    removals,
-    waiting: [...later],
-    formerProxies: running,
+    objects: objects.filter(({ kind, metadata }) => kind !== "Deployment" || !waiting.has(metadata.name)),
+    removals: [...obsolete(facts, objects, guards, handover), ...handover.remove],
+    waiting: [...waiting],
+    formerProxies: handover.running,
     networkPolicies: guards,
   };
 }
 
-/** Proxies that run another document than they should: their kubelet is told to look at the volume now. */
+/** Existing objects, other than Deployments, that are not desired. */
+function obsolete(
+  { policy, children }: Facts,
+  objects: readonly KubeObject[],
+  guards: NetworkPolicies,
+  { keep, running }: Handover,
+): KubeObject[] {
+  const names = new Set([...objects, ...keep].map(nameOf));
+  if (guards.tooLarge !== undefined) {
+    names.add(`${RESOURCE.networkPolicy.kind}/${childName.senders(policy.metadata.name)}`);
+  }
+  // Keep the objects that give a terminating proxy its address.
+  const kept = new Set([
+    ...keep.map(({ metadata }) => metadata.labels?.[LABEL.slot]),
+    ...running.map(({ slot }) => slot),
+  ]);
+  const existing = [...children.configMaps.values(), ...children.services.values(), ...children.others];
+  return existing.filter((object) => !names.has(nameOf(object)) && !kept.has(object.metadata.labels?.[LABEL.slot]));
+}
+
+const nameOf = ({ kind, metadata }: KubeObject): string => `${kind}/${metadata.name}`;
+
+/** Proxies that run another document than they should. The kubelet has to update their volume now. */
 export function lagging(proxies: readonly ProxyFacts[], hash: string): ProxyFacts[] {
-  return proxies.filter(({ leaving, pod, status }) => {
-    if (leaving || pod.status?.phase !== "Running") return false;
+  return proxies.filter(({ terminating, pod, status }) => {
+    if (terminating || pod.status?.phase !== "Running") return false;
     return status !== undefined && status.hash !== hash;
   });
 }

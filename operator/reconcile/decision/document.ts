@@ -1,8 +1,8 @@
 import { createHash } from "node:crypto";
 import { encodeDocument, MAX_STATIC_IPS } from "../../../proxy/policy/document.ts";
 import { readManifest } from "../../../proxy/policy/source.ts";
-import type { EgressPolicy } from "../../api/egresspolicy.ts";
-import { canonical } from "../../fleet/slots.ts";
+import type { EgressPolicy, EgressPolicySpec } from "../../api/egresspolicy.ts";
+import { canonicalAddress } from "../../fleet/slots.ts";
 import { type Accepted, packSpec } from "../objects/configmap.ts";
 
 interface Memo {
@@ -10,51 +10,51 @@ interface Memo {
   result: Accepted;
 }
 
-/** By spec: reading 20,000 hosts takes a tenth of a second, and most reconciles change none. */
-const memos = new WeakMap<object, Memo>();
+/** Documents by spec: reading 20,000 hosts takes 0.1 s, and most reconciles change none of them. */
+const documents = new WeakMap<object, Memo>();
 
-/** An address of a fleet that gives way to another one, while its proxies still serve. */
-export interface Leaving {
+/** An address of a former fleet whose proxies still serve. */
+export interface FormerAddress {
   address: string;
-  /** What is bound for it. */
+  /** The address that its proxy binds. */
   source: string;
 }
 
-/** A fleet that gives way to another one. */
+/** Addresses of a fleet that another one replaces. */
 export interface Former {
-  leaving: readonly Leaving[];
+  addresses: readonly FormerAddress[];
   /**
-   * The addresses by one of which proxies that bind none are proven, be they the old ones or the new ones: those of the other
-   * fleet are none of theirs, and a family that they do not have cannot be proven by them. Undefined: all of the document's.
+   * Addresses that prove proxies which bind none, of the old and of the new fleet. The other addresses belong to slots, and
+   * may have a family that those proxies cannot use. Undefined: all addresses of the document.
    */
-  machine: ReadonlySet<string> | undefined;
+  unbound: ReadonlySet<string> | undefined;
 }
 
-/** Nothing gives way. */
-export const NO_FORMER: Former = { leaving: [], machine: undefined };
+/** No fleet is being replaced. */
+export const NO_FORMER: Former = { addresses: [], unbound: undefined };
 
-/** The spec with what is leaving as Retiring: its proxies still have to be proven by it, and nobody may reach it. */
-export function withFormer(spec: EgressPolicy["spec"], { leaving, machine }: Former): EgressPolicy["spec"] {
-  if (leaving.length === 0 && machine === undefined) return spec;
-  const sources = new Map(leaving.map(({ address, source }) => [address, source]));
+/** The spec with the addresses of the former fleet as Retiring, so that its proxies can still be verified. */
+export function withFormer(spec: EgressPolicySpec, { addresses, unbound }: Former): EgressPolicySpec {
+  if (addresses.length === 0 && unbound === undefined) return spec;
+  const sources = new Map(addresses.map(({ address, source }) => [address, source]));
   const bound = (address: string) => {
     const source = sources.get(address) ?? address;
     return source === address ? {} : { sourceAddress: source };
   };
-  const own = (spec.staticIPs ?? []).map((ip) => ({ ...ip, ...bound(canonical(ip.address)) }));
-  const known = new Set(own.map(({ address }) => canonical(address)));
+  const own = (spec.staticIPs ?? []).map((ip) => ({ ...ip, ...bound(canonicalAddress(ip.address)) }));
+  const known = new Set(own.map(({ address }) => canonicalAddress(address)));
   const others = [...sources.keys()].filter((address) => !known.has(address)).sort();
   const all = [...own, ...others.map((address) => ({ address, ...bound(address), phase: "Retiring" as const }))];
-  // A proxy that binds a source is proven by that, whatever the phase.
+  // A proxy that binds a source is verified by that source, whatever the phase.
   const staticIPs = all.map((ip) =>
-    machine === undefined || machine.has(canonical(ip.address)) ? ip : { ...ip, phase: "Pending" as const },
+    unbound === undefined || unbound.has(canonicalAddress(ip.address)) ? ip : { ...ip, phase: "Pending" as const },
   );
-  // Of lists that were exchanged again and again before a proxy ran, the last ones do not fit: their gates close.
+  // After several changes before a proxy started, the last addresses may exceed the limit. Their gates close.
   return { ...spec, staticIPs: staticIPs.slice(0, MAX_STATIC_IPS) };
 }
 
 /**
- * The document of a policy's spec, as every proxy of its fleet loads it.
+ * Document of a policy's spec, which every proxy of the fleet loads.
  * @throws PolicyError with the path of every wrong field
  */
 export function documentOf(
@@ -63,13 +63,13 @@ export function documentOf(
   former: Former = NO_FORMER,
 ): Accepted {
   const { spec } = policy;
-  const whole = withFormer(spec, former);
-  const memo = whole === spec ? memos.get(spec) : undefined;
+  const complete = withFormer(spec, former);
+  const memo = complete === spec ? documents.get(spec) : undefined;
   if (memo !== undefined && memo.blocked === blockedCIDRs) return memo.result;
   const { status: _, ...manifest } = policy;
-  const text = encodeDocument(readManifest({ ...manifest, spec: whole }, blockedCIDRs).document);
+  const text = encodeDocument(readManifest({ ...manifest, spec: complete }, blockedCIDRs).document);
   const hash = `sha256:${createHash("sha256").update(text).digest("hex")}`;
   const result = { document: text, hash, spec: packSpec(spec) };
-  if (whole === spec) memos.set(spec, { blocked: blockedCIDRs, result });
+  if (complete === spec) documents.set(spec, { blocked: blockedCIDRs, result });
   return result;
 }

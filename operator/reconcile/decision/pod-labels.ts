@@ -1,32 +1,36 @@
-import type { EgressPolicy } from "../../api/egresspolicy.ts";
+import type { EgressPolicySpec } from "../../api/egresspolicy.ts";
 import { LABEL } from "../../api/names.ts";
 import { isOpen, type ProxyFacts } from "../../fleet/proxy-status.ts";
-import { lastingSlots, slotsOf } from "../../fleet/slots.ts";
-import { type Provider, servingLabels } from "../../providers/provider.ts";
+import { lastingSlots, type Slot } from "../../fleet/slots.ts";
+import { servingLabels } from "../../providers/provider.ts";
+import type { PlacedSpec } from "../placement/placement.ts";
 
-/** Whether a slot, or a shared fleet, has a proxy that may take traffic now. */
-export function serves(slot: string, proxies: readonly ProxyFacts[], spec: EgressPolicy["spec"]): boolean {
+/** Whether a slot, or a shared fleet, has a proxy that can take traffic now. */
+export function serves(slot: string, proxies: readonly ProxyFacts[], spec: EgressPolicySpec): boolean {
   return proxies.some((proxy) => proxy.slot === slot && proxy.ready && isOpen(proxy.status, spec));
 }
 
-/** What is changed on proxy pods: labels and annotations that are merged into theirs; null takes one away. */
+/** Labels and annotations to merge into those of a proxy pod. Null removes one. */
 export interface PodPatch {
   pod: ProxyFacts["pod"];
   labels?: Record<string, string | null>;
   annotations?: Record<string, string>;
 }
 
-/** Labels by which the client Service of some provider selects. */
+/** Labels by which client Services select, whatever the provider. */
 export const SERVING_LABELS = [LABEL.verified, LABEL.phase] as const;
 export type ServingLabel = (typeof SERVING_LABELS)[number];
 
 /**
- * Slots that get nothing new, as long as others serve: an address on its way out is better than none. A proxy that is ready
- * and was not asked yet is taken to serve, or every start of the operator would bring them back for a moment.
+ * Retiring slots that get no new requests. None if no other slot serves: a retiring address is better than an outage. A
+ * ready proxy that was not polled yet counts as serving, so that an operator restart does not change labels for a moment.
  */
-function outOfService(proxies: readonly ProxyFacts[], spec: EgressPolicy["spec"]): ReadonlySet<string> {
-  const slots = slotsOf(spec);
-  const active = lastingSlots(spec);
+function outOfService(
+  proxies: readonly ProxyFacts[],
+  spec: EgressPolicySpec,
+  slots: readonly Slot[],
+): ReadonlySet<string> {
+  const active = lastingSlots(slots);
   const others = proxies.some(
     ({ slot, ready, status }) => active.has(slot) && ready && (status === undefined || isOpen(status, spec)),
   );
@@ -35,28 +39,28 @@ function outOfService(proxies: readonly ProxyFacts[], spec: EgressPolicy["spec"]
 }
 
 /**
- * What the client Service selects by, of `keys`. `verified`: on pods whose gate is open, of slots that are not retiring; a
- * proxy that gives no answer keeps what it has, since its own gate still refuses what is not proven. `phase`: on all
- * pods, where readiness says the rest.
+ * Patches of the pod labels `keys`, by which the client Service selects. `verified` is set on pods whose gate is open,
+ * except in retiring slots. A proxy that does not answer keeps its label, since its own gate still rejects unproven
+ * requests. `phase` is set on all pods; readiness decides the rest.
  */
 export function labelPatches(
   proxies: readonly ProxyFacts[],
-  provider: Pick<Provider, "slots" | "gated">,
-  spec: EgressPolicy["spec"],
+  { spec, provider, slots }: Pick<PlacedSpec, "spec" | "provider" | "slots">,
   keys: readonly ServingLabel[] = SERVING_LABELS,
 ): PodPatch[] {
-  const retiring = outOfService(proxies, spec);
-  const selected = servingLabels(provider);
+  const retiring = outOfService(proxies, spec, slots);
+  const selected = servingLabels(provider.shape);
   const wanted = (key: ServingLabel, { slot, status, pod }: ProxyFacts): string | null => {
-    if (selected[key] === undefined) return null;
-    if (key === LABEL.phase) return retiring.has(slot) ? "Retiring" : selected[key];
-    const open = status === undefined ? pod.metadata.labels?.[key] === selected[key] : isOpen(status, spec);
-    return open && !retiring.has(slot) ? selected[key] : null;
+    const value = selected[key];
+    if (value === undefined) return null;
+    if (key === LABEL.phase) return retiring.has(slot) ? "Retiring" : value;
+    const open = status === undefined ? pod.metadata.labels?.[key] === value : isOpen(status, spec);
+    return open && !retiring.has(slot) ? value : null;
   };
   return proxies.flatMap((proxy): PodPatch[] => {
     const changed = keys
       .map((key) => [key, wanted(key, proxy)] as const)
       .filter(([key, value]) => (proxy.pod.metadata.labels?.[key] ?? null) !== value);
-    return proxy.leaving || changed.length === 0 ? [] : [{ pod: proxy.pod, labels: Object.fromEntries(changed) }];
+    return proxy.terminating || changed.length === 0 ? [] : [{ pod: proxy.pod, labels: Object.fromEntries(changed) }];
   });
 }

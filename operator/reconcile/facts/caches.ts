@@ -1,45 +1,21 @@
-import type { Logger } from "../../../proxy/log.ts";
 import type { EgressPolicy } from "../../api/egresspolicy.ts";
 import { RESOURCE } from "../../api/kinds.ts";
 import { ANNOTATION, LABEL, MANAGED_BY, PROXY_NAME } from "../../api/names.ts";
 import type { ConfigMap, Deployment, EndpointSlice, Node, Pod, Service, ServiceCIDR } from "../../api/objects.ts";
 import { optIn } from "../../injection/inject.ts";
-import type { Client } from "../../kube/client.ts";
-import type { KubeMetrics } from "../../kube/metrics.ts";
-import { Outage } from "../../kube/outage.ts";
-import { Reflector } from "../../kube/reflector.ts";
-import type { KubeObject, Resource } from "../../kube/resource.ts";
+import { type Cache, type Informers, type OnChange, withoutManagedFields } from "../../kube/informers.ts";
+import type { KubeObject } from "../../kube/resource.ts";
 
-/** Objects of one kind, of all namespaces that count. */
-export interface Watched<T extends KubeObject> {
-  get(key: string): T | undefined;
-  by(index: string, value: string): T[];
-  list(): T[];
-}
-
-/** What a change of a watched object is told to. */
-export type OnChange<T> = (event: "added" | "updated" | "deleted", object: T, before: T | undefined) => void;
-
-/** How the operator watches. */
-export interface WatchOptions {
-  client: Client;
-  log: Logger;
-  metrics: KubeMetrics;
-  /** Empty: all. */
-  namespaces: readonly string[];
-  resyncMs: number;
-}
-
-/** The label that names the policy: each kind of object has its own, and users set `policy` on pods as they like. */
+/** Label that names the policy of an object. Each kind has its own, since users set `policy` on pods as they like. */
 type OwnerLabel = typeof LABEL.policy | typeof LABEL.fleet | typeof LABEL.injected;
 
-/** `namespace/policy` by that label. */
+/** Key (`namespace/name`) of the policy that a label names. */
 export function ownerOf({ metadata }: KubeObject, label: OwnerLabel): string | undefined {
   const name = metadata.labels?.[label];
   return name === undefined ? undefined : `${metadata.namespace}/${name}`;
 }
 
-/** The same as an index. */
+/** Index by {@link ownerOf}. */
 const ownedBy =
   (label: OwnerLabel) =>
   (object: KubeObject): string[] => {
@@ -47,12 +23,7 @@ const ownedBy =
     return owner === undefined ? [] : [owner];
   };
 
-/** Stores are kept small: of who set which field, only who set `replicas` is asked for. */
-function withoutManagers<T extends KubeObject>(object: T): T {
-  const { managedFields: _, ...metadata } = object.metadata;
-  return { ...object, metadata };
-}
-
+/** Keeps of `managedFields` only which manager set `replicas`. */
 function replicaManagers(object: Deployment): Deployment {
   const managedFields = (object.metadata.managedFields ?? []).flatMap((entry) => {
     const spec = entry.fieldsV1?.["f:spec"] as Record<string, unknown> | undefined;
@@ -67,7 +38,7 @@ function replicaManagers(object: Deployment): Deployment {
   return { ...object, metadata: { ...object.metadata, managedFields } };
 }
 
-/** Of a node only what is looked at: its list of images alone is many kilobytes. */
+/** Keeps of a node only what decisions read: its list of images alone is many kilobytes. */
 function nodeParts(node: Node): Node {
   const { podCIDR, podCIDRs, unschedulable, taints } = node.spec ?? {};
   const spec = {
@@ -76,132 +47,19 @@ function nodeParts(node: Node): Node {
     ...(unschedulable === undefined ? {} : { unschedulable }),
     ...(taints === undefined ? {} : { taints }),
   };
-  return { ...withoutManagers(node), spec, status: { addresses: node.status?.addresses ?? [] } };
-}
-
-/** Everything that the operator looks at, kept up to date by reflectors. */
-export class Watches {
-  readonly #options: WatchOptions;
-  readonly #outage: Outage;
-  readonly #reflectors: Pick<Reflector<KubeObject>, "synced" | "start" | "retry" | "stop" | "hasSynced">[] = [];
-
-  constructor(options: WatchOptions) {
-    this.#options = options;
-    this.#outage = new Outage(options.log);
-  }
-
-  /** Watches a kind: once for all namespaces, or once for each that counts. */
-  add<T extends KubeObject>(
-    resource: Resource,
-    onChange: OnChange<T>,
-    options: {
-      labelSelector?: string;
-      fieldSelector?: string;
-      namespace?: string;
-      metadataOnly?: boolean;
-      indexes?: Record<string, (object: T) => readonly string[]>;
-      transform?: (object: T) => T;
-    } = {},
-  ): Watched<T> {
-    const { client, log, metrics, namespaces, resyncMs } = this.#options;
-    const { namespace, transform, ...rest } = options;
-    const scopes: (string | undefined)[] =
-      namespace !== undefined
-        ? [namespace]
-        : resource.namespaced && namespaces.length > 0
-          ? [...namespaces]
-          : [undefined];
-    const reflectors = scopes.map(
-      (scope) =>
-        new Reflector<T>({
-          client,
-          resource,
-          log,
-          outage: this.#outage,
-          metrics,
-          relistMs: resyncMs,
-          onChange,
-          transform: transform ?? withoutManagers,
-          ...(scope === undefined ? {} : { namespace: scope }),
-          ...rest,
-        }),
-    );
-    this.#reflectors.push(...reflectors);
-    const stores = reflectors.map((reflector) => reflector.store);
-    return {
-      get: (key) => stores.map((store) => store.get(key)).find((object) => object !== undefined),
-      by: (index, value) => stores.flatMap((store) => store.by(index, value)),
-      list: () => stores.flatMap((store) => store.list()),
-    };
-  }
-
-  start(): void {
-    for (const reflector of this.#reflectors) reflector.start();
-  }
-
-  /** Ends every wait before another try. */
-  retry(): void {
-    for (const reflector of this.#reflectors) reflector.retry();
-  }
-
-  async synced(): Promise<void> {
-    await Promise.all(this.#reflectors.map((reflector) => reflector.synced()));
-  }
-
-  get hasSynced(): boolean {
-    return this.#reflectors.every((reflector) => reflector.hasSynced);
-  }
-
-  async stop(): Promise<void> {
-    await Promise.all(this.#reflectors.map((reflector) => reflector.stop()));
-  }
-}
-
-/** What a policy's facts are gathered from. */
-export interface World {
-  policies: Watched<EgressPolicy>;
-  configMaps: Watched<ConfigMap>;
-  services: Watched<Service>;
-  deployments: Watched<Deployment>;
-  accounts: Watched<KubeObject>;
-  budgets: Watched<KubeObject>;
-  networkPolicies: Watched<KubeObject>;
-  proxies: Watched<Pod>;
-  /** All pods that have not ended, by their metadata: those that were injected, and those that ask for it. */
-  pods: Watched<KubeObject>;
-  /** These take cluster-wide rights; undefined: not watched. */
-  namespaces: Watched<KubeObject & { status?: { phase?: string } }> | undefined;
-  nodes: Watched<Node> | undefined;
-  serviceCIDRs: Watched<ServiceCIDR> | undefined;
-  apiServers: Watched<EndpointSlice> | undefined;
-}
-
-/** Who is told of changes. */
-export interface Listeners {
-  policy: OnChange<EgressPolicy>;
-  /** An object of a policy, or a pod of its fleet, or one that uses it. */
-  child(owner: string): void;
-  proxy: OnChange<Pod>;
-  /** A slot's Deployment came or went: an address may be free. */
-  slot(): void;
-  /** Nodes, services or API servers changed. */
-  ranges(): void;
-  /** A node came, went, or may be used or reached otherwise than before. */
-  nodes(): void;
-  /** A namespace changed. */
-  namespace(name: string): void;
+  return { ...withoutManagedFields(node), spec, status: { addresses: node.status?.addresses ?? [] } };
 }
 
 const injectedBy = ownedBy(LABEL.injected);
-const askedBy = (pod: KubeObject): string[] => {
+const requestedBy = (pod: KubeObject): string[] => {
   const name = optIn(pod);
   return name === undefined ? [] : [`${pod.metadata.namespace}/${name}`];
 };
 
-/** Of a pod that has nothing to do with any policy only that it is there; of others what says how they stand to one. */
+/** Keeps the labels and annotations of a pod only if it uses, or asks for, a policy. */
 function podParts(pod: KubeObject): KubeObject {
   const { name, namespace, uid, resourceVersion, deletionTimestamp, labels, annotations } = pod.metadata;
-  const own = injectedBy(pod).length > 0 || askedBy(pod).length > 0;
+  const own = injectedBy(pod).length > 0 || requestedBy(pod).length > 0;
   const metadata = {
     name,
     ...(namespace && { namespace }),
@@ -214,97 +72,147 @@ function podParts(pod: KubeObject): KubeObject {
   return { apiVersion: pod.apiVersion, kind: pod.kind, metadata };
 }
 
-/** Of a slot's Deployment: what the world sees, and what is bound. */
-const addressesOf = ({ metadata: { annotations } }: KubeObject): string[] =>
+/** Addresses of a slot's Deployment: the static IP and the address that its proxy binds. */
+const slotAddresses = ({ metadata: { annotations } }: KubeObject): string[] =>
   [...new Set([annotations?.[ANNOTATION.address], annotations?.[ANNOTATION.source]])].filter(
     (one) => one !== undefined,
   );
 
-/** A pod that has ended sends nothing and holds nothing up: finished pods of a Job stay until somebody deletes them. */
+/** Excludes pods that have ended: they send nothing, and finished pods of a Job exist until a user deletes them. */
 const RUNNING = "status.phase!=Succeeded,status.phase!=Failed";
 
 const fleetSelector = `${LABEL.managedBy}=${MANAGED_BY},${LABEL.name}=${PROXY_NAME}`;
 
-/** Sets up every watch. `discover`: whether the ranges of the cluster are looked for, which takes cluster-wide rights. */
-export function watchWorld(watches: Watches, tell: Listeners, discover: boolean): World {
-  // Also whom it belonged to before: a label that somebody edits has to come back.
-  const childBy =
-    (label: OwnerLabel): OnChange<KubeObject> =>
-    (_, object, before) => {
-      for (const one of before === undefined ? [object] : [before, object]) {
-        const owner = ownerOf(one, label);
-        if (owner !== undefined) tell.child(owner);
-      }
-    };
-  const child = childBy(LABEL.policy);
-  const ofFleet = childBy(LABEL.fleet);
+/** Objects that belong to policies, and the pods that use them. */
+interface PolicyCaches {
+  policies: Cache<EgressPolicy>;
+  configMaps: Cache<ConfigMap>;
+  services: Cache<Service>;
+  deployments: Cache<Deployment>;
+  accounts: Cache<KubeObject>;
+  budgets: Cache<KubeObject>;
+  networkPolicies: Cache<KubeObject>;
+  proxies: Cache<Pod>;
+  /** Metadata of all pods that have not ended. Indexes: `injected`, `requested`. */
+  pods: Cache<KubeObject>;
+}
+
+/** Objects of the cluster, which need cluster-wide rights. Undefined without `--discover-cidrs`. */
+interface ClusterCaches {
+  namespaces: Cache<KubeObject & { status?: { phase?: string } }> | undefined;
+  nodes: Cache<Node> | undefined;
+  serviceCIDRs: Cache<ServiceCIDR> | undefined;
+  apiServers: Cache<EndpointSlice> | undefined;
+}
+
+/** Informer caches that the facts of a policy are gathered from. */
+export interface Caches extends PolicyCaches, ClusterCaches {}
+
+/** Handlers of changes in the caches. */
+export interface CacheListeners {
+  policy: OnChange<EgressPolicy>;
+  /** An object of a policy, a pod of its fleet, or a pod that uses it changed. `owner`: key of the policy. */
+  child(owner: string): void;
+  proxy: OnChange<Pod>;
+  /** The Deployment of a slot was created or deleted, so an address may be free. */
+  slot(): void;
+  /** Nodes, services or API servers changed. */
+  ranges(): void;
+  /** A node was added or removed, or its labels, taints or addresses changed. */
+  nodes(): void;
+  namespace(name: string): void;
+}
+
+/** Adds the informer of every kind. `discover`: watch the ranges of the cluster, which needs cluster-wide rights. */
+export function addCaches(informers: Informers, listeners: CacheListeners, discover: boolean): Caches {
+  const cluster = discover
+    ? addClusterCaches(informers, listeners)
+    : { namespaces: undefined, nodes: undefined, serviceCIDRs: undefined, apiServers: undefined };
+  return { ...addOwnedCaches(informers, listeners), ...addPodCaches(informers, listeners), ...cluster };
+}
+
+/** Handler that also notifies the previous owner: if a user edits the label, the operator has to restore it. */
+function childBy(label: OwnerLabel, { child }: CacheListeners): OnChange<KubeObject> {
+  return (_, object, before) => {
+    for (const one of before === undefined ? [object] : [before, object]) {
+      const owner = ownerOf(one, label);
+      if (owner !== undefined) child(owner);
+    }
+  };
+}
+
+/** Policies, and the objects that they own. */
+function addOwnedCaches(informers: Informers, listeners: CacheListeners): Omit<PolicyCaches, "proxies" | "pods"> {
+  const child = childBy(LABEL.policy, listeners);
   const owned = { labelSelector: fleetSelector, indexes: { owner: ownedBy(LABEL.policy) } };
   return {
-    policies: watches.add(RESOURCE.policy, tell.policy),
-    configMaps: watches.add<ConfigMap>(RESOURCE.configMap, child, owned),
-    services: watches.add<Service>(RESOURCE.service, child, owned),
-    accounts: watches.add<KubeObject>(RESOURCE.serviceAccount, child, owned),
-    budgets: watches.add<KubeObject>(RESOURCE.pdb, child, owned),
-    networkPolicies: watches.add<KubeObject>(RESOURCE.networkPolicy, child, owned),
-    deployments: watches.add<Deployment>(
+    policies: informers.add(RESOURCE.policy, listeners.policy),
+    configMaps: informers.add<ConfigMap>(RESOURCE.configMap, child, owned),
+    services: informers.add<Service>(RESOURCE.service, child, owned),
+    accounts: informers.add<KubeObject>(RESOURCE.serviceAccount, child, owned),
+    budgets: informers.add<KubeObject>(RESOURCE.pdb, child, owned),
+    networkPolicies: informers.add<KubeObject>(RESOURCE.networkPolicy, child, owned),
+    deployments: informers.add<Deployment>(
       RESOURCE.deployment,
       (event, object, before) => {
         child(event, object, before);
-        if (event !== "updated" && object.metadata.annotations?.[ANNOTATION.address] !== undefined) tell.slot();
+        if (event !== "updated" && object.metadata.annotations?.[ANNOTATION.address] !== undefined) listeners.slot();
       },
-      { ...owned, indexes: { ...owned.indexes, address: addressesOf }, transform: replicaManagers },
+      { ...owned, indexes: { ...owned.indexes, address: slotAddresses }, transform: replicaManagers },
     ),
-    proxies: watches.add<Pod>(
+  };
+}
+
+/** Proxy pods, and the metadata of all pods. */
+function addPodCaches(informers: Informers, listeners: CacheListeners): Pick<PolicyCaches, "proxies" | "pods"> {
+  const ofFleet = childBy(LABEL.fleet, listeners);
+  return {
+    proxies: informers.add<Pod>(
       RESOURCE.pod,
       (event, object, before) => {
-        tell.proxy(event, object, before);
+        listeners.proxy(event, object, before);
         ofFleet(event, object, before);
       },
       { labelSelector: fleetSelector, indexes: { owner: ownedBy(LABEL.fleet) } },
     ),
-    pods: watches.add<KubeObject>(
+    pods: informers.add<KubeObject>(
       RESOURCE.pod,
       (_, object, before) => {
         for (const one of before === undefined ? [object] : [before, object]) {
-          for (const policy of new Set([...injectedBy(one), ...askedBy(one)])) tell.child(policy);
+          for (const policy of new Set([...injectedBy(one), ...requestedBy(one)])) listeners.child(policy);
         }
       },
       {
         metadataOnly: true,
         fieldSelector: RUNNING,
-        indexes: { injected: injectedBy, asking: askedBy },
+        indexes: { injected: injectedBy, requested: requestedBy },
         transform: podParts,
       },
     ),
-    namespaces: discover
-      ? watches.add(RESOURCE.namespace, (_, object) => tell.namespace(object.metadata.name))
-      : undefined,
-    nodes: discover
-      ? watches.add<Node>(
-          RESOURCE.node,
-          (event, node, before) => {
-            const changed = (part: (node: Node) => unknown) =>
-              event !== "updated" ||
-              before === undefined ||
-              JSON.stringify(part(before)) !== JSON.stringify(part(node));
-            // Every kubelet writes its node's status every few minutes: that alone is no news.
-            const has = ({ metadata, status }: Node) => [
-              status?.addresses,
-              metadata.annotations?.[ANNOTATION.addresses],
-            ];
-            const takes = ({ metadata, spec }: Node) => [metadata.labels, spec?.unschedulable, spec?.taints];
-            if (changed((one) => [one.spec?.podCIDR, one.spec?.podCIDRs, has(one)])) tell.ranges();
-            if (changed((one) => [takes(one), has(one)])) tell.nodes();
-          },
-          { transform: nodeParts },
-        )
-      : undefined,
-    serviceCIDRs: discover ? watches.add<ServiceCIDR>(RESOURCE.serviceCIDR, () => tell.ranges()) : undefined,
-    apiServers: discover
-      ? watches.add<EndpointSlice>(RESOURCE.endpointSlice, () => tell.ranges(), {
-          namespace: "default",
-          labelSelector: "kubernetes.io/service-name=kubernetes",
-        })
-      : undefined,
+  };
+}
+
+/** Namespaces, nodes, and the ranges of the cluster. */
+function addClusterCaches(informers: Informers, listeners: CacheListeners): ClusterCaches {
+  return {
+    namespaces: informers.add(RESOURCE.namespace, (_, { metadata }) => listeners.namespace(metadata.name)),
+    nodes: informers.add<Node>(RESOURCE.node, nodeHandler(listeners), { transform: nodeParts }),
+    serviceCIDRs: informers.add<ServiceCIDR>(RESOURCE.serviceCIDR, () => listeners.ranges()),
+    apiServers: informers.add<EndpointSlice>(RESOURCE.endpointSlice, () => listeners.ranges(), {
+      namespace: "default",
+      labelSelector: "kubernetes.io/service-name=kubernetes",
+    }),
+  };
+}
+
+/** Ignores the heartbeats of kubelets, which write the status of their node every few minutes. */
+function nodeHandler(listeners: CacheListeners): OnChange<Node> {
+  const has = ({ metadata, status }: Node) => [status?.addresses, metadata.annotations?.[ANNOTATION.addresses]];
+  const takes = ({ metadata, spec }: Node) => [metadata.labels, spec?.unschedulable, spec?.taints];
+  return (event, node, before) => {
+    const changed = (part: (node: Node) => unknown) =>
+      event !== "updated" || before === undefined || JSON.stringify(part(before)) !== JSON.stringify(part(node));
+    if (changed((one) => [one.spec?.podCIDR, one.spec?.podCIDRs, has(one)])) listeners.ranges();
+    if (changed((one) => [takes(one), has(one)])) listeners.nodes();
   };
 }

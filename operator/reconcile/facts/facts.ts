@@ -3,9 +3,8 @@ import type { ConfigMap, Deployment, Node, Service } from "../../api/objects.ts"
 import type { ProxyFacts } from "../../fleet/proxy-status.ts";
 import type { KubeObject, ObjectMeta } from "../../kube/resource.ts";
 import type { Grants } from "../../providers/grants.ts";
-import type { Asking } from "../status/workloads.ts";
 
-/** Everything that a policy owns and that stands there, by name. */
+/** Existing objects that a policy owns, by name. */
 export interface Children {
   configMaps: ReadonlyMap<string, ConfigMap>;
   services: ReadonlyMap<string, Service>;
@@ -13,7 +12,13 @@ export interface Children {
   others: readonly KubeObject[];
 }
 
-/** What is known about one policy at one moment: all that decisions are made from. */
+/** Metadata of a pod that requests a policy, and the labels of its namespace. */
+export interface RequestingPod {
+  pod: { metadata: ObjectMeta };
+  namespaceLabels: Readonly<Record<string, string>> | undefined;
+}
+
+/** Snapshot of all that decisions about one policy depend on. */
 export interface Facts {
   /** Milliseconds since the epoch. */
   now: number;
@@ -21,7 +26,7 @@ export interface Facts {
   namespaceTerminating: boolean;
   /** All other policies. */
   others: readonly EgressPolicy[];
-  /** Who has a slot for an address, or binds it: the uid of the policy. */
+  /** Uid of the policy that has a slot for an address, or binds it. */
   holderOf(address: string): string | undefined;
   grants: Grants;
   /** Ranges of this cluster that no target may be in, besides the special-purpose ones. */
@@ -30,8 +35,7 @@ export interface Facts {
   proxies: readonly ProxyFacts[];
   /** Pods that were injected with this policy's proxy. */
   injected: readonly { metadata: ObjectMeta }[];
-  /** Pods that ask for this policy. */
-  asking: readonly Asking[];
-  /** Undefined: nodes are not watched (`--discover-cidrs off`). */
+  requesting: readonly RequestingPod[];
+  /** Undefined if nodes are not watched (`--discover-cidrs off`). */
   nodes: readonly Node[] | undefined;
 }

@@ -3,34 +3,35 @@ import type { Pod } from "../../api/objects.ts";
 import { type ProxyStatus, readProxyStatus } from "../../fleet/proxy-status.ts";
 import { keyOf } from "../../kube/resource.ts";
 
-/** Proxies that are asked at once. */
+/** Proxies that are polled at once. */
 const PARALLEL = 32;
-/** For one answer. */
-export const TIMEOUT_MS = 2000;
-/** A `/status` is some kilobytes; what is longer is none. */
-export const MAX_BODY_BYTES = 262_144;
-/** How often a proxy is asked that just came, or whose policy is being changed. */
+/** Timeout of one poll. */
+export const SCRAPE_TIMEOUT_MS = 2000;
+/** Limit of a `/status`, which has some kilobytes. */
+export const MAX_STATUS_BYTES = 262_144;
+/** Polling interval of a proxy that just started, or whose policy is changing. */
 const URGENT_MS = 500;
 const URGENT_FOR_MS = 30_000;
 const TICK_MS = 100;
-/** So many failures in a row, and the last answer counts no more. */
+/** Failures in a row after which the last answer is dropped. */
 const FORGET_AFTER = 3;
 
-/** Gets the body of one proxy's `/status`. Rejects when there is none. */
-export type AskStatus = (pod: Pod, port: number) => Promise<string>;
+/** Fetches the body of one proxy's `/status`. Rejects if there is none. */
+export type FetchStatus = (pod: Pod, port: number) => Promise<string>;
 
-/** Asks the pod's own address. */
-export function makeDirectAsk(): AskStatus {
+/** Fetches from the address of the pod. */
+export function makeDirectFetch(): FetchStatus {
   const agent = new Agent({ keepAlive: true, maxSockets: 2 });
   return (pod, port) =>
     new Promise((resolve, reject) => {
-      const options = { host: pod.status?.podIP, port, path: "/status", agent, timeout: TIMEOUT_MS };
+      const options = { host: pod.status?.podIP, port, path: "/status", agent, timeout: SCRAPE_TIMEOUT_MS };
       const outgoing = request(options, (response) => {
         const chunks: Buffer[] = [];
         let length = 0;
         response.on("data", (chunk: Buffer) => {
           length += chunk.length;
-          if (length > MAX_BODY_BYTES) outgoing.destroy(new Error(`/status is longer than ${MAX_BODY_BYTES} bytes`));
+          if (length > MAX_STATUS_BYTES)
+            outgoing.destroy(new Error(`/status is longer than ${MAX_STATUS_BYTES} bytes`));
           else chunks.push(chunk);
         });
         response.on("error", reject);
@@ -39,34 +40,37 @@ export function makeDirectAsk(): AskStatus {
           else reject(new Error(`/status answers ${response.statusCode}`));
         });
       });
-      const deadline = setTimeout(() => outgoing.destroy(new Error(`no answer within ${TIMEOUT_MS} ms`)), TIMEOUT_MS);
+      const deadline = setTimeout(
+        () => outgoing.destroy(new Error(`no answer within ${SCRAPE_TIMEOUT_MS} ms`)),
+        SCRAPE_TIMEOUT_MS,
+      );
       outgoing.on("error", reject);
       outgoing.on("close", () => clearTimeout(deadline));
       outgoing.end();
     });
 }
 
-interface Entry {
+interface ScrapedProxy {
   pod: Pod;
-  /** `namespace/policy`, whom a change is told. */
+  /** Key of the policy that is notified of changes. */
   owner: string;
   port: number;
   due: number;
   urgentUntil: number;
-  asking: boolean;
+  polling: boolean;
   failures: number;
   status: ProxyStatus | undefined;
   error: string | undefined;
-  /** What was told last, as text. */
-  told: string;
+  /** Last reported state, as text; empty before the first poll. */
+  reported: string;
 }
 
-/** What a {@link Scraper} needs of the world. */
+/** What a {@link StatusScraper} needs. */
 export interface ScraperOptions {
-  ask: AskStatus;
-  /** How often a settled proxy is asked, in milliseconds. */
+  fetch: FetchStatus;
+  /** Polling interval of a settled proxy, in milliseconds. */
   intervalMs: number;
-  /** A proxy of this policy (`namespace/name`) says something else than before. */
+  /** The answer of a proxy changed. `owner`: key of its policy. */
   onChange(owner: string): void;
   /** Counts an answer or a failure. */
   onResult?(ok: boolean): void;
@@ -74,18 +78,18 @@ export interface ScraperOptions {
   now?: () => number;
 }
 
-const running = (pod: Pod) =>
+const isRunning = (pod: Pod) =>
   pod.status?.phase === "Running" && pod.status.podIP !== undefined && pod.metadata.deletionTimestamp === undefined;
 
 const adminPort = (pod: Pod): number | undefined =>
   pod.spec?.containers?.flatMap(({ ports }) => ports ?? []).find(({ name }) => name === "admin")?.containerPort;
 
-/** Asks every proxy of every fleet what it runs, so that a status tells what is, not what was applied. */
-export class Scraper {
+/** Polls `/status` of every proxy, so that conditions report what the proxies run, not what was applied. */
+export class StatusScraper {
   readonly #options: ScraperOptions;
   readonly #now: () => number;
-  readonly #entries = new Map<string, Entry>();
-  #asking = 0;
+  readonly #proxies = new Map<string, ScrapedProxy>();
+  #polling = 0;
   #timer: NodeJS.Timeout | undefined;
 
   constructor(options: ScraperOptions) {
@@ -101,13 +105,13 @@ export class Scraper {
     clearInterval(this.#timer);
   }
 
-  /** A pod was seen; `owner` is its policy. */
+  /** Adds or updates a pod. `owner`: key of its policy. */
   see(pod: Pod, owner: string): void {
     const key = keyOf(pod);
     const port = adminPort(pod);
-    const old = this.#entries.get(key);
-    if (!running(pod) || port === undefined) {
-      this.#entries.delete(key);
+    const old = this.#proxies.get(key);
+    if (!isRunning(pod) || port === undefined) {
+      this.#proxies.delete(key);
       return;
     }
     const same =
@@ -120,65 +124,66 @@ export class Scraper {
       return;
     }
     const now = this.#now();
-    const times = { due: now, urgentUntil: now + URGENT_FOR_MS, asking: false };
-    this.#entries.set(key, { pod, owner, port, ...times, failures: 0, status: undefined, error: undefined, told: "" });
+    const times = { due: now, urgentUntil: now + URGENT_FOR_MS, polling: false };
+    const empty = { failures: 0, status: undefined, error: undefined, reported: "" };
+    this.#proxies.set(key, { pod, owner, port, ...times, ...empty });
   }
 
-  /** A pod is gone. */
+  /** Removes a deleted pod. */
   forget(pod: Pod): void {
-    this.#entries.delete(keyOf(pod));
+    this.#proxies.delete(keyOf(pod));
   }
 
-  /** Asks a pod at once, and often for a while. */
+  /** Polls a pod now, and more often for a while. */
   urge(pod: Pod): void {
-    const entry = this.#entries.get(keyOf(pod));
-    if (entry === undefined) return;
+    const proxy = this.#proxies.get(keyOf(pod));
+    if (proxy === undefined) return;
     const now = this.#now();
-    entry.due = Math.min(entry.due, now);
-    entry.urgentUntil = now + URGENT_FOR_MS;
+    proxy.due = Math.min(proxy.due, now);
+    proxy.urgentUntil = now + URGENT_FOR_MS;
   }
 
-  /** What a pod said last, and why it says nothing; `asked`: whether it had the time to. */
-  latest(pod: Pod): { status: ProxyStatus | undefined; error: string | undefined; asked: boolean } {
-    const entry = this.#entries.get(keyOf(pod));
-    // Who cannot be asked (no address yet, or ending) is not waited for.
-    if (entry?.pod.metadata.uid !== pod.metadata.uid) return { status: undefined, error: "not running", asked: true };
-    const { status, error, told } = entry!;
-    return { status, error, asked: told !== "" };
+  /** Last answer or error of a pod. `polled`: false before the first poll of a pod that can be polled. */
+  latest(pod: Pod): { status: ProxyStatus | undefined; error: string | undefined; polled: boolean } {
+    const proxy = this.#proxies.get(keyOf(pod));
+    // A pod without an address, or a terminating one, cannot be polled: callers must not wait for it.
+    if (proxy?.pod.metadata.uid !== pod.metadata.uid) return { status: undefined, error: "not running", polled: true };
+    const { status, error, reported } = proxy!;
+    return { status, error, polled: reported !== "" };
   }
 
   #tick(): void {
     const now = this.#now();
-    for (const entry of this.#entries.values()) {
-      if (this.#asking >= PARALLEL) return;
-      if (!entry.asking && entry.due <= now) void this.#ask(entry);
+    for (const proxy of this.#proxies.values()) {
+      if (this.#polling >= PARALLEL) return;
+      if (!proxy.polling && proxy.due <= now) void this.#poll(proxy);
     }
   }
 
-  async #ask(entry: Entry): Promise<void> {
-    entry.asking = true;
-    this.#asking++;
-    // To the end of the line: many that give no answer must not keep the others from being asked.
-    const key = keyOf(entry.pod);
-    this.#entries.delete(key);
-    this.#entries.set(key, entry);
+  async #poll(proxy: ScrapedProxy): Promise<void> {
+    proxy.polling = true;
+    this.#polling++;
+    // Moves to the end of the map, so that proxies which do not answer cannot starve the others.
+    const key = keyOf(proxy.pod);
+    this.#proxies.delete(key);
+    this.#proxies.set(key, proxy);
     try {
-      entry.status = readProxyStatus(await this.#options.ask(entry.pod, entry.port));
-      entry.error = undefined;
-      entry.failures = 0;
+      proxy.status = readProxyStatus(await this.#options.fetch(proxy.pod, proxy.port));
+      proxy.error = undefined;
+      proxy.failures = 0;
     } catch (error) {
-      entry.failures++;
-      entry.error = (error as Error).message;
-      if (entry.failures >= FORGET_AFTER) entry.status = undefined;
+      proxy.failures++;
+      proxy.error = (error as Error).message;
+      if (proxy.failures >= FORGET_AFTER) proxy.status = undefined;
     }
-    this.#asking--;
-    entry.asking = false;
+    this.#polling--;
+    proxy.polling = false;
     const now = this.#now();
-    entry.due = now + (now < entry.urgentUntil ? URGENT_MS : this.#options.intervalMs);
-    this.#options.onResult?.(entry.error === undefined);
-    const told = JSON.stringify([entry.status, entry.status === undefined ? entry.error : null]);
-    if (told === entry.told || this.#entries.get(key) !== entry) return;
-    entry.told = told;
-    this.#options.onChange(entry.owner);
+    proxy.due = now + (now < proxy.urgentUntil ? URGENT_MS : this.#options.intervalMs);
+    this.#options.onResult?.(proxy.error === undefined);
+    const state = JSON.stringify([proxy.status, proxy.status === undefined ? proxy.error : null]);
+    if (state === proxy.reported || this.#proxies.get(key) !== proxy) return;
+    proxy.reported = state;
+    this.#options.onChange(proxy.owner);
   }
 }

@@ -3,7 +3,7 @@ import { isSpecialNetwork } from "../../../proxy/policy/special.ts";
 import type { EndpointSlice, Node, ServiceCIDR } from "../../api/objects.ts";
 import { annotatedAddresses } from "../placement/placement.ts";
 
-/** What the cluster says of its own ranges. */
+/** Sources of the ranges of a cluster. */
 export interface ClusterRanges {
   nodes: readonly Node[];
   serviceCIDRs: readonly ServiceCIDR[];
@@ -13,13 +13,13 @@ export interface ClusterRanges {
   configured: readonly string[];
 }
 
-/** An address as a network; null for what is none. */
-export function whole(text: string): string | null {
+/** The network of one address; null if the text is no address. */
+export function singleAddress(text: string): string | null {
   const address = parseAddress(text);
   return address === null ? null : `${formatAddress(address)}/${address.family === 4 ? 32 : 128}`;
 }
 
-/** The network one bit wider that both halves make, or null. */
+/** The network that two halves make, or null. */
 function join(a: Cidr, b: Cidr): Cidr | null {
   if (a.family !== b.family || a.prefix !== b.prefix || a.prefix === 0) return null;
   const wide = a.prefix - 1;
@@ -39,7 +39,7 @@ function order(a: Cidr, b: Cidr): number {
   return a.prefix - b.prefix;
 }
 
-/** The same addresses in the fewest networks, sorted: nothing inside another one, halves joined. */
+/** The fewest networks with the same addresses, sorted. */
 export function aggregate(networks: readonly Cidr[]): Cidr[] {
   const stack: Cidr[] = [];
   for (const network of [...networks].sort(order)) {
@@ -56,7 +56,7 @@ export function aggregate(networks: readonly Cidr[]): Cidr[] {
   return stack;
 }
 
-/** Whether any network of an aggregated list lies in a network, or around it. */
+/** Whether a network overlaps any network of an aggregated list. */
 export function overlaps(aggregated: readonly Cidr[], network: Cidr): boolean {
   let low = 0;
   for (let high = aggregated.length; low < high; ) {
@@ -69,16 +69,18 @@ export function overlaps(aggregated: readonly Cidr[], network: Cidr): boolean {
 }
 
 /**
- * Ranges of this cluster that are not special-purpose already: pods, services, nodes, the API server. Aggregated and
- * without what every proxy refuses anyway, so that an autoscaler does not rewrite every document.
+ * Ranges of pods, Services, nodes and the API server, without special-purpose ranges, which every proxy blocks anyway. They
+ * are aggregated, so that an autoscaler does not change every policy document.
  */
 export function blockedRanges({ nodes, serviceCIDRs, apiServers, configured }: ClusterRanges): string[] {
   const texts = [
     ...nodes.flatMap((node) => node.spec?.podCIDRs ?? (node.spec?.podCIDR === undefined ? [] : [node.spec.podCIDR])),
-    ...nodes.flatMap((node) => (node.status?.addresses ?? []).map(({ address }) => whole(address))),
-    ...nodes.flatMap((node) => annotatedAddresses(node).map(whole)),
+    ...nodes.flatMap((node) => (node.status?.addresses ?? []).map(({ address }) => singleAddress(address))),
+    ...nodes.flatMap((node) => annotatedAddresses(node).map(singleAddress)),
     ...serviceCIDRs.flatMap((range) => range.spec?.cidrs ?? []),
-    ...apiServers.flatMap((slice) => (slice.endpoints ?? []).flatMap((one) => (one.addresses ?? []).map(whole))),
+    ...apiServers.flatMap((slice) =>
+      (slice.endpoints ?? []).flatMap((one) => (one.addresses ?? []).map(singleAddress)),
+    ),
     ...configured,
   ];
   const networks = texts

@@ -1,31 +1,36 @@
 import { cidr } from "../../../proxy/policy/cidr.ts";
 import { type Finding, no, unknown, yes } from "../../api/conditions.ts";
-import type { EgressPolicy } from "../../api/egresspolicy.ts";
+import type { EgressPolicySpec } from "../../api/egresspolicy.ts";
 import { childName, REASON, type Reason } from "../../api/names.ts";
 import type { KubeObject } from "../../kube/resource.ts";
-import type { Provider } from "../../providers/provider.ts";
+import type { FleetShape } from "../../providers/provider.ts";
 import type { Facts } from "../facts/facts.ts";
 import { proxyPorts } from "../objects/deployment.ts";
-import { egressRules, type FleetPorts, proxyNetworkPolicy, sendersNetworkPolicy } from "../objects/networkpolicy.ts";
-import { nodeAddresses } from "../placement/nodes.ts";
-import { aggregate, whole } from "./cluster-ranges.ts";
-import { type Grain, type Opening, reachOf } from "./reach.ts";
+import {
+  egressRules,
+  type FleetPorts,
+  type Opening,
+  proxyNetworkPolicy,
+  sendersNetworkPolicy,
+} from "../objects/networkpolicy.ts";
+import { reachableAddresses } from "../placement/nodes.ts";
+import type { PlacedSpec } from "../placement/placement.ts";
+import { aggregate, singleAddress } from "./cluster-ranges.ts";
+import { type Grain, reachOf } from "./reach.ts";
 
-type Spec = EgressPolicy["spec"];
-
-/** The NetworkPolicies of a policy, and what has to be said of them. */
+/** NetworkPolicies of a policy, and the problems of building them. */
 export interface NetworkPolicies {
   objects: KubeObject[];
-  /** Why the one of the proxies opens more than they may dial. */
+  /** Why the NetworkPolicy of the proxies allows more than the policy. */
   widened: string | undefined;
-  /** Why the one of the senders stays as it stands. */
+  /** Why the NetworkPolicy of the senders is left unchanged. */
   tooLarge: string | undefined;
 }
 
-/** etcd takes 1.5 MiB, and each node's agent reads every one of them. */
+/** Limit of one NetworkPolicy, in bytes. etcd stores up to 1.5 MiB, and the agent on each node reads every NetworkPolicy. */
 export const MAX_BYTES = 524_288;
 
-/** From fine to coarse; the last one always fits. */
+/** From fine to coarse. The last one always fits. */
 const GRAINS: readonly Grain[] = [
   { 4: 32, 6: 128, ports: 64 },
   { 4: 24, 6: 64, ports: 20 },
@@ -43,7 +48,7 @@ interface Reach {
   widened: string | undefined;
 }
 
-function fit(spec: Spec, blocked: readonly string[]): Reach {
+function fitReach(spec: EgressPolicySpec, blocked: readonly string[]): Reach {
   const exact = egressRules(reachOf(spec, blocked));
   if (bytesOf(exact) <= MAX_BYTES) return { egress: exact, widened: undefined };
   const attempt = (grain: Grain): Opening[] => reachOf(spec, blocked, grain);
@@ -56,70 +61,69 @@ function fit(spec: Spec, blocked: readonly string[]): Reach {
   };
 }
 
-/** By spec: thousands of networks take a while, and most reconciles change none. */
-const memos = new WeakMap<object, { blocked: readonly string[]; reach: Reach }>();
+/** Rules by spec: thousands of networks take time, and most reconciles change none. */
+const reaches = new WeakMap<object, { blocked: readonly string[]; reach: Reach }>();
 
-function remembered(spec: Spec, blocked: readonly string[]): Reach {
-  const memo = memos.get(spec);
+function reachFor(spec: EgressPolicySpec, blocked: readonly string[]): Reach {
+  const memo = reaches.get(spec);
   if (memo?.blocked === blocked) return memo.reach;
-  const reach = fit(spec, blocked);
-  memos.set(spec, { blocked, reach });
+  const reach = fitReach(spec, blocked);
+  reaches.set(spec, { blocked, reach });
   return reach;
 }
 
-/** Older pods listen on their own ports until they are gone. */
-function portsOf({ proxies }: Facts, spec: Spec): FleetPorts {
+/** Ports of the spec, and the ports of older pods until they are deleted. */
+function fleetPorts({ proxies }: Facts, spec: EgressPolicySpec): FleetPorts {
   const { port, adminPort } = proxyPorts(spec);
-  const standing = (name: string) =>
+  const inUse = (name: string) =>
     proxies
       .flatMap(({ pod }) => pod.spec?.containers ?? [])
       .flatMap(({ ports = [] }) => ports.flatMap((port) => (port.name === name ? [port.containerPort] : [])));
-  const all = (name: string, own: number) => [...new Set([own, ...standing(name)])].sort((a, b) => a - b);
+  const all = (name: string, own: number) => [...new Set([own, ...inUse(name)])].sort((a, b) => a - b);
   return { proxy: all("proxy", port), admin: all("admin", adminPort) };
 }
 
-/** Addresses of proxies that no selector finds, where they stand and where they may come to stand, in the fewest networks. */
-function hostAddresses({ proxies, nodes }: Facts, spec: Spec, { hostNetwork }: Provider): string[] {
-  const standing = proxies.filter(({ pod }) => pod.spec?.hostNetwork === true).flatMap(({ ips }) => ips);
-  const possible = hostNetwork ? nodeAddresses(nodes ?? [], spec) : [];
-  const networks = [...standing, ...possible].map(whole).filter((text) => text !== null);
+/** Networks of proxies that no selector finds: the nodes where they run, and the nodes where they may run. */
+function hostAddresses({ proxies, nodes }: Facts, spec: EgressPolicySpec, shape: FleetShape): string[] {
+  const present = proxies.filter(({ pod }) => pod.spec?.hostNetwork === true).flatMap(({ ips }) => ips);
+  const possible = shape.kind === "Slots" ? reachableAddresses(nodes ?? [], spec) : [];
+  const networks = [...present, ...possible].map(singleAddress).filter((text) => text !== null);
   return aggregate(networks.map(cidr)).map(({ text }) => text);
 }
 
-/** Pure: the NetworkPolicies that a spec asks for. `adminFrom`: see {@link proxyNetworkPolicy}. */
+/** Pure: the NetworkPolicies of a spec. `adminFrom`: see {@link proxyNetworkPolicy}. */
 export function networkPolicies(
   facts: Facts,
-  spec: Spec,
-  provider: Provider,
+  spec: EgressPolicySpec,
+  shape: FleetShape,
   adminFrom: readonly string[] | undefined,
 ): NetworkPolicies {
   const { policy, blockedCIDRs } = facts;
-  const ports = portsOf(facts, spec);
-  const made: NetworkPolicies = { objects: [], widened: undefined, tooLarge: undefined };
-  // One that gives way to slots on nodes' networks is bound as long as it runs.
-  const bound = !provider.hostNetwork || facts.proxies.some(({ pod }) => pod.spec?.hostNetwork !== true);
+  const ports = fleetPorts(facts, spec);
+  const built: NetworkPolicies = { objects: [], widened: undefined, tooLarge: undefined };
+  // During a migration to slots, the pods on the pod network still need their NetworkPolicy.
+  const bound = shape.kind !== "Slots" || facts.proxies.some(({ pod }) => pod.spec?.hostNetwork !== true);
   if (spec.networkPolicy.proxy === "Enabled" && bound) {
-    const { egress, widened } = remembered(spec, blockedCIDRs);
-    made.objects.push(proxyNetworkPolicy(policy, ports, adminFrom, egress));
-    made.widened = widened;
+    const { egress, widened } = reachFor(spec, blockedCIDRs);
+    built.objects.push(proxyNetworkPolicy(policy, ports, adminFrom, egress));
+    built.widened = widened;
   }
   if (spec.networkPolicy.senders === "Enabled") {
     const { additionalEgress } = spec.networkPolicy;
-    const senders = sendersNetworkPolicy(policy, additionalEgress, ports, hostAddresses(facts, spec, provider));
+    const senders = sendersNetworkPolicy(policy, additionalEgress, ports, hostAddresses(facts, spec, shape));
     const bytes = bytesOf(senders.spec);
-    if (bytes <= MAX_BYTES) made.objects.push(senders);
+    if (bytes <= MAX_BYTES) built.objects.push(senders);
     else {
-      made.tooLarge = `spec.networkPolicy.additionalEgress: the senders' NetworkPolicy would have ${bytes} bytes; at most ${MAX_BYTES} are applied, and it stays as it was`;
+      built.tooLarge = `spec.networkPolicy.additionalEgress: the senders' NetworkPolicy would have ${bytes} bytes; at most ${MAX_BYTES} are applied, and it stays as it was`;
     }
   }
-  return made;
+  return built;
 }
 
-/** What the condition says. `problem`: what stood in the way of them. Whether a network plugin enforces them, no object tells. */
+/** Condition NetworkPolicyApplied. `problem`: why one could not be applied. No object says whether a plugin enforces them. */
 export function judgeNetworkPolicies(
   { policy, nodes }: Facts,
-  spec: Spec,
-  { hostNetwork }: Provider,
+  { spec, provider }: Pick<PlacedSpec, "spec" | "provider">,
   { objects, widened, tooLarge }: NetworkPolicies,
   problem: { reason: Reason; message: string } | undefined,
 ): Finding {
@@ -135,7 +139,7 @@ export function judgeNetworkPolicies(
   const notes = [
     `${names.join(" and ")} ${names.length === 1 ? "is" : "are"} applied, and ${names.length === 1 ? "binds" : "bind"} where the network plugin enforces NetworkPolicies`,
     ...(proxy === "Enabled" && !names.includes(childName.fleet(policy.metadata.name)) ? [unbound] : []),
-    ...(senders === "Enabled" && hostNetwork && nodes === undefined
+    ...(senders === "Enabled" && provider.shape.kind === "Slots" && nodes === undefined
       ? ["nodes are not watched: senders reach proxies where they stand now"]
       : []),
     ...(widened === undefined ? [] : [widened]),

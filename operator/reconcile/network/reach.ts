@@ -2,24 +2,11 @@ import { type Cidr, cidr, formatAddress, isInside, parseAddress, widen } from ".
 import { DEFAULT_PORTS } from "../../../proxy/policy/document.ts";
 import { type PortRange, type PortSpec, parsePorts } from "../../../proxy/policy/rules.ts";
 import { GLOBALLY_REACHABLE, NEVER_OPENED, NOT_PUBLIC } from "../../../proxy/policy/special.ts";
-import type { EgressPolicy } from "../../api/egresspolicy.ts";
+import type { EgressPolicySpec } from "../../api/egresspolicy.ts";
+import type { Block, Opening } from "../objects/networkpolicy.ts";
 import { aggregate, overlaps } from "./cluster-ranges.ts";
 
-type Spec = EgressPolicy["spec"];
-
-/** A network without some inside of it. */
-export interface Block {
-  cidr: string;
-  except: string[];
-}
-
-/** Networks that proxies may dial at some ports. */
-export interface Opening {
-  blocks: Block[];
-  ports: PortRange[];
-}
-
-/** No network smaller than this, by family; more port ranges than `ports` are all ports. */
+/** Limit of detail: shortest prefix length by family, and the number of port ranges above which all ports are allowed. */
 export interface Grain {
   4: number;
   6: number;
@@ -31,7 +18,7 @@ const EVERYWHERE = [cidr("0.0.0.0/0"), cidr("::/0")];
 const MAPPED = cidr("::ffff:0:0/96");
 const NAT64 = cidr("64:ff9b::/96");
 
-function portsOf(ports: readonly PortSpec[]): PortRange[] {
+function joinPorts(ports: readonly PortSpec[]): PortRange[] {
   const joined: PortRange[] = [];
   for (const [low, high] of ports.map((port) => parsePorts(port)!).sort((a, b) => a[0] - b[0])) {
     const last = joined.at(-1);
@@ -41,7 +28,7 @@ function portsOf(ports: readonly PortSpec[]): PortRange[] {
   return joined;
 }
 
-/** The networks by which translators reach IPv4 ones (RFC 6052): the engine vets these addresses as what they stand for. */
+/** NAT64 networks of IPv4 networks (RFC 6052). The policy engine vets such an address as the IPv4 address in it. */
 function translated(networks: readonly Cidr[]): Cidr[] {
   return networks
     .filter(({ family }) => family === 4)
@@ -53,7 +40,7 @@ function translated(networks: readonly Cidr[]): Cidr[] {
 
 const withNat64 = (networks: readonly Cidr[]): Cidr[] => [...networks, ...translated(networks)];
 
-/** Sockets send to an IPv4-mapped address as IPv4, and the API server takes no such network. */
+/** Sockets send to an IPv4-mapped address as IPv4, and the API server rejects such a network. */
 const onWire = (network: Cidr): boolean => !isInside(MAPPED, network);
 
 const NEVER = withNat64(NEVER_OPENED).filter(onWire);
@@ -68,8 +55,8 @@ function blocksOf(open: readonly Cidr[], closed: readonly Cidr[]): Block[] {
     }));
 }
 
-/** Families with a way out: with static IPs those that have a usable one. */
-function familiesOf({ staticIPs = [] }: Spec): ReadonlySet<4 | 6> {
+/** Address families that the policy can use: with static IPs, those of the addresses that are not Pending. */
+function familiesOf({ staticIPs = [] }: EgressPolicySpec): ReadonlySet<4 | 6> {
   if (staticIPs.length === 0) return new Set([4, 6]);
   const usable = staticIPs.filter(({ phase }) => phase !== "Pending");
   return new Set(usable.map(({ address }) => parseAddress(address)!.family));
@@ -81,24 +68,24 @@ function echoPort(text: string): PortSpec {
   return protocol === "https:" ? 443 : 80;
 }
 
-/** Ports at which globally reachable addresses may be dialled. */
-function publicPorts({ mode, defaultAction, ports, allow = [], verification }: Spec): PortRange[] {
-  // What the lists refuse passes there, at any port.
+/** Ports on which proxies may connect to globally reachable addresses. */
+function publicPorts({ mode, defaultAction, ports, allow = [], verification }: EgressPolicySpec): PortRange[] {
+  // In mode Report, targets that the lists deny are allowed, on any port.
   if (mode === "Report") return ALL_PORTS;
   const own = ports ?? DEFAULT_PORTS;
-  return portsOf([
+  return joinPorts([
     ...(defaultAction === "Deny" ? [] : own),
     ...allow.filter(({ cidrs }) => cidrs === undefined).flatMap((rule) => rule.ports ?? own),
     ...(verification?.echoURLs ?? []).map(echoPort),
   ]);
 }
 
-/** What allow rules open by `cidrs`: networks, by ports. */
-function openedBy({ allow = [], ports }: Spec): { networks: Cidr[]; ports: PortRange[] }[] {
+/** Networks that allow rules open by `cidrs`, grouped by their ports. */
+function openedBy({ allow = [], ports }: EgressPolicySpec): { networks: Cidr[]; ports: PortRange[] }[] {
   const byPorts = new Map<string, { networks: Cidr[]; ports: PortRange[] }>();
   for (const rule of allow) {
     if (rule.cidrs === undefined) continue;
-    const ranges = portsOf(rule.ports ?? ports ?? DEFAULT_PORTS);
+    const ranges = joinPorts(rule.ports ?? ports ?? DEFAULT_PORTS);
     const group = byPorts.get(ranges.join()) ?? { networks: [], ports: ranges };
     group.networks.push(...rule.cidrs.map(cidr));
     byPorts.set(ranges.join(), group);
@@ -107,11 +94,11 @@ function openedBy({ allow = [], ports }: Spec): { networks: Cidr[]; ports: PortR
 }
 
 /**
- * What the proxies of a policy may dial, as the engine vets addresses: globally reachable ones outside of the cluster's own
- * ranges (`blocked`), and what allow rules open. Hosts and deny rules are left to the proxies. With a `grain` it takes less
- * room and is wider, but for what is never allowed.
+ * Networks that the proxies of a policy may connect to, as the policy engine vets addresses: globally reachable ones outside
+ * of the cluster's own ranges (`blocked`), and those that allow rules open. Hosts and deny rules are left to the proxies. A
+ * `grain` gives a smaller and wider result, which still excludes addresses that are never allowed.
  */
-export function reachOf(spec: Spec, blocked: readonly string[], grain?: Grain): Opening[] {
+export function reachOf(spec: EgressPolicySpec, blocked: readonly string[], grain?: Grain): Opening[] {
   const families = familiesOf(spec);
   const usable = (network: Cidr) => families.has(network.family) && onWire(network);
   const own = grain === undefined ? blocked.map(cidr) : [];
@@ -138,13 +125,13 @@ export function reachOf(spec: Spec, blocked: readonly string[], grain?: Grain): 
             networks: groups
               .flatMap(({ networks }) => networks)
               .map((network) => widen(network, grain[network.family])),
-            ports: few(portsOf(groups.flatMap(({ ports }) => ports.map(([low, high]) => `${low}-${high}`)))),
+            ports: few(joinPorts(groups.flatMap(({ ports }) => ports.map(([low, high]) => `${low}-${high}`)))),
           },
         ];
   return [
     { blocks: everywhere, ports: anywhere },
     ...opened.map(({ networks, ports }) => ({
-      // No IPv6 network opens a translator's: only the IPv4 addresses behind it do.
+      // An IPv6 network never opens the NAT64 network; only IPv4 networks do.
       blocks: [
         ...blocksOf(networks.filter(usable), [...NEVER, NAT64]),
         ...blocksOf(translated(networks).filter(usable), NEVER),

@@ -2,12 +2,13 @@ import { createHash } from "node:crypto";
 import { isDeepStrictEqual } from "node:util";
 import { RESOURCE } from "../../api/kinds.ts";
 import { ANNOTATION } from "../../api/names.ts";
+import { isMapping, type Mapping } from "../../kube/mapping.ts";
 import type { KubeObject } from "../../kube/resource.ts";
 
-/** Fields that tell the items of a list apart, where the API server merges lists by item (`listType: map`). */
+/** Keys of list items, where the API server merges lists by item (`listType: map`). */
 const ITEM_KEYS = ["name", "containerPort", "mountPath", "port", "uid", "topologyKey"] as const;
 
-/** Paths whose values are quantities: the API server writes `1000m` as `1`. */
+/** Fields whose values are quantities: the API server writes `1000m` as `1`. */
 const QUANTITY_PARENTS = ["requests", "limits"];
 
 const SUFFIXES: Readonly<Record<string, number>> = {
@@ -28,23 +29,19 @@ const SUFFIXES: Readonly<Record<string, number>> = {
   Ei: 2 ** 60,
 };
 
-/** A quantity (apimachinery's resource.Quantity) as a number; NaN for what is none. */
+/** Number of a quantity (apimachinery's resource.Quantity); NaN if it is not one. */
 function quantity(value: unknown): number {
   const match = /^([+-]?[\d.]+(?:[eE][+-]?\d+)?)([a-zA-Z]{0,2})$/.exec(String(value));
   return match === null ? Number.NaN : Number(match[1]) * (match[2] === "" ? 1 : (SUFFIXES[match[2]!] ?? Number.NaN));
 }
-
-type Json = Record<string, unknown>;
-const isMapping = (value: unknown): value is Json =>
-  typeof value === "object" && value !== null && !Array.isArray(value);
 
 function itemKey(item: unknown): (typeof ITEM_KEYS)[number] | undefined {
   return isMapping(item) ? ITEM_KEYS.find((key) => item[key] !== undefined) : undefined;
 }
 
 /**
- * Whether `actual` has every field of `desired` with its value. What others added is left alone: fields, items of lists
- * that the API server merges by key, defaults.
+ * Whether `actual` has every field of `desired` with its value. Additions are ignored: other fields, defaults, and items
+ * of lists that the API server merges by key.
  */
 export function covers(actual: unknown, desired: unknown, parent = ""): boolean {
   if (Array.isArray(desired)) {
@@ -54,7 +51,7 @@ export function covers(actual: unknown, desired: unknown, parent = ""): boolean 
       return actual.length === desired.length && desired.every((item, i) => covers(actual[i], item));
     }
     return desired.every((item) => {
-      const same = actual.filter((other) => isMapping(other) && other[key] === (item as Json)[key]);
+      const same = actual.filter((other) => isMapping(other) && other[key] === (item as Mapping)[key]);
       return same.some((other) => covers(other, item));
     });
   }
@@ -67,19 +64,19 @@ export function covers(actual: unknown, desired: unknown, parent = ""): boolean 
   return actual === desired;
 }
 
-/** The object with the hash of what it says, by which a field that it no longer sets is noticed. */
+/** Adds the hash of the object as an annotation. A changed hash shows that a field is no longer set. */
 export function stamp<T extends KubeObject>(object: T): T {
   const hash = createHash("sha256").update(JSON.stringify(object)).digest("hex").slice(0, 16);
   const annotations = { ...object.metadata.annotations, [ANNOTATION.applied]: hash };
   return { ...object, metadata: { ...object.metadata, annotations } };
 }
 
-/** Kinds in which whatever somebody adds opens something: a peer, a port, a selector that a peer did not have, even an empty one. */
-const WHOLE: readonly string[] = [RESOURCE.networkPolicy.kind];
+/** Kinds that are compared exactly: every addition (a peer, a port, even an empty selector) allows more. */
+const EXACT_KINDS: readonly string[] = [RESOURCE.networkPolicy.kind];
 
-/** Without what the API server leaves out of them: empty lists, and empty mappings of labels. */
-function kept(value: unknown): unknown {
-  if (Array.isArray(value)) return value.map(kept);
+/** Drops the values that the API server does not store: empty lists and empty label mappings. */
+function withoutEmpty(value: unknown): unknown {
+  if (Array.isArray(value)) return value.map(withoutEmpty);
   if (!isMapping(value)) return value;
   const empty = (key: string, one: unknown) =>
     one === undefined ||
@@ -88,21 +85,21 @@ function kept(value: unknown): unknown {
   return Object.fromEntries(
     Object.entries(value)
       .filter(([key, one]) => !empty(key, one))
-      .map(([key, one]) => [key, kept(one)]),
+      .map(([key, one]) => [key, withoutEmpty(one)]),
   );
 }
 
-const specOf = (object: KubeObject): unknown => kept((object as { spec?: unknown }).spec);
+const specOf = (object: KubeObject): unknown => withoutEmpty((object as { spec?: unknown }).spec);
 
-/** Whether a stamped object has to be applied over what stands there. */
+/** Whether a stamped object has to be applied. */
 export function differs(actual: KubeObject | undefined, stamped: KubeObject): boolean {
   if (actual === undefined || !covers(actual, stamped)) return true;
-  return WHOLE.includes(stamped.kind) && !isDeepStrictEqual(specOf(stamped), specOf(actual));
+  return EXACT_KINDS.includes(stamped.kind) && !isDeepStrictEqual(specOf(stamped), specOf(actual));
 }
 
 /**
- * Whether the number of replicas is somebody else's: a field manager other than `manager` set it (an HPA does, through
- * the scale subresource). Then the operator leaves it out of what it applies.
+ * Whether a field manager other than `manager` set the number of replicas. An HPA does so through the scale subresource.
+ * The operator then omits the field.
  */
 export function replicasOwnedByOthers(deployment: KubeObject, manager: string): boolean {
   return (deployment.metadata.managedFields ?? []).some((entry) => {

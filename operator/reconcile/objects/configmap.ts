@@ -1,44 +1,65 @@
 import { gunzipSync, gzipSync } from "node:zlib";
-import type { EgressPolicy } from "../../api/egresspolicy.ts";
+import type { EgressPolicy, EgressPolicySpec } from "../../api/egresspolicy.ts";
 import { ANNOTATION, childName, DOCUMENT_KEY, SPEC_KEY } from "../../api/names.ts";
 import type { ConfigMap } from "../../api/objects.ts";
 import { childMeta } from "../../fleet/metadata.ts";
-import type { Published } from "../decision/published-ips.ts";
 
-/** What a ConfigMap may hold, in bytes of all its values (core/v1 MaxSecretSize, ConfigMaps alike). */
+/** Limit of a ConfigMap, in bytes of all its values (core/v1 MaxSecretSize, which also holds for ConfigMaps). */
 export const MAX_CONFIGMAP_BYTES = 1_048_576;
 
-/** What a spec may be unpacked: more than the API server stores of one. */
+/** Limit of an unpacked spec, in bytes: more than the API server stores of an object. */
 const MAX_SPEC_BYTES = 4 * 1024 * 1024;
 
-/** An accepted policy in the forms in which it is kept. */
+/** An accepted policy in the forms that its ConfigMap stores. */
 export interface Accepted {
-  /** The bytes that proxies load, and their hash. */
+  /** Text of the policy document that proxies load. */
   document: string;
+  /** Hash of the document. */
   hash: string;
-  /** The spec that it came from, gzipped, in base64: what is reconciled while a newer one is invalid. */
+  /** The spec, gzipped, in base64. It stays in force while a newer spec is rejected. */
   spec: string;
 }
 
-/** A spec as it is kept. Equal input, equal text: a Buffer of a few bytes would keep 64 KiB of Node's pool alive. */
-export function packSpec(spec: EgressPolicy["spec"]): string {
+/** Content of `ips.json`. */
+export interface PublishedList {
+  ipv4: string[];
+  ipv6: string[];
+  /** The same addresses as networks. */
+  cidrs: string[];
+  /** Addresses that are announced and not used yet. */
+  pending: string[];
+  /** Addresses that are still used and will be removed. */
+  retiring: string[];
+  /** RFC 3339; time of the last change. */
+  updatedAt: string;
+}
+
+/** Addresses for the allow lists of webhook receivers. */
+export interface PublishedIPs {
+  /** Active, pending and retiring addresses: receivers have to accept all of them. */
+  all: string[];
+  json: PublishedList;
+}
+
+/** Packs a spec. Equal specs give equal texts. A string, since a small Buffer keeps 64 KiB of Node's pool in use. */
+export function packSpec(spec: EgressPolicySpec): string {
   return gzipSync(JSON.stringify(spec), { level: 9 }).toString("base64");
 }
 
-/** A spec out of a ConfigMap's binaryData. @throws Error on anything that was not packed here */
-export function unpackSpec(text: string): EgressPolicy["spec"] {
+/** Unpacks a spec from binaryData. @throws Error if `packSpec` did not write it */
+export function unpackSpec(text: string): EgressPolicySpec {
   const packed = gunzipSync(Buffer.from(text, "base64"), { maxOutputLength: MAX_SPEC_BYTES });
-  const spec = JSON.parse(packed.toString("utf8")) as EgressPolicy["spec"] | null;
+  const spec = JSON.parse(packed.toString("utf8")) as EgressPolicySpec | null;
   if (spec === null || typeof spec !== "object") throw new Error(`${SPEC_KEY} holds no spec`);
   return spec;
 }
 
-/** Bytes that the ConfigMap of an accepted policy holds. */
+/** Size of the ConfigMap of an accepted policy, in bytes. */
 export function configMapBytes({ document, spec }: Accepted): number {
   return Buffer.byteLength(document) + Buffer.byteLength(spec, "base64");
 }
 
-/** The ConfigMap that proxies mount: only its document. */
+/** ConfigMap of the policy document. Proxies mount only the document, not the spec. */
 export function documentConfigMap(policy: EgressPolicy, accepted: Accepted): ConfigMap {
   const metadata = childMeta(policy, childName.document(policy.metadata.name));
   return {
@@ -50,15 +71,15 @@ export function documentConfigMap(policy: EgressPolicy, accepted: Accepted): Con
   };
 }
 
-/** The ConfigMap that is shown to webhook receivers. */
-export function publishedConfigMap(policy: EgressPolicy, published: Published): ConfigMap {
+/** ConfigMap with the addresses for webhook receivers. */
+export function publishedConfigMap(policy: EgressPolicy, { all, json }: PublishedIPs): ConfigMap {
   return {
     apiVersion: "v1",
     kind: "ConfigMap",
     metadata: childMeta(policy, childName.published(policy.metadata.name)),
     data: {
-      "ips.txt": published.all.map((address) => `${address}\n`).join(""),
-      "ips.json": `${JSON.stringify(published.json)}\n`,
+      "ips.txt": all.map((address) => `${address}\n`).join(""),
+      "ips.json": `${JSON.stringify(json)}\n`,
     },
   };
 }

@@ -1,10 +1,10 @@
+import type { V1NetworkPolicyPeer } from "@kubernetes/client-node";
 import type { PortRange } from "../../../proxy/policy/rules.ts";
 import type { EgressPolicy } from "../../api/egresspolicy.ts";
 import { RESOURCE } from "../../api/kinds.ts";
 import { childName, LABEL } from "../../api/names.ts";
 import { childMeta } from "../../fleet/metadata.ts";
 import { apiVersionOf, type KubeObject } from "../../kube/resource.ts";
-import type { Opening } from "../network/reach.ts";
 
 /** networking/v1 NetworkPolicyPort. */
 interface Port {
@@ -13,26 +13,41 @@ interface Port {
   endPort?: number;
 }
 
-/** networking/v1 NetworkPolicy, as it is written: with every default, so that whatever else stands there is somebody's edit. */
+/** networking/v1 NetworkPolicy with every default written out, so that any other field is an edit of somebody else. */
 export interface NetworkPolicy extends KubeObject {
   spec: {
-    podSelector: object;
+    podSelector: { matchLabels: Record<string, string> };
     policyTypes: ("Ingress" | "Egress")[];
-    ingress: { from?: object[]; ports: Port[] }[];
-    egress: { to?: object[]; ports?: Port[] }[];
+    ingress: { from?: V1NetworkPolicyPeer[]; ports: Port[] }[];
+    egress: { to?: V1NetworkPolicyPeer[]; ports?: Port[] }[];
   };
 }
 
-/** Ports that proxies listen on: the spec's, and during a roll-out those of older pods. */
+/** A network without some networks inside of it. */
+export interface Block {
+  cidr: string;
+  except: string[];
+}
+
+/** Networks that proxies may connect to, on some ports. */
+export interface Opening {
+  blocks: Block[];
+  ports: PortRange[];
+}
+
+/** Ports that proxies listen on: those of the spec, and during a rolling update those of older pods. */
 export interface FleetPorts {
   proxy: readonly number[];
   admin: readonly number[];
 }
 
-/** Cilium takes no rule with more than 40. */
+/** Ports in one rule. Cilium rejects a rule with more than 40. */
 const PORTS_IN_A_RULE = 20;
 
-/** 5353 is where OpenShift's DNS pods listen. Anywhere: node-local caches are at link-local addresses or at the node's. */
+/**
+ * DNS. OpenShift's DNS pods listen on 5353. No destination, since node-local caches have link-local addresses or the
+ * address of the node.
+ */
 const DNS = {
   ports: [53, 5353].flatMap((port): Port[] => [
     { protocol: "UDP", port },
@@ -47,7 +62,7 @@ function portOf([low, high]: PortRange): Port {
   return low === high ? tcp(low) : { protocol: "TCP", port: low, endPort: high };
 }
 
-/** Egress rules that open what proxies may dial. */
+/** Egress rules for the networks that proxies may connect to. */
 export function egressRules(reach: readonly Opening[]): NetworkPolicy["spec"]["egress"] {
   return reach.flatMap(({ blocks, ports }) => {
     const to = blocks.map(({ cidr, except }) => ({ ipBlock: { cidr, ...(except.length === 0 ? {} : { except }) } }));
@@ -66,10 +81,17 @@ function networkPolicy(policy: EgressPolicy, name: string, spec: NetworkPolicy["
   return { apiVersion, kind: RESOURCE.networkPolicy.kind, metadata: childMeta(policy, name), spec };
 }
 
+/** Peers of the admin port: pods of these namespaces. Without peers the rule allows every source. */
+function adminPeers(namespaces: readonly string[] | undefined): { from?: V1NetworkPolicyPeer[] } {
+  if (namespaces === undefined) return {};
+  const expression = { key: LABEL.namespace, operator: "In", values: [...namespaces] };
+  return { from: [{ namespaceSelector: { matchExpressions: [expression] } }] };
+}
+
 /**
- * Who reaches the proxies, and what they reach. Clients are the pods that were injected, and those that carry the policy's
- * name as a label, such as senders that are configured by hand. Kubelets, which probe, are let in by every network plugin.
- * `adminFrom`: the namespaces whose pods reach the admin port; undefined: whoever can.
+ * NetworkPolicy of the proxies: which pods reach them, and what they reach. Clients are injected pods and pods that have the
+ * policy's name as a label, such as senders that are configured by hand. Every network plugin allows the probes of kubelets.
+ * `adminFrom`: namespaces whose pods reach the admin port; undefined: no restriction.
  */
 export function proxyNetworkPolicy(
   policy: EgressPolicy,
@@ -78,24 +100,21 @@ export function proxyNetworkPolicy(
   reach: NetworkPolicy["spec"]["egress"],
 ): NetworkPolicy {
   const { name } = policy.metadata;
-  const namespaces = { matchExpressions: [{ key: LABEL.namespace, operator: "In", values: adminFrom }] };
   return networkPolicy(policy, childName.fleet(name), {
     podSelector: { matchLabels: { [LABEL.fleet]: name } },
     policyTypes: ["Ingress", "Egress"],
     ingress: [
       { from: [podsWith(LABEL.injected, name), podsWith(LABEL.policy, name)], ports: ports.proxy.map(tcp) },
-      {
-        ...(adminFrom === undefined ? {} : { from: [{ namespaceSelector: namespaces }] }),
-        ports: ports.admin.map(tcp),
-      },
+      { ...adminPeers(adminFrom), ports: ports.admin.map(tcp) },
     ],
     egress: [DNS, ...reach],
   });
 }
 
 /**
- * Injected pods leave through the proxies alone, beside DNS and what the policy adds. `addresses`: networks of proxies that no
- * label selects, since they are on nodes' networks. Packets are matched behind the Service, at the pods' own ports.
+ * NetworkPolicy of the senders: injected pods reach only the proxies, DNS and `additionalEgress`. `addresses`: networks of
+ * proxies on node networks, which no label selects. The ports are those of the pods, since network plugins match packets
+ * after the Service has translated them.
  */
 export function sendersNetworkPolicy(
   policy: EgressPolicy,

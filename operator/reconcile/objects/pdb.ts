@@ -1,13 +1,14 @@
+import type { V1PodDisruptionBudgetSpec } from "@kubernetes/client-node";
 import type { EgressPolicy } from "../../api/egresspolicy.ts";
 import { childName, LABEL } from "../../api/names.ts";
 import { childMeta } from "../../fleet/metadata.ts";
 import type { KubeObject } from "../../kube/resource.ts";
 
 /**
- * Drains of nodes take one proxy of a fleet at a time, over all its slots. Those that are not ready serve nobody: by
- * default they could not be evicted as long as the others are too few, and would hold up every drain (KEP-3017).
+ * PodDisruptionBudget of a fleet: node drains evict one proxy at a time, across all slots. `AlwaysAllow` lets drains evict
+ * proxies that are not ready. The default would block them while too few proxies are ready (KEP-3017).
  */
-export function fleetBudget(policy: EgressPolicy): KubeObject {
+export function fleetBudget(policy: EgressPolicy): KubeObject & { spec: V1PodDisruptionBudgetSpec } {
   return {
     apiVersion: "policy/v1",
     kind: "PodDisruptionBudget",
@@ -17,5 +18,5 @@ export function fleetBudget(policy: EgressPolicy): KubeObject {
       unhealthyPodEvictionPolicy: "AlwaysAllow",
       selector: { matchLabels: { [LABEL.fleet]: policy.metadata.name } },
     },
-  } as KubeObject;
+  };
 }

@@ -1,25 +1,39 @@
 import { parseAddress } from "../../../proxy/policy/cidr.ts";
-import type { EgressPolicy } from "../../api/egresspolicy.ts";
+import type { EgressPolicySpec } from "../../api/egresspolicy.ts";
 import { ANNOTATION } from "../../api/names.ts";
 import type { Node } from "../../api/objects.ts";
 import { isOpen } from "../../fleet/proxy-status.ts";
-import { canonical, type Slot, slotsOf } from "../../fleet/slots.ts";
+import { canonicalAddress, type Slot } from "../../fleet/slots.ts";
 import type { KubeObject } from "../../kube/resource.ts";
+import type { Provider } from "../../providers/provider.ts";
 import type { Facts } from "../facts/facts.ts";
 import { isSelected } from "./nodes.ts";
 
-type Spec = EgressPolicy["spec"];
-
-/** Where a slot's proxy may run, where addresses are on nodes already. */
+/** Nodes that may run the proxy of a slot whose address is on a node. */
 export interface Placement {
   slot: Slot;
-  /** Names of the nodes that have its address; empty: none is known to. */
-  nodes: string[];
-  /** Nodes that other slots need, which it must not take from them. */
-  avoid: string[];
+  /** Names of the nodes that have the address, sorted. Empty if no node lists it. */
+  nodes: readonly string[];
+  /** Nodes that other slots need, so this slot must not use them. */
+  avoid: readonly string[];
 }
 
-/** Types of node addresses that are addresses (core/v1 NodeAddress). */
+/** Placements by the id of their slot, in the order of the spec. */
+export type Placements = ReadonlyMap<string, Placement>;
+
+/** A spec with its provider, its slots, and where their proxies may run. */
+export interface PlacedSpec {
+  spec: EgressPolicySpec;
+  provider: Provider;
+  slots: readonly Slot[];
+  /** Empty unless the addresses are on nodes. */
+  placements: Placements;
+}
+
+/** Nodes by each address that they have. */
+export type NodesByAddress = ReadonlyMap<string, readonly Node[]>;
+
+/** Types of node addresses that are IP addresses (core/v1 NodeAddress). */
 const ADDRESS_TYPES = ["InternalIP", "ExternalIP"];
 
 const annotated = ({ metadata }: KubeObject): string[] =>
@@ -28,44 +42,59 @@ const annotated = ({ metadata }: KubeObject): string[] =>
     .map((text) => text.trim())
     .filter((text) => text !== "");
 
-/** Addresses that an annotation names: of a node those that its kubelet does not list, of a shared fleet all that it has. */
+/**
+ * Addresses in the annotation `addresses`. On a node: addresses that its kubelet does not list. On the Deployment of a
+ * shared fleet: all its addresses.
+ */
 export function annotatedAddresses(object: KubeObject): string[] {
   return annotated(object)
     .filter((text) => parseAddress(text) !== null)
-    .map(canonical);
+    .map(canonicalAddress);
 }
 
-/** What a node's annotation has beside addresses: its author meant something by it. */
+/** Items of a node's annotation that are no addresses: likely typing errors. */
 export function misannotated(node: Node): string[] {
   return annotated(node).filter((text) => parseAddress(text) === null);
 }
 
-/** All addresses that a node says it has. */
-function addressesOf(node: Node): string[] {
+/** All addresses of a node. */
+function nodeAddresses(node: Node): string[] {
   const listed = (node.status?.addresses ?? []).filter(({ type }) => ADDRESS_TYPES.includes(type));
-  return [...listed.map(({ address }) => canonical(address)), ...annotatedAddresses(node)];
+  return [...listed.map(({ address }) => canonicalAddress(address)), ...annotatedAddresses(node)];
 }
 
-/** Nodes that have what is bound; else those that have what the world sees, where a router maps one to the other. */
-export function nodesWith<T extends Node>(nodes: readonly T[], { source, address }: Slot): T[] {
-  const bound = nodes.filter((node) => addressesOf(node).includes(source));
-  return bound.length > 0 ? bound : nodes.filter((node) => addressesOf(node).includes(address));
+/** Reads the addresses of each node once: a lookup for each slot would parse them again and again. */
+export function indexByAddress(nodes: readonly Node[]): NodesByAddress {
+  const index = new Map<string, Node[]>();
+  for (const node of nodes) {
+    for (const address of new Set(nodeAddresses(node))) {
+      const known = index.get(address);
+      if (known === undefined) index.set(address, [node]);
+      else known.push(node);
+    }
+  }
+  return index;
 }
 
-/** Where each slot goes. Sorted, since stores are not: pods would be made anew with every look. */
-export function placementsOf(nodes: readonly Node[], spec: Spec): Placement[] {
-  const fitting = nodes.filter((node) => isSelected(node, spec));
-  const found = slotsOf(spec).map((slot) => ({
+/** Nodes that have the address that is bound. If there are none: nodes that have the static IP, which a router maps. */
+export function nodesWith(index: NodesByAddress, { source, address }: Slot): readonly Node[] {
+  return index.get(source) ?? index.get(address) ?? [];
+}
+
+/** Placement of every slot. Names are sorted, since a different order would replace pods. */
+export function placementsOf(nodes: readonly Node[], spec: EgressPolicySpec, slots: readonly Slot[]): Placements {
+  const index = indexByAddress(nodes.filter((node) => isSelected(node, spec)));
+  const found = slots.map((slot) => ({
     slot,
-    nodes: nodesWith(fitting, slot)
+    nodes: nodesWith(index, slot)
       .map(({ metadata }) => metadata.name)
       .sort(),
   }));
   const needed = [...new Set(found.flatMap((one) => one.nodes))].sort();
-  return found.map((one) => ({ ...one, avoid: one.nodes.length === 0 ? needed : [] }));
+  return new Map(found.map((one) => [one.slot.id, { ...one, avoid: one.nodes.length === 0 ? needed : [] }]));
 }
 
-/** core/v1 NodeAffinity; undefined: any node. A field's requirement takes one value, so each node has a term. */
+/** core/v1 NodeAffinity; undefined allows any node. A field requirement takes one value, so each node has its own term. */
 function affinityTo({ nodes, avoid }: Placement): object | undefined {
   const name = (operator: "In" | "NotIn", value: string) => ({ key: "metadata.name", operator, values: [value] });
   const nodeSelectorTerms = nodes.map((node) => ({ matchFields: [name("In", node)] }));
@@ -75,22 +104,34 @@ function affinityTo({ nodes, avoid }: Placement): object | undefined {
     : { requiredDuringSchedulingIgnoredDuringExecution: { nodeSelectorTerms } };
 }
 
-/** Whether a slot's proxy has its address where it is, or may have it soon: then it is left there. */
-function isAtHome({ proxies, children }: Facts, spec: Spec, { slot, nodes }: Placement, deployment: string): boolean {
-  const standing = children.deployments.get(deployment)?.metadata.annotations;
-  if (standing?.[ANNOTATION.source] !== slot.source) return false;
-  return proxies.some(({ slot: id, leaving, node, ready, status, asked }) => {
-    if (id !== slot.id || leaving || node === undefined) return false;
+/** Whether the proxy of a slot has its address on its present node, or may get it soon. */
+function isAtHome(
+  { proxies, children }: Facts,
+  spec: EgressPolicySpec,
+  { slot, nodes }: Placement,
+  deployment: string,
+): boolean {
+  const actual = children.deployments.get(deployment)?.metadata.annotations;
+  if (actual?.[ANNOTATION.source] !== slot.source) return false;
+  return proxies.some(({ slot: id, terminating, node, ready, status, polled }) => {
+    if (id !== slot.id || terminating || node === undefined) return false;
     const bound = status?.sources.some((one) => one.address === slot.source && one.assigned) ?? false;
-    // Who serves is left alone, whoever lists its address: that may be a slip. Who was not asked yet may serve.
-    if (!asked || (bound && isOpen(status, spec))) return true;
+    // Keep a serving proxy whatever nodes list, since the list may be wrong. A proxy that was not polled yet may serve.
+    if (!polled || (bound && isOpen(status, spec))) return true;
     return (bound || ready) && (nodes.length === 0 || nodes.includes(node));
   });
 }
 
-/** The node affinity of a slot. A change of it is a new pod: what nodes list is no reason for one while the proxy serves. */
-export function affinityOf(facts: Facts, spec: Spec, slot: Slot, deployment: string): object | undefined {
-  const placement = placementsOf(facts.nodes ?? [], spec).find((one) => one.slot.id === slot.id)!;
+/**
+ * Node affinity of a slot. A change of the affinity replaces the pod, so the affinity stays unchanged while the proxy
+ * serves, even if nodes list other addresses.
+ */
+export function affinityOf(
+  facts: Facts,
+  spec: EgressPolicySpec,
+  placement: Placement,
+  deployment: string,
+): object | undefined {
   if (!isAtHome(facts, spec, placement, deployment)) return affinityTo(placement);
   return facts.children.deployments.get(deployment)?.spec?.template?.spec?.affinity?.nodeAffinity;
 }

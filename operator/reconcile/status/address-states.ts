@@ -1,20 +1,25 @@
-import type { EgressPolicy, EgressPolicyStatus } from "../../api/egresspolicy.ts";
-import { canonical, slotId } from "../../fleet/slots.ts";
-import type { Provider } from "../../providers/provider.ts";
+import type { EgressPolicyStatus } from "../../api/egresspolicy.ts";
+import { canonicalAddress, slotId } from "../../fleet/slots.ts";
 import type { Facts } from "../facts/facts.ts";
+import type { PlacedSpec } from "../placement/placement.ts";
 
-type State = NonNullable<EgressPolicyStatus["staticIPs"]>[number];
+export type AddressState = NonNullable<EgressPolicyStatus["staticIPs"]>[number];
 
 /**
- * What is known of each address of the spec. Verified: a proxy's echo check saw it; Mismatch: its slot was seen
- * with another one; Assigned: it is where it should be, and nobody saw it from outside yet. No object's status counts.
+ * State of each address of the spec. Verified: an echo check of a proxy saw it. Mismatch: an echo check of its slot saw
+ * another address. Assigned: the address is where it should be, and no echo check has seen it yet. The status of other
+ * objects never counts.
  */
-export function addressStates(facts: Facts, spec: EgressPolicy["spec"], provider: Provider, now: string): State[] {
-  const present = facts.proxies.filter((proxy) => !proxy.leaving);
-  return (spec.staticIPs ?? []).map((ip): State => {
-    const address = canonical(ip.address);
-    const source = canonical(ip.sourceAddress ?? ip.address);
-    const slot = provider.slots && ip.phase !== "Pending" ? slotId(address) : undefined;
+export function addressStates(
+  facts: Facts,
+  { spec, provider }: Pick<PlacedSpec, "spec" | "provider">,
+  now: string,
+): AddressState[] {
+  const present = facts.proxies.filter((proxy) => !proxy.terminating);
+  return (spec.staticIPs ?? []).map((ip): AddressState => {
+    const address = canonicalAddress(ip.address);
+    const source = canonicalAddress(ip.sourceAddress ?? ip.address);
+    const slot = provider.shape.kind === "Slots" && ip.phase !== "Pending" ? slotId(address) : undefined;
     const own = slot === undefined ? present : present.filter((proxy) => proxy.slot === slot);
     const proofs = own.flatMap(({ status }) => status?.proofs ?? []);
     const seen = proofs.some((proof) => proof.verified && proof.observed.includes(address));
@@ -24,10 +29,10 @@ export function addressStates(facts: Facts, spec: EgressPolicy["spec"], provider
         : proofs.flatMap(({ observed }) => observed).find((observed) => observed !== address);
     const assignment =
       ip.phase === "Pending" ? { assigned: false } : provider.assignment(address, source, facts.proxies);
-    const state = (): State["state"] => {
+    const state = (): AddressState["state"] => {
       if (ip.phase === "Retiring") return "Retiring";
       if (ip.phase === "Pending") return "Unassigned";
-      // A proof outlives the address that it proved: what is not bound now is not there, whatever was seen.
+      // A proof is older than the loss of an address: an address that no proxy has is Unassigned.
       if (!assignment.assigned) return "Unassigned";
       if (wrong !== undefined) return "Mismatch";
       return seen ? "Verified" : "Assigned";

@@ -1,8 +1,8 @@
 import type { Condition } from "../../api/conditions.ts";
 import { REASON, type Reason } from "../../api/names.ts";
 
-/** Ordinary steps, and what only follows from another condition. */
-const UNDER_WAY: ReadonlySet<Reason> = new Set([
+/** Ordinary steps, and reasons that follow from another condition. */
+const IN_PROGRESS: ReadonlySet<Reason> = new Set([
   REASON.progressing,
   REASON.propagating,
   REASON.noProxy,
@@ -10,25 +10,25 @@ const UNDER_WAY: ReadonlySet<Reason> = new Set([
   REASON.notAccepted,
 ]);
 
-/** What is True, and nothing to be content with. */
+/** Reasons of a condition that is True and still needs attention. */
 const DOUBTFUL: ReadonlySet<Reason> = new Set([REASON.stale, REASON.widened]);
 
-/** Whether somebody should look: the type of its event is Warning. */
+/** Whether a user should act: the event has the type Warning. */
 export function isTrouble({ status, reason }: Condition): boolean {
   return status !== "True" || DOUBTFUL.has(reason);
 }
 
 /**
- * Whether a condition is worth an event. A user's event list is short and limited: a roll-out or an edit that goes well
- * adds one line at most, and a trouble one line, not one more for `Ready`, which repeats it.
+ * Whether a condition change becomes an event. Event lists are short and limited: a successful rolling update or edit adds
+ * at most one event. A problem adds one as well, and none for `Ready`, which repeats it.
  */
-export function isNews(condition: Condition, before: Condition | undefined): boolean {
+export function isReported(condition: Condition, before: Condition | undefined): boolean {
   const { type, status, reason } = condition;
   if (status === "Unknown" || (before?.status === status && before.reason === reason)) return false;
   if (DOUBTFUL.has(reason)) return true;
   if (type === "Ready") return status === "True" || reason === REASON.inUse;
-  if (status === "True") return before?.status === "False" && !UNDER_WAY.has(before.reason);
-  if (UNDER_WAY.has(reason)) return false;
-  // Of a policy that is just begun only what somebody has to mend: everything else comes by itself.
+  if (status === "True") return before?.status === "False" && !IN_PROGRESS.has(before.reason);
+  if (IN_PROGRESS.has(reason)) return false;
+  // For a new policy only problems that a user has to fix: the other conditions change without action.
   return before !== undefined || type === "Accepted" || type === "Programmed";
 }

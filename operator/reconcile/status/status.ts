@@ -1,89 +1,95 @@
-import { type Condition, type Finding, mergeConditions, named, no, unknown, yes } from "../../api/conditions.ts";
-import type { EgressPolicy, EgressPolicyStatus } from "../../api/egresspolicy.ts";
+import { type Condition, type Finding, joinNames, mergeConditions, no, unknown, yes } from "../../api/conditions.ts";
+import type { EgressPolicySpec, EgressPolicyStatus } from "../../api/egresspolicy.ts";
 import { type ConditionType, childName, clientHost, REASON, type Reason, SERVICE_PORT } from "../../api/names.ts";
 import { isUnschedulable } from "../../api/objects.ts";
 import { isOpen, type ProxyFacts, type ProxyStatus } from "../../fleet/proxy-status.ts";
-import { type Slot, slotsOf } from "../../fleet/slots.ts";
-import type { Provider } from "../../providers/provider.ts";
-import type { Refusal } from "../decision/accept.ts";
+import type { Slot } from "../../fleet/slots.ts";
+import { isOnNode } from "../../providers/provider.ts";
+import type { Effective, Plan } from "../decision/decide.ts";
 import type { Facts } from "../facts/facts.ts";
-import { judgeNetworkPolicies, type NetworkPolicies } from "../network/network-policies.ts";
+import { judgeNetworkPolicies } from "../network/network-policies.ts";
 import { shortageOf, whyUnassigned } from "../placement/explain-unplaced.ts";
-import { addressStates } from "./address-states.ts";
-import { availability } from "./availability.ts";
-import { judgeWorkloads } from "./workloads.ts";
+import { type AddressState, addressStates } from "./address-states.ts";
+import { type Availability, availability } from "./availability.ts";
+import { judgeWorkloads, type Workloads } from "./workloads.ts";
 
-type Spec = EgressPolicy["spec"];
-
-/** What became of applying the desired objects. */
+/** Result of applying the desired objects. */
 export interface Applied {
-  /** The first thing that stands in the way. */
+  /** The first problem. */
   problem: { reason: Reason; message: string } | undefined;
-  /** The same of NetworkPolicies. */
+  /** The first problem of a NetworkPolicy. */
   networkPolicy: { reason: Reason; message: string } | undefined;
 }
 
-/** All that a status is made from. */
-export interface Verdict {
-  refusal: Refusal | undefined;
-  /** What is reconciled; undefined: nothing was ever accepted. */
-  effective: { spec: Spec; hash: string; provider: Provider } | undefined;
+/** Inputs of a status besides the facts. */
+export interface StatusInput {
+  plan: Pick<Plan, "rejection" | "effective" | "keptRejection" | "desired">;
   applied: Applied;
-  /** Why the spec that was accepted before is refused as well. */
-  stands: Refusal | undefined;
-  /** Deployments of slots that are changed after others. */
-  waiting: readonly string[];
-  /** Proxies of what served before that have not ended. */
-  formerProxies: readonly ProxyFacts[];
-  /** Of the desired ones; undefined where nothing is reconciled. */
-  networkPolicies: NetworkPolicies | undefined;
   clusterDomain: string;
 }
 
-/** Pods that a deletion waits for are what somebody has to act on: more of them are named. */
+/** Findings by condition, without the summary. */
+type Findings = Readonly<Record<Exclude<ConditionType, "Ready">, Finding>>;
+
+/** Intermediate results that several conditions use. */
+interface Observed {
+  states: readonly AddressState[];
+  /** States of the addresses in phase Active. */
+  active: readonly AddressState[];
+  fleet: Availability;
+  /** Proxies without those of retiring slots. */
+  proxies: readonly ProxyFacts[];
+  ready: readonly ProxyFacts[];
+  workloads: Workloads | undefined;
+}
+
+/** Pods named in the message of a deletion that waits: users have to act on them. */
 const IN_USE_SHOWN = 10;
 
 const nothing = "no spec was accepted yet";
 
-const podsOf = (proxies: readonly ProxyFacts[]) => named(proxies.map(({ pod }) => pod));
+const podNames = (proxies: readonly ProxyFacts[]) => joinNames(proxies.map(({ pod }) => pod));
 
-function programmed(facts: Facts, { effective, applied, stands, waiting, formerProxies }: Verdict): Finding {
-  if (stands !== undefined) {
+function programmed(facts: Facts, { plan, applied }: StatusInput): Finding {
+  const { effective, keptRejection, desired } = plan;
+  if (keptRejection !== undefined) {
     return no(
       REASON.notAccepted,
-      `what was accepted before is refused as well, and left as it stands: ${stands.message}`,
+      `what was accepted before is refused as well, and left as it stands: ${keptRejection.message}`,
     );
   }
   if (effective === undefined) return no(REASON.notAccepted, nothing);
   if (applied.problem !== undefined) return no(applied.problem.reason, applied.problem.message);
-  // A proxy that serves where no other one could be placed now, as on a cordoned node, is no shortage.
-  const served = ({ id }: Slot) => facts.proxies.some(({ slot, ready, leaving }) => slot === id && ready && !leaving);
-  const placed = effective.provider.slots && slotsOf(effective.spec).every(served);
-  const shortage = placed ? undefined : shortageOf(facts.nodes, effective.spec, effective.provider);
+  // A serving proxy that could not be scheduled again, as on a cordoned node, is no shortage.
+  const served = ({ id }: Slot) =>
+    facts.proxies.some(({ slot, ready, terminating }) => slot === id && ready && !terminating);
+  const placed = effective.provider.shape.kind === "Slots" && effective.slots.every(served);
+  const shortage = placed ? undefined : shortageOf(facts.nodes, effective);
   if (shortage !== undefined) return no(REASON.notEnoughNodes, shortage);
+  const { waiting = [], formerProxies = [] } = desired ?? {};
   if (waiting.length > 0) {
     return no(REASON.progressing, `slots are changed one after the other; ${waiting.length} wait`);
   }
   if (formerProxies.length > 0) {
-    return no(REASON.progressing, `what served before has not ended: ${podsOf(formerProxies)}`);
+    return no(REASON.progressing, `what served before has not ended: ${podNames(formerProxies)}`);
   }
   return yes(REASON.programmed, "all objects are applied");
 }
 
-function distributed(ready: readonly ProxyFacts[], { effective }: Verdict): Finding {
+function distributed(ready: readonly ProxyFacts[], effective: Effective | undefined): Finding {
   if (effective === undefined) return no(REASON.notAccepted, nothing);
   if (ready.length === 0) return no(REASON.noProxy, "no proxy is ready");
   const late = ready.filter((proxy) => proxy.status?.hash !== effective.hash);
   if (late.length === 0) return yes(REASON.distributed, `every ready proxy runs ${effective.hash}`);
   const why = late[0]!.status?.policyError ?? late[0]!.error;
   const count = `${ready.length - late.length} of ${ready.length} ready proxies run ${effective.hash}`;
-  return no(REASON.propagating, `${count}; not yet: ${podsOf(late)}${why ? ` (${why})` : ""}`);
+  return no(REASON.propagating, `${count}; not yet: ${podNames(late)}${why ? ` (${why})` : ""}`);
 }
 
-function verified(proxies: readonly ProxyFacts[], spec: Spec): Finding {
+function verified(proxies: readonly ProxyFacts[], spec: EgressPolicySpec): Finding {
   if (spec.verification === undefined) return unknown(REASON.notRequested, "spec.verification is not set");
-  // An unproven proxy is not ready where readiness waits for the proof: all that answer are looked at.
-  const present = proxies.filter(({ leaving, status }) => !leaving && status !== undefined);
+  // Where readiness waits for the proof, an unproven proxy is not ready: all proxies that answer count.
+  const present = proxies.filter(({ terminating, status }) => !terminating && status !== undefined);
   for (const { pod, status } of present) {
     const wrong = status?.proofs.find((proof) => proof.observed.some((seen) => !proof.expected.includes(seen)));
     if (wrong === undefined || wrong.expected.length === 0) continue;
@@ -94,30 +100,59 @@ function verified(proxies: readonly ProxyFacts[], spec: Spec): Finding {
   const unproven = (ready.length > 0 ? ready : present).filter(({ status }) => !isOpen(status));
   if (unproven.length > 0) {
     const error = unproven[0]!.status?.proofs.find((proof) => !proof.verified)?.error ?? unproven[0]!.error;
-    return no(REASON.unproven, `not proven: ${podsOf(unproven)}${error ? ` (${error})` : ""}`);
+    return no(REASON.unproven, `not proven: ${podNames(unproven)}${error ? ` (${error})` : ""}`);
   }
   if (ready.length === 0) return unknown(REASON.noProxy, "no proxy is ready");
   const isSilent = ({ provenAt, checkedAt }: ProxyStatus["proofs"][number]) => checkedAt !== provenAt;
   const silent = ready.filter(({ status }) => status?.proofs.some(isSilent));
   if (silent.length > 0) {
     const error = silent[0]!.status?.proofs.find(isSilent)?.error;
-    return yes(REASON.stale, `the last proof holds, but no echo URL gives an answer: ${podsOf(silent)} (${error})`);
+    return yes(REASON.stale, `the last proof holds, but no echo URL gives an answer: ${podNames(silent)} (${error})`);
   }
   return yes(REASON.verified, `every ready proxy leaves from a published address`);
 }
 
-/** Where pods take any address of a pool, each pod has to have one; that some are free is as it should be. */
-function pooled(proxies: readonly ProxyFacts[], spec: Spec): Finding {
-  const sources = new Set(slotsOf(spec).map(({ source }) => source));
-  const placed = proxies.filter(({ leaving, ips }) => !leaving && ips.length > 0);
+/** Where pods take addresses of a pool, every pod needs one. Unused addresses of the pool are no problem. */
+function pooled(proxies: readonly ProxyFacts[], slots: readonly Slot[]): Finding {
+  const sources = new Set(slots.map(({ source }) => source));
+  const placed = proxies.filter(({ terminating, ips }) => !terminating && ips.length > 0);
   if (placed.length === 0) return no(REASON.unassigned, "no proxy has an address yet");
   const strays = placed.filter(({ ips }) => !ips.some((ip) => sources.has(ip)));
   if (strays.length === 0) return yes(REASON.assigned, "every proxy has a static IP");
-  return no(REASON.unassigned, `none of the static IPs is that of ${podsOf(strays)}`);
+  return no(REASON.unassigned, `none of the static IPs is that of ${podNames(strays)}`);
 }
 
-/** What keeps a policy from being ready, in the order in which a person should look. */
-const BLOCKING: readonly ConditionType[] = [
+function assigned(facts: Facts, effective: Effective | undefined, { states, active }: Observed): Finding {
+  if (effective === undefined) return no(REASON.notAccepted, nothing);
+  if (states.length === 0) return unknown(REASON.notRequested, "spec.staticIPs is empty");
+  const { shape } = effective.provider;
+  switch (shape.kind) {
+    case "Deployment":
+      switch (shape.address) {
+        case "outside":
+          return yes(REASON.outside, "addresses are assigned outside of the cluster");
+        case "of-pod":
+          return pooled(facts.proxies, effective.slots);
+      }
+      break;
+    case "Slots": {
+      const missing = active.filter(({ state, slot }) => state === "Unassigned" && slot !== undefined);
+      if (missing.length === 0) return yes(REASON.assigned, "every address is on a node");
+      const all = `no proxy has ${missing.map(({ address }) => address).join(", ")}`;
+      switch (shape.address) {
+        case "follows-ready-pod":
+          return no(REASON.unassigned, all);
+        case "on-node": {
+          const placement = effective.placements.get(missing[0]!.slot!)!;
+          return no(REASON.unassigned, `${all}; ${whyUnassigned(facts, effective.spec, placement)}`);
+        }
+      }
+    }
+  }
+}
+
+/** Conditions that make a policy not ready, in the order in which a user should look at them. */
+const BLOCKING: readonly (keyof Findings)[] = [
   "Accepted",
   "Programmed",
   "EgressIPVerified",
@@ -127,102 +162,104 @@ const BLOCKING: readonly ConditionType[] = [
   "NetworkPolicyApplied",
 ];
 
-/** The same where a proxy lacks its address, or the node that has it: it is not ready, and not proven, for want of that. */
-const BLOCKING_UNBOUND: readonly ConditionType[] = [
+/** The order if a proxy lacks its address, or the node that has it: that is why it is neither ready nor verified. */
+const BLOCKING_UNBOUND: readonly (keyof Findings)[] = [
   "Accepted",
   "Programmed",
   "IPsAssigned",
   ...BLOCKING.filter((type) => !["Accepted", "Programmed", "IPsAssigned"].includes(type)),
 ];
 
-/** Pure: the whole status. */
-export function judge(facts: Facts, verdict: Verdict): EgressPolicyStatus {
-  const { policy } = facts;
-  const { effective, refusal } = verdict;
-  const generation = policy.metadata.generation ?? 0;
-  const now = new Date(facts.now).toISOString().replace(/\.\d+Z$/, "Z");
-  const ready = facts.proxies.filter((proxy) => proxy.ready);
-  const states = effective === undefined ? [] : addressStates(facts, effective.spec, effective.provider, now);
+/** Condition Ready. */
+function summary(facts: Facts, effective: Effective | undefined, findings: Findings, observed: Observed): Finding {
+  if (facts.policy.metadata.deletionTimestamp !== undefined) {
+    return no(REASON.inUse, `deletion waits for pods that use this fleet: ${joinNames(facts.injected, IN_USE_SHOWN)}`);
+  }
+  const onNode = effective !== undefined && isOnNode(effective.provider.shape);
+  const unbound = observed.proxies.some(({ terminating, status, pod }) => {
+    if (terminating) return false;
+    return (onNode && isUnschedulable(pod)) || (status?.sources.some((source) => !source.assigned) ?? false);
+  });
+  // A wrong source address is worse than a missing one.
+  const order = unbound && findings.EgressIPVerified.reason !== REASON.mismatch ? BLOCKING_UNBOUND : BLOCKING;
+  const isBlocking = (type: keyof Findings) => findings[type].status === "False";
+  // Progress is the least important message.
+  const isProgress = (type: keyof Findings) => type === "Programmed" && findings[type].reason === REASON.progressing;
+  const blocking = order.find((type) => isBlocking(type) && !isProgress(type)) ?? order.find(isBlocking);
+  if (blocking === undefined) return yes(REASON.ready, "the fleet serves this policy");
+  const { reason, message } = findings[blocking];
+  return no(reason, `${blocking}: ${message}`);
+}
+
+function observe(facts: Facts, effective: Effective | undefined, now: string, host: string): Observed {
+  const states = effective === undefined ? [] : addressStates(facts, effective, now);
   const phases = new Map((effective?.spec.staticIPs ?? []).map(({ address, phase }) => [address, phase]));
-  const active = states.filter(({ address }) => (phases.get(address) ?? "Active") === "Active");
-  // What happens to a slot on its way out is nothing to wait for.
+  // The proxies of retiring slots need not become available.
   const retiring = new Set(
     states.flatMap(({ state, slot }) => (state === "Retiring" && slot !== undefined ? [slot] : [])),
   );
-  const fleet = availability(facts, effective?.spec, retiring);
-  const inUse = facts.proxies.filter(({ slot }) => !retiring.has(slot));
-  const missing = active.filter(({ state, slot }) => state === "Unassigned" && slot !== undefined);
-  const assigned = (): Finding => {
-    if (effective === undefined) return no(REASON.notAccepted, nothing);
-    if (states.length === 0) return unknown(REASON.notRequested, "spec.staticIPs is empty");
-    if (effective.provider.name === "External")
-      return yes(REASON.outside, "addresses are assigned outside of the cluster");
-    if (!effective.provider.slots) return pooled(facts.proxies, effective.spec);
-    if (missing.length === 0) return yes(REASON.assigned, "every address is on a node");
-    const all = `no proxy has ${missing.map(({ address }) => address).join(", ")}`;
-    if (!effective.provider.pinned) return no(REASON.unassigned, all);
-    return no(REASON.unassigned, `${all}; ${whyUnassigned(facts, effective.spec, missing[0]!.address)}`);
+  return {
+    states,
+    active: states.filter(({ address }) => (phases.get(address) ?? "Active") === "Active"),
+    fleet: availability(facts, effective?.spec, retiring),
+    proxies: facts.proxies.filter(({ slot }) => !retiring.has(slot)),
+    ready: facts.proxies.filter((proxy) => proxy.ready),
+    workloads: effective === undefined ? undefined : judgeWorkloads(facts, effective.spec, host),
   };
-  const host = clientHost(policy.metadata, verdict.clusterDomain);
-  const workloads = effective === undefined ? undefined : judgeWorkloads(policy, effective.spec, facts.asking, host);
-  const findings: Record<Exclude<ConditionType, "Ready">, Finding> = {
+}
+
+function findingsOf(facts: Facts, input: StatusInput, observed: Observed): Findings {
+  const { rejection, effective, desired } = input.plan;
+  const { fleet, workloads } = observed;
+  const notAccepted = unknown(REASON.notAccepted, nothing);
+  return {
     Accepted:
-      refusal === undefined ? yes(REASON.accepted, "the spec is in force") : no(refusal.reason, refusal.message),
-    Programmed: programmed(facts, verdict),
-    PolicyDistributed: distributed(ready, verdict),
+      rejection === undefined ? yes(REASON.accepted, "the spec is in force") : no(rejection.reason, rejection.message),
+    Programmed: programmed(facts, input),
+    PolicyDistributed: distributed(observed.ready, effective),
     ProxyAvailable: effective === undefined && fleet.wanted === 0 ? no(REASON.notAccepted, nothing) : fleet.finding,
-    IPsAssigned: assigned(),
-    EgressIPVerified: effective === undefined ? unknown(REASON.notAccepted, nothing) : verified(inUse, effective.spec),
-    WorkloadsInjected: workloads?.finding ?? unknown(REASON.notAccepted, nothing),
+    IPsAssigned: assigned(facts, effective, observed),
+    EgressIPVerified: effective === undefined ? notAccepted : verified(observed.proxies, effective.spec),
+    WorkloadsInjected: workloads?.finding ?? notAccepted,
     NetworkPolicyApplied:
-      effective === undefined || verdict.networkPolicies === undefined
-        ? unknown(REASON.notAccepted, nothing)
-        : judgeNetworkPolicies(
-            facts,
-            effective.spec,
-            effective.provider,
-            verdict.networkPolicies,
-            verdict.applied.networkPolicy,
-          ),
+      effective === undefined || desired === undefined
+        ? notAccepted
+        : judgeNetworkPolicies(facts, effective, desired.networkPolicies, input.applied.networkPolicy),
   };
-  const summary = (): Finding => {
-    if (policy.metadata.deletionTimestamp !== undefined) {
-      return no(REASON.inUse, `deletion waits for pods that use this fleet: ${named(facts.injected, IN_USE_SHOWN)}`);
-    }
-    const pinned = effective?.provider.pinned ?? false;
-    const unbound = inUse.some(({ leaving, status, pod }) => {
-      if (leaving) return false;
-      return (pinned && isUnschedulable(pod)) || (status?.sources.some(({ assigned }) => !assigned) ?? false);
-    });
-    // That one leaves from a wrong address is worse than that another one does not leave.
-    const order = unbound && findings.EgressIPVerified.reason !== REASON.mismatch ? BLOCKING_UNBOUND : BLOCKING;
-    const isBlocking = (type: ConditionType) => type !== "Ready" && findings[type].status === "False";
-    // That something goes on is the least of what there is to say.
-    const goesOn = (type: ConditionType) => type === "Programmed" && findings[type].reason === REASON.progressing;
-    const blocking = order.find((type) => isBlocking(type) && !goesOn(type)) ?? order.find(isBlocking);
-    if (blocking === undefined || blocking === "Ready") return yes(REASON.ready, "the fleet serves this policy");
-    const { reason, message } = findings[blocking];
-    return no(reason, `${blocking}: ${message}`);
-  };
+}
+
+/** Pure: the complete status. */
+export function statusOf(facts: Facts, input: StatusInput): EgressPolicyStatus {
+  const { policy } = facts;
+  const { effective } = input.plan;
+  const generation = policy.metadata.generation ?? 0;
+  const now = new Date(facts.now).toISOString().replace(/\.\d+Z$/, "Z");
+  const host = clientHost(policy.metadata, input.clusterDomain);
+  const observed = observe(facts, effective, now, host);
+  const findings = findingsOf(facts, input, observed);
+  const Ready = summary(facts, effective, findings, observed);
   const before = (policy.status?.conditions ?? []) as readonly Condition[];
-  const name = policy.metadata.name;
-  const clusterIP = facts.children.services.get(childName.fleet(name))?.spec?.clusterIP;
-  const proven = states.filter(({ state }) => state === "Verified").length;
   return {
     observedGeneration: generation,
-    conditions: mergeConditions(before, { ...findings, Ready: summary() }, generation, now),
-    ...(effective === undefined
-      ? {}
-      : {
-          staticIPs: states,
-          endpoint: { host, port: SERVICE_PORT, ...(clusterIP === undefined ? {} : { clusterIP }) },
-          summary: {
-            staticIPs: states.map(({ address }) => address).join(","),
-            verified: states.length === 0 ? "" : `${proven}/${active.length}`,
-            proxies: `${fleet.available}/${fleet.wanted}`,
-            workloads: workloads?.summary ?? "",
-            policyHash: effective.hash,
-          },
-        }),
+    conditions: mergeConditions(before, { ...findings, Ready }, generation, now),
+    ...(effective === undefined ? {} : fleetStatus(facts, effective, observed, host)),
   } as EgressPolicyStatus;
+}
+
+/** Part of the status that exists once a spec was accepted. */
+function fleetStatus(facts: Facts, { hash }: Effective, observed: Observed, host: string): EgressPolicyStatus {
+  const { states, active, fleet, workloads } = observed;
+  const clusterIP = facts.children.services.get(childName.fleet(facts.policy.metadata.name))?.spec?.clusterIP;
+  const proven = states.filter(({ state }) => state === "Verified").length;
+  return {
+    staticIPs: [...states],
+    endpoint: { host, port: SERVICE_PORT, ...(clusterIP === undefined ? {} : { clusterIP }) },
+    summary: {
+      staticIPs: states.map(({ address }) => address).join(","),
+      verified: states.length === 0 ? "" : `${proven}/${active.length}`,
+      proxies: `${fleet.available}/${fleet.wanted}`,
+      workloads: workloads?.summary ?? "",
+      policyHash: hash,
+    },
+  };
 }

@@ -7,7 +7,7 @@ import type { KubeObject, Resource } from "../../kube/resource.ts";
 import { isControlledBy } from "../facts/gather.ts";
 import { differs } from "../objects/compare.ts";
 
-/** Something stands in the way of an object: the user's or another program's, not a fault to retry fast. */
+/** An obstacle that a user or another program has to remove, so a fast retry does not help. */
 export class Obstacle extends Error {
   readonly reason: Reason;
 
@@ -17,17 +17,17 @@ export class Obstacle extends Error {
   }
 }
 
-/** What somebody has to mend before an object can be applied. @throws what a retry can mend */
+/** Problem of an object that a user has to fix. @throws errors that a retry can fix */
 export function problemOf(error: unknown): { reason: Reason; message: string } {
   if (error instanceof Obstacle) return { reason: error.reason, message: error.message };
-  // Refused as it is: by quota, by an admission plugin, by a right that is missing. The next try comes later.
+  // Rejected by a quota, an admission plugin or a missing right. The next attempt follows later.
   if (error instanceof ApiError && (error.code === 403 || error.code === 422 || error.code === 400)) {
     return { reason: REASON.applyFailed, message: error.message };
   }
   throw error;
 }
 
-/** The kind of a child as the API server names it. */
+/** Resource of an object that a policy owns. */
 export function resourceOf(object: KubeObject): Resource {
   const kind = CHILDREN.find((child) => RESOURCE[child].kind === object.kind);
   if (kind === undefined) throw new Error(`${object.kind} is no kind that a policy owns`);
@@ -40,15 +40,15 @@ function nameTaken({ kind, metadata }: KubeObject): Obstacle {
 }
 
 /**
- * Writes objects by server-side apply, and only what differs from what stands there, so that a settled policy writes
- * nothing. An object of the same name that is not controlled by the policy is never taken over.
+ * Writes objects by server-side apply, and only those that differ from the existing ones, so that a settled policy writes
+ * nothing. It never takes over an object of the same name that the policy does not control.
  */
 export class Writer {
   readonly #client: Client;
   readonly #log: Logger;
   /**
-   * Objects that the API server keeps otherwise than they were applied, by the uid of their policy and by kind and name:
-   * version and stamp, which are not applied again until one changes.
+   * Objects that the API server stores differently than applied, by policy uid, then by kind and name. The value is their
+   * version and stamp; they are applied again when one of these changes.
    */
   readonly #futile = new Map<string, Map<string, string>>();
 
@@ -57,7 +57,7 @@ export class Writer {
     this.#log = log;
   }
 
-  /** What stands there by the store, or by the API server for what the store does not have: it may be foreign. */
+  /** Existing object, from the cache or else from the API server: the cache does not have foreign objects. */
   async #actual(
     policy: EgressPolicy,
     object: KubeObject,
@@ -81,7 +81,7 @@ export class Writer {
     throw new Obstacle(REASON.replacing, `${object.kind} ${name} is still that of a former policy of this name`);
   }
 
-  /** Applies one object if need be, and gives it as it was written. @throws Obstacle, ApiError */
+  /** Applies an object if it differs, and returns the stored result. @throws Obstacle, ApiError */
   async apply(
     policy: EgressPolicy,
     object: KubeObject,
@@ -108,12 +108,12 @@ export class Writer {
     return written;
   }
 
-  /** A policy is gone for good. */
+  /** Removes the state of a deleted policy. */
   forget(policyUid: string): void {
     this.#futile.delete(policyUid);
   }
 
-  /** By its uid: another object that got the name since the policy's own was seen is not to be written. */
+  /** Writes by uid, so that a new object of the same name is not changed. */
   async #write(object: KubeObject, uid: string | undefined): Promise<KubeObject> {
     const whole = uid === undefined ? object : { ...object, metadata: { ...object.metadata, uid } };
     try {
@@ -126,7 +126,7 @@ export class Writer {
     }
   }
 
-  /** Deletes an object as it was seen; one that is gone already is as wanted. */
+  /** Deletes an object by uid. It is no error if the object does not exist. */
   async remove(object: KubeObject): Promise<void> {
     const { name, namespace, uid, deletionTimestamp } = object.metadata;
     if (deletionTimestamp !== undefined) return;

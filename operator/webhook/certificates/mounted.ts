@@ -2,20 +2,20 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Logger } from "../../../proxy/log.ts";
 import { type Clock, systemClock } from "../../kube/clock.ts";
-import { type Certificate, fits, KEY, readCertificate } from "./lifecycle.ts";
+import { type Certificate, fits, readCertificate, SECRET_KEY } from "./lifecycle.ts";
 
-/** How often the files are looked at: kubelets swap the links of mounted Secrets, which inotify does not tell of. */
-const LOOK_MS = 1000;
+/** Polling interval of the files. Kubelets replace the links of mounted Secrets, which inotify does not report. */
+const POLL_MS = 1000;
 
-/** A given certificate with its chain, and its key. */
-interface Given {
+/** A certificate with its chain, and its key. */
+interface MountedPair {
   cert: string;
   key: string;
   leaf: Certificate;
 }
 
 /** @throws Error naming the file */
-function readFolder(folder: string): Given {
+function readPair(folder: string): MountedPair {
   const text = (name: string): string => {
     const file = join(folder, name);
     try {
@@ -24,28 +24,28 @@ function readFolder(folder: string): Given {
       throw new Error(`${file}: ${(error as NodeJS.ErrnoException).code}`, { cause: error });
     }
   };
-  const [cert, key] = [text(KEY.leaf), text(KEY.leafKey)];
+  const [cert, key] = [text(SECRET_KEY.leaf), text(SECRET_KEY.leafKey)];
   let leaf: Certificate;
   try {
     leaf = readCertificate(cert);
   } catch (error) {
-    throw new Error(`${join(folder, KEY.leaf)} is no certificate in PEM`, { cause: error });
+    throw new Error(`${join(folder, SECRET_KEY.leaf)} is no certificate in PEM`, { cause: error });
   }
   let fitting: boolean;
   try {
     fitting = fits(leaf, key);
   } catch (error) {
-    throw new Error(`${join(folder, KEY.leafKey)} is no private key in PEM`, { cause: error });
+    throw new Error(`${join(folder, SECRET_KEY.leafKey)} is no private key in PEM`, { cause: error });
   }
-  if (!fitting) throw new Error(`${join(folder, KEY.leafKey)} is not the key of ${KEY.leaf}`);
+  if (!fitting) throw new Error(`${join(folder, SECRET_KEY.leafKey)} is not the key of ${SECRET_KEY.leaf}`);
   return { cert, key, leaf };
 }
 
 /**
- * Serves the certificate of a folder, and each new one: whole and valid, else the last good one stays. Returns what ends
- * it. @throws Error in one line when there is none to begin with
+ * Serves the certificate of a folder, and each new valid one. Returns a function that ends the polling.
+ * @throws Error in one line if there is no valid certificate at the start
  */
-export function watchFolder(
+export function serveMounted(
   folder: string,
   options: {
     serve(pair: { cert: string; key: string }, ends: number): void;
@@ -56,26 +56,26 @@ export function watchFolder(
   const { serve, log, clock = systemClock } = options;
   let served = "";
   let problem = "";
-  const use = ({ cert, key, leaf }: Given) => {
+  const use = ({ cert, key, leaf }: MountedPair) => {
     problem = "";
     if (served === cert + key) return;
     served = cert + key;
     serve({ cert, key }, leaf.end);
     log.info({ serial: leaf.x509.serialNumber, until: new Date(leaf.end).toISOString() }, "serving a certificate");
   };
-  const look = () => {
+  const poll = () => {
     try {
-      use(readFolder(folder));
+      use(readPair(folder));
     } catch (error) {
       const { message } = error as Error;
-      // Also what is half written at this moment: said once, and when it stays.
+      // The files may be half written. Each problem is logged once as a warning.
       if (message === problem) log.debug({ reason: message }, "certificates are not usable");
       else log.warn({ reason: message }, "certificates are not usable, the last ones are served on");
       problem = message;
     }
-    cancel = clock.after(LOOK_MS, look);
+    cancel = clock.after(POLL_MS, poll);
   };
-  use(readFolder(folder));
-  let cancel = clock.after(LOOK_MS, look);
+  use(readPair(folder));
+  let cancel = clock.after(POLL_MS, poll);
   return () => cancel();
 }

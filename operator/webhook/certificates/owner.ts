@@ -3,8 +3,8 @@ import type { Client } from "../../kube/client.ts";
 import { apiVersionOf, type KubeObject, type OwnerReference } from "../../kube/resource.ts";
 
 /**
- * The operator's own Deployment as an owner: garbage collection deletes what it owns with it (kubernetes.io, "Owners
- * and Dependents"), so that an uninstall leaves nothing behind. @throws ApiError when it is not there
+ * Owner reference to the operator's own Deployment. Garbage collection deletes the owned objects with it (kubernetes.io,
+ * "Owners and Dependents"), so that an uninstall removes everything. @throws ApiError if the Deployment does not exist
  */
 export async function readOwner(client: Client, namespace: string, name: string): Promise<OwnerReference> {
   const { deployment } = RESOURCE;

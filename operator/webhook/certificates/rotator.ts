@@ -6,8 +6,15 @@ import { Controller, type Outcome } from "../../kube/controller.ts";
 import type { KubeMetrics } from "../../kube/metrics.ts";
 import { Reflector } from "../../kube/reflector.ts";
 import type { KubeObject, OwnerReference, Resource } from "../../kube/resource.ts";
-import type { WebhookMetrics } from "../metrics.ts";
-import { bundleOf, type Held, isExchanging, nextStep, readHeld, type SecretTexts, writeHeld } from "./lifecycle.ts";
+import {
+  bundleOf,
+  type HeldCertificates,
+  isReplacing,
+  nextStep,
+  readHeld,
+  type SecretTexts,
+  writeHeld,
+} from "./lifecycle.ts";
 
 const SECRETS: Resource = { group: "", version: "v1", kind: "Secret", plural: "secrets", namespaced: true };
 const CONFIGURATIONS: Resource = {
@@ -18,44 +25,47 @@ const CONFIGURATIONS: Resource = {
   namespaced: false,
 };
 
-/** The entry of the webhook configuration. */
-export const ENTRY = "inject.egress.outrider.dev";
+/** Name of the webhook in its configuration. */
+export const WEBHOOK_NAME = "inject.egress.outrider.dev";
 /** Field manager of `caBundle`, and of nothing else. */
 export const BUNDLE_MANAGER = "outrider-webhook";
 
-/** How often certificates are looked at without a change: their life is counted in days. */
-const LOOK_MS = 30 * 1000;
-/** From when the configuration has the bundle until every API server works with it: they watch it, and may be behind. */
+/** Interval of checks without a change. Certificates are valid for days. */
+const CHECK_MS = 30 * 1000;
+/** Time until every API server uses a new bundle. API servers watch the configuration and may be behind. */
 const SETTLE_MS = 30 * 1000;
-/** Somebody else may write `caBundle` as well: not answered faster than this. */
+/** Minimum time between two writes of `caBundle`, in case another program writes it too. */
 const REPAIR_MS = 1000;
-const KEY = "certificates";
+/** The one key of the controller. */
+const RECONCILE_KEY = "certificates";
 
 type Secret = KubeObject & { type?: string; data?: Record<string, string> };
-interface Entry {
+interface WebhookEntry {
   name: string;
   clientConfig?: { caBundle?: string };
 }
-type Configuration = KubeObject & { webhooks?: Entry[] };
+type Configuration = KubeObject & { webhooks?: WebhookEntry[] };
 
-export interface KeeperOptions {
-  /** Writes whether this replica leads or not: resourceVersions keep replicas from undoing each other's work. */
+export interface RotatorOptions {
+  /** Writes on every replica, whether it leads or not. resourceVersions prevent conflicts of replicas. */
   client: Client;
   namespace: string;
-  /** The Secret. */
+  /** Name of the Secret. */
   secret: string;
-  /** The MutatingWebhookConfiguration whose caBundle is kept right. */
+  /** Name of the MutatingWebhookConfiguration whose caBundle is written. */
   configuration: string;
-  /** DNS names and addresses under which the API server calls. */
+  /** DNS names and addresses by which the API server calls the webhook. */
   names: readonly string[];
-  /** Who takes the Secret with it. */
+  /** Owner of the Secret, for garbage collection. */
   owner?: OwnerReference | undefined;
-  /** Called with every new certificate, soon after it stands in the Secret. */
+  /** Receives every new certificate, soon after it is in the Secret. `ends`: milliseconds since 1970. */
   serve(pair: { cert: string; key: string }, ends: number): void;
   log: Logger;
-  metrics?: { kube: KubeMetrics; webhook: WebhookMetrics } | undefined;
+  /** Called after caBundle was written. */
+  onBundleWritten?: (() => void) | undefined;
+  metrics?: KubeMetrics | undefined;
   clock?: Clock | undefined;
-  /** Milliseconds since 1970: what certificates are judged by. */
+  /** Milliseconds since 1970. The validity of certificates is compared with it. */
   wallNow?: (() => number) | undefined;
 }
 
@@ -67,35 +77,35 @@ function textsOf(secret: Secret): SecretTexts {
 }
 
 /**
- * Keeps certificates in a Secret, and what the API server trusts. Every replica does: each serves what the Secret has,
- * and whoever sees something due first writes it.
+ * Rotates the certificates in a Secret and writes caBundle. Every replica runs it and serves the certificate of the Secret.
+ * The first replica that notices a due rotation writes it.
  */
-export class CertificateKeeper {
-  readonly #options: KeeperOptions;
+export class CertificateRotator {
+  readonly #options: RotatorOptions;
   readonly #clock: Clock;
   readonly #wallNow: () => number;
   readonly #secrets: Reflector<Secret>;
   readonly #configurations: Reflector<Configuration>;
   readonly #controller: Controller;
-  /** What this process saw last. */
-  #held: Held | undefined;
-  /** Since when the configuration has which bundle. */
+  /** Last certificates that this process read. */
+  #held: HeldCertificates | undefined;
+  /** The bundle in the configuration, and since when. */
   #seen: { bundle: string; at: number } | undefined;
   #repairedAt = Number.NEGATIVE_INFINITY;
 
-  constructor(options: KeeperOptions) {
+  constructor(options: RotatorOptions) {
     const { client, namespace, secret, configuration, log, clock = systemClock } = options;
     this.#options = options;
     this.#clock = clock;
     this.#wallNow = options.wallNow ?? Date.now;
-    const metrics = options.metrics?.kube;
+    const { metrics } = options;
     this.#controller = new Controller({
       name: "webhook-certificates",
       workers: 1,
       reconcile: () => this.#reconcile(),
       ...{ log, metrics, clock },
     });
-    const onChange = () => this.#controller.enqueue(KEY);
+    const onChange = () => this.#controller.enqueue(RECONCILE_KEY);
     const shared = { client, log, metrics, clock, onChange };
     const only = (name: string) => `metadata.name=${name}`;
     this.#secrets = new Reflector({ ...shared, resource: SECRETS, namespace, fieldSelector: only(secret) });
@@ -107,7 +117,7 @@ export class CertificateKeeper {
     this.#secrets.start();
     this.#configurations.start();
     const begin = this.#secrets.synced().then(() => {
-      this.#controller.enqueue(KEY);
+      this.#controller.enqueue(RECONCILE_KEY);
       this.#controller.start();
     });
     begin.catch((error: unknown) => this.#options.log.error({ err: error }, "certificates are not kept"));
@@ -130,16 +140,16 @@ export class CertificateKeeper {
     if (step !== undefined) {
       const written = await this.#write(step.held, secret);
       if (written) log.info({ secret: `${namespace}/${name}`, why: step.why }, "certificates written");
-      // What was written, by whomever, comes by the watch.
-      return { result: "requeue", afterMs: LOOK_MS };
+      // The watch delivers the written Secret.
+      return { result: "requeue", afterMs: CHECK_MS };
     }
-    if (held === undefined) return { result: "requeue", afterMs: LOOK_MS };
+    if (held === undefined) return { result: "requeue", afterMs: CHECK_MS };
     if (this.#lacksOwner(secret)) await this.#write(held, secret);
-    return { result: "requeue", afterMs: await this.#tellTrust(held) };
+    return { result: "requeue", afterMs: await this.#writeBundle(held) };
   }
 
-  /** What the Secret holds; undefined when that is of no use. @throws Error when it is somebody else's */
-  #read(secret: Secret | undefined): Held | undefined {
+  /** Reads the Secret; undefined if it is missing or damaged. @throws Error if the operator does not manage it */
+  #read(secret: Secret | undefined): HeldCertificates | undefined {
     if (secret === undefined) return undefined;
     const held = readHeld(textsOf(secret));
     if (typeof held !== "string") return held;
@@ -152,7 +162,7 @@ export class CertificateKeeper {
     return undefined;
   }
 
-  #serve({ leaf, leafKey }: Held): void {
+  #serve({ leaf, leafKey }: HeldCertificates): void {
     if (this.#held?.leaf.pem === leaf.pem) return;
     this.#options.serve({ cert: leaf.pem, key: leafKey }, leaf.end);
     const until = new Date(leaf.end).toISOString();
@@ -165,7 +175,7 @@ export class CertificateKeeper {
   }
 
   /** Only if nobody wrote it since it was read; false: another replica was faster. @throws ApiError */
-  async #write(held: Held, secret: Secret | undefined): Promise<boolean> {
+  async #write(held: HeldCertificates, secret: Secret | undefined): Promise<boolean> {
     const { client, namespace, secret: name, owner } = this.#options;
     const owners = (secret?.metadata.ownerReferences ?? []).filter(({ uid }) => uid !== owner?.uid);
     const metadata = {
@@ -182,24 +192,24 @@ export class CertificateKeeper {
       else await client.replace(SECRETS, object);
       return true;
     } catch (error) {
-      // Both are 409: made, or written, meanwhile.
+      // 409 in both cases: another replica created or wrote it.
       if (error instanceof ApiError && error.code === 409) return false;
       throw error;
     }
   }
 
   /**
-   * Undefined where nobody asks for our bundle: without a configuration, or where that says that caBundle is not ours any
-   * more. Then this replica is an old one, which must not undo what the upgrade that replaces it has written.
+   * Entries of the configuration; undefined if it is missing, or if its annotation says that caBundle is given. In the latter
+   * case an upgrade is replacing this replica, which must not overwrite the new caBundle.
    */
-  #entries(): { configuration: Configuration; entries: Entry[] } | undefined {
+  #entries(): { configuration: Configuration; entries: WebhookEntry[] } | undefined {
     const configuration = this.#configurations.store.get(this.#options.configuration);
     if (configuration?.metadata.annotations?.[ANNOTATION.caBundle] === BUNDLE_GIVEN) return undefined;
     if (configuration === undefined) return undefined;
-    return { configuration, entries: (configuration.webhooks ?? []).filter(({ name }) => name === ENTRY) };
+    return { configuration, entries: (configuration.webhooks ?? []).filter(({ name }) => name === WEBHOOK_NAME) };
   }
 
-  /** Whether every API server trusts exactly this bundle by now. Without a configuration nobody calls, and nobody has to. */
+  /** Whether every API server trusts exactly this bundle. Without a configuration none calls the webhook, so this is true. */
   #isTrusted(bundle: string): boolean {
     if (!this.#configurations.hasSynced) return false;
     const found = this.#entries();
@@ -213,31 +223,31 @@ export class CertificateKeeper {
     return this.#clock.now() - this.#seen.at >= SETTLE_MS;
   }
 
-  /** Brings the bundle into the configuration, that field alone. When to look again, in milliseconds. */
-  async #tellTrust(held: Held): Promise<number> {
-    const { client, log, metrics } = this.#options;
+  /** Writes caBundle, and no other field. Returns the time until the next check, in milliseconds. */
+  async #writeBundle(held: HeldCertificates): Promise<number> {
+    const { client, log, onBundleWritten } = this.#options;
     const found = this.#entries();
-    if (found === undefined) return LOOK_MS;
+    if (found === undefined) return CHECK_MS;
     const { configuration, entries } = found;
     const caBundle = toBase64(bundleOf(held));
     if (entries.every(({ clientConfig }) => clientConfig?.caBundle === caBundle)) {
-      return isExchanging(held) && this.#seen !== undefined
+      return isReplacing(held) && this.#seen !== undefined
         ? Math.max(this.#seen.at + SETTLE_MS - this.#clock.now(), 1)
-        : LOOK_MS;
+        : CHECK_MS;
     }
     const wait = this.#repairedAt + REPAIR_MS - this.#clock.now();
     if (wait > 0) return wait;
     this.#repairedAt = this.#clock.now();
     const { name, uid, resourceVersion } = configuration.metadata;
-    // With its uid: one that was deleted meanwhile is not made anew with nothing but this field. With its resourceVersion:
-    // one whose caBundle was given meanwhile keeps it.
+    // The uid prevents apply from creating a deleted configuration again, with this field alone. The resourceVersion
+    // protects a caBundle that was given in the meantime.
     const object = {
       metadata: { name, uid, resourceVersion },
-      webhooks: [{ name: ENTRY, clientConfig: { caBundle } }],
+      webhooks: [{ name: WEBHOOK_NAME, clientConfig: { caBundle } }],
     };
     await client.apply(CONFIGURATIONS, object, { fieldManager: BUNDLE_MANAGER, force: true });
-    metrics?.webhook.bundleWritten();
+    onBundleWritten?.();
     log.info({ configuration: name }, "caBundle written");
-    return LOOK_MS;
+    return CHECK_MS;
   }
 }
