@@ -56,7 +56,7 @@ export function makeFetch(scrape: OperatorConfig["scrape"], client: Client): Fet
       timeoutMs: SCRAPE_TIMEOUT_MS,
       maxBytes: MAX_STATUS_BYTES,
     });
-    if (status !== 200) throw new Error(`/status answers ${status} through the API server`);
+    if (status !== 200) throw new Error(`/status returned ${status} through the API server`);
     return body;
   };
 }

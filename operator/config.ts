@@ -7,68 +7,68 @@ import { type Grants, parseGrants } from "./providers/grants.ts";
 import type { ProxyPods } from "./reconcile/objects/deployment.ts";
 import { readWebhookConfig, WEBHOOK_OPTIONS, type WebhookConfig } from "./webhook/config.ts";
 
-/** All options of `outrider operator`, in the order of `--help`. */
+/** Options of `outrider operator`, in the order of `--help`. */
 export const OPERATOR_OPTIONS: readonly Option[] = [
   {
     name: "kubeconfig",
     value: "FILE",
-    help: "how to reach the API server (default: in a pod its ServiceAccount, else $KUBECONFIG or ~/.kube/config)",
+    help: "configuration of the API server (default: in a pod its ServiceAccount, else $KUBECONFIG or ~/.kube/config)",
   },
-  { name: "namespaces", value: "NAME", repeat: true, help: "namespaces whose policies count (default: all)" },
+  { name: "namespaces", value: "NAME", repeat: true, help: "namespaces to watch (default: all)" },
   { name: "proxy-image", value: "IMAGE", help: "image of the proxies (required)" },
   {
     name: "proxy-image-pull-policy",
     value: "Always|IfNotPresent|Never",
     fallback: "IfNotPresent",
-    help: "when nodes pull it",
+    help: "pull policy of the image",
   },
   { name: "cluster-domain", value: "NAME", fallback: "cluster.local", help: "DNS domain of the cluster's Services" },
   {
     name: "blocked-cidrs",
     value: "CIDR",
     repeat: true,
-    help: "ranges that no target may be in, besides special-purpose and discovered ones",
+    help: "blocked ranges, besides special-purpose and discovered ones",
   },
   {
     name: "discover-cidrs",
     value: "on|off",
     fallback: "on",
-    help: "block the ranges of pods, services, nodes and the API server, as the API tells them",
+    help: "block the ranges of pods, Services, nodes and the API server, which the operator reads from the API",
   },
   {
     name: "grants",
     value: "FILE",
-    help: "who may have exclusive addresses: YAML, grants: [{namespaces, providers, staticIPs}] (default: nobody)",
+    help: "permissions for exclusive addresses: YAML, grants: [{namespaces, providers, staticIPs}] (default: none)",
   },
   {
     name: "leader-elect",
     value: "on|off",
     fallback: "on",
-    help: "several operators: one acts, by a Lease",
+    help: "leader election by a Lease: one of several replicas reconciles",
   },
   {
     name: "lease-namespace",
     value: "NAME",
     help: "namespace of the Lease (default: the pod's own, else outrider-system)",
   },
-  { name: "scrape", value: "direct|apiserver", fallback: "direct", help: "how /status of proxies is reached" },
+  { name: "scrape", value: "direct|apiserver", fallback: "direct", help: "connection to /status of proxies" },
   {
     name: "metrics-namespaces",
     value: "NAME",
     repeat: true,
-    help: "namespaces whose pods NetworkPolicies let to proxies' admin ports, besides the operator's own; * for all",
+    help: "namespaces whose pods may reach the admin ports of proxies, besides the operator's own; * for all",
   },
-  { name: "scrape-seconds", value: "N", fallback: "10", help: "how often a settled proxy is asked, in seconds" },
-  { name: "resync-seconds", value: "N", fallback: "600", help: "how often everything is looked at again, in seconds" },
-  { name: "workers", value: "N", fallback: "4", help: "policies that are reconciled at once" },
+  { name: "scrape-seconds", value: "N", fallback: "10", help: "proxy status polling interval, in seconds" },
+  { name: "resync-seconds", value: "N", fallback: "600", help: "full resync interval, in seconds" },
+  { name: "workers", value: "N", fallback: "4", help: "number of policies that are reconciled at the same time" },
   ...WEBHOOK_OPTIONS,
-  { name: "metrics", value: "IP:PORT", fallback: ":8080", help: "where /metrics is" },
-  { name: "health", value: "IP:PORT", fallback: ":8081", help: "where /livez and /readyz are" },
+  { name: "metrics", value: "IP:PORT", fallback: ":8080", help: "address of /metrics" },
+  { name: "health", value: "IP:PORT", fallback: ":8081", help: "address of /livez and /readyz" },
   { name: "log-level", value: "LEVEL", fallback: "info", help: `log on stderr: ${LOG_LEVELS.join(", ")}` },
   { name: "help", help: "print this" },
 ];
 
-/** The command line of `outrider operator`, checked. */
+/** Validated command line of `outrider operator`. */
 export interface OperatorConfig {
   kubeconfig: string | undefined;
   /** Empty: all. */
@@ -87,7 +87,7 @@ export interface OperatorConfig {
   scrapeMs: number;
   resyncMs: number;
   workers: number;
-  /** Undefined: pods are not injected. */
+  /** Undefined if the webhook is off. */
   webhook: WebhookConfig | undefined;
   metrics: { host: string; port: number };
   health: { host: string; port: number };
@@ -111,7 +111,7 @@ function readGrants(file: string): Grants {
   }
 }
 
-/** @throws UsageError naming the option. Null: `--help` was asked for */
+/** Reads the command line; null for `--help`. @throws UsageError with the option */
 export function readOperatorConfig(argv: readonly string[], env: NodeJS.ProcessEnv): OperatorConfig | null {
   const { values, positionals } = readOptions(OPERATOR_OPTIONS, argv, env);
   if (values.has("help")) return null;

@@ -17,9 +17,9 @@ import type { RunningWebhook } from "./webhook/start.ts";
 
 const HELP = `Usage: outrider operator --proxy-image IMAGE [options]
 
-Runs fleets of proxies from EgressPolicies (egresspolicies.egress.outrider.dev) on Kubernetes. Every option is also an
-environment variable, such as OUTRIDER_PROXY_IMAGE (lists: comma-separated); the command line wins. The log goes to
-stderr. SIGTERM and SIGINT end it: work under way is finished, and the Lease is given back.
+Runs a fleet of proxies on Kubernetes for each EgressPolicy (egresspolicies.egress.outrider.dev). You can set every option
+as an environment variable, such as OUTRIDER_PROXY_IMAGE (lists: comma-separated). The command line has precedence. The log
+is written to stderr. SIGTERM or SIGINT starts a graceful shutdown: it finishes the work in progress and releases the Lease.
 
 ${optionHelp(OPERATOR_OPTIONS)}`;
 
@@ -60,8 +60,10 @@ async function startPages({ config, log, metrics }: Shared, parts: Parts, webhoo
   const health = await servePages("health", config.health, {
     "/livez": () => page("ok"),
     "/readyz": () => {
-      if (!parts.informers.hasSynced) return page("not all objects are listed yet", 503);
-      return webhook?.ready === false ? page("the webhook has no certificate yet, or ends", 503) : page("ok");
+      if (!parts.informers.hasSynced) return page("caches are not synced yet", 503);
+      return webhook?.ready === false
+        ? page("the webhook has no certificate yet, or is shutting down", 503)
+        : page("ok");
     },
   });
   const { registry } = metrics;
@@ -139,7 +141,7 @@ export async function runOperator(argv: readonly string[]): Promise<number> {
   leading.catch((error: unknown) => log.error({ err: error }, "cannot lead"));
   const end = Promise.race([signal, lost.promise]);
   const why = await Promise.race([end, leading.then(() => end)]);
-  log.info({ why }, "ending");
+  log.info({ why }, "shutting down");
   clearInterval(resync);
   return shutDown(parts, election, webhook, hasLost, () => {
     for (const client of Object.values(clients)) client.close();

@@ -1,7 +1,7 @@
 import { CONDITIONS, type ConditionType, type Reason } from "./names.ts";
 
 /** metav1.Condition. */
-export interface Condition {
+export interface PolicyCondition {
   type: ConditionType;
   status: "True" | "False" | "Unknown";
   reason: Reason;
@@ -11,7 +11,7 @@ export interface Condition {
 }
 
 /** State of a condition before it is merged with the previous one. */
-export type Finding = Pick<Condition, "status" | "reason" | "message">;
+export type Finding = Pick<PolicyCondition, "status" | "reason" | "message">;
 
 export const yes = (reason: Reason, message: string): Finding => ({ status: "True", reason, message });
 export const no = (reason: Reason, message: string): Finding => ({ status: "False", reason, message });
@@ -34,11 +34,11 @@ function truncate(message: string): string {
 
 /** Complete list of conditions. `lastTransitionTime` changes only with the status (KEP-1623). */
 export function mergeConditions(
-  before: readonly Condition[],
+  before: readonly PolicyCondition[],
   findings: Readonly<Record<ConditionType, Finding>>,
   generation: number,
   now: string,
-): Condition[] {
+): PolicyCondition[] {
   return CONDITIONS.map((type) => {
     const { status, reason, message } = findings[type];
     const old = before.find((condition) => condition.type === type);

@@ -44,7 +44,7 @@ export interface ProxyFacts {
 }
 
 function fail(path: string): never {
-  throw new Error(`its /status is not understood at ${path}; is the proxy of another version?`);
+  throw new Error(`/status has an unknown form at ${path}; the proxy may have another version`);
 }
 
 function textOrNull(value: unknown, path: string): string | null {

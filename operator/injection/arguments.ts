@@ -4,12 +4,12 @@ import type { Own, Wanted } from "./variables.ts";
 
 const JAVA_FLAG = /^-Dhttps?\.proxyHost$/;
 
-/** The words of a command line. A shell's command is one argument, so every text is split, and quotes are left out. */
+/** Words of a command line, without quotes. Every argument is split, since the command of a shell is one argument. */
 function words({ command = [], args = [] }: Container): string[] {
   return [...command, ...args].flatMap((text) => text.split(/[\s"'`;&|]+/)).filter((word) => word !== "");
 }
 
-/** Whether a value is one of the variables that are injected: `$(HTTP_PROXY)`, `$HTTP_PROXY`, `${HTTP_PROXY}`. */
+/** Whether a value refers to an injected variable: `$(HTTP_PROXY)`, `$HTTP_PROXY`, `${HTTP_PROXY}`. */
 function refersTo(value: string, { urls }: Wanted): boolean {
   const name = /^\$(?:\((\w+)\)|\{(\w+)\}|(\w+))$/
     .exec(value)
@@ -18,7 +18,7 @@ function refersTo(value: string, { urls }: Wanted): boolean {
   return name !== undefined && urls.has(name);
 }
 
-/** The argument that leads a container to another proxy, whatever its variables say. Its value is not told. */
+/** Name of an argument that sets another proxy and overrides variables. Its value may contain a password. */
 export function otherProxyArgument(
   container: Container,
   { preset, wanted, own }: { preset: Preset; wanted: Wanted; own: Own },

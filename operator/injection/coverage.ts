@@ -3,16 +3,16 @@ import { optIn } from "./inject.ts";
 import type { PodLike } from "./pod.ts";
 
 /**
- * covered: every container that the policy means was given what it wants now. stale: it was given something older, so the
- * pod has to be made anew. missed: it asks for the policy and does not (all) send through it: made before the webhook ran,
- * left as it was (another proxy, host network), or running a sender that is known to ignore the variables. none: it does
- * not ask for this policy, or the policy injects nothing.
+ * Injection state of a pod. covered: every selected container has the current settings. stale: it has older settings, so the
+ * pod has to be restarted. missed: the pod requests the policy, and not all of it sends through the proxies. It was created
+ * before the webhook ran, it was skipped (another proxy, host network), or its sender is known to ignore the variables.
+ * none: it does not request this policy, or the policy injects nothing.
  */
 export type Coverage = "covered" | "stale" | "missed" | "none";
 
 /**
- * How a running pod stands to a policy, by its metadata alone. `wanted`: what `markerOf` says for the policy now.
- * Variables that somebody set by hand are not seen, and count as missed.
+ * Injection state of a running pod, by its metadata alone. `wanted`: result of `markerOf` for the policy. A pod whose
+ * variables were set by hand counts as missed.
  */
 export function coverage(
   pod: Pick<PodLike, "metadata">,
@@ -28,7 +28,7 @@ export function coverage(
   return marker === wanted ? "covered" : "stale";
 }
 
-/** Senders of a pod that are known to ignore what was injected, in words; undefined when none are. */
+/** Message about senders of a pod that are known to ignore the variables; undefined if there are none. */
 export function mayIgnoreProxy(pod: Pick<PodLike, "metadata">): string | undefined {
   return pod.metadata.annotations?.[ANNOTATION.mayIgnoreProxy];
 }

@@ -2,12 +2,12 @@ import { isIP } from "node:net";
 import { contains, parseAddress, parseCidr } from "../../proxy/policy/cidr.ts";
 import { specialClass, touchesSpecial } from "../../proxy/policy/special.ts";
 
-/** Names that stand for a whole cluster or network: whatever ends in one is inside. */
+/** Names of a whole cluster or network. A host name that ends in one is internal. */
 const INSIDE = ["svc", "cluster.local", "local", "internal", "localhost"];
-/** With host bits set nothing is parsed: below this prefix length an entry counts as wide. */
+/** Shortest prefix length of an entry with host bits set, which cannot be parsed, that does not count as wide. */
 const WIDE_PREFIX = 16;
 
-/** The host of an entry of NO_PROXY, without port and leading dot; `suffix`: it names everything below. */
+/** Host of an entry of NO_PROXY, without port and leading dot. `suffix`: the entry covers all names below. */
 function hostOf(entry: string): { host: string; suffix: boolean } {
   const bracketed = /^\[([^\]]*)\](?::\d+)?$/.exec(entry)?.[1];
   const bare = bracketed ?? (isIP(entry) === 6 ? entry : entry.replace(/:\d+$/, ""));
@@ -18,14 +18,14 @@ function hostOf(entry: string): { host: string; suffix: boolean } {
 function touchesInside(text: string): boolean {
   const network = parseCidr(text);
   if (!("error" in network)) return touchesSpecial(network);
-  // Go reads the network around an address.
+  // Go uses the network of an address with a prefix length.
   const [address = "", prefix] = text.split("/");
   return parseAddress(address) !== null && (specialClass(address) !== null || Number(prefix) < WIDE_PREFIX);
 }
 
 /**
- * Whether an entry of NO_PROXY lets tenants' URLs reach the inside of a cluster: a private or otherwise special-purpose
- * address or network, a whole namespace or cluster, everything. One exact host is what the setting is for.
+ * Whether an entry of NO_PROXY lets tenants' URLs reach internal services: a private or otherwise special-purpose address or
+ * network, a whole namespace or cluster, or every host. An exact host is the intended use.
  */
 export function widens(entry: string, clusterDomain: string): boolean {
   if (entry === "*") return true;
@@ -40,7 +40,7 @@ export function widens(entry: string, clusterDomain: string): boolean {
   return suffix && (!host.includes(".") || INSIDE.some((name) => host.endsWith(`.${name}`)));
 }
 
-/** Whether an entry keeps a host from the proxy, as Go reads it: a name covers what is below it. */
+/** Whether an entry excludes a host, as Go reads it: a name also covers the names below it. */
 export function excludes(entry: string, target: string): boolean {
   if (entry === "*") return true;
   const network = entry.includes("/") ? parseCidr(entry) : undefined;

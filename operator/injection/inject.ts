@@ -9,31 +9,31 @@ import { containerNotes, hint, mayIgnore, type Note, policyNotes } from "./warni
 export type { JsonPatch, PodLike } from "./pod.ts";
 export type { InjectionTarget } from "./variables.ts";
 
-/** What admission answers for a pod, and what its controller is told. */
+/** Result of an injection. */
 export interface Injection {
-  /** RFC 6902; empty: nothing to change. */
+  /** RFC 6902; empty if nothing changes. */
   patch: JsonPatch[];
-  /** What kubectl prints to whoever made the pod. The API server drops what exceeds 256 characters, or 4096 in all. */
+  /** Warnings that kubectl prints. The API server limits each to 256 characters, and all to 4096. */
   warnings: string[];
-  /** For the pod's controller, or the pod. Empty when there is nothing to change: it was told before. */
+  /** Events of the pod's controller, or of the pod. Empty if nothing changes, since they were recorded before. */
   events: { type: "Normal" | "Warning"; reason: string; message: string }[];
 }
 
 const MAX_WARNINGS = 15;
-const MAX_WARNING_CHARS = 250;
+export const MAX_WARNING_CHARS = 250;
 /** events.k8s.io allows 1024. */
 const MAX_EVENT_CHARS = 1000;
 const MAX_ANNOTATION_CHARS = 4096;
 
 const cut = (text: string, chars: number): string => (text.length <= chars ? text : `${text.slice(0, chars - 1)}…`);
 
-/** Proxies of a fleet carry the label `fleet`; sent to themselves they would never reach anything. */
+/** Whether a pod is a proxy. A proxy that used itself as a proxy would reach nothing. */
 const isProxy = (pod: PodLike): boolean => pod.metadata.labels?.[LABEL.fleet] !== undefined;
 
 /**
- * The policy that a pod asks for, by label or annotation `egress.outrider.dev/policy`. Where they differ the annotation
- * counts: labels are often set for a whole chart, an annotation for the pods that are meant. An empty one asks for nothing.
- * Proxies never ask, nor do pods of a namespace that is labelled `egress.outrider.dev/inject: disabled`.
+ * Name of the policy that a pod requests by the label or annotation `egress.outrider.dev/policy`. If they differ, the
+ * annotation counts, since labels are often set for a whole chart. An empty value requests nothing. Proxies, and pods of a
+ * namespace with the label `egress.outrider.dev/inject: disabled`, request nothing.
  */
 export function optIn(pod: PodLike, namespaceLabels?: Readonly<Record<string, string>>): string | undefined {
   const { labels, annotations } = pod.metadata;
@@ -41,7 +41,7 @@ export function optIn(pod: PodLike, namespaceLabels?: Readonly<Record<string, st
   return (annotations?.[LABEL.policy] ?? labels?.[LABEL.policy])?.trim() || undefined;
 }
 
-/** Operations that set keys of a map of the metadata, or remove those without a value. */
+/** Operations that set labels or annotations, or remove those without a value. */
 function mapPatch(
   pod: PodLike,
   kind: "labels" | "annotations",
@@ -59,16 +59,16 @@ function mapPatch(
   });
 }
 
-/** What is left as it is: a container, or `pod` for all of it. */
+/** A skipped container. The name `pod` stands for all of them. */
 interface Skipped extends Conflict {
   name: string;
 }
 
-/** Why none of a pod's containers can be injected. */
+/** Why no container of a pod can be injected. */
 function unfit(pod: PodLike, { policy }: InjectionTarget, chosen: readonly Chosen[]): Skipped | undefined {
-  const skip = (why: string, mend: string) => ({ name: "pod", why, mend });
+  const skip = (why: string, fix: string) => ({ name: "pod", why, fix });
   if (pod.spec?.hostNetwork === true) {
-    return skip("it is on the host network, whose address is the node's", "take it off");
+    return skip("it uses the host network, so its address is that of the node", "set hostNetwork: false");
   }
   if (chosen.some(({ path }) => path.startsWith("/spec/containers/"))) return undefined;
   const listed = policy.spec.injection.containers?.length ?? 0;
@@ -76,21 +76,21 @@ function unfit(pod: PodLike, { policy }: InjectionTarget, chosen: readonly Chose
   return skip("all its containers are known sidecars", "list those that send in spec.injection.containers");
 }
 
-/** Of the init containers that the policy lists the pod has none: a slip of the pen would leave them without a proxy. */
+/** Hint if the pod has none of the listed init containers: a typing error would leave them without a proxy. */
 function absentNotes({ spec }: PodLike, { policy }: InjectionTarget): Note[] {
   const { initContainers: listed = [] } = policy.spec.injection;
   if (listed.length === 0 || spec?.initContainers?.some(({ name }) => listed.includes(name))) return [];
-  return [hint(`no init container is called ${listed.join(" or ")}, as spec.injection.initContainers has it`)];
+  return [hint(`spec.injection.initContainers: the pod has no init container ${listed.join(" or ")}`)];
 }
 
-function skipNote({ name, why, mend }: Skipped): Note {
-  return { reason: EVENT_REASON.injectionSkipped, message: `${name}: not injected, ${why}; ${mend}` };
+function skipNote({ name, why, fix }: Skipped): Note {
+  return { reason: EVENT_REASON.injectionSkipped, message: `${name}: not injected, ${why}; ${fix}` };
 }
 
 /**
- * What makes a pod's containers send through a policy's proxies, and what is to say about it. Pure, and idempotent: the pod
- * as patched gives an empty patch, and a container that was added later (reinvocation) gets its own. The caller has asked
- * {@link optIn}; proxies and policies with `injection.mode: None` give nothing here as well.
+ * Patch that makes the containers of a pod send through the proxies of a policy, with warnings and events. Pure and
+ * idempotent: a patched pod gives an empty patch, and a container that was added later (reinvocation) gets its own. The
+ * caller has called {@link optIn}. Proxies, and policies with `injection.mode: None`, give an empty result.
  */
 export function inject(pod: PodLike, target: InjectionTarget): Injection {
   const { policy } = target;

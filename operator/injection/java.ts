@@ -1,22 +1,22 @@
 import type { Own } from "./variables.ts";
 
 /**
- * The JDK reads system properties alone, and JAVA_TOOL_OPTIONS is the one variable that sets them from outside
+ * The JDK reads only system properties. JAVA_TOOL_OPTIONS is the one variable that sets them from outside
  * (https://docs.oracle.com/en/java/javase/21/docs/api/java.base/java/net/doc-files/net-properties.html).
  */
 
 const PROXY_HOST = /(?<=^|\s)-Dhttps?\.proxyHost=(\S*)/g;
 const PROXY_OPTIONS = /\s*(?<!\S)-Dhttps?\.proxy(?:Host|Port)=\S*/g;
 const EXCLUSIONS = /\s*(?<!\S)-Dhttp\.nonProxyHosts=\S*/g;
-/** What the JDK excludes by itself, and no longer does once the property is set. */
+/** Hosts that the JDK excludes by default, and no longer excludes once the property is set. */
 const LOOPBACK = ["localhost", "127.*", "[::1]"];
 
-/** Whether the options lead to another proxy. */
+/** Whether the options set another proxy. */
 export function hasOtherProxy(options: string, own: Own): boolean {
   return [...options.matchAll(PROXY_HOST)].some(([, host = ""]) => host !== "" && !own.host(host));
 }
 
-/** An entry of NO_PROXY as globs; none where the JDK has no such form: networks and ports. */
+/** Globs of an entry of NO_PROXY; none for networks and ports, which the JDK does not support. */
 function globs(entry: string): string[] {
   if (/[/:]/.test(entry)) return [];
   const name = entry.replace(/^\*?\./, "");
@@ -25,7 +25,7 @@ function globs(entry: string): string[] {
 }
 
 /**
- * Exclusions that the options have besides the JDK's own and those of `noProxy`. In the form of NO_PROXY where there is one: `10.*` is
+ * Exclusions of the options besides the JDK's defaults and `noProxy`, in the form of NO_PROXY if possible: `10.*` is
  * 10.0.0.0/8.
  */
 export function exclusionsOf(options: string, noProxy: readonly string[]): string[] {
@@ -42,13 +42,13 @@ export function exclusionsOf(options: string, noProxy: readonly string[]): strin
     });
 }
 
-/** The entries of NO_PROXY that Java cannot be told. */
-export function untold(noProxy: readonly string[]): string[] {
+/** Entries of NO_PROXY that Java does not support. */
+export function unsupported(noProxy: readonly string[]): string[] {
   return noProxy.filter((entry) => globs(entry).length === 0);
 }
 
 /**
- * Appends the proxy to what JAVA_TOOL_OPTIONS has. Exclusions of the pod's own stay, and then the policy's are not added;
+ * Appends the proxy to JAVA_TOOL_OPTIONS. Exclusions of the pod are kept, and then those of the policy are not added.
  * `overwrite` replaces them.
  */
 export function javaOptions(

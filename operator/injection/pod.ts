@@ -1,6 +1,6 @@
-/** A pod as an admission request has it, as far as injection reads it. Everything else stays in the JSON. */
+/** Types of a pod in an admission request, with the fields that injection reads. Other fields stay in the JSON. */
 
-/** core/v1 EnvVar. The API server stores no empty `value`, so a missing one is "". */
+/** core/v1 EnvVar. A missing `value` is "", since the API server stores no empty ones. */
 export interface EnvVar {
   name: string;
   value?: string;
@@ -17,7 +17,7 @@ export interface Container {
   envFrom?: unknown[];
 }
 
-/** A pod, or the metadata of one alone. */
+/** A pod, or only its metadata. */
 export interface PodLike {
   metadata: { labels?: Record<string, string>; annotations?: Record<string, string> };
   spec?: { hostNetwork?: boolean; containers?: Container[]; initContainers?: Container[] };
@@ -30,23 +30,23 @@ export interface JsonPatch {
   value?: unknown;
 }
 
-/** The entry that counts: of several with one name the kubelet takes the last. */
+/** Entry of a variable. The kubelet uses the last of several with one name. */
 export function variable(container: Container, name: string): EnvVar | undefined {
   return container.env?.findLast((entry) => entry.name === name);
 }
 
-/** Whether an entry says anything: Convoy's chart sets `HTTP_PROXY: ""` on every container. */
+/** Whether an entry has a value. Convoy's chart sets `HTTP_PROXY: ""` on every container. */
 export function isSet(entry: EnvVar | undefined): entry is EnvVar {
   return entry !== undefined && (entry.valueFrom !== undefined || (entry.value ?? "").trim() !== "");
 }
 
-/** The value where it is written in the pod; undefined where it is unset or comes from elsewhere. */
+/** Value of a variable; undefined if it is unset or set by reference. */
 export function literal(container: Container, name: string): string | undefined {
   const entry = variable(container, name);
   return isSet(entry) && entry.valueFrom === undefined ? entry.value : undefined;
 }
 
-/** Splits NO_PROXY and its like: commas, and spaces, which Ruby allows. */
+/** Splits NO_PROXY and similar lists at commas, and at spaces, which Ruby allows. */
 export function entries(list: string | undefined): string[] {
   return (list ?? "").split(/[\s,]+/).filter((entry) => entry !== "");
 }

@@ -1,32 +1,32 @@
 import type { EgressPolicySpec } from "../api/egresspolicy.ts";
 import type { Container } from "./pod.ts";
 
-/** What a sender reads besides the usual variables. */
+/** Settings of a sender besides the usual variables. */
 export interface Preset {
-  /** Variables that take the proxy's URL. */
+  /** Variables for the URL of the proxy. */
   urls: readonly string[];
-  /** Variables that take the entries of NO_PROXY; written only where there are any. */
+  /** Variables for the entries of NO_PROXY, which are set only if there are entries. */
   noProxy: readonly string[];
   /**
-   * The URL in `urls` has the Service's address instead of its name: Svix resolves the proxy's name itself and refuses a
-   * private answer, while it takes an address as it is.
+   * The URL in `urls` has the address of the Service instead of its name. Svix resolves the name of the proxy itself and
+   * rejects a private result, but accepts an address.
    */
   byAddress?: boolean;
   /** Appends `-Dhttp.proxyHost=…` to JAVA_TOOL_OPTIONS: the JDK reads no proxy variables. */
   java?: boolean;
-  /** Why Basic credentials do not work: the text follows the sender's name. */
+  /** Why Basic credentials do not work, as a clause of a message. */
   cannotAuthenticate?: string;
-  /** The flag that sets a proxy and wins over every variable. */
+  /** Flag that sets a proxy and overrides every variable. */
   flag?: string;
 }
 
-/** A flag of Convoy's server; other programs may call something else so. */
+/** Flag of Convoy's server. Other programs may use it for something else. */
 export const CONVOY_FLAG = "--proxy";
 
-/** The senders that a policy can name. */
+/** Presets of a policy. */
 export const PRESETS: Record<EgressPolicySpec["preset"], Preset> = {
   Generic: { urls: [], noProxy: [] },
-  // Convoy's own names win over HTTP_PROXY and NO_PROXY in its dispatcher (config/config.go, envconfig's prefixed names).
+  // In Convoy's dispatcher, its own names override HTTP_PROXY and NO_PROXY (config/config.go, envconfig's prefixed names).
   Convoy: {
     urls: ["CONVOY_SERVER_HTTP_HTTP_PROXY"],
     noProxy: ["CONVOY_SERVER_HTTP_NO_PROXY"],
@@ -47,11 +47,11 @@ export const PRESETS: Record<EgressPolicySpec["preset"], Preset> = {
   },
 };
 
-/** Every sender's own variables. They win over the usual ones, also where a policy names no preset, or another. */
+/** Own variables of all senders. They override the usual ones, even if the policy has another preset. */
 export const SENDER_URLS = [...new Set(Object.values(PRESETS).flatMap(({ urls }) => urls))];
 export const SENDER_NO_PROXY = [...new Set(Object.values(PRESETS).flatMap(({ noProxy }) => noProxy))];
 
-/** The first release of Convoy whose community edition reads proxy variables, and whose licensed one reads NO_PROXY. */
+/** First release of Convoy whose community edition reads proxy variables, and whose licensed edition reads NO_PROXY. */
 export const CONVOY_SINCE = [26, 3, 6] as const;
 
 /** Name and tag of an image: `ghcr.io/frain-dev/convoy:v26.3.5@sha256:…` → convoy, v26.3.5. */
@@ -62,10 +62,10 @@ export function imageOf(container: Container): { name: string; tag: string | und
   return colon === -1 ? { name: last, tag: undefined } : { name: last.slice(0, colon), tag: last.slice(colon + 1) };
 }
 
-/** Whether the container runs Convoy, as far as its image tells. */
+/** Whether the container runs Convoy, by the name of its image. */
 export const isConvoy = (container: Container): boolean => /^convoy(-|$)/.test(imageOf(container).name);
 
-/** Whether the container runs a Convoy that is known to be older; unknown tags (latest, digests) are not. */
+/** Whether the container runs a Convoy that is known to be older. False for unknown tags (latest, digests). */
 export function isOldConvoy(container: Container): boolean {
   if (!isConvoy(container)) return false;
   const { tag } = imageOf(container);

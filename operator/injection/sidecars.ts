@@ -2,8 +2,8 @@ import type { InjectionSpec } from "../api/egresspolicy.ts";
 import type { Container, PodLike } from "./pod.ts";
 
 /**
- * Containers that other injectors add and that talk to their own control planes: a forward proxy breaks them (vault-k8s
- * sets an HTTPS_PROXY of its own). `spec.injection.containers` names them where they are meant.
+ * Containers that other injectors add. They connect to their own control planes, and a forward proxy breaks them (vault-k8s
+ * sets its own HTTPS_PROXY). `spec.injection.containers` can list them explicitly.
  */
 const SIDECARS = new Set([
   // Service meshes
@@ -25,7 +25,7 @@ const SIDECARS = new Set([
   "xray-daemon",
 ]);
 
-/** A container that gets the variables, and where it stands in the pod. */
+/** A container that gets the variables, and its place in the pod. */
 export interface Chosen {
   /** JSON pointer. */
   path: string;
@@ -33,8 +33,8 @@ export interface Chosen {
 }
 
 /**
- * The containers that a policy means: those it lists, else every app container that is no known sidecar. Init containers
- * (migrations, and sidecars by `restartPolicy: Always`) only by name. Ephemeral ones never: they are no part of CREATE.
+ * Containers that a policy selects: those it lists, or else every app container that is not a known sidecar. Init containers
+ * (migrations, and sidecars with `restartPolicy: Always`) only by name. Ephemeral containers never, since CREATE has none.
  */
 export function choose(pod: PodLike, injection: InjectionSpec): Chosen[] {
   const { containers: listed = [], initContainers: initListed = [] } = injection;

@@ -5,7 +5,7 @@ import { ANNOTATION, childName } from "../api/names.ts";
 import type { EnvVar, PodLike } from "./pod.ts";
 import { PRESETS } from "./presets.ts";
 
-/** Where a pod is to send. */
+/** The proxies that a pod should use. */
 export interface InjectionTarget {
   policy: EgressPolicy;
   /** Host of the client Service, such as webhooks-egress.convoy.svc.cluster.local. */
@@ -13,32 +13,32 @@ export interface InjectionTarget {
   port: number;
 }
 
-/** Both cases, always with one value: Go reads the upper one first, Node, Python, Ruby and curl the lower one. */
+/** Both cases with the same value: Go reads the upper case first, and Node, Python, Ruby and curl the lower case. */
 export const URL_NAMES = ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy"] as const;
 export const NO_PROXY_NAMES = ["NO_PROXY", "no_proxy"] as const;
-/** Makes Node's fetch and http read the others (Node 22.21 and 24.5). */
+/** Makes Node's fetch and http read the other variables (Node 22.21 and 24.5). */
 export const NODE_NAME = "NODE_USE_ENV_PROXY";
 export const JAVA_NAME = "JAVA_TOOL_OPTIONS";
-/** Both win over {@link JAVA_NAME}: the launcher of Java 9 and newer reads the one, HotSpot the other. */
+/** Both override {@link JAVA_NAME}. The launcher of Java 9 and newer reads the first, and HotSpot the second. */
 export const JAVA_STRONGER = ["JDK_JAVA_OPTIONS", "_JAVA_OPTIONS"] as const;
-/** Holds the password, by secretKeyRef: the URL refers to it, so no password stands in the pod. */
+/** Password by secretKeyRef. The URL refers to this variable, so the pod spec contains no password. */
 export const PASSWORD_NAME = "EGRESS_PROXY_PASSWORD";
-/** The key whose password any user name has. */
+/** Key of the password that is valid for any user name. */
 const SHARED_KEY = "PROXY_PASSWORD";
-/** The user name then: Python's urllib and Node's fetch send no credentials at all for an empty one. */
+/** User name for that password. Python's urllib and Node's fetch send no credentials for an empty name. */
 const SHARED_USER = "outrider";
-/** Part of the hash: raise it when what is injected changes its meaning, so that running pods count as stale. */
+/** Part of the hash. Increase it when injection changes, so that running pods count as stale. */
 const GENERATION = 1;
 const HASH_DIGITS = 12;
 
 /** Kubernetes expands `$(NAME)` in values; `$$(` is a literal `$(`. */
 const escaped = (text: string): string => text.replaceAll("$(", "$$$$(");
 
-/** What a policy wants in the containers of one pod. */
+/** Variables for the containers of one pod. */
 export interface Wanted {
-  /** Has to stand before every variable that refers to it. */
+  /** Must precede every variable that refers to it. */
   password: EnvVar | undefined;
-  /** Variables that take a proxy URL, and the URL. */
+  /** Proxy URLs by the name of their variable. */
   urls: ReadonlyMap<string, string>;
   /** Entries of NO_PROXY. */
   noProxy: readonly string[];
@@ -47,16 +47,16 @@ export interface Wanted {
 const urlOf = (host: string, port: number, credentials: string): string =>
   `http://${credentials}${isIP(host) === 6 ? `[${host}]` : host}:${port}`;
 
-/** Answers whether a value leads to the target already, in whatever spelling. */
+/** Tests whether a value already names the target, in any spelling. */
 export interface Own {
   host(host: string): boolean;
-  /** A URL, with our credentials or none; with a password of its own it is not ours to touch. */
+  /** True for a URL with injected credentials or none. A URL with another password belongs to the user. */
   url(value: string): boolean;
 }
 
 const URL_FORM = /^(?:http:\/\/)?(?:([^@/]*)@)?(?:\[([0-9a-fA-F:.]+)\]|([^:/@[\]]+)):(\d+)\/?$/;
 
-/** The target's spellings, and those of the policy that a copied pod was injected for before. */
+/** Spellings of the target, and of the policy that a copied pod was injected with before. */
 export function ownOf({ policy, host, port }: InjectionTarget, pod: PodLike): Own {
   const [service = "", ...domain] = host.split(".");
   const before = pod.metadata.annotations?.[ANNOTATION.injected]?.split("@")[0];
@@ -77,17 +77,17 @@ export function ownOf({ policy, host, port }: InjectionTarget, pod: PodLike): Ow
   };
 }
 
-/** The client's name, as the pod's annotation has it. */
+/** Client name from the annotation of the pod. */
 export function clientOf(pod: PodLike): string | undefined {
   return pod.metadata.annotations?.[ANNOTATION.client]?.trim() || undefined;
 }
 
-/** Whether a client's name can be a key of a Secret, and so a client. */
+/** Whether a client name is a valid key of a Secret. */
 export function isClientName(client: string): boolean {
   return client.length <= 253 && /^[-._A-Za-z0-9]+$/.test(client);
 }
 
-/** What is wanted in a pod whose client's name this is. */
+/** Variables for a pod with this client name. */
 export function wantedOf({ policy, host, port }: InjectionTarget, client: string | undefined): Wanted {
   const { authentication, injection, preset } = policy.spec;
   const basic = authentication.mode === "Basic" && authentication.secretRef !== undefined;
@@ -110,8 +110,8 @@ export function wantedOf({ policy, host, port }: InjectionTarget, client: string
 }
 
 /**
- * The annotation of a pod that has what the policy wants now: `policy@hash`. The hash is over the settings alone, not over
- * the pod, so that the metadata of a pod tells whether it is current. Undefined where the policy injects nothing.
+ * Annotation of a pod with the current settings: `policy@hash`. The hash covers the settings and not the pod, so that the
+ * metadata of a pod shows whether it is current. Undefined if the policy injects nothing.
  */
 export function markerOf(target: InjectionTarget): string | undefined {
   const { metadata, spec } = target.policy;

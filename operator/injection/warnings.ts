@@ -10,31 +10,31 @@ import { type Container, isSet, literal, type PodLike, variable } from "./pod.ts
 import { imageOf, isOldConvoy, PRESETS } from "./presets.ts";
 import { clientOf, type InjectionTarget, isClientName, JAVA_NAME } from "./variables.ts";
 
-/** Something that the person who made the pod should know: a warning, and an event. */
+/** A warning for the user who creates the pod, and an event. */
 export interface Note {
   reason: (typeof EVENT_REASON)[keyof typeof EVENT_REASON];
   message: string;
 }
 
-/** Convoy validates its licence there, at start and every ten minutes. */
+/** Host where Convoy validates its licence, at its start and every ten minutes. */
 const LICENCE_HOST = "overwatch.getconvoy.cloud";
 
-/** What only helps to know. */
+/** A note that is useful to know. */
 export const hint = (message: string): Note => ({ reason: EVENT_REASON.injectionHint, message });
 const incompatible = (message: string): Note => ({ reason: EVENT_REASON.senderIncompatible, message });
 
-/** `cluster.local` of `webhooks-egress.convoy.svc.cluster.local`. */
+/** Cluster domain of a host: `cluster.local` of `webhooks-egress.convoy.svc.cluster.local`. */
 const clusterDomainOf = (host: string): string => host.split(".").slice(3).join(".");
 
-/** Entries of NO_PROXY that let tenants past the policy; `where` they stand. */
+/** Note about entries of NO_PROXY that let tenants bypass the policy. `where`: the place of the entries. */
 function wideEntries(where: string, noProxy: readonly string[], { host }: InjectionTarget): Note[] {
   const wide = noProxy.filter((entry) => widens(entry, clusterDomainOf(host)));
   if (wide.length === 0) return [];
-  const message = `${where}: tenants' URLs reach internal services past the proxy by ${wide.join(", ")}; name exact hosts`;
+  const message = `${where}: tenants' URLs can bypass the proxy to internal services through ${wide.join(", ")}; use exact hosts`;
   return [{ reason: EVENT_REASON.noProxyWidens, message }];
 }
 
-/** Why a container is known to ignore what it is given; undefined where nothing is known. */
+/** Why a container is known to ignore the variables; undefined if it is not. */
 export function mayIgnore(container: Container, { policy }: InjectionTarget): string | undefined {
   const { name, tag } = imageOf(container);
   if (name === "svix-server" && policy.spec.preset !== "Svix")
@@ -47,7 +47,7 @@ export function mayIgnore(container: Container, { policy }: InjectionTarget): st
 }
 
 const sets = new WeakMap<object, PolicySet>();
-/** By spec: compiling a large policy takes a tenth of a second. Undefined for one that is not valid: `Accepted` tells. */
+/** Compiled policy, cached by spec, since a large one takes 0.1 s. Undefined if it is not valid: `Accepted` reports that. */
 function compiled(policy: EgressPolicy): PolicySet | undefined {
   const known = sets.get(policy.spec);
   if (known !== undefined) return known;
@@ -61,7 +61,7 @@ function compiled(policy: EgressPolicy): PolicySet | undefined {
   }
 }
 
-/** Whether ip-rules would refuse the proxy's own address, which is what it vets behind a proxy; true where unknown. */
+/** Whether Convoy's ip-rules reject the address of the proxy, which they check instead of the target; true if unknown. */
 function ipRulesRefuse(container: Container, clusterIP: string | undefined): boolean {
   const ip = clusterIP === undefined ? null : parseAddress(clusterIP);
   const covers = (name: string, byDefault: string): boolean | undefined => {
@@ -75,7 +75,7 @@ function ipRulesRefuse(container: Container, clusterIP: string | undefined): boo
   return allowed !== true || covers("CONVOY_DISPATCHER_BLOCK_LIST", "127.0.0.0/8,::1/128") !== false;
 }
 
-/** What Convoy needs besides the variables; `noProxy` is what the container has in the end. */
+/** Notes about settings of Convoy. `noProxy`: entries of the injected container. */
 function convoyNotes(container: Container, noProxy: readonly string[], { policy }: InjectionTarget): Note[] {
   const notes: Note[] = [];
   const { name } = container;
@@ -88,22 +88,26 @@ function convoyNotes(container: Container, noProxy: readonly string[], { policy 
     const range =
       clusterIP === undefined ? "the proxy's address" : `${clusterIP}/${clusterIP.includes(":") ? 128 : 32}`;
     notes.push(
-      incompatible(`${name}: ip-rules vets the proxy: admit ${range} in CONVOY_DISPATCHER_ALLOW_LIST, block no part`),
+      incompatible(
+        `${name}: ip-rules checks the address of the proxy; allow ${range} in CONVOY_DISPATCHER_ALLOW_LIST and do not block it`,
+      ),
     );
   }
   const collector = collectorOf(literal(container, "CONVOY_OTEL_COLLECTOR_URL"));
   if (collector === undefined || noProxy.some((entry) => excludes(entry, collector.host))) return notes;
   if (!admitsInside(policy, collector)) {
     const { host } = collector;
-    notes.push(hint(`${name}: traces to ${host} pass the proxy; allow it there, or list it in injection.noProxy`));
+    notes.push(
+      hint(`${name}: traces to ${host} go through the proxy; allow it in the policy, or add it to injection.noProxy`),
+    );
   }
   return notes;
 }
 
-/** gRPC's own port, where the URL has none. */
+/** Default port of OTLP over gRPC. */
 const OTLP_PORT = 4317;
 
-/** `otel:4317`, `http://otel:4317/path` or `[fd00::1]:4317`. */
+/** Parses the URL of a collector: `otel:4317`, `http://otel:4317/path` or `[fd00::1]:4317`. */
 function collectorOf(url: string | undefined): { host: string; port: number } | undefined {
   const authority = url?.replace(/^[a-z+]+:\/\//i, "").replace(/^[^/]*@/, "");
   const [, six, name, port] = /^(?:\[([^\]]*)\]|([^:/]*))(?::(\d+))?/.exec(authority ?? "") ?? [];
@@ -112,8 +116,8 @@ function collectorOf(url: string | undefined): { host: string; port: number } | 
 }
 
 /**
- * Whether an allow rule opens an internal target: one that has networks. Where a name leads is known at the proxy alone, so
- * any network of a rule that has the name counts.
+ * Whether an allow rule with networks opens an internal target. Only the proxy knows the addresses of a name, so any network
+ * of a rule with the name counts.
  */
 function admitsInside(policy: EgressPolicy, { host, port }: { host: string; port: number }): boolean {
   const set = compiled(policy);
@@ -124,7 +128,7 @@ function admitsInside(policy: EgressPolicy, { host, port }: { host: string; port
   return decision.rules.some(({ cidrs }) => cidrs !== null && (address === null || cidrs.has(address)));
 }
 
-/** What is to say about one injected container. */
+/** Notes about one injected container. */
 export function containerNotes(container: Container, noProxy: readonly string[], target: InjectionTarget): Note[] {
   const ignores = mayIgnore(container, target);
   return [
@@ -149,7 +153,7 @@ export function containerNotes(container: Container, noProxy: readonly string[],
   ];
 }
 
-/** What is to say about the pod and its policy together. */
+/** Notes about the pod and its policy. */
 export function policyNotes(pod: PodLike, target: InjectionTarget): Note[] {
   const { policy } = target;
   const { preset, authentication, injection } = policy.spec;
@@ -157,23 +161,23 @@ export function policyNotes(pod: PodLike, target: InjectionTarget): Note[] {
   const { labels, annotations } = pod.metadata;
   const [byLabel, byAnnotation] = [labels?.[LABEL.policy], annotations?.[LABEL.policy]];
   if (byLabel && byAnnotation && byLabel !== byAnnotation) {
-    notes.push(hint(`label asks for policy ${byLabel}, annotation for ${byAnnotation}: the annotation counts`));
+    notes.push(hint(`the label requests policy ${byLabel}, the annotation ${byAnnotation}; the annotation counts`));
   }
   const client = clientOf(pod);
   if (client !== undefined && authentication.mode === "None") {
     notes.push(hint("the client annotation has no effect: the policy's authentication.mode is None"));
   } else if (client !== undefined && !isClientName(client)) {
-    notes.push(incompatible("the client annotation is no key of a Secret; use letters, digits, '-', '_' and '.'"));
+    notes.push(
+      incompatible("the client annotation is not a valid key of a Secret; use letters, digits, '-', '_' and '.'"),
+    );
   }
   notes.push(...wideEntries("spec.injection.noProxy", injection.noProxy ?? [], target));
   const { cannotAuthenticate, byAddress } = PRESETS[preset];
   if (cannotAuthenticate !== undefined && authentication.mode === "Basic") {
-    notes.push(incompatible(`${cannotAuthenticate}: the proxy refuses it; use authentication.mode: None`));
+    notes.push(incompatible(`${cannotAuthenticate}, so the proxy rejects it; use authentication.mode: None`));
   }
   if (byAddress === true && policy.status?.endpoint?.clusterIP === undefined) {
-    notes.push(
-      incompatible(`the proxy has no address yet, and ${preset} refuses its name; create the pod again later`),
-    );
+    notes.push(incompatible(`the Service has no address yet, and ${preset} rejects its name; restart the pod later`));
   }
   if (preset === "Convoy") {
     const set = compiled(policy);

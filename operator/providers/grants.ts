@@ -35,7 +35,7 @@ export function parseGrants(text: string): Grants {
     const cidrs = readCidrs(reader, fields.staticIPs, `${path}.staticIPs`).map(parseCidr);
     for (const key of ["providers", "staticIPs"]) {
       if (Array.isArray(fields[key]) ? fields[key].length === 0 : fields[key] === undefined) {
-        reader.problem(`${path}.${key}`, "is empty; a grant gives providers and staticIPs");
+        reader.problem(`${path}.${key}`, "is empty; a grant needs providers and staticIPs");
       }
     }
     const staticIPs = cidrs.filter((cidr): cidr is Cidr => !("error" in cidr));
@@ -59,7 +59,7 @@ export function notGranted(
       grant.providers.includes(provider.name),
   );
   if (own.length === 0) {
-    return `spec.nat.provider: namespace ${namespace} has no grant for ${provider.name}; whoever runs the operator gives it (--grants)`;
+    return `spec.nat.provider: namespace ${namespace} has no grant for ${provider.name}; ask the administrator of the operator for one (--grants)`;
   }
   for (const [i, ip] of (spec.staticIPs ?? []).entries()) {
     for (const key of ["address", "sourceAddress"] as const) {

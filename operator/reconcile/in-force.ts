@@ -1,4 +1,4 @@
-import type { Condition } from "../api/conditions.ts";
+import type { PolicyCondition } from "../api/conditions.ts";
 import type { EgressPolicy, EgressPolicySpec } from "../api/egresspolicy.ts";
 import { childName, REASON, type Reason } from "../api/names.ts";
 import type { ConfigMap } from "../api/objects.ts";
@@ -45,7 +45,7 @@ function keptSpec({ policy, children }: Facts): EgressPolicySpec | undefined {
  * accepted, since validation takes only a moment.
  */
 export function inForce(caches: Caches, policy: EgressPolicy, around: () => Surroundings): InForce {
-  const conditions = (policy.status?.conditions ?? []) as readonly Condition[];
+  const conditions = (policy.status?.conditions ?? []) as readonly PolicyCondition[];
   const accepted = conditions.find(({ type }) => type === "Accepted");
   if (accepted?.status !== "False" || accepted.observedGeneration !== policy.metadata.generation) return { policy };
   const facts = gather(caches, policy, around());

@@ -203,7 +203,7 @@ export class PolicyReconciler {
       return spec;
     } catch (error) {
       const { namespace, name } = policy.metadata;
-      this.#options.log.warn({ namespace, name, err: error }, "the spec that was accepted last cannot be read");
+      this.#options.log.warn({ namespace, name, err: error }, "cannot read the last accepted spec");
       return undefined;
     }
   }
@@ -242,7 +242,7 @@ export class PolicyReconciler {
   #warnAddresses(policy: EgressPolicy, { spec, published }: Effective): void {
     const added = addedWithoutNotice(spec, published);
     if (added.length === 0) return;
-    const message = `${added.join(", ")} is in use without having been published as Pending first: receivers had no notice`;
+    const message = `${added.join(", ")} is used without having been Pending before, so receivers had no notice`;
     this.#options.events.event(policy, "Warning", EVENT_REASON.addedWithoutNotice, message);
   }
 

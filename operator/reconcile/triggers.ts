@@ -43,7 +43,7 @@ export class Triggers implements CacheListeners {
     controller.enqueue(keyOf(policy));
     if (event === "deleted") reconciler.forget(policy);
     const changed = event !== "updated" || before?.metadata.generation !== policy.metadata.generation;
-    // An address may be free now, or an older policy may ask for it.
+    // An address may be free now, or an older policy may request it.
     if (changed && [policy, before].some((one) => one !== undefined && usesSlots(one))) this.all(usesSlots);
   };
 

@@ -1,6 +1,6 @@
 import type { EgressPolicy } from "../api/egresspolicy.ts";
 import { clientHost, LABEL, SERVICE_PORT } from "../api/names.ts";
-import type { Injection, InjectionTarget } from "../injection/inject.ts";
+import { type Injection, type InjectionTarget, MAX_WARNING_CHARS } from "../injection/inject.ts";
 import type { KubeObject } from "../kube/resource.ts";
 import type { AdmissionAnswer, PodReview } from "./review.ts";
 
@@ -25,9 +25,8 @@ export class AdmissionRefusal extends Error {}
 const REFUSED = 403;
 /** Pattern of the CRD. */
 const POLICY_NAME = /^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$/;
-const MAX_SHOWN = 63;
-/** The API server truncates warnings at 256 characters. */
-const MAX_WARNING_CHARS = 250;
+/** Characters of a quoted name. */
+const MAX_NAME_SHOWN = 63;
 
 /** Object of a pod's events: its controller, where users see them, or a bare pod itself. */
 export function subjectOf({ namespace, pod }: PodReview): KubeObject | undefined {
@@ -58,7 +57,9 @@ async function answer(parts: AdmitParts, review: PodReview): Promise<AdmissionAn
   if (name === undefined) return {};
   const where = `${LABEL.policy} of the pod template`;
   if (!POLICY_NAME.test(name)) {
-    throw new AdmissionRefusal(`"${name.slice(0, MAX_SHOWN)}" is no name of an EgressPolicy; correct ${where}`);
+    throw new AdmissionRefusal(
+      `"${name.slice(0, MAX_NAME_SHOWN)}" is not a valid name of an EgressPolicy; correct ${where}`,
+    );
   }
   const found = await lookup(namespace, name);
   if (found === undefined) {
@@ -74,12 +75,12 @@ async function answer(parts: AdmitParts, review: PodReview): Promise<AdmissionAn
   if (subject !== undefined) for (const event of events) record(subject, event);
   const warnings = [...notes];
   if (rejected !== undefined) {
-    const before = policy === found ? "" : ", the pod is injected by what was accepted before";
+    const before = policy === found ? "" : "; the pod gets the settings of the last accepted spec";
     const message = `outrider: EgressPolicy "${name}" is not accepted${before}: ${rejected}`;
     warnings.push(message.slice(0, MAX_WARNING_CHARS));
   }
   if (policy.metadata.deletionTimestamp !== undefined) {
-    warnings.push(`EgressPolicy "${name}" is being deleted, and stays as long as pods use it`);
+    warnings.push(`EgressPolicy "${name}" is being deleted; it is kept while pods use it`);
   }
   return { patch, warnings };
 }

@@ -17,7 +17,7 @@ export function makeLookup(
 ): (namespace: string, name: string) => Promise<EgressPolicy | undefined> {
   return async (namespace, name) => {
     if (namespaces.length > 0 && !namespaces.includes(namespace)) {
-      throw new AdmissionRefusal(`this operator does not look after namespace "${namespace}"; add it to --namespaces`);
+      throw new AdmissionRefusal(`this operator does not watch namespace "${namespace}"; add it to --namespaces`);
     }
     const cached = cache.get(`${namespace}/${name}`);
     if (cached !== undefined) return cached;

@@ -28,9 +28,9 @@ export function readReview(body: string): Review {
   try {
     value = JSON.parse(body);
   } catch {
-    return bad("the body is no JSON");
+    return bad("the body is not JSON");
   }
-  if (!isMapping(value)) return bad("the body is no JSON object");
+  if (!isMapping(value)) return bad("the body is not a JSON object");
   if (value.kind !== "AdmissionReview") return bad(`kind must be AdmissionReview, not ${shown(value.kind)}`);
   if (value.apiVersion !== API_VERSION) return bad(`apiVersion must be ${API_VERSION}, not ${shown(value.apiVersion)}`);
   const { request } = value;

@@ -1,12 +1,16 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import type { Condition } from "../../operator/api/conditions.ts";
+import type { PolicyCondition } from "../../operator/api/conditions.ts";
 import { isReported, isTrouble } from "../../operator/reconcile/status/condition-events.ts";
 
 /** Which changes of conditions are events, and which of these are warnings. */
 
-type Short = readonly [type: Condition["type"], status: Condition["status"], reason: Condition["reason"]];
-const condition = ([type, status, reason]: Short): Condition => ({
+type Short = readonly [
+  type: PolicyCondition["type"],
+  status: PolicyCondition["status"],
+  reason: PolicyCondition["reason"],
+];
+const condition = ([type, status, reason]: Short): PolicyCondition => ({
   type,
   status,
   reason,

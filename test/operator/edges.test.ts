@@ -163,7 +163,7 @@ test("names at their limits: everything that is made from them exists", { skip }
   }
   // No proxy answers here: what served before has to stay.
   const exchanged = await untilCondition(plane, LONG_NS, LONG_NAME, "Programmed", "False", "Progressing");
-  assert.match(conditionOf(exchanged, "Programmed")!.message, /^what served before has not ended: /);
+  assert.match(conditionOf(exchanged, "Programmed")!.message, /^old proxies are still running: /);
   assert.ok(await plane.get(pathOf("Deployment", LONG_NS, `${LONG_NAME}-egress`)));
   for (const name of [`${LONG_NAME}p`, "a.b", "1a", "a-"]) {
     const { status, body } = await plane.request<{ message: string }>(
@@ -224,7 +224,10 @@ test("foreign objects of a child's name are left alone and named; when they go, 
   for (const [policy, [kind, name]] of Object.entries(foreign)) {
     const found = await untilCondition(plane, ns, policy, "Programmed", "False", "NameTaken");
     const { message } = conditionOf(found, "Programmed")!;
-    assert.equal(message, `${kind} ${name} exists and is not this policy's; delete or rename it, or rename the policy`);
+    assert.equal(
+      message,
+      `${kind} ${name} exists and does not belong to this policy; delete or rename it, or rename the policy`,
+    );
     assert.equal(conditionOf(found, "Ready")!.message, `Programmed: ${message}`);
     written.set(policy, (await plane.get<KubeObject>(pathOf(kind, ns, name)))!);
   }
@@ -422,7 +425,8 @@ test("a roll-out that finds no node is not Ready, in the scheduler's words, alth
   const told = (policy: EgressPolicy | undefined) => {
     const { status, message } = conditionOf(policy, "ProxyAvailable") ?? {};
     return (
-      status === "False" && /^2 of 2 proxies .* 1 as .* now, 2 as .* before; \S+: 0\/\d+ nodes/.test(message ?? "")
+      status === "False" &&
+      /^2 of 2 proxies .* 1 with the new settings, 2 with the old ones; \S+: 0\/\d+ nodes/.test(message ?? "")
     );
   };
   const policy = await plane.until<EgressPolicy>(policyPath("no-node", "webhooks"), told, "the scheduler's words");
@@ -538,7 +542,7 @@ test("a document that does not fit is refused with its size, and the last good o
   console.log(`20,000 hosts were refused ${Date.now() - began} ms after kubectl apply`);
   assert.match(
     conditionOf(policy, "Accepted")!.message,
-    /^spec: its document has 1\d{6} bytes and 1\d{6} with the spec that is kept beside it; at most 1048576 fit into a ConfigMap/,
+    /^spec: the policy document has 1\d{6} bytes, and 1\d{6} with the stored spec; a ConfigMap holds at most 1048576/,
   );
   assert.equal(conditionOf(policy, "Programmed")!.status, "True");
   assert.equal((await document(ns, "webhooks"))!.metadata.resourceVersion, good!.metadata.resourceVersion);

@@ -54,33 +54,36 @@ test("why no proxy has an address", () => {
   assert.match(why([node("a", [IP]), node("b", ["10.0.4.7"])], mapped), /^no proxy runs yet on node b,/);
   assert.equal(
     why([node("a", [IP])], spec(), [proxy("a", IP)]),
-    `the proxy on node a, which says that it has ${IP}, cannot bind ${IP}: put it on an interface there, or name in sourceAddress what the node has where a router maps it`,
+    `the proxy on node a cannot bind ${IP}, although the node lists ${IP}; add the address to an interface of the node, or set sourceAddress if a router maps it`,
   );
   assert.match(why([node("a", [IP]), node("b")], spec(), [proxy("b", IP)]), /^no proxy runs yet on node a/);
   assert.equal(
     why([node("a", [IP]), node("b", [], { labels: { egress: "fixed" } })], spec(selecting)),
-    `node a has ${IP}, and spec.nat.nodeAddress.nodeSelector does not fit it`,
+    `node a has ${IP}, but spec.nat.nodeAddress.nodeSelector does not select it`,
   );
-  assert.equal(why([node("a")], spec()), `the only node for ${IP} is a, and it does not have it: put it there`);
+  assert.equal(
+    why([node("a")], spec()),
+    `the only node for ${IP} is a, which does not have it; add the address to that node`,
+  );
   assert.match(
     why([node("a"), node("b")], spec()),
-    /^no node lists 203\.0\.113\.20: .*\(kubectl annotate node NODE egress\.outrider\.dev\/addresses=203\.0\.113\.20\)$/,
+    /^no node lists 203\.0\.113\.20; .*\(kubectl annotate node NODE egress\.outrider\.dev\/addresses=203\.0\.113\.20\)$/,
   );
   const slip = { ...node("b"), metadata: { name: "b", annotations: { "egress.outrider.dev/addresses": `${IP}/32` } } };
   assert.equal(
     why([node("a"), slip], spec()),
-    `no node lists ${IP}, and node b has an annotation egress.outrider.dev/addresses of which ${IP}/32 is no IP address`,
+    `no node lists ${IP}; annotation egress.outrider.dev/addresses on node b contains an invalid address: ${IP}/32`,
   );
   const ending = { ...proxy("a", IP), slot: slotId("203.0.113.21") };
   ending.pod.spec = { hostNetwork: true };
   assert.equal(
     why([node("a", [IP]), node("b")], spec(), [ending]),
-    `node a, which has ${IP}, takes one proxy of a policy, and p is there until it ends`,
+    `node a has ${IP} but can run only one proxy of a policy; the proxy starts after p has ended`,
   );
-  assert.match(why([node("a", [], { unschedulable: true })], spec()), /^no node can take a proxy for 203\.0\.113\.20$/);
+  assert.match(why([node("a", [], { unschedulable: true })], spec()), /^no node can run a proxy for 203\.0\.113\.20$/);
   assert.match(
     why(undefined, spec()),
-    /nodes are not known .*: let spec\.proxy\.nodeSelector fit the node that has it/,
+    /the operator does not watch nodes .*; set spec\.proxy\.nodeSelector so that it selects only the node/,
   );
 });
 
@@ -89,15 +92,18 @@ test("too few nodes, or the wrong ones", () => {
   const tainted = { taints: [{ key: "team", effect: "NoSchedule" }] };
   assert.match(
     shortage([node("a")], spec(selecting), nodeAddress)!,
-    /^1 static IPs need 1 nodes, and 0 can take a proxy \(spec\.nat\.nodeAddress\.nodeSelector, tolerations, cordoned nodes\)$/,
+    /^1 static IPs need 1 nodes, but 0 can run a proxy \(check spec\.nat\.nodeAddress\.nodeSelector, tolerations, cordoned nodes\)$/,
   );
   assert.match(
     shortage([node("a")], two, kubeVIP)!,
-    /^2 static IPs need 2 nodes, and 1 can .*spec\.proxy\.nodeSelector/,
+    /^2 static IPs need 2 nodes, but 1 can .*spec\.proxy\.nodeSelector/,
   );
   for (const state of [{ unschedulable: true }, tainted]) {
     const nodes = [node("a", [IP], state), node("b"), node("c")];
-    assert.equal(shortage(nodes, two, nodeAddress), `node a has ${IP} and can take no proxy (tolerations, cordoned)`);
+    assert.equal(
+      shortage(nodes, two, nodeAddress),
+      `node a has ${IP} but cannot run a proxy (check tolerations, cordoned nodes)`,
+    );
     assert.equal(shortage(nodes, two, kubeVIP), undefined);
   }
   const tolerating = { ...two, proxy: { tolerations: [{ key: "team", operator: "Exists" }] } } as Spec;

@@ -41,7 +41,7 @@ test("without a grant nobody has an exclusive address; External is free", () => 
 for (const [text, message] of [
   [
     "grants: [{namespaces: [a], providers: [KubeVIP]}]",
-    /^grants\[0\]\.staticIPs: is empty; a grant gives providers and staticIPs$/,
+    /^grants\[0\]\.staticIPs: is empty; a grant needs providers and staticIPs$/,
   ],
   ["grant: []", /^grant: unknown key; did you mean grants\?/],
   ["grants: [{namespaces: []}]", /^grants\[0\]\.namespaces: is empty/],

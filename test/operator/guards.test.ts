@@ -101,7 +101,7 @@ test("what is made is what the API server keeps, is owned, and is written once",
     networkPolicy: { senders: "Enabled", additionalEgress },
   });
   const policy = await applied(ns);
-  assert.match(messageOf(policy), /^webhooks-egress and webhooks-egress-senders are applied, and bind where/);
+  assert.match(messageOf(policy), /^webhooks-egress and webhooks-egress-senders are applied, with an effect only if/);
   const proxy = (await read(ns, PROXY))!;
   const senders = (await read(ns, SENDERS))!;
   for (const { metadata } of [proxy, senders]) {
@@ -240,7 +240,7 @@ test("what is switched off goes, and what is not the policy's stays", { skip }, 
   const taken = await untilCondition(plane, ns, "webhooks", "NetworkPolicyApplied", "False", "NameTaken");
   assert.equal(
     messageOf(taken),
-    `NetworkPolicy ${SENDERS} exists and is not this policy's; delete or rename it, or rename the policy`,
+    `NetworkPolicy ${SENDERS} exists and does not belong to this policy; delete or rename it, or rename the policy`,
   );
   assert.equal(conditionOf(taken, "Programmed")!.reason, "NameTaken");
   // The fleet does not wait for it.
@@ -300,7 +300,10 @@ test("proxies that move to nodes' networks: theirs binds the old ones as long as
   // No node takes the slot, so the old fleet stays.
   await untilCondition(plane, ns, "webhooks", "Programmed", "False", "NotEnoughNodes");
   const policy = await untilCondition(plane, ns, "webhooks", "NetworkPolicyApplied", "True");
-  assert.match(conditionOf(policy, "NetworkPolicyApplied")!.message, /^webhooks-egress is applied, and binds where/);
+  assert.match(
+    conditionOf(policy, "NetworkPolicyApplied")!.message,
+    /^webhooks-egress is applied, with an effect only if/,
+  );
   await plane.delete(`/apis/apps/v1/namespaces/${ns}/deployments/webhooks-egress`);
   await untilCondition(plane, ns, "webhooks", "NetworkPolicyApplied", "Unknown", "HostNetwork");
   await gone(ns, PROXY);

@@ -228,7 +228,7 @@ test("an API server that is not there yet is waited for, and that is said once",
   await sleep(4000);
   assert.deepEqual(
     warnings(operator).map(({ msg }) => msg),
-    ["cannot reach the API server, tried again"],
+    ["cannot reach the API server, retrying"],
   );
   await plane.revive("kube-apiserver");
   await operator.untilLeading(EXPIRED_MS);
@@ -254,12 +254,12 @@ test("a wrong token and a wrong CA are one clear line each, and never ready; SIG
   const cases = [
     {
       kubeconfig: wrongConfig(right, "wrong-token", (text) => text.replace(/"token":"[^"]+"/, '"token":"nobody"')),
-      line: "the API server does not take the credentials, tried again",
+      line: "the API server rejects the credentials, retrying",
       reason: /401 Unauthorized/,
     },
     {
       kubeconfig: wrongConfig(right, "wrong-ca", (text) => text.replace(plane.authority.file, stranger.file)),
-      line: "cannot reach the API server, tried again",
+      line: "cannot reach the API server, retrying",
       reason: /CERT|SIGNATURE/,
     },
   ];

@@ -202,39 +202,34 @@ test("a provider is exchanged: slots on nodes' networks that still serve are rea
   assert.ok(!lets(senders, "to", ip("10.244.0.9"), 4750), "pods are selected by label");
 });
 
-const binds = "where the network plugin enforces NetworkPolicies";
-const unbound = "none is made for the proxies: they are on nodes' networks, where none binds";
+const effect = "with an effect only if the network plugin enforces NetworkPolicies";
+const unbound = "the proxies have none, since NetworkPolicies have no effect on the networks of nodes";
 const huge = Array.from({ length: 64 }, () => ({
   to: Array.from({ length: 64 }, (_, i) => ({
     podSelector: { matchLabels: { [`${"k".repeat(200)}/${i}`]: "v".repeat(63) } },
   })),
 }));
 for (const [what, spec, given, expected] of [
-  [
-    "both",
-    SENDERS,
-    {},
-    ["True", "Applied", `webhooks-egress and webhooks-egress-senders are applied, and bind ${binds}`],
-  ],
-  ["the proxies' alone", {}, {}, ["True", "Applied", `webhooks-egress is applied, and binds ${binds}`]],
+  ["both", SENDERS, {}, ["True", "Applied", `webhooks-egress and webhooks-egress-senders are applied, ${effect}`]],
+  ["the proxies' alone", {}, {}, ["True", "Applied", `webhooks-egress is applied, ${effect}`]],
   [
     "the senders' alone",
     { networkPolicy: { proxy: "Disabled", senders: "Enabled" } },
     {},
-    ["True", "Applied", `webhooks-egress-senders is applied, and binds ${binds}`],
+    ["True", "Applied", `webhooks-egress-senders is applied, ${effect}`],
   ],
   [
     "none",
     { networkPolicy: { proxy: "Disabled" } },
     {},
-    ["Unknown", "NotRequested", "spec.networkPolicy: proxy and senders are Disabled, none is made"],
+    ["Unknown", "NotRequested", "spec.networkPolicy: proxy and senders are Disabled"],
   ],
   ["on nodes' networks", KUBEVIP, {}, ["Unknown", "HostNetwork", unbound]],
   [
     "on nodes' networks, senders",
     { ...KUBEVIP, ...SENDERS },
     {},
-    ["True", "Applied", `webhooks-egress-senders is applied, and binds ${binds}; ${unbound}`],
+    ["True", "Applied", `webhooks-egress-senders is applied, ${effect}; ${unbound}`],
   ],
   [
     "on nodes' networks that are not watched",
@@ -243,7 +238,7 @@ for (const [what, spec, given, expected] of [
     [
       "True",
       "Applied",
-      `webhooks-egress-senders is applied, and binds ${binds}; ${unbound}; nodes are not watched: senders reach proxies where they stand now`,
+      `webhooks-egress-senders is applied, ${effect}; ${unbound}; nodes are not watched, so senders reach only the nodes that run proxies now`,
     ],
   ],
   [
@@ -259,7 +254,7 @@ for (const [what, spec, given, expected] of [
     [
       "False",
       "TooLarge",
-      /^spec\.networkPolicy\.additionalEgress: the senders' NetworkPolicy would have \d+ bytes; at most 524288/,
+      /^spec\.networkPolicy\.additionalEgress: the senders' NetworkPolicy would have \d+ bytes; the limit is 524288/,
     ],
   ],
 ] as const) {

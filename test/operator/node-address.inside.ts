@@ -184,7 +184,7 @@ test("an address that goes from the interface: 503 and not ready, and no other s
   const policy = await untilCondition(plane, NS, "webhooks", "Ready", "False", "Unassigned");
   assert.match(
     conditionOf(policy, "Ready")!.message,
-    /^IPsAssigned: no proxy has 203\.0\.113\.20; the proxy on node node-0, .* cannot bind 203\.0\.113\.20: put it on an interface there/,
+    /^IPsAssigned: no proxy has 203\.0\.113\.20; the proxy on node node-0 cannot bind 203\.0\.113\.20, .*; add the address to an interface/,
   );
   assert.deepEqual(await send((await podsOf(1))[0]!), { status: 200, text: IPS[1] });
   put(0);
@@ -232,7 +232,7 @@ test("an address that the world sees as another one: nothing leaves, and the sta
   const policy = await untilCondition(plane, NS, "webhooks", "Ready", "False", "Mismatch");
   assert.match(
     conditionOf(policy, "Ready")!.message,
-    /^EgressIPVerified: .* leaves from 198\.51\.100\.7, not from 203\.0\.113\.21$/,
+    /^EgressIPVerified: .* sends from 198\.51\.100\.7, not from 203\.0\.113\.21$/,
   );
   assert.equal(policy.status!.staticIPs![1]!.observedAddress, "198.51.100.7");
   assert.equal(shown(policy), "Verified node-1,Mismatch node-2");
@@ -257,7 +257,7 @@ test("a pending address is published; of an address that no node lists a person 
   const policy = await untilCondition(plane, NS, "webhooks", "IPsAssigned", "False", "Unassigned");
   assert.equal(
     conditionOf(policy, "IPsAssigned")!.message,
-    `no proxy has 203.0.113.22; no node lists 203.0.113.22: name the one that has it (kubectl annotate node NODE ${ADDRESSES}=203.0.113.22)`,
+    `no proxy has 203.0.113.22; no node lists 203.0.113.22; annotate the node that has it (kubectl annotate node NODE ${ADDRESSES}=203.0.113.22)`,
   );
   const there = guess.spec!.nodeName === "node-0" ? "node-3" : "node-0";
   await annotate(there, `198.51.100.1, ${IPS[2]}`);

@@ -175,7 +175,7 @@ test("a wrong address takes the label away, and the status names it; so does an 
   const found = await untilCondition(plane, NS, "webhooks", "EgressIPVerified", "False", "Mismatch");
   assert.match(
     conditionOf(found, "EgressIPVerified")!.message,
-    /leaves from 198\.51\.100\.7, not from 203\.0\.113\.20$/,
+    /sends from 198\.51\.100\.7, not from 203\.0\.113\.20$/,
   );
   take(1);
   await untilLabelled([2]);
@@ -345,7 +345,7 @@ test("what lies in a policy's ConfigMap gives nobody what he has no grant for", 
   const policy = await untilCondition(plane, "default", "forger", "Programmed", "False", "NotAccepted");
   assert.match(
     conditionOf(policy, "Programmed")!.message,
-    /refused as well, and left as it stands: .*no grant for KubeVIP/,
+    /no longer valid either; existing objects are left unchanged: .*no grant for KubeVIP/,
   );
   const fleets = await list<KubeObject>("/apis/apps/v1/namespaces/default/deployments");
   assert.deepEqual(

@@ -92,7 +92,7 @@ test("a damaged Secret is named for what it is", () => {
     [{ ...good, "ca.key": other["ca.key"] }, "ca.key is not the key of ca.crt"],
     [{ ...good, "tls.key": other["tls.key"] }, "tls.key is not the key of tls.crt"],
     [{ ...good, "ca.crt": other["ca.crt"], "ca.key": other["ca.key"] }, "tls.crt is not signed by any of ca.crt"],
-    [{ ...good, "ca.crt": good["tls.crt"] }, "ca.crt has a certificate that is no authority"],
+    [{ ...good, "ca.crt": good["tls.crt"] }, "ca.crt contains a certificate that is not an authority"],
   ] as const) {
     assert.equal(readHeld(data), message);
   }
@@ -106,7 +106,7 @@ test("a leaf is renewed after two thirds of its life, and never later than 24 ho
   assert.ok(due <= held.leaf.end - DAY_MS);
   assert.equal(nextStep(held, held, at(due - 1)), undefined);
   const { held: renewed, why } = nextStep(held, held, at(due))!;
-  assert.equal(why, "the certificate ends soon");
+  assert.equal(why, "the certificate expires soon");
   assert.deepEqual([renewed.leaf.end, bundleOf(renewed)], [due + LEAF_LIFE_MS, bundleOf(held)]);
   assert.ok(nextStep(held, held, at(held.leaf.end - DAY_MS)) !== undefined);
   // Of a short life, given to it by an authority that ends: the 24 hours count.
@@ -162,7 +162,7 @@ test("whoever slept past the end begins anew", () => {
   const held = first();
   const late = START + AUTHORITY_LIFE_MS + DAY_MS;
   const { held: fresh, why } = nextStep(held, held, at(late))!;
-  assert.equal(why, "the authority has ended");
+  assert.equal(why, "the authority has expired");
   assert.equal(fresh.authorities.length, 1);
   assert.equal(nextStep(fresh, fresh, at(late)), undefined);
   // The leaf alone has ended: the authority is trusted still.

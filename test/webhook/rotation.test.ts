@@ -191,6 +191,6 @@ onStage("given certificates are served, read again when they change, and caBundl
     assert.equal(await stage.bundle(), caBundle);
     assert.equal(await plane.get(SECRET_PATH), undefined);
   });
-  const message = new RegExp(`^--webhook-cert-dir ${folder}/tls\\.crt is no certificate in PEM$`);
+  const message = new RegExp(`^--webhook-cert-dir ${folder}/tls\\.crt is not a PEM certificate$`);
   await assert.rejects(stage.start({ certDir: folder }), { message });
 });

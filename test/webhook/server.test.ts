@@ -150,9 +150,9 @@ test("what is refused says why and how to mend it", async () => {
       "missing",
       'EgressPolicy "missing" does not exist in namespace "convoy"; create it there, or correct egress.outrider.dev/policy of the pod template',
     ],
-    ["No_Name", /^"No_Name" is no name of an EgressPolicy; correct/],
-    [`a${"b".repeat(300)}`, /^"ab{62}" is no name/],
-    ["../../secrets", /is no name/],
+    ["No_Name", /^"No_Name" is not a valid name of an EgressPolicy; correct/],
+    [`a${"b".repeat(300)}`, /^"ab{62}" is not a valid name/],
+    ["../../secrets", /is not a valid name/],
     ["elsewhere", "not here"],
   ] as const) {
     const { allowed, status, patch } = await ask(review(pod(name)));
@@ -182,10 +182,10 @@ test("what is not the creation of a pod is allowed as it is", async () => {
 
 const REQUEST = review(pod("webhooks")).request;
 for (const [what, body, message] of [
-  ["no JSON", "{", "the body is no JSON"],
-  ["nothing", "", "the body is no JSON"],
-  ["a list", [], "the body is no JSON object"],
-  ["null", "null", "the body is no JSON object"],
+  ["no JSON", "{", "the body is not JSON"],
+  ["nothing", "", "the body is not JSON"],
+  ["a list", [], "the body is not a JSON object"],
+  ["null", "null", "the body is not a JSON object"],
   ["another kind", { kind: "Pod" }, 'kind must be AdmissionReview, not "Pod"'],
   [
     "v1beta1",
@@ -245,7 +245,7 @@ test("a body above the limit is not read to its end, however its length is told"
 
 test("what cannot be found out lets no pod through: 500, which the API server takes for a failure", async () => {
   const { status, text } = await post(review(pod("broken")));
-  assert.deepEqual([status, text], [500, "the pod cannot be reviewed now: the API server is away\n"]);
+  assert.deepEqual([status, text], [500, "cannot review the pod now: the API server is away\n"]);
 });
 
 test("what happened is counted by its result, each once", async () => {

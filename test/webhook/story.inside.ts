@@ -205,7 +205,7 @@ test("pods of older settings, and pods from before, are counted and named", asyn
   const outdated = await untilCondition(plane, NS, "webhooks", "WorkloadsInjected", "False", "Outdated");
   assert.match(
     conditionOf(outdated, "WorkloadsInjected")!.message,
-    /^0\/4 pods have what is injected now; older settings: agent-.*; make them anew$/,
+    /^0\/4 pods have the current settings; outdated: agent-.*; restart them$/,
   );
   assert.equal(conditionOf(outdated, "Ready")!.status, "True");
   for (const name of ["agent", "server"]) await plane.kubectl(["rollout", "restart", "-n", NS, `deployment/${name}`]);
@@ -219,7 +219,10 @@ test("pods of older settings, and pods from before, are counted and named", asyn
   });
   await plane.patch(`/api/v1/namespaces/${NS}/pods/early`, { metadata: { annotations: ASKS } });
   const missed = await untilCondition(plane, NS, "webhooks", "WorkloadsInjected", "False", "Missed");
-  assert.match(conditionOf(missed, "WorkloadsInjected")!.message, /^4\/5 pods .* not injected: early; make them anew/);
+  assert.match(
+    conditionOf(missed, "WorkloadsInjected")!.message,
+    /^4\/5 pods .* not injected: early \(created before the webhook ran; restart the pods\)/,
+  );
   await plane.delete(`/api/v1/namespaces/${NS}/pods/early?gracePeriodSeconds=0`);
 });
 
@@ -237,7 +240,7 @@ test("while the newest spec is refused, pods are injected by the one that the fl
   assert.equal(made.status, 0, made.stderr);
   assert.match(
     made.stderr,
-    /EgressPolicy "webhooks" is not accepted, the pod is injected by what was accepted before: .*ports/,
+    /EgressPolicy "webhooks" is not accepted; the pod gets the settings of the last accepted spec: .*ports/,
   );
   const stored = (await senders()).find(({ metadata }) => metadata.labels?.app === "meanwhile")!;
   assert.equal(envOf(stored).NO_PROXY, "otel-collector.monitoring.svc");

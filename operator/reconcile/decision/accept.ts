@@ -15,19 +15,19 @@ export interface Rejection {
   message: string;
 }
 
-/** Order of policies that ask for the same address: by creation, then by namespace and name (GEP-713). */
+/** Order of policies that request the same address: by creation, then by namespace and name (GEP-713). */
 export function isOlder(a: EgressPolicy, b: EgressPolicy): boolean {
   const key = ({ metadata }: EgressPolicy) => `${metadata.creationTimestamp} ${metadata.namespace}/${metadata.name}`;
   return key(a) < key(b);
 }
 
-/** A policy that may have slots, with the addresses that it asks for. */
+/** A policy that may have slots, with the addresses that it requests. */
 interface Rival {
   policy: EgressPolicy;
   addresses: ReadonlySet<string>;
 }
 
-/** Other policies that ask for slots. A policy without a grant cannot have an address, so it does not count. */
+/** Other policies that request slots. A policy without a grant cannot have an address, so it does not count. */
 function rivalsOf({ others, grants }: Facts): Rival[] {
   return others.flatMap((policy): Rival[] => {
     const provider = providerOf(policy.spec);
@@ -39,7 +39,7 @@ function rivalsOf({ others, grants }: Facts): Rival[] {
 
 /**
  * An address that another policy has. A policy that has a slot for an address keeps it. If no policy has one, the oldest
- * policy that asks for the address gets it.
+ * policy that requests the address gets it.
  */
 function conflict(facts: Facts, slots: readonly Slot[]): { address: string; winner: EgressPolicy } | undefined {
   const { policy, others, holderOf } = facts;
@@ -83,7 +83,8 @@ function judgeSlots(facts: Facts, spec: EgressPolicySpec): Rejection | undefined
     };
   }
   const twice = repeated(slots);
-  if (twice !== undefined) return { reason: REASON.invalid, message: `spec.staticIPs: ${twice} is there twice` };
+  if (twice !== undefined)
+    return { reason: REASON.invalid, message: `spec.staticIPs: ${twice} occurs twice; remove one` };
   return undefined;
 }
 
@@ -96,7 +97,7 @@ export function judgeSpec(facts: Facts): { accepted: Accepted } | Rejection {
     const known = PROVIDER_NAMES.join(", ");
     return {
       reason: REASON.unsupported,
-      message: `spec.nat.provider: ${spec.nat?.provider} is not in this version; use one of ${known}`,
+      message: `spec.nat.provider: this version does not support ${spec.nat?.provider}; use one of ${known}`,
     };
   }
   let accepted: Accepted;
@@ -111,7 +112,7 @@ export function judgeSpec(facts: Facts): { accepted: Accepted } | Rejection {
     const document = Buffer.byteLength(accepted.document);
     return {
       reason: REASON.tooLarge,
-      message: `spec: its document has ${document} bytes and ${bytes} with the spec that is kept beside it; at most ${MAX_CONFIGMAP_BYTES} fit into a ConfigMap; use fewer hosts, or wildcards`,
+      message: `spec: the policy document has ${document} bytes, and ${bytes} with the stored spec; a ConfigMap holds at most ${MAX_CONFIGMAP_BYTES}; use fewer hosts, or wildcards`,
     };
   }
   const refused = notGranted(grants, policy.metadata.namespace!, provider, spec);

@@ -158,7 +158,7 @@ function obsolete(
   guards: NetworkPolicies,
   { keep, running }: Handover,
 ): KubeObject[] {
-  const names = new Set([...objects, ...keep].map(nameOf));
+  const names = new Set([...objects, ...keep].map(kindAndName));
   if (guards.tooLarge !== undefined) {
     names.add(`${RESOURCE.networkPolicy.kind}/${childName.senders(policy.metadata.name)}`);
   }
@@ -168,10 +168,12 @@ function obsolete(
     ...running.map(({ slot }) => slot),
   ]);
   const existing = [...children.configMaps.values(), ...children.services.values(), ...children.others];
-  return existing.filter((object) => !names.has(nameOf(object)) && !kept.has(object.metadata.labels?.[LABEL.slot]));
+  return existing.filter(
+    (object) => !names.has(kindAndName(object)) && !kept.has(object.metadata.labels?.[LABEL.slot]),
+  );
 }
 
-const nameOf = ({ kind, metadata }: KubeObject): string => `${kind}/${metadata.name}`;
+const kindAndName = ({ kind, metadata }: KubeObject): string => `${kind}/${metadata.name}`;
 
 /** Proxies that run another document than they should. The kubelet has to update their volume now. */
 export function lagging(proxies: readonly ProxyFacts[], hash: string): ProxyFacts[] {

@@ -56,7 +56,7 @@ const requestedBy = (pod: KubeObject): string[] => {
   return name === undefined ? [] : [`${pod.metadata.namespace}/${name}`];
 };
 
-/** Keeps the labels and annotations of a pod only if it uses, or asks for, a policy. */
+/** Keeps the labels and annotations of a pod only if it uses or requests a policy. */
 function podParts(pod: KubeObject): KubeObject {
   const { name, namespace, uid, resourceVersion, deletionTimestamp, labels, annotations } = pod.metadata;
   const own = injectedBy(pod).length > 0 || requestedBy(pod).length > 0;

@@ -37,7 +37,7 @@ export function makeDirectFetch(): FetchStatus {
         response.on("error", reject);
         response.on("end", () => {
           if (response.statusCode === 200) resolve(Buffer.concat(chunks).toString("utf8"));
-          else reject(new Error(`/status answers ${response.statusCode}`));
+          else reject(new Error(`/status returned ${response.statusCode}`));
         });
       });
       const deadline = setTimeout(

@@ -53,11 +53,11 @@ function fitReach(spec: EgressPolicySpec, blocked: readonly string[]): Reach {
   if (bytesOf(exact) <= MAX_BYTES) return { egress: exact, widened: undefined };
   const attempt = (grain: Grain): Opening[] => reachOf(spec, blocked, grain);
   const grain = GRAINS.find((one) => bytesOf(egressRules(attempt(one))) <= MAX_BYTES) ?? GRAINS.at(-1)!;
-  const size = `what the proxies may dial takes ${bytesOf(exact)} bytes, and at most ${MAX_BYTES} are put into a NetworkPolicy`;
-  const networks = `networks of allow rules are joined, to /${grain[4]} (IPv4) and /${grain[6]} (IPv6) at least`;
+  const size = `the networks that the proxies may reach need ${bytesOf(exact)} bytes, and a NetworkPolicy may have at most ${MAX_BYTES}`;
+  const networks = `networks of allow rules are widened to at least /${grain[4]} (IPv4) and /${grain[6]} (IPv6)`;
   return {
     egress: egressRules(attempt(grain)),
-    widened: `${size}: ${networks}, for the ports of all of them; the cluster's public ranges are not left out`,
+    widened: `${size}: ${networks}, each with the ports of all of them; public ranges of the cluster are not excluded`,
   };
 }
 
@@ -114,7 +114,7 @@ export function networkPolicies(
     const bytes = bytesOf(senders.spec);
     if (bytes <= MAX_BYTES) built.objects.push(senders);
     else {
-      built.tooLarge = `spec.networkPolicy.additionalEgress: the senders' NetworkPolicy would have ${bytes} bytes; at most ${MAX_BYTES} are applied, and it stays as it was`;
+      built.tooLarge = `spec.networkPolicy.additionalEgress: the senders' NetworkPolicy would have ${bytes} bytes; the limit is ${MAX_BYTES}, so the existing one is left unchanged`;
     }
   }
   return built;
@@ -128,19 +128,20 @@ export function judgeNetworkPolicies(
   problem: { reason: Reason; message: string } | undefined,
 ): Finding {
   const { proxy, senders } = spec.networkPolicy;
-  const unbound = "none is made for the proxies: they are on nodes' networks, where none binds";
+  const unbound = "the proxies have none, since NetworkPolicies have no effect on the networks of nodes";
   if (problem !== undefined) return no(problem.reason, problem.message);
   if (tooLarge !== undefined) return no(REASON.tooLarge, tooLarge);
   if (proxy === "Disabled" && senders === "Disabled") {
-    return unknown(REASON.notRequested, "spec.networkPolicy: proxy and senders are Disabled, none is made");
+    return unknown(REASON.notRequested, "spec.networkPolicy: proxy and senders are Disabled");
   }
   if (objects.length === 0) return unknown(REASON.hostNetwork, unbound);
   const names = objects.map(({ metadata }) => metadata.name);
+  const be = names.length === 1 ? "is" : "are";
   const notes = [
-    `${names.join(" and ")} ${names.length === 1 ? "is" : "are"} applied, and ${names.length === 1 ? "binds" : "bind"} where the network plugin enforces NetworkPolicies`,
+    `${names.join(" and ")} ${be} applied, with an effect only if the network plugin enforces NetworkPolicies`,
     ...(proxy === "Enabled" && !names.includes(childName.fleet(policy.metadata.name)) ? [unbound] : []),
     ...(senders === "Enabled" && provider.shape.kind === "Slots" && nodes === undefined
-      ? ["nodes are not watched: senders reach proxies where they stand now"]
+      ? ["nodes are not watched, so senders reach only the nodes that run proxies now"]
       : []),
     ...(widened === undefined ? [] : [widened]),
   ];

@@ -13,7 +13,7 @@ interface Port {
   endPort?: number;
 }
 
-/** networking/v1 NetworkPolicy with every default written out, so that any other field is an edit of somebody else. */
+/** networking/v1 NetworkPolicy with every default written out. Any other field is an edit by another program or user. */
 export interface NetworkPolicy extends KubeObject {
   spec: {
     podSelector: { matchLabels: Record<string, string> };

@@ -15,7 +15,7 @@ import {
   type Placements,
 } from "./placement.ts";
 
-const joinNames = (nodes: readonly Node[]) =>
+const nodeNames = (nodes: readonly Node[]) =>
   nodes
     .map(({ metadata }) => metadata.name)
     .sort()
@@ -30,7 +30,7 @@ export function shortageOf(nodes: readonly Node[] | undefined, placed: PlacedSpe
   const count = slots.length;
   if (able.length < count) {
     const { field } = selectorOf(spec);
-    return `${count} static IPs need ${count} nodes, and ${able.length} can take a proxy (${field}, tolerations, cordoned nodes)`;
+    return `${count} static IPs need ${count} nodes, but ${able.length} can run a proxy (check ${field}, tolerations, cordoned nodes)`;
   }
   return isOnNode(provider.shape) ? obstructed(able, placements) : undefined;
 }
@@ -43,14 +43,14 @@ function obstructed(able: readonly Node[], placements: Placements): string | und
     const [only] = nodes;
     if (only === undefined) continue;
     if (!nodes.some((name) => usable.has(name))) {
-      return `node ${nodes.join(", ")} has ${slot.address} and can take no proxy (tolerations, cordoned)`;
+      return `node ${nodes.join(", ")} has ${slot.address} but cannot run a proxy (check tolerations, cordoned nodes)`;
     }
     if (nodes.length > 1) continue;
     const other = taken.get(only);
     if (other !== undefined) {
       const old = [other, slot].find(({ retiring }) => retiring)?.address;
-      const mend = old === undefined ? "move one to another node, or to a policy with other ports" : `remove ${old}`;
-      return `${other.address} and ${slot.address} are both on node ${only}, which takes one proxy of a policy; ${mend}`;
+      const fix = old === undefined ? "move one to another node, or to a policy with other ports" : `remove ${old}`;
+      return `${other.address} and ${slot.address} are both on node ${only}, which can run only one proxy of a policy; ${fix}`;
     }
     taken.set(only, slot);
   }
@@ -63,7 +63,7 @@ export function whyUnassigned(facts: Facts, spec: EgressPolicySpec, placement: P
   const what = slot.source === slot.address ? slot.address : `${slot.source} (for ${slot.address})`;
   if (facts.nodes === undefined) {
     const { field } = selectorOf(spec);
-    return `no proxy could bind ${what}, and nodes are not known (--discover-cidrs off): let ${field} fit the node that has it alone`;
+    return `no proxy could bind ${what}, and the operator does not watch nodes (--discover-cidrs off); set ${field} so that it selects only the node that has the address`;
   }
   if (nodes.length > 0) return whyNotBound(facts.proxies, placement, what);
   return whyNotListed(facts.nodes, spec, placement, what);
@@ -76,15 +76,15 @@ function whyNotBound(proxies: readonly ProxyFacts[], { slot, nodes }: Placement,
       id === slot.id && !terminating && status !== undefined && node !== undefined && nodes.includes(node),
   );
   if (tried !== undefined) {
-    const mend = "put it on an interface there, or name in sourceAddress what the node has where a router maps it";
-    return `the proxy on node ${tried.node}, which says that it has ${slot.address}, cannot bind ${slot.source}: ${mend}`;
+    const fix = "add the address to an interface of the node, or set sourceAddress if a router maps it";
+    return `the proxy on node ${tried.node} cannot bind ${slot.source}, although the node lists ${slot.address}; ${fix}`;
   }
   const holder = proxies.find(
     ({ slot: id, node, pod }) =>
       id !== slot.id && node !== undefined && nodes.includes(node) && pod.spec?.hostNetwork === true,
   );
   if (holder !== undefined) {
-    return `node ${holder.node}, which has ${what}, takes one proxy of a policy, and ${holder.pod.metadata.name} is there until it ends`;
+    return `node ${holder.node} has ${what} but can run only one proxy of a policy; the proxy starts after ${holder.pod.metadata.name} has ended`;
   }
   const words = proxies.filter((proxy) => proxy.slot === slot.id).map(({ pod }) => whyUnschedulable(pod));
   const why = words.find((one) => one !== undefined);
@@ -100,14 +100,14 @@ function whyNotListed(
 ): string {
   const elsewhere = nodesWith(indexByAddress(nodes), slot);
   if (elsewhere.length > 0)
-    return `node ${joinNames(elsewhere)} has ${what}, and ${selectorOf(spec).field} does not fit it`;
+    return `node ${nodeNames(elsewhere)} has ${what}, but ${selectorOf(spec).field} does not select it`;
   const [wrong] = nodes.filter((node) => misannotated(node).length > 0);
   if (wrong !== undefined) {
-    return `no node lists ${what}, and node ${wrong.metadata.name} has an annotation ${ANNOTATION.addresses} of which ${misannotated(wrong).join(", ")} is no IP address`;
+    return `no node lists ${what}; annotation ${ANNOTATION.addresses} on node ${wrong.metadata.name} contains an invalid address: ${misannotated(wrong).join(", ")}`;
   }
   const able = nodes.filter((node) => canTake(node, spec) && !avoid.includes(node.metadata.name));
-  if (able.length === 0) return `no node can take a proxy for ${what}`;
+  if (able.length === 0) return `no node can run a proxy for ${what}`;
   if (able.length === 1)
-    return `the only node for ${what} is ${joinNames(able)}, and it does not have it: put it there`;
-  return `no node lists ${what}: name the one that has it (kubectl annotate node NODE ${ANNOTATION.addresses}=${slot.source})`;
+    return `the only node for ${what} is ${nodeNames(able)}, which does not have it; add the address to that node`;
+  return `no node lists ${what}; annotate the node that has it (kubectl annotate node NODE ${ANNOTATION.addresses}=${slot.source})`;
 }

@@ -19,7 +19,7 @@ function trouble({ pod, ready, terminating }: ProxyFacts, spec: EgressPolicySpec
   if (why !== "ContainerCreating") return why === undefined ? undefined : `${pod.metadata.name}: ${why}`;
   // A missing Secret also shows as ContainerCreating: the kubelet reports a volume that it waits for in events only.
   const secret = spec?.authentication?.mode === "Basic" ? spec.authentication.secretRef?.name : undefined;
-  return secret === undefined ? undefined : `${pod.metadata.name}: ${why}, which takes Secret ${secret}`;
+  return secret === undefined ? undefined : `${pod.metadata.name}: ${why} (needs Secret ${secret})`;
 }
 
 const total = (deployments: readonly Deployment[], count: (one: Deployment) => number | undefined): number =>
@@ -51,7 +51,7 @@ function judgeRollout(
 ): Finding {
   const failure = conditionOf(deployments, "ReplicaFailure", "True");
   if (failure !== undefined) return no(REASON.replicaFailure, failure.text);
-  if (!deployments.every(isSeen)) return no(REASON.progressing, "a Deployment was changed, and is not rolled out yet");
+  if (!deployments.every(isSeen)) return no(REASON.progressing, "a changed Deployment is not rolled out yet");
   const wanted = replicasOf(deployments);
   const available = `${availableOf(deployments)} of ${wanted} proxies are available`;
   if (deployments.every(isRolledOut)) return yes(REASON.available, available);
@@ -60,7 +60,7 @@ function judgeRollout(
   const stuck = conditionOf(deployments, "Progressing", "False");
   const message = [
     available,
-    ...(older === 0 ? [] : [`${newest} as the policy says now, ${older} as it said before`]),
+    ...(older === 0 ? [] : [`${newest} with the new settings, ${older} with the old ones`]),
     ...(stuck === undefined ? [] : [stuck.text]),
     ...proxies.flatMap((proxy) => trouble(proxy, spec) ?? []).slice(0, 1),
   ].join("; ");

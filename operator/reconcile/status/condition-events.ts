@@ -1,4 +1,4 @@
-import type { Condition } from "../../api/conditions.ts";
+import type { PolicyCondition } from "../../api/conditions.ts";
 import { REASON, type Reason } from "../../api/names.ts";
 
 /** Ordinary steps, and reasons that follow from another condition. */
@@ -14,7 +14,7 @@ const IN_PROGRESS: ReadonlySet<Reason> = new Set([
 const DOUBTFUL: ReadonlySet<Reason> = new Set([REASON.stale, REASON.widened]);
 
 /** Whether a user should act: the event has the type Warning. */
-export function isTrouble({ status, reason }: Condition): boolean {
+export function isTrouble({ status, reason }: PolicyCondition): boolean {
   return status !== "True" || DOUBTFUL.has(reason);
 }
 
@@ -22,7 +22,7 @@ export function isTrouble({ status, reason }: Condition): boolean {
  * Whether a condition change becomes an event. Event lists are short and limited: a successful rolling update or edit adds
  * at most one event. A problem adds one as well, and none for `Ready`, which repeats it.
  */
-export function isReported(condition: Condition, before: Condition | undefined): boolean {
+export function isReported(condition: PolicyCondition, before: PolicyCondition | undefined): boolean {
   const { type, status, reason } = condition;
   if (status === "Unknown" || (before?.status === status && before.reason === reason)) return false;
   if (DOUBTFUL.has(reason)) return true;

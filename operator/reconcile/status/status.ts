@@ -1,4 +1,12 @@
-import { type Condition, type Finding, joinNames, mergeConditions, no, unknown, yes } from "../../api/conditions.ts";
+import {
+  type Finding,
+  joinNames,
+  mergeConditions,
+  no,
+  type PolicyCondition,
+  unknown,
+  yes,
+} from "../../api/conditions.ts";
 import type { EgressPolicySpec, EgressPolicyStatus } from "../../api/egresspolicy.ts";
 import { type ConditionType, childName, clientHost, REASON, type Reason, SERVICE_PORT } from "../../api/names.ts";
 import { isUnschedulable } from "../../api/objects.ts";
@@ -55,7 +63,7 @@ function programmed(facts: Facts, { plan, applied }: StatusInput): Finding {
   if (keptRejection !== undefined) {
     return no(
       REASON.notAccepted,
-      `what was accepted before is refused as well, and left as it stands: ${keptRejection.message}`,
+      `the previously accepted spec is no longer valid either; existing objects are left unchanged: ${keptRejection.message}`,
     );
   }
   if (effective === undefined) return no(REASON.notAccepted, nothing);
@@ -68,10 +76,10 @@ function programmed(facts: Facts, { plan, applied }: StatusInput): Finding {
   if (shortage !== undefined) return no(REASON.notEnoughNodes, shortage);
   const { waiting = [], formerProxies = [] } = desired ?? {};
   if (waiting.length > 0) {
-    return no(REASON.progressing, `slots are changed one after the other; ${waiting.length} wait`);
+    return no(REASON.progressing, `slots are updated one at a time; ${waiting.length} still wait`);
   }
   if (formerProxies.length > 0) {
-    return no(REASON.progressing, `what served before has not ended: ${podNames(formerProxies)}`);
+    return no(REASON.progressing, `old proxies are still running: ${podNames(formerProxies)}`);
   }
   return yes(REASON.programmed, "all objects are applied");
 }
@@ -94,7 +102,7 @@ function verified(proxies: readonly ProxyFacts[], spec: EgressPolicySpec): Findi
     const wrong = status?.proofs.find((proof) => proof.observed.some((seen) => !proof.expected.includes(seen)));
     if (wrong === undefined || wrong.expected.length === 0) continue;
     const expected = wrong.expected.join(" or ");
-    return no(REASON.mismatch, `${pod.metadata.name} leaves from ${wrong.observed.join(", ")}, not from ${expected}`);
+    return no(REASON.mismatch, `${pod.metadata.name} sends from ${wrong.observed.join(", ")}, not from ${expected}`);
   }
   const ready = proxies.filter((proxy) => proxy.ready);
   const unproven = (ready.length > 0 ? ready : present).filter(({ status }) => !isOpen(status));
@@ -107,9 +115,9 @@ function verified(proxies: readonly ProxyFacts[], spec: EgressPolicySpec): Findi
   const silent = ready.filter(({ status }) => status?.proofs.some(isSilent));
   if (silent.length > 0) {
     const error = silent[0]!.status?.proofs.find(isSilent)?.error;
-    return yes(REASON.stale, `the last proof holds, but no echo URL gives an answer: ${podNames(silent)} (${error})`);
+    return yes(REASON.stale, `no echo URL answers, the last proof is still valid: ${podNames(silent)} (${error})`);
   }
-  return yes(REASON.verified, `every ready proxy leaves from a published address`);
+  return yes(REASON.verified, `every ready proxy sends from a published address`);
 }
 
 /** Where pods take addresses of a pool, every pod needs one. Unused addresses of the pool are no problem. */
@@ -119,7 +127,7 @@ function pooled(proxies: readonly ProxyFacts[], slots: readonly Slot[]): Finding
   if (placed.length === 0) return no(REASON.unassigned, "no proxy has an address yet");
   const strays = placed.filter(({ ips }) => !ips.some((ip) => sources.has(ip)));
   if (strays.length === 0) return yes(REASON.assigned, "every proxy has a static IP");
-  return no(REASON.unassigned, `none of the static IPs is that of ${podNames(strays)}`);
+  return no(REASON.unassigned, `proxies without a static IP: ${podNames(strays)}`);
 }
 
 function assigned(facts: Facts, effective: Effective | undefined, { states, active }: Observed): Finding {
@@ -238,7 +246,7 @@ export function statusOf(facts: Facts, input: StatusInput): EgressPolicyStatus {
   const observed = observe(facts, effective, now, host);
   const findings = findingsOf(facts, input, observed);
   const Ready = summary(facts, effective, findings, observed);
-  const before = (policy.status?.conditions ?? []) as readonly Condition[];
+  const before = (policy.status?.conditions ?? []) as readonly PolicyCondition[];
   return {
     observedGeneration: generation,
     conditions: mergeConditions(before, { ...findings, Ready }, generation, now),

@@ -15,19 +15,22 @@ export interface Workloads {
 /** Limit of a quoted annotation, which users can write and which may be much longer. */
 const MAX_REASON_CHARS = 500;
 
-const podNames = (pods: readonly RequestingPod[]) => joinNames(pods.map(({ pod }) => pod));
+const requestingPods = (pods: readonly RequestingPod[]) => joinNames(pods.map(({ pod }) => pod));
 
 /** Which pods were not injected, and why: the reason that admission wrote on them, or that they are older than the webhook. */
 function whyMissed(missed: readonly RequestingPod[]): string {
   const reasonOf = ({ pod }: RequestingPod) => pod.metadata.annotations?.[ANNOTATION.skipped];
   const left = missed.filter((one) => reasonOf(one) !== undefined);
   const early = missed.filter((one) => !left.includes(one));
-  const parts = early.length === 0 ? [] : [`not injected: ${podNames(early)}; make them anew`];
+  const parts =
+    early.length === 0
+      ? []
+      : [`not injected: ${requestingPods(early)} (created before the webhook ran; restart the pods)`];
   if (left.length > 0) {
     const [first] = [...left].sort((a, b) => (a.pod.metadata.name < b.pod.metadata.name ? -1 : 1));
     const reason = reasonOf(first!)!.slice(0, MAX_REASON_CHARS);
     parts.push(
-      `left as they were: ${podNames(left)} (${first!.pod.metadata.name}: ${reason}); mend that, and make them anew`,
+      `skipped: ${requestingPods(left)} (${first!.pod.metadata.name}: ${reason}); fix this and restart the pods`,
     );
   }
   return parts.join("; ");
@@ -46,7 +49,7 @@ export function judgeWorkloads(
   const by: Record<Coverage, RequestingPod[]> = { covered: [], stale: [], missed: [], none: [] };
   for (const one of requesting) by[coverage(one.pod, wanted, one.namespaceLabels)].push(one);
   const all = by.covered.length + by.stale.length + by.missed.length;
-  if (all === 0) return { finding: unknown(REASON.noWorkload, "no pod asks for this policy"), summary: "" };
+  if (all === 0) return { finding: unknown(REASON.noWorkload, "no pod requests this policy"), summary: "" };
   const summary = `${by.covered.length}/${all}`;
   const ignoring = by.missed.filter(({ pod }) => mayIgnoreProxy(pod) !== undefined);
   const missed = by.missed.filter((one) => !ignoring.includes(one));
@@ -56,11 +59,11 @@ export function judgeWorkloads(
   });
   if (missed.length > 0) return lacking(REASON.missed, `send through the proxies; ${whyMissed(missed)}`);
   if (by.stale.length > 0) {
-    const older = `have what is injected now; older settings: ${podNames(by.stale)}; make them anew`;
+    const older = `have the current settings; outdated: ${requestingPods(by.stale)}; restart them`;
     return lacking(REASON.outdated, older);
   }
   if (ignoring.length > 0) {
-    const message = `${podNames(ignoring)}: ${mayIgnoreProxy(ignoring[0]!.pod)}`;
+    const message = `${requestingPods(ignoring)}: ${mayIgnoreProxy(ignoring[0]!.pod)}`;
     return { finding: unknown(REASON.mayIgnoreProxy, message), summary };
   }
   return { finding: yes(REASON.injected, `${summary} pods send through the proxies`), summary };

@@ -1,4 +1,4 @@
-import type { Condition } from "../../api/conditions.ts";
+import type { PolicyCondition } from "../../api/conditions.ts";
 import type { EgressPolicy, EgressPolicyStatus } from "../../api/egresspolicy.ts";
 import { RESOURCE } from "../../api/kinds.ts";
 import { KIND, STATUS_MANAGER } from "../../api/names.ts";
@@ -21,7 +21,7 @@ export class StatusWriter {
   /** Writes a status if it differs from the stored one. */
   async write(policy: EgressPolicy, status: EgressPolicyStatus): Promise<void> {
     const before = policy.status;
-    if (isSame(before, status)) return;
+    if (isUnchanged(before, status)) return;
     const { name, namespace } = policy.metadata;
     const object = { apiVersion: apiVersionOf(RESOURCE.policy), kind: KIND, metadata: { name, namespace }, status };
     try {
@@ -34,10 +34,10 @@ export class StatusWriter {
       if (error instanceof ApiError && error.code === 404) return;
       throw error;
     }
-    this.#report(policy, (before?.conditions ?? []) as Condition[], status.conditions as Condition[]);
+    this.#report(policy, (before?.conditions ?? []) as PolicyCondition[], status.conditions as PolicyCondition[]);
   }
 
-  #report(policy: EgressPolicy, before: readonly Condition[], after: readonly Condition[]): void {
+  #report(policy: EgressPolicy, before: readonly PolicyCondition[], after: readonly PolicyCondition[]): void {
     for (const condition of after) {
       const { type, reason, message } = condition;
       const previous = before.find((one) => one.type === type);
@@ -48,6 +48,6 @@ export class StatusWriter {
 }
 
 /** Compares in both directions, so that removed fields count as a change. */
-function isSame(before: EgressPolicyStatus | undefined, after: EgressPolicyStatus): boolean {
+function isUnchanged(before: EgressPolicyStatus | undefined, after: EgressPolicyStatus): boolean {
   return covers(before, after) && covers(after, before);
 }

@@ -30,12 +30,12 @@ export function problemOf(error: unknown): { reason: Reason; message: string } {
 /** Resource of an object that a policy owns. */
 export function resourceOf(object: KubeObject): Resource {
   const kind = CHILDREN.find((child) => RESOURCE[child].kind === object.kind);
-  if (kind === undefined) throw new Error(`${object.kind} is no kind that a policy owns`);
+  if (kind === undefined) throw new Error(`${object.kind} is not a kind that a policy owns`);
   return RESOURCE[kind];
 }
 
 function nameTaken({ kind, metadata }: KubeObject): Obstacle {
-  const message = `${kind} ${metadata.name} exists and is not this policy's; delete or rename it, or rename the policy`;
+  const message = `${kind} ${metadata.name} exists and does not belong to this policy; delete or rename it, or rename the policy`;
   return new Obstacle(REASON.nameTaken, message);
 }
 
@@ -78,7 +78,7 @@ export class Writer {
     );
     if (former === undefined) throw nameTaken(object);
     await this.remove(found);
-    throw new Obstacle(REASON.replacing, `${object.kind} ${name} is still that of a former policy of this name`);
+    throw new Obstacle(REASON.replacing, `${object.kind} ${name} still belongs to a deleted policy of this name`);
   }
 
   /** Applies an object if it differs, and returns the stored result. @throws Obstacle, ApiError */
@@ -102,7 +102,7 @@ export class Writer {
     if (!differs(written, object)) return written;
     this.#log.warn(
       { kind: object.kind, namespace: object.metadata.namespace, name: object.metadata.name },
-      "the API server keeps this object otherwise than it was applied: an admission plugin changes it",
+      "the API server stores this object differently than applied, an admission plugin may change it",
     );
     this.#futile.set(policy.metadata.uid!, futile.set(what, attempt(written)));
     return written;

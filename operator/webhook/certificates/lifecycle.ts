@@ -82,7 +82,8 @@ export function readHeld(data: SecretTexts): HeldCertificates | string {
     const authorities = (data[SECRET_KEY.bundle]!.match(PEM) ?? []).map(readCertificate);
     const [first, ...rest] = authorities;
     if (first === undefined) return `${SECRET_KEY.bundle} has no certificate`;
-    if (authorities.some(({ x509 }) => !x509.ca)) return `${SECRET_KEY.bundle} has a certificate that is no authority`;
+    if (authorities.some(({ x509 }) => !x509.ca))
+      return `${SECRET_KEY.bundle} contains a certificate that is not an authority`;
     if (!fits(first, data[SECRET_KEY.authorityKey]!))
       return `${SECRET_KEY.authorityKey} is not the key of ${SECRET_KEY.bundle}`;
     const leaf = readCertificate(data[SECRET_KEY.leaf]!);
@@ -187,12 +188,12 @@ export function nextStep(
     return { held: busy ? before : withNewAuthority(before, now), why: "the Secret was deleted" };
   }
   const [signer, ...older] = held.authorities;
-  if (signer.end <= now) return { held: begin(moment), why: "the authority has ended" };
+  if (signer.end <= now) return { held: begin(moment), why: "the authority has expired" };
   if (isReplacing(held)) {
     const ended = held.leaf.end <= now;
     return trusted || ended ? { held: withNewLeaf(held, names, now), why: "the new authority is trusted" } : undefined;
   }
-  if (dueAt(held.leaf) <= now) return { held: withNewLeaf(held, names, now), why: "the certificate ends soon" };
+  if (dueAt(held.leaf) <= now) return { held: withNewLeaf(held, names, now), why: "the certificate expires soon" };
   const known = leafNames(held.leaf);
   if (names.some((name) => !known.includes(canonicalName(name)))) {
     // Keep the existing names, which a replica of another version may need.
@@ -200,9 +201,9 @@ export function nextStep(
     return { held: withNewLeaf(held, all, now), why: "the certificate lacks a name" };
   }
   // Only while caBundle is known to be writable: an unfinished replacement stops all renewals.
-  if (dueAt(signer) <= now && trusted) return { held: withNewAuthority(held, now), why: "the authority ends soon" };
+  if (dueAt(signer) <= now && trusted) return { held: withNewAuthority(held, now), why: "the authority expires soon" };
   if (older.length > 0 && now >= signer.begin + BACKDATE_MS + LEAF_LIFE_MS) {
-    return { held: { ...held, authorities: [signer] }, why: "no certificate of the old authority is valid any more" };
+    return { held: { ...held, authorities: [signer] }, why: "no certificate of the old authority can still be valid" };
   }
   return undefined;
 }

@@ -29,13 +29,13 @@ function readPair(folder: string): MountedPair {
   try {
     leaf = readCertificate(cert);
   } catch (error) {
-    throw new Error(`${join(folder, SECRET_KEY.leaf)} is no certificate in PEM`, { cause: error });
+    throw new Error(`${join(folder, SECRET_KEY.leaf)} is not a PEM certificate`, { cause: error });
   }
   let fitting: boolean;
   try {
     fitting = fits(leaf, key);
   } catch (error) {
-    throw new Error(`${join(folder, SECRET_KEY.leafKey)} is no private key in PEM`, { cause: error });
+    throw new Error(`${join(folder, SECRET_KEY.leafKey)} is not a PEM private key`, { cause: error });
   }
   if (!fitting) throw new Error(`${join(folder, SECRET_KEY.leafKey)} is not the key of ${SECRET_KEY.leaf}`);
   return { cert, key, leaf };
@@ -69,8 +69,8 @@ export function serveMounted(
     } catch (error) {
       const { message } = error as Error;
       // The files may be half written. Each problem is logged once as a warning.
-      if (message === problem) log.debug({ reason: message }, "certificates are not usable");
-      else log.warn({ reason: message }, "certificates are not usable, the last ones are served on");
+      if (message === problem) log.debug({ reason: message }, "the mounted certificate is not valid");
+      else log.warn({ reason: message }, "the mounted certificate is not valid, still serving the last one");
       problem = message;
     }
     cancel = clock.after(POLL_MS, poll);

@@ -120,7 +120,7 @@ export class CertificateRotator {
       this.#controller.enqueue(RECONCILE_KEY);
       this.#controller.start();
     });
-    begin.catch((error: unknown) => this.#options.log.error({ err: error }, "certificates are not kept"));
+    begin.catch((error: unknown) => this.#options.log.error({ err: error }, "certificate rotation failed"));
   }
 
   async stop(): Promise<void> {
@@ -155,10 +155,13 @@ export class CertificateRotator {
     if (typeof held !== "string") return held;
     const { namespace, name, labels } = secret.metadata;
     if (labels?.[LABEL.managedBy] !== MANAGED_BY) {
-      const mend = "delete it, or mount your own certificates and name them by --webhook-cert-dir";
-      throw new Error(`Secret ${namespace}/${name} is not this operator's and ${held}; ${mend}`);
+      const fix = "delete it, or mount your own certificates and set --webhook-cert-dir";
+      throw new Error(`Secret ${namespace}/${name} does not belong to this operator and ${held}; ${fix}`);
     }
-    this.#options.log.warn({ secret: `${namespace}/${name}`, reason: held }, "the Secret is damaged, made anew");
+    this.#options.log.warn(
+      { secret: `${namespace}/${name}`, reason: held },
+      "the Secret is damaged, creating new certificates",
+    );
     return undefined;
   }
 
@@ -174,7 +177,7 @@ export class CertificateRotator {
     return owner !== undefined && !(secret?.metadata.ownerReferences ?? []).some(({ uid }) => uid === owner.uid);
   }
 
-  /** Only if nobody wrote it since it was read; false: another replica was faster. @throws ApiError */
+  /** Writes the Secret. False if another replica has changed it since it was read. @throws ApiError */
   async #write(held: HeldCertificates, secret: Secret | undefined): Promise<boolean> {
     const { client, namespace, secret: name, owner } = this.#options;
     const owners = (secret?.metadata.ownerReferences ?? []).filter(({ uid }) => uid !== owner?.uid);

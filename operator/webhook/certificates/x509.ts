@@ -3,8 +3,8 @@ import { isIP } from "node:net";
 import ipaddr from "ipaddr.js";
 
 /**
- * Makes X.509 certificates (RFC 5280) with P-256 keys. Node's crypto reads certificates and makes none; what is needed
- * here of DER (ITU-T X.690) is a few lines.
+ * Creates X.509 certificates (RFC 5280) with P-256 keys. Node's crypto can read certificates but not create them. The DER
+ * (ITU-T X.690) that they need takes a few lines.
  */
 
 /** DER tags. */
@@ -38,9 +38,9 @@ const OID = {
   serverAuth: "1.3.6.1.5.5.7.3.1",
 } as const;
 
-/** Certificates begin this long before they are made: the clocks of those who check them may be behind. */
+/** Certificates are valid from this long before their creation, since clocks of clients may be behind. */
 export const BACKDATE_MS = 60 * 60 * 1000;
-/** From this year on times have four digits for it (RFC 5280 §4.1.2.5). */
+/** First year with four digits in times (RFC 5280 §4.1.2.5). */
 const FIRST_LONG_YEAR = 2050;
 
 function der(tag: number, ...parts: Uint8Array[]): Buffer {
@@ -64,7 +64,7 @@ function oid(text: string): Buffer {
   return der(TAG.oid, Buffer.from(bytes));
 }
 
-/** A positive INTEGER in as few bytes as it takes. */
+/** A positive INTEGER in its shortest form. */
 function positive(bytes: Buffer): Buffer {
   const start = bytes.findIndex((byte) => byte !== 0);
   const least = start < 0 ? Buffer.from([0]) : bytes.subarray(start);
@@ -91,7 +91,7 @@ function keyUsage(bit: 0 | 5): Buffer {
   return extension(OID.keyUsage, der(TAG.bits, Buffer.from([7 - bit, 0x80 >> bit])), true);
 }
 
-/** SHA-1 of the subject's key bits, as RFC 5280 §4.2.1.2 proposes: a name for a key, nothing that protects. */
+/** SHA-1 of the key bits, as RFC 5280 §4.2.1.2 proposes. It identifies a key and protects nothing. */
 function keyId(key: KeyObject): Buffer {
   const { x, y } = key.export({ format: "jwk" });
   const point = Buffer.concat([Buffer.from([4]), Buffer.from(x!, "base64url"), Buffer.from(y!, "base64url")]);
@@ -113,7 +113,7 @@ export interface Pair {
   key: string;
 }
 
-/** What a certificate says, besides what follows from its kind. */
+/** Content of a certificate besides its extensions by kind. */
 interface Content {
   subject: string;
   issuer: string;
@@ -154,7 +154,7 @@ function newKey(): { publicKey: KeyObject; privateKey: KeyObject; text: string }
   return { publicKey, privateKey, text: privateKey.export({ type: "pkcs8", format: "pem" }).toString() };
 }
 
-/** How a certificate is made. */
+/** Inputs of a new certificate. */
 export interface Making {
   /** Milliseconds since 1970. */
   now: number;
@@ -163,7 +163,7 @@ export interface Making {
   serial: Buffer;
 }
 
-/** A certificate authority for leaves alone. */
+/** Creates a certificate authority that may sign leaves only. */
 export function makeAuthority(subject: string, { now, lifeMs, serial }: Making): Pair {
   const { publicKey, privateKey, text } = newKey();
   const isAuthority = sequence(der(TAG.boolean, Buffer.from([0xff])), der(TAG.integer, Buffer.from([0])));
@@ -172,7 +172,7 @@ export function makeAuthority(subject: string, { now, lifeMs, serial }: Making):
   return { cert: certify(publicKey, content), key: text };
 }
 
-/** A certificate of a server, for DNS names and IP addresses. `authority`: its common name, key (PEM) and end. */
+/** Creates a server certificate for DNS names and IP addresses. `authority`: its common name, key (PEM) and expiry. */
 export function makeLeaf(
   authority: { subject: string; key: string; end: number },
   names: readonly string[],

@@ -253,7 +253,7 @@ onPlane("failures of other kinds back off from 0.8 to 30 s, and the problem is t
   const waits = delays.filter((ms) => ms >= 800 && ms <= 30_000);
   assert.deepEqual(waits, [800, 1600, 3200, 6400, 12_800, 25_600, 30_000, 30_000]);
   assert.equal(lines.filter((line) => line.includes('"level":40')).length, 1);
-  assert.ok(lines.some((line) => line.includes("heard of again")));
+  assert.ok(lines.some((line) => line.includes("list and watch work again")));
 });
 
 onPlane("who may not look is told once which verb and resource, and gets in once it is granted", async () => {
@@ -265,7 +265,7 @@ onPlane("who may not look is told once which verb and resource, and gets in once
   );
   const warnings = lines.filter((line) => line.includes('"level":40'));
   assert.equal(warnings.length, 1);
-  assert.match(warnings[0]!, /not allowed to list configmaps in namespace grants, tried again until granted/);
+  assert.match(warnings[0]!, /not allowed to list configmaps in namespace grants, retrying until it is granted/);
   assert.equal(reflector.hasSynced, false);
   const rbac = { group: "rbac.authorization.k8s.io", version: "v1", namespaced: true };
   const rules = [{ apiGroups: [""], resources: ["configmaps"], verbs: ["get", "list", "watch"] }];
