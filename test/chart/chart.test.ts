@@ -133,7 +133,7 @@ for (const [args, message] of [
     ["--set", "namespaces={convoy,outrider-system}"],
     /namespaces has outrider-system, the release's own, where no pod is injected: install the release into a namespace/,
   ],
-  [["--set", "namespaces={kube-system}"], /namespaces has kube-system.*: take it out of webhook\.excludedNamespaces/],
+  [["--set", "namespaces={kube-system}"], /namespaces has kube-system.*: remove it from webhook\.excludedNamespaces/],
   [["--set", "image.repository=reg.example/outrider:1.2"], /at '\/image\/repository': .*does not match pattern/],
   [["--set", "fullnameOverride=My_Name"], /at '\/fullnameOverride': .*does not match pattern/],
   [["--set", "nameOverride=Foo.Bar"], /at '\/nameOverride': .*does not match pattern/],
@@ -147,7 +147,7 @@ for (const [args, message] of [
   [["--set", "webhook=null"], /missing property 'webhook'/],
   [["--set", "image.repository=null"], /at '\/image': missing property 'repository'/],
   [["--set", "serviceAccount.create=false"], /serviceAccount\.name is required/],
-  [["--set", "monitoring.rules.disabled={Nothing}"], /no alert is called Nothing; there are Outrider/],
+  [["--set", "monitoring.rules.disabled={Nothing}"], /unknown alert Nothing; use some of Outrider/],
 ] as const) {
   test(`a mistake is refused: ${args.at(-1)}`, { skip }, async () => {
     const { status, stderr } = await template(...args);
@@ -196,7 +196,7 @@ test("helm test waits for operators that are on their way up, and not for ever",
   const { status, stdout, stderr } = await running;
   server.close();
   assert.equal(status, 0, stderr);
-  assert.equal(stdout, "an operator answers, it knows 3 policies\n");
+  assert.equal(stdout, "an operator answers and watches 3 policies\n");
 });
 
 /** Metrics that programs of the project tell, by name; histograms also with their suffixes. */

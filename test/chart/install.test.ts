@@ -217,7 +217,7 @@ test("helm test: what its pod runs passes", { skip }, async () => {
   };
   const good = run(metrics);
   assert.equal(good.status, 0, good.stderr);
-  assert.match(good.stdout, /an operator answers, it knows 1 policies\n127\.[\d.]+:443 takes connections/);
+  assert.match(good.stdout, /an operator answers and watches 1 policies\n127\.[\d.]+:443 accepts connections/);
   assert.notEqual(run(metrics.replace("/metrics", "/nothing")).status, 0);
 });
 

@@ -195,10 +195,10 @@ test("kubectl explain tells a user what to write", { skip }, async () => {
   assert.match(allow, /cidrs <\[\]string> .*they open private and other special-purpose ranges/);
   const mode = await explain("egpol.spec.mode");
   assert.match(mode, /ENUM: Enforce Report/);
-  assert.match(mode, /records it as wouldDeny/);
+  assert.match(mode, /records them as wouldDeny/);
   assert.match(await explain("egpol.spec.nat"), /provider <string> enum: External, PodIP, NodeAddress, KubeVIP/);
   assert.match(await explain("egpol.spec.verification"), /echoURLs <\[\]string> -required-/);
-  assert.match(await explain("egpol.status.staticIPs"), /Mismatch: outside saw another address/);
+  assert.match(await explain("egpol.status.staticIPs"), /Mismatch: an echo server saw another address/);
 });
 
 test("kubectl get shows what is on one's mind", { skip }, async () => {
