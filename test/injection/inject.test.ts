@@ -122,14 +122,14 @@ const pairs = (pod: PodLike, stored: PodLike): [Container, Container][] =>
   all(pod).map((one, i) => [one, all(stored)[i]!]);
 const last = (one: Container, name: string) => one.env?.findLast((found) => found.name === name);
 
-test("what was injected is left alone when ours is asked again", () => {
+test("injection is idempotent", () => {
   holds((_, target, stored) => {
     const again = inject(stored, target);
     assert.deepEqual([again.patch, again.events], [[], []]);
   });
 });
 
-test("a container is either left whole or gets every variable, all with one value", () => {
+test("a container gets all variables or none", () => {
   holds((pod, target, stored) => {
     for (const [before, after] of pairs(pod, stored)) {
       if (JSON.stringify(before) === JSON.stringify(after)) continue;
@@ -154,7 +154,7 @@ test("a container is either left whole or gets every variable, all with one valu
   });
 });
 
-test("what is not ours stays as it was, in its order", () => {
+test("keeps other fields and their order", () => {
   const ours = new Set([...NAMES.filter((name) => !["A", "B", "ALL_PROXY"].includes(name)), "JAVA_TOOL_OPTIONS"]);
   holds((pod, _, stored) => {
     for (const [before, after] of pairs(pod, stored)) {
@@ -170,7 +170,7 @@ test("what is not ours stays as it was, in its order", () => {
   });
 });
 
-test("no password comes out: not in the patch, the warnings or the events", () => {
+test("patch, warnings and events contain no password", () => {
   let seen = 0;
   holds((pod, target) => {
     if (JSON.stringify(pod).includes(PASSWORD)) seen++;
@@ -180,7 +180,7 @@ test("no password comes out: not in the patch, the warnings or the events", () =
   assert.ok(seen > 500, `only ${seen} pods had one`);
 });
 
-test("what is said fits: 256 characters a warning, 4096 in all, 1024 an event", () => {
+test("warnings and events respect the limits of the API server", () => {
   holds((pod, target) => {
     const { warnings, events } = inject(pod, target);
     assert.ok(warnings.every((text) => text.length <= 256) && warnings.join("").length <= 4096);
@@ -188,7 +188,7 @@ test("what is said fits: 256 characters a warning, 4096 in all, 1024 an event", 
   });
 });
 
-test("covered are pods all of whose containers that the policy means have the variables", () => {
+test("a pod is covered if all selected containers have the variables", () => {
   const seen = new Set<string>();
   holds((_, target, stored) => {
     const asking = { ...stored.metadata, annotations: { ...stored.metadata.annotations, [LABEL.policy]: "webhooks" } };
@@ -206,7 +206,7 @@ test("covered are pods all of whose containers that the policy means have the va
   assert.deepEqual(seen, new Set(["covered", "missed"]));
 });
 
-test("coverage tells stale, missed and foreign pods apart", () => {
+test("coverage distinguishes stale, missed and foreign pods", () => {
   const wanted = markerOf(targetOf({}))!;
   const pod = (annotations: Record<string, string>, labels: Record<string, string> = {}) => ({
     metadata: { annotations, labels },
@@ -230,7 +230,7 @@ test("coverage tells stale, missed and foreign pods apart", () => {
   assert.equal(optIn(pod(asks), { [LABEL.inject]: "enabled" }), "webhooks");
 });
 
-test("the marker changes with what is injected, and with nothing else", () => {
+test("the marker changes only with the injected settings", () => {
   const basic = (name: string) => ({ authentication: { mode: "Basic", secretRef: { name } } });
   const differing = [
     {},
@@ -252,7 +252,7 @@ test("the marker changes with what is injected, and with nothing else", () => {
   assert.equal(markerOf(targetOf({ injection: { mode: "None" } })), undefined);
 });
 
-test("entries of NO_PROXY that let tenants in are known", () => {
+test("detects entries of NO_PROXY that let tenants in", () => {
   const wide = `
     * localhost LOCALHOST svc .svc .SVC *.svc cluster.local .cluster.local svc.cluster.local shop.svc *.shop.svc
     shop.svc.cluster.local .orders.shop.svc .local .com .compute.internal 127.0.0.1:80 169.254.169.254 ::1 [fd00::1]:80
@@ -267,7 +267,7 @@ test("entries of NO_PROXY that let tenants in are known", () => {
   assert.equal(widens("shop.svc.k8s.corp", "k8s.corp"), true);
 });
 
-test("whether an entry excludes a host is judged as Go does", () => {
+test("an entry excludes a host as in Go", () => {
   for (const entry of ["a.b.svc", "b.svc", ".b.svc", "*", "*.svc", "a.b.svc:4317"])
     assert.ok(excludes(entry, "a.b.svc"), entry);
   for (const entry of ["10.1.2.0/24", "10.1.2.3"]) assert.ok(excludes(entry, "10.1.2.3"), entry);
@@ -276,7 +276,7 @@ test("whether an entry excludes a host is judged as Go does", () => {
   for (const entry of [".a.b.svc", "x.svc", "10.0.0.0/8", "aa.b.svc"]) assert.ok(!excludes(entry, "a.b.svc"), entry);
 });
 
-test("the environment of a container is made as the kubelet makes it", () => {
+test("expands the environment as the kubelet does", () => {
   const env = [
     { name: "A", value: "1" },
     { name: "P", valueFrom: { secretKeyRef: { name: "s", key: "k" } } },

@@ -12,7 +12,7 @@ const node = (name: string, podCIDRs: string[], addresses: string[] = []) => ({
   status: { addresses: addresses.map((address) => ({ type: "InternalIP", address })) },
 });
 
-test("ranges that every proxy refuses anyway are left out, what is left is aggregated", () => {
+test("omits special-purpose ranges and aggregates the others", () => {
   const ranges = blockedRanges({
     nodes: [
       node("a", ["10.244.0.0/24", "34.118.0.0/25"], ["10.0.0.2", "a", "8.8.4.1", "2a00:1::5"]),
@@ -47,7 +47,7 @@ test("ranges that every proxy refuses anyway are left out, what is left is aggre
   ]);
 });
 
-test("a node's further addresses are a node's addresses", () => {
+test("includes the annotated addresses of nodes", () => {
   const more = node("a", [], ["8.8.4.1"]);
   const annotations = { "egress.outrider.dev/addresses": "9.9.9.9,2a00:1::0007, 203.0.113.20 , nonsense" };
   const nodes = [{ ...more, metadata: { name: "a", annotations } }];
@@ -58,7 +58,7 @@ test("a node's further addresses are a node's addresses", () => {
   ]);
 });
 
-test("the order in which nodes come does not matter; a range that is only partly special stays", () => {
+test("ignores the order of nodes and keeps partly special ranges", () => {
   const of = (texts: string[]) =>
     blockedRanges({ nodes: [node("a", texts)], serviceCIDRs: [], apiServers: [], configured: [] });
   assert.deepEqual(of(["9.0.0.0/8", "8.0.0.0/8"]), of(["8.0.0.0/8", "9.0.0.0/8"]));

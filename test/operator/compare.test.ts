@@ -27,14 +27,14 @@ const CASES: readonly [string, unknown, unknown, boolean][] = [
 ];
 
 for (const [what, actual, desired, covered] of CASES) {
-  test(`what stands there ${covered ? "will do" : "is applied over"}: ${what}`, () => {
+  test(`${covered ? "keeps" : "applies over"} the existing object: ${what}`, () => {
     assert.equal(covers(actual, desired), covered);
   });
 }
 
 const object = (extra: object = {}) => ({ apiVersion: "v1", kind: "ConfigMap", metadata: { name: "a" }, ...extra });
 
-test("a field that is not wanted any more is noticed by the stamp", () => {
+test("the stamp shows that a field is no longer set", () => {
   const before = stamp(object({ data: { a: "1", b: "2" } }));
   const after = stamp(object({ data: { a: "1" } }));
   assert.equal(differs(before, before), false);
@@ -43,7 +43,7 @@ test("a field that is not wanted any more is noticed by the stamp", () => {
   assert.equal(differs(undefined, after), true);
 });
 
-test("replicas are others' when another manager set them, also through the scale subresource", () => {
+test("another manager owns replicas, also through the scale subresource", () => {
   const scaled = (manager: string) => ({
     ...object(),
     metadata: { name: "a", managedFields: [{ manager, fieldsV1: { "f:spec": { "f:replicas": {} } } }] },

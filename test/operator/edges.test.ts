@@ -141,7 +141,7 @@ const kubeVIP = (addresses: readonly string[]) => ({
   authentication: { mode: "Basic", secretRef: { name: "passwords" } },
 });
 
-test("names at their limits: everything that is made from them exists", { skip }, async () => {
+test("creates all objects for names at their limits", { skip }, async () => {
   await makeNamespace(plane, LONG_NS);
   await applyPolicy(plane, LONG_NS, LONG_NAME, {});
   const policy = await untilCondition(plane, LONG_NS, LONG_NAME, "ProxyAvailable", "True");
@@ -176,7 +176,7 @@ test("names at their limits: everything that is made from them exists", { skip }
   }
 });
 
-test("foreign objects of a child's name are left alone and named; when they go, the policy goes on", {
+test("names foreign objects, and continues after they are deleted", {
   skip,
 }, async () => {
   const ns = "taken";
@@ -245,7 +245,7 @@ test("foreign objects of a child's name are left alone and named; when they go, 
   console.log(`nine policies whose names were free again went on within ${Date.now() - began} ms`);
 });
 
-test("a child whose owner reference is taken away is the policy's no more, until it is put back", {
+test("ignores a child without owner reference until it is restored", {
   skip,
 }, async () => {
   const ns = "released";
@@ -264,7 +264,7 @@ test("a child whose owner reference is taken away is the policy's no more, until
   assert.equal((await plane.get<ConfigMap>(path))!.metadata.uid, before!.metadata.uid);
 });
 
-test("an object that got a child's name since the operator looked is not written", { skip }, async () => {
+test("does not write an object that replaced a child", { skip }, async () => {
   const ns = "raced";
   await makeNamespace(plane, ns);
   await applyPolicy(plane, ns, "webhooks", {});
@@ -287,7 +287,7 @@ test("an object that got a child's name since the operator looked is not written
   assert.equal(found!.data, undefined);
 });
 
-test("a policy that is deleted and made anew at once gets one set of children, its own", { skip }, async () => {
+test("a policy that is deleted and created again gets its own children", { skip }, async () => {
   const ns = "anew";
   await makeNamespace(plane, ns);
   const path = policyPath(ns, "webhooks");
@@ -329,7 +329,7 @@ test("a policy that is deleted and made anew at once gets one set of children, i
   assert.deepEqual(troubles(), []);
 });
 
-test("a namespace that is deleted goes with all its policies, also those in use, without noise", { skip }, async () => {
+test("a deleted namespace terminates with policies in use", { skip }, async () => {
   const ns = "doomed";
   await namespaceForPods(ns);
   for (const name of ["free", "used"]) {
@@ -356,7 +356,7 @@ test("a namespace that is deleted goes with all its policies, also those in use,
   assert.ok(refused.length <= 10, `refused: ${JSON.stringify(refused)}`);
 });
 
-test("deletion: force-delete ends the wait; an invalid spec does not hold it up, and keeps the fleet while in use", {
+test("deletion works with force-delete and with an invalid spec", {
   skip,
 }, async () => {
   const ns = "deletion";
@@ -391,7 +391,7 @@ test("deletion: force-delete ends the wait; an invalid spec does not hold it up,
   await plane.until(policyPath(ns, "never"), gone, "the one that never was valid goes");
 });
 
-test("a policy in use that is deleted in the foreground: what garbage collection takes at once comes back", {
+test("restores a fleet in use after a foreground deletion", {
   skip,
 }, async () => {
   const ns = "foreground";
@@ -415,7 +415,7 @@ test("a policy in use that is deleted in the foreground: what garbage collection
   for (const [kind, name] of childrenOf("webhooks")) await plane.until(pathOf(kind, ns, name), gone, name);
 });
 
-test("a roll-out that finds no node is not Ready, in the scheduler's words, although the old proxies serve", {
+test("a rolling update without a node is not Ready", {
   skip,
 }, async () => {
   await namespaceForPods("no-node");
@@ -445,7 +445,7 @@ async function limit(namespace: string, hard: Record<string, string>): Promise<v
   await plane.until(path, counted, "the quota is counted");
 }
 
-test("pods that quota or Pod Security refuse show in ProxyAvailable, in the API server's words", { skip }, async () => {
+test("ProxyAvailable reports pods that quota or Pod Security rejects", { skip }, async () => {
   await namespaceForPods("few-pods");
   await limit("few-pods", { pods: "1" });
   await applyPolicy(plane, "few-pods", "webhooks", {});
@@ -469,7 +469,7 @@ test("pods that quota or Pod Security refuse show in ProxyAvailable, in the API 
   );
 });
 
-test("objects that quota refuses show in Programmed, and are made when there is room", { skip }, async () => {
+test("Programmed reports objects that quota rejects, until they fit", { skip }, async () => {
   await makeNamespace(plane, "few-maps");
   await plane.until(pathOf("ConfigMap", "few-maps", "kube-root-ca.crt"), (found) => found !== undefined, "root CA");
   await makeNamespace(plane, "no-services");
@@ -488,7 +488,7 @@ test("objects that quota refuses show in Programmed, and are made when there is 
   for (const ns of ["few-maps", "no-services"]) await untilCondition(plane, ns, "webhooks", "Programmed", "True");
 });
 
-test("a public range of the cluster goes into every document; an autoscaler's private nodes rewrite none", {
+test("documents block public ranges and ignore private nodes", {
   skip,
 }, async () => {
   const ns = "ranges";
@@ -528,7 +528,7 @@ test("a public range of the cluster goes into every document; an autoscaler's pr
   assert.ok(writes.length >= 2 && writes.length <= 3, JSON.stringify(writes));
 });
 
-test("a document that does not fit is refused with its size, and the last good one stays", { skip }, async () => {
+test("rejects a document that is too large and keeps the last one", { skip }, async () => {
   const ns = "large";
   await makeNamespace(plane, ns);
   await applyPolicy(plane, ns, "webhooks", { deny: [{ hosts: ["good.example"] }] });
@@ -548,7 +548,7 @@ test("a document that does not fit is refused with its size, and the last good o
   assert.equal((await document(ns, "webhooks"))!.metadata.resourceVersion, good!.metadata.resourceVersion);
 });
 
-test("PodIP: pods carry the annotations that choose their address; it is assigned when a pod has it", {
+test("PodIP annotates pods and assigns an address that a pod has", {
   skip,
 }, async () => {
   const ns = "podip";
@@ -571,7 +571,7 @@ test("PodIP: pods carry the annotations that choose their address; it is assigne
   assert.equal(policy.status!.staticIPs![0]!.node, pod!.spec!.nodeName);
 });
 
-test("fields of others stay, and fields that a policy no longer sets go", { skip }, async () => {
+test("keeps fields of other managers and removes its own unset ones", { skip }, async () => {
   const ns = "fields";
   await makeNamespace(plane, ns);
   const path = pathOf("Deployment", ns, "webhooks-egress");
@@ -607,7 +607,7 @@ test("fields of others stay, and fields that a policy no longer sets go", { skip
   assert.equal(metadata.annotations!.note, "theirs");
 });
 
-test("what kubectl shows: get -o wide, wait, describe", { skip }, async () => {
+test("kubectl get -o wide, wait and describe show the state", { skip }, async () => {
   await makeNamespace(plane, LIVE);
   const run = async (...args: string[]) => {
     const { status, stdout, stderr } = await plane.kubectl([...args, "-n", LIVE]);
@@ -653,7 +653,7 @@ async function untilDescribed(wanted: RegExp): Promise<void> {
   }
 }
 
-test("--namespaces: with a role in these alone, policies elsewhere are left alone and nothing is refused", {
+test("--namespaces needs rights in these namespaces only", {
   skip,
 }, async () => {
   await operator.stop();
@@ -712,7 +712,7 @@ for (const [what, serviceCIDR, families] of [
   ["IPv4 and IPv6", "10.96.0.0/16,fd00:10:96::/112", ["IPv4", "IPv6"]],
   ["IPv6 and IPv4", "fd00:10:96::/112,10.96.0.0/16", ["IPv6", "IPv4"]],
 ] as const) {
-  test(`Services with ${what}: the client Service has an address of each family`, { skip }, async () => {
+  test(`the client Service has an address of each family: ${what}`, { skip }, async () => {
     const two = await startControlPlane({ serviceCIDR });
     let second: Operator | undefined;
     try {

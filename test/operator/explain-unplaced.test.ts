@@ -43,7 +43,7 @@ const placed = (nodes: readonly Node[] | undefined, wanted: Spec) => placementsO
 const shortage = (nodes: Node[] | undefined, wanted: Spec, provider: Provider) =>
   shortageOf(nodes, { spec: wanted, provider, slots: slotsOf(wanted), placements: placed(nodes, wanted) });
 
-test("why no proxy has an address", () => {
+test("explains why no proxy has an address", () => {
   const mapped = spec({ staticIPs: [{ address: IP, sourceAddress: "10.0.4.7" }] });
   assert.equal(why([node("a", [IP]), node("b")], spec()), `no proxy runs yet on node a, which has ${IP}`);
   assert.equal(
@@ -87,7 +87,7 @@ test("why no proxy has an address", () => {
   );
 });
 
-test("too few nodes, or the wrong ones", () => {
+test("explains a shortage of nodes", () => {
   const two = spec({ staticIPs: [{ address: IP }, { address: "203.0.113.21" }] });
   const tainted = { taints: [{ key: "team", effect: "NoSchedule" }] };
   assert.match(

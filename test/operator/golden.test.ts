@@ -217,7 +217,7 @@ function readable(object: object): object {
 }
 
 for (const file of globSync("test/operator/golden/*.in.yaml", { cwd: root }).sort()) {
-  test(`${file} gives what is written down`, () => {
+  test(`${file} gives the recorded result`, () => {
     const text = stringify(outputOf(readInput(file)), { lineWidth: 0 });
     const out = join(root, file.replace(".in.yaml", ".out.yaml"));
     if (process.env.UPDATE === "1") writeFileSync(out, text);

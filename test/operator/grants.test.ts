@@ -13,7 +13,7 @@ grants:
 `);
 const spec = (...staticIPs: object[]) => ({ staticIPs }) as EgressPolicy["spec"];
 
-test("a grant gives addresses to namespaces, for a provider", () => {
+test("a grant allows addresses of a provider to namespaces", () => {
   assert.equal(
     notGranted(GRANTS, "convoy", kubeVIP, spec({ address: "203.0.113.17" }, { address: "2001:db8::7" })),
     undefined,
@@ -29,7 +29,7 @@ test("a grant gives addresses to namespaces, for a provider", () => {
   );
 });
 
-test("without a grant nobody has an exclusive address; External is free", () => {
+test("exclusive addresses need a grant, External does not", () => {
   assert.match(notGranted([], "convoy", kubeVIP, spec({ address: "203.0.113.17" }))!, /no grant for KubeVIP/);
   assert.match(
     notGranted(GRANTS, "convoy", nodeAddress, spec({ address: "203.0.113.17" }))!,
@@ -55,5 +55,5 @@ for (const [text, message] of [
     /^grants\[0\]\.staticIPs\[0\]: .*host bits set; the network is 203\.0\.113\.0\/24/,
   ],
 ] as const) {
-  test(`a wrong grant is named: ${text}`, () => assert.throws(() => parseGrants(text), { message }));
+  test(`reports a wrong grant: ${text}`, () => assert.throws(() => parseGrants(text), { message }));
 }

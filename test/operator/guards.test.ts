@@ -78,7 +78,7 @@ async function edit(ns: string, name: string, change: (object: NetworkPolicy) =>
   return body;
 }
 
-test("what is made is what the API server keeps, is owned, and is written once", { skip }, async () => {
+test("the API server stores NetworkPolicies as applied, and once", { skip }, async () => {
   const ns = "convoy";
   await makeNamespace(plane, ns);
   const additionalEgress = [
@@ -147,7 +147,7 @@ test("what is made is what the API server keeps, is owned, and is written once",
   assert.deepEqual(warnings(), []);
 });
 
-test("thousands of networks are taken as they are; too many are rounded, and the API server takes those", {
+test("applies thousands of networks, and widens too many", {
   skip,
 }, async () => {
   const ns = "large";
@@ -191,7 +191,7 @@ for (const [what, name, change] of [
   ],
   ["the policy's label", PROXY, ({ metadata }) => delete metadata.labels!["egress.outrider.dev/policy"]],
 ] as const satisfies readonly (readonly [string, string, (object: NetworkPolicy) => unknown])[]) {
-  test(`an edit by hand is taken back: ${what}`, { skip }, async () => {
+  test(`reverts an edit: ${what}`, { skip }, async () => {
     const ns = "edited";
     await makeNamespace(plane, ns);
     await applyPolicy(plane, ns, "webhooks", both);
@@ -212,7 +212,7 @@ for (const [what, name, change] of [
   });
 }
 
-test("labels and annotations that somebody adds stay, and what is deleted comes back", { skip }, async () => {
+test("keeps added labels and restores a deleted NetworkPolicy", { skip }, async () => {
   const ns = "deleted";
   await makeNamespace(plane, ns);
   await applyPolicy(plane, ns, "webhooks", both);
@@ -224,7 +224,7 @@ test("labels and annotations that somebody adds stay, and what is deleted comes 
   assert.equal((await read(ns, SENDERS))!.metadata.labels!.team, "payments");
 });
 
-test("what is switched off goes, and what is not the policy's stays", { skip }, async () => {
+test("deletes a disabled NetworkPolicy and keeps foreign ones", { skip }, async () => {
   const ns = "off";
   await makeNamespace(plane, ns);
   const theirs = { podSelector: { matchLabels: { app: "theirs" } }, policyTypes: ["Ingress"] };
@@ -263,7 +263,7 @@ test("what is switched off goes, and what is not the policy's stays", { skip }, 
   assert.ok(await read(ns, PROXY));
 });
 
-test("what the API server refuses is told in its words, keeps the fleet from nothing, and is mended", {
+test("reports a rejected NetworkPolicy while the fleet runs", {
   skip,
 }, async () => {
   const ns = "refused";
@@ -289,7 +289,7 @@ const kubeVIP = (address: string) => ({
   proxy: { nodeSelector: { role: "egress" } },
 });
 
-test("proxies that move to nodes' networks: theirs binds the old ones as long as they run, and goes with them", {
+test("keeps the NetworkPolicy of old proxies until they have ended", {
   skip,
 }, async () => {
   const ns = "moved";
@@ -309,7 +309,7 @@ test("proxies that move to nodes' networks: theirs binds the old ones as long as
   await gone(ns, PROXY);
 });
 
-test("senders of proxies on nodes' networks follow the nodes", { skip }, async () => {
+test("the senders' NetworkPolicy follows the nodes of proxies", { skip }, async () => {
   const ns = "nodes";
   await makeNamespace(plane, ns);
   // No node takes its pod, so that nothing but nodes has the policy looked at.
@@ -342,7 +342,7 @@ test("senders of proxies on nodes' networks follow the nodes", { skip }, async (
   await reach("10.9.0.7", false);
 });
 
-test("the shipped role suffices, and objects go with their policy", { skip }, async () => {
+test("the shipped role is sufficient, and objects go with their policy", { skip }, async () => {
   const refused = plane.audit().filter(({ user, code }) => user === OPERATOR && code === 403);
   assert.deepEqual(refused, []);
   const ns = "ended";

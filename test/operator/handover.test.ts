@@ -96,7 +96,7 @@ function exchange(spec: object, deployments: Deployment[], proxies: ProxyFacts[]
   };
 }
 
-test("a shared fleet that gives way is proven by what stands on its Deployment, whatever the published list says", () => {
+test("an old shared fleet is verified by the addresses of its Deployment", () => {
   const expected = { remove: [], keep: ["d-shared"], document: [`${NEW} Pending`, `${OLD} Retiring`] };
   for (const published of [
     list([OLD]),
@@ -109,7 +109,7 @@ test("a shared fleet that gives way is proven by what stands on its Deployment, 
   }
 });
 
-test("a fleet whose Deployment is gone keeps its addresses as long as a proxy of it runs", () => {
+test("a fleet without a Deployment keeps its addresses while a proxy runs", () => {
   const published = list([OLD, NEW, OLD]);
   assert.deepEqual(exchange(slots, [], [proxy(SHARED, { terminating: true })], published).document, [
     `${NEW} Active`,
@@ -123,7 +123,7 @@ test("a fleet whose Deployment is gone keeps its addresses as long as a proxy of
   assert.deepEqual(exchange(external, [], [], published).document, [`${OLD} Active`]);
 });
 
-test("a new shared fleet is not proven by a slot's address, unless it is its own as well", () => {
+test("a new shared fleet is verified by its own addresses only", () => {
   const proxies = [proxy(SHARED), proxy(slotId(NEW))];
   assert.deepEqual(exchange(external, [shared, slot], proxies, list([NEW])).document, [
     `${OLD} Active`,
@@ -133,7 +133,7 @@ test("a new shared fleet is not proven by a slot's address, unless it is its own
   assert.deepEqual(exchange(same, [shared, slot], proxies, list([NEW])).document, [`${NEW} 10.0.4.20 Active`]);
 });
 
-test("a fleet goes for a slot that finds no node only if it takes ports of nodes, and never for a shared one", () => {
+test("deletes an old slot that blocks the node of a new one", () => {
   const stuck = (of: string) => proxy(of, { unschedulable: true });
   const back = exchange(external, [shared, slot], [stuck(SHARED), proxy(slotId(NEW))], list([NEW]));
   assert.deepEqual(back.remove, []);
@@ -144,7 +144,7 @@ test("a fleet goes for a slot that finds no node only if it takes ports of nodes
   assert.deepEqual(slotsOnly.remove, [`d-${slotId("203.0.113.21")}`]);
 });
 
-test("slots go for a shared fleet only when it is rolled out whole: a pod of one that was before is none of its own", () => {
+test("keeps the slots until the shared Deployment is rolled out", () => {
   const open = { hash: "sha256:1", policyError: null, ready: true, sources: [], proofs: [] };
   const proxies = [{ ...proxy(SHARED), status: open }, proxy(slotId(NEW))];
   const fleet = (status: NonNullable<Deployment["status"]>): Deployment => ({
@@ -163,7 +163,7 @@ test("slots go for a shared fleet only when it is rolled out whole: a pod of one
   assert.deepEqual(gone({ ...all, observedGeneration: 2 }), [slot.metadata.name]);
 });
 
-test("pods that have ended, such as evicted ones, are no proxies", () => {
+test("pods that have ended, such as evicted ones, do not count", () => {
   const pod = (name: string, phase: string) =>
     ({ apiVersion: "v1", kind: "Pod", metadata: { name, namespace: "convoy", uid: name }, status: { phase } }) as Pod;
   const pods = [pod("evicted", "Failed"), pod("runs", "Running"), pod("waits", "Pending"), pod("done", "Succeeded")];

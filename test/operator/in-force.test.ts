@@ -76,7 +76,7 @@ for (const [about, policy, caches, spec, rejected] of [
     true,
   ],
 ] as const) {
-  test(`pods are injected by ${about}`, () => {
+  test(`injection uses ${about}`, () => {
     const found = inForce(caches, policy, around);
     assert.deepEqual(found.policy.spec, spec);
     assert.equal(found.rejected, rejected ? "spec.ports[0]: turned round" : undefined);

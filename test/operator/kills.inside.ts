@@ -232,7 +232,7 @@ async function differences(): Promise<string[]> {
   return problems;
 }
 
-test(`killed at ${KILLS} random moments, the operator leaves no half and no double work (SEED=${seed})`, async () => {
+test(`survives ${KILLS} kills at random moments (SEED=${seed})`, async () => {
   const args = ["--scrape-seconds=1", `--grants=${grants}`];
   const start = (server: string) => startOperator(plane, { args, server });
   for (let i = 0; i < 3; i++) await act();

@@ -80,7 +80,7 @@ const KUBEVIP = {
 };
 const SENDERS = { networkPolicy: { senders: "Enabled" } };
 
-test("the proxy port is for the policy's own senders, by label, in its namespace", () => {
+test("only senders of the policy reach the proxy port", () => {
   const { proxy, names } = made({});
   assert.deepEqual(names, ["webhooks-egress"]);
   const asked: [object, boolean][] = [
@@ -98,7 +98,7 @@ test("the proxy port is for the policy's own senders, by label, in its namespace
   assert.equal(lets(proxy, "from", ip("10.0.0.1"), 4750), false);
 });
 
-test("the admin port is for the operator and those that may read metrics; through the API server for everybody", () => {
+test("only the operator and metrics readers reach the admin port", () => {
   const from = (namespace: string) => ({ pod: {}, namespace });
   const { proxy } = made({}, { adminFrom: ["monitoring", "outrider-system"] });
   assert.deepEqual(
@@ -112,7 +112,7 @@ test("the admin port is for the operator and those that may read metrics; throug
   assert.equal(lets(open, "from", ip("10.0.0.1"), 4750), false);
 });
 
-test("ports that are changed: both are open while older proxies stand there", () => {
+test("old and new ports are allowed while old proxies run", () => {
   const spec = { proxy: { port: 5000, adminPort: 9000 }, ...SENDERS };
   const during = made(spec, { pods: [{ ports: [4750, 9750] }, { ports: [5000, 9000] }] });
   const after = made(spec, { pods: [{ ports: [5000, 9000] }] });
@@ -132,7 +132,7 @@ test("ports that are changed: both are open while older proxies stand there", ()
   }
 });
 
-test("senders leave to the fleet, to DNS and by additionalEgress, and nowhere else; what comes in is left alone", () => {
+test("senders reach only the fleet, DNS and additionalEgress", () => {
   const stores = { podSelector: { matchLabels: { app: "postgres" } } };
   const additionalEgress = [
     { to: [stores], ports: [{ port: 5432 }] },
@@ -156,7 +156,7 @@ test("senders leave to the fleet, to DNS and by additionalEgress, and nowhere el
   assert.ok(lets(senders, "from", ip("10.0.0.1"), 8080), "ingress is not restricted");
 });
 
-test("proxies on nodes' networks: senders are let to the nodes that can have one", () => {
+test("senders reach the nodes that can run a proxy", () => {
   const taint = (key: string, effect = "NoSchedule") => [{ key, effect }];
   const nodes = [
     node(
@@ -196,7 +196,7 @@ test("proxies on nodes' networks: senders are let to the nodes that can have one
   assert.ok(lets(made(tolerant, { nodes }).senders, "to", ip("10.0.0.8"), 5000));
 });
 
-test("a provider is exchanged: slots on nodes' networks that still serve are reached", () => {
+test("senders reach old slots during a migration", () => {
   const { senders } = made(SENDERS, { pods: [{ hostNetwork: true, ip: "10.0.0.7" }, { ip: "10.244.0.9" }] });
   assert.ok(lets(senders, "to", ip("10.0.0.7"), 4750));
   assert.ok(!lets(senders, "to", ip("10.244.0.9"), 4750), "pods are selected by label");
@@ -277,7 +277,7 @@ for (const [what, edit] of [
   ["an exception less", ({ spec }: Edited) => (spec.egress![1]!.to![0]!.ipBlock as { except: string[] }).except.pop()],
   ["another selector", ({ spec }: Edited) => Object.assign(spec.podSelector!, { matchLabels: { a: "b" } })],
 ] as const) {
-  test(`an edit by hand is noticed: ${what}`, () => {
+  test(`detects an edit: ${what}`, () => {
     const applied = stamp(made(SENDERS).proxy);
     const stored = structuredClone(applied);
     assert.equal(differs(stored, applied), false);
@@ -286,7 +286,7 @@ for (const [what, edit] of [
   });
 }
 
-test("ingress that somebody adds to the senders' is noticed; a label and an annotation are theirs", () => {
+test("detects added ingress and ignores added labels", () => {
   const applied = stamp(made(SENDERS).senders) as Edited & ReturnType<typeof stamp>;
   const stored = structuredClone(applied);
   // The API server leaves out what is empty.

@@ -146,7 +146,7 @@ async function untilLooked(mark: string, staticIPs: readonly StaticIP[]): Promis
   await plane.until<KubeObject>(path, (found) => found?.metadata.annotations?.mark === mark, `the mark ${mark}`);
 }
 
-test("two nodes have an address each: that is where the proxies are, and what the world sees", async () => {
+test("each proxy runs on the node of its address and sends from it", async () => {
   put(0);
   put(1);
   await nodeLists("node-0", external(IPS[0]));
@@ -168,7 +168,7 @@ test("two nodes have an address each: that is where the proxies are, and what th
   );
 });
 
-test("an address that goes from the interface: 503 and not ready, and no other source", async () => {
+test("a proxy that lost its address answers 503 and is not ready", async () => {
   const [pod] = await podsOf(0);
   const answers = new Set<string>();
   const asked: Promise<void>[] = [];
@@ -201,7 +201,7 @@ test("an address that goes from the interface: 503 and not ready, and no other s
   );
 });
 
-test("a proxy that serves is left where it is, whoever lists its address; when it loses it, who lists it gets the slot", async () => {
+test("a slot moves only after its proxy lost the address", async () => {
   const [before] = await podsOf(0);
   await nodeLists("node-0");
   await untilLooked("unlisted", [ip(0), ip(1)]);
@@ -227,7 +227,7 @@ test("a proxy that serves is left where it is, whoever lists its address; when i
   await untilCondition(plane, NS, "webhooks", "Ready", "True");
 });
 
-test("an address that the world sees as another one: nothing leaves, and the status says what was seen", async () => {
+test("a wrong source address blocks requests and shows in the status", async () => {
   seen.set(SOURCES[1], "198.51.100.7");
   const policy = await untilCondition(plane, NS, "webhooks", "Ready", "False", "Mismatch");
   assert.match(
@@ -242,7 +242,7 @@ test("an address that the world sees as another one: nothing leaves, and the sta
   await untilCondition(plane, NS, "webhooks", "Ready", "True");
 });
 
-test("a pending address is published; of an address that no node lists a person says where it is", async () => {
+test("publishes a pending address and uses the annotation of a node", async () => {
   await applyPolicy(plane, NS, "webhooks", spec([ip(0), ip(1), ip(2, "Pending")]));
   await untilShown("Verified node-1,Verified node-2,Unassigned");
   assert.deepEqual(await podsOf(2), []);
@@ -272,7 +272,7 @@ test("a pending address is published; of an address that no node lists a person 
   assert.equal((await podsOf(2))[0]!.metadata.uid, pod!.metadata.uid);
 });
 
-test("a retiring address gets nothing new, keeps its proxy, and goes with its entry", async () => {
+test("a retiring address gets no new requests and keeps its proxy", async () => {
   const [pod] = await podsOf(0);
   await applyPolicy(plane, NS, "webhooks", spec([ip(0, "Retiring"), ip(1), ip(2)]));
   const retiring = await untilPod(0, "retiring", ({ metadata }) => metadata.labels?.[PHASE] === "Retiring");
@@ -293,7 +293,7 @@ test("a retiring address gets nothing new, keeps its proxy, and goes with its en
   await untilCondition(plane, NS, "webhooks", "Ready", "True");
 });
 
-test("an address belongs to one policy, and to whom a grant gives it", async () => {
+test("an address belongs to one policy with a grant", async () => {
   await applyPolicy(plane, NS, "younger", spec([ip(2)], { port: 5750, adminPort: 5751 }));
   const loser = await untilCondition(plane, NS, "younger", "Accepted", "False", "Conflicted");
   assert.equal(
@@ -309,7 +309,7 @@ test("an address belongs to one policy, and to whom a grant gives it", async () 
   assert.match(conditionOf(greedy, "Accepted")!.message, /namespace convoy has no grant for 198\.51\.100\.9$/);
 });
 
-test("two policies on a node need ports of their own: until then the scheduler's words are shown", async () => {
+test("reports two policies with the same ports on a node", async () => {
   await annotate("node-2", IPS[3]);
   put(3);
   await applyPolicy(plane, NS, "neighbour", spec([ip(3)]));
@@ -323,7 +323,7 @@ test("two policies on a node need ports of their own: until then the scheduler's
   assert.equal(shown(policy), "Verified node-2");
 });
 
-test("from one fleet for all addresses to slots and back: the old one serves until the new one does", async () => {
+test("migrates from a shared fleet to slots and back", async () => {
   type Service = KubeObject & { spec: { selector: Record<string, string> } };
   // From a pod's own address the world sees a static IP, as behind a NAT gateway.
   const shared = { ...spec([{ address: IPS[0] }]), nat: { provider: "External" } };
@@ -368,7 +368,7 @@ test("from one fleet for all addresses to slots and back: the old one serves unt
   assert.ok(looks.includes(slot), looks.join(" → "));
 });
 
-test("in all of this nothing came from another address", () => {
+test("no request used another source address", () => {
   // 127.0.0.1: the fleet of the provider External.
   assert.deepEqual([...callers].sort(), [...SOURCES, "127.0.0.1"].sort());
 });

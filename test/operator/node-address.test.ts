@@ -4,6 +4,6 @@ import { namespaceMissing, runInNamespace } from "../harness/namespace.ts";
 
 const skip = namespaceMissing() ?? controlPlaneMissing({ kwokNodes: 4 }) ?? false;
 
-test("NodeAddress: each slot is on the node that has its address, and dials from it", { skip, timeout: 600_000 }, () =>
+test("NodeAddress runs each slot on the node of its address", { skip, timeout: 600_000 }, () =>
   runInNamespace(new URL("node-address.inside.ts", import.meta.url)),
 );

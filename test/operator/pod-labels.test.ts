@@ -45,7 +45,7 @@ const patches = (
   return Object.fromEntries(given.map(({ pod, labels }) => [pod.metadata.name, labels]));
 };
 
-test("a retiring slot gets nothing new while another one serves, and all while none does", () => {
+test("a retiring slot gets new requests only if no other slot serves", () => {
   const old = proxy(OLD, { [PHASE]: "Active" }, { status: status(true) });
   const fresh = { [PHASE]: "Active" };
   const serving = proxy(NEW, fresh, { status: status(true) });
@@ -61,13 +61,13 @@ test("a retiring slot gets nothing new while another one serves, and all while n
   });
 });
 
-test("an operator that starts, and asked nobody yet, changes nothing", () => {
+test("a starting operator changes no labels before its first polls", () => {
   const retired = proxy(OLD, { [PHASE]: "Retiring" }, {});
   assert.deepEqual(patches([retired, proxy(NEW, { [PHASE]: "Active" }, {})], nodeAddress, spec), {});
   assert.deepEqual(patches([proxy(OLD, {}, {}), proxy(NEW, { [VERIFIED]: "true" }, {})], kubeVIP, spec), {});
 });
 
-test("labels of another provider go; which ones now, the caller says", () => {
+test("removes labels of another provider", () => {
   const active = { ...spec, staticIPs: [{ address: NEW }] } as EgressPolicy["spec"];
   const before = proxy(NEW, { [VERIFIED]: "true" }, { status: status(true) });
   assert.deepEqual(patches([before], nodeAddress, active, [PHASE]), { [NEW]: { [PHASE]: "Active" } });

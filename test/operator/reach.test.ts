@@ -110,7 +110,7 @@ for (const [what, spec, reached, closed] of [
     ["10.0.0.1 443"],
   ],
 ] as const) {
-  test(`the proxies' NetworkPolicy: ${what}`, () => {
+  test(`the NetworkPolicy of the proxies: ${what}`, () => {
     const { proxy, widened } = made(spec);
     assert.equal(widened, undefined);
     for (const [list, wanted] of [
@@ -131,7 +131,7 @@ for (const [what, spec, reached, closed] of [
   });
 }
 
-test("the cluster's own public ranges are closed, but where a rule opens them", () => {
+test("blocks public ranges of the cluster unless a rule opens them", () => {
   const allow = [{ hosts: ["a.example"], cidrs: ["34.118.1.0/24"], ports: [8443] }];
   const { proxy } = made({ allow }, ["34.118.0.0/16", "2600:1f00::/32", "192.0.0.9/32"]);
   const out = (address: string, port: number) => lets(proxy, "to", one(address), port);
@@ -197,7 +197,7 @@ function dialable(set: PolicySet, rules: number, address: string, port: number):
   return hosts.some((host) => decide(set, parseAuthority(`${host}:${port}`)!, [address]).verdict === "allow");
 }
 
-test(`whatever the engine lets proxies dial their NetworkPolicy lets out, and nothing else (SEED=${seed})`, () => {
+test(`allows exactly what the policy engine allows (SEED=${seed})`, () => {
   const seen = { both: 0, neither: 0, opened: 0, embedded: 0 };
   fc.assert(
     fc.property(
@@ -246,7 +246,7 @@ const rulesOf = (cidrs: string[], ports?: (i: number) => (number | string)[]) =>
   }));
 const bytes = (object: object) => Buffer.byteLength(JSON.stringify(object));
 
-test("networks that lie beside and in each other take the room of few", () => {
+test("joins adjacent and nested networks", () => {
   const halves = Array.from({ length: 4096 }, (_, i) => `10.0.${i >> 4}.${(i & 15) * 16}/28`);
   const { proxy, widened } = made({ allow: rulesOf(halves) });
   assert.equal(widened, undefined);
@@ -254,7 +254,7 @@ test("networks that lie beside and in each other take the room of few", () => {
   assert.ok(bytes(proxy) < 10_000, `${bytes(proxy)} bytes`);
 });
 
-test("more than fits is rounded to larger networks: all of it is reached, what is never allowed is not", () => {
+test("widens networks that do not fit, without forbidden addresses", () => {
   // 60,000 addresses in rules of their own ports, and metadata beside some of them.
   const cidrs = [
     ...Array.from({ length: 60_000 }, (_, i) => `10.${i >> 8}.${i & 255}.77/32`),
@@ -276,7 +276,7 @@ test("more than fits is rounded to larger networks: all of it is reached, what i
   assert.equal(lets(proxy, "to", one("192.168.0.1"), 2000), false, "a range far from all of them stays closed");
 });
 
-test("thousands of the cluster's own ranges, of ports, and of groups of them fit as well", () => {
+test("fits thousands of cluster ranges, ports and groups", () => {
   const blocked = Array.from({ length: 20_000 }, (_, i) => `34.${i >> 8}.${i & 255}.77/32`);
   const first = made({ allow: [{ hosts: ["a.example"], cidrs: ["10.0.0.0/8"] }] }, blocked);
   assert.match(first.widened!, /public ranges of the cluster are not excluded/);
@@ -297,7 +297,7 @@ test("thousands of the cluster's own ranges, of ports, and of groups of them fit
   assert.equal(lets(second.proxy, "to", one("10.1.1.1"), 1), false);
 });
 
-test("no rule has more ports than network plugins take", () => {
+test("no rule has more ports than network plugins accept", () => {
   const ports = Array.from({ length: 60 }, (_, i) => 2000 + i * 2);
   const { proxy } = made({ ports });
   const { egress } = (proxy as unknown as { spec: { egress: { ports: object[] }[] } }).spec;

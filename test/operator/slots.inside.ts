@@ -119,7 +119,7 @@ const states = (policy: EgressPolicy | undefined) => policy?.status?.staticIPs?.
 const untilStates = (wanted: string) =>
   plane.until<EgressPolicy>(policyPath(NS, "webhooks"), (policy) => states(policy) === wanted, `states ${wanted}`);
 
-test("three static IPs make three Deployments and three NAT gateway Services", async () => {
+test("creates a Deployment and a Service for each static IP", async () => {
   put(0);
   put(1);
   await applyPolicy(plane, NS, "webhooks", spec([0, 1, 2]));
@@ -156,7 +156,7 @@ test("three static IPs make three Deployments and three NAT gateway Services", a
   }
 });
 
-test("what a proxy could bind and an echo server saw decides, not what a Service says", async () => {
+test("trusts bound and seen addresses, not the status of a Service", async () => {
   await untilLabelled([0, 1]);
   const policy = await untilStates("Verified,Verified,Unassigned");
   assert.match(conditionOf(policy, "IPsAssigned")!.message, /^no proxy has 203\.0\.113\.22$/);
@@ -167,7 +167,7 @@ test("what a proxy could bind and an echo server saw decides, not what a Service
   await untilLabelled([0, 1, 2]);
 });
 
-test("a wrong address takes the label away, and the status names it; so does an address that is lost", async () => {
+test("removes the label of a proxy with a wrong or lost address", async () => {
   seen.set(bound(0), "198.51.100.7");
   await untilLabelled([1, 2]);
   const wrong = await untilStates("Mismatch,Verified,Verified");
@@ -186,7 +186,7 @@ test("a wrong address takes the label away, and the status names it; so does an 
   await untilCondition(plane, NS, "webhooks", "Ready", "True");
 });
 
-test("an address that is exchanged touches only its slot, new before old", async () => {
+test("replacing an address changes only its slot", async () => {
   const before = await deployments();
   const published = async () => {
     const found = await plane.get<{ data: Record<string, string> }>(
@@ -227,7 +227,7 @@ async function untilPublished(list: readonly string[]): Promise<void> {
   );
 }
 
-test("a retiring address serves what is open and gets nothing new; a pending one is only published", async () => {
+test("drains a retiring address and only publishes a pending one", async () => {
   const wanted = spec([0, 1, 3]) as { staticIPs: object[] };
   wanted.staticIPs[1] = { ...wanted.staticIPs[1], phase: "Retiring" };
   wanted.staticIPs.push({ address: "203.0.113.24", phase: "Pending" });
@@ -239,7 +239,7 @@ test("a retiring address serves what is open and gets nothing new; a pending one
   await untilCondition(plane, NS, "webhooks", "Ready", "True");
 });
 
-test("slots restart one after the other: never more than one of them is out of service", async () => {
+test("restarts one slot at a time", async () => {
   await applyPolicy(plane, NS, "webhooks", spec([0, 1, 3]));
   await untilCondition(plane, NS, "webhooks", "Ready", "True");
   await untilLabelled([0, 1, 3]);
@@ -258,7 +258,7 @@ test("slots restart one after the other: never more than one of them is out of s
   await untilCondition(plane, NS, "webhooks", "Ready", "True");
 });
 
-test("an address that another policy has is refused, and free when that policy goes", async () => {
+test("rejects an address of another policy until it is free", async () => {
   await applyPolicy(plane, NS, "younger", { ...spec([0]), proxy: { port: 5750, adminPort: 5751 } });
   const loser = await untilCondition(plane, NS, "younger", "Accepted", "False", "Conflicted");
   assert.equal(
@@ -273,7 +273,7 @@ test("an address that another policy has is refused, and free when that policy g
   assert.match(conditionOf(stranger, "Accepted")!.message, /namespace default has no grant for KubeVIP/);
 });
 
-test("a running policy changes its provider: the old fleet serves until the new one does, in both directions", async () => {
+test("migrates between providers without an outage", async () => {
   type Service = KubeObject & { spec: { selector: Record<string, string> } };
   const shared = { ...spec([4]), nat: { provider: "External" }, staticIPs: [{ address: IPS[4] }] };
   const named = async () => (await deployments()).map(({ metadata }) => metadata.name).sort();
@@ -332,7 +332,7 @@ test("a running policy changes its provider: the old fleet serves until the new 
   );
 });
 
-test("what lies in a policy's ConfigMap gives nobody what he has no grant for", async () => {
+test("a forged ConfigMap does not replace a grant", async () => {
   await applyPolicy(plane, "default", "forger", {});
   await untilCondition(plane, "default", "forger", "Programmed", "True");
   await operator.stop();

@@ -4,6 +4,6 @@ import { namespaceMissing, runInNamespace } from "../harness/namespace.ts";
 
 const skip = namespaceMissing() ?? controlPlaneMissing({ kwokNodes: 4 }) ?? false;
 
-test("slots: one proxy and one NAT gateway Service for each static IP", { skip, timeout: 600_000 }, () =>
+test("slots have one proxy and one Service for each static IP", { skip, timeout: 600_000 }, () =>
   runInNamespace(new URL("slots.inside.ts", import.meta.url)),
 );

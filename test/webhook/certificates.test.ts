@@ -46,7 +46,7 @@ function verify(bundle: string, leaf: string, now: number, host: string[]): stri
   });
 }
 
-test("openssl accepts the chain strictly, for each name, from an hour before to the end, and for nothing else", {
+test("openssl accepts the chain for its names and validity only", {
   skip,
 }, () => {
   const held = first();
@@ -64,7 +64,7 @@ test("openssl accepts the chain strictly, for each name, from an hour before to 
   assert.throws(() => verify(bundleOf(first()), held.leaf.pem, START, []), /unable to get local issuer/);
 });
 
-test("times from 2050 on have four digits for the year, as the RFC has it", { skip }, () => {
+test("times from 2050 have a year with four digits", { skip }, () => {
   const late = Date.UTC(2049, 11, 25);
   const held = first(late);
   assert.match(verify(bundleOf(held), held.leaf.pem, late, []), /: OK/);
@@ -72,7 +72,7 @@ test("times from 2050 on have four digits for the year, as the RFC has it", { sk
   assert.ok(held.leaf.end > Date.UTC(2050, 0, 1));
 });
 
-test("what is stored is read as it was, with its names; each serial and authority is another", () => {
+test("reads the stored certificates, with unique serial numbers", () => {
   const held = first();
   const read = stored(held);
   assert.deepEqual(writeHeld(read), writeHeld(held));
@@ -83,7 +83,7 @@ test("what is stored is read as it was, with its names; each serial and authorit
   assert.notEqual(other.authorities[0].x509.subject, held.authorities[0].x509.subject);
 });
 
-test("a damaged Secret is named for what it is", () => {
+test("names the problem of a damaged Secret", () => {
   const good = writeHeld(first());
   const other = writeHeld(first());
   for (const [data, message] of [
@@ -100,7 +100,7 @@ test("a damaged Secret is named for what it is", () => {
   assert.equal(typeof readHeld({ ...good, "tls.crt": good["tls.crt"].replace(/[A-Z]{4}/, "AAAA") }), "string");
 });
 
-test("a leaf is renewed after two thirds of its life, and never later than 24 hours before its end", () => {
+test("renews a leaf after two thirds of its validity", () => {
   const held = first();
   const due = dueAt(held.leaf);
   assert.ok(due <= held.leaf.end - DAY_MS);
@@ -114,7 +114,7 @@ test("a leaf is renewed after two thirds of its life, and never later than 24 ho
   assert.equal(dueAt(short), START + DAY_MS);
 });
 
-test("an authority is exchanged in three steps: at every moment each leaf in use is trusted", { skip }, () => {
+test("replaces an authority in three steps without a gap", { skip }, () => {
   const begun = first();
   const due = dueAt(begun.authorities[0]);
   const old = nextStep(begun, begun, at(due))!.held;
@@ -142,7 +142,7 @@ test("an authority is exchanged in three steps: at every moment each leaf in use
   assert.match(verify(bundleOf(held), held.leaf.pem, now, []), /: OK/);
 });
 
-test("over five years, looked at every six hours, somebody always holds valid certificates", () => {
+test("has valid certificates at every check of five years", () => {
   let held = first();
   let writes = 0;
   for (let now = START; now < START + 5 * 365 * DAY_MS; now += DAY_MS / 4) {
@@ -158,7 +158,7 @@ test("over five years, looked at every six hours, somebody always holds valid ce
   assert.ok(writes > 5 * 36 && writes < 5 * 45, String(writes));
 });
 
-test("whoever slept past the end begins anew", () => {
+test("creates new certificates after the expiry", () => {
   const held = first();
   const late = START + AUTHORITY_LIFE_MS + DAY_MS;
   const { held: fresh, why } = nextStep(held, held, at(late))!;
@@ -170,7 +170,7 @@ test("whoever slept past the end begins anew", () => {
   assert.equal(bundleOf(leafless), bundleOf(held));
 });
 
-test("a deleted Secret means new certificates, without a gap; deleted over and over it does not grow", () => {
+test("replaces a deleted Secret without a gap and without growth", () => {
   let held = first();
   const next = nextStep(undefined, held, at(START))!.held;
   assert.equal(next.leaf.pem, held.leaf.pem, "the old leaf is served until the new authority is trusted");
@@ -184,14 +184,14 @@ test("a deleted Secret means new certificates, without a gap; deleted over and o
   assert.equal(held.authorities.length, 4);
 });
 
-test("a name that is missing is added, and none is taken from replicas that need another", () => {
+test("adds a missing name and keeps the names of other replicas", () => {
   const held = first();
   const { held: more } = nextStep(held, held, at(START, { names: ["elsewhere.example"] }))!;
   assert.deepEqual(leafNames(more.leaf), ["elsewhere.example", ...NAMES]);
   assert.equal(nextStep(more, more, at(START)), undefined);
 });
 
-test("serial numbers are positive and short, whatever the random bytes", { skip }, () => {
+test("serial numbers are positive and short for all random bytes", { skip }, () => {
   for (const byte of [0x00, 0x01, 0x80, 0xff]) {
     const making = { now: START, lifeMs: DAY_MS, serial: Buffer.alloc(16, byte) };
     const { cert } = makeAuthority("serial", making);

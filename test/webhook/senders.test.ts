@@ -97,7 +97,7 @@ async function send(command: string[], env: Record<string, string>, proxy: Proxy
 for (const sender of SENDERS) {
   const [tool, ...args] = sender.tool;
   const skip = missing ?? (spawnSync(tool!, args).error === undefined ? false : `needs ${tool}`);
-  test(`${sender.name}: delivers with what was injected, and shows why it is refused`, { skip }, async () => {
+  test(`${sender.name}: delivers with injected variables and shows a denial`, { skip }, async () => {
     sender.prepare?.(folder);
     const authentication = { mode: "Basic" as const, secretRef: { name: "proxy-passwords" } };
     for (const client of [undefined, "billing"]) {
@@ -127,7 +127,7 @@ for (const sender of SENDERS) {
 
 const noJava =
   spawnSync("javac", ["-version"]).error === undefined ? false : "needs javac (Debian: default-jdk-headless)";
-test("Java: delivers with what was injected, and shows that it is refused", { skip: missing ?? noJava }, async () => {
+test("Java: delivers with injected variables and shows a denial", { skip: missing ?? noJava }, async () => {
   execFileSync("javac", ["-d", folder, new URL("Sender.java", import.meta.url).pathname], { stdio: "inherit" });
   const env = injected({ preset: "Java", authentication: { mode: "None" } } as never);
   const run = (url: string) => send(["java", "-cp", folder, "Sender", url, ca], env, proxies.None);

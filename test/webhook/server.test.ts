@@ -114,7 +114,7 @@ async function ask(body: object, given?: Given): Promise<Response> {
   return (JSON.parse(text) as { response: Response }).response;
 }
 
-test("a pod that opted in is patched, its user is warned, its controller is told", async () => {
+test("patches a pod that opted in, with warnings and events", async () => {
   told.length = 0;
   const ownerReferences = [
     { apiVersion: "v1", kind: "Other", name: "other", uid: "o" },
@@ -131,7 +131,7 @@ test("a pod that opted in is patched, its user is warned, its controller is told
   assert.deepEqual(told, [{ about: { apiVersion: "apps/v1", kind: "ReplicaSet", metadata }, reason: "Injected" }]);
 });
 
-test("a bare pod is told of itself; one without a name yet is not; nothing is told in a dry run", async () => {
+test("records events of bare pods with a name, and none in a dry run", async () => {
   told.length = 0;
   await ask(review(pod("webhooks", { name: "bare" })));
   assert.deepEqual(
@@ -144,7 +144,7 @@ test("a bare pod is told of itself; one without a name yet is not; nothing is to
   assert.ok(nameless.patch !== undefined && dry.patch === nameless.patch);
 });
 
-test("what is refused says why and how to mend it", async () => {
+test("a rejection has the reason and the fix", async () => {
   for (const [name, message] of [
     [
       "missing",
@@ -165,7 +165,7 @@ test("what is refused says why and how to mend it", async () => {
   assert.match(leaving.warnings![1]!, /^EgressPolicy "leaving" is being deleted/);
 });
 
-test("what is not the creation of a pod is allowed as it is", async () => {
+test("allows everything except the creation of pods unchanged", async () => {
   const pods = { group: "", version: "v1", resource: "pods" };
   for (const more of [
     { operation: "UPDATE" },
@@ -207,13 +207,13 @@ for (const [what, body, message] of [
   ["no metadata", review({ spec: { containers: [] } }), "request.object.metadata is missing"],
   ["no containers", review({ metadata: {}, spec: {} }), "request.object.spec.containers is missing"],
 ] as const) {
-  test(`400 and one line: ${what}`, async () => {
+  test(`answers 400 with one line: ${what}`, async () => {
     const { status, text } = await post(body);
     assert.deepEqual([status, text], [400, `${message}\n`]);
   });
 }
 
-test("other paths, methods and types are refused; the server answers on", async () => {
+test("rejects other paths, methods and types", async () => {
   const good = review(pod("webhooks"));
   assert.deepEqual((await post(good, { path: "/" })).status, 404);
   assert.deepEqual((await post("", { method: "GET" })).status, 405);
@@ -221,7 +221,7 @@ test("other paths, methods and types are refused; the server answers on", async 
   assert.deepEqual((await post(good, { type: "application/json; charset=utf-8" })).status, 200);
 });
 
-test("a body above the limit is not read to its end, however its length is told", async () => {
+test("stops reading a body above the limit", async () => {
   const big = " ".repeat(5 * 1024 * 1024);
   const outgoing = (headers: Record<string, string>) =>
     new Promise<number | undefined>((resolve, reject) => {
@@ -243,12 +243,12 @@ test("a body above the limit is not read to its end, however its length is told"
   assert.equal((await ask(review(pod("webhooks")))).allowed, true);
 });
 
-test("what cannot be found out lets no pod through: 500, which the API server takes for a failure", async () => {
+test("answers 500 if the policy cannot be looked up", async () => {
   const { status, text } = await post(review(pod("broken")));
   assert.deepEqual([status, text], [500, "cannot review the pod now: the API server is away\n"]);
 });
 
-test("what happened is counted by its result, each once", async () => {
+test("counts each review by its result", async () => {
   const text = await registry.metrics();
   const count = (result: string) =>
     Number(new RegExp(`^outrider_webhook_reviews_total\\{result="${result}"\\} (\\d+)$`, "m").exec(text)?.[1]);
@@ -265,7 +265,7 @@ test("what happened is counted by its result, each once", async () => {
   assert.match(text, /^outrider_webhook_review_seconds_count \d\d$/m);
 });
 
-test("a new certificate is shown from the next connection on; connections that are open stay", async () => {
+test("uses a new certificate for new connections only", async () => {
   const server = await start();
   serve(server);
   const open = async () => {
@@ -291,7 +291,7 @@ test("a new certificate is shown from the next connection on; connections that a
   await server.drain();
 });
 
-test("a draining server answers and sends clients away, takes new connections for a while, and then ends", async () => {
+test("a draining server answers, closes connections, and ends", async () => {
   const server = await start();
   serve(server);
   const kept = new Agent({ keepAlive: true, ca: bundleOf(certificates) });
@@ -317,7 +317,7 @@ test("a draining server answers and sends clients away, takes new connections fo
   await assert.rejects(once(late, "secureConnect"), { code: "ECONNREFUSED" });
 });
 
-test("old versions of TLS are refused, before and after a renewal", async () => {
+test("rejects old versions of TLS before and after a renewal", async () => {
   const hello = (maxVersion: "TLSv1.1" | "TLSv1.2") => {
     const socket = connect({
       host: "127.0.0.1",

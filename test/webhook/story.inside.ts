@@ -114,7 +114,7 @@ async function untilSenders(count: number, wanted: (pod: StoredPod) => boolean):
 const envOf = (pod: StoredPod) =>
   Object.fromEntries((pod.spec.containers[0]!.env ?? []).map(({ name, value }) => [name, value]));
 
-test("a pod that names a policy which does not exist is refused, with what to do; others do not notice", async () => {
+test("rejects a pod that names a missing policy", async () => {
   const pod = (annotations: object) =>
     JSON.stringify({
       apiVersion: "v1",
@@ -131,7 +131,7 @@ test("a pod that names a policy which does not exist is refused, with what to do
   await plane.delete(`/api/v1/namespaces/${NS}/pods/lonely?gracePeriodSeconds=0`);
 });
 
-test("two annotations cover Convoy's agent and server, and the policy says so", async () => {
+test("two annotations cover Convoy's agent and server", async () => {
   await applyPolicy(plane, NS, "webhooks", {
     preset: "Convoy",
     deny: [{ name: "competitors", hosts: ["*.competitor.example"] }],
@@ -159,7 +159,7 @@ test("two annotations cover Convoy's agent and server, and the policy says so", 
   assert.match(stdout, /webhooks +True +Enforce +External +2\/2 +4\/4 /);
 });
 
-test("a sender with the environment of the stored pod delivers through the proxy, and reads why it may not", {
+test("a sender with the injected variables uses the proxy", {
   skip: noGo,
 }, async () => {
   const receiver = spawn(
@@ -196,7 +196,7 @@ test("a sender with the environment of the stored pod delivers through the proxy
   }
 });
 
-test("pods of older settings, and pods from before, are counted and named", async () => {
+test("WorkloadsInjected names outdated and missed pods", async () => {
   await applyPolicy(plane, NS, "webhooks", {
     preset: "Convoy",
     deny: [{ name: "competitors", hosts: ["*.competitor.example"] }],
@@ -226,7 +226,7 @@ test("pods of older settings, and pods from before, are counted and named", asyn
   await plane.delete(`/api/v1/namespaces/${NS}/pods/early?gracePeriodSeconds=0`);
 });
 
-test("while the newest spec is refused, pods are injected by the one that the fleet runs, and told of it", async () => {
+test("injects the last accepted spec while the newest is rejected", async () => {
   await plane.apply(policyPath(NS, "webhooks"), {
     apiVersion: "egress.outrider.dev/v1alpha1",
     kind: "EgressPolicy",
@@ -249,7 +249,7 @@ test("while the newest spec is refused, pods are injected by the one that the fl
   assert.equal(conditionOf(policy, "WorkloadsInjected")!.reason, "Injected");
 });
 
-test("a pod that has ended counts no more, and holds its policy no more", async () => {
+test("a pod that has ended does not keep its policy", async () => {
   const path = `/api/v1/namespaces/${NS}/pods/meanwhile`;
   await plane.patch(`${path}/status`, { status: { phase: "Succeeded" } });
   const fewer = (policy: EgressPolicy | undefined) => policy?.status?.summary?.workloads === "4/4";
@@ -257,7 +257,7 @@ test("a pod that has ended counts no more, and holds its policy no more", async 
   assert.ok(await plane.get(path), "it is still there");
 });
 
-test("while no operator runs, pods that ask are refused and all others are made; the policy stays while pods use it", async () => {
+test("rejects only requesting pods while no operator runs", async () => {
   await operator.stop("SIGKILL");
   const pod = (name: string, annotations: object) =>
     JSON.stringify({

@@ -4,6 +4,6 @@ import { namespaceMissing, runInNamespace } from "../harness/namespace.ts";
 
 const skip = namespaceMissing() ?? controlPlaneMissing({ kwokNodes: 3 }) ?? false;
 
-test("annotate the pods: from a policy to a delivery", { skip, timeout: 600_000 }, () =>
+test("annotated pods deliver through the proxies", { skip, timeout: 600_000 }, () =>
   runInNamespace(new URL("story.inside.ts", import.meta.url)),
 );
