@@ -94,56 +94,15 @@ export interface WebhookParts extends AdmitParts {
 
 /** Starts the server. @throws UsageError if it cannot listen */
 export async function makeWebhook(where: { host: string; port: number }, parts: WebhookParts): Promise<Webhook> {
-  const { log, metrics, clock = systemClock } = parts;
+  const { log, clock = systemClock } = parts;
   let draining = false;
   let certified = false;
-
-  const answer = async (request: IncomingMessage): Promise<{ body: string; result: Result; at: number }> => {
-    check(request);
-    const text = await readBody(request);
-    const at = clock.now();
-    const read = readReview(text);
-    if (read.kind === "bad") throw new BadRequest(400, read.why);
-    if (read.kind === "other") return { body: writeReview(read.uid, {}), result: "other", at };
-    const { review } = read;
-    const { namespace, pod } = review;
-    const admission = await admit(parts, review);
-    const result = resultOf(admission, review.dryRun);
-    const name = pod.metadata.name ?? pod.metadata.generateName;
-    const level = result === "refused" ? "warn" : "debug";
-    log[level]({ namespace, pod: name, result, reason: admission.refused?.message }, "pod reviewed");
-    return { body: writeReview(review.uid, admission), result, at };
-  };
-
-  const handle = async (request: IncomingMessage, response: ServerResponse): Promise<void> => {
-    const came = clock.now();
-    let status = 200;
-    let type = "application/json";
-    let body: string;
-    let result: Result;
-    let at = came;
-    try {
-      ({ body, result, at } = await answer(request));
-    } catch (error) {
-      // The caller closed the connection, or did not complete its request in time.
-      if (request.destroyed && !request.complete) return;
-      type = "text/plain";
-      const bad = error instanceof BadRequest;
-      status = bad ? error.status : 500;
-      result = bad ? "invalid" : "failed";
-      body = bad ? `${error.message}\n` : `cannot review the pod now: ${(error as Error).message}\n`;
-      if (bad) log.warn({ status, reason: error.message, from: request.socket.remoteAddress }, "bad request");
-      else log.error({ err: error }, "review failed");
-    }
-    metrics?.review(result, (clock.now() - at) / 1000);
-    if (draining || status === TOO_LARGE) response.shouldKeepAlive = false;
-    response.writeHead(status, { "content-type": type, "content-length": Buffer.byteLength(body) }).end(body);
-  };
-
   const server = createServer(
     { keepAliveTimeout: KEEP_ALIVE_MS, headersTimeout: REQUEST_MS, requestTimeout: REQUEST_MS, minVersion: "TLSv1.2" },
     (request, response) => {
-      handle(request, response).catch((error: unknown) => log.error({ err: error }, "answer failed"));
+      handle(parts, request, response, () => draining).catch((error: unknown) =>
+        log.error({ err: error }, "answer failed"),
+      );
     },
   );
   server.maxConnections = MAX_CONNECTIONS;
@@ -169,6 +128,65 @@ export async function makeWebhook(where: { host: string; port: number }, parts: 
       return drain(server, clock);
     },
   };
+}
+
+/** Answer to a request, and its result for the metrics. `at`: time of the complete request. */
+interface Reviewed {
+  body: string;
+  result: Result;
+  at: number;
+}
+
+/** Reviews the pod of a request. @throws BadRequest, or any error of the review */
+async function review(parts: WebhookParts, request: IncomingMessage): Promise<Reviewed> {
+  const { log, clock = systemClock } = parts;
+  check(request);
+  const text = await readBody(request);
+  const at = clock.now();
+  const read = readReview(text);
+  if (read.kind === "bad") throw new BadRequest(400, read.why);
+  if (read.kind === "other") return { body: writeReview(read.uid, {}), result: "other", at };
+  const { namespace, pod, dryRun, uid } = read.review;
+  const admission = await admit(parts, read.review);
+  const result = resultOf(admission, dryRun);
+  const name = pod.metadata.name ?? pod.metadata.generateName;
+  const level = result === "refused" ? "warn" : "debug";
+  log[level]({ namespace, pod: name, result, reason: admission.refused?.message }, "pod reviewed");
+  return { body: writeReview(uid, admission), result, at };
+}
+
+/** Answers a request, also if its review fails: the API server rejects the pod then. */
+async function handle(
+  parts: WebhookParts,
+  request: IncomingMessage,
+  response: ServerResponse,
+  isDraining: () => boolean,
+): Promise<void> {
+  const { log, metrics, clock = systemClock } = parts;
+  const came = clock.now();
+  let status = 200;
+  let type = "application/json";
+  let reviewed: Reviewed;
+  try {
+    reviewed = await review(parts, request);
+  } catch (error) {
+    // The caller closed the connection, or did not complete its request in time.
+    if (request.destroyed && !request.complete) return;
+    type = "text/plain";
+    if (error instanceof BadRequest) {
+      status = error.status;
+      reviewed = { body: `${error.message}\n`, result: "invalid", at: came };
+      log.warn({ status, reason: error.message, from: request.socket.remoteAddress }, "bad request");
+    } else {
+      status = 500;
+      reviewed = { body: `cannot review the pod now: ${(error as Error).message}\n`, result: "failed", at: came };
+      log.error({ err: error }, "review failed");
+    }
+  }
+  const { body, result, at } = reviewed;
+  metrics?.review(result, (clock.now() - at) / 1000);
+  if (isDraining() || status === TOO_LARGE) response.shouldKeepAlive = false;
+  response.writeHead(status, { "content-type": type, "content-length": Buffer.byteLength(body) }).end(body);
 }
 
 function resultOf({ refused, patch = [] }: AdmissionAnswer, dryRun: boolean): Result {

@@ -16,7 +16,7 @@ import { finish } from "../harness/finish.ts";
 import { tempFolder } from "../harness/proxy.ts";
 import { CHART, helm, helmDone, helmMissing, KUBE_VERSION, template } from "./helm.ts";
 
-/** The chart by itself. UPDATE=1 writes the golden files anew: read the difference before it is committed. */
+/** The rendered chart. UPDATE=1 writes the golden files. Review the difference before you commit it. */
 
 const skip = helmMissing() ?? false;
 const HERE = new URL(".", import.meta.url).pathname;
@@ -199,7 +199,7 @@ test("helm test waits for starting operators, with a limit", async () => {
   assert.equal(stdout, "an operator answers and watches 3 policies\n");
 });
 
-/** Metrics that programs of the project tell, by name; histograms also with their suffixes. */
+/** Names of the project's metrics, with the suffixes of histograms. */
 async function knownMetrics(): Promise<Set<string>> {
   const operator = new OperatorMetrics(
     () => [],

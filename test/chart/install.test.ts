@@ -26,7 +26,7 @@ const skip = notRoot ?? helmMissing() ?? controlPlaneMissing({ kwokNodes: 3 }) ?
 const SYSTEM = "outrider-system";
 const NS = "convoy";
 const LEADS_MS = 30_000;
-/** Garbage collection looks for new kinds every 30 s. */
+/** Garbage collection discovers new kinds every 30 s. */
 const GONE_MS = 60_000;
 /** Operators would have written a caBundle of theirs by then. */
 const UNTOUCHED_MS = 3000;
@@ -98,7 +98,7 @@ async function startWebhook(): Promise<void> {
   await plane.until<Configuration>(CONFIGURATION, isWritten, "caBundle is written");
 }
 
-/** Objects that helm says are the release's. */
+/** Objects of the release, from helm. */
 async function ofRelease(): Promise<Inventory> {
   const manifest = await helm("get", "manifest", "outrider");
   const names = await plane.kubectl(["get", "-f", "-", "-o", "json"], manifest);
@@ -161,7 +161,7 @@ test("the chart's rights are sufficient for a running fleet", {
   timeout: 180_000,
 }, async () => {
   const notes = await helm("install", "outrider", olderChart(), "--wait", "--timeout=60s");
-  // Pasted as it stands there, a shell has to see the end of the manifest.
+  // A shell has to recognize the end of the pasted manifest.
   const pasted = /^kubectl create namespace[\s\S]*^kubectl wait egpol.*$/m.exec(notes)![0];
   const shown = spawnSync("bash", ["-c", `kubectl() { echo "$*"; [ "$1" != apply ] || cat; }\n${pasted}`], {
     encoding: "utf8",
@@ -180,7 +180,7 @@ test("the chart's rights are sufficient for a running fleet", {
 });
 
 test("injects only pods that name the policy", { skip }, async () => {
-  // The API server goes through the Service, and so by its name in the certificate.
+  // The API server uses the Service, and so its name in the certificate.
   const create = () => createPod(plane, NS, podOf("covered", { annotation: "webhooks" }));
   let covered = await create();
   // It reads the caBundle a moment after it was written; until then it refuses.

@@ -14,7 +14,7 @@ import { REFUSED } from "./refused.ts";
 const root = new URL("../..", import.meta.url).pathname;
 const examples = globSync("crds/examples/*.yaml", { cwd: root }).sort();
 
-/** What kubectl said. */
+/** Output of kubectl. */
 interface Answer {
   status: number | null;
   stdout: string;
@@ -40,7 +40,7 @@ const read = async (name: string): Promise<Record<string, unknown> & { spec: Rec
 const apply = (object: object, ...args: string[]) =>
   kubectl(["apply", "--server-side", ...args, "-f", "-"], JSON.stringify(object));
 
-/** What the API server says to each of many objects, asked for by one kubectl. */
+/** Answers of the API server to many objects of one kubectl call. */
 async function tryAll(specs: readonly Record<string, unknown>[]): Promise<{ accepted: boolean; error: string }[]> {
   const objects = specs.map((spec, i) => JSON.stringify(policy(`try-${i}`, spec)));
   const answer = await kubectl(["create", "--dry-run=server", "-o", "name", "-f", "-"], objects.join("\n---\n"));

@@ -11,7 +11,7 @@ import { applied, targetOf } from "./policies.ts";
 
 /**
  * Pods as they are created, and as they are stored: the first document of a file is the pod and the spec of the policy
- * convoy/webhooks, the second what comes of it. UPDATE=1 writes the second anew: read the difference before it is committed.
+ * convoy/webhooks, the second is the result. UPDATE=1 writes the second. Review the difference before you commit it.
  */
 
 const root = new URL("golden/", import.meta.url).pathname;
@@ -22,7 +22,7 @@ interface Input {
   policy: object;
   clusterIP?: string;
   pod: PodLike;
-  /** Another webhook puts this container in front, and ours is asked again. */
+  /** Another webhook adds this container in front, and the API server calls ours again. */
   addedLater?: Container;
 }
 

@@ -10,9 +10,9 @@ import type { Container, EnvVar } from "../../operator/injection/pod.ts";
 import { markerOf, NO_PROXY_NAMES, PASSWORD_NAME, URL_NAMES } from "../../operator/injection/variables.ts";
 import { applied, environment, targetOf } from "./policies.ts";
 
-/** Whatever pods and policies come: fewer names and values than there could be, so that they meet. */
+/** Random pods and policies, with few names and values so that they often match. */
 
-/** Stands in other proxies' URLs, and must never come out. */
+/** Password in URLs of other proxies, which must never appear in a result. */
 const PASSWORD = "hunter2";
 const HOST = "webhooks-egress.convoy.svc.cluster.local:4750";
 const OWN = [`http://${HOST}`, "http://webhooks-egress:4750/", `http://outrider:$(${PASSWORD_NAME})@${HOST}`];

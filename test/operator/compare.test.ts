@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { covers, differs, replicasOwnedByOthers, stamp } from "../../operator/reconcile/objects/compare.ts";
 
-/** What stands there, what is wanted, and whether the first has all of the second. */
+/** An existing object, a desired one, and whether the first covers the second. */
 const CASES: readonly [string, unknown, unknown, boolean][] = [
   ["defaults of the API server", { a: 1, added: "x" }, { a: 1 }, true],
   ["another value", { a: 2 }, { a: 1 }, false],

@@ -3,7 +3,7 @@ import { test } from "node:test";
 import type { PolicyCondition } from "../../operator/api/conditions.ts";
 import { isReported, isTrouble } from "../../operator/reconcile/status/condition-events.ts";
 
-/** Which changes of conditions are events, and which of these are warnings. */
+/** Condition changes that become events, and those that are warnings. */
 
 type Short = readonly [
   type: PolicyCondition["type"],

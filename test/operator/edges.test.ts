@@ -25,7 +25,7 @@ import {
   untilCondition,
 } from "./operator.ts";
 
-/** What does not happen every day: names at their limits, foreign objects, quotas, namespaces that go, policies made anew. */
+/** Rare cases: names at their limits, foreign objects, quotas, deleted namespaces, policies that are created again. */
 
 const skip = controlPlaneMissing({ kwokNodes: 3 }) ?? false;
 const LONG_NAME = "p".repeat(40);
@@ -92,7 +92,7 @@ const childrenOf = (name: string): [Kind, string][] => [
   ["Deployment", `${name}-egress`],
 ];
 
-/** Every child stands there, and is the policy's. */
+/** Every child exists, and the policy controls it. */
 async function untilChildren(namespace: string, name: string): Promise<void> {
   const { uid } = (await plane.get<EgressPolicy>(policyPath(namespace, name)))!.metadata;
   const own = (found: KubeObject | undefined) =>
@@ -102,7 +102,7 @@ async function untilChildren(namespace: string, name: string): Promise<void> {
   }
 }
 
-/** Lines of the operator's log from a moment on that tell of trouble. */
+/** Warnings and errors in the operator's log since a moment. */
 function logMark(of: Operator = operator, from = readFileSync(of.program.log, "utf8").length): () => string[] {
   return () =>
     readFileSync(of.program.log, "utf8")
@@ -194,7 +194,7 @@ test("names foreign objects, and continues after they are deleted", {
     budget: ["PodDisruptionBudget", "budget-egress", { spec: { maxUnavailable: 3, selector } }],
     network: ["NetworkPolicy", "network-egress", { spec: { podSelector: selector, policyTypes: ["Ingress"] } }],
     deployment: ["Deployment", "deployment-egress", { spec: { replicas: 0, selector, template: pods } }],
-    // With the labels of the operator, but nobody's, and somebody else's.
+    // With the labels of the operator, but without an owner, and with another owner.
     orphan: ["ConfigMap", "orphan-egress-policy", { data: { theirs: "1" } }],
     other: ["ConfigMap", "other-egress-policy", { data: { theirs: "1" } }],
   };
@@ -336,7 +336,7 @@ test("a deleted namespace terminates with policies in use", { skip }, async () =
     await applyPolicy(plane, ns, name, {});
     await untilCondition(plane, ns, name, "ProxyAvailable", "True");
   }
-  // It stays for a while, and the deleted policy with it, until the namespace goes.
+  // The object and the deleted policy exist until the namespace is deleted.
   await makeSender(ns, "used", "sender", ["test.example/hold"]);
   await untilHeld(ns, "used");
   await plane.delete(policyPath(ns, "used"));
@@ -514,7 +514,7 @@ test("documents block public ranges and ignore private nodes", {
   await untilBlocked(["11.22.32.0/24", "12.34.56.78/32"]);
   const audited = plane.audit().length;
   for (let i = 0; i < 20; i++) await node(`private-${i}`, `10.244.${i}.0/24`, "InternalIP", `10.0.0.${i + 1}`);
-  // Halves are joined. Nodes come in order: whoever saw this one saw the private ones before.
+  // Halves are joined. The cache gets nodes in order, so it has the private ones before this one.
   await node("neighbour", "11.22.33.0/24", "InternalIP", "10.0.1.1");
   await untilBlocked(["11.22.32.0/23", "12.34.56.78/32"]);
   for (let i = 0; i < 20; i++) await plane.delete(`/api/v1/nodes/private-${i}`);
@@ -581,7 +581,7 @@ test("keeps fields of other managers and removes its own unset ones", { skip }, 
   await untilCondition(plane, ns, "webhooks", "ProxyAvailable", "True");
   const service = pathOf("Service", ns, "webhooks-egress");
   await plane.patch(service, { metadata: { labels: { team: "payments" }, annotations: { note: "theirs" } } });
-  // The number goes back to the default, and the selector goes.
+  // The number is the default again, and the selector is removed.
   await applyPolicy(plane, ns, "webhooks", {});
   const free = (found: Whole | undefined) =>
     found?.spec.template.spec.nodeSelector === undefined && found?.spec.replicas === 2;
@@ -644,7 +644,7 @@ test("kubectl get -o wide, wait and describe show the state", { skip }, async ()
   );
 });
 
-/** Events come a moment after the status that they tell of. */
+/** Events follow a moment after the status. */
 async function untilDescribed(wanted: RegExp): Promise<void> {
   for (const began = Date.now(); ; ) {
     const { stdout } = await plane.kubectl(["describe", "egpol", "-n", LIVE, "webhooks"]);
@@ -689,10 +689,10 @@ test("--namespaces needs rights in these namespaces only", {
   await operator.untilLeading();
   for (const ns of [other, ...names]) await applyPolicy(plane, ns, "webhooks", {});
   for (const ns of names) await untilCondition(plane, ns, "webhooks", "ProxyAvailable", "True");
-  // Nodes are not known: whether there are enough is the scheduler's to say.
+  // The operator does not watch nodes, so it cannot report a shortage.
   await applyPolicy(plane, own, "slots", kubeVIP(["203.0.113.9"]));
   await untilCondition(plane, own, "slots", "Programmed", "True");
-  // A namespace that goes takes its policies with it, although nobody tells the operator of it, and its rights go as well.
+  // A deleted namespace takes its policies with it, although the operator cannot see it and loses its rights there.
   await makeSender(own, "webhooks");
   await untilHeld(own, "webhooks");
   await plane.delete(`/api/v1/namespaces/${own}`);

@@ -11,7 +11,7 @@ import type { Facts } from "../../operator/reconcile/facts/facts.ts";
 import { shortageOf, whyUnassigned } from "../../operator/reconcile/placement/explain-unplaced.ts";
 import { placementsOf } from "../../operator/reconcile/placement/placement.ts";
 
-/** What is said of slots that have no node, or no address on it. Golden files and the real thing have the rest. */
+/** Messages about slots without a node or without their address. Golden files and node tests cover the rest. */
 
 type Spec = EgressPolicy["spec"];
 const IP = "203.0.113.20";

@@ -19,14 +19,14 @@ import { withDefaults } from "../harness/defaults.ts";
 
 /**
  * Policies and what is known of their fleets (`*.in.yaml`) → documents, objects, pod labels and status (`*.out.yaml`).
- * UPDATE=1 writes the results anew: read the difference before it is committed.
+ * UPDATE=1 writes the results. Review the difference before you commit it.
  */
 
 const root = new URL("../..", import.meta.url).pathname;
 const NOW = Date.parse("2026-03-01T12:00:00.000Z");
 const OPTIONS = { image: "outrider:1", imagePullPolicy: "IfNotPresent" as const, adminFrom: ["outrider-system"] };
 
-/** What an input says: the policy, and what stands there. Everything but `policy` may be left out. */
+/** Content of an input: the policy, and existing objects. Only `policy` is required. */
 interface Input {
   policy: EgressPolicy;
   /** The spec that was accepted before. */
@@ -35,7 +35,7 @@ interface Input {
   grants?: unknown[];
   blockedCIDRs?: string[];
   nodes?: (Partial<Node> & { name: string } & Pick<ObjectMeta, "labels" | "annotations">)[];
-  /** Deployments that stand there; `address`: that of a slot, `addresses`: those of a shared fleet. */
+  /** Existing Deployments. `address`: that of a slot. `addresses`: those of a shared fleet. */
   deployments?: {
     address?: string;
     source?: string;
@@ -46,7 +46,7 @@ interface Input {
   }[];
   /** The published list of before. */
   published?: object;
-  /** `status.hash: wanted` stands for the hash of the document. */
+  /** `status.hash: wanted` is replaced by the hash of the document. */
   proxies?: {
     name: string;
     address?: string;

@@ -65,7 +65,7 @@ const warnings = () =>
     .split("\n")
     .filter((line) => /"level":"(warn|error|fatal)"/.test(line));
 
-/** As `kubectl edit` does: the whole object, in the name of somebody else. */
+/** Edits like `kubectl edit`: the complete object, as another manager. */
 async function edit(ns: string, name: string, change: (object: NetworkPolicy) => void): Promise<NetworkPolicy> {
   const object = (await read(ns, name))!;
   change(object);
@@ -135,7 +135,7 @@ test("the API server stores NetworkPolicies as applied, and once", { skip }, asy
     (await versions()).map(({ generation }) => generation),
     [2, 1],
   );
-  // Whatever else has the policy looked at: they are as wanted, and not written.
+  // After any other trigger the NetworkPolicies are up to date and not written.
   const written = writesIn(ns).length;
   const budget = `/apis/policy/v1/namespaces/${ns}/poddisruptionbudgets/${PROXY}`;
   const { uid } = (await plane.get<KubeObject>(budget))!.metadata;
@@ -246,7 +246,7 @@ test("deletes a disabled NetworkPolicy and keeps foreign ones", { skip }, async 
   // The fleet does not wait for it.
   await untilCondition(plane, ns, "webhooks", "ProxyAvailable", "True");
   assert.ok(await read(ns, PROXY));
-  // Switched off while something else is in the way: it goes all the same.
+  // A disabled NetworkPolicy is deleted even if another object cannot be applied.
   await applyPolicy(plane, ns, "webhooks", { networkPolicy: { proxy: "Disabled", senders: "Enabled" } });
   await gone(ns, PROXY);
   await untilCondition(plane, ns, "webhooks", "NetworkPolicyApplied", "False", "NameTaken");
@@ -312,7 +312,7 @@ test("keeps the NetworkPolicy of old proxies until they have ended", {
 test("the senders' NetworkPolicy follows the nodes of proxies", { skip }, async () => {
   const ns = "nodes";
   await makeNamespace(plane, ns);
-  // No node takes its pod, so that nothing but nodes has the policy looked at.
+  // No node can run its pod, so that only nodes trigger reconciles.
   await applyPolicy(plane, ns, "webhooks", { ...kubeVIP("203.0.113.21"), ...both });
   await applied(ns);
   const reach = (address: string, wanted: boolean) =>
@@ -328,7 +328,7 @@ test("the senders' NetworkPolicy follows the nodes of proxies", { skip }, async 
   assert.equal(status, 201);
   await reach("10.9.0.1", true);
   for (const address of ["10.9.0.2", "10.9.0.3", "10.9.0.7"]) {
-    // What the last write has the policy looked at again for is over: only the address tells of itself.
+    // The reconciles after the last write have ended: only the address is a trigger.
     await sleep(QUIET_MS);
     await plane.patch(`${path}/status`, { status: { addresses: [{ type: "InternalIP", address }] } });
     await reach(address, true);

@@ -16,7 +16,7 @@ import { gather } from "../../operator/reconcile/facts/gather.ts";
 import { StatusScraper } from "../../operator/reconcile/facts/status-scraper.ts";
 import { withDefaults } from "../harness/defaults.ts";
 
-/** What stays of a fleet that gives way to another one, and by which addresses proxies are proven meanwhile. */
+/** Deployments that are kept during a migration, and the addresses that verify proxies meanwhile. */
 
 const [OLD, NEW] = ["203.0.113.10", "203.0.113.20"];
 const external = { staticIPs: [{ address: OLD }] };

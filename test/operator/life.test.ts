@@ -50,7 +50,7 @@ afterEach(async () => {
 after(async () => {
   if (!skip) await plane.stop();
 });
-/** Starts an operator that is gone at the end of its test, however that comes. */
+/** Starts an operator, and ends it with the test in any case. */
 async function start(options: Parameters<typeof startOperator>[1] = {}): Promise<Operator> {
   const operator = await startOperator(plane, options);
   ends.push(() => operator.stop("SIGKILL"));
@@ -75,7 +75,7 @@ async function untilLog(operator: Operator, text: RegExp): Promise<void> {
   }
 }
 
-/** An operator, and all that it asks for. */
+/** An operator, and all its requests. */
 interface Observed {
   operator: Operator;
   way: FaultProxy;

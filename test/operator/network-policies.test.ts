@@ -10,7 +10,7 @@ import { withDefaults } from "../harness/defaults.ts";
 import { ip } from "../policy/evaluator.ts";
 import { assertBlocks, lets } from "./np-evaluator.ts";
 
-/** Who reaches whom by the NetworkPolicies of a policy `webhooks` in `convoy`, and what its condition says. */
+/** Connections that the NetworkPolicies of policy `webhooks` in `convoy` allow, and their condition. */
 
 interface Given {
   nodes?: Facts["nodes"];

@@ -25,7 +25,7 @@ import {
 } from "./operator.ts";
 
 /**
- * Nodes say which addresses they have; real proxies bind them. The addresses themselves are put on the loopback interface of
+ * Nodes list their addresses, and real proxies bind them. The test adds the addresses to the loopback interface of
  * this test's network namespace, which all nodes share, and taken away. The second one is seen by the world as another one.
  */
 
@@ -41,7 +41,7 @@ let fleet: FleetRunner;
 let target: string;
 /** Every address that a request came from. */
 const callers = new Set<string>();
-/** What the echo server says to a caller: by source address, the address that the world sees. */
+/** Answers of the echo server: the address that it reports, by source address. */
 const seen = new Map<string, string>(SOURCES.map((source, i) => [source, IPS[i]!]));
 
 const put = (i: number) => execFileSync("ip", ["addr", "add", `${SOURCES[i]}/32`, "dev", "lo"]);
@@ -92,7 +92,7 @@ after(async () => {
   await plane.stop();
 });
 
-/** What a node says of its addresses, besides the internal one that it always has. */
+/** Listed addresses of a node, besides its internal one. */
 async function nodeLists(node: string, ...more: { type: string; address: string }[]): Promise<void> {
   const path = `/api/v1/nodes/${node}`;
   const { status } = (await plane.get<Node>(path))!;
@@ -139,7 +139,7 @@ const shown = (policy: EgressPolicy | undefined) =>
 const untilShown = (wanted: string) =>
   plane.until<EgressPolicy>(policyPath(NS, "webhooks"), (policy) => shown(policy) === wanted, wanted, WAIT_MS);
 
-/** Waits until the operator has looked at the policy again, with all that it knows by now. */
+/** Waits until the operator has reconciled the policy with its current facts. */
 async function untilLooked(mark: string, staticIPs: readonly StaticIP[]): Promise<void> {
   await applyPolicy(plane, NS, "webhooks", spec(staticIPs, { serviceAnnotations: { mark } }));
   const path = `/api/v1/namespaces/${NS}/services/webhooks-egress`;
@@ -172,7 +172,7 @@ test("a proxy that lost its address answers 503 and is not ready", async () => {
   const [pod] = await podsOf(0);
   const answers = new Set<string>();
   const asked: Promise<void>[] = [];
-  // Without waiting: what is on its way when the address goes, waits until it is back.
+  // Without a wait: requests in progress when the address is removed wait until it is back.
   const asking = setInterval(() => {
     asked.push(send(pod!).then(({ status, text }) => void answers.add(status === 200 ? text : `${status}`)));
   }, 20);
@@ -193,7 +193,7 @@ test("a proxy that lost its address answers 503 and is not ready", async () => {
   clearInterval(asking);
   await Promise.all(asked);
   assert.equal((await podsOf(0))[0]!.metadata.uid, pod!.metadata.uid);
-  // 502: the kernel refused to bind it before the proxy had looked again.
+  // 502: the kernel rejected the bind before the proxy checked its address again.
   assert.ok(answers.has(IPS[0]) && answers.has("503"), [...answers].join());
   assert.deepEqual(
     [...answers].filter((answer) => ![IPS[0], "503", "502"].includes(answer)),
@@ -210,7 +210,7 @@ test("a slot moves only after its proxy lost the address", async () => {
   const [after] = await podsOf(0);
   assert.equal(after!.metadata.uid, before!.metadata.uid);
   assert.ok(isReady(after!));
-  // As on a node that is gone: the end of its pod never comes.
+  // As on a lost node: its pod never ends.
   const hold = (finalizers: string[]) =>
     plane.patch(`/api/v1/namespaces/${NS}/pods/${before!.metadata.name}`, { metadata: { finalizers } });
   await hold(["example.com/gone"]);
@@ -265,7 +265,7 @@ test("publishes a pending address and uses the annotation of a node", async () =
   put(2);
   await untilCondition(plane, NS, "webhooks", "Ready", "True");
   await untilShown(`Verified node-1,Verified node-2,Verified ${there}`);
-  // Now that the proxy has it, it does not matter whether anybody says so.
+  // Once the proxy has the address, the annotation no longer matters.
   const [pod] = await podsOf(2);
   await annotate(there, null);
   await untilLooked("no annotation", [ip(0), ip(1), ip(2)]);
@@ -339,7 +339,7 @@ test("migrates from a shared fleet to slots and back", async () => {
   const behind = async (): Promise<string> => {
     const wanted = await selector();
     const { items } = (await plane.get<{ items: Pod[] }>(`/api/v1/namespaces/${NS}/pods`))!;
-    // Looked at twice: a selector that changed in between belongs to other labels.
+    // Read twice, since a selector that changed in between belongs to other labels.
     if (JSON.stringify(await selector()) !== JSON.stringify(wanted)) return behind();
     const selected = items.filter(
       (pod) => isReady(pod) && Object.entries(wanted).every(([key, value]) => pod.metadata.labels?.[key] === value),

@@ -27,7 +27,7 @@ const NS = "convoy";
 
 before(async () => {
   if (skip) return;
-  // Simulated nodes do not mend what is written to their pods when they were silent, as kubelets do.
+  // Unlike kubelets, simulated nodes do not repair the status of their pods after an outage.
   plane = await startControlPlane({ kwokNodes: 2, controllerFlags: ["--node-monitor-grace-period=10m"] });
   await install(plane);
   await makeNamespace(plane, NS);
@@ -48,9 +48,9 @@ after(async () => {
   await plane.stop();
 });
 
-/** Asks for another policy. */
+/** Applies another policy. */
 const ask = () => applyPolicy(plane, NS, "webhooks", { deny: [{ hosts: [`edit-${edits++}.example`] }] });
-/** Waits until every proxy runs what was asked for last. */
+/** Waits until every proxy runs the newest spec. */
 const distributed = () => untilCondition(plane, NS, "webhooks", "PolicyDistributed", "True", undefined, 60_000);
 async function edit(): Promise<void> {
   await ask();

@@ -9,7 +9,7 @@ import { nodeAddress } from "../../operator/providers/nodeaddress.ts";
 import type { Provider } from "../../operator/providers/provider.ts";
 import { labelPatches } from "../../operator/reconcile/decision/pod-labels.ts";
 
-/** Which proxies get new requests, by the labels of their pods. */
+/** Proxies that get new requests, by the labels of their pods. */
 
 const VERIFIED = "egress.outrider.dev/verified";
 const PHASE = "egress.outrider.dev/phase";

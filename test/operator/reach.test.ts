@@ -14,7 +14,7 @@ import { withDefaults } from "../harness/defaults.ts";
 import { ip, NEVER, REACHABLE, range, registrySpecial, SPECIAL, text, V4, within } from "../policy/evaluator.ts";
 import { assertBlocks, lets } from "./np-evaluator.ts";
 
-/** What the proxies' NetworkPolicy lets out, beside what the engine lets them dial. */
+/** Compares the NetworkPolicy of proxies with the decisions of the policy engine. */
 
 const seed = Number(process.env.SEED ?? Date.now() & 0x7fffffff);
 const policyOf = (spec: object): EgressPolicy =>

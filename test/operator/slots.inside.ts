@@ -35,7 +35,7 @@ let plane: ControlPlane;
 let operator: Operator;
 let fleet: FleetRunner;
 let echoURL: string;
-/** What the echo server says to a caller: by source address, the address that the world sees. */
+/** Answers of the echo server: the address that it reports, by source address. */
 const seen = new Map<string, string>();
 
 /** What is bound: the second static IP is mapped by a router. */
@@ -150,7 +150,7 @@ test("creates a Deployment and a Service for each static IP", async () => {
         ports: [{ name: "sink", port: 65534, protocol: "TCP", targetPort: 65534 }],
       },
     );
-    // As kube-vip does: it says that it has the address, whether or not that is so.
+    // Like kube-vip: reports the address in the status, whether or not it is true.
     const status = { loadBalancer: { ingress: [{ ip: bound(i), ipMode: "VIP" }] } };
     await plane.patch(`/api/v1/namespaces/${NS}/services/${gateway.metadata.name}/status`, { status });
   }
@@ -282,11 +282,11 @@ test("migrates between providers without an outage", async () => {
   seen.set("127.0.0.1", IPS[4]);
   const selector = async () =>
     (await plane.get<Service>(`/api/v1/namespaces/${NS}/services/switched-egress`))!.spec.selector;
-  /** Pods that the client Service selects now; never none, whatever is under way. */
+  /** Pods that the client Service selects now. There must always be one. */
   const selected = async (): Promise<Pod[]> => {
     const before = await selector();
     const found = await pods();
-    // Looked at twice: a selector that changed in between belongs to other labels.
+    // Read twice, since a selector that changed in between belongs to other labels.
     if (JSON.stringify(await selector()) !== JSON.stringify(before)) return selected();
     const wanted = Object.entries(before);
     return found.filter(({ metadata }) => wanted.every(([key, value]) => metadata.labels?.[key] === value));

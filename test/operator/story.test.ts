@@ -44,7 +44,7 @@ after(async () => {
   await plane.stop();
 });
 
-/** What every proxy says of itself. */
+/** The `/status` of every proxy. */
 async function hashes(): Promise<string[]> {
   return Promise.all(
     fleet.pods.map(async (pod) => {
@@ -102,7 +102,7 @@ test("an invalid edit changes only the status", { skip }, async () => {
   assert.equal(conditionOf(policy, "PolicyDistributed")!.status, "True");
   const after = await plane.get<ConfigMap>(cm("webhooks-egress-policy"));
   assert.equal(after!.metadata.resourceVersion, before!.metadata.resourceVersion);
-  // Also when the operator starts anew, and when the ConfigMap is edited meanwhile.
+  // Also after a restart of the operator, and after an edit of the ConfigMap.
   await operator.stop();
   await plane.patch(cm("webhooks-egress-policy"), { data: { "policy.json": "{}" } });
   operator = await startOperator(plane, { args: ["--scrape-seconds=1", "--resync-seconds=5"] });

@@ -80,7 +80,7 @@ onPlane("reviews only pods with the label or annotation", async () => {
       podOf("proxy", { label: "webhooks", labels: { [LABEL.fleet]: "webhooks" } }),
     );
     const none = await createPod(plane, "convoy", podOf("none", { annotation: "" }));
-    // The annotation counts, and asks for nothing.
+    // The annotation counts, and requests nothing.
     const taken = await createPod(plane, "convoy", podOf("taken-out", { label: "webhooks", annotation: "" }));
     for (const answer of [kubeSystem, own, off, other, proxy, none, taken]) {
       assert.deepEqual([answer.status, proxyOf(answer)], [201, undefined], answer.body.message);
@@ -175,7 +175,7 @@ onPlane("restores caBundle and owns no other field", async () => {
       process.stderr.write(`caBundle repaired after ${Date.now() - began} ms\n`);
     }
     await stage.untilAdmitted(true);
-    // Applied anew by whoever owns the rest, as an upgrade of the chart does, it stays.
+    // The field is kept when its other manager applies the object again, as an upgrade of the chart does.
     await installWebhook(plane, balancer.port);
     assert.equal(await stage.bundle(), good);
   });

@@ -61,7 +61,7 @@ after(async () => {
   net?.close();
 });
 
-/** The environment of a pod whose container says nothing but `HTTP_PROXY: ""`, after injection. */
+/** The injected environment of a pod whose container only has `HTTP_PROXY: ""`. */
 function injected(spec: { authentication: { mode: "None" | "Basic" } }, client?: string): Record<string, string> {
   const { port } = proxies[spec.authentication.mode];
   const annotations = { [LABEL.policy]: "webhooks", ...(client === undefined ? {} : { [ANNOTATION.client]: client }) };

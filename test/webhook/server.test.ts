@@ -15,7 +15,7 @@ import { makeWebhook, type Webhook } from "../../operator/webhook/server.ts";
 import { fastClock } from "../operator/kube/clocks.ts";
 import { injectOne, optInByName } from "./injector.ts";
 
-/** How much faster a drain goes. */
+/** Speed-up of a drain. */
 const SPEED = 10;
 const moment = { now: Date.now(), names: ["127.0.0.1"], trusted: true };
 const certificates = nextStep(undefined, undefined, moment)!.held;
@@ -297,7 +297,7 @@ test("a draining server answers, closes connections, and ends", async () => {
   const kept = new Agent({ keepAlive: true, ca: bundleOf(certificates) });
   const { port } = server;
   assert.equal((await post(review(pod("webhooks")), { port })).headers.connection, "keep-alive");
-  // Of this one nothing is heard any more: it must not hold up the end for ever.
+  // This connection sends nothing more, and must not block the shutdown forever.
   const idle = connect({ host: "127.0.0.1", port, ca: bundleOf(certificates) });
   await once(idle, "secureConnect");
   let ended = false;

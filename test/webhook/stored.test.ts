@@ -17,7 +17,7 @@ import { targetOf } from "../injection/policies.ts";
 import { applyPolicy, install, makeNamespace, type Operator, policyPath, startOperator } from "../operator/operator.ts";
 import { installWebhook, untilAdmitting } from "./installed.ts";
 
-/** Every golden pod once more: created on a real API server, which asks a real operator, and read as it was stored. */
+/** Creates every golden pod on a real API server, which calls a real operator, and compares the stored pod. */
 
 const skip = controlPlaneMissing({ controllers: true }) ?? false;
 const NS = "convoy";

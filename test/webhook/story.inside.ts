@@ -172,7 +172,7 @@ test("a sender with the injected variables uses the proxy", {
     go.prepare!(folder);
     const [pod] = await senders();
     const proxy = fleet.pods[0]!.status!.podIP!;
-    // No cluster DNS and no kube-proxy here: the name of the client Service stands for one of its endpoints.
+    // Without cluster DNS and kube-proxy, the name of the client Service resolves to one of its endpoints.
     const env = Object.fromEntries(
       Object.entries(envOf(pod!)).map(([name, value]) => [
         name,

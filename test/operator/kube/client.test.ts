@@ -24,7 +24,7 @@ before(async () => {
   plane = await startControlPlane({ users: { nobody: [] } });
   proxy = await startFaultProxy(plane);
   client = new Client(configFrom(proxy.config()), { metrics: new KubeMetrics(registry) });
-  // Made now and deleted now: the API server goes on to take a token for some seconds after its account has gone.
+  // Created and deleted early: the API server accepts a token for some seconds after the deletion of its account.
   const account = { metadata: { name: "short", namespace: "default" } };
   await client.create(SERVICE_ACCOUNTS, account);
   const asked = await client.raw("POST", `${pathOf(SERVICE_ACCOUNTS, "default", "short")}/token`, {

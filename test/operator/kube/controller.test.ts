@@ -48,7 +48,7 @@ test("handles each outcome of a reconcile", async () => {
     delays.push(clock.next);
     clock.advance(clock.next ?? 0);
   }
-  // The 429 is not a failure of the key: its back-off goes on from the first error to the second.
+  // The 429 is no failure of the key: the back-off of the first error continues with the second.
   assert.deepEqual(delays, [7000, 5, 3000, 10, undefined]);
   assert.deepEqual(await results(), { requeue_after: 1, error: 2, requeue: 1, user_error: 1 });
   assert.deepEqual(

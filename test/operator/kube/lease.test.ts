@@ -72,7 +72,7 @@ async function operator(name: string, identity: string, clock: Clock = fastClock
 type Lease = KubeObject & { spec: { holderIdentity: string; leaseTransitions: number; renewTime: string } };
 const leaseOf = async (name: string) => (await direct.get<Lease>(LEASES, name, "default")).spec;
 
-/** Writes as fast as it may, who it is and in which round, until it is told to stop. */
+/** Writes its name and round as fast as possible, until it is stopped. */
 function writeOn(who: Operator, name: string, identity: string, journal: string[]): { stop(): Promise<void> } {
   let on = true;
   const work = (async () => {
@@ -136,7 +136,7 @@ onPlane("one of two processes leads, and the other takes over", async () => {
 });
 
 onPlane("a stopped leader releases the lease", async () => {
-  // Its clock stands still: it could never see a lease end.
+  // Its clock does not advance, so it could never see a lease expire.
   const frozen = new ManualClock();
   const [one, two] = [await operator("handed", "one"), await operator("handed", "two", frozen)];
   await one.election.start();

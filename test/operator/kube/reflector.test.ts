@@ -47,7 +47,7 @@ interface Watched {
   reflector: Reflector<ConfigMap>;
   changes: { change: string; key: string; data: Record<string, string> | undefined; before: ConfigMap | undefined }[];
   lines: string[];
-  /** Delays that were asked of the clock, in its milliseconds. */
+  /** Requested delays of the clock, in its milliseconds. */
   delays: number[];
   metric(name: string, labels: Record<string, string>): Promise<number>;
 }
@@ -102,7 +102,7 @@ async function watched(
   return { ...watched, reflector };
 }
 const data = (reflector: Reflector<ConfigMap>, key: string) => reflector.store.get(key)?.data?.v;
-/** The watches of a namespace that came to the proxy, by the version that they asked for. */
+/** Requested versions of the watches of a namespace that the proxy saw. */
 const watchesOf = (namespace: string) =>
   proxy.seen.flatMap(({ path }) => {
     const { pathname, searchParams } = new URL(path, "http://h");

@@ -31,7 +31,7 @@ test("compares versions as numbers of any length", () => {
   assert.equal(compareVersions("7", "7"), 0);
 });
 
-/** The store holds what a watch told up to version 20; the list was taken at 20 too. */
+/** The store has the events of a watch up to version 20, which is also the version of the list. */
 function auditOf(held: KubeObject[], listed: KubeObject[], deleted: string[] = [], version = "20") {
   const store = new Store<KubeObject>();
   for (const item of held) store.set(item);
