@@ -1,7 +1,7 @@
 import { readFileSync } from "node:fs";
 import { UsageError } from "../proxy/errors.ts";
 import { LOG_LEVELS } from "../proxy/log.ts";
-import { ipPort, noArguments, type Option, oneOf, readOptions, wholeNumber } from "../proxy/options.ts";
+import { ipPort, noArguments, type Option, oneOf, readOptions, type Values, wholeNumber } from "../proxy/options.ts";
 import { parseCidr } from "../proxy/policy/cidr.ts";
 import { type Grants, parseGrants } from "./providers/grants.ts";
 import type { ProxyPods } from "./reconcile/objects/deployment.ts";
@@ -111,58 +111,74 @@ function readGrants(file: string): Grants {
   }
 }
 
+/** Sets the defaults of the option table, which states each of them once. */
+function setDefaults(values: Values, options: readonly Option[]): void {
+  for (const { name, fallback } of options) {
+    if (fallback !== undefined && !values.has(name)) values.set(name, [fallback]);
+  }
+}
+
+/** Namespaces of an option. `extra`: another allowed value. @throws UsageError with the option */
+function namespacesOf(values: Values, name: string, extra?: string): string[] {
+  const list = values.get(name) ?? [];
+  const bad = list.find((text) => text !== extra && !NAME.test(text));
+  if (bad === undefined) return [...new Set(list)];
+  const form = extra === undefined ? "a namespace name" : `a namespace name or ${extra}`;
+  throw new UsageError(`${values.shown(name)} must be ${form}, not "${bad}"`);
+}
+
+/** Ranges of an option. @throws UsageError with the option */
+function rangesOf(values: Values, name: string): readonly string[] {
+  const list = values.get(name) ?? [];
+  for (const text of list) {
+    const parsed = parseCidr(text);
+    if ("error" in parsed) throw new UsageError(`${values.shown(name)}: ${parsed.error}`);
+  }
+  return list;
+}
+
+/** DNS domain of an option. @throws UsageError with the option */
+function domainOf(values: Values, name: string): string {
+  const domain = values.get(name)![0]!;
+  if (/^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$/.test(domain)) return domain;
+  throw new UsageError(`${values.shown(name)} must be a DNS name, not "${domain}"`);
+}
+
 /** Reads the command line; null for `--help`. @throws UsageError with the option */
 export function readOperatorConfig(argv: readonly string[], env: NodeJS.ProcessEnv): OperatorConfig | null {
   const { values, positionals } = readOptions(OPERATOR_OPTIONS, argv, env);
   if (values.has("help")) return null;
   noArguments(positionals);
+  setDefaults(values, OPERATOR_OPTIONS);
   const one = (name: string) => values.get(name)?.[0];
-  const namespaces = values.get("namespaces") ?? [];
-  for (const [name, list] of [
-    ["namespaces", namespaces],
-    ["lease-namespace", values.get("lease-namespace") ?? []],
-  ] as const) {
-    const bad = list.find((text) => !NAME.test(text));
-    if (bad !== undefined) throw new UsageError(`${values.shown(name)} must be a namespace name, not "${bad}"`);
-  }
-  const metricsNamespaces = values.get("metrics-namespaces") ?? [];
-  const stranger = metricsNamespaces.find((text) => text !== "*" && !NAME.test(text));
-  if (stranger !== undefined) {
-    throw new UsageError(`${values.shown("metrics-namespaces")} must be a namespace name or *, not "${stranger}"`);
-  }
+  const isOn = (name: string) => oneOf(values, name, ["on", "off"]) === "on";
+  const address = (name: string) => ipPort(values, name, one(name)!);
+  const seconds = (name: string, min: number) => wholeNumber(values, name, min, 86_400)! * 1000;
+  const namespaces = namespacesOf(values, "namespaces");
+  const [leaseNamespace] = namespacesOf(values, "lease-namespace");
+  const metricsNamespaces = namespacesOf(values, "metrics-namespaces", "*");
   const image = one("proxy-image");
   if (image === undefined) throw new UsageError("--proxy-image IMAGE is required");
-  const blockedCIDRs = values.get("blocked-cidrs") ?? [];
-  for (const text of blockedCIDRs) {
-    const parsed = parseCidr(text);
-    if ("error" in parsed) throw new UsageError(`${values.shown("blocked-cidrs")}: ${parsed.error}`);
-  }
-  const clusterDomain = one("cluster-domain") ?? "cluster.local";
-  if (!/^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$/.test(clusterDomain)) {
-    throw new UsageError(`${values.shown("cluster-domain")} must be a DNS name, not "${clusterDomain}"`);
-  }
-  const seconds = (name: string, min: number, fallback: number) =>
-    (wholeNumber(values, name, min, 86_400) ?? fallback) * 1000;
   const grants = one("grants");
   return {
     kubeconfig: one("kubeconfig"),
-    namespaces: [...new Set(namespaces)],
+    namespaces,
     image,
-    imagePullPolicy: oneOf(values, "proxy-image-pull-policy", ["Always", "IfNotPresent", "Never"]) ?? "IfNotPresent",
-    clusterDomain,
-    blockedCIDRs,
-    discoverCIDRs: (oneOf(values, "discover-cidrs", ["on", "off"]) ?? "on") === "on",
+    imagePullPolicy: oneOf(values, "proxy-image-pull-policy", ["Always", "IfNotPresent", "Never"])!,
+    blockedCIDRs: rangesOf(values, "blocked-cidrs"),
+    clusterDomain: domainOf(values, "cluster-domain"),
+    discoverCIDRs: isOn("discover-cidrs"),
     grants: grants === undefined ? [] : readGrants(grants),
-    leaderElect: (oneOf(values, "leader-elect", ["on", "off"]) ?? "on") === "on",
-    leaseNamespace: one("lease-namespace"),
-    scrape: oneOf(values, "scrape", ["direct", "apiserver"]) ?? "direct",
+    leaderElect: isOn("leader-elect"),
+    leaseNamespace,
+    scrape: oneOf(values, "scrape", ["direct", "apiserver"])!,
     metricsNamespaces,
-    scrapeMs: seconds("scrape-seconds", 1, 10),
-    resyncMs: seconds("resync-seconds", 5, 600),
-    workers: wholeNumber(values, "workers", 1, 64) ?? 4,
+    scrapeMs: seconds("scrape-seconds", 1),
+    resyncMs: seconds("resync-seconds", 5),
+    workers: wholeNumber(values, "workers", 1, 64)!,
     webhook: readWebhookConfig(values),
-    metrics: ipPort(values, "metrics", ":8080"),
-    health: ipPort(values, "health", ":8081"),
-    logLevel: oneOf(values, "log-level", LOG_LEVELS) ?? "info",
+    metrics: address("metrics"),
+    health: address("health"),
+    logLevel: oneOf(values, "log-level", LOG_LEVELS)!,
   };
 }

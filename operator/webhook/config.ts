@@ -47,7 +47,7 @@ export interface WebhookConfig {
 const DNS_NAME = /^(?=.{1,253}$)(\*\.)?[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?(\.[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)*$/;
 const OBJECT_NAME = /^(?=.{1,253}$)[a-z0-9]([-a-z0-9.]*[a-z0-9])?$/;
 
-/** Reads the options; undefined if the webhook is off. @throws UsageError with the option */
+/** Reads the options, with their defaults set; undefined if the webhook is off. @throws UsageError with the option */
 export function readWebhookConfig(values: Values): WebhookConfig | undefined {
   const one = (name: string) => values.get(name)?.[0];
   for (const name of ["webhook-configuration", "owner"]) {
@@ -61,11 +61,11 @@ export function readWebhookConfig(values: Values): WebhookConfig | undefined {
   if (bad !== undefined) {
     throw new UsageError(`${values.shown("webhook-names")} must be a DNS name or an IP address, not "${bad}"`);
   }
-  const where = one("webhook") ?? "off";
+  const where = one("webhook")!;
   if (where === "off") return undefined;
   return {
-    listen: ipPort(values, "webhook", ":10250"),
-    configuration: one("webhook-configuration") ?? "outrider-webhook",
+    listen: ipPort(values, "webhook", where),
+    configuration: one("webhook-configuration")!,
     names,
     certDir: one("webhook-cert-dir"),
     owner: one("owner"),
