@@ -160,7 +160,7 @@ export const EVENT_REASON = {
   mayIgnoreProxy: "SenderMayIgnoreProxy",
   /** The sender does not support a setting of the policy, or needs a setting of its own. */
   senderIncompatible: "SenderIncompatible",
-  /** What the person who made the pod should know. */
+  /** A hint for the user who created the pod. */
   injectionHint: "InjectionHint",
 } as const;
 

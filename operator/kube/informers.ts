@@ -25,7 +25,7 @@ export interface InformerOptions {
   resyncMs: number;
 }
 
-/** What one cache holds, besides its kind. */
+/** Selection and indexes of one cache. */
 export interface CacheOptions<T extends KubeObject> {
   labelSelector?: string;
   fieldSelector?: string;

@@ -28,7 +28,7 @@ const UNPOLLED_MS = 250;
 /** Requeue delay after the API server rejected an object, or its name is taken: a user has to act. */
 const OBSTACLE_MS = 10_000;
 
-/** What a {@link PolicyReconciler} needs. */
+/** Dependencies of a {@link PolicyReconciler}. */
 export interface ReconcilerOptions {
   client: Client;
   caches: Caches;

@@ -166,7 +166,7 @@ test("applies thousands of networks, and widens too many", {
   const policy = await applied(ns, "Widened");
   assert.match(
     messageOf(policy),
-    /; what the proxies may dial takes \d{6,7} bytes, .* to \/\d+ \(IPv4\) and \/\d+ \(IPv6\) at least/,
+    /; the networks that the proxies may reach need \d{6,7} bytes, .* to at least \/\d+ \(IPv4\) and \/\d+ \(IPv6\)/,
   );
   const rounded = (await read(ns, PROXY))!;
   assert.ok(lets(rounded, "to", ip("10.39.200.5"), 443) && lets(rounded, "to", ip("10.39.200.6"), 443));

@@ -14,7 +14,7 @@ export interface Effective extends ResolvedSpec {
   hash: string;
 }
 
-/** What to do for a policy. */
+/** Result of a decision about one policy. */
 export interface Plan {
   /** Why the newest spec is rejected; undefined if it is accepted. */
   rejection: Rejection | undefined;

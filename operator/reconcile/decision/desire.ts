@@ -44,7 +44,7 @@ export interface Desired {
 
 const DEFAULT_REPLICAS = 2;
 
-/** What the shape of a fleet means for the readiness and the labels of its pods. */
+/** Readiness and labels of pods by the shape of their fleet. */
 function readinessOf(shape: FleetShape): Pick<ProxyPods, "readiness" | "labels"> {
   switch (shape.kind) {
     case "Deployment":

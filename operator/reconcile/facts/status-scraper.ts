@@ -65,7 +65,7 @@ interface ScrapedProxy {
   reported: string;
 }
 
-/** What a {@link StatusScraper} needs. */
+/** Dependencies of a {@link StatusScraper}. */
 export interface ScraperOptions {
   fetch: FetchStatus;
   /** Polling interval of a settled proxy, in milliseconds. */

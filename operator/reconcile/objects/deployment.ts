@@ -20,7 +20,7 @@ export interface ProxyPods {
   replicas?: number;
   /** With a slot, the pod uses the network of its node and binds its sockets to the address of the slot. */
   slot?: Slot;
-  /** What `/readyz` waits for. `policy` where only a ready pod gets the address. */
+  /** Condition of `/readyz`. `policy` if only a ready pod gets the address. */
   readiness: "policy" | "verified";
   /** Annotations that the provider needs. */
   annotations: Record<string, string>;

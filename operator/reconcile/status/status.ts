@@ -120,7 +120,7 @@ function verified(proxies: readonly ProxyFacts[], spec: EgressPolicySpec): Findi
   return yes(REASON.verified, `every ready proxy sends from a published address`);
 }
 
-/** Where pods take addresses of a pool, every pod needs one. Unused addresses of the pool are no problem. */
+/** Pods that use a pool need one of its addresses each. Unused addresses of the pool are no problem. */
 function pooled(proxies: readonly ProxyFacts[], slots: readonly Slot[]): Finding {
   const sources = new Set(slots.map(({ source }) => source));
   const placed = proxies.filter(({ terminating, ips }) => !terminating && ips.length > 0);

@@ -17,7 +17,7 @@ const MAX_REASON_CHARS = 500;
 
 const requestingPods = (pods: readonly RequestingPod[]) => joinNames(pods.map(({ pod }) => pod));
 
-/** Which pods were not injected, and why: the reason that admission wrote on them, or that they are older than the webhook. */
+/** Missed pods with the reason that admission wrote on them, or that they are older than the webhook. */
 function whyMissed(missed: readonly RequestingPod[]): string {
   const reasonOf = ({ pod }: RequestingPod) => pod.metadata.annotations?.[ANNOTATION.skipped];
   const left = missed.filter((one) => reasonOf(one) !== undefined);
