@@ -7,15 +7,15 @@ const CASES: readonly [string, unknown, unknown, boolean][] = [
   ["defaults of the API server", { a: 1, added: "x" }, { a: 1 }, true],
   ["another value", { a: 2 }, { a: 1 }, false],
   ["a missing field", {}, { a: 1 }, false],
-  ["an empty mapping is nothing", undefined, {}, true],
-  ["an empty list is nothing", undefined, [], true],
-  ["a list of texts is taken whole", ["a", "b"], ["a"], false],
-  ["a list of texts in another order", ["b", "a"], ["a", "b"], false],
-  ["items with a key are found by it", [{ name: "theirs" }, { name: "ours", v: 1 }], [{ name: "ours", v: 1 }], true],
-  ["an item with a key that was edited", [{ name: "ours", v: 2 }], [{ name: "ours", v: 1 }], false],
-  ["an item with a key that is gone", [{ name: "theirs" }], [{ name: "ours" }], false],
+  ["an empty mapping equals a missing one", undefined, {}, true],
+  ["an empty list equals a missing one", undefined, [], true],
+  ["a list of strings is compared as a whole", ["a", "b"], ["a"], false],
+  ["a list of strings in another order", ["b", "a"], ["a", "b"], false],
+  ["items with a key", [{ name: "theirs" }, { name: "ours", v: 1 }], [{ name: "ours", v: 1 }], true],
+  ["an edited item with a key", [{ name: "ours", v: 2 }], [{ name: "ours", v: 1 }], false],
+  ["a missing item with a key", [{ name: "theirs" }], [{ name: "ours" }], false],
   ["ports by number", [{ containerPort: 1, protocol: "TCP" }], [{ containerPort: 1 }], true],
-  ["items without a key are taken whole", [{ key: "a" }, { key: "b" }], [{ key: "a" }], false],
+  ["items without a key are compared as a whole", [{ key: "a" }, { key: "b" }], [{ key: "a" }], false],
   [
     "quantities by value",
     { requests: { cpu: "1", memory: "1Gi" } },
@@ -23,7 +23,7 @@ const CASES: readonly [string, unknown, unknown, boolean][] = [
     true,
   ],
   ["quantities of another value", { limits: { cpu: "1" } }, { limits: { cpu: "100m" } }, false],
-  ["a number is no text", { cpu: 1 }, { cpu: "1" }, false],
+  ["a number is not a string", { cpu: 1 }, { cpu: "1" }, false],
 ];
 
 for (const [what, actual, desired, covered] of CASES) {

@@ -20,17 +20,22 @@ const condition = ([type, status, reason]: Short): PolicyCondition => ({
 });
 
 for (const [what, before, after, event] of [
-  ["a policy that is begun and not taken", undefined, ["Accepted", "False", "Invalid"], "Warning"],
-  ["a policy that is begun and has no proxy yet", undefined, ["ProxyAvailable", "False", "Unavailable"], undefined],
+  ["a new policy that is rejected", undefined, ["Accepted", "False", "Invalid"], "Warning"],
+  ["a new policy without a proxy", undefined, ["ProxyAvailable", "False", "Unavailable"], undefined],
   [
-    "an ordinary roll-out",
+    "an ordinary rolling update",
     ["ProxyAvailable", "True", "Available"],
     ["ProxyAvailable", "False", "Progressing"],
     undefined,
   ],
-  ["its end", ["ProxyAvailable", "False", "Progressing"], ["ProxyAvailable", "True", "Available"], undefined],
   [
-    "one that does not end",
+    "the end of a rolling update",
+    ["ProxyAvailable", "False", "Progressing"],
+    ["ProxyAvailable", "True", "Available"],
+    undefined,
+  ],
+  [
+    "a rolling update without progress",
     ["ProxyAvailable", "False", "Progressing"],
     ["ProxyAvailable", "False", "ProgressDeadlineExceeded"],
     "Warning",
@@ -41,9 +46,14 @@ for (const [what, before, after, event] of [
     ["EgressIPVerified", "False", "Mismatch"],
     "Warning",
   ],
-  ["the right one", ["EgressIPVerified", "False", "Mismatch"], ["EgressIPVerified", "True", "Verified"], "Normal"],
   [
-    "echo servers that fall silent",
+    "the right source address",
+    ["EgressIPVerified", "False", "Mismatch"],
+    ["EgressIPVerified", "True", "Verified"],
+    "Normal",
+  ],
+  [
+    "echo servers that do not answer",
     ["EgressIPVerified", "True", "Verified"],
     ["EgressIPVerified", "True", "EchoSilent"],
     "Warning",
@@ -54,11 +64,11 @@ for (const [what, before, after, event] of [
     ["EgressIPVerified", "True", "Verified"],
     undefined,
   ],
-  ["a NetworkPolicy that opens more", undefined, ["NetworkPolicyApplied", "True", "Widened"], "Warning"],
-  ["all is well", ["Ready", "False", "Progressing"], ["Ready", "True", "Ready"], "Normal"],
-  ["what Ready repeats", ["Ready", "True", "Ready"], ["Ready", "False", "Mismatch"], undefined],
-  ["what nobody knows", ["Ready", "True", "Ready"], ["Ready", "Unknown", "NoReadyProxy"], undefined],
-  ["nothing new", ["Accepted", "False", "Invalid"], ["Accepted", "False", "Invalid"], undefined],
+  ["a NetworkPolicy that allows more", undefined, ["NetworkPolicyApplied", "True", "Widened"], "Warning"],
+  ["a policy that becomes ready", ["Ready", "False", "Progressing"], ["Ready", "True", "Ready"], "Normal"],
+  ["a problem that Ready repeats", ["Ready", "True", "Ready"], ["Ready", "False", "Mismatch"], undefined],
+  ["an unknown condition", ["Ready", "True", "Ready"], ["Ready", "Unknown", "NoReadyProxy"], undefined],
+  ["an unchanged condition", ["Accepted", "False", "Invalid"], ["Accepted", "False", "Invalid"], undefined],
 ] as const satisfies readonly (readonly [string, Short | undefined, Short, string | undefined])[]) {
   test(`${event ?? "no"} event: ${what}`, () => {
     const now = condition(after);

@@ -49,27 +49,27 @@ const around = () => ({
 });
 
 for (const [about, policy, caches, spec, rejected] of [
-  ["the one that was accepted before", policyOf("False", 2), cachesWith(packSpec(accepted)), accepted, true],
-  ["the newest where it is accepted", policyOf("True", 2), cachesWith(packSpec(accepted)), newest, false],
-  ["the newest where nobody judged it yet", policyOf("False", 1), cachesWith(packSpec(accepted)), newest, false],
-  ["the newest where none was accepted", policyOf("False", 2), cachesWith(undefined), newest, true],
+  ["the last accepted spec", policyOf("False", 2), cachesWith(packSpec(accepted)), accepted, true],
+  ["the newest spec if it is accepted", policyOf("True", 2), cachesWith(packSpec(accepted)), newest, false],
+  ["the newest spec before its validation", policyOf("False", 1), cachesWith(packSpec(accepted)), newest, false],
+  ["the newest spec if none was accepted", policyOf("False", 2), cachesWith(undefined), newest, true],
   [
-    "the one that its fleet runs where its grant was taken back",
+    "the last accepted spec after its grant was revoked",
     policyOf("False", 2),
     cachesWith(packSpec(ungranted)),
     ungranted,
     true,
   ],
   [
-    "the newest where what is kept is refused as well",
+    "the newest spec if the stored one is rejected, too",
     policyOf("False", 2),
     cachesWith(packSpec(forged)),
     newest,
     true,
   ],
-  ["the newest where what is kept cannot be read", policyOf("False", 2), cachesWith("bm90aGluZw=="), newest, true],
+  ["the newest spec if the stored one cannot be read", policyOf("False", 2), cachesWith("bm90aGluZw=="), newest, true],
   [
-    "the newest where the ConfigMap is another's",
+    "the newest spec if another policy owns the ConfigMap",
     policyOf("False", 2),
     cachesWith(packSpec(accepted), "x"),
     newest,

@@ -359,7 +359,7 @@ onPlane("lists again after a compaction and reports changes", async () => {
   const told = changes.length;
   proxy.refuse = undefined;
   await until(
-    "the list is taken again",
+    "the list is read again",
     async () => (await metric("outrider_reflector_relists_total", { cause: "expired" })) > 0,
   );
   const since = changes.slice(told).filter(({ key }) => key !== "gaps/kube-root-ca.crt");
