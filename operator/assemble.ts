@@ -47,7 +47,10 @@ export interface Parts {
   inForce: (policy: EgressPolicy) => InForce;
 }
 
-/** Returns a function that reads `/status` of proxies: from the address of the pod, or through the API server. `client`: its own. */
+/**
+ * Returns a function that reads `/status` of proxies: from the address of the pod, or through the API server. `client`:
+ * its own.
+ */
 export function makeFetch(scrape: OperatorConfig["scrape"], client: Client): FetchStatus {
   if (scrape === "direct") return makeDirectFetch();
   return async ({ metadata }, port) => {

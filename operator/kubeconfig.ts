@@ -1,7 +1,10 @@
 import { KubeConfig } from "@kubernetes/client-node";
 import { UsageError } from "../proxy/errors.ts";
 
-/** Loads the configuration of the API server: a file, the ServiceAccount of the pod, or the default file. @throws UsageError */
+/**
+ * Loads the configuration of the API server: a file, the ServiceAccount of the pod, or the default file. @throws
+ * UsageError
+ */
 export function loadKubeConfig(file: string | undefined): KubeConfig {
   const config = new KubeConfig();
   try {

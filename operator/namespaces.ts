@@ -18,7 +18,10 @@ export function ownNamespace({ leaseNamespace }: OperatorConfig): string {
   return leaseNamespace ?? podNamespace() ?? DEFAULT_NAMESPACE;
 }
 
-/** Namespaces whose pods reach the admin ports of proxies. Undefined: no restriction, since no selector matches an API server. */
+/**
+ * Namespaces whose pods reach the admin ports of proxies. Undefined: no restriction, since no selector matches an API
+ * server.
+ */
 export function adminNamespaces(config: OperatorConfig): string[] | undefined {
   if (config.scrape === "apiserver" || config.metricsNamespaces.includes("*")) return undefined;
   return [...new Set([podNamespace() ?? ownNamespace(config), ...config.metricsNamespaces])].sort();

@@ -22,7 +22,10 @@ export const LABEL = {
   slot: `${GROUP}/slot`,
   /** On proxy pods with a proven source address, if the client Service selects by this label. */
   verified: `${GROUP}/verified`,
-  /** On proxy pods of slots, if the client Service selects by this label: {@link SERVING_PHASE}, or the phase of a retiring address. */
+  /**
+   * On proxy pods of slots, if the client Service selects by this label: {@link SERVING_PHASE}, or the phase of a
+   * retiring address.
+   */
   phase: `${GROUP}/phase`,
   /** Name of the policy, on injected pods. */
   injected: `${GROUP}/injected`,
@@ -49,8 +52,8 @@ export const ANNOTATION = {
   /** On a slot's Deployment: the address that its proxy binds. */
   source: `${GROUP}/source`,
   /**
-   * Comma-separated addresses. On nodes, set by administrators: addresses that the status does not list. On the Deployment of
-   * a fleet without slots: its static IPs, which are needed after the spec has changed.
+   * Comma-separated addresses. On nodes, set by administrators: addresses that the status does not list. On the
+   * Deployment of a fleet without slots: its static IPs, which are needed after the spec has changed.
    */
   addresses: `${GROUP}/addresses`,
   /** On the policy's ConfigMap: hash of its document. */

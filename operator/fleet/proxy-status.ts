@@ -87,8 +87,8 @@ export function readProxyStatus(body: string): ProxyStatus {
 }
 
 /**
- * Whether a proxy has a policy, has bound its sources, and has all its proofs. With `spec`, proofs are not required if the
- * policy lets unverified proxies serve.
+ * Whether a proxy has a policy, has bound its sources, and has all its proofs. With `spec`, proofs are not required if
+ * the policy lets unverified proxies serve.
  */
 export function isOpen(status: ProxyStatus | undefined, spec?: EgressPolicySpec): boolean {
   return (

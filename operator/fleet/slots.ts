@@ -2,7 +2,10 @@ import { createHash } from "node:crypto";
 import { formatAddress, parseAddress } from "../../proxy/policy/cidr.ts";
 import type { EgressPolicySpec } from "../api/egresspolicy.ts";
 
-/** Value of the slot label where one Deployment has all addresses. An id of a slot is six hex digits, so it never equals this. */
+/**
+ * Value of the slot label where one Deployment has all addresses. An id of a slot is six hex digits, so it never equals
+ * this.
+ */
 export const SHARED = "shared";
 
 /** One static IP with a proxy of its own. */

@@ -3,10 +3,10 @@ import { optIn } from "./inject.ts";
 import type { PodLike } from "./pod.ts";
 
 /**
- * Injection state of a pod. covered: every selected container has the current settings. stale: it has older settings, so the
- * pod has to be restarted. missed: the pod requests the policy, and not all of it sends through the proxies. It was created
- * before the webhook ran, it was skipped (another proxy, host network), or its sender is known to ignore the variables.
- * none: it does not request this policy, or the policy injects nothing.
+ * Injection state of a pod. covered: every selected container has the current settings. stale: it has older settings,
+ * so the pod has to be restarted. missed: the pod requests the policy, and not all of it sends through the proxies. It
+ * was created before the webhook ran, it was skipped (another proxy, host network), or its sender is known to ignore
+ * the variables. none: it does not request this policy, or the policy injects nothing.
  */
 export type Coverage = "covered" | "stale" | "missed" | "none";
 

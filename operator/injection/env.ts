@@ -143,7 +143,9 @@ function otherProxy(container: Container, { preset, wanted, own }: EnvContext): 
   return undefined;
 }
 
-/** Sets NO_PROXY in both cases: the entries of the pod and of the policy, or with Overwrite those of the policy alone. */
+/**
+ * Sets NO_PROXY in both cases: the entries of the pod and of the policy, or with Overwrite those of the policy alone.
+ */
 function setNoProxy(edits: Edits, container: Container, { wanted }: EnvContext, overwrite: boolean, hints: string[]) {
   const foreign = NO_PROXY_NAMES.map((name) => variable(container, name)).find(
     (entry) => entry?.valueFrom !== undefined,

@@ -24,8 +24,8 @@ function touchesInside(text: string): boolean {
 }
 
 /**
- * Whether an entry of NO_PROXY lets tenants' URLs reach internal services: a private or otherwise special-purpose address or
- * network, a whole namespace or cluster, or every host. An exact host is the intended use.
+ * Whether an entry of NO_PROXY lets tenants' URLs reach internal services: a private or otherwise special-purpose
+ * address or network, a whole namespace or cluster, or every host. An exact host is the intended use.
  */
 export function widens(entry: string, clusterDomain: string): boolean {
   if (entry === "*") return true;

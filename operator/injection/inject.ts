@@ -32,8 +32,8 @@ const isProxy = (pod: PodLike): boolean => pod.metadata.labels?.[LABEL.fleet] !=
 
 /**
  * Name of the policy that a pod requests by the label or annotation `egress.outrider.dev/policy`. If they differ, the
- * annotation counts, since labels are often set for a whole chart. An empty value requests nothing. Proxies, and pods of a
- * namespace with the label `egress.outrider.dev/inject: disabled`, request nothing.
+ * annotation counts, since labels are often set for a whole chart. An empty value requests nothing. Proxies, and pods
+ * of a namespace with the label `egress.outrider.dev/inject: disabled`, request nothing.
  */
 export function optIn(pod: PodLike, namespaceLabels?: Readonly<Record<string, string>>): string | undefined {
   const { labels, annotations } = pod.metadata;

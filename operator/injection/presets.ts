@@ -8,8 +8,8 @@ export interface Preset {
   /** Variables for the entries of NO_PROXY, which are set only if there are entries. */
   noProxy: readonly string[];
   /**
-   * The URL in `urls` has the address of the Service instead of its name. Svix resolves the name of the proxy itself and
-   * rejects a private result, but accepts an address.
+   * The URL in `urls` has the address of the Service instead of its name. Svix resolves the name of the proxy itself
+   * and rejects a private result, but accepts an address.
    */
   byAddress?: boolean;
   /** Appends `-Dhttp.proxyHost=…` to JAVA_TOOL_OPTIONS: the JDK reads no proxy variables. */

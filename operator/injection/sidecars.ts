@@ -2,8 +2,8 @@ import type { InjectionSpec } from "../api/egresspolicy.ts";
 import type { Container, PodLike } from "./pod.ts";
 
 /**
- * Containers that other injectors add. They connect to their own control planes, and a forward proxy breaks them (vault-k8s
- * sets its own HTTPS_PROXY). `spec.injection.containers` can list them explicitly.
+ * Containers that other injectors add. They connect to their own control planes, and a forward proxy breaks them
+ * (vault-k8s sets its own HTTPS_PROXY). `spec.injection.containers` can list them explicitly.
  */
 const SIDECARS = new Set([
   // Service meshes
@@ -33,8 +33,9 @@ export interface Chosen {
 }
 
 /**
- * Containers that a policy selects: those it lists, or else every app container that is not a known sidecar. Init containers
- * (migrations, and sidecars with `restartPolicy: Always`) only by name. Ephemeral containers never, since CREATE has none.
+ * Containers that a policy selects: those it lists, or else every app container that is not a known sidecar. Init
+ * containers (migrations, and sidecars with `restartPolicy: Always`) only by name. Ephemeral containers never, since
+ * CREATE has none.
  */
 export function choose(pod: PodLike, injection: InjectionSpec): Chosen[] {
   const { containers: listed = [], initContainers: initListed = [] } = injection;

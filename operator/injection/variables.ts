@@ -110,8 +110,8 @@ export function wantedOf({ policy, host, port }: InjectionTarget, client: string
 }
 
 /**
- * Annotation of a pod with the current settings: `policy@hash`. The hash covers the settings and not the pod, so that the
- * metadata of a pod shows whether it is current. Undefined if the policy injects nothing.
+ * Annotation of a pod with the current settings: `policy@hash`. The hash covers the settings and not the pod, so that
+ * the metadata of a pod shows whether it is current. Undefined if the policy injects nothing.
  */
 export function markerOf(target: InjectionTarget): string | undefined {
   const { metadata, spec } = target.policy;

@@ -47,7 +47,10 @@ export function mayIgnore(container: Container, { policy }: InjectionTarget): st
 }
 
 const sets = new WeakMap<object, PolicySet>();
-/** Compiled policy, cached by spec, since a large one takes 0.1 s. Undefined if it is not valid: `Accepted` reports that. */
+/**
+ * Compiled policy, cached by spec, since a large one takes 0.1 s. Undefined if it is not valid: `Accepted` reports
+ * that.
+ */
 function compiled(policy: EgressPolicy): PolicySet | undefined {
   const known = sets.get(policy.spec);
   if (known !== undefined) return known;
@@ -61,7 +64,9 @@ function compiled(policy: EgressPolicy): PolicySet | undefined {
   }
 }
 
-/** Whether Convoy's ip-rules reject the address of the proxy, which they check instead of the target; true if unknown. */
+/**
+ * Whether Convoy's ip-rules reject the address of the proxy, which they check instead of the target; true if unknown.
+ */
 function ipRulesRefuse(container: Container, clusterIP: string | undefined): boolean {
   const ip = clusterIP === undefined ? null : parseAddress(clusterIP);
   const covers = (name: string, byDefault: string): boolean | undefined => {
@@ -116,8 +121,8 @@ function collectorOf(url: string | undefined): { host: string; port: number } | 
 }
 
 /**
- * Whether an allow rule with networks opens an internal target. Only the proxy knows the addresses of a name, so any network
- * of a rule with the name counts.
+ * Whether an allow rule with networks opens an internal target. Only the proxy knows the addresses of a name, so any
+ * network of a rule with the name counts.
  */
 function admitsInside(policy: EgressPolicy, { host, port }: { host: string; port: number }): boolean {
   const set = compiled(policy);

@@ -25,7 +25,10 @@ export class Audit {
     this.#moment = resourceVersion;
   }
 
-  /** Number of objects that differ, for a watch that has delivered everything up to `version`; undefined if it is too early. */
+  /**
+   * Number of objects that differ, for a watch that has delivered everything up to `version`; undefined if it is too
+   * early.
+   */
   differences(version: string, store: Held): number | undefined {
     if (this.#versions === undefined || compareVersions(version, this.#moment) < 0) return undefined;
     let differences = 0;

@@ -44,7 +44,10 @@ export interface ClientOptions {
   userAgent?: string;
   /** Timeout of a call with its complete answer. */
   timeoutMs?: number;
-  /** Connections for calls. Use a separate client for slow calls (pod proxies) and for calls that must not wait (leases). */
+  /**
+   * Connections for calls. Use a separate client for slow calls (pod proxies) and for calls that must not wait
+   * (leases).
+   */
   maxConnections?: number;
   metrics?: KubeMetrics | undefined;
   /**
@@ -109,7 +112,10 @@ export class Client {
     };
   }
 
-  /** All pages of one consistent list. Fails with Expired if it takes longer than the server keeps the version (minutes). */
+  /**
+   * All pages of one consistent list. Fails with Expired if it takes longer than the server keeps the version
+   * (minutes).
+   */
   async *pages<T extends KubeObject>(resource: Resource, options: ListOptions = {}): AsyncGenerator<List<T>> {
     let next = options.continue;
     do {
@@ -192,8 +198,8 @@ export class Client {
   }
 
   /**
-   * Watches until the server ends the watch at `timeoutSeconds`. Rejects in all other cases: 410 (Expired, also within the
-   * stream), a broken connection, the signal.
+   * Watches until the server ends the watch at `timeoutSeconds`. Rejects in all other cases: 410 (Expired, also within
+   * the stream), a broken connection, the signal.
    */
   async watch(resource: Resource, options: WatchOptions): Promise<void> {
     const query = queryOf({

@@ -5,8 +5,8 @@ import type { KubeMetrics } from "./metrics.ts";
 import { WorkQueue } from "./workqueue.ts";
 
 /**
- * Result of a reconcile. A thrown error is retried with back-off. A user error is not, since only a change of the object
- * can fix it.
+ * Result of a reconcile. A thrown error is retried with back-off. A user error is not, since only a change of the
+ * object can fix it.
  */
 export type Outcome = { result: "success" } | { result: "requeue"; afterMs: number } | { result: "user-error" };
 

@@ -8,9 +8,9 @@ const KEEP_MS = 5000;
 const MIN_REFRESH_MS = 5000;
 
 /**
- * Address of the API server, and credentials for it. `@kubernetes/client-node` reads kubeconfig, token files, exec plugins
- * and certificates. It caches tokens: those of files for 60 s, those of plugins without an expiry forever. So credentials
- * that the server rejects are read again.
+ * Address of the API server, and credentials for it. `@kubernetes/client-node` reads kubeconfig, token files, exec
+ * plugins and certificates. It caches tokens: those of files for 60 s, those of plugins without an expiry forever. So
+ * credentials that the server rejects are read again.
  */
 export class ClusterCredentials {
   readonly server: URL;

@@ -35,8 +35,8 @@ const REASONS: { [code: number]: string } = {
 const MAX_TEXT = 300;
 
 /**
- * Failure of a call. Code 0 is a call without a complete answer. In this case it is unknown whether the server carried out
- * the call.
+ * Failure of a call. Code 0 is a call without a complete answer. In this case it is unknown whether the server carried
+ * out the call.
  */
 export class ApiError extends Error {
   /** HTTP status; 0 if there is no complete answer. */

@@ -5,7 +5,10 @@ import { type Clock, systemClock } from "./clock.ts";
 import type { KubeMetrics } from "./metrics.ts";
 import { type KubeObject, keyOf, type Resource } from "./resource.ts";
 
-/** Limit of events of one object and type: 25, then one every 5 minutes (client-go's spam filter, which has one limit for both types). */
+/**
+ * Limit of events of one object and type: 25, then one every 5 minutes (client-go's spam filter, which has one limit
+ * for both types).
+ */
 const BURST = 25;
 const REFILL_MS = 5 * 60 * 1000;
 /** Size of the LRU caches of events and of objects (as in client-go). */

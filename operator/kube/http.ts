@@ -64,8 +64,8 @@ export class Transport {
   }
 
   /**
-   * Resolves with the head of the answer. The caller reads the body. Retries once with new credentials after a 401. Retries
-   * an idempotent call if the server has just closed the reused connection.
+   * Resolves with the head of the answer. The caller reads the body. Retries once with new credentials after a 401.
+   * Retries an idempotent call if the server has just closed the reused connection.
    */
   async open(call: Call, signal: AbortSignal): Promise<IncomingMessage> {
     for (let attempt = 0; ; attempt++) {

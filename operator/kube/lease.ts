@@ -29,7 +29,9 @@ interface LeaseSpec {
 type Lease = KubeObject & { spec?: LeaseSpec };
 
 export interface LeaseOptions {
-  /** A client of its own, so that renewals never wait behind other calls, and can be written before this process leads. */
+  /**
+   * A client of its own, so that renewals never wait behind other calls, and can be written before this process leads.
+   */
   client: Client;
   namespace: string;
   name: string;
@@ -97,7 +99,10 @@ export class LeaseElection {
     return this.#leading.promise;
   }
 
-  /** Ends the election and releases the lease, so that the next leader need not wait. Call it after all writers have stopped. */
+  /**
+   * Ends the election and releases the lease, so that the next leader need not wait. Call it after all writers have
+   * stopped.
+   */
   async stop(): Promise<void> {
     this.#stop.abort();
     await this.#running;

@@ -5,7 +5,9 @@ const QUEUE_BUCKETS = [1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1, 10, 100, 1000];
 /** Seconds. Some of controller-runtime's buckets. */
 const RECONCILE_BUCKETS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60];
 
-/** Metrics of the controller runtime. Names are those of client-go and controller-runtime, for which dashboards exist. */
+/**
+ * Metrics of the controller runtime. Names are those of client-go and controller-runtime, for which dashboards exist.
+ */
 export class KubeMetrics {
   readonly requests: Counter<"code" | "method">;
   readonly queueDepth: Gauge<"name">;
@@ -77,7 +79,10 @@ export class KubeMetrics {
     });
   }
 
-  /** Adds a watch to the gauge of the last contact, which shows the longest time of a resource. Returns a function that removes it. */
+  /**
+   * Adds a watch to the gauge of the last contact, which shows the longest time of a resource. Returns a function that
+   * removes it.
+   */
   contact(resource: string, seconds: () => number): () => void {
     const contact = { resource, seconds };
     this.#contacts.add(contact);

@@ -11,7 +11,10 @@ import { type Indexes, Store } from "./store.ts";
 /** Duration of a watch in seconds, random between these, so that not all watches end at once (as in client-go). */
 const MIN_WATCH_SECONDS = 300;
 const MAX_WATCH_SECONDS = 600;
-/** Longest time without an event. The server sends a bookmark about every minute, so a longer silence is a dead connection. */
+/**
+ * Longest time without an event. The server sends a bookmark about every minute, so a longer silence is a dead
+ * connection.
+ */
 const SILENCE_MS = 75 * 1000;
 /** Back-off of failed lists and watches (client-go's reflector). */
 const FIRST_WATCH_RETRY_MS = 800;

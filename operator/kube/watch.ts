@@ -13,8 +13,8 @@ export interface WatchEvent {
 const MAX_LINE = 16 * 1024 * 1024;
 
 /**
- * Reads a watch. Resolves when the server ends it, and rejects if anything else does. `call.timeoutMs` limits the wait for
- * the head of the answer. Afterwards the caller has to abort `call.signal` if there are no events for too long.
+ * Reads a watch. Resolves when the server ends it, and rejects if anything else does. `call.timeoutMs` limits the wait
+ * for the head of the answer. Afterwards the caller has to abort `call.signal` if there are no events for too long.
  */
 export async function readWatch(transport: Transport, call: Call, onEvent: (event: WatchEvent) => void): Promise<void> {
   const ended = new AbortController();

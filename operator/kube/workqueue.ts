@@ -17,8 +17,8 @@ export interface WorkQueueOptions {
 }
 
 /**
- * Queue of keys with the rules of client-go's workqueue. A key waits at most once and is never with two workers at once. A
- * key that is added while a worker has it is delivered again afterwards.
+ * Queue of keys with the rules of client-go's workqueue. A key waits at most once and is never with two workers at
+ * once. A key that is added while a worker has it is delivered again afterwards.
  */
 export class WorkQueue {
   readonly #name: string;

@@ -14,7 +14,10 @@ export interface Grant {
 }
 export type Grants = readonly Grant[];
 
-/** Parses a grants file: `grants: [{namespaces, providers, staticIPs}]`. @throws PolicyError, or the error of the YAML parser */
+/**
+ * Parses a grants file: `grants: [{namespaces, providers, staticIPs}]`. @throws PolicyError, or the error of the YAML
+ * parser
+ */
 export function parseGrants(text: string): Grants {
   const reader = new Reader();
   const top = reader.mapping(parse(text), "", ["grants"]) ?? {};

@@ -12,9 +12,9 @@ const DEFAULT_CLASS = "kube-vip.io/kube-vip-class";
 const SINK_PORT = 65_534;
 
 /**
- * kube-vip assigns the address of a LoadBalancer Service to the node of its ready pod. The proxy of the slot runs on the
- * network of that node and binds its sockets to the address. kube-vip's own SNAT is not used: it leaks at every start and
- * loses rules when readiness flaps, while its Service status still reports them.
+ * kube-vip assigns the address of a LoadBalancer Service to the node of its ready pod. The proxy of the slot runs on
+ * the network of that node and binds its sockets to the address. kube-vip's own SNAT is not used: it leaks at every
+ * start and loses rules when readiness flaps, while its Service status still reports them.
  */
 export const kubeVIP: Provider = {
   name: "KubeVIP",

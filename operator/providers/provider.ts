@@ -17,10 +17,10 @@ export interface Assignment {
  * `Deployment`: one Deployment for all addresses, on the pod network. `address` is `outside` where something outside of
  * the cluster translates addresses, and `of-pod` where each pod has a static IP of its own.
  *
- * `Slots`: one single-replica Deployment for each address, on the network of its node, with sockets that are bound to the
- * address. An address belongs to one policy alone and needs a grant. `address` is `on-node` where nodes have the addresses
- * and a slot has to run on the right one, and `follows-ready-pod` where the address moves to the node of a ready pod. In
- * the latter case readiness must not wait for the address.
+ * `Slots`: one single-replica Deployment for each address, on the network of its node, with sockets that are bound to
+ * the address. An address belongs to one policy alone and needs a grant. `address` is `on-node` where nodes have the
+ * addresses and a slot has to run on the right one, and `follows-ready-pod` where the address moves to the node of a
+ * ready pod. In the latter case readiness must not wait for the address.
  */
 export type FleetShape =
   | { kind: "Deployment"; address: "outside" | "of-pod" }

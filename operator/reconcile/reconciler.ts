@@ -44,15 +44,17 @@ export interface ReconcilerOptions {
 }
 
 /**
- * Finalizer metav1.FinalizerDeleteDependents, of `--cascade=foreground` and Argo CD. With it, garbage collection deletes the
- * fleet before the policy, and again whatever the operator restores, although pods still use it. The operator therefore
- * removes the finalizer from a policy in use.
+ * Finalizer metav1.FinalizerDeleteDependents, of `--cascade=foreground` and Argo CD. With it, garbage collection
+ * deletes the fleet before the policy, and again whatever the operator restores, although pods still use it. The
+ * operator therefore removes the finalizer from a policy in use.
  */
 const FOREGROUND = "foregroundDeletion";
 
 const isNetworkPolicy = ({ kind }: KubeObject): boolean => kind === RESOURCE.networkPolicy.kind;
 
-/** Whether deletion has to wait: pods use the fleet, no user forces the deletion, and the namespace is not terminating. */
+/**
+ * Whether deletion has to wait: pods use the fleet, no user forces the deletion, and the namespace is not terminating.
+ */
 function isInUse({ policy, injected, namespaceTerminating }: Facts): boolean {
   if (injected.length === 0 || namespaceTerminating) return false;
   return policy.metadata.annotations?.[ANNOTATION.forceDelete] !== "true";
@@ -83,7 +85,9 @@ export class PolicyReconciler {
   readonly #specs = new Map<string, { generation: number | undefined; spec: EgressPolicySpec }>();
   /** Last accepted spec, by policy uid. */
   readonly #kept = new Map<string, EgressPolicySpec>();
-  /** Uid of the policy by accepted exclusive address, so that concurrent reconciles cannot accept one for two policies. */
+  /**
+   * Uid of the policy by accepted exclusive address, so that concurrent reconciles cannot accept one for two policies.
+   */
   readonly #claims = new Map<string, string>();
 
   constructor(options: ReconcilerOptions) {

@@ -6,7 +6,10 @@ import type { AdmissionAnswer, PodReview } from "./review.ts";
 
 /** Functions that an admission needs. */
 export interface AdmitParts {
-  /** Finds a policy, live if the cache does not have it. @throws AdmissionRefusal, or any error: the pod is rejected then */
+  /**
+   * Finds a policy, live if the cache does not have it. @throws AdmissionRefusal, or any error: the pod is rejected
+   * then
+   */
   lookup(namespace: string, name: string): Promise<EgressPolicy | undefined>;
   /** The policy as its fleet runs it, and why this is not its newest spec. Default: the policy itself. */
   inForce?(policy: EgressPolicy): { policy: EgressPolicy; rejected?: string | undefined };

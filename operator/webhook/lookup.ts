@@ -7,8 +7,8 @@ import { AdmissionRefusal } from "./admit.ts";
 const LOOKUP_MS = 3000;
 
 /**
- * Returns a function that finds the policy which a pod names. It asks the API server if the cache does not have the policy,
- * which may have been created together with the pod. `namespaces`: those of `--namespaces`; empty: all.
+ * Returns a function that finds the policy which a pod names. It asks the API server if the cache does not have the
+ * policy, which may have been created together with the pod. `namespaces`: those of `--namespaces`; empty: all.
  */
 export function makeLookup(
   cache: { get(key: string): EgressPolicy | undefined },

@@ -12,7 +12,10 @@ import { type AdmissionAnswer, readReview, writeReview } from "./review.ts";
 /** Path in the webhook configuration. */
 export const INJECT_PATH = "/inject";
 
-/** Idle timeout of the API server's connections (controller-runtime's IdleTimeout), so that the API server closes them first. */
+/**
+ * Idle timeout of the API server's connections (controller-runtime's IdleTimeout), so that the API server closes them
+ * first.
+ */
 const KEEP_ALIVE_MS = 90 * 1000;
 /** controller-runtime's ReadHeaderTimeout. The timeout of the API server itself is 5 s (`timeoutSeconds`). */
 const REQUEST_MS = 32 * 1000;
@@ -21,8 +24,8 @@ const MAX_REVIEW_BYTES = 4 * 1024 * 1024;
 /** Limit of connections. An API server has at most 25 idle connections to a webhook. */
 const MAX_CONNECTIONS = 1000;
 /**
- * Times of the graceful shutdown. After SIGTERM the API server still uses its connections (kubernetes#127335), and opens new
- * ones until every node has the changed endpoints.
+ * Times of the graceful shutdown. After SIGTERM the API server still uses its connections (kubernetes#127335), and
+ * opens new ones until every node has the changed endpoints.
  */
 const DRAIN_MS = 15 * 1000;
 const ENDPOINTS_MS = 5 * 1000;
@@ -82,7 +85,9 @@ export interface Webhook {
   readonly ready: boolean;
   /** Sets the certificate of new connections. */
   serve(pair: { cert: string; key: string }): void;
-  /** Graceful shutdown: answers, and closes each connection, for at most 15 s and until requests in progress have ended. */
+  /**
+   * Graceful shutdown: answers, and closes each connection, for at most 15 s and until requests in progress have ended.
+   */
   drain(): Promise<void>;
 }
 

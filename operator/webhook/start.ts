@@ -29,7 +29,10 @@ export interface RunningWebhook extends Pick<Webhook, "port" | "ready"> {
   stop(): Promise<void>;
 }
 
-/** Starts the server and the certificates. @throws UsageError if it cannot listen, or the mounted certificate is not valid */
+/**
+ * Starts the server and the certificates. @throws UsageError if it cannot listen, or the mounted certificate is not
+ * valid
+ */
 export async function startWebhook(options: StartOptions): Promise<RunningWebhook> {
   const { config, client, namespace, owner, log, clock, wallNow } = options;
   const metrics = new WebhookMetrics(options.metrics.registry);

@@ -38,8 +38,8 @@ function rivalsOf({ others, grants }: Facts): Rival[] {
 }
 
 /**
- * An address that another policy has. A policy that has a slot for an address keeps it. If no policy has one, the oldest
- * policy that requests the address gets it.
+ * An address that another policy has. A policy that has a slot for an address keeps it. If no policy has one, the
+ * oldest policy that requests the address gets it.
  */
 function conflict(facts: Facts, slots: readonly Slot[]): { address: string; winner: EgressPolicy } | undefined {
   const { policy, others, holderOf } = facts;

@@ -88,8 +88,8 @@ function deploymentOf(
 }
 
 /**
- * Names of the slot Deployments that must wait. Of the serving slots one changes at a time, and only while all others that
- * are not retiring serve. Otherwise all addresses could be down at once. Slots that do not serve change at once.
+ * Names of the slot Deployments that must wait. Of the serving slots one changes at a time, and only while all others
+ * that are not retiring serve. Otherwise all addresses could be down at once. Slots that do not serve change at once.
  */
 function waitingSlots(facts: Facts, deployments: readonly KubeObject[], { spec, slots }: ResolvedSpec): Set<string> {
   const inService = deployments.flatMap((object): { object: KubeObject; changes: boolean }[] => {

@@ -24,8 +24,8 @@ export interface FormerAddress {
 export interface Former {
   addresses: readonly FormerAddress[];
   /**
-   * Addresses that prove proxies which bind none, of the old and of the new fleet. The other addresses belong to slots, and
-   * may have a family that those proxies cannot use. Undefined: all addresses of the document.
+   * Addresses that prove proxies which bind none, of the old and of the new fleet. The other addresses belong to slots,
+   * and may have a family that those proxies cannot use. Undefined: all addresses of the document.
    */
   unbound: ReadonlySet<string> | undefined;
 }

@@ -23,7 +23,8 @@ export type ServingLabel = (typeof SERVING_LABELS)[number];
 
 /**
  * Retiring slots that get no new requests. None if no other slot serves: a retiring address is better than an outage. A
- * ready proxy that was not polled yet counts as serving, so that an operator restart does not change labels for a moment.
+ * ready proxy that was not polled yet counts as serving, so that an operator restart does not change labels for a
+ * moment.
  */
 function outOfService(
   proxies: readonly ProxyFacts[],

@@ -5,7 +5,9 @@ import type { ProxyFacts } from "../../fleet/proxy-status.ts";
 import { canonicalAddress, usedAddresses } from "../../fleet/slots.ts";
 import type { PublishedIPs, PublishedList } from "../objects/configmap.ts";
 
-/** Reads the published list from its ConfigMap; undefined if it is missing or not valid, since others may write there. */
+/**
+ * Reads the published list from its ConfigMap; undefined if it is missing or not valid, since others may write there.
+ */
 export function readPublished(configMap: ConfigMap | undefined): PublishedList | undefined {
   try {
     const list = JSON.parse(configMap?.data?.["ips.json"] ?? "null") as Partial<PublishedList> | null;
@@ -26,8 +28,9 @@ export function noLongerUsed(spec: EgressPolicySpec, before: PublishedList | und
 }
 
 /**
- * Addresses of {@link noLongerUsed} that requests may still leave from: a running proxy does not have the new policy yet,
- * or has the address itself. An address is published before it is used and removed after every proxy has stopped using it.
+ * Addresses of {@link noLongerUsed} that requests may still leave from: a running proxy does not have the new policy
+ * yet, or has the address itself. An address is published before it is used and removed after every proxy has stopped
+ * using it.
  */
 export function stillUsed(
   spec: EgressPolicySpec,

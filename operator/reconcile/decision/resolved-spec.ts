@@ -8,9 +8,9 @@ import { type PlacedSpec, placementsOf } from "../placement/placement.ts";
 import { readPublished } from "./published-ips.ts";
 
 /**
- * An accepted spec with values that decisions and status derive from it. They are computed once per reconcile. Placements of
- * 64 slots on 1,000 nodes, computed for each slot, would block the event loop for seconds in the process that answers
- * admissions.
+ * An accepted spec with values that decisions and status derive from it. They are computed once per reconcile.
+ * Placements of 64 slots on 1,000 nodes, computed for each slot, would block the event loop for seconds in the process
+ * that answers admissions.
  */
 export interface ResolvedSpec extends PlacedSpec {
   /** The list that is published now. */

@@ -69,8 +69,8 @@ export function overlaps(aggregated: readonly Cidr[], network: Cidr): boolean {
 }
 
 /**
- * Ranges of pods, Services, nodes and the API server, without special-purpose ranges, which every proxy blocks anyway. They
- * are aggregated, so that an autoscaler does not change every policy document.
+ * Ranges of pods, Services, nodes and the API server, without special-purpose ranges, which every proxy blocks anyway.
+ * They are aggregated, so that an autoscaler does not change every policy document.
  */
 export function blockedRanges({ nodes, serviceCIDRs, apiServers, configured }: ClusterRanges): string[] {
   const texts = [

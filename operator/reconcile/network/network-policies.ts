@@ -27,7 +27,10 @@ export interface NetworkPolicies {
   tooLarge: string | undefined;
 }
 
-/** Limit of one NetworkPolicy, in bytes. etcd stores up to 1.5 MiB, and the agent on each node reads every NetworkPolicy. */
+/**
+ * Limit of one NetworkPolicy, in bytes. etcd stores up to 1.5 MiB, and the agent on each node reads every
+ * NetworkPolicy.
+ */
 export const MAX_BYTES = 524_288;
 
 /** From fine to coarse. The last one always fits. */
@@ -120,7 +123,10 @@ export function networkPolicies(
   return built;
 }
 
-/** Condition NetworkPolicyApplied. `problem`: why one could not be applied. No object says whether a plugin enforces them. */
+/**
+ * Condition NetworkPolicyApplied. `problem`: why one could not be applied. No object says whether a plugin enforces
+ * them.
+ */
 export function judgeNetworkPolicies(
   { policy, nodes }: Facts,
   { spec, provider }: Pick<PlacedSpec, "spec" | "provider">,

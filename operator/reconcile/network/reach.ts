@@ -6,7 +6,9 @@ import type { EgressPolicySpec } from "../../api/egresspolicy.ts";
 import type { Block, Opening } from "../objects/networkpolicy.ts";
 import { aggregate, overlaps } from "./cluster-ranges.ts";
 
-/** Limit of detail: shortest prefix length by family, and the number of port ranges above which all ports are allowed. */
+/**
+ * Limit of detail: shortest prefix length by family, and the number of port ranges above which all ports are allowed.
+ */
 export interface Grain {
   4: number;
   6: number;
@@ -94,9 +96,9 @@ function openedBy({ allow = [], ports }: EgressPolicySpec): { networks: Cidr[]; 
 }
 
 /**
- * Networks that the proxies of a policy may connect to, as the policy engine vets addresses: globally reachable ones outside
- * of the cluster's own ranges (`blocked`), and those that allow rules open. Hosts and deny rules are left to the proxies. A
- * `grain` gives a smaller and wider result, which still excludes addresses that are never allowed.
+ * Networks that the proxies of a policy may connect to, as the policy engine vets addresses: globally reachable ones
+ * outside of the cluster's own ranges (`blocked`), and those that allow rules open. Hosts and deny rules are left to
+ * the proxies. A `grain` gives a smaller and wider result, which still excludes addresses that are never allowed.
  */
 export function reachOf(spec: EgressPolicySpec, blocked: readonly string[], grain?: Grain): Opening[] {
   const families = familiesOf(spec);

@@ -40,8 +40,8 @@ function itemKey(item: unknown): (typeof ITEM_KEYS)[number] | undefined {
 }
 
 /**
- * Whether `actual` has every field of `desired` with its value. Additions are ignored: other fields, defaults, and items
- * of lists that the API server merges by key.
+ * Whether `actual` has every field of `desired` with its value. Additions are ignored: other fields, defaults, and
+ * items of lists that the API server merges by key.
  */
 export function covers(actual: unknown, desired: unknown, parent = ""): boolean {
   if (Array.isArray(desired)) {
@@ -98,8 +98,8 @@ export function differs(actual: KubeObject | undefined, stamped: KubeObject): bo
 }
 
 /**
- * Whether a field manager other than `manager` set the number of replicas. An HPA does so through the scale subresource.
- * The operator then omits the field.
+ * Whether a field manager other than `manager` set the number of replicas. An HPA does so through the scale
+ * subresource. The operator then omits the field.
  */
 export function replicasOwnedByOthers(deployment: KubeObject, manager: string): boolean {
   return (deployment.metadata.managedFields ?? []).some((entry) => {

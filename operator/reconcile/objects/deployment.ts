@@ -119,8 +119,8 @@ function volumes(policy: EgressPolicy, spec: EgressPolicySpec): V1Volume[] {
 }
 
 /**
- * Scheduling of proxies. Slots never share a node, since each uses ports of its node. The pods of a single Deployment use no
- * ports of nodes and are only spread over nodes and zones; slots may run beside them during a migration.
+ * Scheduling of proxies. Slots never share a node, since each uses ports of its node. The pods of a single Deployment
+ * use no ports of nodes and are only spread over nodes and zones; slots may run beside them during a migration.
  */
 function scheduling(policy: EgressPolicy, pods: ProxyPods): Pick<V1PodSpec, "affinity" | "topologySpreadConstraints"> {
   const fleet = { matchLabels: { [LABEL.fleet]: policy.metadata.name } };

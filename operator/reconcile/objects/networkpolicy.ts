@@ -13,7 +13,9 @@ interface Port {
   endPort?: number;
 }
 
-/** networking/v1 NetworkPolicy with every default written out. Any other field is an edit by another program or user. */
+/**
+ * networking/v1 NetworkPolicy with every default written out. Any other field is an edit by another program or user.
+ */
 export interface NetworkPolicy extends KubeObject {
   spec: {
     podSelector: { matchLabels: Record<string, string> };
@@ -89,9 +91,9 @@ function adminPeers(namespaces: readonly string[] | undefined): { from?: V1Netwo
 }
 
 /**
- * NetworkPolicy of the proxies: which pods reach them, and what they reach. Clients are injected pods and pods that have the
- * policy's name as a label, such as senders that are configured by hand. Every network plugin allows the probes of kubelets.
- * `adminFrom`: namespaces whose pods reach the admin port; undefined: no restriction.
+ * NetworkPolicy of the proxies: which pods reach them, and what they reach. Clients are injected pods and pods that
+ * have the policy's name as a label, such as senders that are configured by hand. Every network plugin allows the
+ * probes of kubelets. `adminFrom`: namespaces whose pods reach the admin port; undefined: no restriction.
  */
 export function proxyNetworkPolicy(
   policy: EgressPolicy,
@@ -112,9 +114,9 @@ export function proxyNetworkPolicy(
 }
 
 /**
- * NetworkPolicy of the senders: injected pods reach only the proxies, DNS and `additionalEgress`. `addresses`: networks of
- * proxies on node networks, which no label selects. The ports are those of the pods, since network plugins match packets
- * after the Service has translated them.
+ * NetworkPolicy of the senders: injected pods reach only the proxies, DNS and `additionalEgress`. `addresses`: networks
+ * of proxies on node networks, which no label selects. The ports are those of the pods, since network plugins match
+ * packets after the Service has translated them.
  */
 export function sendersNetworkPolicy(
   policy: EgressPolicy,

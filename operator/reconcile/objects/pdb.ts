@@ -5,8 +5,8 @@ import { childMeta } from "../../fleet/metadata.ts";
 import type { KubeObject } from "../../kube/resource.ts";
 
 /**
- * PodDisruptionBudget of a fleet: node drains evict one proxy at a time, across all slots. `AlwaysAllow` lets drains evict
- * proxies that are not ready. The default would block them while too few proxies are ready (KEP-3017).
+ * PodDisruptionBudget of a fleet: node drains evict one proxy at a time, across all slots. `AlwaysAllow` lets drains
+ * evict proxies that are not ready. The default would block them while too few proxies are ready (KEP-3017).
  */
 export function fleetBudget(policy: EgressPolicy): KubeObject & { spec: V1PodDisruptionBudgetSpec } {
   return {

@@ -40,8 +40,9 @@ function isTolerated({ spec }: Node, { proxy }: EgressPolicySpec, ignored: (tain
 const isTemporary = ({ key }: Taint): boolean => key.startsWith("node.kubernetes.io/");
 
 /**
- * Addresses on which proxies on node networks can be reached: the internal ones of a node, or the external ones if it has
- * no internal ones (status.hostIP of pods). Nodes that are cordoned or not ready count, since a proxy may still run there.
+ * Addresses on which proxies on node networks can be reached: the internal ones of a node, or the external ones if it
+ * has no internal ones (status.hostIP of pods). Nodes that are cordoned or not ready count, since a proxy may still run
+ * there.
  */
 export function reachableAddresses(nodes: readonly Node[], spec: EgressPolicySpec): string[] {
   return nodes

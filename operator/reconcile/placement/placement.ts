@@ -94,7 +94,9 @@ export function placementsOf(nodes: readonly Node[], spec: EgressPolicySpec, slo
   return new Map(found.map((one) => [one.slot.id, { ...one, avoid: one.nodes.length === 0 ? needed : [] }]));
 }
 
-/** core/v1 NodeAffinity; undefined allows any node. A field requirement takes one value, so each node has its own term. */
+/**
+ * core/v1 NodeAffinity; undefined allows any node. A field requirement takes one value, so each node has its own term.
+ */
 function affinityTo({ nodes, avoid }: Placement): object | undefined {
   const name = (operator: "In" | "NotIn", value: string) => ({ key: "metadata.name", operator, values: [value] });
   const nodeSelectorTerms = nodes.map((node) => ({ matchFields: [name("In", node)] }));

@@ -12,7 +12,9 @@ export interface Availability {
   finding: Finding;
 }
 
-/** Why a proxy does not run, in the words of the scheduler or the kubelet, so that users need not search for the pod. */
+/**
+ * Why a proxy does not run, in the words of the scheduler or the kubelet, so that users need not search for the pod.
+ */
 function trouble({ pod, ready, terminating }: ProxyFacts, spec: EgressPolicySpec | undefined): string | undefined {
   if (ready || terminating) return undefined;
   const why = whyNotRunning(pod);
@@ -68,7 +70,10 @@ function judgeRollout(
   return no(stuck?.reason === REASON.deadlineExceeded ? REASON.deadlineExceeded : REASON.progressing, message);
 }
 
-/** Availability of a fleet. `retiring`: ids of slots whose proxies need not become available, unless there are no others. */
+/**
+ * Availability of a fleet. `retiring`: ids of slots whose proxies need not become available, unless there are no
+ * others.
+ */
 export function availability(
   facts: Facts,
   spec: EgressPolicySpec | undefined,

@@ -19,8 +19,8 @@ export function isTrouble({ status, reason }: PolicyCondition): boolean {
 }
 
 /**
- * Whether a condition change becomes an event. Event lists are short and limited: a successful rolling update or edit adds
- * at most one event. A problem adds one as well, and none for `Ready`, which repeats it.
+ * Whether a condition change becomes an event. Event lists are short and limited: a successful rolling update or edit
+ * adds at most one event. A problem adds one as well, and none for `Ready`, which repeats it.
  */
 export function isReported(condition: PolicyCondition, before: PolicyCondition | undefined): boolean {
   const { type, status, reason } = condition;

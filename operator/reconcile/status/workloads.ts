@@ -36,7 +36,9 @@ function whyMissed(missed: readonly RequestingPod[]): string {
   return parts.join("; ");
 }
 
-/** Compares requesting pods with what the policy injects now, by their metadata. `host`: of the client Service. Pure. */
+/**
+ * Compares requesting pods with what the policy injects now, by their metadata. `host`: of the client Service. Pure.
+ */
 export function judgeWorkloads(
   { policy, requesting }: Pick<Facts, "policy" | "requesting">,
   spec: EgressPolicySpec,

@@ -37,8 +37,8 @@ export class PodPatcher {
   }
 
   /**
-   * Patches serving labels. The client Service must never select by a label that no serving pod has. So labels are added
-   * `before` the Service is applied, and removed `after`.
+   * Patches serving labels. The client Service must never select by a label that no serving pod has. So labels are
+   * added `before` the Service is applied, and removed `after`.
    */
   async label(facts: Facts, effective: Effective, when: "before" | "after"): Promise<void> {
     const selected = servingLabels(effective.provider.shape);

@@ -40,15 +40,15 @@ function nameTaken({ kind, metadata }: KubeObject): Obstacle {
 }
 
 /**
- * Writes objects by server-side apply, and only those that differ from the existing ones, so that a settled policy writes
- * nothing. It never takes over an object of the same name that the policy does not control.
+ * Writes objects by server-side apply, and only those that differ from the existing ones, so that a settled policy
+ * writes nothing. It never takes over an object of the same name that the policy does not control.
  */
 export class Writer {
   readonly #client: Client;
   readonly #log: Logger;
   /**
-   * Objects that the API server stores differently than applied, by policy uid, then by kind and name. The value is their
-   * version and stamp; they are applied again when one of these changes.
+   * Objects that the API server stores differently than applied, by policy uid, then by kind and name. The value is
+   * their version and stamp; they are applied again when one of these changes.
    */
   readonly #futile = new Map<string, Map<string, string>>();
 

@@ -4,11 +4,12 @@ import ipaddr from "ipaddr.js";
 import { BACKDATE_MS, makeAuthority, makeLeaf, type Pair } from "./x509.ts";
 
 /**
- * Lifecycle of the webhook's certificates: the next step for the certificates that exist. Pure. A certificate authority signs
- * the leaf that every replica serves. The API server trusts the authorities of the bundle (`caBundle`).
+ * Lifecycle of the webhook's certificates: the next step for the certificates that exist. Pure. A certificate authority
+ * signs the leaf that every replica serves. The API server trusts the authorities of the bundle (`caBundle`).
  *
- * An authority is replaced in three steps, so that no admission fails. First the new authority is added to the bundle. Once
- * the API server trusts it, it signs the next leaf. The old authority is removed when none of its leaves can still be valid.
+ * An authority is replaced in three steps, so that no admission fails. First the new authority is added to the bundle.
+ * Once the API server trusts it, it signs the next leaf. The old authority is removed when none of its leaves can still
+ * be valid.
  */
 
 const HOUR_MS = 60 * 60 * 1000;
@@ -173,8 +174,8 @@ function withNewLeaf(held: HeldCertificates, names: readonly string[], now: numb
 export type Step = { held: HeldCertificates; why: string } | undefined;
 
 /**
- * The next step. `before`: certificates that this process read last. They are needed if a user deletes the Secret to get new
- * certificates, since other replicas still serve the old ones.
+ * The next step. `before`: certificates that this process read last. They are needed if a user deletes the Secret to
+ * get new certificates, since other replicas still serve the old ones.
  */
 export function nextStep(
   held: HeldCertificates | undefined,

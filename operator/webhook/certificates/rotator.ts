@@ -77,8 +77,8 @@ function textsOf(secret: Secret): SecretTexts {
 }
 
 /**
- * Rotates the certificates in a Secret and writes caBundle. Every replica runs it and serves the certificate of the Secret.
- * The first replica that notices a due rotation writes it.
+ * Rotates the certificates in a Secret and writes caBundle. Every replica runs it and serves the certificate of the
+ * Secret. The first replica that notices a due rotation writes it.
  */
 export class CertificateRotator {
   readonly #options: RotatorOptions;
@@ -202,8 +202,8 @@ export class CertificateRotator {
   }
 
   /**
-   * Entries of the configuration; undefined if it is missing, or if its annotation says that caBundle is given. In the latter
-   * case an upgrade is replacing this replica, which must not overwrite the new caBundle.
+   * Entries of the configuration; undefined if it is missing, or if its annotation says that caBundle is given. In the
+   * latter case an upgrade is replacing this replica, which must not overwrite the new caBundle.
    */
   #entries(): { configuration: Configuration; entries: WebhookEntry[] } | undefined {
     const configuration = this.#configurations.store.get(this.#options.configuration);
@@ -212,7 +212,10 @@ export class CertificateRotator {
     return { configuration, entries: (configuration.webhooks ?? []).filter(({ name }) => name === WEBHOOK_NAME) };
   }
 
-  /** Whether every API server trusts exactly this bundle. Without a configuration none calls the webhook, so this is true. */
+  /**
+   * Whether every API server trusts exactly this bundle. Without a configuration none calls the webhook, so this is
+   * true.
+   */
   #isTrusted(bundle: string): boolean {
     if (!this.#configurations.hasSynced) return false;
     const found = this.#entries();

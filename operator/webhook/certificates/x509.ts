@@ -3,8 +3,8 @@ import { isIP } from "node:net";
 import ipaddr from "ipaddr.js";
 
 /**
- * Creates X.509 certificates (RFC 5280) with P-256 keys. Node's crypto can read certificates but not create them. The DER
- * (ITU-T X.690) that they need takes a few lines.
+ * Creates X.509 certificates (RFC 5280) with P-256 keys. Node's crypto can read certificates but not create them. The
+ * DER (ITU-T X.690) that they need takes a few lines.
  */
 
 /** DER tags. */

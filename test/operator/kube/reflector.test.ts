@@ -162,7 +162,7 @@ onPlane("logs and counts a failing handler", async () => {
   await put("throws", "b", { v: "1" });
   await until("both are seen", () => seen.length === 2);
   assert.equal(await metric("outrider_reflector_handler_errors_total", {}), 2);
-  assert.ok(lines.some((line) => line.includes("handler of a change failed")));
+  assert.ok(lines.some((line) => line.includes("change handler failed")));
 });
 
 onPlane("resumes a watch after a connection reset", async () => {
