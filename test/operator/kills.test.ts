@@ -5,6 +5,6 @@ import { namespaceMissing, runInNamespace } from "../harness/namespace.ts";
 const PLANE = { kwokNodes: 4 };
 const skip = namespaceMissing() ?? controlPlaneMissing(PLANE) ?? false;
 
-test("kill -9 of the operator while policies come, change and go", { skip, timeout: 600_000 }, () =>
+test("the operator survives kill -9 while policies change", { skip, timeout: 600_000 }, () =>
   runInNamespace(new URL("kills.inside.ts", import.meta.url), planeTools(PLANE)),
 );

@@ -8,7 +8,7 @@ import { SENDERS } from "../proxy/senders/senders.ts";
 const PLANE = { kwokNodes: 3 };
 const skip = namespaceMissing() ?? controlPlaneMissing(PLANE) ?? false;
 
-test("annotate the pods: from a policy to a delivery", { skip, timeout: 600_000 }, () => {
+test("annotated pods deliver through the proxies", { skip, timeout: 600_000 }, () => {
   const go = SENDERS.find(({ name }) => name.startsWith("Go"))!;
   if (spawnSync(go.tool[0]!, go.tool.slice(1)).status === 0) {
     // Built before the namespace is entered, like all programs.
