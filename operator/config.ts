@@ -1,6 +1,6 @@
-import { UsageError } from "../proxy/errors.ts";
-import { LOG_LEVELS } from "../proxy/log.ts";
-import { ipPort, noArguments, type Option, oneOf, readOptions, wholeNumber } from "../proxy/options.ts";
+import { LOG_LEVELS } from "../proxy/cli/log.ts";
+import { ipPort, noArguments, type Option, oneOf, readOptions, wholeNumber } from "../proxy/cli/options.ts";
+import { UsageError } from "../proxy/cli/usage-error.ts";
 import { parseCidr } from "../proxy/policy/cidr.ts";
 import { type Grants, readGrants } from "./reconcile/grants.ts";
 import type { ProxyPods } from "./reconcile/resources/deployment.ts";

@@ -2,26 +2,26 @@ import { readFileSync } from "node:fs";
 import type { AddressInfo } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 import { makeAdmin, type Status } from "./admin.ts";
-import { Credentials } from "./auth.ts";
-import { defaultBufferLimit, MIB } from "./buffers.ts";
-import { type Config, PROXY_OPTIONS, readConfig, requirePolicy, type Settings, settingsOf } from "./config.ts";
-import { openFileLimit } from "./descriptors.ts";
-import { requireRoutes } from "./dns-servers.ts";
-import { Gate } from "./gate.ts";
-import { readHosts } from "./hosts.ts";
-import { compileFor, compileForEcho } from "./load.ts";
-import { type Logger, makeLog } from "./log.ts";
+import { type Logger, makeLog } from "./cli/log.ts";
+import { formatHostPort, listenError, noArguments, optionHelp } from "./cli/options.ts";
+import { type Config, PROXY_OPTIONS, readConfig, requirePolicy, type Settings, settingsOf } from "./config/config.ts";
+import { Credentials } from "./config/credentials.ts";
+import { LOOK_MS, type Loaded, Reload } from "./config/reload.ts";
+import { defaultBufferLimit, MIB } from "./connections/buffers.ts";
+import { ProxyServer } from "./connections/server.ts";
+import { readHosts } from "./dns/hosts.ts";
+import { Names } from "./dns/names.ts";
+import { requireRoutes } from "./dns/servers.ts";
+import { compileFor, compileForEcho } from "./egress/compile.ts";
+import { makeAsk } from "./egress/echo-client.ts";
+import { Gate } from "./egress/gate.ts";
+import { assignedAddresses, ownNetworks, Sources } from "./egress/source-address.ts";
+import { Verifier } from "./egress/verifier.ts";
 import { Metrics } from "./metrics.ts";
-import { makeAsk } from "./observe.ts";
-import { formatHostPort, listenError, noArguments, optionHelp } from "./options.ts";
+import { RecordWriter } from "./outcome/access-record.ts";
 import { type PolicySet, withOwn } from "./policy/engine.ts";
-import { RecordWriter } from "./record.ts";
-import { LOOK_MS, type Loaded, Reload } from "./reload.ts";
-import { Names } from "./resolve.ts";
-import { ProxyServer } from "./server.ts";
-import { assignedAddresses, ownNetworks, Sources } from "./source.ts";
-import { Verifier } from "./verify.ts";
-import { warmUp } from "./warm.ts";
+import { openFileLimit } from "./sockets/descriptors.ts";
+import { warmUp } from "./warm-up.ts";
 
 /** The version of package.json. */
 export function version(): string {
@@ -121,7 +121,7 @@ export async function runProxy(argv: readonly string[]): Promise<number> {
     credentials: new Credentials(),
     names,
     gate: new Gate(sources, verifier),
-    metrics,
+    onRecord: (record, ms) => metrics.count(record, ms),
     writer,
     readiness: config.readiness,
     bufferBytes: config.bufferMiB === undefined ? defaultBufferLimit() : config.bufferMiB * MIB,

@@ -1,6 +1,6 @@
 import { readFileSync } from "node:fs";
 import { parse } from "yaml";
-import { UsageError } from "../../proxy/errors.ts";
+import { UsageError } from "../../proxy/cli/usage-error.ts";
 import { type Cidr, contains, parseAddress, parseCidr } from "../../proxy/policy/cidr.ts";
 import { PolicyError, Reader, readCidrs } from "../../proxy/policy/rules.ts";
 import type { EgressPolicy } from "../api/egresspolicy.ts";

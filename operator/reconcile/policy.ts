@@ -1,4 +1,4 @@
-import type { Logger } from "../../proxy/log.ts";
+import type { Logger } from "../../proxy/cli/log.ts";
 import type { Condition } from "../api/conditions.ts";
 import type { EgressPolicy, EgressPolicyStatus } from "../api/egresspolicy.ts";
 import { RESOURCE } from "../api/kinds.ts";

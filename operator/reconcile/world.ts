@@ -1,4 +1,4 @@
-import type { Logger } from "../../proxy/log.ts";
+import type { Logger } from "../../proxy/cli/log.ts";
 import type { EgressPolicy } from "../api/egresspolicy.ts";
 import { RESOURCE } from "../api/kinds.ts";
 import { ANNOTATION, LABEL, MANAGED_BY, PROXY_NAME } from "../api/names.ts";

@@ -11,7 +11,7 @@ import type { KubeObject } from "../../operator/kube/resource.ts";
 import { stamp } from "../../operator/reconcile/differs.ts";
 import { slotId } from "../../operator/reconcile/slots.ts";
 import { Writer } from "../../operator/reconcile/write.ts";
-import { makeLog } from "../../proxy/log.ts";
+import { makeLog } from "../../proxy/cli/log.ts";
 import { type ControlPlane, controlPlaneMissing, startControlPlane } from "../cluster/control-plane.ts";
 import { FleetRunner } from "../cluster/fleet.ts";
 import {
