@@ -1,4 +1,4 @@
-import type { Logger } from "../proxy/log.ts";
+import type { Logger } from "../proxy/cli/log.ts";
 import type { EgressPolicy } from "./api/egresspolicy.ts";
 import type { OperatorConfig } from "./config.ts";
 import { inject, optIn } from "./injection/inject.ts";

@@ -1,7 +1,15 @@
 import { readFileSync } from "node:fs";
-import { UsageError } from "../proxy/errors.ts";
-import { LOG_LEVELS } from "../proxy/log.ts";
-import { ipPort, noArguments, type Option, oneOf, readOptions, type Values, wholeNumber } from "../proxy/options.ts";
+import { LOG_LEVELS } from "../proxy/cli/log.ts";
+import {
+  ipPort,
+  noArguments,
+  type Option,
+  oneOf,
+  readOptions,
+  type Values,
+  wholeNumber,
+} from "../proxy/cli/options.ts";
+import { UsageError } from "../proxy/cli/usage-error.ts";
 import { parseCidr } from "../proxy/policy/cidr.ts";
 import { type Grants, parseGrants } from "./providers/grants.ts";
 import type { ProxyPods } from "./reconcile/objects/deployment.ts";

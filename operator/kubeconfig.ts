@@ -1,5 +1,5 @@
 import { KubeConfig } from "@kubernetes/client-node";
-import { UsageError } from "../proxy/errors.ts";
+import { UsageError } from "../proxy/cli/usage-error.ts";
 
 /**
  * Loads the configuration of the API server: a file, the ServiceAccount of the pod, or the default file. @throws

@@ -1,4 +1,4 @@
-import { UsageError } from "../proxy/errors.ts";
+import { UsageError } from "../proxy/cli/usage-error.ts";
 import { runOperator } from "./run.ts";
 
 /** Exit status of wrong usage. */

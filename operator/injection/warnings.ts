@@ -1,7 +1,7 @@
 import { isIP } from "node:net";
 import { contains, parseAddress, parseCidr } from "../../proxy/policy/cidr.ts";
 import { compile, decideName, type PolicySet } from "../../proxy/policy/engine.ts";
-import { readManifest } from "../../proxy/policy/source.ts";
+import { readManifest } from "../../proxy/policy/policy-file.ts";
 import type { EgressPolicy } from "../api/egresspolicy.ts";
 import { EVENT_REASON, LABEL } from "../api/names.ts";
 import { excludes, widens } from "./exclusions.ts";

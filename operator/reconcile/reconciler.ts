@@ -1,4 +1,4 @@
-import type { Logger } from "../../proxy/log.ts";
+import type { Logger } from "../../proxy/cli/log.ts";
 import type { EgressPolicy, EgressPolicySpec } from "../api/egresspolicy.ts";
 import { RESOURCE } from "../api/kinds.ts";
 import { ANNOTATION, EVENT_REASON, FIELD_MANAGER, FINALIZER, REASON } from "../api/names.ts";

@@ -1,6 +1,6 @@
 import { isIP } from "node:net";
-import { UsageError } from "../../proxy/errors.ts";
-import { ipPort, type Option, type Values } from "../../proxy/options.ts";
+import { ipPort, type Option, type Values } from "../../proxy/cli/options.ts";
+import { UsageError } from "../../proxy/cli/usage-error.ts";
 
 /** Options of the webhook, in the order of `--help`. */
 export const WEBHOOK_OPTIONS: readonly Option[] = [

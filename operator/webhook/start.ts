@@ -1,5 +1,5 @@
 import type { Registry } from "prom-client";
-import { UsageError } from "../../proxy/errors.ts";
+import { UsageError } from "../../proxy/cli/usage-error.ts";
 import type { Client } from "../kube/client.ts";
 import type { KubeMetrics } from "../kube/metrics.ts";
 import type { OwnerReference } from "../kube/resource.ts";

@@ -3,8 +3,8 @@ import { test } from "node:test";
 import { outdated } from "../../crds/generate.ts";
 import { readSchema, type Schema, walk } from "../../crds/schema.ts";
 import { MAX_ECHO_URLS, MAX_STATIC_IPS } from "../../proxy/policy/document.ts";
+import { readManifest } from "../../proxy/policy/policy-file.ts";
 import { MAX_ENTRIES, MAX_PORTS, MAX_RULES } from "../../proxy/policy/rules.ts";
-import { readManifest } from "../../proxy/policy/source.ts";
 import { EVERYTHING } from "./everything.ts";
 
 const schema = readSchema();

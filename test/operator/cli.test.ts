@@ -3,7 +3,7 @@ import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import { OPERATOR_OPTIONS } from "../../operator/config.ts";
-import { variableOf } from "../../proxy/options.ts";
+import { variableOf } from "../../proxy/cli/options.ts";
 import { runOutrider, tempFolder } from "../harness/proxy.ts";
 
 const folder = tempFolder();

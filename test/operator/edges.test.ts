@@ -11,7 +11,7 @@ import { Client } from "../../operator/kube/client.ts";
 import type { KubeObject } from "../../operator/kube/resource.ts";
 import { stamp } from "../../operator/reconcile/objects/compare.ts";
 import { Writer } from "../../operator/reconcile/writes/writer.ts";
-import { makeLog } from "../../proxy/log.ts";
+import { makeLog } from "../../proxy/cli/log.ts";
 import { type ControlPlane, controlPlaneMissing, startControlPlane } from "../cluster/control-plane.ts";
 import { FleetRunner } from "../cluster/fleet.ts";
 import {

@@ -7,7 +7,7 @@ import type { Facts } from "../../operator/reconcile/facts/facts.ts";
 import { MAX_BYTES, networkPolicies } from "../../operator/reconcile/network/network-policies.ts";
 import { formatAddress, parseAddress } from "../../proxy/policy/cidr.ts";
 import { compile, decide, type PolicySet } from "../../proxy/policy/engine.ts";
-import { readManifest } from "../../proxy/policy/source.ts";
+import { readManifest } from "../../proxy/policy/policy-file.ts";
 import { forms } from "../../proxy/policy/special.ts";
 import { parseAuthority } from "../../proxy/policy/target.ts";
 import { withDefaults } from "../harness/defaults.ts";

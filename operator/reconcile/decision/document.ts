@@ -1,6 +1,6 @@
 import { createHash } from "node:crypto";
 import { encodeDocument, MAX_STATIC_IPS } from "../../../proxy/policy/document.ts";
-import { readManifest } from "../../../proxy/policy/source.ts";
+import { readManifest } from "../../../proxy/policy/policy-file.ts";
 import type { EgressPolicy, EgressPolicySpec } from "../../api/egresspolicy.ts";
 import { canonicalAddress } from "../../fleet/slots.ts";
 import { type Accepted, packSpec } from "../objects/configmap.ts";

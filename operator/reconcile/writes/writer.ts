@@ -1,4 +1,4 @@
-import type { Logger } from "../../../proxy/log.ts";
+import type { Logger } from "../../../proxy/cli/log.ts";
 import type { EgressPolicy } from "../../api/egresspolicy.ts";
 import { CHILDREN, RESOURCE } from "../../api/kinds.ts";
 import { ANNOTATION, FIELD_MANAGER, KIND, REASON, type Reason } from "../../api/names.ts";

@@ -1,6 +1,6 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import type { Logger } from "../../../proxy/log.ts";
+import type { Logger } from "../../../proxy/cli/log.ts";
 import { type Clock, systemClock } from "../../kube/clock.ts";
 import { type Certificate, fits, readCertificate, SECRET_KEY } from "./lifecycle.ts";
 

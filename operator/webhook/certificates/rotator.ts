@@ -1,4 +1,4 @@
-import type { Logger } from "../../../proxy/log.ts";
+import type { Logger } from "../../../proxy/cli/log.ts";
 import { ANNOTATION, BUNDLE_GIVEN, LABEL, MANAGED_BY } from "../../api/names.ts";
 import { ApiError, type Client } from "../../kube/client.ts";
 import { type Clock, systemClock } from "../../kube/clock.ts";
