@@ -44,7 +44,7 @@ const POLICY = /^proxy\/policy\//;
 /** Of the files that match `from`, which of our files each may import. */
 const RULES: readonly [rule: string, from: RegExp, allowed: readonly RegExp[]][] = [
   ["the policy engine imports only itself", POLICY, [POLICY]],
-  ["the command line imports only itself", COMMAND_LINE, [COMMAND_LINE]],
+  ["the command line imports only itself and the policy engine", COMMAND_LINE, [COMMAND_LINE, POLICY]],
   ["the proxy knows nothing of the operator", /^proxy\//, [/^proxy\//]],
   ["the operator shares the policy engine and the command line", /^operator\//, [/^operator\//, POLICY, COMMAND_LINE]],
   ["kube/ knows nothing of egress", /^operator\/kube\//, [/^operator\/kube\//]],
