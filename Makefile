@@ -48,7 +48,7 @@ verify: install ## check that what `make generate` makes is up to date
 	$(NODE) crds/generate.ts --verify
 	$(NODE) charts/generate.ts --verify
 
-tools: install ## get the programs of the test cluster: KUBEBUILDER_ASSETS, ~/.cache, or a build with Go (once, 10 to 25 minutes)
+tools: install ## get the programs of the test cluster, as `make demo` and `make test` do: KUBEBUILDER_ASSETS, ~/.cache, or a build with Go (once, 10 to 25 minutes)
 	$(NODE) test/cluster/make-tools.ts
 
 cluster: install ## start a real control plane with two simulated nodes, print its KUBECONFIG, end with Ctrl-C

@@ -1,7 +1,7 @@
 import { readFileSync, writeFileSync } from "node:fs";
 import { isMap, isScalar, type Node, type Pair, parseDocument, type YAMLMap } from "yaml";
 
-/** Makes the chart's README of its values, and its copy of the CRD. `--verify` only compares: exit status 1 if they differ. */
+/** Generates the README of the chart, and its copy of the CRD. `--verify` only compares: exit status 1 if they differ. */
 
 const ROOT = new URL("..", import.meta.url);
 const VALUES = "charts/outrider/values.yaml";
@@ -20,7 +20,7 @@ const textOf = (comment: string | null | undefined): string => (comment ?? "").r
 function valuesIn(map: YAMLMap, prefix: string): Value[] {
   return map.items.flatMap((pair: Pair) => {
     const key = pair.key as Node;
-    if (!isScalar(key)) throw new Error(`${VALUES}: ${prefix} has a key that is no text`);
+    if (!isScalar(key)) throw new Error(`${VALUES}: ${prefix} has a key that is not a string`);
     const path = `${prefix}${key.value}`;
     const value = pair.value as Node;
     // A map in braces is one value, a map in lines is a group.
@@ -34,11 +34,11 @@ function valuesIn(map: YAMLMap, prefix: string): Value[] {
   });
 }
 
-/** Every value of the chart. @throws where one has no comment */
+/** Values of the chart. @throws Error if one has no comment */
 export function values(): Value[] {
   const { contents } = parseDocument(read(VALUES));
-  if (!isMap(contents)) throw new Error(`${VALUES} is no mapping`);
-  // The paragraph above the first key is the file's own.
+  if (!isMap(contents)) throw new Error(`${VALUES} is not a mapping`);
+  // The paragraph above the first key describes the file.
   const first = contents.items[0]!.key as Node;
   first.commentBefore = (first.commentBefore ?? contents.commentBefore ?? "").split("\n\n").at(-1)!;
   const all = valuesIn(contents as YAMLMap, "");
@@ -53,7 +53,7 @@ function readme(): string {
     ({ path, fallback, text }) => `| \`${path}\` | \`${cell(JSON.stringify(fallback))}\` | ${cell(text)} |`,
   );
   return `${read("charts/intro.md")}
-<!-- Made of values.yaml by make generate. -->
+<!-- Generated from values.yaml by make generate. -->
 
 | value | default | meaning |
 |---|---|---|
@@ -78,7 +78,7 @@ function current(path: string): string | undefined {
   }
 }
 
-/** The generated files that are not what they should be. */
+/** Generated files that are out of date. */
 export function outdated(): string[] {
   return Object.entries(generate())
     .filter(([path, text]) => current(path) !== text)
@@ -89,7 +89,7 @@ if (import.meta.main) {
   if (process.argv.includes("--verify")) {
     const differ = outdated();
     if (differ.length > 0) {
-      console.error(`${differ.join(", ")}: not what values.yaml and the CRD make; run make generate`);
+      console.error(`${differ.join(", ")}: out of date with values.yaml or the CRD; run make generate`);
       process.exitCode = 1;
     }
   } else {

@@ -58,7 +58,7 @@ function rows(root: Schema, under: string): string[] {
 }
 
 function table(lines: readonly string[]): string {
-  return ["| field | type | default | what it is |", "| --- | --- | --- | --- |", ...lines, ""].join("\n");
+  return ["| field | type | default | description |", "| --- | --- | --- | --- |", ...lines, ""].join("\n");
 }
 
 function rules(root: Schema): string {
@@ -71,7 +71,7 @@ function rules(root: Schema): string {
   return ["| at | message |", "| --- | --- |", ...lines, ""].join("\n");
 }
 
-/** The reference for people: `docs/crd.md`. */
+/** The reference `docs/crd.md`. */
 export function docsOf(root: Schema): string {
   const { spec, status } = root.properties ?? {};
   if (spec?.properties === undefined || status === undefined) throw new Error("the schema has no spec or no status");
@@ -79,9 +79,9 @@ export function docsOf(root: Schema): string {
   const plain = below.filter(({ lines }) => lines.length === 1).flatMap(({ lines }) => lines);
   const parts = [readFileSync(INTRO, "utf8"), "## Spec\n", table(plain)];
   for (const { name, lines } of below) if (lines.length > 1) parts.push(`### spec.${name}\n`, table(lines));
-  parts.push("## What is refused with a message\n");
+  parts.push("## Validation messages\n");
   parts.push(
-    "Types, bounds, enumerations and patterns are refused too; the API server names the field.\n",
+    "The API server also validates types, bounds, enumerations and patterns, and names the wrong field.\n",
     rules(root),
   );
   parts.push("## Status\n", table(rows(root, "status")));

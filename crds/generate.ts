@@ -4,7 +4,7 @@ import { docsOf } from "./docs.ts";
 import { readSchema } from "./schema.ts";
 import { typesOf } from "./types.ts";
 
-/** Makes the types and the reference of crds/egresspolicies.yaml. `--verify` only compares: exit status 1 if they differ. */
+/** Generates the types and the reference from crds/egresspolicies.yaml. `--verify` only compares: exit status 1 if they differ. */
 
 const ROOT = new URL("..", import.meta.url);
 const TYPES = "operator/api/egresspolicy.ts";
@@ -22,7 +22,7 @@ export function generate(): Record<string, string> {
   return { [TYPES]: format(typesOf(schema)), [DOCS]: docsOf(schema) };
 }
 
-/** The generated files that are not what they should be. */
+/** Generated files that are out of date. */
 export function outdated(): string[] {
   return Object.entries(generate())
     .filter(([path, text]) => read(path) !== text)
@@ -42,7 +42,7 @@ if (import.meta.main) {
   if (process.argv.includes("--verify")) {
     const differ = outdated();
     if (differ.length > 0) {
-      console.error(`${differ.join(", ")}: not what crds/egresspolicies.yaml makes; run make generate`);
+      console.error(`${differ.join(", ")}: out of date with crds/egresspolicies.yaml; run make generate`);
       process.exitCode = 1;
     }
   } else {

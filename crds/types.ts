@@ -20,8 +20,8 @@ const NAMES: Readonly<Record<string, string>> = {
   "status.staticIPs[]": "StaticIPStatus",
 };
 
-const HEAD = `// Made from crds/egresspolicies.yaml by \`make generate\`: change that file.
-// A field with a default in the schema is not optional: the API server writes it wherever its parent stands.
+const HEAD = `// Generated from crds/egresspolicies.yaml by \`make generate\`: change that file.
+// A field with a default in the schema is not optional: the API server sets it in every present parent.
 import type { KubeObject } from "../kube/resource.ts";
 `;
 

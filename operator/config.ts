@@ -1,73 +1,82 @@
-import { UsageError } from "../proxy/errors.ts";
-import { LOG_LEVELS } from "../proxy/log.ts";
-import { ipPort, noArguments, type Option, oneOf, readOptions, wholeNumber } from "../proxy/options.ts";
+import { readFileSync } from "node:fs";
+import { LOG_LEVELS } from "../proxy/cli/log.ts";
+import {
+  ipPort,
+  noArguments,
+  type Option,
+  oneOf,
+  readOptions,
+  type Values,
+  wholeNumber,
+} from "../proxy/cli/options.ts";
+import { UsageError } from "../proxy/cli/usage-error.ts";
 import { parseCidr } from "../proxy/policy/cidr.ts";
-import { type Grants, readGrants } from "./reconcile/grants.ts";
-import type { ProxyPods } from "./reconcile/resources/deployment.ts";
+import { type Grants, parseGrants } from "./providers/grants.ts";
+import type { ProxyPods } from "./reconcile/objects/deployment.ts";
 import { readWebhookConfig, WEBHOOK_OPTIONS, type WebhookConfig } from "./webhook/config.ts";
 
-/** All options of `outrider operator`, in the order of `--help`. */
+/** Options of `outrider operator`, in the order of `--help`. */
 export const OPERATOR_OPTIONS: readonly Option[] = [
   {
     name: "kubeconfig",
     value: "FILE",
-    help: "how to reach the API server (default: in a pod its ServiceAccount, else $KUBECONFIG or ~/.kube/config)",
+    help: "configuration of the API server (default: in a pod its ServiceAccount, else $KUBECONFIG or ~/.kube/config)",
   },
-  { name: "namespaces", value: "NAME", repeat: true, help: "namespaces whose policies count (default: all)" },
+  { name: "namespaces", value: "NAME", repeat: true, help: "namespaces to watch (default: all)" },
   { name: "proxy-image", value: "IMAGE", help: "image of the proxies (required)" },
   {
     name: "proxy-image-pull-policy",
     value: "Always|IfNotPresent|Never",
     fallback: "IfNotPresent",
-    help: "when nodes pull it",
+    help: "pull policy of the image",
   },
   { name: "cluster-domain", value: "NAME", fallback: "cluster.local", help: "DNS domain of the cluster's Services" },
   {
     name: "blocked-cidrs",
     value: "CIDR",
     repeat: true,
-    help: "ranges that no target may be in, besides special-purpose and discovered ones",
+    help: "blocked ranges, besides special-purpose and discovered ones",
   },
   {
     name: "discover-cidrs",
     value: "on|off",
     fallback: "on",
-    help: "block the ranges of pods, services, nodes and the API server, as the API tells them",
+    help: "block the ranges of pods, Services, nodes and the API server, which the operator reads from the API",
   },
   {
     name: "grants",
     value: "FILE",
-    help: "who may have exclusive addresses: YAML, grants: [{namespaces, providers, staticIPs}] (default: nobody)",
+    help: "permissions for exclusive addresses: YAML, grants: [{namespaces, providers, staticIPs}] (default: none)",
   },
   {
     name: "leader-elect",
     value: "on|off",
     fallback: "on",
-    help: "several operators: one acts, by a Lease",
+    help: "leader election by a Lease: one of several replicas reconciles",
   },
   {
     name: "lease-namespace",
     value: "NAME",
     help: "namespace of the Lease (default: the pod's own, else outrider-system)",
   },
-  { name: "scrape", value: "direct|apiserver", fallback: "direct", help: "how /status of proxies is reached" },
+  { name: "scrape", value: "direct|apiserver", fallback: "direct", help: "connection to /status of proxies" },
   {
     name: "metrics-namespaces",
     value: "NAME",
     repeat: true,
-    help: "namespaces whose pods NetworkPolicies let to proxies' admin ports, besides the operator's own; * for all",
+    help: "namespaces whose pods may reach the admin ports of proxies, besides the operator's own; * for all",
   },
-  { name: "scrape-seconds", value: "N", fallback: "10", help: "how often a settled proxy is asked, in seconds" },
-  { name: "resync-seconds", value: "N", fallback: "600", help: "how often everything is looked at again, in seconds" },
-  { name: "workers", value: "N", fallback: "4", help: "policies that are reconciled at once" },
+  { name: "scrape-seconds", value: "N", fallback: "10", help: "proxy status polling interval, in seconds" },
+  { name: "resync-seconds", value: "N", fallback: "600", help: "full resync interval, in seconds" },
+  { name: "workers", value: "N", fallback: "4", help: "number of policies that are reconciled at the same time" },
   ...WEBHOOK_OPTIONS,
-  { name: "metrics", value: "IP:PORT", fallback: ":8080", help: "where /metrics is" },
-  { name: "health", value: "IP:PORT", fallback: ":8081", help: "where /livez and /readyz are" },
+  { name: "metrics", value: "IP:PORT", fallback: ":8080", help: "address of /metrics" },
+  { name: "health", value: "IP:PORT", fallback: ":8081", help: "address of /livez and /readyz" },
   { name: "log-level", value: "LEVEL", fallback: "info", help: `log on stderr: ${LOG_LEVELS.join(", ")}` },
   { name: "help", help: "print this" },
 ];
 
-/** The command line of `outrider operator`, checked. */
+/** Validated command line of `outrider operator`. */
 export interface OperatorConfig {
   kubeconfig: string | undefined;
   /** Empty: all. */
@@ -86,7 +95,7 @@ export interface OperatorConfig {
   scrapeMs: number;
   resyncMs: number;
   workers: number;
-  /** Undefined: pods are not injected. */
+  /** Undefined if the webhook is off. */
   webhook: WebhookConfig | undefined;
   metrics: { host: string; port: number };
   health: { host: string; port: number };
@@ -95,58 +104,89 @@ export interface OperatorConfig {
 
 const NAME = /^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$/;
 
-/** @throws UsageError naming the option. Null: `--help` was asked for */
+/** Reads a grants file: `grants: [{namespaces, providers, staticIPs}]`. @throws UsageError with file, field and fix */
+function readGrants(file: string): Grants {
+  let text: string;
+  try {
+    text = readFileSync(file, "utf8");
+  } catch (error) {
+    throw new UsageError(`--grants ${file}: ${(error as Error).message}`);
+  }
+  try {
+    return parseGrants(text);
+  } catch (error) {
+    throw new UsageError(`--grants ${file}: ${(error as Error).message.replace(/\s*\n\s*/g, " ")}`);
+  }
+}
+
+/** Sets the defaults of the option table, which states each of them once. */
+function setDefaults(values: Values, options: readonly Option[]): void {
+  for (const { name, fallback } of options) {
+    if (fallback !== undefined && !values.has(name)) values.set(name, [fallback]);
+  }
+}
+
+/** Namespaces of an option. `extra`: another allowed value. @throws UsageError with the option */
+function namespacesOf(values: Values, name: string, extra?: string): string[] {
+  const list = values.get(name) ?? [];
+  const bad = list.find((text) => text !== extra && !NAME.test(text));
+  if (bad === undefined) return [...new Set(list)];
+  const form = extra === undefined ? "a namespace name" : `a namespace name or ${extra}`;
+  throw new UsageError(`${values.shown(name)} must be ${form}, not "${bad}"`);
+}
+
+/** Ranges of an option. @throws UsageError with the option */
+function rangesOf(values: Values, name: string): readonly string[] {
+  const list = values.get(name) ?? [];
+  for (const text of list) {
+    const parsed = parseCidr(text);
+    if ("error" in parsed) throw new UsageError(`${values.shown(name)}: ${parsed.error}`);
+  }
+  return list;
+}
+
+/** DNS domain of an option. @throws UsageError with the option */
+function domainOf(values: Values, name: string): string {
+  const domain = values.get(name)![0]!;
+  if (/^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$/.test(domain)) return domain;
+  throw new UsageError(`${values.shown(name)} must be a DNS name, not "${domain}"`);
+}
+
+/** Reads the command line; null for `--help`. @throws UsageError with the option */
 export function readOperatorConfig(argv: readonly string[], env: NodeJS.ProcessEnv): OperatorConfig | null {
   const { values, positionals } = readOptions(OPERATOR_OPTIONS, argv, env);
   if (values.has("help")) return null;
   noArguments(positionals);
+  setDefaults(values, OPERATOR_OPTIONS);
   const one = (name: string) => values.get(name)?.[0];
-  const namespaces = values.get("namespaces") ?? [];
-  for (const [name, list] of [
-    ["namespaces", namespaces],
-    ["lease-namespace", values.get("lease-namespace") ?? []],
-  ] as const) {
-    const bad = list.find((text) => !NAME.test(text));
-    if (bad !== undefined) throw new UsageError(`${values.shown(name)} must be a namespace name, not "${bad}"`);
-  }
-  const metricsNamespaces = values.get("metrics-namespaces") ?? [];
-  const stranger = metricsNamespaces.find((text) => text !== "*" && !NAME.test(text));
-  if (stranger !== undefined) {
-    throw new UsageError(`${values.shown("metrics-namespaces")} must be a namespace name or *, not "${stranger}"`);
-  }
+  const isOn = (name: string) => oneOf(values, name, ["on", "off"]) === "on";
+  const address = (name: string) => ipPort(values, name, one(name)!);
+  const seconds = (name: string, min: number) => wholeNumber(values, name, min, 86_400)! * 1000;
+  const namespaces = namespacesOf(values, "namespaces");
+  const [leaseNamespace] = namespacesOf(values, "lease-namespace");
+  const metricsNamespaces = namespacesOf(values, "metrics-namespaces", "*");
   const image = one("proxy-image");
   if (image === undefined) throw new UsageError("--proxy-image IMAGE is required");
-  const blockedCIDRs = values.get("blocked-cidrs") ?? [];
-  for (const text of blockedCIDRs) {
-    const parsed = parseCidr(text);
-    if ("error" in parsed) throw new UsageError(`${values.shown("blocked-cidrs")}: ${parsed.error}`);
-  }
-  const clusterDomain = one("cluster-domain") ?? "cluster.local";
-  if (!/^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$/.test(clusterDomain)) {
-    throw new UsageError(`${values.shown("cluster-domain")} must be a DNS name, not "${clusterDomain}"`);
-  }
-  const seconds = (name: string, min: number, fallback: number) =>
-    (wholeNumber(values, name, min, 86_400) ?? fallback) * 1000;
   const grants = one("grants");
   return {
     kubeconfig: one("kubeconfig"),
-    namespaces: [...new Set(namespaces)],
+    namespaces,
     image,
-    imagePullPolicy: oneOf(values, "proxy-image-pull-policy", ["Always", "IfNotPresent", "Never"]) ?? "IfNotPresent",
-    clusterDomain,
-    blockedCIDRs,
-    discoverCIDRs: (oneOf(values, "discover-cidrs", ["on", "off"]) ?? "on") === "on",
+    imagePullPolicy: oneOf(values, "proxy-image-pull-policy", ["Always", "IfNotPresent", "Never"])!,
+    blockedCIDRs: rangesOf(values, "blocked-cidrs"),
+    clusterDomain: domainOf(values, "cluster-domain"),
+    discoverCIDRs: isOn("discover-cidrs"),
     grants: grants === undefined ? [] : readGrants(grants),
-    leaderElect: (oneOf(values, "leader-elect", ["on", "off"]) ?? "on") === "on",
-    leaseNamespace: one("lease-namespace"),
-    scrape: oneOf(values, "scrape", ["direct", "apiserver"]) ?? "direct",
+    leaderElect: isOn("leader-elect"),
+    leaseNamespace,
+    scrape: oneOf(values, "scrape", ["direct", "apiserver"])!,
     metricsNamespaces,
-    scrapeMs: seconds("scrape-seconds", 1, 10),
-    resyncMs: seconds("resync-seconds", 5, 600),
-    workers: wholeNumber(values, "workers", 1, 64) ?? 4,
+    scrapeMs: seconds("scrape-seconds", 1),
+    resyncMs: seconds("resync-seconds", 5),
+    workers: wholeNumber(values, "workers", 1, 64)!,
     webhook: readWebhookConfig(values),
-    metrics: ipPort(values, "metrics", ":8080"),
-    health: ipPort(values, "health", ":8081"),
-    logLevel: oneOf(values, "log-level", LOG_LEVELS) ?? "info",
+    metrics: address("metrics"),
+    health: address("health"),
+    logLevel: oneOf(values, "log-level", LOG_LEVELS)!,
   };
 }

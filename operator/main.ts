@@ -1,10 +1,10 @@
-import { UsageError } from "../proxy/errors.ts";
+import { UsageError } from "../proxy/cli/usage-error.ts";
 import { runOperator } from "./run.ts";
 
 /** Exit status of wrong usage. */
 const EXIT_USAGE = 2;
 
-// The first word is the command, `operator`: bin/outrider chose this program by it.
+// The first argument is the command `operator`, by which bin/outrider selected this program.
 runOperator(process.argv.slice(3)).then(
   (status) => process.exit(status),
   (error: unknown) => {

@@ -3,27 +3,27 @@ import type { EgressPolicy } from "./api/egresspolicy.ts";
 import { CONDITIONS } from "./api/names.ts";
 import { KubeMetrics } from "./kube/metrics.ts";
 
-/** What Prometheus is told by the operator. No label carries a host of a policy. */
+/** Metrics of the operator. No label contains a host of a policy. */
 export class OperatorMetrics {
   readonly registry = new Registry();
   readonly kube: KubeMetrics;
   readonly #scrapes: Counter<"result">;
 
-  /** `policies`: what is there when it is asked. */
+  /** `policies` returns the current policies. */
   constructor(policies: () => readonly EgressPolicy[], isLeader: () => boolean) {
     const registers = [this.registry];
     collectDefaultMetrics({ register: this.registry });
     this.kube = new KubeMetrics(this.registry);
     this.#scrapes = new Counter({
       name: "outrider_operator_scrapes_total",
-      help: "Questions to proxies for their /status, by result (ok, failed).",
+      help: "Polls of the /status of proxies, by result (ok, failed).",
       labelNames: ["result"],
       registers,
     });
     for (const result of ["ok", "failed"]) this.#scrapes.inc({ result }, 0);
     new Gauge({
       name: "outrider_operator_policy_condition",
-      help: "1 for the status that a condition of a policy has (True, False, Unknown), and its reason; told by the leader.",
+      help: "1 for the current status (True, False, Unknown) and reason of each condition of a policy; only on the leader.",
       labelNames: ["namespace", "policy", "type", "status", "reason"],
       registers,
       collect() {
@@ -40,7 +40,7 @@ export class OperatorMetrics {
     });
     new Gauge({
       name: "outrider_operator_policies",
-      help: "Policies that this operator knows.",
+      help: "Number of policies that this operator watches.",
       registers,
       collect() {
         this.set(policies().length);

@@ -1,11 +1,11 @@
 import { once } from "node:events";
 import { createServer, type Server } from "node:http";
-import { listenError } from "../proxy/options.ts";
+import { listenError } from "../proxy/cli/options.ts";
 
-/** One page: status and text. */
+/** Returns status and text of a page. */
 export type Page = () => Promise<{ status: number; text: string; type?: string }>;
 
-/** Serves some pages by GET on an address. @throws UsageError where it cannot listen; `option` is whose value it is */
+/** Serves pages on the address of an option. @throws UsageError if it cannot listen */
 export async function servePages(
   option: string,
   where: { host: string; port: number },

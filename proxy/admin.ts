@@ -1,14 +1,14 @@
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import type { Socket } from "node:net";
-import { countBound } from "./bounds.ts";
+import type { Reload } from "./config/reload.ts";
+import type { ProxyServer } from "./connections/server.ts";
+import { explainTarget, phraseFor } from "./egress/explain.ts";
+import type { Sources } from "./egress/source-address.ts";
+import type { Verifier } from "./egress/verifier.ts";
 import type { Metrics } from "./metrics.ts";
+import { countBound } from "./outcome/bounds.ts";
 import { cidr, contains, parseAddress } from "./policy/cidr.ts";
 import { parseAsked } from "./policy/explain.ts";
-import type { Reload } from "./reload.ts";
-import type { ProxyServer } from "./server.ts";
-import type { Sources } from "./source.ts";
-import { explainTarget, phraseFor } from "./tools/explain.ts";
-import type { Verifier } from "./verify.ts";
 
 /** What `/status` tells besides the server's own counts. */
 export interface Status {

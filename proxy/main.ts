@@ -1,5 +1,5 @@
-import { UsageError } from "./errors.ts";
-import { makeLog } from "./log.ts";
+import { makeLog } from "./cli/log.ts";
+import { UsageError } from "./cli/usage-error.ts";
 import { nearest, PolicyError } from "./policy/rules.ts";
 import { runProxy, version } from "./run.ts";
 import { runCheck } from "./tools/check.ts";

@@ -1,9 +1,9 @@
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from "prom-client";
-import { boundCounts } from "./bounds.ts";
-import type { Record } from "./record.ts";
-import type { Reload } from "./reload.ts";
-import type { ProxyServer } from "./server.ts";
-import type { Verifier } from "./verify.ts";
+import type { Reload } from "./config/reload.ts";
+import type { ProxyServer } from "./connections/server.ts";
+import type { Verifier } from "./egress/verifier.ts";
+import type { AccessRecord } from "./outcome/access-record.ts";
+import { boundCounts } from "./outcome/bounds.ts";
 
 /** Seconds: within a cluster, on one continent, around the world, time-outs. */
 const CONNECT_BUCKETS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10];
@@ -33,7 +33,7 @@ export class Metrics {
   }
 
   /** Counts one record. */
-  count(record: Record, durationMs: number): void {
+  count(record: AccessRecord, durationMs: number): void {
     const code = record.code ?? "ok";
     const key = `${record.kind} ${record.verdict} ${code}`;
     let entry = this.#requests.get(key);

@@ -1,27 +1,26 @@
 import { readFileSync } from "node:fs";
+import type { Server } from "node:http";
 import type { AddressInfo } from "node:net";
-import { setTimeout as sleep } from "node:timers/promises";
 import { makeAdmin, type Status } from "./admin.ts";
-import { Credentials } from "./auth.ts";
-import { defaultBufferLimit, MIB } from "./buffers.ts";
-import { type Config, PROXY_OPTIONS, readConfig, requirePolicy, type Settings, settingsOf } from "./config.ts";
-import { openFileLimit } from "./descriptors.ts";
-import { requireRoutes } from "./dns-servers.ts";
-import { Gate } from "./gate.ts";
-import { readHosts } from "./hosts.ts";
-import { compileFor, compileForEcho } from "./load.ts";
-import { type Logger, makeLog } from "./log.ts";
+import { type Logger, makeLog } from "./cli/log.ts";
+import { formatHostPort, listenError, noArguments, optionHelp } from "./cli/options.ts";
+import { type Config, PROXY_OPTIONS, readConfig, requirePolicy, settingsOf } from "./config/config.ts";
+import { Credentials } from "./config/credentials.ts";
+import { LOOK_MS, type Loaded, Reload } from "./config/reload.ts";
+import { defaultBufferLimit, MIB } from "./connections/buffers.ts";
+import { ProxyServer } from "./connections/server.ts";
+import { readHosts } from "./dns/hosts.ts";
+import { Names } from "./dns/names.ts";
+import { requireRoutes } from "./dns/servers.ts";
+import { makeAsk } from "./egress/echo-client.ts";
+import { Gate } from "./egress/gate.ts";
+import { assignedAddresses, Sources } from "./egress/source-address.ts";
+import { Verifier } from "./egress/verifier.ts";
 import { Metrics } from "./metrics.ts";
-import { makeAsk } from "./observe.ts";
-import { formatHostPort, listenError, noArguments, optionHelp } from "./options.ts";
-import { type PolicySet, withOwn } from "./policy/engine.ts";
-import { RecordWriter } from "./record.ts";
-import { LOOK_MS, type Loaded, Reload } from "./reload.ts";
-import { Names } from "./resolve.ts";
-import { ProxyServer } from "./server.ts";
-import { assignedAddresses, ownNetworks, Sources } from "./source.ts";
-import { Verifier } from "./verify.ts";
-import { warmUp } from "./warm.ts";
+import { RecordWriter } from "./outcome/access-record.ts";
+import { dnsSecondsOf, PolicyInstaller } from "./policy-installer.ts";
+import { makeSignals, shutDown } from "./shutdown.ts";
+import { warmUp } from "./warm-up.ts";
 
 /** The version of package.json. */
 export function version(): string {
@@ -34,48 +33,70 @@ const HELP = `Usage: outrider proxy --policy FILE [options]
 A forward proxy (CONNECT and absolute-form HTTP) that dials only what its policy and the class of each address permit.
 Access records go to stdout, the operational log to stderr. Every option is also an environment variable, such as
 OUTRIDER_MAX_TUNNELS (lists: comma-separated); the command line wins. PROXY_PASSWORD demands Basic credentials.
-The policy file and the passwords are read again when they change, and on SIGHUP. SIGTERM and SIGINT drain and end it;
-a second one hurries.
+The policy file and the passwords are read again when they change, and on SIGHUP. SIGTERM or SIGINT starts
+a graceful shutdown. A second signal skips the waiting.
 
 ${optionHelp(PROXY_OPTIONS)}`;
 
-/** Signals in their order; each call takes the next one. */
-function makeSignals(names: readonly NodeJS.Signals[]): () => Promise<string> {
-  const pending: string[] = [];
-  let wake: ((signal: string) => void) | null = null;
-  for (const name of names) {
-    process.on(name, () => {
-      if (wake === null) pending.push(name);
-      else {
-        wake(name);
-        wake = null;
-      }
-    });
-  }
-  return () =>
-    new Promise((resolve) => {
-      const next = pending.shift();
-      if (next === undefined) wake = resolve;
-      else resolve(next);
-    });
+/** Logs errors that come in floods: one line per second. */
+function makeAcceptLog(log: Logger): (error: Error) => void {
+  let loggedAt = Number.NEGATIVE_INFINITY;
+  return (error) => {
+    if (performance.now() - loggedAt < 1000) return;
+    loggedAt = performance.now();
+    log.error({ err: error }, "cannot accept a connection");
+  };
 }
 
-/** SIGTERM to exit: not ready, serving on, not accepting, closing; a second signal goes on to the closing. */
-async function shutDown(server: ProxyServer, config: Config, log: Logger, hurry: Promise<string>): Promise<void> {
-  server.phase = "leaving";
-  const delay = config.drainDelaySeconds;
-  log.info({ delaySeconds: delay }, "leaving: not ready, still serving; a second signal hurries");
-  let hurried = false;
-  const rush = hurry.then(() => {
-    hurried = true;
+/** Starts the admin port. @throws UsageError when it cannot listen */
+async function listenAdmin(admin: Server, at: Config["admin"], onError: (error: Error) => void): Promise<AddressInfo> {
+  await new Promise<void>((resolve, reject) => {
+    admin.once("error", (error) => reject(listenError(error, "admin", at)));
+    admin.listen(at, resolve);
   });
-  await Promise.race([sleep(delay * 1000), rush]);
-  const { drainMs } = server.settings;
-  log.info({ active: server.counts.active, drainSeconds: drainMs / 1000 }, "draining: no new connections");
-  if (!hurried) await Promise.race([server.drain(), sleep(drainMs), rush]);
-  const { active } = server.counts;
-  if (active > 0) log.warn({ active }, "closing what is still open");
-  await server.close();
+  admin.on("error", onError);
+  return admin.address() as AddressInfo;
+}
+
+/** Reads policy, passwords and addresses again when they change, and policy and passwords on SIGHUP. Ends the polling. */
+function watch(
+  reload: Reload,
+  installer: PolicyInstaller,
+  sources: Sources,
+  verifier: Verifier,
+  log: Logger,
+): () => void {
+  let reported = reload.error;
+  const take = (loaded: Loaded | null, failedBefore: number) => {
+    if (loaded !== null) installer.install(loaded);
+    else if (reload.failed > failedBefore && !(reload.retrying && reload.error === reported)) {
+      const now = installer.installed ? "the last valid policy stays in force" : "waiting for a valid policy";
+      log.error(`${reload.error}; ${now}`);
+    }
+    reported = reload.error;
+  };
+  process.on("SIGHUP", () => {
+    const { failed } = reload;
+    void reload.force().then((loaded) => take(loaded, failed));
+  });
+  const poll = async () => {
+    const { failed } = reload;
+    // Not awaited: source addresses are checked while a long file is read.
+    void reload.poll().then((loaded) => take(loaded, failed));
+    installer.checkOwn();
+    if (!(await sources.check(assignedAddresses()))) return;
+    log.warn({ sources: sources.status() }, "source addresses changed");
+    verifier.checkNow();
+  };
+  let polling = false;
+  const timer = setInterval(() => {
+    if (polling) return;
+    polling = true;
+    void poll().finally(() => {
+      polling = false;
+    });
+  }, LOOK_MS);
+  return () => clearInterval(timer);
 }
 
 /** `outrider proxy`: runs until SIGTERM or SIGINT. Exit status. @throws UsageError */
@@ -88,40 +109,31 @@ export async function runProxy(argv: readonly string[]): Promise<number> {
   requirePolicy(config);
   noArguments(positionals);
   const log = makeLog(config.logLevel);
-  // From the first moment: as process 1 of a container it would never hear of a signal that comes before.
+  // From the first moment: process 1 of a container ignores signals that have no handler.
   const signal = makeSignals(["SIGTERM", "SIGINT"]);
   const reload = new Reload(config, process.env.PROXY_PASSWORD);
   const first = await reload.start();
   const hosts = config.hosts === undefined ? new Map() : readHosts(config.hosts);
   await requireRoutes(config.resolvers);
   await warmUp(settingsOf(config, null), log);
-  const timeoutOf = (loaded: Loaded | null) =>
-    config.dnsSeconds ?? loaded?.source.document.proxy.timeouts.dnsSeconds ?? 2;
 
-  const names = new Names({ servers: config.resolvers, timeoutSeconds: timeoutOf(first), hosts });
+  const names = new Names({ servers: config.resolvers, timeoutSeconds: dnsSecondsOf(config, first), hosts });
   const sources = new Sources(config.sourceAddresses);
   const metrics = new Metrics();
   const writer = new RecordWriter(1);
-  let echoSet: PolicySet | null = null;
   const verifier = new Verifier({
-    ask: makeAsk(names, () => echoSet),
+    ask: makeAsk(names, () => installer.echoSet),
     log,
     onWrong: (way, since) => server.endUnproven(way, since, Number.POSITIVE_INFINITY),
     onRemoved: (way, until) => server.endUnproven(way, Number.NEGATIVE_INFINITY, until),
   });
-  // Such errors come in floods: one line per second is enough.
-  let loggedAt = Number.NEGATIVE_INFINITY;
-  const onAcceptError = (error: Error) => {
-    if (performance.now() - loggedAt < 1000) return;
-    loggedAt = performance.now();
-    log.error({ err: error }, "cannot accept a connection");
-  };
+  const onAcceptError = makeAcceptLog(log);
   const server: ProxyServer = new ProxyServer({
     settings: settingsOf(config, null),
     credentials: new Credentials(),
     names,
     gate: new Gate(sources, verifier),
-    metrics,
+    onRecord: (record, ms) => metrics.count(record, ms),
     writer,
     readiness: config.readiness,
     bufferBytes: config.bufferMiB === undefined ? defaultBufferLimit() : config.bufferMiB * MIB,
@@ -131,101 +143,31 @@ export async function runProxy(argv: readonly string[]): Promise<number> {
   const status: Status = { version: version(), listen: "", loadedAt: null };
   const onError = (error: unknown) => log.error({ err: error }, "admin request failed");
   const admin = makeAdmin({ proxy: server, status, reload, verifier, sources, metrics, onError });
-  await new Promise<void>((resolve, reject) => {
-    admin.once("error", (error) => reject(listenError(error, "admin", config.admin)));
-    admin.listen(config.admin, resolve);
-  });
-  admin.on("error", onAcceptError);
-  const adminAt = admin.address() as AddressInfo;
-  let ports = config.listen.port === 0 ? [adminAt.port] : [config.listen.port, adminAt.port];
+  const adminAt = await listenAdmin(admin, config.admin, onAcceptError);
+  const ports = config.listen.port === 0 ? [adminAt.port] : [config.listen.port, adminAt.port];
+  const installer: PolicyInstaller = new PolicyInstaller(
+    { config, log, status, server, names, verifier, sources },
+    ports,
+  );
 
-  const warnOfFiles = ({ maxTunnels, maxTunnelsWanted }: Settings) => {
-    if (maxTunnels >= maxTunnelsWanted) return;
-    const openFiles = openFileLimit();
-    const advice =
-      "the limit of open files is too low for the tunnels that are wanted; raise it (ulimit -n, LimitNOFILE)";
-    log.warn({ openFiles, maxTunnels, wanted: maxTunnelsWanted }, advice);
-  };
-  let current: Loaded | null = null;
-  const compileCurrent = () => {
-    if (current === null) return;
-    const { document } = current.source;
-    const policy = compileFor(document, config, ports, current.hash);
-    echoSet = compileForEcho(document, config, ports);
-    server.install(policy, settingsOf(config, policy.document), current.credentials);
-  };
-  const install = (loaded: Loaded) => {
-    const before = server.policy?.hash;
-    current = loaded;
-    compileCurrent();
-    warnOfFiles(server.settings);
-    const { document } = loaded.source;
-    names.setTimeout(timeoutOf(loaded));
-    verifier.configure(document, sources.list);
-    status.loadedAt = new Date().toISOString();
-    const { hash } = server.policy!;
-    for (const warning of [...loaded.source.warnings, ...loaded.credentials.warnings]) log.warn(warning);
-    log.info({ policy: document.policy, hash, kind: loaded.source.kind, changed: hash !== before }, "policy loaded");
-  };
-  // Before it listens, the policy is in force and the sources are known: nothing is answered without them.
-  let own = ownNetworks();
+  // Before the proxy listens, the policy is in force and the sources are known: nothing is answered without them.
   await sources.check(assignedAddresses());
-  if (first !== null) install(first);
+  if (first !== null) installer.install(first);
   const at = await server.listen(config.listen.host, config.listen.port, config.reusePort).catch((error: unknown) => {
     admin.close();
     throw listenError(error, "listen", config.listen);
   });
-  ports = [at.port, adminAt.port];
-  if (config.listen.port === 0) compileCurrent();
+  if (config.listen.port === 0) installer.usePorts([at.port, adminAt.port]);
   status.listen = formatHostPort(at.address, at.port);
-  log.info(
-    { listen: status.listen, admin: formatHostPort(adminAt.address, adminAt.port), version: status.version },
-    "listening",
-  );
+  const adminAddress = formatHostPort(adminAt.address, adminAt.port);
+  log.info({ listen: status.listen, admin: adminAddress, version: status.version }, "listening");
   if (reload.error !== null) log.error(`${reload.error}; waiting for a valid policy`);
   if (first !== null && !first.credentials.required) log.info("no password is set: every client is served");
-
-  let toldError = reload.error;
-  const take = (loaded: Loaded | null, failedBefore: number) => {
-    if (loaded !== null) install(loaded);
-    else if (reload.failed > failedBefore && !(reload.retrying && reload.error === toldError)) {
-      log.error(`${reload.error}; ${current === null ? "waiting for a valid policy" : "the last good one stays"}`);
-    }
-    toldError = reload.error;
-  };
-  process.on("SIGHUP", () => {
-    const { failed } = reload;
-    void reload.force().then((loaded) => take(loaded, failed));
-  });
-  const useOwn = () => {
-    if (echoSet !== null) echoSet = withOwn(echoSet, own);
-    if (server.policy !== null) server.install(withOwn(server.policy, own), server.settings, server.credentials);
-  };
-  let looking = false;
-  const look = async () => {
-    const { failed } = reload;
-    // Not awaited: source addresses are checked while a long file is read.
-    void reload.poll().then((loaded) => take(loaded, failed));
-    const now = ownNetworks();
-    if (now !== own && now.join() !== own.join()) {
-      own = now;
-      useOwn();
-    }
-    if (!(await sources.check(assignedAddresses()))) return;
-    log.warn({ sources: sources.status() }, "source addresses changed");
-    verifier.checkNow();
-  };
-  const watch = setInterval(() => {
-    if (looking) return;
-    looking = true;
-    void look().finally(() => {
-      looking = false;
-    });
-  }, LOOK_MS);
+  const stopWatching = watch(reload, installer, sources, verifier, log);
 
   log.info({ signal: await signal() }, "shutting down");
   await shutDown(server, config, log, signal());
-  clearInterval(watch);
+  stopWatching();
   verifier.stop();
   const adminClosed = new Promise((resolve) => admin.close(resolve));
   admin.closeAllConnections();

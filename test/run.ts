@@ -2,10 +2,13 @@ import { once } from "node:events";
 import { globSync } from "node:fs";
 import { relative, resolve } from "node:path";
 import { run } from "node:test";
+import { toolsToGet } from "./cluster/needs.ts";
+import { getTools, NO_BUILD } from "./cluster/tools.ts";
 
 /**
- * Runs the test files, prints failures as they come, and closes with the skips and their reasons. Files run one after the
- * other, but those of real nodes beside all others: they are in network namespaces of their own, and wait for the most part.
+ * Gets the programs that the test files need, runs the files, prints failures as they come, and closes with the skips and
+ * their reasons. Files run one after the other, but those of real nodes beside all others: they are in network namespaces
+ * of their own, and wait for the most part.
  */
 
 const FILE_TIMEOUT_MS = 20 * 60 * 1000;
@@ -43,6 +46,13 @@ function start(group: string[]): Promise<unknown> {
   return once(stream, "end");
 }
 
+const notBuilt: string[] = [];
+await getTools(toolsToGet(files.map((file) => resolve(root, file))), console.log, (tool, error) => {
+  console.log(error.message);
+  notBuilt.push(tool.name);
+});
+// Tests that need them fail with this line instead of building again; others run.
+if (notBuilt.length > 0) process.env[NO_BUILD] = `builds at the start of this run failed: ${notBuilt.join(", ")}`;
 await Promise.all(groups.map(start));
 if (skips.length > 0) console.log(`\nskipped:\n${skips.map((skip) => `  ${skip}`).join("\n")}`);
 if (counts.passed === 0) console.log("no test ran");

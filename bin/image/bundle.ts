@@ -66,7 +66,7 @@ export async function makeBundle(): Promise<{ file: string; bytes: number }[]> {
   const { metafile } = await build({
     absWorkingDir: ROOT,
     // The second one is a thread of its own, which the first one starts.
-    entryPoints: { outrider: "bin/image/launch.ts", "read-worker": "proxy/read-worker.ts" },
+    entryPoints: { outrider: "bin/image/launch.ts", "read-worker": "proxy/config/read-worker.ts" },
     outdir: DIST,
     bundle: true,
     // The proxy must not load what the operator needs.

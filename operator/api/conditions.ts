@@ -1,7 +1,7 @@
 import { CONDITIONS, type ConditionType, type Reason } from "./names.ts";
 
 /** metav1.Condition. */
-export interface Condition {
+export interface PolicyCondition {
   type: ConditionType;
   status: "True" | "False" | "Unknown";
   reason: Reason;
@@ -10,39 +10,39 @@ export interface Condition {
   lastTransitionTime: string;
 }
 
-/** What is known now, before it is compared with what was known. */
-export type Finding = Pick<Condition, "status" | "reason" | "message">;
+/** State of a condition before it is merged with the previous one. */
+export type Finding = Pick<PolicyCondition, "status" | "reason" | "message">;
 
 export const yes = (reason: Reason, message: string): Finding => ({ status: "True", reason, message });
 export const no = (reason: Reason, message: string): Finding => ({ status: "False", reason, message });
 export const unknown = (reason: Reason, message: string): Finding => ({ status: "Unknown", reason, message });
 
-/** Names of objects as a message has them, sorted: the first `shown`, and how many more there are. */
-export function named(objects: readonly { metadata: { name: string } }[], shown = 3): string {
+/** Sorted names of objects for a message: the first `shown`, and the number of others. */
+export function joinNames(objects: readonly { metadata: { name: string } }[], shown = 3): string {
   const names = objects.map(({ metadata }) => metadata.name).sort();
   const rest = names.length - shown;
   return rest > 0 ? `${names.slice(0, shown).join(", ")} and ${rest} more` : names.join(", ");
 }
 
-/** The API server refuses longer messages (metav1.Condition). */
+/** Limit of a message, in characters (metav1.Condition). */
 const MAX_MESSAGE = 32_768;
 const CUT = " (message truncated)";
 
-function fit(message: string): string {
+function truncate(message: string): string {
   return message.length <= MAX_MESSAGE ? message : `${message.slice(0, MAX_MESSAGE - CUT.length)}${CUT}`;
 }
 
-/** Whole list of conditions: `lastTransitionTime` moves only when the status does (KEP-1623). */
+/** Complete list of conditions. `lastTransitionTime` changes only with the status (KEP-1623). */
 export function mergeConditions(
-  before: readonly Condition[],
+  before: readonly PolicyCondition[],
   findings: Readonly<Record<ConditionType, Finding>>,
   generation: number,
   now: string,
-): Condition[] {
+): PolicyCondition[] {
   return CONDITIONS.map((type) => {
     const { status, reason, message } = findings[type];
     const old = before.find((condition) => condition.type === type);
     const lastTransitionTime = old?.status === status ? old.lastTransitionTime : now;
-    return { type, status, reason, message: fit(message), observedGeneration: generation, lastTransitionTime };
+    return { type, status, reason, message: truncate(message), observedGeneration: generation, lastTransitionTime };
   });
 }

@@ -1,7 +1,7 @@
 import type { Resource } from "../kube/resource.ts";
 import { GROUP, KIND, PLURAL, VERSION } from "./names.ts";
 
-/** The kinds that the operator reads or writes, and so what its role must allow. */
+/** Kinds that the operator reads or writes. Its role must allow all of them. */
 export const RESOURCE = {
   policy: { group: GROUP, version: VERSION, kind: KIND, plural: PLURAL, namespaced: true },
   configMap: { group: "", version: "v1", kind: "ConfigMap", plural: "configmaps", namespaced: true },
@@ -41,5 +41,5 @@ export const RESOURCE = {
   },
 } as const satisfies Record<string, Resource>;
 
-/** The kinds that a policy owns. */
+/** Kinds that a policy owns. */
 export const CHILDREN = ["serviceAccount", "configMap", "service", "pdb", "networkPolicy", "deployment"] as const;

@@ -1,34 +1,37 @@
-/** Every string that other programs see: group, labels, annotations, field managers, condition types and reasons. */
+/** Names that other programs see: group, labels, annotations, field managers, condition types and reasons. */
 
 export const GROUP = "egress.outrider.dev";
 export const VERSION = "v1alpha1";
 export const KIND = "EgressPolicy";
 export const PLURAL = "egresspolicies";
 
-/** Field managers of server-side apply: one for objects, one for status, so that neither takes the other's fields. */
+/** Field managers of server-side apply. Status has its own, so that neither takes over the fields of the other. */
 export const FIELD_MANAGER = "outrider";
 export const STATUS_MANAGER = "outrider-status";
 
-/** Keeps a policy until no pod uses its fleet. */
+/** Finalizer of a policy while pods use its fleet. */
 export const FINALIZER = `${GROUP}/in-use`;
 
 /** Labels. */
 export const LABEL = {
-  /** On every object that a policy owns, and on pods that opt in (there as an annotation, too): the policy's name. */
+  /** Name of the policy, on every object that a policy owns, and on pods that opt in (also as an annotation). */
   policy: `${GROUP}/policy`,
-  /** On the proxy pods: the policy whose fleet they are. Not `policy`, which would ask for injection. */
+  /** Name of the policy, on proxy pods. The label `policy` would request injection. */
   fleet: `${GROUP}/fleet`,
-  /** On the proxy pods of a slot, and its objects: six hex digits that stand for the address. */
+  /** Id of a slot, on its proxy pods and objects: six hex digits of a hash of the address. */
   slot: `${GROUP}/slot`,
-  /** On proxy pods whose source address is proven, where the client Service selects by it. */
+  /** On proxy pods with a proven source address, if the client Service selects by this label. */
   verified: `${GROUP}/verified`,
-  /** On proxy pods of slots, where the client Service selects by it: {@link SERVING_PHASE}, or the phase of an address on its way out. */
+  /**
+   * On proxy pods of slots, if the client Service selects by this label: {@link SERVING_PHASE}, or the phase of a
+   * retiring address.
+   */
   phase: `${GROUP}/phase`,
-  /** On pods that were injected: the policy's name. */
+  /** Name of the policy, on injected pods. */
   injected: `${GROUP}/injected`,
-  /** On namespaces: {@link INJECT_DISABLED} keeps their pods from being injected. */
+  /** On namespaces: {@link INJECT_DISABLED} excludes their pods from injection. */
   inject: `${GROUP}/inject`,
-  /** On every namespace, by the API server: its name, which selectors cannot say otherwise. */
+  /** Name of a namespace, which the API server sets. Selectors can only use labels. */
   namespace: "kubernetes.io/metadata.name",
   name: "app.kubernetes.io/name",
   instance: "app.kubernetes.io/instance",
@@ -38,50 +41,50 @@ export const LABEL = {
 
 /** Annotations. */
 export const ANNOTATION = {
-  /** SHA-256 of the object as it was applied: what is not there any more is noticed by it. */
+  /** SHA-256 of the applied object, which shows removed fields. */
   applied: `${GROUP}/applied`,
-  /** On proxy pods: makes the kubelet look at their volumes at once. */
+  /** On proxy pods: a change makes the kubelet update their volumes at once. */
   refresh: `${GROUP}/refresh`,
-  /** "true": delete the fleet although pods still use it. */
+  /** "true" deletes the fleet although pods still use it. */
   forceDelete: `${GROUP}/force-delete`,
-  /** On a slot's Deployment: the address that it stands for. */
+  /** On a slot's Deployment: the static IP. */
   address: `${GROUP}/address`,
   /** On a slot's Deployment: the address that its proxy binds. */
   source: `${GROUP}/source`,
   /**
-   * Comma-separated. On nodes, by whoever runs them: addresses that the node has and its status does not list. On a fleet's one
-   * Deployment: the static IPs that it sends from, which outlive the spec that named them.
+   * Comma-separated addresses. On nodes, set by administrators: addresses that the status does not list. On the
+   * Deployment of a fleet without slots: its static IPs, which are needed after the spec has changed.
    */
   addresses: `${GROUP}/addresses`,
-  /** On the policy's ConfigMap: the hash of its document. */
+  /** On the policy's ConfigMap: hash of its document. */
   hash: `${GROUP}/policy-hash`,
-  /** On pods that opt in: whose key of the policy's Secret is their password. */
+  /** On pods that opt in: client name, which is the key of their password in the policy's Secret. */
   client: `${GROUP}/client`,
-  /** On pods that were injected: `policy@hash`, the hash being that of the settings that were injected. */
+  /** On injected pods: `policy@hash`, with the hash of the injected settings. */
   injected: `${GROUP}/injected`,
-  /** On pods that opted in: what of them was left as it was, and why. */
+  /** On pods that opted in: skipped containers, with the reason. */
   skipped: `${GROUP}/skipped`,
-  /** On injected pods: senders that are known to ignore what was injected, and why. */
+  /** On injected pods: senders that are known to ignore the variables, with the reason. */
   mayIgnoreProxy: `${GROUP}/may-ignore-proxy`,
-  /** On the webhook configuration: {@link BUNDLE_GIVEN} keeps operators from writing its caBundle. */
+  /** On the webhook configuration: with {@link BUNDLE_GIVEN}, operators do not write its caBundle. */
   caBundle: `${GROUP}/ca-bundle`,
 } as const;
 
-/** The value of {@link ANNOTATION.caBundle} that says that caBundle is cert-manager's, or was given. */
+/** Value of {@link ANNOTATION.caBundle} if cert-manager or the user sets caBundle. */
 export const BUNDLE_GIVEN = "given";
 
-/** The value of {@link LABEL.inject} that opts a namespace out. */
+/** Value of {@link LABEL.inject} that opts a namespace out. */
 export const INJECT_DISABLED = "disabled";
 
-/** The value of {@link LABEL.phase} of proxies that get new requests. */
+/** Value of {@link LABEL.phase} for proxies that get new requests. */
 export const SERVING_PHASE = "Active";
 
-/** The value of `app.kubernetes.io/managed-by`. */
+/** Value of `app.kubernetes.io/managed-by`. */
 export const MANAGED_BY = "outrider";
-/** The value of `app.kubernetes.io/name` on everything that belongs to a fleet. */
+/** Value of `app.kubernetes.io/name` on all objects of a fleet. */
 export const PROXY_NAME = "outrider-proxy";
 
-/** Condition types, in the order in which they are shown. */
+/** Condition types, in the order of the status. */
 export const CONDITIONS = [
   "Ready",
   "Accepted",
@@ -95,7 +98,7 @@ export const CONDITIONS = [
 ] as const;
 export type ConditionType = (typeof CONDITIONS)[number];
 
-/** Reasons of conditions, and of the events that tell of them: what each means stands in docs/operator.md. */
+/** Reasons of conditions and of their events. docs/operator.md explains each of them. */
 export const REASON = {
   // Accepted
   accepted: "Accepted",
@@ -146,21 +149,21 @@ export const REASON = {
 } as const;
 export type Reason = (typeof REASON)[keyof typeof REASON];
 
-/** Events that are no change of a condition. */
+/** Reasons of events that are not condition changes. */
 export const EVENT_REASON = {
-  /** An Active address that was never Pending: receivers had no notice. */
+  /** An Active address was never Pending, so receivers had no notice. */
   addedWithoutNotice: "AddressAddedWithoutNotice",
   /** A pod got the variables. */
   injected: "Injected",
-  /** A pod that opted in, or a container of it, was left as it was. */
+  /** A pod that opted in, or one of its containers, was skipped. */
   injectionSkipped: "InjectionSkipped",
-  /** NO_PROXY lets tenants' URLs past the proxy. */
+  /** NO_PROXY lets tenants' URLs bypass the proxy. */
   noProxyWidens: "NoProxyWidensSSRF",
-  /** The sender is known to ignore the variables that were set. */
+  /** The sender is known to ignore the variables. */
   mayIgnoreProxy: "SenderMayIgnoreProxy",
-  /** The sender cannot do what the policy asks for, or needs a setting of its own. */
+  /** The sender does not support a setting of the policy, or needs a setting of its own. */
   senderIncompatible: "SenderIncompatible",
-  /** What the person who made the pod should know. */
+  /** A hint for the user who created the pod. */
   injectionHint: "InjectionHint",
 } as const;
 
@@ -175,13 +178,13 @@ export const childName = {
 
 /** Keys of the document's ConfigMap. */
 export const DOCUMENT_KEY = "policy.json";
-/** The last accepted spec, gzipped so that it and the document fit into one ConfigMap. */
+/** Last accepted spec, gzipped so that it fits into one ConfigMap with the document. */
 export const SPEC_KEY = "spec.json.gz";
 
-/** The DNS name of a policy's client Service, which senders use as their proxy. */
+/** DNS name of a policy's client Service, which senders use as their proxy. */
 export function clientHost({ name, namespace }: { name: string; namespace?: string }, clusterDomain: string): string {
   return `${childName.fleet(name)}.${namespace}.svc.${clusterDomain}`;
 }
 
-/** Port of the client Service, whatever port the proxies listen on. */
+/** Port of the client Service. The proxies may listen on another port. */
 export const SERVICE_PORT = 4750;

@@ -1,6 +1,6 @@
 import type { KubeObject } from "../kube/resource.ts";
 
-/** Built-in objects, as far as the operator reads them. Everything else stays in the JSON. */
+/** Types of built-in objects with the fields that the operator reads. Other fields stay in the JSON. */
 
 /** core/v1 ConfigMap. */
 export interface ConfigMap extends KubeObject {
@@ -64,13 +64,13 @@ export interface EndpointSlice extends KubeObject {
   endpoints?: { addresses?: string[] }[];
 }
 
-/** Whether a pod serves: Ready, and not on its way out. */
+/** Whether a pod is Ready and not terminating. */
 export function isReady(pod: Pod): boolean {
   if (pod.metadata.deletionTimestamp !== undefined) return false;
   return pod.status?.conditions?.some(({ type, status }) => type === "Ready" && status === "True") ?? false;
 }
 
-/** Whether a pod runs no more and never will: one that was evicted stays, with its addresses, until somebody deletes it. */
+/** Whether a pod has ended for good. An evicted pod still exists, with its addresses, until a user deletes it. */
 export function hasEnded({ status }: Pod): boolean {
   return status?.phase === "Failed" || status?.phase === "Succeeded";
 }
@@ -83,15 +83,29 @@ export function isUnschedulable(pod: Pod): boolean {
   return unscheduled(pod) !== undefined;
 }
 
-/** Why it found none, in its own words. */
+/** Message of the scheduler if it found no node. */
 export function whyUnschedulable(pod: Pod): string | undefined {
   return unscheduled(pod)?.message;
 }
 
-/** Why a pod does not run, in the words of the scheduler or the kubelet; undefined: it runs, or nobody says. */
+/** Message of the scheduler or the kubelet about a pod that does not run; undefined if there is none. */
 export function whyNotRunning(pod: Pod): string | undefined {
   const states = (pod.status?.containerStatuses ?? []).map(({ state }) => state?.waiting);
   const waiting = states.find((state) => state !== undefined);
   const words = [waiting?.reason, waiting?.message].filter((text) => text !== undefined && text !== "");
   return whyUnschedulable(pod) ?? (words.length === 0 ? undefined : words.join(": "));
+}
+
+/** Whether the Deployment controller has observed the newest spec. */
+export function isSeen({ metadata, status }: Deployment): boolean {
+  return (status?.observedGeneration ?? 0) >= (metadata.generation ?? 0);
+}
+
+/** Whether all pods of a Deployment have its newest template and are available, and no older pod is left. */
+export function isRolledOut(deployment: Deployment): boolean {
+  const { spec, status } = deployment;
+  const replicas = spec?.replicas ?? 1;
+  const newest = status?.updatedReplicas ?? 0;
+  if (!isSeen(deployment) || newest !== replicas || (status?.replicas ?? 0) !== newest) return false;
+  return (status?.availableReplicas ?? 0) >= replicas;
 }

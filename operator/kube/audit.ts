@@ -1,17 +1,17 @@
 import { type KubeObject, keyOf } from "./resource.ts";
 
-/** What is compared: a store of any kind of object. */
+/** Store that is compared. */
 interface Held {
   get(key: string): KubeObject | undefined;
   list(): KubeObject[];
 }
 
 /**
- * Compares a store with a list that was taken while its watch went on. The comparison waits until the watch has told
- * everything up to the list's moment: from then on a difference is a change that the watch left out.
+ * Compares a store with a list that was read while the watch was running. The comparison waits until the watch has
+ * delivered everything up to the version of the list. A difference after that is a change that the watch missed.
  */
 export class Audit {
-  /** Keys whose deletion was told since the list was asked for. */
+  /** Keys of objects that were deleted since the list was requested. */
   readonly #deleted = new Set<string>();
   #versions: Map<string, string> | undefined;
   #moment = "";
@@ -25,7 +25,10 @@ export class Audit {
     this.#moment = resourceVersion;
   }
 
-  /** How many objects differ, for a watch that has told everything up to `version`; undefined: too early to say. */
+  /**
+   * Number of objects that differ, for a watch that has delivered everything up to `version`; undefined if it is too
+   * early.
+   */
   differences(version: string, store: Held): number | undefined {
     if (this.#versions === undefined || compareVersions(version, this.#moment) < 0) return undefined;
     let differences = 0;
@@ -41,7 +44,7 @@ export class Audit {
   }
 }
 
-/** Resource versions of one resource are decimal numbers that grow (KEP-5504). */
+/** Compares resource versions: within one resource they are increasing decimal numbers (KEP-5504). */
 export function compareVersions(a: string, b: string): number {
   if (a.length !== b.length) return a.length - b.length;
   return a < b ? -1 : a > b ? 1 : 0;

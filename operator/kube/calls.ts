@@ -1,7 +1,7 @@
 import { apiVersionOf, type KubeObject, type Resource } from "./resource.ts";
 import type { WatchEvent } from "./watch.ts";
 
-/** What calls are made of: their options, paths and queries. */
+/** Options, paths and queries of calls. */
 
 export interface CallOptions {
   signal?: AbortSignal | undefined;
@@ -9,21 +9,21 @@ export interface CallOptions {
 }
 
 export interface ListOptions extends CallOptions {
-  /** Absent: all namespaces. */
+  /** Default: all namespaces. */
   namespace?: string | undefined;
   labelSelector?: string | undefined;
   fieldSelector?: string | undefined;
   limit?: number | undefined;
   continue?: string | undefined;
   resourceVersion?: string | undefined;
-  /** Only metadata is sent; the objects still carry the resource's apiVersion and kind. */
+  /** The server sends only metadata. The objects still have the apiVersion and kind of the resource. */
   metadataOnly?: boolean | undefined;
 }
 
 export interface List<T> {
   items: T[];
   resourceVersion: string;
-  /** Where the next page begins; undefined on the last one. */
+  /** Token of the next page; undefined on the last one. */
   continue: string | undefined;
 }
 
@@ -31,7 +31,7 @@ export type Subresource = "status" | "scale";
 
 export interface ApplyOptions extends CallOptions {
   fieldManager: string;
-  /** Take fields over from other managers; without it they are a Conflict. */
+  /** Takes over fields from other managers. Without it they are a Conflict. */
   force?: boolean;
   subresource?: Subresource;
   dryRun?: boolean;
@@ -49,7 +49,7 @@ export interface PatchOptions extends WriteOptions {
 }
 
 export interface DeleteOptions extends CallOptions {
-  /** Only this very object: else a Conflict. */
+  /** Deletes only this object; fails with Conflict if another one has its name. */
   uid?: string;
   resourceVersion?: string;
   propagation?: "Background" | "Foreground" | "Orphan";
@@ -61,14 +61,14 @@ export interface WatchOptions {
   fieldSelector?: string | undefined;
   resourceVersion: string;
   metadataOnly?: boolean | undefined;
-  /** When the server shall end it. */
+  /** Time after which the server ends the watch. */
   timeoutSeconds: number;
   signal?: AbortSignal | undefined;
-  /** Called for each event in order; what it throws ends the watch. */
+  /** Called for each event in order. An error that it throws ends the watch. */
   onEvent: (event: WatchEvent) => void;
 }
 
-/** Items of lists carry no apiVersion and kind, and bare metadata carries those of its wrapper. */
+/** Sets apiVersion and kind: list items have none, and metadata alone has those of its wrapper. */
 export function named<T extends KubeObject>(resource: Resource, object: T): T {
   object.apiVersion = apiVersionOf(resource);
   object.kind = resource.kind;
@@ -88,7 +88,7 @@ export function identityOf(
   return { name: metadata.name, namespace: metadata.namespace };
 }
 
-/** The path of one object, or without a name of all of them. */
+/** Path of one object, or of all objects if there is no name. */
 export function pathOf(resource: Resource, namespace?: string, name?: string, subresource?: string): string {
   const { group, version, plural, kind, namespaced } = resource;
   if (namespaced && name !== undefined && namespace === undefined)

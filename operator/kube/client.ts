@@ -16,7 +16,7 @@ import {
   type WriteOptions,
   writeQuery,
 } from "./calls.ts";
-import { Credentials } from "./credentials.ts";
+import { ClusterCredentials } from "./credentials.ts";
 import { ApiError, errorOfAnswer } from "./error.ts";
 import { type Answer, type Call, nameOf, Transport } from "./http.ts";
 import type { KubeMetrics } from "./metrics.ts";
@@ -29,32 +29,35 @@ export { ApiError } from "./error.ts";
 export type { Answer } from "./http.ts";
 export type { WatchEvent } from "./watch.ts";
 
-/** Objects a page, as client-go's pager asks for. */
+/** Objects in one page, as client-go's pager requests. */
 const PAGE_LIMIT = 500;
 const TIMEOUT_MS = 30 * 1000;
-/** Connections for calls; watches have their own. */
-const MAX_CONNECTIONS = 4;
-/** Idle connections are closed before the API server (90 s) does it. */
+/** Connections for calls. Watches have their own. */
+const CALL_CONNECTIONS = 4;
+/** Idle timeout of connections, shorter than the 90 s of the API server. */
 const IDLE_MS = 60 * 1000;
-/** TCP keep-alive probes of idle connections and quiet watches: below what load balancers forget (60 s). */
+/** Interval of TCP keep-alive probes, shorter than the idle timeout of load balancers (60 s). */
 const PROBE_MS = 30 * 1000;
-const MAX_BODY_BYTES = 256 * 1024 * 1024;
+const MAX_ANSWER_BYTES = 256 * 1024 * 1024;
 
 export interface ClientOptions {
   userAgent?: string;
-  /** Of each call, until its whole answer is there. */
+  /** Timeout of a call with its complete answer. */
   timeoutMs?: number;
-  /** Connections for calls. Who sends slow calls (pod proxies) or calls that must not wait (leases) takes a client of their own. */
+  /**
+   * Connections for calls. Use a separate client for slow calls (pod proxies) and for calls that must not wait
+   * (leases).
+   */
   maxConnections?: number;
   metrics?: KubeMetrics | undefined;
   /**
-   * Asked before each call that is not a GET, and again when it has a connection; false refuses it ("NotAllowedToWrite").
-   * For leaders: a process that was stopped for a minute must not write when it goes on.
+   * Called before each call that is not a GET, and again when it has a connection. False rejects the call
+   * ("NotAllowedToWrite"). For leaders: a process that was stopped for a minute must not write when it continues.
    */
   mayWrite?: () => boolean;
 }
 
-/** Calls to the API server as plain JSON. Objects come back as they were sent: fields this program does not know stay. */
+/** Client of the API server. Objects are plain JSON, so unknown fields are kept. */
 export class Client {
   readonly #calls: Transport;
   readonly #watches: Transport;
@@ -63,13 +66,13 @@ export class Client {
   readonly #mayWrite: () => boolean;
 
   constructor(config: KubeConfig, options: ClientOptions = {}) {
-    const credentials = new Credentials(config);
+    const credentials = new ClusterCredentials(config);
     const shared = {
       userAgent: options.userAgent ?? "outrider",
       count: ({ method }: Call, code: string) => options.metrics?.requests.inc({ method, code }),
     };
     const pool = { keepAlive: true, keepAliveMsecs: PROBE_MS, timeout: IDLE_MS, scheduling: "lifo" as const };
-    const calls = new Agent({ ...pool, maxSockets: options.maxConnections ?? MAX_CONNECTIONS });
+    const calls = new Agent({ ...pool, maxSockets: options.maxConnections ?? CALL_CONNECTIONS });
     const watches = new Agent({ keepAlive: false });
     this.#agents = [calls, watches];
     this.#calls = new Transport(credentials, calls, shared);
@@ -100,7 +103,7 @@ export class Client {
     });
     const path = pathOf(resource, options.namespace) + query;
     const headers = { Accept: acceptOf(options.metadataOnly, "PartialObjectMetadataList") };
-    const page = await this.#json<Page<T>>({ method: "GET", path, headers }, options);
+    const page = await this.#json<ListPage<T>>({ method: "GET", path, headers }, options);
     const items = (page.items ?? []).map((item) => named(resource, item));
     return {
       items,
@@ -109,7 +112,10 @@ export class Client {
     };
   }
 
-  /** Page after page, all of one moment. A list that takes longer than the server keeps that moment (minutes) ends with Expired. */
+  /**
+   * All pages of one consistent list. Fails with Expired if it takes longer than the server keeps the version
+   * (minutes).
+   */
   async *pages<T extends KubeObject>(resource: Resource, options: ListOptions = {}): AsyncGenerator<List<T>> {
     let next = options.continue;
     do {
@@ -130,7 +136,7 @@ export class Client {
     return { items, resourceVersion, continue: undefined };
   }
 
-  /** Server-side apply of a whole object, built from scratch: a read object's managedFields would be refused. */
+  /** Server-side apply of a complete object. It must not contain managedFields, which the API server rejects. */
   async apply<T extends KubeObject>(resource: Resource, object: object, options: ApplyOptions): Promise<T> {
     const { metadata } = object as Partial<KubeObject>;
     const { name, namespace } = identityOf(resource, metadata);
@@ -153,7 +159,7 @@ export class Client {
     return this.#write<T>("POST", path, resource, object, options);
   }
 
-  /** PUT of the whole object; with its resourceVersion, only if nobody wrote it meanwhile (else Conflict). */
+  /** PUT of a complete object. With its resourceVersion, fails with Conflict if the object has changed. */
   async replace<T extends KubeObject>(resource: Resource, object: object, options: WriteOptions = {}): Promise<T> {
     const { name, namespace } = identityOf(resource, (object as Partial<KubeObject>).metadata);
     const path = pathOf(resource, namespace, name, options.subresource) + writeQuery(options);
@@ -172,7 +178,7 @@ export class Client {
     return this.#json<T>({ method: "PATCH", path, headers, body: JSON.stringify(patch) }, options);
   }
 
-  /** An object that is not there is an {@link ApiError} (404): the caller knows whether that matters. */
+  /** @throws ApiError with code 404 if the object does not exist: the caller decides whether that matters */
   async delete(resource: Resource, name: string, namespace?: string, options: DeleteOptions = {}): Promise<void> {
     const { uid, resourceVersion, propagation: propagationPolicy } = options;
     const preconditions = uid === undefined && resourceVersion === undefined ? undefined : { uid, resourceVersion };
@@ -181,7 +187,7 @@ export class Client {
     await this.#json({ method: "DELETE", path: pathOf(resource, namespace, name), headers, body }, options);
   }
 
-  /** Any call, such as a pod's proxy or `/readyz`: every status is an answer. */
+  /** Any call, such as to `/readyz` or the proxy of a pod. Resolves with every status. */
   raw(
     method: string,
     path: string,
@@ -192,8 +198,8 @@ export class Client {
   }
 
   /**
-   * Resolves when the server ends the watch in its time; everything else rejects: 410 (Expired, also within the
-   * stream), a broken connection, the signal.
+   * Watches until the server ends the watch at `timeoutSeconds`. Rejects in all other cases: 410 (Expired, also within
+   * the stream), a broken connection, the signal.
    */
   async watch(resource: Resource, options: WatchOptions): Promise<void> {
     const query = queryOf({
@@ -212,7 +218,7 @@ export class Client {
     });
   }
 
-  /** Closes idle connections; calls under way fail. */
+  /** Closes all connections. Calls in progress fail. */
   close(): void {
     for (const agent of this.#agents) agent.destroy();
   }
@@ -238,7 +244,7 @@ export class Client {
     return new ApiError(0, "NotAllowedToWrite", `${nameOf(call)}: not sent, this program does not lead`);
   }
 
-  async #exchange(call: Omit<Call, "timeoutMs">, options: CallOptions, maxBytes = MAX_BODY_BYTES): Promise<Answer> {
+  async #exchange(call: Omit<Call, "timeoutMs">, options: CallOptions, maxBytes = MAX_ANSWER_BYTES): Promise<Answer> {
     const { timeoutMs = this.#timeoutMs, signal } = options;
     const refuse = call.method === "GET" ? undefined : () => this.#refusal(call);
     const refusal = refuse?.();
@@ -247,7 +253,7 @@ export class Client {
   }
 }
 
-interface Page<T> {
+interface ListPage<T> {
   metadata: { resourceVersion?: string; continue?: string };
   items?: T[] | null;
 }

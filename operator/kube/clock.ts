@@ -1,12 +1,12 @@
-/** Time as the runtime sees it, so that tests can run it faster or by hand. */
+/** Source of time, which tests replace by a faster one. */
 export interface Clock {
-  /** Milliseconds, monotonic: never compared with what another machine wrote. */
+  /** Milliseconds, monotonic. Never compared with times of another machine. */
   now(): number;
-  /** Calls once after that many milliseconds; the returned function takes it back. */
+  /** Calls once after `ms`. The returned function cancels it. */
   after(ms: number, call: () => void): () => void;
 }
 
-/** The longest delay of a timer: above it Node fires at once. */
+/** Longest delay of a timer. Node fires longer ones at once. */
 const MAX_TIMER_MS = 2 ** 31 - 1;
 
 export const systemClock: Clock = {
@@ -17,7 +17,7 @@ export const systemClock: Clock = {
   },
 };
 
-/** Resolves after that many milliseconds, at once when the signal is (or gets) aborted. */
+/** Resolves after `ms`, or as soon as the signal is aborted. */
 export function sleep(clock: Clock, ms: number, signal: AbortSignal): Promise<void> {
   if (signal.aborted) return Promise.resolve();
   return new Promise((resolve) => {
@@ -31,7 +31,7 @@ export function sleep(clock: Clock, ms: number, signal: AbortSignal): Promise<vo
   });
 }
 
-/** A delay after that many failures in a row (from 1 on), in milliseconds: it doubles up to a maximum, and 80 to 120 % of that. */
+/** Back-off after a number of failures in a row, in milliseconds. It doubles up to a maximum, with a jitter of 20 %. */
 export function backOff(failures: number, firstMs: number, maxMs: number, random: () => number): number {
   const full = Math.min(firstMs * 2 ** Math.min(failures - 1, 64), maxMs);
   return Math.min(full * (0.8 + 0.4 * random()), maxMs);

@@ -5,16 +5,16 @@ import type { KubeMetrics } from "./metrics.ts";
 import { WorkQueue } from "./workqueue.ts";
 
 /**
- * How a reconcile ended. A thrown error is tried again with back-off; a mistake of the user is not: only a change of
- * the object can mend it.
+ * Result of a reconcile. A thrown error is retried with back-off. A user error is not, since only a change of the
+ * object can fix it.
  */
 export type Outcome = { result: "success" } | { result: "requeue"; afterMs: number } | { result: "user-error" };
 
 export interface ControllerOptions {
-  /** Of its log lines and metrics. */
+  /** Name in log lines and metrics. */
   name: string;
   workers: number;
-  /** Brings one key to where it should be. The signal is aborted when the controller stops. */
+  /** Reconciles one key. The signal aborts when the controller stops. */
   reconcile(key: string, signal: AbortSignal): Promise<Outcome>;
   log: Logger;
   metrics?: KubeMetrics | undefined;
@@ -22,7 +22,7 @@ export interface ControllerOptions {
   random?: (() => number) | undefined;
 }
 
-/** Workers that take keys from a queue, one key never with two of them. */
+/** Workers that take keys from a queue. No key is with two workers at once. */
 export class Controller {
   readonly #options: ControllerOptions;
   readonly #clock: Clock;
@@ -41,7 +41,7 @@ export class Controller {
     options.metrics?.activeWorkers.set({ controller: options.name }, 0);
   }
 
-  /** Keys that wait for a worker. */
+  /** Number of keys that wait for a worker. */
   get waiting(): number {
     return this.#queue.length;
   }
@@ -50,18 +50,18 @@ export class Controller {
     this.#queue.add(key);
   }
 
-  /** Enqueues after that many milliseconds; of several times for one key the earliest counts. */
+  /** Enqueues after `ms`. The earliest time of a key counts. */
   enqueueAfter(key: string, ms: number): void {
     this.#queue.addAfter(key, ms);
   }
 
-  /** Keys may be enqueued before; they wait. */
+  /** Starts the workers. Keys that were enqueued before wait until then. */
   start(): void {
     if (this.#workers.length > 0) throw new Error(`controller ${this.#options.name}: started twice`);
     this.#workers = Array.from({ length: this.#options.workers }, () => this.#work());
   }
 
-  /** Aborts what is under way and resolves once no worker writes any more. */
+  /** Aborts reconciles in progress. Resolves when no worker writes. */
   async stop(): Promise<void> {
     this.#stop.abort();
     this.#queue.shutDown();
@@ -87,7 +87,7 @@ export class Controller {
     } catch (error) {
       const stopped = this.#stop.signal.aborted;
       if (!stopped) metrics?.reconciles.inc({ controller: name, result: this.#retry(key, error) });
-      else log.debug({ controller: name, key, err: error }, "reconcile ended by the stop");
+      else log.debug({ controller: name, key, err: error }, "reconcile aborted by the shutdown");
     } finally {
       metrics?.activeWorkers.dec({ controller: name });
       metrics?.reconcileSeconds.observe({ controller: name }, (this.#clock.now() - started) / 1000);
@@ -107,13 +107,13 @@ export class Controller {
     const retryAfterMs = error instanceof ApiError ? error.retryAfterMs : undefined;
     if (retryAfterMs === undefined) this.#queue.addRateLimited(key);
     else this.#queue.addAfter(key, retryAfterMs);
-    // Somebody else was faster: ordinary, and the next round reads what they wrote.
+    // Another program changed the object: ordinary, and the next reconcile reads the change.
     if (error instanceof ApiError && error.reason === "Conflict") {
-      log.info({ controller: name, key, reason: error.message }, "conflict, reconciled again");
+      log.info({ controller: name, key, reason: error.message }, "conflict, reconciling again");
       return "requeue";
     }
     metrics?.reconcileErrors.inc({ controller: name });
-    log.error({ controller: name, key, err: error }, "reconcile failed, tried again");
+    log.error({ controller: name, key, err: error }, "reconcile failed, retrying");
     return "error";
   }
 }

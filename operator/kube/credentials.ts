@@ -2,26 +2,26 @@ import type { RequestOptions } from "node:https";
 import { KubeConfig } from "@kubernetes/client-node";
 import { type Clock, systemClock } from "./clock.ts";
 
-/** Files and plugins are asked again after this time: enough for a rotation, and not for every call. */
+/** Interval of reading files and plugins: fast enough for a rotation, and not for every call. */
 const KEEP_MS = 5000;
-/** Refused credentials are thrown away at most this often, so that a plugin is not started for every refused call. */
-const REFRESH_MS = 5000;
+/** Minimum time between two refreshes, so that a plugin does not start for every rejected call. */
+const MIN_REFRESH_MS = 5000;
 
 /**
- * Where the API server is and what proves us to it. `@kubernetes/client-node` reads kubeconfig, token files, exec
- * plugins and certificates; it keeps tokens (a file's for 60 s, a plugin's without an end for ever), so what the server
- * refuses is read anew.
+ * Address of the API server, and credentials for it. `@kubernetes/client-node` reads kubeconfig, token files, exec
+ * plugins and certificates. It caches tokens: those of files for 60 s, those of plugins without an expiry forever. So
+ * credentials that the server rejects are read again.
  */
-export class Credentials {
+export class ClusterCredentials {
   readonly server: URL;
-  /** Grows with every refresh. */
+  /** Increases with every refresh. */
   generation = 0;
   #config: KubeConfig;
   #current: { at: number; options: Promise<RequestOptions> } | undefined;
   #refreshedAt = Number.NEGATIVE_INFINITY;
   readonly #clock: Clock;
 
-  /** Throws one line when this configuration leads nowhere. */
+  /** @throws Error with one line if the configuration names no usable cluster or user */
   constructor(config: KubeConfig, clock: Clock = systemClock) {
     const cluster = config.getCurrentCluster();
     if (cluster === null) throw new Error(`kubeconfig: context "${config.getCurrentContext()}" names no known cluster`);
@@ -52,10 +52,10 @@ export class Credentials {
     }
   }
 
-  /** Throws away what was in use at that generation. False: that was done just before, another try is of no use. */
+  /** Drops the credentials of a generation. False if that was done just before, so that a retry does not help. */
   refresh(generation: number): boolean {
     if (generation !== this.generation) return true;
-    if (this.#clock.now() - this.#refreshedAt < REFRESH_MS) return false;
+    if (this.#clock.now() - this.#refreshedAt < MIN_REFRESH_MS) return false;
     this.#refreshedAt = this.#clock.now();
     this.generation++;
     this.#current = undefined;
@@ -74,7 +74,7 @@ export class Credentials {
     const options: RequestOptions = { headers: {} };
     await this.#config.applyToHTTPSOptions(options);
     const { agent: _, headers, ...rest } = options;
-    // A token file may end with a newline, which no header may have.
+    // A token file may end with a newline, which is not valid in a header.
     const trimmed = Object.entries(headers ?? {}).map(([name, value]) => [name, String(value).trim()]);
     return { ...rest, headers: Object.fromEntries(trimmed) };
   }

@@ -1,19 +1,19 @@
-/** One reason among several why an object was refused (metav1.StatusCause). */
+/** One cause of a rejected object (metav1.StatusCause). */
 export interface StatusCause {
   reason?: string;
   message?: string;
   field?: string;
 }
 
-/** metav1.Status, as the API server answers failures. */
-interface Status {
+/** metav1.Status, the answer of the API server to a failed call. */
+interface ApiStatus {
   message?: string;
   reason?: string;
   code?: number;
   details?: { causes?: StatusCause[]; retryAfterSeconds?: number };
 }
 
-/** Reasons where the answer has no Status in it: a proxy's, or an aggregated server's. */
+/** Reasons for answers without a Status, such as those of proxies or aggregated servers. */
 const REASONS: { [code: number]: string } = {
   400: "BadRequest",
   401: "Unauthorized",
@@ -31,23 +31,24 @@ const REASONS: { [code: number]: string } = {
   504: "Timeout",
 };
 
-/** Texts of answers that are no Status are cut to this many characters. */
+/** Limit of a quoted answer without a Status, in characters. */
 const MAX_TEXT = 300;
 
 /**
- * Every failure of a call, in one shape. Code 0 is a call without a whole answer: whether the server did what it was
- * asked is not known then.
+ * Failure of a call. Code 0 is a call without a complete answer. In this case it is unknown whether the server carried
+ * out the call.
  */
 export class ApiError extends Error {
-  /** HTTP status; 0: no whole answer came. */
+  /** HTTP status; 0 if there is no complete answer. */
   readonly code: number;
   /**
-   * NotFound, Conflict, AlreadyExists, Invalid, Expired, Forbidden … as the API server says it; of code 0: Timeout, Unreachable,
-   * Aborted, BadAnswer, NoCredentials, NotAllowedToWrite, and of a reflector's watch Silent, Short, Missed. */
+   * Reason of the API server: NotFound, Conflict, AlreadyExists, Invalid, Expired, Forbidden and others. With code 0:
+   * Timeout, Unreachable, Aborted, BadAnswer, NoCredentials, NotAllowedToWrite, and for watches Silent, Short, Missed.
+   */
   readonly reason: string;
-  /** How long the server asks to wait, in milliseconds. */
+  /** Retry delay that the server requests, in milliseconds. */
   readonly retryAfterMs: number | undefined;
-  /** Which fields are wrong, where the server says it. */
+  /** Wrong fields, if the server names them. */
   readonly causes: readonly StatusCause[];
 
   constructor(
@@ -65,23 +66,23 @@ export class ApiError extends Error {
   }
 }
 
-function parseStatus(body: string): Status | undefined {
+function parseStatus(body: string): ApiStatus | undefined {
   try {
-    const value = JSON.parse(body) as (Status & { kind?: string }) | null;
+    const value = JSON.parse(body) as (ApiStatus & { kind?: string }) | null;
     return value?.kind === "Status" ? value : undefined;
   } catch {
-    return undefined; // not JSON: shown as the text that it is
+    return undefined; // not JSON: the message quotes the text
   }
 }
 
-/** `Retry-After` in milliseconds. The API server writes whole seconds; a date is not read. */
-function retryAfter(header: string | undefined, status: Status | undefined): number | undefined {
+/** `Retry-After` in milliseconds. The API server writes seconds; dates are ignored. */
+function retryAfter(header: string | undefined, status: ApiStatus | undefined): number | undefined {
   const seconds =
     header !== undefined && /^\d{1,6}$/.test(header) ? Number(header) : status?.details?.retryAfterSeconds;
   return seconds === undefined || seconds <= 0 ? undefined : seconds * 1000;
 }
 
-/** The error of an answer. `call` says what was asked: method and path. */
+/** Error of an answer. `call`: method and path. */
 export function errorOfAnswer(call: string, code: number, body: string, retryAfterHeader?: string): ApiError {
   const status = parseStatus(body);
   const reason = status?.reason || REASONS[code] || "Unknown";
@@ -92,13 +93,13 @@ export function errorOfAnswer(call: string, code: number, body: string, retryAft
   });
 }
 
-/** The error that a watch delivered as its last event. */
+/** Error that a watch delivered as its last event. */
 export function errorOfEvent(call: string, object: unknown): ApiError {
-  const status = object as Status;
+  const status = object as ApiStatus;
   return errorOfAnswer(call, status.code ?? 500, JSON.stringify({ ...status, kind: "Status" }));
 }
 
-/** The error of a call without a whole answer. */
+/** Error of a call without a complete answer. */
 export function errorOfTransport(call: string, reason: string, cause: unknown): ApiError {
   const text = cause instanceof Error ? ((cause as NodeJS.ErrnoException).code ?? cause.message) : String(cause);
   return new ApiError(0, reason, `${call}: ${text}`, { cause });

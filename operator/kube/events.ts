@@ -5,47 +5,50 @@ import { type Clock, systemClock } from "./clock.ts";
 import type { KubeMetrics } from "./metrics.ts";
 import { type KubeObject, keyOf, type Resource } from "./resource.ts";
 
-/** Events of one object and type: 25 at once, then one every 5 minutes (client-go's spam filter, which counts both types together). */
+/**
+ * Limit of events of one object and type: 25, then one every 5 minutes (client-go's spam filter, which has one limit
+ * for both types).
+ */
 const BURST = 25;
 const REFILL_MS = 5 * 60 * 1000;
-/** Events and objects that are remembered, the latest (client-go's LRU). */
+/** Size of the LRU caches of events and of objects (as in client-go). */
 const MAX_REMEMBERED = 4096;
-/** Events that wait to be written; more are lost. */
+/** Events that wait to be written. More are lost. */
 const MAX_WAITING = 1000;
 /** Characters of a message (API limit: 1024 bytes). */
-const MAX_MESSAGE = 1000;
-/** Letters of the object's name within the event's, of 253 in all. */
+const MAX_EVENT_MESSAGE = 1000;
+/** Characters of the object's name in the name of an event, which has at most 253. */
 const MAX_NAME = 230;
 
 const EVENTS: Resource = { group: "", version: "v1", kind: "Event", plural: "events", namespaced: true };
 
-/** One event, counted up while it repeats. */
-interface Record {
+/** One event, with a count of its repetitions. */
+interface EventRecord {
   object: KubeObject;
   type: "Normal" | "Warning";
   reason: string;
   message: string;
-  /** How often it happened. */
+  /** Number of occurrences. */
   count: number;
   first: string;
   last: string;
-  /** Its name, once it is written. */
+  /** Name of the written Event. */
   name: string | undefined;
   waiting: boolean;
 }
 
 export interface EventRecorderOptions {
   client: Client;
-  /** Who says it: `source.component`. */
+  /** Reporting program: `source.component`. */
   component: string;
-  /** Which process of it. */
+  /** Reporting process. */
   instance: string;
   log: Logger;
   metrics?: KubeMetrics | undefined;
   clock?: Clock | undefined;
 }
 
-/** A map that forgets what was used longest ago. */
+/** LRU cache. */
 class Recent<V> {
   readonly #entries = new Map<string, V>();
 
@@ -58,15 +61,15 @@ class Recent<V> {
   }
 }
 
-/** Writes core/v1 Events, one after the other. An event that cannot be written is counted and no reason to fail. */
+/** Writes core/v1 Events, one after the other. An event that cannot be written is counted as lost. */
 export class EventRecorder {
-  /** Refused by the API server, or too many at once. */
+  /** Number of events that the API server rejected, or that exceeded the queue. */
   lost = 0;
-  /** Left out because one object had too many. */
+  /** Number of events above the limit of their object. */
   limited = 0;
   readonly #options: EventRecorderOptions;
   readonly #clock: Clock;
-  readonly #records = new Recent<Record>();
+  readonly #records = new Recent<EventRecord>();
   readonly #buckets = new Recent<{ tokens: number; at: number }>();
   readonly #stop = new AbortController();
   #waiting = 0;
@@ -77,7 +80,7 @@ export class EventRecorder {
     this.#clock = options.clock ?? systemClock;
   }
 
-  /** Never throws, never waits. The reason is a CamelCase word, the message a sentence. */
+  /** Queues an event. Never throws and never waits. `reason`: a CamelCase word. `message`: a sentence. */
   event(object: KubeObject, type: "Normal" | "Warning", reason: string, message: string): void {
     if (!this.#mayTell(object, type)) {
       this.limited++;
@@ -89,7 +92,7 @@ export class EventRecorder {
       return;
     }
     const now = new Date().toISOString();
-    const text = message.length > MAX_MESSAGE ? `${message.slice(0, MAX_MESSAGE)}…` : message;
+    const text = message.length > MAX_EVENT_MESSAGE ? `${message.slice(0, MAX_EVENT_MESSAGE)}…` : message;
     const key = JSON.stringify([object.kind, keyOf(object), object.metadata.uid, type, reason, text]);
     const fresh = { object, type, reason, message: text, count: 0, first: now, last: now, name: undefined };
     const record = this.#records.use(key, () => ({ ...fresh, waiting: false }));
@@ -101,12 +104,12 @@ export class EventRecorder {
     this.#written = this.#written.then(() => this.#write(record));
   }
 
-  /** Resolves once everything told so far is written or lost. */
+  /** Resolves when all events so far are written or lost. */
   flush(): Promise<void> {
     return this.#written;
   }
 
-  /** Gives what waits that many milliseconds, then drops it. */
+  /** Writes waiting events for at most `ms`, then drops the others. */
   async stop(ms = 2000): Promise<void> {
     const cancel = this.#clock.after(ms, () => this.#stop.abort());
     await this.flush();
@@ -116,7 +119,7 @@ export class EventRecorder {
 
   #mayTell(object: KubeObject, type: string): boolean {
     const now = this.#clock.now();
-    // Apart: what goes well often must not use up what a warning needs.
+    // A limit for each type, so that frequent normal events do not suppress warnings.
     const key = `${type} ${object.kind} ${keyOf(object)} ${object.metadata.uid}`;
     const bucket = this.#buckets.use(key, () => ({ tokens: BURST, at: now }));
     bucket.tokens = Math.min(BURST, bucket.tokens + (now - bucket.at) / REFILL_MS);
@@ -131,7 +134,7 @@ export class EventRecorder {
     this.#options.metrics?.events.inc({ result: "lost" });
   }
 
-  async #write(record: Record): Promise<void> {
+  async #write(record: EventRecord): Promise<void> {
     record.waiting = false;
     this.#waiting--;
     if (this.#stop.signal.aborted) {
@@ -147,8 +150,8 @@ export class EventRecorder {
     }
   }
 
-  /** False: it is gone, since events live for an hour. */
-  async #bump(record: Record, name: string): Promise<boolean> {
+  /** Updates the count of a written Event. False if the Event has expired (after an hour). */
+  async #bump(record: EventRecord, name: string): Promise<boolean> {
     const { client } = this.#options;
     const patch = { count: record.count, lastTimestamp: record.last };
     try {
@@ -162,7 +165,7 @@ export class EventRecorder {
     }
   }
 
-  async #create(record: Record): Promise<void> {
+  async #create(record: EventRecord): Promise<void> {
     const { client, component, instance } = this.#options;
     const { object, type, reason, message, count } = record;
     const { name, uid, resourceVersion } = object.metadata;
@@ -182,7 +185,7 @@ export class EventRecorder {
   }
 }
 
-/** Events are in the namespace of their object, those of cluster-scoped objects in `default`. */
+/** Namespace of an object's Events; `default` for cluster-scoped objects. */
 function namespaceOf(object: KubeObject): string {
   return object.metadata.namespace ?? "default";
 }

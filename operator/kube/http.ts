@@ -1,7 +1,7 @@
 import type { ClientRequest, IncomingHttpHeaders, IncomingMessage } from "node:http";
 import { type Agent, type RequestOptions, request } from "node:https";
 import type { TLSSocket } from "node:tls";
-import type { Credentials } from "./credentials.ts";
+import type { ClusterCredentials } from "./credentials.ts";
 import { ApiError, errorOfTransport } from "./error.ts";
 
 /** One request to the API server. */
@@ -11,10 +11,10 @@ export interface Call {
   path: string;
   headers?: { [name: string]: string };
   body?: string | undefined;
-  /** Until the whole answer is here (of a stream: its head), in milliseconds. */
+  /** Timeout of the complete answer, or of the head of a stream, in milliseconds. */
   timeoutMs: number;
   signal?: AbortSignal | undefined;
-  /** Asked when its connection is there, which it may have waited for: an error is the call's end, and nothing is sent. */
+  /** Called when the call has a connection, which may take a while. An error ends the call before anything is sent. */
   refuse?: (() => ApiError | undefined) | undefined;
 }
 
@@ -24,15 +24,15 @@ export interface Answer {
   body: string;
 }
 
-/** Sends calls through one agent, with the credentials of the moment. Every failure is an {@link ApiError}. */
+/** Sends calls through one agent, with the current credentials. Every failure is an {@link ApiError}. */
 export class Transport {
-  readonly #credentials: Credentials;
+  readonly #credentials: ClusterCredentials;
   readonly #agent: Agent;
   readonly #userAgent: string;
   readonly #count: (call: Call, code: string) => void;
 
   constructor(
-    credentials: Credentials,
+    credentials: ClusterCredentials,
     agent: Agent,
     options: { userAgent: string; count: (call: Call, code: string) => void },
   ) {
@@ -42,7 +42,7 @@ export class Transport {
     this.#count = options.count;
   }
 
-  /** The whole answer, whatever its status, of at most that many bytes. */
+  /** Returns the complete answer with any status. `maxBytes`: limit of its body. */
   async exchange(call: Call, maxBytes: number): Promise<Answer> {
     const deadline = deadlineOf(call);
     try {
@@ -64,8 +64,8 @@ export class Transport {
   }
 
   /**
-   * Resolves with the head of the answer; the body is the caller's. 401 is tried once more with fresh credentials, and
-   * so is what met a kept connection that the server had just closed, where doing it twice does no harm.
+   * Resolves with the head of the answer. The caller reads the body. Retries once with new credentials after a 401.
+   * Retries an idempotent call if the server has just closed the reused connection.
    */
   async open(call: Call, signal: AbortSignal): Promise<IncomingMessage> {
     for (let attempt = 0; ; attempt++) {
@@ -81,7 +81,7 @@ export class Transport {
     }
   }
 
-  /** Files and plugins may fail, and a plugin may hang: the call's time counts for them too. */
+  /** Reads the credentials within the timeout of the call, since files and plugins may fail and plugins may hang. */
   async #proof(call: Call, signal: AbortSignal): Promise<RequestOptions> {
     const aborted = Promise.withResolvers<never>();
     const abort = () => aborted.reject(errorOf(call, undefined, signal));
@@ -121,7 +121,7 @@ export class Transport {
         resolve(response);
       });
       outgoing.on("error", (error: NodeJS.ErrnoException) => {
-        if (answered) return; // the reader of the body hears of it
+        if (answered) return; // the reader of the body gets the error
         if (isRepeatable(call) && outgoing.reusedSocket && STALE.has(error.code ?? "") && !signal.aborted) {
           resolve("stale");
           return;
@@ -134,7 +134,7 @@ export class Transport {
   }
 }
 
-/** Sends a request as soon as it has a connection, unless it is refused by then. */
+/** Sends a request as soon as it has a connection, unless `refuse` returns an error. */
 function sendOn(outgoing: ClientRequest, { body, refuse }: Call): void {
   if (refuse === undefined) {
     outgoing.end(body);
@@ -151,21 +151,21 @@ function sendOn(outgoing: ClientRequest, { body, refuse }: Call): void {
   });
 }
 
-/** More kept connections than the pool has cannot be stale. */
+/** Retries on stale connections: more than the pool has. */
 const MAX_ATTEMPTS = 8;
 const STALE = new Set(["ECONNRESET", "EPIPE"]);
 
-/** Apply says what shall be, so that twice is the same as once; other writes carry versions, or make new things. */
+/** Whether a call is idempotent. Server-side apply is; other writes have versions or create objects. */
 function isRepeatable(call: Call): boolean {
   return call.method === "GET" || call.headers?.["Content-Type"]?.startsWith("application/apply-patch") === true;
 }
 
-/** `GET /api/v1/pods`: the query is left out of messages. */
+/** Name of a call in messages, without the query: `GET /api/v1/pods`. */
 export function nameOf(call: Pick<Call, "method" | "path">): string {
   return `${call.method} ${call.path.split("?")[0]}`;
 }
 
-/** A signal that is aborted by the caller's or when the time is over. */
+/** A signal that aborts with the caller's signal, or at the timeout. */
 export function deadlineOf(call: Call): { signal: AbortSignal; clear: () => void } {
   const controller = new AbortController();
   const forward = () => controller.abort(call.signal?.reason);
@@ -185,7 +185,7 @@ export function deadlineOf(call: Call): { signal: AbortSignal; clear: () => void
   };
 }
 
-/** Turns whatever ended a call into the one shape. */
+/** Converts any error of a call to an ApiError. */
 export function errorOf(call: Call, error: unknown, signal: AbortSignal): ApiError {
   if (signal.aborted) {
     return signal.reason instanceof ApiError ? signal.reason : errorOfTransport(nameOf(call), "Aborted", "aborted");

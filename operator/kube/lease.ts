@@ -4,11 +4,11 @@ import { type Clock, sleep, systemClock } from "./clock.ts";
 import type { KubeMetrics } from "./metrics.ts";
 import type { KubeObject, Resource } from "./resource.ts";
 
-/** client-go's LeaderElectionConfig as controllers use it. */
+/** Times of client-go's LeaderElectionConfig, as controllers use them. */
 const LEASE_MS = 15 * 1000;
 const RENEW_DEADLINE_MS = 10 * 1000;
 const RETRY_MS = 2 * 1000;
-/** Who waits for the lease asks after 1 to 2.2 retry periods (client-go's JitterFactor), so that not all ask at once. */
+/** Candidates retry after 1 to 2.2 retry periods (client-go's JitterFactor), so that not all retry at once. */
 const JITTER = 1.2;
 
 const LEASES: Resource = {
@@ -29,15 +29,17 @@ interface LeaseSpec {
 type Lease = KubeObject & { spec?: LeaseSpec };
 
 export interface LeaseOptions {
-  /** Its own, so that renewals never wait behind other calls, and may be written before this program leads. */
+  /**
+   * A client of its own, so that renewals never wait behind other calls, and can be written before this process leads.
+   */
   client: Client;
   namespace: string;
   name: string;
-  /** Unlike that of any other process: two with one identity would both lead. */
+  /** Must be unique: two processes with one identity would both lead. */
   identity: string;
-  /** Somebody else has the lease, or had it: the program has to end; nothing is tried again. */
+  /** Another process has, or had, the lease. The program has to end, since the election does not continue. */
   onLost: () => void;
-  /** The lease is renewed after a pause: writes that were refused meanwhile may be done now. */
+  /** The lease is renewed after a pause, so writes are allowed again. */
   onResumed?: (() => void) | undefined;
   log: Logger;
   metrics?: KubeMetrics | undefined;
@@ -48,17 +50,17 @@ export interface LeaseOptions {
   retryMs?: number | undefined;
 }
 
-/** RFC 3339 with microseconds (metav1.MicroTime refuses anything else). */
+/** RFC 3339 with microseconds, as metav1.MicroTime requires. */
 function microTime(): string {
   return new Date().toISOString().replace("Z", "000Z");
 }
 
 /**
- * One leader among many processes, with the rules of client-go's leaderelection: a lease has ended when this process
- * saw no change of it for its whole duration. Times written by others are never compared with the local clock.
+ * Leader election with the rules of client-go's leaderelection: a lease has expired if this process saw no change of it
+ * for its duration. Times that other processes wrote are never compared with the local clock.
  *
- * Unlike there, a leader that cannot renew pauses at its deadline and does not end: while the API server is down nobody
- * else can lead either, and a lease that still has this process's name when it is back was nobody else's meanwhile.
+ * Difference to client-go: a leader that cannot renew pauses at its deadline and does not exit. While the API server is
+ * down, no other process can lead either. If the lease still names this process afterwards, no other process led.
  */
 export class LeaseElection {
   readonly #options: LeaseOptions;
@@ -69,10 +71,10 @@ export class LeaseElection {
   readonly #stop = new AbortController();
   readonly #leading = Promise.withResolvers<void>();
   #running: Promise<void> | undefined;
-  /** The lease as last read or written, and since when it is like that by the local clock. */
+  /** The lease as last read or written, and since when it is unchanged by the local clock. */
   #seen: Lease | undefined;
   #changedAt = 0;
-  /** When the last successful renewal was sent; undefined: this process does not lead. */
+  /** When the last successful renewal was sent; undefined if this process does not lead. */
   #renewedAt: number | undefined;
   #paused = false;
   #problem = "";
@@ -86,18 +88,21 @@ export class LeaseElection {
     options.metrics?.leader.set({ name: options.name }, 0);
   }
 
-  /** False as soon as the renewal deadline is over, also in a process that was stopped and has not noticed yet. */
+  /** False after the renewal deadline, also in a process that was stopped and has just continued. */
   get isLeader(): boolean {
     return this.#renewedAt !== undefined && this.#clock.now() - this.#renewedAt < this.#renewDeadlineMs;
   }
 
-  /** Resolves once this process leads (never, when it is stopped before). */
+  /** Resolves once this process leads; never if it is stopped before. */
   start(): Promise<void> {
     this.#running ??= this.#run();
     return this.#leading.promise;
   }
 
-  /** Ends the election and hands the lease back, so that the next leader need not wait. Call it after everything that writes has stopped. */
+  /**
+   * Ends the election and releases the lease, so that the next leader need not wait. Call it after all writers have
+   * stopped.
+   */
   async stop(): Promise<void> {
     this.#stop.abort();
     await this.#running;
@@ -108,12 +113,12 @@ export class LeaseElection {
     const free = { holderIdentity: "", leaseDurationSeconds: 1, acquireTime: now, renewTime: now };
     const signal = AbortSignal.timeout(this.#retryMs);
     try {
-      // Read again: a renewal that the stop cut off may have arrived.
+      // Read again: an aborted renewal may have been written.
       this.#observe(await client.get<Lease>(LEASES, name, namespace, { signal }));
       const spec = this.#seen?.spec;
       if (spec?.holderIdentity === identity) await this.#write({ ...spec, ...free }, signal);
     } catch (error) {
-      log.info({ lease: name, reason: String(error) }, "lease not handed back: it ends by itself");
+      log.info({ lease: name, reason: String(error) }, "lease not released: it expires by itself");
     }
   }
 
@@ -139,7 +144,7 @@ export class LeaseElection {
   async #acquire(): Promise<void> {
     const random = this.#options.random ?? Math.random;
     while (!(await this.#try(this.#renewDeadlineMs))) {
-      // As client-go, but not beyond the end of the lease: nobody leads from then on.
+      // As in client-go, but never after the lease has expired, when no process leads.
       const left = this.#changedAt + this.#durationOf(this.#seen?.spec ?? {}) - this.#clock.now();
       const wait = this.#retryMs * (1 + JITTER * random());
       await sleep(this.#clock, left > 0 ? Math.min(wait, left) : wait, this.#stop.signal);
@@ -147,7 +152,7 @@ export class LeaseElection {
     }
   }
 
-  /** Ends when somebody else has the lease, or had it. */
+  /** Renews until another process has, or had, the lease. */
   async #renew(): Promise<void> {
     const { name, identity, log, metrics, onResumed } = this.#options;
     for (;;) {
@@ -159,15 +164,15 @@ export class LeaseElection {
       if (this.#paused !== this.isLeader) continue;
       this.#paused = !this.#paused;
       metrics?.leader.set({ name }, this.#paused ? 0 : 1);
-      if (this.#paused) log.warn({ lease: name }, "lease not renewed: nothing is written until it is");
+      if (this.#paused) log.warn({ lease: name }, "lease not renewed: writes are paused until it is");
       else {
-        log.info({ lease: name }, "lease renewed, and was nobody else's meanwhile: leading again");
+        log.info({ lease: name }, "lease renewed, no other process had it: leading again");
         onResumed?.();
       }
     }
   }
 
-  /** One try to get or keep the lease within that many milliseconds; true: this process leads. */
+  /** One attempt to acquire or renew the lease within `ms`. Returns whether this process leads. */
   async #try(ms: number): Promise<boolean> {
     const ended = new AbortController();
     const end = () => ended.abort();
@@ -187,14 +192,14 @@ export class LeaseElection {
     }
   }
 
-  /** Says each new problem once. That somebody else was faster is none. */
+  /** Logs each new problem once. A conflict with another process is no problem. */
   #report(error: unknown): void {
     const { log, name } = this.#options;
     const { code, reason } = error instanceof ApiError ? error : { code: 0, reason: "Bug" };
     const problem = `${code} ${reason}`;
     const level = code === 409 || problem === this.#problem ? "debug" : "warn";
     this.#problem = problem;
-    log[level]({ lease: name, reason: String(error) }, "lease not got, tried again");
+    log[level]({ lease: name, reason: String(error) }, "lease not acquired, retrying");
   }
 
   async #acquireOrRenew(signal: AbortSignal): Promise<boolean> {
@@ -206,7 +211,7 @@ export class LeaseElection {
       this.#observe(await client.get<Lease>(LEASES, name, namespace, { signal }));
     } catch (error) {
       if (!(error instanceof ApiError) || error.code !== 404) throw error;
-      // Who deleted it while this process paused may have led before.
+      // Another process may have led, and deleted the lease, while this process paused.
       if (this.#renewedAt !== undefined && !this.isLeader) {
         this.#seen = undefined;
         return false;
@@ -218,7 +223,7 @@ export class LeaseElection {
     }
     const spec = this.#seen!.spec ?? {};
     const isMine = spec.holderIdentity === identity;
-    // A leader renews; it takes nothing from others, who led meanwhile.
+    // A leader only renews: if another process has the lease, that process has led in the meantime.
     if (!isMine && this.#renewedAt !== undefined) return false;
     if (!isMine && spec.holderIdentity && this.#clock.now() - this.#changedAt < this.#durationOf(spec)) return false;
     const taken = { acquireTime: now, leaseTransitions: (spec.leaseTransitions ?? 0) + 1 };
@@ -227,12 +232,12 @@ export class LeaseElection {
     return true;
   }
 
-  /** The holder's own duration, in milliseconds of this clock. */
+  /** Duration that the holder wrote, in milliseconds. */
   #durationOf(spec: LeaseSpec): number {
     return spec.leaseDurationSeconds === undefined ? this.#leaseMs : spec.leaseDurationSeconds * 1000;
   }
 
-  /** Only if nobody wrote it since it was read: else a Conflict. */
+  /** Fails with Conflict if the lease has changed since it was read. */
   async #write(spec: LeaseSpec, signal: AbortSignal): Promise<void> {
     this.#observe(await this.#options.client.replace<Lease>(LEASES, { ...this.#seen, spec }, { signal }));
   }

@@ -1,16 +1,15 @@
 import type { Logger } from "pino";
 import type { ApiError } from "./error.ts";
 
-/** What is wrong with the API server as a whole; undefined: with one resource alone. */
-function problemOf({ code, reason }: ApiError): string | undefined {
-  if (reason === "NoCredentials") return "there are no credentials for the API server, tried again";
-  if (reason === "Unreachable" || (code === 0 && reason === "Timeout"))
-    return "cannot reach the API server, tried again";
-  if (code === 401) return "the API server does not take the credentials, tried again";
-  return code >= 500 ? "the API server fails, tried again" : undefined;
+/** Problem of the API server as a whole; undefined if the error concerns one resource. */
+function serverProblem({ code, reason }: ApiError): string | undefined {
+  if (reason === "NoCredentials") return "no credentials for the API server, retrying";
+  if (reason === "Unreachable" || (code === 0 && reason === "Timeout")) return "cannot reach the API server, retrying";
+  if (code === 401) return "the API server rejects the credentials, retrying";
+  return code >= 500 ? "the API server fails, retrying" : undefined;
 }
 
-/** Says once for all reflectors what would be the same line for each. */
+/** Logs a problem of the API server once for all reflectors. */
 export class Outage {
   readonly #log: Logger;
   #problem: string | undefined;
@@ -19,16 +18,16 @@ export class Outage {
     this.#log = log;
   }
 
-  /** True: this failure is not one resource's, and it was said. */
+  /** Logs an error that is not specific to one resource. Returns whether it did. */
   covers(error: ApiError): boolean {
-    const problem = problemOf(error);
+    const problem = serverProblem(error);
     if (problem === undefined) return false;
     if (problem !== this.#problem) this.#log.warn({ reason: error.message }, problem);
     this.#problem = problem;
     return true;
   }
 
-  /** Something was heard of the API server. */
+  /** Ends the outage: the API server has answered. */
   over(): void {
     if (this.#problem === undefined) return;
     this.#problem = undefined;

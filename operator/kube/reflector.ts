@@ -8,19 +8,22 @@ import type { Outage } from "./outage.ts";
 import { type KubeObject, keyOf, type Resource } from "./resource.ts";
 import { type Indexes, Store } from "./store.ts";
 
-/** How long the server shall let a watch run, in seconds: spread, so that not all end at once (client-go). */
+/** Duration of a watch in seconds, random between these, so that not all watches end at once (as in client-go). */
 const MIN_WATCH_SECONDS = 300;
 const MAX_WATCH_SECONDS = 600;
-/** Bookmarks come about every minute: longer silence is a dead connection. */
+/**
+ * Longest time without an event. The server sends a bookmark about every minute, so a longer silence is a dead
+ * connection.
+ */
 const SILENCE_MS = 75 * 1000;
 /** Back-off of failed lists and watches (client-go's reflector). */
-const FIRST_RETRY_MS = 800;
-const MAX_RETRY_MS = 30 * 1000;
-/** A watch that ended sooner, although in order, is answered by a back-off: somebody ends them all. */
+const FIRST_WATCH_RETRY_MS = 800;
+const MAX_WATCH_RETRY_MS = 30 * 1000;
+/** Minimum duration of a watch. A shorter one causes a back-off, since something between ends all watches. */
 const SHORT_MS = 1000;
-/** A watch that lasted this long ends the back-off. */
+/** Duration of a watch that ends the back-off. */
 const LASTING_MS = 10 * 1000;
-/** Of the comparison with a list; it begins after 80 to 100 % of that. */
+/** Interval of comparisons with a list. A comparison begins after 80 to 100 % of it. */
 const AUDIT_MS = 10 * 60 * 1000;
 
 export type Change = "added" | "updated" | "deleted";
@@ -33,25 +36,25 @@ export interface ReflectorOptions<T extends KubeObject> {
   fieldSelector?: string | undefined;
   metadataOnly?: boolean | undefined;
   indexes?: Indexes<T> | undefined;
-  /** Drops what is not needed before an object is stored. Must depend on the object alone. */
+  /** Drops unneeded fields before an object is stored. Must depend on the object alone. */
   transform?: ((object: T) => T) | undefined;
-  /** Told after the store has changed. Enqueues keys and nothing else; what it throws is logged and counted. */
+  /** Called after the store has changed. Should only enqueue keys. An error that it throws is logged and counted. */
   onChange(change: Change, object: T, before: T | undefined): void;
   log: Logger;
-  /** Shared by all reflectors of a program, so that what is wrong for all is said once. */
+  /** Shared by all reflectors of a program, so that a common problem is logged once. */
   outage?: Outage | undefined;
   metrics?: KubeMetrics | undefined;
   clock?: Clock | undefined;
   random?: (() => number) | undefined;
-  /** How often a list of bare metadata is compared with the store, in milliseconds. Default: 10 minutes. */
+  /** Interval of comparing the store with a list of metadata, in milliseconds. Default: 10 minutes. */
   relistMs?: number | undefined;
 }
 
 type Cause = "start" | "expired" | "audit";
 
 /**
- * Keeps a store like the API server's: a whole list, then a watch that is resumed after every break. What a later list
- * finds that no watch had told is counted: it should be nothing but what happened while a watch could not be resumed.
+ * Keeps a store equal to the state of the API server: a complete list, then a watch that is resumed after every break.
+ * Changes that a later list finds are counted. They should only occur while a watch could not be resumed.
  */
 export class Reflector<T extends KubeObject> {
   readonly store: Store<T>;
@@ -64,7 +67,7 @@ export class Reflector<T extends KubeObject> {
   #forgetContact: (() => void) | undefined;
   #audit: Audit | undefined;
   #hasSynced = false;
-  /** Where the watch goes on; undefined: a list is needed first. */
+  /** Version from which the watch resumes; undefined if a list is needed first. */
   #version: string | undefined;
   #cause: Cause = "start";
   #failures = 0;
@@ -80,12 +83,12 @@ export class Reflector<T extends KubeObject> {
     this.#heardAt = this.#clock.now();
   }
 
-  /** True from the first whole list on. */
+  /** True after the first complete list. */
   get hasSynced(): boolean {
     return this.#hasSynced;
   }
 
-  /** Resolves after the first whole list; never, if there is none. */
+  /** Resolves after the first complete list. */
   synced(): Promise<void> {
     return this.#synced.promise;
   }
@@ -95,16 +98,16 @@ export class Reflector<T extends KubeObject> {
     if (this.#running !== undefined) throw new Error(`reflector of ${resource.plural}: started twice`);
     this.#heardAt = this.#clock.now();
     this.#forgetContact = metrics?.contact(resource.plural, () => (this.#clock.now() - this.#heardAt) / 1000);
-    this.#running = Promise.all([this.#run(), this.#auditAtTimes()]);
+    this.#running = Promise.all([this.#run(), this.#auditPeriodically()]);
   }
 
-  /** Ends the wait before the next try: the API server is known to be there again. */
+  /** Ends the back-off: the API server is known to be available again. */
   retry(): void {
     this.#failures = 0;
     this.#waiting?.abort();
   }
 
-  /** Resolves once nothing is told any more. */
+  /** Resolves when no more changes are reported. */
   async stop(): Promise<void> {
     this.#stop.abort();
     await this.#running;
@@ -120,26 +123,26 @@ export class Reflector<T extends KubeObject> {
         if (this.#stop.signal.aborted) return;
         this.#waiting = new AbortController();
         const end = AbortSignal.any([this.#stop.signal, this.#waiting.signal]);
-        await sleep(this.#clock, this.#judge(error), end);
+        await sleep(this.#clock, this.#handleFailure(error), end);
       }
     }
   }
 
-  /** What a failure means for the next try: how long to wait, and whether a list is needed first. */
-  #judge(error: unknown): number {
+  /** Handles a failure. Returns the delay of the next attempt, and drops the version if a list is needed first. */
+  #handleFailure(error: unknown): number {
     const { resource, metrics } = this.#options;
     const failure = error instanceof ApiError ? error : new ApiError(0, "Bug", String(error), { cause: error });
     metrics?.watchErrors.inc({ resource: resource.plural, reason: failure.reason });
     const relist = failure.code === 410 || failure.reason === "Missed";
-    // What mends itself at once is no problem to tell.
+    // Failures that the next attempt fixes are not logged.
     if (!relist && failure.reason !== "Silent") this.#report(failure);
     this.#failures++;
     if (relist) this.#version = undefined;
     if (relist && this.#failures === 1) return 0;
-    return failure.retryAfterMs ?? backOff(this.#failures, FIRST_RETRY_MS, MAX_RETRY_MS, this.#random);
+    return failure.retryAfterMs ?? backOff(this.#failures, FIRST_WATCH_RETRY_MS, MAX_WATCH_RETRY_MS, this.#random);
   }
 
-  /** Says each new problem once: its repetitions are of no use to anybody. */
+  /** Logs each new problem once as a warning, and its repetitions at level debug. */
   #report(error: ApiError): void {
     const { resource, namespace, log, outage } = this.#options;
     if (outage?.covers(error)) return;
@@ -148,10 +151,10 @@ export class Reflector<T extends KubeObject> {
     this.#problem = problem;
     const name = resource.group === "" ? resource.plural : `${resource.plural}.${resource.group}`;
     const what = `${this.#version === undefined ? "list" : "watch"} ${name}${namespace ? ` in namespace ${namespace}` : ""}`;
-    if (error.code === 403) log[level]({ reason: error.message }, `not allowed to ${what}, tried again until granted`);
-    else if (error.code === 404)
-      log[level](`the API server has no ${name} of version ${resource.version}, tried again`);
-    else log[level]({ reason: error.message }, `cannot ${what}, tried again`);
+    if (error.code === 403)
+      log[level]({ reason: error.message }, `not allowed to ${what}, retrying until it is granted`);
+    else if (error.code === 404) log[level](`the API server has no ${name} of version ${resource.version}, retrying`);
+    else log[level]({ reason: error.message }, `cannot ${what}, retrying`);
   }
 
   #scope() {
@@ -162,7 +165,7 @@ export class Reflector<T extends KubeObject> {
   async #list(): Promise<void> {
     const { client, resource, metrics, log } = this.#options;
     const cause = this.#cause;
-    // Nothing is told before the list is whole: half a list would make deletions of the other half.
+    // Changes are reported after the list is complete: a partial list would look like deletions.
     const { items, resourceVersion } = await client.listAll<T>(resource, {
       ...this.#scope(),
       signal: this.#stop.signal,
@@ -174,7 +177,7 @@ export class Reflector<T extends KubeObject> {
     this.#version = resourceVersion;
     this.#cause = "expired";
     if (this.#hasSynced) {
-      // Of an audit only what it proved counts: this list also has what happened since.
+      // An audit has counted its differences already. This list also has newer changes.
       if (cause === "expired") metrics?.missed.inc({ resource: resource.plural, cause }, found);
       log.info({ resource: resource.plural, cause, found }, "listed again");
       return;
@@ -183,7 +186,7 @@ export class Reflector<T extends KubeObject> {
     this.#synced.resolve();
   }
 
-  /** Makes the store what the list says; returns how many changes that took. */
+  /** Replaces the content of the store. Returns the number of changes. */
   #replace(items: readonly T[]): number {
     let changes = 0;
     const gone = new Set(this.store.keys());
@@ -203,7 +206,7 @@ export class Reflector<T extends KubeObject> {
     const started = this.#clock.now();
     const expectNews = () =>
       this.#clock.after(SILENCE_MS, () => {
-        const text = `watch of ${resource.plural}: nothing heard for ${SILENCE_MS / 1000} s`;
+        const text = `watch of ${resource.plural}: no event for ${SILENCE_MS / 1000} s`;
         ended.abort(new ApiError(0, "Silent", text));
       });
     let cancel = expectNews();
@@ -235,7 +238,7 @@ export class Reflector<T extends KubeObject> {
     this.#options.outage?.over();
     if (this.#problem === "") return;
     this.#problem = "";
-    this.#options.log.info({ resource: this.#options.resource.plural }, "heard of again");
+    this.#options.log.info({ resource: this.#options.resource.plural }, "list and watch work again");
   }
 
   #apply({ type, object }: WatchEvent): void {
@@ -250,12 +253,12 @@ export class Reflector<T extends KubeObject> {
     this.#remove(keyOf(object));
   }
 
-  /** Stores an object and tells of it; false when that very version was there. */
+  /** Stores an object and reports the change. False if the store had this version. */
   #put(object: T): boolean {
     const key = keyOf(object);
     const held = this.store.get(key);
     if (held?.metadata.resourceVersion === object.metadata.resourceVersion) return false;
-    // Deleted and made again while nobody looked: whoever owns things of the old one has to hear of its end.
+    // Deleted and created again between two lists: listeners have to see the deletion.
     if (held !== undefined && held.metadata.uid !== object.metadata.uid) this.#remove(key);
     const kept = this.#options.transform?.(object) ?? object;
     const before = this.store.set(kept);
@@ -274,12 +277,12 @@ export class Reflector<T extends KubeObject> {
       this.#options.onChange(change, object, before);
     } catch (error) {
       metrics?.handlerErrors.inc({ resource: resource.plural });
-      log.error({ err: error, resource: resource.plural, key: keyOf(object), change }, "handler of a change failed");
+      log.error({ err: error, resource: resource.plural, key: keyOf(object), change }, "change handler failed");
     }
   }
 
-  /** Takes a list of bare metadata now and then, beside the watch. */
-  async #auditAtTimes(): Promise<void> {
+  /** Lists metadata at intervals and compares it with the store, while the watch runs. */
+  async #auditPeriodically(): Promise<void> {
     const { client, resource, log, relistMs = AUDIT_MS } = this.#options;
     const signal = this.#stop.signal;
     while (!signal.aborted) {
@@ -295,12 +298,12 @@ export class Reflector<T extends KubeObject> {
         });
         audit.listed(items, resourceVersion);
       } catch (error) {
-        log.debug({ err: error, resource: resource.plural }, "no list to compare with");
+        log.debug({ err: error, resource: resource.plural }, "comparison skipped: the list failed");
       }
     }
   }
 
-  /** Ends the watch when it turns out to have left something out. */
+  /** Ends the watch if it has missed a change. */
   #compare(watch: AbortController): void {
     const differences = this.#audit?.differences(this.#version!, this.store);
     if (differences === undefined) return;
@@ -310,7 +313,7 @@ export class Reflector<T extends KubeObject> {
     const { resource, metrics, log } = this.#options;
     metrics?.missed.inc({ resource: resource.plural, cause: "audit" }, differences);
     const text = `watch of ${resource.plural}: ${differences} objects differ from a list`;
-    log.warn(`${text}, listed again`);
+    log.warn(`${text}, listing again`);
     watch.abort(new ApiError(0, "Missed", text));
   }
 }

@@ -1,4 +1,4 @@
-/** A kind of object as the API server names it in its paths. */
+/** Kind of objects, with the names that the API server uses in paths. */
 export interface Resource {
   /** `""` for the core group. */
   group: string;
@@ -8,7 +8,7 @@ export interface Resource {
   namespaced: boolean;
 }
 
-/** Who owns an object: garbage collection follows it (metav1.OwnerReference). */
+/** Reference to the owner of an object, for garbage collection (metav1.OwnerReference). */
 export interface OwnerReference {
   apiVersion: string;
   kind: string;
@@ -18,7 +18,7 @@ export interface OwnerReference {
   blockOwnerDeletion?: boolean;
 }
 
-/** Who set which fields (metav1.ManagedFieldsEntry). */
+/** Fields that a manager has set (metav1.ManagedFieldsEntry). */
 export interface ManagedFields {
   manager?: string;
   operation?: string;
@@ -26,7 +26,7 @@ export interface ManagedFields {
   fieldsV1?: Record<string, unknown>;
 }
 
-/** metav1.ObjectMeta, as far as it is used. Times are RFC 3339 texts. */
+/** metav1.ObjectMeta with the fields that are used. Times are RFC 3339 texts. */
 export interface ObjectMeta {
   name: string;
   namespace?: string;
@@ -43,7 +43,7 @@ export interface ObjectMeta {
   managedFields?: ManagedFields[];
 }
 
-/** Any object of the API, as plain JSON: fields that this program does not know stay in it. */
+/** Any object of the API as plain JSON, including unknown fields. */
 export interface KubeObject {
   apiVersion: string;
   kind: string;
@@ -55,7 +55,7 @@ export function apiVersionOf(resource: Pick<Resource, "group" | "version">): str
   return resource.group === "" ? resource.version : `${resource.group}/${resource.version}`;
 }
 
-/** `namespace/name`, or `name` for what has no namespace: the key of stores and queues. */
+/** Key in stores and queues: `namespace/name`, or `name` of a cluster-scoped object. */
 export function keyOf({ metadata }: { metadata: Pick<ObjectMeta, "name" | "namespace"> }): string {
   return metadata.namespace === undefined ? metadata.name : `${metadata.namespace}/${metadata.name}`;
 }

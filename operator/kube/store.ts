@@ -1,13 +1,13 @@
 import { type KubeObject, keyOf } from "./resource.ts";
 
-/** For each name, the values under which an object is found. Must depend on the object alone. */
+/** Functions that return the index values of an object, by index name. They must depend on the object alone. */
 export type Indexes<T> = Record<string, (object: T) => readonly string[]>;
 
-/** The objects of one resource as last heard, by key and by index. Objects are shared: nobody changes them. */
+/** Last known objects of one resource, by key and by index. Objects are shared and must not be changed. */
 export class Store<T extends KubeObject> {
   readonly #objects = new Map<string, T>();
   readonly #indexers: Indexes<T>;
-  /** Index, then value, then keys. */
+  /** Keys by index name, then by value. */
   readonly #indexes = new Map<string, Map<string, Set<string>>>();
 
   constructor(indexes: Indexes<T> = {}) {
@@ -31,14 +31,14 @@ export class Store<T extends KubeObject> {
     return [...this.#objects.keys()];
   }
 
-  /** The objects for which the index has this value. */
+  /** Objects with a value of an index. */
   by(index: string, value: string): T[] {
     const values = this.#indexes.get(index);
     if (values === undefined) throw new Error(`no index "${index}"`);
     return Array.from(values.get(value) ?? [], (key) => this.#objects.get(key)!);
   }
 
-  /** Returns what was there before. */
+  /** Returns the previous object. */
   set(object: T): T | undefined {
     const key = keyOf(object);
     const before = this.delete(key);
@@ -53,7 +53,7 @@ export class Store<T extends KubeObject> {
     return before;
   }
 
-  /** Returns what was there. */
+  /** Returns the deleted object. */
   delete(key: string): T | undefined {
     const before = this.#objects.get(key);
     if (before === undefined) return undefined;

@@ -3,18 +3,18 @@ import { ApiError, errorOfAnswer, errorOfEvent } from "./error.ts";
 import { type Call, deadlineOf, errorOf, nameOf, type Transport } from "./http.ts";
 import type { KubeObject } from "./resource.ts";
 
-/** One event of a watch. A bookmark's object has nothing but its resourceVersion. */
+/** One event of a watch. The object of a bookmark has only a resourceVersion. */
 export interface WatchEvent {
   type: "ADDED" | "MODIFIED" | "DELETED" | "BOOKMARK";
   object: KubeObject;
 }
 
-/** Characters of one event at most: objects are limited to about 1.5 MiB by etcd. */
+/** Limit of one event, in characters. etcd limits objects to about 1.5 MiB. */
 const MAX_LINE = 16 * 1024 * 1024;
 
 /**
- * Reads a watch until the server ends it (resolves) or anything else does (rejects). `call.timeoutMs` bounds the wait
- * for the head of the answer; how long silence may last afterwards is the caller's to judge, by aborting `call.signal`.
+ * Reads a watch. Resolves when the server ends it, and rejects if anything else does. `call.timeoutMs` limits the wait
+ * for the head of the answer. Afterwards the caller has to abort `call.signal` if there are no events for too long.
  */
 export async function readWatch(transport: Transport, call: Call, onEvent: (event: WatchEvent) => void): Promise<void> {
   const ended = new AbortController();
@@ -23,7 +23,7 @@ export async function readWatch(transport: Transport, call: Call, onEvent: (even
   if (call.signal?.aborted === true) forward();
   try {
     const head = deadlineOf({ ...call, signal: ended.signal });
-    // The request lives as long as the signal it was made with: the deadline's is only told of the end, not of time.
+    // The request uses the signal of the watch, since it lasts longer than the deadline of the head.
     head.signal.addEventListener("abort", () => ended.abort(head.signal.reason));
     const response = await transport.open(call, ended.signal).finally(head.clear);
     if (response.statusCode !== 200) throw await refusal(call, response);
@@ -43,7 +43,7 @@ async function refusal(call: Call, response: IncomingMessage): Promise<ApiError>
   return errorOfAnswer(`${nameOf(call)} (watch)`, response.statusCode!, body, retryAfter);
 }
 
-/** Handles each whole line at once, in order. What is cut in mid-line is dropped: the next watch delivers it again. */
+/** Handles each complete line in order. A partial last line is dropped, since the next watch delivers it again. */
 async function readEvents(call: Call, response: IncomingMessage, onEvent: (event: WatchEvent) => void): Promise<void> {
   let rest = "";
   response.setEncoding("utf8");

@@ -4,12 +4,12 @@ import type { KubeMetrics } from "./metrics.ts";
 /** Back-off of one key: client-go's DefaultTypedControllerRateLimiter, 5 ms doubling up to 1000 s. */
 const FIRST_RETRY_MS = 5;
 const MAX_RETRY_MS = 1000 * 1000;
-/** All keys together: 10 retries a second, 100 at once (same source). */
+/** Limit of retries of all keys: 10 per second, with a burst of 100 (same source). */
 const RETRIES_PER_SECOND = 10;
 const RETRY_BURST = 100;
 
 export interface WorkQueueOptions {
-  /** Label of its metrics. */
+  /** Label of the metrics. */
   name: string;
   metrics?: KubeMetrics | undefined;
   clock?: Clock | undefined;
@@ -17,15 +17,15 @@ export interface WorkQueueOptions {
 }
 
 /**
- * Keys to work on, with the rules of client-go's workqueue: a key waits at most once, is never with two workers at a
- * time, and comes again when it was added while it was worked on.
+ * Queue of keys with the rules of client-go's workqueue. A key waits at most once and is never with two workers at
+ * once. A key that is added while a worker has it is delivered again afterwards.
  */
 export class WorkQueue {
   readonly #name: string;
   readonly #metrics: KubeMetrics | undefined;
   readonly #clock: Clock;
   readonly #random: () => number;
-  /** What waits, in order, and since when. A key being worked on waits in `#dirty` only. */
+  /** Waiting keys in order, with their time. A key that a worker has waits in `#dirty` only. */
   readonly #waiting = new Map<string, number>();
   readonly #dirty = new Set<string>();
   readonly #processing = new Map<string, number>();
@@ -46,7 +46,7 @@ export class WorkQueue {
     for (const counter of ["queueAdds", "queueRetries"] as const) this.#metrics?.[counter].inc({ name: this.#name }, 0);
   }
 
-  /** Keys that wait for a worker; delayed ones do not count. */
+  /** Number of keys that wait for a worker, without delayed ones. */
   get length(): number {
     return this.#waiting.size;
   }
@@ -58,7 +58,7 @@ export class WorkQueue {
     if (!this.#processing.has(key)) this.#offer(key);
   }
 
-  /** Adds the key after that many milliseconds; of several times for one key the earliest counts. */
+  /** Adds a key after `ms`. The earliest time of a key counts. */
   addAfter(key: string, ms: number): void {
     if (this.#shutDown) return;
     if (ms <= 0) {
@@ -76,7 +76,7 @@ export class WorkQueue {
     this.#delayed.set(key, { at, cancel });
   }
 
-  /** Adds the key after its back-off, which grows until {@link forget}. */
+  /** Adds a key after its back-off, which increases until {@link forget}. */
   addRateLimited(key: string): void {
     if (this.#shutDown) return;
     const failures = (this.#failures.get(key) ?? 0) + 1;
@@ -85,12 +85,12 @@ export class WorkQueue {
     this.addAfter(key, Math.max(backOff(failures, FIRST_RETRY_MS, MAX_RETRY_MS, this.#random), this.#reserve()));
   }
 
-  /** Ends the back-off of a key. */
+  /** Resets the back-off of a key. */
   forget(key: string): void {
     this.#failures.delete(key);
   }
 
-  /** The next key, which has to be given back by {@link done}; undefined once the queue is shut down. */
+  /** Next key; undefined after the shutdown. The worker must call {@link done} for it. */
   next(): Promise<string | undefined> {
     if (this.#shutDown) return Promise.resolve(undefined);
     const first = this.#waiting.keys().next();
@@ -102,7 +102,7 @@ export class WorkQueue {
     return Promise.resolve(first.value);
   }
 
-  /** Ends the work on a key; it waits again if it was added meanwhile. */
+  /** Releases a key. It waits again if it was added in the meantime. */
   done(key: string): void {
     const since = this.#processing.get(key);
     if (since === undefined) return;
@@ -111,7 +111,7 @@ export class WorkQueue {
     if (this.#dirty.has(key) && !this.#shutDown) this.#offer(key);
   }
 
-  /** No key is handed out any more; what waits is dropped, since the next start lists everything anyway. */
+  /** Ends the queue. Waiting keys are dropped, since the next start lists all objects. */
   shutDown(): void {
     this.#shutDown = true;
     for (const { cancel } of this.#delayed.values()) cancel();
@@ -140,7 +140,7 @@ export class WorkQueue {
     this.#metrics?.queueSeconds.observe({ name: this.#name }, (now - since) / 1000);
   }
 
-  /** Takes a token of all keys' bucket: how long until there is one, in milliseconds. */
+  /** Takes a token of the common limit. Returns the time until it is available, in milliseconds. */
   #reserve(): number {
     const now = this.#clock.now();
     this.#tokens = Math.min(RETRY_BURST, this.#tokens + ((now - this.#tokensAt) / 1000) * RETRIES_PER_SECOND);

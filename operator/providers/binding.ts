@@ -1,14 +1,14 @@
-import type { ProxyFacts } from "../reconcile/proxy-status.ts";
-import { slotId } from "../reconcile/slots.ts";
+import type { ProxyFacts } from "../fleet/proxy-status.ts";
+import { slotId } from "../fleet/slots.ts";
 import type { Assignment } from "./provider.ts";
 
-/** An address that proxies bind is assigned when the proxy of its own slot could bind it. */
+/** Reports an address as assigned when the proxy of its own slot has bound it. */
 export function assignedByBinding(address: string, source: string, proxies: readonly ProxyFacts[]): Assignment {
   const id = slotId(address);
   const holder = proxies.find(
     (proxy) =>
       proxy.slot === id &&
-      !proxy.leaving &&
+      !proxy.terminating &&
       proxy.status?.sources.some((bound) => bound.address === source && bound.assigned),
   );
   if (holder === undefined) return { assigned: false };

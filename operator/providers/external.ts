@@ -1,13 +1,9 @@
 import type { Provider } from "./provider.ts";
 
-/** A cloud NAT gateway or a firewall that stands outside translates: there is nothing to make, only to verify. */
+/** A NAT gateway or firewall outside of the cluster. The operator creates nothing for it and only verifies. */
 export const external: Provider = {
   name: "External",
-  slots: false,
-  hostNetwork: false,
-  exclusive: false,
-  gated: false,
-  pinned: false,
+  shape: { kind: "Deployment", address: "outside" },
   podAnnotations: () => ({}),
   slotObjects: () => [],
   assignment: () => ({ assigned: true }),

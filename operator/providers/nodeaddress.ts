@@ -2,17 +2,13 @@ import { assignedByBinding } from "./binding.ts";
 import type { Provider } from "./provider.ts";
 
 /**
- * Nodes have the addresses: their own, or further ones on their interfaces. The slot's proxy, on the network of the node
- * that has its address, binds its sockets to it. Nothing has to be ready before an address comes, so readiness waits for
- * it and for its proof.
+ * Nodes have the addresses: their own ones, or further ones on their interfaces. The proxy of a slot runs on the
+ * network of the node that has its address, and binds its sockets to it. The address does not depend on readiness, so
+ * readiness waits for the address and its proof.
  */
 export const nodeAddress: Provider = {
   name: "NodeAddress",
-  slots: true,
-  hostNetwork: true,
-  exclusive: true,
-  gated: false,
-  pinned: true,
+  shape: { kind: "Slots", address: "on-node" },
   podAnnotations: () => ({}),
   slotObjects: () => [],
   assignment: assignedByBinding,

@@ -1,50 +1,65 @@
-import type { EgressPolicy } from "../api/egresspolicy.ts";
+import type { EgressPolicy, EgressPolicySpec } from "../api/egresspolicy.ts";
 import { LABEL, SERVING_PHASE } from "../api/names.ts";
+import type { ProxyFacts } from "../fleet/proxy-status.ts";
+import type { Slot } from "../fleet/slots.ts";
 import type { KubeObject } from "../kube/resource.ts";
-import type { ProxyFacts } from "../reconcile/proxy-status.ts";
-import type { Slot } from "../reconcile/slots.ts";
 
-type Spec = EgressPolicy["spec"];
-
-/** Where an address is, as far as can be told from inside. */
+/** Location of an address, as far as the cluster knows it. */
 export interface Assignment {
   assigned: boolean;
-  /** The node that has it. */
+  /** Node that has the address. */
   node?: string;
 }
 
 /**
- * A NAT mechanism. It says what a fleet looks like, what has to be made besides it, and when an address is assigned.
- * No status of an object is evidence of an address: only what a proxy could bind or an echo server saw.
+ * Shape of a fleet.
+ *
+ * `Deployment`: one Deployment for all addresses, on the pod network. `address` is `outside` where something outside of
+ * the cluster translates addresses, and `of-pod` where each pod has a static IP of its own.
+ *
+ * `Slots`: one single-replica Deployment for each address, on the network of its node, with sockets that are bound to
+ * the address. An address belongs to one policy alone and needs a grant. `address` is `on-node` where nodes have the
+ * addresses and a slot has to run on the right one, and `follows-ready-pod` where the address moves to the node of a
+ * ready pod. In the latter case readiness must not wait for the address.
+ */
+export type FleetShape =
+  | { kind: "Deployment"; address: "outside" | "of-pod" }
+  | { kind: "Slots"; address: "on-node" | "follows-ready-pod" };
+
+/**
+ * NAT mechanism: the shape of its fleets, the objects that it needs, and the evidence that an address is assigned.
+ * The status of an object is no evidence. Only an address that a proxy bound or an echo server saw counts.
  */
 export interface Provider {
-  name: NonNullable<Spec["nat"]>["provider"];
-  /** One single-replica Deployment for each address; else one Deployment of N. */
-  slots: boolean;
-  /** Proxies use the node's network and bind their sockets to the slot's address. */
-  hostNetwork: boolean;
-  /** An address belongs to one policy alone, and to whom a grant gives it. */
-  exclusive: boolean;
-  /**
-   * The client Service selects proven pods by label, and readiness tells of the policy alone: the address comes only to
-   * pods that are ready, so that a readiness which waits for it would wait for ever.
-   */
-  gated: boolean;
-  /** Addresses are on nodes already: a slot goes to the node that has its address, and follows it. */
-  pinned: boolean;
-  /** What pods carry so that they get an address. */
-  podAnnotations(spec: Spec): Record<string, string>;
-  /** What a slot needs besides its Deployment. */
-  slotObjects(policy: EgressPolicy, spec: Spec, slot: Slot): KubeObject[];
-  /** `source` is what is bound for the address. */
+  name: EgressPolicySpec["nat"]["provider"];
+  shape: FleetShape;
+  /** Annotations that pods need to get an address. */
+  podAnnotations(spec: EgressPolicySpec): Record<string, string>;
+  /** Objects that a slot needs besides its Deployment. */
+  slotObjects(policy: EgressPolicy, spec: EgressPolicySpec, slot: Slot): KubeObject[];
+  /** `source`: the address that the proxy binds for the static IP `address`. */
   assignment(address: string, source: string, proxies: readonly ProxyFacts[]): Assignment;
 }
 
+/** Whether slots wait for the node that has their address, and follow the address to another node. */
+export function isOnNode(shape: FleetShape): boolean {
+  return shape.kind === "Slots" && shape.address === "on-node";
+}
+
 /**
- * The labels by which the client Service tells proxies that get new requests from others of the fleet. Where readiness
- * waits for the address and its proof, only slots on their way out are to be told apart.
+ * Labels by which the client Service selects the proxies that get new requests, besides the label of the fleet. Where
+ * readiness waits for the proof of the address, the Service only has to exclude retiring slots.
  */
-export function servingLabels({ slots, gated }: Pick<Provider, "slots" | "gated">): Record<string, string> {
-  if (gated) return { [LABEL.verified]: "true" };
-  return slots ? { [LABEL.phase]: SERVING_PHASE } : {};
+export function servingLabels(shape: FleetShape): Record<string, string> {
+  switch (shape.kind) {
+    case "Deployment":
+      return {};
+    case "Slots":
+      switch (shape.address) {
+        case "on-node":
+          return { [LABEL.phase]: SERVING_PHASE };
+        case "follows-ready-pod":
+          return { [LABEL.verified]: "true" };
+      }
+  }
 }

@@ -1,30 +1,28 @@
-import type { Condition } from "../api/conditions.ts";
-import type { EgressPolicy } from "../api/egresspolicy.ts";
+import type { PolicyCondition } from "../api/conditions.ts";
+import type { EgressPolicy, EgressPolicySpec } from "../api/egresspolicy.ts";
 import { childName, REASON, type Reason } from "../api/names.ts";
 import type { ConfigMap } from "../api/objects.ts";
-import { judgeSpec, lastAccepted } from "./accept.ts";
-import type { Facts } from "./facts.ts";
-import { gather, type Surroundings } from "./gather.ts";
-import { unpackSpec } from "./resources/configmap.ts";
-import type { World } from "./world.ts";
+import { judgeSpec, lastAccepted } from "./decision/accept.ts";
+import type { Caches } from "./facts/caches.ts";
+import type { Facts } from "./facts/facts.ts";
+import { gather, type Surroundings } from "./facts/gather.ts";
+import { unpackSpec } from "./objects/configmap.ts";
 
-type Spec = EgressPolicy["spec"];
-
-/** What pods are injected by. */
+/** The policy that pods are injected with. */
 export interface InForce {
   /** With the spec that its fleet runs. */
   policy: EgressPolicy;
-  /** Why that is not the newest spec, or why there is none that runs. */
-  refused?: string | undefined;
+  /** Why this is not the newest spec, or why no spec is in force. */
+  rejected?: string | undefined;
 }
 
-/** Why a spec that was in force is refused now, although its fleet goes on by it. */
-const LEFT_STANDING: readonly Reason[] = [REASON.notGranted, REASON.conflicted];
+/** Reasons for which a spec that was in force is rejected now, while its fleet still runs it. */
+const FLEET_UNCHANGED: readonly Reason[] = [REASON.notGranted, REASON.conflicted];
 
-/** By ConfigMap, so that what is kept is one object: documents are remembered by it. Undefined: it cannot be read. */
-const unpacked = new WeakMap<ConfigMap, { spec: Spec | undefined }>();
+/** Unpacked specs by ConfigMap, since memos of documents compare specs by identity. Undefined if it cannot be read. */
+const unpacked = new WeakMap<ConfigMap, { spec: EgressPolicySpec | undefined }>();
 
-function kept({ policy, children }: Facts): Spec | undefined {
+function keptSpec({ policy, children }: Facts): EgressPolicySpec | undefined {
   const configMap = children.configMaps.get(childName.document(policy.metadata.name));
   const packed = lastAccepted(policy, children.configMaps);
   if (configMap === undefined || packed === undefined) return undefined;
@@ -33,7 +31,7 @@ function kept({ policy, children }: Facts): Spec | undefined {
     try {
       known = { spec: unpackSpec(packed) };
     } catch {
-      // The reconciler tells of it.
+      // The reconciler logs the problem.
       known = { spec: undefined };
     }
     unpacked.set(configMap, known);
@@ -42,20 +40,20 @@ function kept({ policy, children }: Facts): Spec | undefined {
 }
 
 /**
- * The policy as its fleet runs it. A newest spec that is refused stands in the API all the same, while proxies go on with the
- * one that was accepted before: a pod that was injected by the newest could lack the password that they ask for. One that
- * nobody judged yet counts as accepted: that lasts for a moment.
+ * The policy as its fleet runs it. While the newest spec is rejected, proxies run the last accepted one. A pod that is
+ * injected by the newest spec could lack the password that they require. A spec that was not validated yet counts as
+ * accepted, since validation takes only a moment.
  */
-export function inForce(world: World, policy: EgressPolicy, around: () => Surroundings): InForce {
-  const conditions = (policy.status?.conditions ?? []) as readonly Condition[];
+export function inForce(caches: Caches, policy: EgressPolicy, around: () => Surroundings): InForce {
+  const conditions = (policy.status?.conditions ?? []) as readonly PolicyCondition[];
   const accepted = conditions.find(({ type }) => type === "Accepted");
   if (accepted?.status !== "False" || accepted.observedGeneration !== policy.metadata.generation) return { policy };
-  const facts = gather(world, policy, around());
-  const spec = kept(facts);
-  const before = spec === undefined ? undefined : { ...policy, spec };
-  if (before === undefined) return { policy, refused: accepted.message };
-  // It lies where others may write. A fleet that lost a grant, or an address to another policy, is left as it stands.
+  const facts = gather(caches, policy, around());
+  const spec = keptSpec(facts);
+  if (spec === undefined) return { policy, rejected: accepted.message };
+  const before = { ...policy, spec };
+  // Others can write to the ConfigMap. A fleet that lost a grant, or an address to another policy, is left unchanged.
   const judged = judgeSpec({ ...facts, policy: before });
-  const runs = "accepted" in judged || LEFT_STANDING.includes(judged.reason);
-  return { policy: runs ? before : policy, refused: accepted.message };
+  const runs = "accepted" in judged || FLEET_UNCHANGED.includes(judged.reason);
+  return { policy: runs ? before : policy, rejected: accepted.message };
 }

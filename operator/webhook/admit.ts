@@ -1,34 +1,37 @@
 import type { EgressPolicy } from "../api/egresspolicy.ts";
 import { clientHost, LABEL, SERVICE_PORT } from "../api/names.ts";
+import { type Injection, type InjectionTarget, MAX_WARNING_CHARS } from "../injection/inject.ts";
 import type { KubeObject } from "../kube/resource.ts";
-import type { Injection, InjectionTarget } from "./inject.ts";
-import type { PodReview, Verdict } from "./review.ts";
+import type { AdmissionAnswer, PodReview } from "./review.ts";
 
-/** What an admission is made of; injection itself is pure and comes from elsewhere. */
+/** Functions that an admission needs. */
 export interface AdmitParts {
-  /** The policy, asked for live when the cache does not know it. @throws Refusal, or any error: the pod is not let through then */
-  find(namespace: string, name: string): Promise<EgressPolicy | undefined>;
-  /** The policy as its fleet runs it, and why that is not its newest spec. Default: as it is. */
-  inForce?(policy: EgressPolicy): { policy: EgressPolicy; refused?: string | undefined };
-  /** The policy that a pod names; undefined when it names none. */
+  /**
+   * Finds a policy, live if the cache does not have it. @throws AdmissionRefusal, or any error: the pod is rejected
+   * then
+   */
+  lookup(namespace: string, name: string): Promise<EgressPolicy | undefined>;
+  /** The policy as its fleet runs it, and why this is not its newest spec. Default: the policy itself. */
+  inForce?(policy: EgressPolicy): { policy: EgressPolicy; rejected?: string | undefined };
+  /** Name of the policy that a pod requests. */
   optIn(pod: KubeObject): string | undefined;
   inject(pod: KubeObject, target: InjectionTarget): Injection;
-  tell(object: KubeObject, event: Injection["events"][number]): void;
+  /** Records an event of an object. */
+  record(object: KubeObject, event: Injection["events"][number]): void;
   clusterDomain: string;
 }
 
-/** Something for whoever creates the pod to mend, said in one sentence. */
-export class Refusal extends Error {}
+/** Why a pod is rejected, in one sentence for the user who creates it. */
+export class AdmissionRefusal extends Error {}
 
-/** The code that the API server passes on with a refusal: Forbidden, as its own admission plugins say. */
+/** Status code of a rejection: Forbidden, as the admission plugins of the API server use. */
 const REFUSED = 403;
-/** As the CRD has it. */
+/** Pattern of the CRD. */
 const POLICY_NAME = /^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$/;
-const MAX_SHOWN = 63;
-/** The API server cuts warnings at 256. */
-const MAX_WARNING_CHARS = 250;
+/** Characters of a quoted name. */
+const MAX_NAME_SHOWN = 63;
 
-/** What a pod's events are about: its controller, which lives longer and is looked at; a bare pod itself. */
+/** Object of a pod's events: its controller, where users see them, or a bare pod itself. */
 export function subjectOf({ namespace, pod }: PodReview): KubeObject | undefined {
   const owner = pod.metadata.ownerReferences?.find(({ controller }) => controller === true);
   if (owner !== undefined) {
@@ -40,45 +43,47 @@ export function subjectOf({ namespace, pod }: PodReview): KubeObject | undefined
   return { apiVersion: "v1", kind: "Pod", metadata: { name, namespace, ...(uid === undefined ? {} : { uid }) } };
 }
 
-/** Decides about one pod. @throws whatever `find` and `inject` throw, besides a Refusal */
-export async function admit(parts: AdmitParts, review: PodReview): Promise<Verdict> {
+/** Reviews one pod. @throws errors of `lookup` and `inject`, except AdmissionRefusal */
+export async function admit(parts: AdmitParts, review: PodReview): Promise<AdmissionAnswer> {
   try {
-    return await decide(parts, review);
+    return await answer(parts, review);
   } catch (error) {
-    if (!(error instanceof Refusal)) throw error;
+    if (!(error instanceof AdmissionRefusal)) throw error;
     return { refused: { code: REFUSED, message: error.message } };
   }
 }
 
-async function decide(parts: AdmitParts, review: PodReview): Promise<Verdict> {
-  const { find, optIn, inject, tell, clusterDomain } = parts;
+async function answer(parts: AdmitParts, review: PodReview): Promise<AdmissionAnswer> {
+  const { lookup, optIn, inject, record, clusterDomain } = parts;
   const { namespace, pod, dryRun } = review;
   const name = optIn(pod);
   if (name === undefined) return {};
   const where = `${LABEL.policy} of the pod template`;
   if (!POLICY_NAME.test(name)) {
-    throw new Refusal(`"${name.slice(0, MAX_SHOWN)}" is no name of an EgressPolicy; correct ${where}`);
+    throw new AdmissionRefusal(
+      `"${name.slice(0, MAX_NAME_SHOWN)}" is not a valid name of an EgressPolicy; correct ${where}`,
+    );
   }
-  const found = await find(namespace, name);
+  const found = await lookup(namespace, name);
   if (found === undefined) {
-    throw new Refusal(
+    throw new AdmissionRefusal(
       `EgressPolicy "${name}" does not exist in namespace "${namespace}"; create it there, or correct ${where}`,
     );
   }
   const host = clientHost({ name, namespace }, clusterDomain);
-  const { policy, refused } = parts.inForce?.(found) ?? { policy: found };
-  const { patch, warnings: said, events } = inject(pod, { policy, host, port: SERVICE_PORT });
+  const { policy, rejected } = parts.inForce?.(found) ?? { policy: found };
+  const { patch, warnings: notes, events } = inject(pod, { policy, host, port: SERVICE_PORT });
   // sideEffects: NoneOnDryRun.
   const subject = dryRun ? undefined : subjectOf(review);
-  if (subject !== undefined) for (const event of events) tell(subject, event);
-  const warnings = [...said];
-  if (refused !== undefined) {
-    const before = policy === found ? "" : ", the pod is injected by what was accepted before";
-    const message = `outrider: EgressPolicy "${name}" is not accepted${before}: ${refused}`;
+  if (subject !== undefined) for (const event of events) record(subject, event);
+  const warnings = [...notes];
+  if (rejected !== undefined) {
+    const before = policy === found ? "" : "; the pod gets the settings of the last accepted spec";
+    const message = `outrider: EgressPolicy "${name}" is not accepted${before}: ${rejected}`;
     warnings.push(message.slice(0, MAX_WARNING_CHARS));
   }
   if (policy.metadata.deletionTimestamp !== undefined) {
-    warnings.push(`EgressPolicy "${name}" is being deleted, and stays as long as pods use it`);
+    warnings.push(`EgressPolicy "${name}" is being deleted; it is kept while pods use it`);
   }
   return { patch, warnings };
 }

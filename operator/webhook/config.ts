@@ -1,6 +1,6 @@
 import { isIP } from "node:net";
-import { UsageError } from "../../proxy/errors.ts";
-import { ipPort, type Option, type Values } from "../../proxy/options.ts";
+import { ipPort, type Option, type Values } from "../../proxy/cli/options.ts";
+import { UsageError } from "../../proxy/cli/usage-error.ts";
 
 /** Options of the webhook, in the order of `--help`. */
 export const WEBHOOK_OPTIONS: readonly Option[] = [
@@ -8,37 +8,37 @@ export const WEBHOOK_OPTIONS: readonly Option[] = [
     name: "webhook",
     value: "IP:PORT|off",
     fallback: "off",
-    help: "where pods are injected at admission, by HTTPS; the chart has :10250, which private clusters let through",
+    help: "address of the admission webhook (HTTPS); the chart uses :10250, which private clusters usually allow",
   },
   {
     name: "webhook-configuration",
     value: "NAME",
     fallback: "outrider-webhook",
-    help: "the MutatingWebhookConfiguration whose caBundle is kept right",
+    help: "MutatingWebhookConfiguration whose caBundle the operator writes",
   },
   {
     name: "webhook-names",
     value: "NAME",
     repeat: true,
-    help: "DNS names and addresses under which the API server calls (default: outrider-webhook.NAMESPACE.svc)",
+    help: "DNS names and addresses by which the API server calls the webhook (default: outrider-webhook.NAMESPACE.svc)",
   },
   {
     name: "webhook-cert-dir",
     value: "FOLDER",
-    help: "tls.crt and tls.key of your own (cert-manager's); caBundle is left to you then (default: made and renewed)",
+    help: "folder of your own tls.crt and tls.key, such as cert-manager's; you set caBundle then (default: generated)",
   },
   {
     name: "owner",
     value: "NAME",
-    help: "the operator's own Deployment: takes the webhook's Secret with it when it is deleted (default: nobody)",
+    help: "the operator's own Deployment, which becomes the owner of the webhook's Secret (default: none)",
   },
 ];
 
-/** The webhook's part of the command line, checked. */
+/** Validated command line of the webhook. */
 export interface WebhookConfig {
   listen: { host: string; port: number };
   configuration: string;
-  /** Empty: those of the Service. */
+  /** Default: the names of the Service. */
   names: readonly string[];
   certDir: string | undefined;
   owner: string | undefined;
@@ -47,7 +47,7 @@ export interface WebhookConfig {
 const DNS_NAME = /^(?=.{1,253}$)(\*\.)?[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?(\.[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)*$/;
 const OBJECT_NAME = /^(?=.{1,253}$)[a-z0-9]([-a-z0-9.]*[a-z0-9])?$/;
 
-/** Undefined: off. @throws UsageError naming the option */
+/** Reads the options, with their defaults set; undefined if the webhook is off. @throws UsageError with the option */
 export function readWebhookConfig(values: Values): WebhookConfig | undefined {
   const one = (name: string) => values.get(name)?.[0];
   for (const name of ["webhook-configuration", "owner"]) {
@@ -61,11 +61,11 @@ export function readWebhookConfig(values: Values): WebhookConfig | undefined {
   if (bad !== undefined) {
     throw new UsageError(`${values.shown("webhook-names")} must be a DNS name or an IP address, not "${bad}"`);
   }
-  const where = one("webhook") ?? "off";
+  const where = one("webhook")!;
   if (where === "off") return undefined;
   return {
-    listen: ipPort(values, "webhook", ":10250"),
-    configuration: one("webhook-configuration") ?? "outrider-webhook",
+    listen: ipPort(values, "webhook", where),
+    configuration: one("webhook-configuration")!,
     names,
     certDir: one("webhook-cert-dir"),
     owner: one("owner"),

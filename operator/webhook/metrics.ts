@@ -1,13 +1,13 @@
 import { Counter, Gauge, Histogram, type Registry } from "prom-client";
 
-/** Seconds: an admission is CPU alone (about a millisecond), or one question to the API server. */
+/** Seconds. An admission takes about a millisecond of CPU, or one call to the API server. */
 const BUCKETS = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5];
 
-/** How reviews end. */
+/** Results of reviews. */
 export const RESULTS = ["injected", "unchanged", "refused", "dry-run", "other", "invalid", "failed"] as const;
 export type Result = (typeof RESULTS)[number];
 
-/** What Prometheus is told by the webhook. */
+/** Metrics of the webhook. */
 export class WebhookMetrics {
   readonly #reviews: Counter<"result">;
   readonly #seconds: Histogram;
@@ -25,19 +25,19 @@ export class WebhookMetrics {
     for (const result of RESULTS) this.#reviews.inc({ result }, 0);
     this.#seconds = new Histogram({
       name: "outrider_webhook_review_seconds",
-      help: "From the whole request to the answer.",
+      help: "Time from the complete request to the answer.",
       buckets: BUCKETS,
       registers,
     });
     this.#repairs = new Counter({
       name: "outrider_webhook_ca_bundle_writes_total",
-      help: "How often caBundle of the webhook configuration was written.",
+      help: "Writes of caBundle in the webhook configuration.",
       registers,
     });
     const end = () => this.#end;
     new Gauge({
       name: "outrider_webhook_certificate_end_seconds",
-      help: "When the certificate that is served ends, in seconds since 1970.",
+      help: "Expiry of the served certificate, in seconds since 1970.",
       registers,
       collect() {
         const value = end();

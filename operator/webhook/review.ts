@@ -1,9 +1,10 @@
+import type { JsonPatch } from "../injection/inject.ts";
+import { isMapping } from "../kube/mapping.ts";
 import type { KubeObject } from "../kube/resource.ts";
-import type { JsonPatch } from "./inject.ts";
 
-/** AdmissionReview of admission.k8s.io/v1: request in, response out. Pure. */
+/** Reads requests and writes responses of AdmissionReview (admission.k8s.io/v1). Pure. */
 
-/** What the API server asks about a pod that is being created. */
+/** Request of the API server to review a pod that is being created. */
 export interface PodReview {
   uid: string;
   namespace: string;
@@ -11,28 +12,25 @@ export interface PodReview {
   pod: KubeObject;
 }
 
-/** A review, read: of a pod that is being created, or of something that is none of this webhook's business. */
+/** A parsed review: of a pod that is being created, of another object, or not valid. */
 export type Review = { kind: "pod"; review: PodReview } | { kind: "other"; uid: string } | { kind: "bad"; why: string };
 
 const API_VERSION = "admission.k8s.io/v1";
-/** Longer texts from outside are cut in messages. */
+/** Characters of a quoted value. */
 const MAX_SHOWN = 80;
 
-type Json = Record<string, unknown>;
-const isMapping = (value: unknown): value is Json =>
-  typeof value === "object" && value !== null && !Array.isArray(value);
 const shown = (value: unknown): string => (JSON.stringify(value) ?? "nothing").slice(0, MAX_SHOWN);
 
-/** Reads the body of a request strictly: what is not understood is not let through. */
+/** Parses the body of a request. Anything unknown is rejected. */
 export function readReview(body: string): Review {
   const bad = (why: string): Review => ({ kind: "bad", why });
   let value: unknown;
   try {
     value = JSON.parse(body);
   } catch {
-    return bad("the body is no JSON");
+    return bad("the body is not JSON");
   }
-  if (!isMapping(value)) return bad("the body is no JSON object");
+  if (!isMapping(value)) return bad("the body is not a JSON object");
   if (value.kind !== "AdmissionReview") return bad(`kind must be AdmissionReview, not ${shown(value.kind)}`);
   if (value.apiVersion !== API_VERSION) return bad(`apiVersion must be ${API_VERSION}, not ${shown(value.apiVersion)}`);
   const { request } = value;
@@ -53,16 +51,16 @@ export function readReview(body: string): Review {
   return { kind: "pod", review: { uid, namespace, dryRun: dryRun === true, pod: object as unknown as KubeObject } };
 }
 
-/** What is answered. */
-export interface Verdict {
+/** Answer to a review. */
+export interface AdmissionAnswer {
   patch?: readonly JsonPatch[];
   warnings?: readonly string[];
-  /** Why the pod is refused; absent: it is allowed. */
+  /** Why the pod is rejected; absent if it is allowed. */
   refused?: { code: number; message: string };
 }
 
-/** The answer as it is sent. */
-export function writeReview(uid: string, { patch = [], warnings = [], refused }: Verdict): string {
+/** Serializes an answer. */
+export function writeReview(uid: string, { patch = [], warnings = [], refused }: AdmissionAnswer): string {
   const response = {
     uid,
     allowed: refused === undefined,

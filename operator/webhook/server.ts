@@ -2,36 +2,39 @@ import { once } from "node:events";
 import type { IncomingMessage, ServerResponse } from "node:http";
 import { createServer, type Server } from "node:https";
 import type { AddressInfo } from "node:net";
-import type { Logger } from "../../proxy/log.ts";
-import { listenError } from "../../proxy/options.ts";
+import type { Logger } from "../../proxy/cli/log.ts";
+import { listenError } from "../../proxy/cli/options.ts";
 import { type Clock, sleep, systemClock } from "../kube/clock.ts";
 import { type AdmitParts, admit } from "./admit.ts";
 import type { Result, WebhookMetrics } from "./metrics.ts";
-import { readReview, type Verdict, writeReview } from "./review.ts";
+import { type AdmissionAnswer, readReview, writeReview } from "./review.ts";
 
-/** The path in the webhook configuration. */
+/** Path in the webhook configuration. */
 export const INJECT_PATH = "/inject";
 
-/** As long as the API server's transport keeps idle connections (controller-runtime's IdleTimeout): it closes them, not we. */
+/**
+ * Idle timeout of the API server's connections (controller-runtime's IdleTimeout), so that the API server closes them
+ * first.
+ */
 const KEEP_ALIVE_MS = 90 * 1000;
-/** controller-runtime's ReadHeaderTimeout; the API server itself gives up after 5 s (`timeoutSeconds`). */
+/** controller-runtime's ReadHeaderTimeout. The timeout of the API server itself is 5 s (`timeoutSeconds`). */
 const REQUEST_MS = 32 * 1000;
-/** The API server takes objects of 3 MiB at most; a review wraps one. */
-const MAX_BODY_BYTES = 4 * 1024 * 1024;
-/** An API server has 25 idle connections to a webhook at most; there are few API servers. */
+/** Limit of a review. The API server accepts objects of at most 3 MiB. */
+const MAX_REVIEW_BYTES = 4 * 1024 * 1024;
+/** Limit of connections. An API server has at most 25 idle connections to a webhook. */
 const MAX_CONNECTIONS = 1000;
 /**
- * After a SIGTERM the API server goes on using the connections that it has (kubernetes#127335), and new ones come until
- * everybody has heard of the changed endpoints.
+ * Times of the graceful shutdown. After SIGTERM the API server still uses its connections (kubernetes#127335), and
+ * opens new ones until every node has the changed endpoints.
  */
 const DRAIN_MS = 15 * 1000;
 const ENDPOINTS_MS = 5 * 1000;
-/** How often the end of the connections is looked for. */
-const LOOK_MS = 100;
-/** For answers under way, after the drain. */
+/** Polling interval of the number of connections. */
+const DRAIN_POLL_MS = 100;
+/** Time for answers in progress, after the drain. */
 const LAST_MS = 5 * 1000;
 
-/** A bad request: status and one line. */
+/** A request that is rejected with a status and one line. */
 class BadRequest extends Error {
   readonly status: number;
   constructor(status: number, message: string) {
@@ -42,14 +45,14 @@ class BadRequest extends Error {
 
 const TOO_LARGE = 413;
 
-/** @throws BadRequest; what is left of a body that is too large is not read */
+/** Reads a body. @throws BadRequest if the body is too large; the rest of it is not read */
 function readBody(request: IncomingMessage): Promise<string> {
   return new Promise((resolve, reject) => {
     const refuse = () => {
       request.pause();
-      reject(new BadRequest(TOO_LARGE, `the body is above ${MAX_BODY_BYTES} bytes`));
+      reject(new BadRequest(TOO_LARGE, `the body exceeds ${MAX_REVIEW_BYTES} bytes`));
     };
-    if (Number(request.headers["content-length"] ?? 0) > MAX_BODY_BYTES) {
+    if (Number(request.headers["content-length"] ?? 0) > MAX_REVIEW_BYTES) {
       refuse();
       return;
     }
@@ -57,7 +60,7 @@ function readBody(request: IncomingMessage): Promise<string> {
     let size = 0;
     request.on("data", (chunk: Buffer) => {
       size += chunk.length;
-      if (size > MAX_BODY_BYTES) refuse();
+      if (size > MAX_REVIEW_BYTES) refuse();
       else chunks.push(chunk);
     });
     request.on("end", () => resolve(Buffer.concat(chunks).toString()));
@@ -67,22 +70,24 @@ function readBody(request: IncomingMessage): Promise<string> {
 
 function check({ url, method, headers }: IncomingMessage): void {
   // The API server adds ?timeout=5s.
-  if ((url ?? "").split("?")[0] !== INJECT_PATH) throw new BadRequest(404, `reviews are posted to ${INJECT_PATH}`);
-  if (method !== "POST") throw new BadRequest(405, "reviews are posted");
+  if ((url ?? "").split("?")[0] !== INJECT_PATH) throw new BadRequest(404, `send reviews to ${INJECT_PATH}`);
+  if (method !== "POST") throw new BadRequest(405, "send reviews with POST");
   const type = headers["content-type"] ?? "";
   if (type.split(";")[0]!.trim() !== "application/json") {
     throw new BadRequest(400, "Content-Type must be application/json");
   }
 }
 
-/** The webhook's HTTPS server. Which certificate it shows is told to it, now and later. */
+/** HTTPS server of the webhook. `serve` sets its certificate. */
 export interface Webhook {
   readonly port: number;
-  /** Whether it has a certificate, and does not end. */
+  /** Whether it has a certificate and is not shutting down. */
   readonly ready: boolean;
-  /** From the next connection on. */
+  /** Sets the certificate of new connections. */
   serve(pair: { cert: string; key: string }): void;
-  /** Answers on, telling clients to go elsewhere, until they have gone; at most 15 s and what is under way. */
+  /**
+   * Graceful shutdown: answers, and closes each connection, for at most 15 s and until requests in progress have ended.
+   */
   drain(): Promise<void>;
 }
 
@@ -92,62 +97,21 @@ export interface WebhookParts extends AdmitParts {
   clock?: Clock | undefined;
 }
 
-/** Listens. @throws UsageError where it cannot */
+/** Starts the server. @throws UsageError if it cannot listen */
 export async function makeWebhook(where: { host: string; port: number }, parts: WebhookParts): Promise<Webhook> {
-  const { log, metrics, clock = systemClock } = parts;
+  const { log, clock = systemClock } = parts;
   let draining = false;
   let certified = false;
-
-  const answer = async (request: IncomingMessage): Promise<{ body: string; result: Result; at: number }> => {
-    check(request);
-    const text = await readBody(request);
-    const at = clock.now();
-    const read = readReview(text);
-    if (read.kind === "bad") throw new BadRequest(400, read.why);
-    if (read.kind === "other") return { body: writeReview(read.uid, {}), result: "other", at };
-    const { review } = read;
-    const { namespace, pod } = review;
-    const verdict = await admit(parts, review);
-    const result = resultOf(verdict, review.dryRun);
-    const name = pod.metadata.name ?? pod.metadata.generateName;
-    const level = result === "refused" ? "warn" : "debug";
-    log[level]({ namespace, pod: name, result, reason: verdict.refused?.message }, "pod reviewed");
-    return { body: writeReview(review.uid, verdict), result, at };
-  };
-
-  const handle = async (request: IncomingMessage, response: ServerResponse): Promise<void> => {
-    const came = clock.now();
-    let status = 200;
-    let type = "application/json";
-    let body: string;
-    let result: Result;
-    let at = came;
-    try {
-      ({ body, result, at } = await answer(request));
-    } catch (error) {
-      // The caller went away, or did not end its request in time: nobody to answer.
-      if (request.destroyed && !request.complete) return;
-      type = "text/plain";
-      const bad = error instanceof BadRequest;
-      status = bad ? error.status : 500;
-      result = bad ? "invalid" : "failed";
-      body = bad ? `${error.message}\n` : `the pod cannot be reviewed now: ${(error as Error).message}\n`;
-      if (bad) log.warn({ status, reason: error.message, from: request.socket.remoteAddress }, "bad request");
-      else log.error({ err: error }, "review failed");
-    }
-    metrics?.review(result, (clock.now() - at) / 1000);
-    if (draining || status === TOO_LARGE) response.shouldKeepAlive = false;
-    response.writeHead(status, { "content-type": type, "content-length": Buffer.byteLength(body) }).end(body);
-  };
-
   const server = createServer(
     { keepAliveTimeout: KEEP_ALIVE_MS, headersTimeout: REQUEST_MS, requestTimeout: REQUEST_MS, minVersion: "TLSv1.2" },
     (request, response) => {
-      handle(request, response).catch((error: unknown) => log.error({ err: error }, "answer failed"));
+      handle(parts, request, response, () => draining).catch((error: unknown) =>
+        log.error({ err: error }, "answer failed"),
+      );
     },
   );
   server.maxConnections = MAX_CONNECTIONS;
-  // Port scans, probes by TCP, clients that trust another authority.
+  // Port scans, TCP probes, clients that trust another authority.
   server.on("tlsClientError", (error) => log.debug({ reason: error.message }, "TLS handshake failed"));
   server.listen(where.port, where.host === "" ? undefined : where.host);
   try {
@@ -171,7 +135,66 @@ export async function makeWebhook(where: { host: string; port: number }, parts: 
   };
 }
 
-function resultOf({ refused, patch = [] }: Verdict, dryRun: boolean): Result {
+/** Answer to a request, and its result for the metrics. `at`: time of the complete request. */
+interface Reviewed {
+  body: string;
+  result: Result;
+  at: number;
+}
+
+/** Reviews the pod of a request. @throws BadRequest, or any error of the review */
+async function review(parts: WebhookParts, request: IncomingMessage): Promise<Reviewed> {
+  const { log, clock = systemClock } = parts;
+  check(request);
+  const text = await readBody(request);
+  const at = clock.now();
+  const read = readReview(text);
+  if (read.kind === "bad") throw new BadRequest(400, read.why);
+  if (read.kind === "other") return { body: writeReview(read.uid, {}), result: "other", at };
+  const { namespace, pod, dryRun, uid } = read.review;
+  const admission = await admit(parts, read.review);
+  const result = resultOf(admission, dryRun);
+  const name = pod.metadata.name ?? pod.metadata.generateName;
+  const level = result === "refused" ? "warn" : "debug";
+  log[level]({ namespace, pod: name, result, reason: admission.refused?.message }, "pod reviewed");
+  return { body: writeReview(uid, admission), result, at };
+}
+
+/** Answers a request, also if its review fails: the API server rejects the pod then. */
+async function handle(
+  parts: WebhookParts,
+  request: IncomingMessage,
+  response: ServerResponse,
+  isDraining: () => boolean,
+): Promise<void> {
+  const { log, metrics, clock = systemClock } = parts;
+  const came = clock.now();
+  let status = 200;
+  let type = "application/json";
+  let reviewed: Reviewed;
+  try {
+    reviewed = await review(parts, request);
+  } catch (error) {
+    // The caller closed the connection, or did not complete its request in time.
+    if (request.destroyed && !request.complete) return;
+    type = "text/plain";
+    if (error instanceof BadRequest) {
+      status = error.status;
+      reviewed = { body: `${error.message}\n`, result: "invalid", at: came };
+      log.warn({ status, reason: error.message, from: request.socket.remoteAddress }, "bad request");
+    } else {
+      status = 500;
+      reviewed = { body: `cannot review the pod now: ${(error as Error).message}\n`, result: "failed", at: came };
+      log.error({ err: error }, "review failed");
+    }
+  }
+  const { body, result, at } = reviewed;
+  metrics?.review(result, (clock.now() - at) / 1000);
+  if (isDraining() || status === TOO_LARGE) response.shouldKeepAlive = false;
+  response.writeHead(status, { "content-type": type, "content-length": Buffer.byteLength(body) }).end(body);
+}
+
+function resultOf({ refused, patch = [] }: AdmissionAnswer, dryRun: boolean): Result {
   if (dryRun) return "dry-run";
   if (refused !== undefined) return "refused";
   return patch.length > 0 ? "injected" : "unchanged";
@@ -187,7 +210,7 @@ async function drain(server: Server, clock: Clock): Promise<void> {
   const began = clock.now();
   const passed = () => clock.now() - began;
   while (passed() < DRAIN_MS && (passed() < ENDPOINTS_MS || (await connectionsOf(server)) > 0)) {
-    await sleep(clock, LOOK_MS, forever);
+    await sleep(clock, DRAIN_POLL_MS, forever);
   }
   const closed = once(server, "close");
   server.close();

@@ -1,35 +1,38 @@
 import type { Registry } from "prom-client";
-import { UsageError } from "../../proxy/errors.ts";
+import { UsageError } from "../../proxy/cli/usage-error.ts";
 import type { Client } from "../kube/client.ts";
 import type { KubeMetrics } from "../kube/metrics.ts";
 import type { OwnerReference } from "../kube/resource.ts";
+import { serveMounted } from "./certificates/mounted.ts";
+import { CertificateRotator } from "./certificates/rotator.ts";
 import type { WebhookConfig } from "./config.ts";
-import { watchFolder } from "./folder.ts";
-import { CertificateKeeper } from "./keeper.ts";
 import { WebhookMetrics } from "./metrics.ts";
 import { makeWebhook, type Webhook, type WebhookParts } from "./server.ts";
 
-/** The Secret of the certificates that the operator makes, in its own namespace. */
+/** Secret of the generated certificates, in the namespace of the operator. Also the name of the Service. */
 export const SECRET = "outrider-webhook";
 
 export interface StartOptions extends Omit<WebhookParts, "metrics"> {
   config: WebhookConfig;
-  /** Its own: neither leadership nor slow calls may hold it up. */
+  /** A client of its own, so that neither leadership nor slow calls delay admissions. */
   client: Client;
-  /** The operator's. */
+  /** Namespace of the operator. */
   namespace: string;
   owner?: OwnerReference | undefined;
   metrics: { registry: Registry; kube: KubeMetrics };
   wallNow?: (() => number) | undefined;
 }
 
-/** A webhook that runs. */
+/** A running webhook. */
 export interface RunningWebhook extends Pick<Webhook, "port" | "ready"> {
-  /** Serves on until clients have gone elsewhere (15 s at most), then ends. The cache of policies has to live as long. */
+  /** Graceful shutdown, which takes at most 15 s and the requests in progress. It needs the cache of policies. */
   stop(): Promise<void>;
 }
 
-/** Starts server and certificates. @throws UsageError where it cannot listen, or given certificates are of no use */
+/**
+ * Starts the server and the certificates. @throws UsageError if it cannot listen, or the mounted certificate is not
+ * valid
+ */
 export async function startWebhook(options: StartOptions): Promise<RunningWebhook> {
   const { config, client, namespace, owner, log, clock, wallNow } = options;
   const metrics = new WebhookMetrics(options.metrics.registry);
@@ -38,7 +41,7 @@ export async function startWebhook(options: StartOptions): Promise<RunningWebhoo
     server.serve(pair);
     metrics.certificateEnds(ends);
   };
-  const end = keepCertificates();
+  const stopCertificates = startCertificates();
   return {
     port: server.port,
     get ready() {
@@ -46,32 +49,33 @@ export async function startWebhook(options: StartOptions): Promise<RunningWebhoo
     },
     stop: async () => {
       await server.drain();
-      await end();
+      await stopCertificates();
     },
   };
 
-  function keepCertificates(): () => Promise<void> {
+  function startCertificates(): () => Promise<void> {
     if (config.certDir !== undefined) {
       try {
-        const stop = watchFolder(config.certDir, { serve, log, clock });
+        const stop = serveMounted(config.certDir, { serve, log, clock });
         return async () => stop();
       } catch (error) {
         throw new UsageError(`--webhook-cert-dir ${(error as Error).message}`);
       }
     }
-    const keeper = new CertificateKeeper({
+    const rotator = new CertificateRotator({
       ...{ client, namespace, owner, serve, log, clock, wallNow },
       secret: SECRET,
       configuration: config.configuration,
       names: config.names.length > 0 ? config.names : serviceNames(namespace),
-      metrics: { kube: options.metrics.kube, webhook: metrics },
+      metrics: options.metrics.kube,
+      onBundleWritten: () => metrics.bundleWritten(),
     });
-    keeper.start();
-    return () => keeper.stop();
+    rotator.start();
+    return () => rotator.stop();
   }
 }
 
-/** The API server asks for the first one (`clientConfig.service`). */
+/** Names of the Service. The API server uses the first one (`clientConfig.service`). */
 function serviceNames(namespace: string): string[] {
   return [`${SECRET}.${namespace}.svc`, `${SECRET}.${namespace}`];
 }

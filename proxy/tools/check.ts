@@ -1,6 +1,6 @@
-import { POLICY_OPTIONS, readConfig, requirePolicy } from "../config.ts";
-import { loadSource } from "../load.ts";
-import { noArguments, type Option, optionHelp } from "../options.ts";
+import { noArguments, type Option, optionHelp } from "../cli/options.ts";
+import { POLICY_OPTIONS, readConfig, requirePolicy } from "../config/config.ts";
+import { loadSource } from "../config/load.ts";
 import { hashDocument } from "../policy/document.ts";
 
 const OPTIONS: readonly Option[] = [...POLICY_OPTIONS, { name: "help", help: "print this" }];

@@ -1,6 +1,14 @@
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
-import { formatHostPort, ipPort, listenError, noArguments, type Option, optionHelp, readOptions } from "../options.ts";
+import {
+  formatHostPort,
+  ipPort,
+  listenError,
+  noArguments,
+  type Option,
+  optionHelp,
+  readOptions,
+} from "../cli/options.ts";
 
 const OPTIONS: readonly Option[] = [
   { name: "listen", value: "IP:PORT", fallback: ":8080", help: "where callers connect; port 0 picks a free one" },

@@ -1,14 +1,13 @@
-import { DNS_OPTIONS, POLICY_OPTIONS, RANGE_OPTIONS, readConfig, requirePolicy } from "../config.ts";
-import { requireRoutes } from "../dns-servers.ts";
-import { type Code, phraseOf, UsageError } from "../errors.ts";
-import { readHosts } from "../hosts.ts";
-import { compileFor, loadSource } from "../load.ts";
-import { type Option, optionHelp } from "../options.ts";
-import { formatAddress } from "../policy/cidr.ts";
-import type { PolicySet } from "../policy/engine.ts";
-import { type Explanation, explain, needsAddresses, parseAsked } from "../policy/explain.ts";
-import type { Target } from "../policy/target.ts";
-import { Names } from "../resolve.ts";
+import { type Option, optionHelp } from "../cli/options.ts";
+import { UsageError } from "../cli/usage-error.ts";
+import { DNS_OPTIONS, POLICY_OPTIONS, RANGE_OPTIONS, readConfig, requirePolicy } from "../config/config.ts";
+import { loadSource } from "../config/load.ts";
+import { readHosts } from "../dns/hosts.ts";
+import { Names } from "../dns/names.ts";
+import { requireRoutes } from "../dns/servers.ts";
+import { compileFor } from "../egress/compile.ts";
+import { explainTarget, phraseFor } from "../egress/explain.ts";
+import { type Explanation, explain, parseAsked } from "../policy/explain.ts";
 
 const OPTIONS: readonly Option[] = [
   ...POLICY_OPTIONS,
@@ -26,22 +25,6 @@ A name that cannot be resolved is "unknown": the policy does not forbid it, the 
 Exit status: 0 all allowed, 1 any denied or unknown, 2 wrong usage.
 
 ${optionHelp(OPTIONS)}`;
-
-/** Explains a target with the addresses that a resolver gives: the same path as the proxy's own. */
-export function explainTarget(set: PolicySet, names: Names, target: Target): Promise<Explanation> {
-  if (!needsAddresses(set, target)) return Promise.resolve(explain(set, target, null));
-  return new Promise((resolve) => {
-    names.lookup(target.host, (answer) => {
-      if ("code" in answer) resolve({ ...explain(set, target, null), verdict: "unknown", ...answer });
-      else resolve(explain(set, target, answer.addresses.map(formatAddress)));
-    });
-  });
-}
-
-/** The line that a sender would see for a target that is refused or cannot be resolved. */
-export function phraseFor(explanation: Explanation, policy: string): string {
-  return phraseOf({ code: explanation.code as Code, reason: explanation.reason }, policy);
-}
 
 function print(explanation: Explanation, policy: string): string {
   const lines = [`${explanation.target}  ${explanation.verdict}`];

@@ -1,8 +1,8 @@
 import { stringify } from "yaml";
-import { UsageError } from "../errors.ts";
-import { readSmallText } from "../files.ts";
-import { MAX_POLICY_BYTES } from "../load.ts";
-import { type Option, optionHelp, readOptions } from "../options.ts";
+import { type Option, optionHelp, readOptions } from "../cli/options.ts";
+import { UsageError } from "../cli/usage-error.ts";
+import { readSmallText } from "../config/files.ts";
+import { MAX_POLICY_BYTES } from "../config/load.ts";
 import { aclServices, readAcl } from "../policy/acl.ts";
 import { PolicyError, plainLine, type Rule } from "../policy/rules.ts";
 import { specialClass } from "../policy/special.ts";

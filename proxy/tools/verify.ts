@@ -1,8 +1,8 @@
 import { connect, type Socket } from "node:net";
-import { UsageError } from "../errors.ts";
-import { ResponseHeadParser } from "../head.ts";
-import { hostOfUrl, observe, portOfUrl } from "../observe.ts";
-import { ipAddresses, noArguments, type Option, optionHelp, readOptions, wholeNumber } from "../options.ts";
+import { ipAddresses, noArguments, type Option, optionHelp, readOptions, wholeNumber } from "../cli/options.ts";
+import { UsageError } from "../cli/usage-error.ts";
+import { hostOfUrl, observe, portOfUrl } from "../egress/echo-client.ts";
+import { ResponseHeadParser } from "../http/head.ts";
 import { plainLine } from "../policy/rules.ts";
 
 /** Bytes of a proxy's answer to a CONNECT. */

@@ -1,5 +1,5 @@
 import { compile, decide, decideName } from "../../proxy/policy/engine.ts";
-import { readPolicy } from "../../proxy/policy/source.ts";
+import { readPolicy } from "../../proxy/policy/policy-file.ts";
 import { parseAuthority, type Target } from "../../proxy/policy/target.ts";
 import { spread } from "./ratios.ts";
 

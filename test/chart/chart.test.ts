@@ -16,7 +16,7 @@ import { finish } from "../harness/finish.ts";
 import { tempFolder } from "../harness/proxy.ts";
 import { CHART, helm, helmDone, helmMissing, KUBE_VERSION, template } from "./helm.ts";
 
-/** The chart by itself. UPDATE=1 writes the golden files anew: read the difference before it is committed. */
+/** The rendered chart. UPDATE=1 writes the golden files. Review the difference before you commit it. */
 
 const skip = helmMissing() ?? false;
 const HERE = new URL(".", import.meta.url).pathname;
@@ -32,7 +32,7 @@ interface Schema {
 }
 const schema = JSON.parse(read("values.schema.json")) as Schema;
 
-test("README and CRD are what values.yaml and crds/ make", () => {
+test("README and CRD of the chart are up to date", () => {
   assert.deepEqual(outdated(), [], "run make generate");
   assert.equal(
     generate()["charts/outrider/files/egresspolicies.yaml"],
@@ -40,7 +40,7 @@ test("README and CRD are what values.yaml and crds/ make", () => {
   );
 });
 
-test("every value has a schema, every schema a value, and no object is open but maps of texts", () => {
+test("values and their schema match", () => {
   const paths: string[] = [];
   const walk = (node: Schema, path: string, isValue: boolean) => {
     if (node.type === "object") {
@@ -65,7 +65,7 @@ test("every value has a schema, every schema a value, and no object is open but 
   );
 });
 
-test("versions and the rule that keeps names stable", () => {
+test("the chart has the version of the package", () => {
   const chart = parse(read("Chart.yaml"));
   assert.equal(chart.appVersion, packageJson().version);
   for (const key of ["crds", "crdsExamples", "changes"]) {
@@ -133,7 +133,7 @@ for (const [args, message] of [
     ["--set", "namespaces={convoy,outrider-system}"],
     /namespaces has outrider-system, the release's own, where no pod is injected: install the release into a namespace/,
   ],
-  [["--set", "namespaces={kube-system}"], /namespaces has kube-system.*: take it out of webhook\.excludedNamespaces/],
+  [["--set", "namespaces={kube-system}"], /namespaces has kube-system.*: remove it from webhook\.excludedNamespaces/],
   [["--set", "image.repository=reg.example/outrider:1.2"], /at '\/image\/repository': .*does not match pattern/],
   [["--set", "fullnameOverride=My_Name"], /at '\/fullnameOverride': .*does not match pattern/],
   [["--set", "nameOverride=Foo.Bar"], /at '\/nameOverride': .*does not match pattern/],
@@ -147,16 +147,16 @@ for (const [args, message] of [
   [["--set", "webhook=null"], /missing property 'webhook'/],
   [["--set", "image.repository=null"], /at '\/image': missing property 'repository'/],
   [["--set", "serviceAccount.create=false"], /serviceAccount\.name is required/],
-  [["--set", "monitoring.rules.disabled={Nothing}"], /no alert is called Nothing; there are Outrider/],
+  [["--set", "monitoring.rules.disabled={Nothing}"], /unknown alert Nothing; use some of Outrider/],
 ] as const) {
-  test(`a mistake is refused: ${args.at(-1)}`, { skip }, async () => {
+  test(`rejects a wrong value: ${args.at(-1)}`, { skip }, async () => {
     const { status, stderr } = await template(...args);
     assert.notEqual(status, 0);
     assert.match(stderr, message);
   });
 }
 
-test("an older Kubernetes is refused", { skip }, async () => {
+test("rejects an older Kubernetes", { skip }, async () => {
   const { stderr } = await helm(["template", "outrider", CHART, "--kube-version=1.32.9"]);
   assert.match(stderr, /chart requires kubeVersion: >=1\.33\.0-0/);
 });
@@ -165,7 +165,7 @@ const webhookMissing = OPERATOR_OPTIONS.some(({ name }) => name === "webhook")
   ? false
   : "needs an operator that has --webhook";
 
-test("every argument that the chart gives is one that the operator takes", { skip: webhookMissing }, () => {
+test("the operator accepts every argument of the chart", { skip: webhookMissing }, () => {
   const golden = globSync("golden/*.yaml", { cwd: HERE });
   assert.equal(golden.length, sets.length);
   for (const file of golden) {
@@ -181,7 +181,7 @@ test("every argument that the chart gives is one that the operator takes", { ski
   }
 });
 
-test("helm test waits for operators that are on their way up, and not for ever", async () => {
+test("helm test waits for starting operators, with a limit", async () => {
   const port = await freePort();
   const { PATH } = process.env;
   const start = (patience: number) => {
@@ -196,10 +196,10 @@ test("helm test waits for operators that are on their way up, and not for ever",
   const { status, stdout, stderr } = await running;
   server.close();
   assert.equal(status, 0, stderr);
-  assert.equal(stdout, "an operator answers, it knows 3 policies\n");
+  assert.equal(stdout, "an operator answers and watches 3 policies\n");
 });
 
-/** Metrics that programs of the project tell, by name; histograms also with their suffixes. */
+/** Names of the project's metrics, with the suffixes of histograms. */
 async function knownMetrics(): Promise<Set<string>> {
   const operator = new OperatorMetrics(
     () => [],
@@ -214,7 +214,7 @@ async function knownMetrics(): Promise<Set<string>> {
   return new Set([...told, ...proxy].flatMap((name) => [name, `${name}_bucket`, `${name}_count`, `${name}_sum`]));
 }
 
-test("alerts and dashboard ask for metrics that exist", async () => {
+test("alerts and dashboard use existing metrics", async () => {
   const alerts = Object.values(parse(read("files/alerts.yaml")) as Record<string, { expr: string }>);
   const dashboard = JSON.parse(read("files/dashboard.json")) as { panels: { targets: { expr: string }[] }[] };
   const expressions = [

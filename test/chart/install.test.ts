@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { OPERATOR_OPTIONS } from "../../operator/config.ts";
 import { Client } from "../../operator/kube/client.ts";
-import { readOwner } from "../../operator/webhook/owner.ts";
+import { readOwner } from "../../operator/webhook/certificates/owner.ts";
 import { type ControlPlane, controlPlaneMissing, startControlPlane } from "../cluster/control-plane.ts";
 import { FleetRunner } from "../cluster/fleet.ts";
 import { freePort, Program } from "../cluster/processes.ts";
@@ -26,7 +26,7 @@ const skip = notRoot ?? helmMissing() ?? controlPlaneMissing({ kwokNodes: 3 }) ?
 const SYSTEM = "outrider-system";
 const NS = "convoy";
 const LEADS_MS = 30_000;
-/** Garbage collection looks for new kinds every 30 s. */
+/** Garbage collection discovers new kinds every 30 s. */
 const GONE_MS = 60_000;
 /** Operators would have written a caBundle of theirs by then. */
 const UNTOUCHED_MS = 3000;
@@ -98,7 +98,7 @@ async function startWebhook(): Promise<void> {
   await plane.until<Configuration>(CONFIGURATION, isWritten, "caBundle is written");
 }
 
-/** Objects that helm says are the release's. */
+/** Objects of the release, from helm. */
 async function ofRelease(): Promise<Inventory> {
   const manifest = await helm("get", "manifest", "outrider");
   const names = await plane.kubectl(["get", "-f", "-", "-o", "json"], manifest);
@@ -156,12 +156,12 @@ after(async () => {
   await plane.stop();
 });
 
-test("helm install, kubectl apply, and the fleet runs, with the chart's rights alone", {
+test("the chart's rights are sufficient for a running fleet", {
   skip,
   timeout: 180_000,
 }, async () => {
   const notes = await helm("install", "outrider", olderChart(), "--wait", "--timeout=60s");
-  // Pasted as it stands there, a shell has to see the end of the manifest.
+  // A shell has to recognize the end of the pasted manifest.
   const pasted = /^kubectl create namespace[\s\S]*^kubectl wait egpol.*$/m.exec(notes)![0];
   const shown = spawnSync("bash", ["-c", `kubectl() { echo "$*"; [ "$1" != apply ] || cat; }\n${pasted}`], {
     encoding: "utf8",
@@ -179,8 +179,8 @@ test("helm install, kubectl apply, and the fleet runs, with the chart's rights a
   assert.equal(await readyProxies(), 2);
 });
 
-test("a pod that names the policy is injected, and one that does not is not", { skip }, async () => {
-  // The API server goes through the Service, and so by its name in the certificate.
+test("injects only pods that name the policy", { skip }, async () => {
+  // The API server uses the Service, and so its name in the certificate.
   const create = () => createPod(plane, NS, podOf("covered", { annotation: "webhooks" }));
   let covered = await create();
   // It reads the caBundle a moment after it was written; until then it refuses.
@@ -197,7 +197,7 @@ test("a pod that names the policy is injected, and one that does not is not", { 
   }
 });
 
-test("helm test: what its pod runs passes", { skip }, async () => {
+test("helm test passes", { skip }, async () => {
   const hooks = await helm("get", "hooks", "outrider");
   const { spec } = JSON.parse(
     (await plane.kubectl(["create", "--dry-run=client", "-f", "-", "-o", "json"], hooks)).stdout,
@@ -217,11 +217,11 @@ test("helm test: what its pod runs passes", { skip }, async () => {
   };
   const good = run(metrics);
   assert.equal(good.status, 0, good.stderr);
-  assert.match(good.stdout, /an operator answers, it knows 1 policies\n127\.[\d.]+:443 takes connections/);
+  assert.match(good.stdout, /an operator answers and watches 1 policies\n127\.[\d.]+:443 accepts connections/);
   assert.notEqual(run(metrics.replace("/metrics", "/nothing")).status, 0);
 });
 
-test("helm upgrade brings the CRD, and changes nothing else", { skip, timeout: 120_000 }, async () => {
+test("helm upgrade upgrades the CRD and changes nothing else", { skip, timeout: 120_000 }, async () => {
   const proxies = proxyIds();
   const [crd, deployment] = [await plane.get<Meta>(CRD), await plane.get<Deployment>(DEPLOYMENT)];
   await helm("upgrade", "outrider", CHART, "--wait", "--timeout=60s");
@@ -249,7 +249,7 @@ test("helm upgrade brings the CRD, and changes nothing else", { skip, timeout: 1
   assert.deepEqual(proxyIds(), proxies);
 });
 
-test("helm upgrade with another value leaves caBundle, Lease and fleets alone", {
+test("helm upgrade keeps caBundle, Lease and fleets", {
   skip,
   timeout: 120_000,
 }, async () => {
@@ -272,7 +272,7 @@ test("helm upgrade with another value leaves caBundle, Lease and fleets alone", 
   await untilCondition(plane, NS, "webhooks", "Ready", "True");
 });
 
-test("another source of certificates: what is given stays, although older operators still run; and back", {
+test("old operators keep a given caBundle during an upgrade", {
   skip,
   timeout: 120_000,
 }, async () => {
@@ -299,9 +299,9 @@ function assertRights(account: string): void {
   );
 }
 
-test("nothing was refused for want of rights", { skip }, () => assertRights("outrider-operator"));
+test("no request was rejected for missing rights", { skip }, () => assertRights("outrider-operator"));
 
-test("helm uninstall leaves the CRD, policies and their serving fleets, and nothing else", {
+test("helm uninstall keeps only the CRD, policies and fleets", {
   skip,
   timeout: 120_000,
 }, async () => {
@@ -337,7 +337,7 @@ test("helm uninstall leaves the CRD, policies and their serving fleets, and noth
   assert.equal(await readyProxies(), 2);
 });
 
-test("installed again under another name, it is told how to go on with the CRD that stayed", { skip }, async () => {
+test("another release name needs --take-ownership for the CRD", { skip }, async () => {
   const elsewhere = ["install", "second", CHART, "-n", "elsewhere", "--create-namespace", "--dry-run=server"];
   const config = plane.userConfig();
   await assert.rejects(helmDone(elsewhere, config), /invalid ownership metadata/);
@@ -345,7 +345,7 @@ test("installed again under another name, it is told how to go on with the CRD t
   await helmDone([...elsewhere, "--set=crds.enabled=false"], config);
 });
 
-test("installed again, it takes the policies up without touching their proxies", {
+test("a new install adopts policies without changing proxies", {
   skip,
   timeout: 180_000,
 }, async () => {
@@ -358,7 +358,7 @@ test("installed again, it takes the policies up without touching their proxies",
   assert.equal((await plane.get<Meta>(policyPath(NS, "webhooks")))!.metadata.uid, policy!.metadata.uid);
 });
 
-test("removed as NOTES say, nothing is left", { skip, timeout: 180_000 }, async () => {
+test("removal as in the notes deletes everything", { skip, timeout: 180_000 }, async () => {
   const notes = await helm("get", "notes", "outrider");
   const commands = [...notes.matchAll(/^ {2}((?:kubectl (?:delete|wait [a-z]+,)|helm uninstall).*)$/gm)].map(
     ([, line]) => line!,
@@ -385,7 +385,7 @@ test("removed as NOTES say, nothing is left", { skip, timeout: 180_000 }, async 
   }
 });
 
-test("one team's operator has rights in its namespaces only, and needs no others", {
+test("an operator of one team needs rights in its namespaces only", {
   skip,
   timeout: 180_000,
 }, async () => {

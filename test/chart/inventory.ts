@@ -1,6 +1,6 @@
 import type { ControlPlane } from "../cluster/control-plane.ts";
 
-/** What stands in a cluster: `Kind namespace/name` → uid and resourceVersion. */
+/** Objects of a cluster: `Kind namespace/name` → uid and resourceVersion. */
 export type Inventory = Map<string, { uid: string; version: string }>;
 
 /** Made by everybody, all the time. */

@@ -10,7 +10,7 @@ import { workFolder } from "./folder.ts";
 import { kwokArgs, makeNodes } from "./kwok.ts";
 import { AUDIT_LOG, ControlPlane } from "./plane.ts";
 import { Program, setprivMissing } from "./processes.ts";
-import { findTool, toolsMissing } from "./tools.ts";
+import { findTool, getTools, toolsMissing } from "./tools.ts";
 
 export type { AuditLine } from "./audit.ts";
 export { type Answer, ControlPlane } from "./plane.ts";
@@ -38,7 +38,8 @@ export interface PlaneOptions {
   controllerFlags?: readonly string[];
 }
 
-function neededTools(options: PlaneOptions): string[] {
+/** The tools that a control plane with these options runs. */
+export function planeTools(options: PlaneOptions = {}): string[] {
   const nodes = (options.kwokNodes ?? 0) > 0;
   const controllers = nodes || options.controllers === true;
   return [
@@ -50,7 +51,7 @@ function neededTools(options: PlaneOptions): string[] {
 
 /** Why no control plane can be started here, for `skip`; null when one can, perhaps after its programs are built. */
 export function controlPlaneMissing(options: PlaneOptions = {}): string | null {
-  return opensslMissing() ?? setprivMissing() ?? toolsMissing(neededTools(options));
+  return opensslMissing() ?? setprivMissing() ?? toolsMissing(planeTools(options));
 }
 
 /** Writes keys, certificates and tokens. */
@@ -96,8 +97,8 @@ export async function startControlPlane(options: PlaneOptions = {}): Promise<Con
   const nodes = options.kwokNodes ?? 0;
   const controllers = nodes > 0 || options.controllers === true;
   const tools = new Map<string, string>();
-  // One after the other: each may be a build that takes all cores.
-  for (const name of neededTools(options)) tools.set(name, await findTool(name));
+  await getTools(planeTools(options));
+  for (const name of planeTools(options)) tools.set(name, await findTool(name));
   const block = await claimBlock();
   const work = workFolder("outrider-plane-");
   const reach = options.reach?.(work.path);

@@ -3,12 +3,15 @@ import { once } from "node:events";
 import { packageJson } from "../../bin/image/bundle.ts";
 import { CHART, helm } from "../chart/helm.ts";
 import { type Finished, finish } from "../harness/finish.ts";
-import { namespaceMissing } from "../harness/namespace.ts";
+import { namespaceMissing, startInNamespace } from "../harness/namespace.ts";
+import { aptLine } from "../harness/packages.ts";
 import { STATIC_IPS } from "./node/addresses.ts";
-import { type Cluster, clusterMissing, startCluster } from "./node/cluster.ts";
+import { CLUSTER_TOOLS, type Cluster, clusterMissing, startCluster } from "./node/cluster.ts";
 import { IMAGE } from "./node/images.ts";
 import { ECHO_URL } from "./node/internet.ts";
-import { findTool } from "./tools.ts";
+import { clusterPackagesMissing, kernelMissing } from "./node/machine.ts";
+import { Steps } from "./steps.ts";
+import { findTool, getTools, toolsMissing } from "./tools.ts";
 
 /**
  * `make demo`: the three verbs on a real cluster, and a table of what then leaves and what does not. The cluster is one of its
@@ -18,8 +21,11 @@ import { findTool } from "./tools.ts";
 
 const NS = "outrider-demo";
 const SYSTEM = "outrider-system";
+/** Set in the network namespace: the state of the steps so far. */
 const INSIDE = "OUTRIDER_DEMO_INSIDE";
 const context = process.env.DEMO_CONTEXT;
+const STEPS = 7;
+const steps = new Steps(STEPS, process.env[INSIDE]);
 
 /** Where it plays. */
 interface Place {
@@ -54,9 +60,7 @@ socket.pipe(process.stdout);
 `;
 
 async function ownPlace(): Promise<Place> {
-  console.log(
-    'a cluster of its own: kubelet, containerd, a NAT gateway before an "internet"; no route leads out of it',
-  );
+  steps.next('start a cluster: kubelet, containerd, and a NAT gateway before an "internet" (no route leads out of it)');
   const cluster: Cluster = await startCluster();
   const { plane, internet, nodes } = cluster;
   internet.zone({ "rebound.evil.example": [[nodes[0]!.place.address]] });
@@ -79,6 +83,11 @@ async function ownPlace(): Promise<Place> {
 }
 
 async function givenPlace(name: string): Promise<Place> {
+  steps.next("check that this machine has, or can get, kubectl and helm");
+  const missing = toolsMissing(["kubectl", "helm"]);
+  if (missing !== null) throw new Error(missing);
+  steps.next("get the programs");
+  await getTools(["kubectl", "helm"], console.log);
   const program = await findTool("kubectl");
   const kubectl = (args: readonly string[], input?: string) => {
     const child = spawn(program, ["--context", name, ...args], { stdio: ["pipe", "pipe", "pipe"] });
@@ -99,6 +108,7 @@ async function givenPlace(name: string): Promise<Place> {
     await done(kubectl(["apply", "-f", "-"], JSON.stringify(receiver(image))));
     return done(kubectl(["get", "service", "receiver", "-n", NS, "-o", "jsonpath={.spec.clusterIP}"]));
   };
+  steps.next("kubectl apply: a receiver of webhooks");
   const address = await receive().catch(async (error: unknown) => {
     await stop();
     throw error;
@@ -168,16 +178,14 @@ async function done(running: Promise<Finished>): Promise<string> {
   return stdout;
 }
 
-const step = (line: string) => console.log(`\n$ ${line}`);
-
 async function play(place: Place): Promise<void> {
   const { kubectl, image } = place;
   const at = image.lastIndexOf(":");
   const values = `image.repository=${image.slice(0, at)},image.tag=${image.slice(at + 1)},image.pullPolicy=IfNotPresent`;
   const install = ["install", "outrider", CHART, "-n", SYSTEM, "--create-namespace", `--set=${values}`, "--wait"];
-  step("helm install outrider charts/outrider");
+  steps.next("helm install outrider charts/outrider");
   await done(place.helm(install));
-  step("kubectl apply: EgressPolicy webhooks");
+  steps.next("kubectl apply: EgressPolicy webhooks");
   await done(kubectl(["apply", "-f", "-"], JSON.stringify(namespace)));
   const policy = {
     apiVersion: "egress.outrider.dev/v1alpha1",
@@ -187,10 +195,10 @@ async function play(place: Place): Promise<void> {
   };
   await done(kubectl(["apply", "-f", "-"], JSON.stringify(policy)));
   await done(kubectl(["wait", "egpol/webhooks", "-n", NS, "--for=condition=Ready", "--timeout=2m"]));
-  step("kubectl apply: Deployment agent, annotated egress.outrider.dev/policy: webhooks");
+  steps.next("kubectl apply: Deployment agent, annotated egress.outrider.dev/policy: webhooks");
   await done(kubectl(["apply", "-f", "-"], JSON.stringify(agent(image))));
   await done(kubectl(["rollout", "status", "deployment/agent", "-n", NS, "--timeout=2m"]));
-  step("kubectl get egpol");
+  steps.next("kubectl get egpol, and send from the pod of agent");
   console.log((await done(kubectl(["get", "egpol", "-n", NS]))).trimEnd());
 
   console.log(`\n${"TARGET".padEnd(50)} ${"VERDICT".padEnd(10)} SEEN FROM, OR WHY NOT`);
@@ -227,18 +235,36 @@ async function demo(): Promise<void> {
   }
 }
 
-/** In a network namespace of its own, where it gives itself addresses. */
+/** Everything that a cluster of its own still needs of this machine, a line each. */
+function demoMissing(): string[] {
+  const packages = clusterPackagesMissing();
+  const tools = toolsMissing(CLUSTER_TOOLS);
+  const lines = [
+    ...(process.getuid?.() === 0 ? [] : ["root, for network namespaces: sudo make demo"]),
+    ...(packages.length === 0 ? [] : [`the Debian packages ${packages.join(", ")}: ${aptLine(packages)}`]),
+    ...(tools === null ? [] : [tools.replace(/^needs /, "")]),
+    ...[kernelMissing()].flatMap((line) => line?.replace(/^needs /, "") ?? []),
+  ];
+  if (lines.length > 0) return lines;
+  return [namespaceMissing() ?? clusterMissing()].flatMap((line) => line?.replace(/^needs /, "") ?? []);
+}
+
+/** Runs the demo in a network namespace of its own, once everything is there that it needs: no route leads into it. */
 async function demoInside(): Promise<number> {
-  const missing = namespaceMissing() ?? clusterMissing();
-  if (missing !== null) {
-    const mend = process.getuid?.() === 0 ? "" : " (sudo make demo)";
-    console.error(`make demo: ${missing}${mend}; or name a context of your kubeconfig: make demo DEMO_CONTEXT=…`);
+  steps.next("check what this machine has");
+  const missing = demoMissing();
+  if (missing.length > 0) {
+    console.error(`make demo needs, and does not find:\n${missing.map((line) => `  ${line}`).join("\n")}`);
+    console.error("or use a cluster of yours, a context of your kubeconfig: make demo DEMO_CONTEXT=…");
     return 2;
   }
-  const inside = 'ip link set lo up && exec "$@"';
-  const own = ["sh", "-c", inside, "sh", process.execPath, import.meta.filename];
-  const command = ["--pdeathsig", "KILL", "--", "unshare", "--net", "--", ...own];
-  const child = spawn("setpriv", command, { stdio: "inherit", env: { ...process.env, [INSIDE]: "1" } });
+  steps.next("get the programs");
+  await getTools(CLUSTER_TOOLS, console.log);
+  const child = await startInNamespace([import.meta.filename], {
+    tools: CLUSTER_TOOLS,
+    stdio: ["inherit", "inherit", "inherit"],
+    env: { [INSIDE]: steps.state },
+  });
   // Ctrl-C reaches both: the one inside cleans up.
   process.on("SIGINT", () => undefined);
   process.on("SIGTERM", () => child.kill("SIGTERM"));
@@ -246,11 +272,15 @@ async function demoInside(): Promise<number> {
   return status ?? 1;
 }
 
-if (context === undefined && process.env[INSIDE] === undefined) process.exitCode = await demoInside();
+const failed = (error: unknown) => {
+  console.error(`make demo: ${(error as Error).message}`);
+  return 1;
+};
+
+if (context === undefined && process.env[INSIDE] === undefined) process.exitCode = await demoInside().catch(failed);
 else {
   await demo().catch((error: unknown) => {
-    console.error(`make demo: ${(error as Error).message}`);
-    process.exitCode = 1;
+    process.exitCode = failed(error);
   });
   process.exit();
 }

@@ -1,27 +1,16 @@
-import { cachedPath, findTool, hasGo, moduleFolder, presentTool, TOOLS, toolVersion } from "./tools.ts";
-import { buildTool } from "./tools-build.ts";
+import { cachedPath, getTools, presentTool, TOOLS } from "./tools.ts";
 
-/** `make tools`: all tools, one after the other, with a line for each. */
+/** `make tools`: gets all tools, and prints where each one is. */
 
 const NAME_WIDTH = Math.max(...TOOLS.map((tool) => tool.name.length));
-const failures: string[] = [];
+const errors = new Map<string, string>();
+const names = TOOLS.map(({ name }) => name);
+await getTools(names, console.log, (tool, error) => void errors.set(tool.name, error.message));
 for (const tool of TOOLS) {
-  const began = Date.now();
-  const say = (line: string) => console.log(`  ${line}`);
-  try {
-    const present = presentTool(tool.name);
-    if (present === null && hasGo()) {
-      await buildTool(tool, toolVersion(tool), moduleFolder(tool), cachedPath(tool), say);
-    }
-    const path = present ?? (await findTool(tool.name));
-    const seconds = ((Date.now() - began) / 1000).toFixed(1);
-    console.log(`${tool.name.padEnd(NAME_WIDTH)}  ${tool.purpose}: ${path} (${seconds} s)`);
-  } catch (error) {
-    failures.push(tool.name);
-    console.log(`${tool.name.padEnd(NAME_WIDTH)}  ${(error as Error).message}`);
-  }
+  const place = errors.get(tool.name) ?? `${tool.purpose}: ${presentTool(tool.name) ?? cachedPath(tool)}`;
+  console.log(`${tool.name.padEnd(NAME_WIDTH)}  ${place}`);
 }
-if (failures.length > 0) {
-  console.log(`not to be had: ${failures.join(", ")}`);
+if (errors.size > 0) {
+  console.log(`not available: ${[...errors.keys()].join(", ")}`);
   process.exitCode = 1;
 }

@@ -42,11 +42,15 @@ export async function buildTool(
   const began = Date.now();
   const seconds = () => Math.round((Date.now() - began) / 1000);
   const label = `${tool.name} ${version}`;
-  say(`${label} (${tool.purpose}): building with go, once; the first build of all takes 10 to 25 minutes on two cores`);
-  const build = ["go", "build", "-C", module, "-mod=readonly", "-trimpath", "-ldflags", ldflags(tool, version)];
-  const command = ["timeout", `${BUILD_LIMIT_SECONDS}`, ...build];
+  say(`${label} (${tool.purpose}): building with Go`);
+  // Without the state of git, which fails where the clone belongs to another user (`sudo make demo`).
+  const flags = ["-C", module, "-mod=readonly", "-buildvcs=false", "-trimpath", "-ldflags", ldflags(tool, version)];
+  const build = ["go", "build", ...flags];
+  // In the foreground, so that Ctrl-C ends the build as well.
+  const command = ["timeout", "--foreground", `${BUILD_LIMIT_SECONDS}`, ...build];
   const child = spawn("sh", ["-c", SCRIPT, "build", `${out}.lock`, out, ...command], {
-    env: { ...process.env, PACKAGE: tool.package },
+    // Own programs run in images without libraries.
+    env: { ...process.env, PACKAGE: tool.package, ...(tool.own ? { CGO_ENABLED: "0" } : {}) },
     stdio: ["ignore", "ignore", "pipe"],
   });
   let errors = "";
@@ -55,7 +59,7 @@ export async function buildTool(
     if (text.startsWith("another process")) say(`${label}: ${text.trim()}`);
     errors = (errors + text).slice(-4000);
   });
-  const timer = setInterval(() => say(`${label}: ${seconds()} s`), SAY_EVERY_MS);
+  const timer = setInterval(() => say(`${label}: still building, ${seconds()} s`), SAY_EVERY_MS);
   const [status] = (await once(child, "close")) as [number | null];
   clearInterval(timer);
   if (status !== 0) throw new Error(`${label}: the build failed (exit status ${status}):\n${errors}`);

@@ -3,14 +3,26 @@ import { chmodSync, existsSync, mkdirSync, statSync, writeFileSync } from "node:
 import { dirname, join } from "node:path";
 import { afterEach, test } from "node:test";
 import { tempFolder } from "../harness/proxy.ts";
-import { cachedPath, findTool, hasGo, presentTool, TOOLS, toolNamed, toolsMissing, toolVersion } from "./tools.ts";
+import {
+  absentTools,
+  cachedPath,
+  findTool,
+  getTools,
+  hasGo,
+  NO_BUILD,
+  presentTool,
+  TOOLS,
+  toolNamed,
+  toolsMissing,
+  toolVersion,
+} from "./tools.ts";
 import { buildTool } from "./tools-build.ts";
 
 /** Where the programs of a test cluster come from. */
 
 const ENV = { ...process.env };
 afterEach(() => {
-  for (const name of ["KUBEBUILDER_ASSETS", "XDG_CACHE_HOME", "PATH"]) {
+  for (const name of ["KUBEBUILDER_ASSETS", "XDG_CACHE_HOME", "PATH", NO_BUILD]) {
     if (ENV[name] === undefined) delete process.env[name];
     else process.env[name] = ENV[name];
   }
@@ -24,9 +36,11 @@ function program(folder: string, name: string): string {
   return file;
 }
 
-test("versions are those that go.mod pins", () => {
-  for (const tool of TOOLS) assert.match(toolVersion(tool), /^v\d+\.\d+\.\d+$/, tool.name);
-  assert.throws(() => toolNamed("kubeadm"), /no tool is called kubeadm: etcd, /);
+test("versions are those that go.mod pins, or a hash of this repository's sources", () => {
+  for (const tool of TOOLS) {
+    assert.match(toolVersion(tool), tool.own ? /^source-[0-9a-f]{12}$/ : /^v\d+\.\d+\.\d+$/, tool.name);
+  }
+  assert.throws(() => toolNamed("kubeadm"), /no tool is called kubeadm: sender, etcd, /);
 });
 
 test("KUBEBUILDER_ASSETS comes before the cache, and what cannot be run does not count", async () => {
@@ -45,9 +59,62 @@ test("without Go it says what to do, and downloads nothing that nobody vouched f
   process.env.XDG_CACHE_HOME = tempFolder();
   process.env.PATH = tempFolder();
   delete process.env.KUBEBUILDER_ASSETS;
-  assert.equal(toolsMissing(["etcd", "kwok"]), "needs Go >= 1.26, or KUBEBUILDER_ASSETS with etcd, kwok");
+  delete process.env[NO_BUILD];
+  assert.equal(
+    toolsMissing(["kwok", "etcd"]),
+    "needs Go >= 1.26 (https://go.dev/dl), or KUBEBUILDER_ASSETS with etcd, kwok",
+  );
+  assert.match(toolsMissing(["etcd", "sender"])!, /^needs Go >= 1\.26 \S+ to build a sender like Convoy's$/);
   await assert.rejects(findTool("etcd"), /install Go >= 1\.26, or set KUBEBUILDER_ASSETS .* OUTRIDER_ENVTEST_SHA512 /);
   await assert.rejects(findTool("kwok"), /KUBEBUILDER_ASSETS to a folder that has it \(envtest's archive does not\)/);
+});
+
+test("a program of this repository is not taken from KUBEBUILDER_ASSETS", () => {
+  process.env.XDG_CACHE_HOME = tempFolder();
+  process.env.KUBEBUILDER_ASSETS = tempFolder();
+  program(process.env.KUBEBUILDER_ASSETS, "sender");
+  assert.equal(presentTool("sender"), null);
+  assert.deepEqual(
+    absentTools(["etcd", "sender"]).map(({ name }) => name),
+    ["sender", "etcd"],
+  );
+});
+
+test("where nothing may be built, a missing program is one line with the reason and the fix", async () => {
+  process.env.XDG_CACHE_HOME = tempFolder();
+  delete process.env.KUBEBUILDER_ASSETS;
+  process.env[NO_BUILD] = "there is no route";
+  const said: string[] = [];
+  const line = /^etcd v\S+ is missing and is not built now: there is no route\. Fix: run `make tools`$/;
+  await assert.rejects(
+    findTool("etcd", (text) => void said.push(text)),
+    (error: Error) => line.test(error.message),
+  );
+  await assert.rejects(
+    getTools(["etcd"], (text) => void said.push(text)),
+    (error: Error) => line.test(error.message),
+  );
+  assert.deepEqual(said, []);
+});
+
+test("several programs are got one after the other; one that fails does not stop the others", async () => {
+  process.env.XDG_CACHE_HOME = tempFolder();
+  process.env.PATH = tempFolder();
+  delete process.env.KUBEBUILDER_ASSETS;
+  delete process.env[NO_BUILD];
+  program(dirname(cachedPath(toolNamed("kubectl"))), "kubectl");
+  const [said, failed]: [string[], string[]] = [[], []];
+  await getTools(
+    ["kwok", "kubectl", "etcd"],
+    (text) => void said.push(text),
+    ({ name }) => void failed.push(name),
+  );
+  assert.deepEqual(said, ["missing programs of the test cluster: etcd, kwok"]);
+  assert.deepEqual(failed, ["etcd", "kwok"]);
+  await assert.rejects(
+    getTools(["kwok"], () => undefined),
+    /^Error: kwok v\S+ is missing: install Go >= 1\.26/,
+  );
 });
 
 const skip = hasGo() ? false : "needs Go";

@@ -1,5 +1,6 @@
 import { spawnSync } from "node:child_process";
-import { accessSync, constants, readFileSync } from "node:fs";
+import { createHash } from "node:crypto";
+import { accessSync, constants, globSync, readFileSync } from "node:fs";
 import { homedir } from "node:os";
 import { join } from "node:path";
 import { envtestArchive } from "./envtest.ts";
@@ -8,8 +9,10 @@ import { buildTool } from "./tools-build.ts";
 /** A program of the test cluster, and the pinned Go module that it is built from. */
 export interface Tool {
   name: string;
-  /** Folder below `tools/` whose go.mod pins the version, and the name of its cache folder. */
+  /** Folder below `tools/` whose go.mod pins the version, or of this repository's own sources; the name of its cache folder. */
   module: string;
+  /** A program of this repository: its version is a hash of its sources, and `KUBEBUILDER_ASSETS` is not searched for it. */
+  own?: true;
   /** The module whose version is the program's. */
   path: string;
   /** What `go build` builds. */
@@ -28,6 +31,14 @@ const kubernetes = (name: string, purpose: string): Tool => ({
 
 /** Every program that tests may ask for, the cheapest builds first. */
 export const TOOLS: readonly Tool[] = [
+  {
+    name: "sender",
+    module: "sender",
+    own: true,
+    path: "outrider.dev/test/cluster/node/sender",
+    package: "outrider.dev/test/cluster/node/sender",
+    purpose: "sends webhooks as Convoy does",
+  },
   {
     name: "etcd",
     module: "etcd",
@@ -80,11 +91,20 @@ export function toolNamed(name: string): Tool {
   return tool;
 }
 
-/** The folder of the Go module that pins a tool. */
-export const moduleFolder = (tool: Tool): string => join(MODULES, tool.module);
+/** The folder of the Go module that pins a tool, or that is its source. */
+export const moduleFolder = (tool: Tool): string =>
+  tool.own ? new URL(`node/${tool.module}/`, import.meta.url).pathname : join(MODULES, tool.module);
 
-/** The version that go.mod pins, such as v1.36.3. */
+/** The version that go.mod pins, such as v1.36.3; for an own program `source-` and a hash of its sources. */
 export function toolVersion(tool: Tool): string {
+  if (tool.own) {
+    const hash = createHash("sha256");
+    const folder = moduleFolder(tool);
+    for (const file of globSync(["*.go", "go.*"], { cwd: folder }).sort()) {
+      hash.update(`${file}\0`).update(readFileSync(join(folder, file)));
+    }
+    return `source-${hash.digest("hex").slice(0, 12)}`;
+  }
   const text = readFileSync(join(moduleFolder(tool), "go.mod"), "utf8");
   const match = new RegExp(`^(?:require)?\\s+${tool.path.replaceAll(".", "\\.")} (v\\S+)`, "m").exec(text);
   if (match === null) throw new Error(`${moduleFolder(tool)}/go.mod does not require ${tool.path}`);
@@ -110,32 +130,80 @@ function isExecutable(path: string): boolean {
 export function presentTool(name: string): string | null {
   const tool = toolNamed(name);
   const assets = process.env.KUBEBUILDER_ASSETS;
-  const places = [...(assets ? [join(assets, name)] : []), cachedPath(tool)];
+  const places = [...(assets && !tool.own ? [join(assets, name)] : []), cachedPath(tool)];
   return places.find(isExecutable) ?? null;
 }
 
-/** Whether tools can be built here. Asked in a module, an older Go fetches the version that the module wants, or fails. */
+/** Whether tools can be built here. Run in a module, an older Go fetches the version that the module wants, or fails. */
 export const hasGo = (): boolean => spawnSync("go", ["version"], { cwd: join(MODULES, "etcd") }).status === 0;
 
 /**
- * The path of a tool. One that is missing is built with Go, or, without Go, taken from envtest's archive where the user
- * gave its digest; both take time and say so on stderr.
- * @throws when it cannot be had; the message says what to do
+ * Environment variable with the reason why programs must not be built or downloaded now, such as a network namespace
+ * without a route. A build would fail there, late and with a message about DNS.
  */
-export async function findTool(name: string): Promise<string> {
+export const NO_BUILD = "OUTRIDER_NO_BUILD";
+
+const toStderr = (line: string) => void process.stderr.write(`${line}\n`);
+
+/**
+ * The path of a tool. A missing tool is built with Go. Without Go it is taken from envtest's archive, if the user gave its
+ * digest. Both take time and report progress to `say` (default: stderr).
+ * @throws when it cannot be had, or must not be built now ({@link NO_BUILD}); the message says what to do
+ */
+export async function findTool(name: string, say: (line: string) => void = toStderr): Promise<string> {
   const present = presentTool(name);
   if (present !== null) return present;
   const tool = toolNamed(name);
-  const say = (line: string) => process.stderr.write(`${line}\n`);
+  const reason = process.env[NO_BUILD];
+  if (reason) {
+    throw new Error(`${name} ${toolVersion(tool)} is missing and is not built now: ${reason}. Fix: run \`make tools\``);
+  }
   if (hasGo()) await buildTool(tool, toolVersion(tool), moduleFolder(tool), cachedPath(tool), say);
   else await envtestArchive(tool, toolVersion(tool), cachedPath(tool), say);
   return cachedPath(tool);
 }
 
-/** Why these tools cannot be had here; null when they are there, or can be built. */
+/** The tools among these that would have to be built, in the order of {@link TOOLS}. */
+export const absentTools = (names: readonly string[]): Tool[] =>
+  TOOLS.filter(({ name }) => names.includes(name) && presentTool(name) === null);
+
+/**
+ * Gets those tools that are missing, one after the other: each build takes all cores. Call it before entering a network
+ * namespace. Reports the number of the build and the seconds since the start; does nothing when all are there.
+ * @param failed gets the error of a tool, and the others are still tried; default: throw it
+ */
+export async function getTools(
+  names: readonly string[],
+  say: (line: string) => void = toStderr,
+  failed?: (tool: Tool, error: Error) => void,
+): Promise<void> {
+  for (const name of names) toolNamed(name);
+  const absent = absentTools(names);
+  if (absent.length === 0) return;
+  const began = Date.now();
+  const seconds = () => Math.round((Date.now() - began) / 1000);
+  if (!process.env[NO_BUILD]) {
+    say(`missing programs of the test cluster: ${absent.map(({ name }) => name).join(", ")}`);
+    if (hasGo())
+      say("Go builds them once, into a cache outside of this folder. All take 10 to 25 minutes on two cores.");
+  }
+  for (const [index, tool] of absent.entries()) {
+    const step = `build ${index + 1} of ${absent.length}`;
+    try {
+      await findTool(tool.name, (line) => say(`${step}, ${seconds()} s: ${line}`));
+    } catch (error) {
+      if (failed === undefined) throw error;
+      failed(tool, error as Error);
+    }
+  }
+}
+
+/** The reason why these tools cannot be had here; null when they are there, or can be built. */
 export function toolsMissing(names: readonly string[]): string | null {
   if (hasGo()) return null;
-  const missing = names.filter((name) => presentTool(name) === null);
-  if (missing.length === 0) return null;
-  return `needs Go >= 1.26, or KUBEBUILDER_ASSETS with ${missing.join(", ")}`;
+  const absent = absentTools(names);
+  if (absent.length === 0) return null;
+  const given = absent.filter(({ own }) => !own).map(({ name }) => name);
+  if (given.length < absent.length) return "needs Go >= 1.26 (https://go.dev/dl), to build a sender like Convoy's";
+  return `needs Go >= 1.26 (https://go.dev/dl), or KUBEBUILDER_ASSETS with ${given.join(", ")}`;
 }

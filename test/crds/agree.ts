@@ -30,7 +30,7 @@ const address = (value: string) => ({ staticIPs: [{ address: value }] });
 const echo = (value: string) => ({ verification: { echoURLs: [value], onUnverified: "Allow" } });
 
 /**
- * "schema" alone accepts: the operator reports `Accepted=False`. "engine" alone accepts: only a policy file can say it.
+ * Only "schema" accepts: the operator reports `Accepted=False`. Only "engine" accepts: a policy file can have it.
  * What both refuse is refused at once.
  */
 export const AGREEMENTS: readonly Agreement[] = [

@@ -3,8 +3,8 @@ import { globSync, readFileSync } from "node:fs";
 import { after, before, test } from "node:test";
 import { CRD_FILE, readSchema, walk } from "../../crds/schema.ts";
 import { hashDocument } from "../../proxy/policy/document.ts";
+import { readManifest } from "../../proxy/policy/policy-file.ts";
 import { PolicyError } from "../../proxy/policy/rules.ts";
-import { readManifest } from "../../proxy/policy/source.ts";
 import { type ControlPlane, controlPlaneMissing, startControlPlane } from "../cluster/control-plane.ts";
 import { runOutrider } from "../harness/proxy.ts";
 import { AGREEMENTS } from "./agree.ts";
@@ -14,7 +14,7 @@ import { REFUSED } from "./refused.ts";
 const root = new URL("../..", import.meta.url).pathname;
 const examples = globSync("crds/examples/*.yaml", { cwd: root }).sort();
 
-/** What kubectl said. */
+/** Output of kubectl. */
 interface Answer {
   status: number | null;
   stdout: string;
@@ -40,7 +40,7 @@ const read = async (name: string): Promise<Record<string, unknown> & { spec: Rec
 const apply = (object: object, ...args: string[]) =>
   kubectl(["apply", "--server-side", ...args, "-f", "-"], JSON.stringify(object));
 
-/** What the API server says to each of many objects, asked for by one kubectl. */
+/** Answers of the API server to many objects of one kubectl call. */
 async function tryAll(specs: readonly Record<string, unknown>[]): Promise<{ accepted: boolean; error: string }[]> {
   const objects = specs.map((spec, i) => JSON.stringify(policy(`try-${i}`, spec)));
   const answer = await kubectl(["create", "--dry-run=server", "-o", "name", "-f", "-"], objects.join("\n---\n"));
@@ -75,7 +75,7 @@ after(async () => {
   if (!skip) await plane.stop();
 });
 
-test("the schema is structural and nothing in it is doubtful", { skip }, async () => {
+test("the schema is structural and without warnings", { skip }, async () => {
   const crd = JSON.parse(good(await kubectl(["get", "crd", "egresspolicies.egress.outrider.dev", "-o", "json"])));
   const conditions = crd.status.conditions as { type: string; status: string; message: string }[];
   const bad = conditions.filter(({ type }) => type === "NonStructuralSchema" || type === "Terminating");
@@ -84,7 +84,7 @@ test("the schema is structural and nothing in it is doubtful", { skip }, async (
 });
 
 for (const file of examples) {
-  test(`${file} applies, and is one policy to proxy and operator`, { skip }, async () => {
+  test(`${file} applies and is valid for proxy and operator`, { skip }, async () => {
     const checked = await runOutrider(["check", "--policy", `${root}/${file}`]);
     assert.equal(checked.status, 0, checked.stderr);
     const answer = await kubectl(["apply", "--server-side", "-f", `${root}/${file}`]);
@@ -97,7 +97,7 @@ for (const file of examples) {
   });
 }
 
-test("a policy with every field is accepted and kept as it is", { skip }, async () => {
+test("accepts and stores a policy with every field", { skip }, async () => {
   for (const [i, spec] of EVERYTHING.entries()) {
     const answer = await apply(policy(`everything-${i}`, spec), "--validate=strict");
     assert.equal(answer.stderr, "");
@@ -106,7 +106,7 @@ test("a policy with every field is accepted and kept as it is", { skip }, async 
   }
 });
 
-test("each rule refuses what it should, in words that name the field", { skip }, async () => {
+test("each rule rejects its errors and names the field", { skip }, async () => {
   const answers = await tryAll(REFUSED.map(({ spec }) => spec));
   for (const [i, { spec, says }] of REFUSED.entries()) {
     assert.match(answers[i]!.error, says, JSON.stringify(spec).slice(0, 200));
@@ -119,7 +119,7 @@ test("each rule refuses what it should, in words that name the field", { skip },
   }
 });
 
-test("names are short enough that every name derived from them fits", { skip }, async () => {
+test("limits names so that derived names fit", { skip }, async () => {
   for (const name of ["a", "webhooks", `a${"-".repeat(38)}z`, "a".repeat(40), "x9"]) {
     good(await apply(policy(name, {}), "--dry-run=server"));
   }
@@ -130,7 +130,7 @@ test("names are short enough that every name derived from them fits", { skip }, 
   }
 });
 
-test("defaults are written, and only those that are the same for every policy", { skip }, async () => {
+test("sets the defaults that are equal for every policy", { skip }, async () => {
   good(await apply(policy("defaults", {})));
   assert.deepEqual((await read("defaults")).spec, {
     mode: "Enforce",
@@ -153,7 +153,7 @@ test("defaults are written, and only those that are the same for every policy", 
   });
 });
 
-test("a part that is given gets its own defaults", { skip }, async () => {
+test("sets the defaults of present parts", { skip }, async () => {
   const spec = {
     staticIPs: [{ address: "203.0.113.10" }],
     verification: { echoURLs: ["https://echo.example.net/ip"] },
@@ -175,7 +175,7 @@ test("a part that is given gets its own defaults", { skip }, async () => {
   assert.deepEqual(stored.proxy.timeouts, { dnsSeconds: 1, connectSeconds: 5, idleSeconds: 300, drainSeconds: 30 });
 });
 
-test("an unknown field is a warning or an error, as kubectl is told", { skip }, async () => {
+test("warns about or rejects an unknown field", { skip }, async () => {
   const typo = policy("typo", { defaultActoin: "Deny", proxy: { timeouts: { dns: 1 } } });
   const strict = await apply(typo, "--validate=strict");
   assert.equal(strict.status, 1);
@@ -186,7 +186,7 @@ test("an unknown field is a warning or an error, as kubectl is told", { skip }, 
   assert.equal((await read("typo")).spec.defaultAction, "Allow");
 });
 
-test("kubectl explain tells a user what to write", { skip }, async () => {
+test("kubectl explain describes the fields", { skip }, async () => {
   const explain = async (path: string) => good(await kubectl(["explain", path])).replace(/\s+/g, " ");
   assert.match(await explain("egpol"), /where the webhook senders of a namespace may connect to/);
   const allow = await explain("egpol.spec.allow");
@@ -195,13 +195,13 @@ test("kubectl explain tells a user what to write", { skip }, async () => {
   assert.match(allow, /cidrs <\[\]string> .*they open private and other special-purpose ranges/);
   const mode = await explain("egpol.spec.mode");
   assert.match(mode, /ENUM: Enforce Report/);
-  assert.match(mode, /records it as wouldDeny/);
+  assert.match(mode, /records them as wouldDeny/);
   assert.match(await explain("egpol.spec.nat"), /provider <string> enum: External, PodIP, NodeAddress, KubeVIP/);
   assert.match(await explain("egpol.spec.verification"), /echoURLs <\[\]string> -required-/);
-  assert.match(await explain("egpol.status.staticIPs"), /Mismatch: outside saw another address/);
+  assert.match(await explain("egpol.status.staticIPs"), /Mismatch: an echo server saw another address/);
 });
 
-test("kubectl get shows what is on one's mind", { skip }, async () => {
+test("kubectl get shows the columns", { skip }, async () => {
   good(await apply(policy("shown", { mode: "Report", staticIPs: [{ address: "203.0.113.10" }] })));
   const reason = {
     type: "Ready",
@@ -251,7 +251,7 @@ test("kubectl get shows what is on one's mind", { skip }, async () => {
   );
 });
 
-test("static IPs merge by address, rules are one value", { skip }, async () => {
+test("merges static IPs by address and replaces rules", { skip }, async () => {
   const part = (address: string, host: string) =>
     policy("merged", { staticIPs: [{ address }], deny: [{ hosts: [host] }] });
   good(await apply(part("203.0.113.10", "a.example"), "--field-manager=one"));
@@ -265,7 +265,7 @@ test("static IPs merge by address, rules are one value", { skip }, async () => {
   assert.deepEqual(deny, [{ hosts: ["b.example"] }]);
 });
 
-test("schema and engine accept the same, but for what is listed", { skip }, async () => {
+test("schema and policy engine agree, with listed exceptions", { skip }, async () => {
   const answers = await tryAll(AGREEMENTS.map(({ spec }) => spec));
   for (const [i, { spec, schema, engine, why }] of AGREEMENTS.entries()) {
     const at = JSON.stringify(spec);
@@ -297,7 +297,7 @@ function large(rules: number, hosts: number, length: number): object {
   return policy("large", { allow: list("allow"), deny: list("deny") });
 }
 
-test("a policy with all its rules and 20,000 hosts is taken, with --server-side", { skip }, async (t) => {
+test("accepts 20,000 hosts with --server-side", { skip }, async (t) => {
   for (const [rules, length] of [
     [128, 25],
     [256, 70],
@@ -311,7 +311,7 @@ test("a policy with all its rules and 20,000 hosts is taken, with --server-side"
   }
 });
 
-test("a policy that is too large is refused in words", { skip }, async () => {
+test("rejects a policy that is too large with a message", { skip }, async () => {
   const rows: [length: number, args: string[], says: RegExp][] = [
     [25, ["apply"], /metadata\.annotations: Too long: may not be more than 262144 bytes/],
     [80, ["apply", "--server-side"], /etcdserver: request is too large/],

@@ -1,4 +1,4 @@
-/** What the API server must refuse: a spec, and the message that a person reads. */
+/** Specs that the API server must reject, with their messages. */
 export interface Refused {
   spec: Record<string, unknown>;
   says: RegExp;
@@ -72,7 +72,7 @@ export const REFUSED: readonly Refused[] = [
   bad({ deny: [{ cidrs: many(501, (i) => `10.${i >> 8}.${i & 255}.0/24`) }] }, /spec\.deny\[0\]\.cidrs: Too many: 501/),
   bad({ ports: many(65, (i) => 1000 + i) }, /spec\.ports: Too many: 65/),
 
-  // Static IPs, provider, verification, authentication: what goes together.
+  // Allowed combinations of static IPs, provider, verification and authentication.
   bad({ staticIPs: [{ address: "nat.example" }] }, /spec\.staticIPs\[0\]\.address: .*must be an IP address such as/),
   bad({ staticIPs: [{ address: "2001:DB8::1" }] }, /spec\.staticIPs\[0\]\.address: .*canonical form/),
   bad({ staticIPs: [{ address: "169.254.1.1" }] }, /spec\.staticIPs\[0\]\.address: .*unicast address/),

@@ -3,8 +3,8 @@ import { test } from "node:test";
 import { outdated } from "../../crds/generate.ts";
 import { readSchema, type Schema, walk } from "../../crds/schema.ts";
 import { MAX_ECHO_URLS, MAX_STATIC_IPS } from "../../proxy/policy/document.ts";
+import { readManifest } from "../../proxy/policy/policy-file.ts";
 import { MAX_ENTRIES, MAX_PORTS, MAX_RULES } from "../../proxy/policy/rules.ts";
-import { readManifest } from "../../proxy/policy/source.ts";
 import { EVERYTHING } from "./everything.ts";
 
 const schema = readSchema();
@@ -21,18 +21,18 @@ const policy = (spec: Record<string, unknown>) => ({
   spec,
 });
 
-test("types and reference are what the CRD makes", () => {
+test("types and reference are up to date", () => {
   assert.deepEqual(outdated(), [], "run make generate");
 });
 
-test("every field is described for its users", () => {
+test("every field has a description", () => {
   for (const [path, { description }] of nodes) {
     if (path === "metadata" || path.endsWith("[]") || path.endsWith("{}")) continue;
     assert.ok((description ?? "").length > 3, path);
   }
 });
 
-test("every list, map, string and number has a bound", () => {
+test("every list, map, string and number has a limit", () => {
   for (const [path, n] of nodes) {
     if (["apiVersion", "kind"].includes(path) || n.enum !== undefined || n.format === "date-time") continue;
     if (n.type === "array") assert.ok(n.maxItems !== undefined && n["x-kubernetes-list-type"] !== undefined, path);
@@ -44,7 +44,7 @@ test("every list, map, string and number has a bound", () => {
   }
 });
 
-test("lists are atomic, but for the addresses and what is a set", () => {
+test("lists are atomic, except addresses and sets", () => {
   for (const path of [
     "allow",
     "deny",
@@ -56,7 +56,7 @@ test("lists are atomic, but for the addresses and what is a set", () => {
   assert.deepEqual(node("spec.staticIPs")["x-kubernetes-list-map-keys"], ["address"]);
 });
 
-test("no list of the schema is longer than what the engine takes", () => {
+test("no list is longer than the policy engine accepts", () => {
   const rows: [path: string, max: number][] = [
     ["spec.ports", MAX_PORTS],
     ["spec.staticIPs", MAX_STATIC_IPS],
@@ -70,7 +70,7 @@ test("no list of the schema is longer than what the engine takes", () => {
   for (const [path, max] of rows) assert.ok(node(path).maxItems! <= max, path);
 });
 
-test("allow and deny rules differ in their words only", () => {
+test("allow and deny rules differ in descriptions only", () => {
   const plain = (n: Schema) => JSON.stringify(n, (key, value) => (key === "description" ? undefined : value));
   assert.equal(plain(node("spec.allow[]")), plain(node("spec.deny[]")));
 });
@@ -86,7 +86,7 @@ function pathsOf(value: unknown, n: Schema, path: string): string[] {
   });
 }
 
-test("a manifest with every field is read; what only the operator acts on is named in a warning", () => {
+test("reads every field and warns about those of the operator", () => {
   const seen = new Set(EVERYTHING.flatMap((spec) => pathsOf(spec, node("spec"), "spec")));
   for (const [path] of walk(node("spec"), "spec")) {
     if (!path.endsWith("[]") && !path.endsWith("{}")) assert.ok(seen.has(path), `no example of ${path}`);
@@ -102,7 +102,7 @@ test("a manifest with every field is read; what only the operator acts on is nam
   }
 });
 
-test("an object of the API server is read without text, with the ranges that only the operator knows", () => {
+test("reads an object with the blocked ranges of the operator", () => {
   const object = {
     ...policy({ deny: [{ hosts: ["x.example"] }] }),
     status: { observedGeneration: 1 },
@@ -114,7 +114,7 @@ test("an object of the API server is read without text, with the ranges that onl
   assert.throws(() => readManifest(null), /must be a mapping/);
 });
 
-test("proofs are asked for more often where an address moves with its proxy", () => {
+test("verifies more often if an address moves with its proxy", () => {
   const verification = { echoURLs: ["https://echo.example.net/ip"] };
   const interval = (provider: string, more = {}) =>
     readManifest(policy({ nat: { provider }, verification: { ...verification, ...more } })).document.verification

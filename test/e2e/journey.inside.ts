@@ -229,7 +229,7 @@ test("a roll-out that cannot end is not Ready, says what it waits for, and goes 
     authentication: { mode: "Basic", secretRef: { name: "passwords" } },
   });
   const waits = (policy: EgressPolicy | undefined) =>
-    conditionOf(policy, "Ready")?.message.endsWith(": ContainerCreating, which takes Secret passwords") ?? false;
+    conditionOf(policy, "Ready")?.message.endsWith(": ContainerCreating (needs Secret passwords)") ?? false;
   await plane.until(policyPath(NS, "webhooks"), waits, "Ready tells of the Secret", READY_MS);
   await sleep(3000);
   const policy = await plane.get<EgressPolicy>(policyPath(NS, "webhooks"));

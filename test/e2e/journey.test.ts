@@ -1,9 +1,9 @@
 import { test } from "node:test";
-import { clusterMissing } from "../cluster/node/cluster.ts";
+import { CLUSTER_TOOLS, clusterMissing } from "../cluster/node/cluster.ts";
 import { namespaceMissing, runInNamespace } from "../harness/namespace.ts";
 
 const skip = namespaceMissing() ?? clusterMissing() ?? false;
 
 test("on a real node: install, apply, annotate", { skip, timeout: 600_000 }, () =>
-  runInNamespace(new URL("journey.inside.ts", import.meta.url)),
+  runInNamespace(new URL("journey.inside.ts", import.meta.url), CLUSTER_TOOLS),
 );

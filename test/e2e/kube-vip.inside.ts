@@ -5,6 +5,7 @@ import type { Pod } from "../../operator/api/objects.ts";
 import { NODE_IPS } from "../cluster/node/addresses.ts";
 import type { Cluster } from "../cluster/node/cluster.ts";
 import { applyPolicy, untilCondition } from "../operator/operator.ts";
+import { kubeVIPCommand } from "./kube-vip.ts";
 import { PublishedHistory } from "./published.ts";
 import {
   addressesSeen,
@@ -35,18 +36,9 @@ before(async () => {
       `--set-json=grants=[{"namespaces":["${NS}"],"providers":["KubeVIP"],"staticIPs":["203.0.113.16/28"]}]`,
     ],
   });
-  const { plane, nodes } = cluster;
-  for (const node of nodes) {
-    const command = [
-      ...["env", `vip_nodename=${node.name}`, process.env.KUBE_VIP!, "manager"],
-      ...["--k8sConfigPath", plane.userConfig(), "--interface", "eth0", "--services", "--arp", "--servicesElection"],
-      ...["--nodeName", node.name, "--namespace", "kube-system", "--lbClassOnly"],
-      ...["--prometheusHTTPServer", "127.0.0.1:2112"],
-    ];
-    node.run("kube-vip", command);
-  }
+  for (const node of cluster.nodes) node.run("kube-vip", kubeVIPCommand(process.env.KUBE_VIP!, node));
   await makePasswords(cluster);
-  published = new PublishedHistory(plane, "webhooks");
+  published = new PublishedHistory(cluster.plane, "webhooks");
 });
 after(async () => {
   await published?.stop();

@@ -1,6 +1,6 @@
 import { spawnSync } from "node:child_process";
 import { test } from "node:test";
-import { clusterMissing } from "../cluster/node/cluster.ts";
+import { CLUSTER_TOOLS, clusterMissing } from "../cluster/node/cluster.ts";
 import { namespaceMissing, runInNamespace } from "../harness/namespace.ts";
 
 /** kube-vip is not to be had as a Go module. */
@@ -13,5 +13,5 @@ function kubeVIPMissing(): string | null {
 const skip = namespaceMissing() ?? clusterMissing() ?? kubeVIPMissing() ?? false;
 
 test("on a real node: addresses that kube-vip brings to their proxies", { skip, timeout: 900_000 }, () =>
-  runInNamespace(new URL("kube-vip.inside.ts", import.meta.url)),
+  runInNamespace(new URL("kube-vip.inside.ts", import.meta.url), CLUSTER_TOOLS),
 );

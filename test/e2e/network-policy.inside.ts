@@ -29,7 +29,7 @@ before(async () => {
   const { plane, nodes } = cluster;
   const [node] = nodes;
   const command = [
-    ...[await findTool("kube-router"), `--kubeconfig=${plane.userConfig()}`, `--hostname-override=${node!.name}`],
+    ...[await findTool("kube-router"), `--kubeconfig=${node!.adminConfig}`, `--hostname-override=${node!.name}`],
     ...["--run-firewall", "--run-router=false", "--run-service-proxy=false", "--run-loadbalancer=false"],
     ...["--metrics-port=0", "--health-port=0", `--service-cluster-ip-range=${FOUR.services}`],
   ];

@@ -1,10 +1,15 @@
 import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { readFileSync } from "node:fs";
 import { after, before, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Pod } from "../../operator/api/objects.ts";
 import { FOUR, NODE_IPS, STATIC_IPS } from "../cluster/node/addresses.ts";
 import type { Cluster } from "../cluster/node/cluster.ts";
+import { findTool } from "../cluster/tools.ts";
+import { finish } from "../harness/finish.ts";
 import { applyPolicy, policyPath, untilCondition } from "../operator/operator.ts";
+import { kubeVIPCommand } from "./kube-vip.ts";
 import { PublishedHistory } from "./published.ts";
 import {
   addressesSeen,
@@ -51,6 +56,19 @@ before(async () => {
 after(async () => {
   await published?.stop();
   await cluster?.stop();
+});
+
+test("programs on each node reach the API server at the address that its kubelet has", async () => {
+  const serverOf = (file: string): string => JSON.parse(readFileSync(file, "utf8")).clusters[0].cluster.server;
+  const kubectl = await findTool("kubectl");
+  for (const node of cluster.nodes) {
+    const command = kubeVIPCommand("kube-vip", node);
+    const config = command[command.indexOf("--k8sConfigPath") + 1]!;
+    assert.equal(serverOf(config), serverOf(node.kubeletConfig));
+    const [program, ...args] = node.inside([kubectl, "--kubeconfig", config, "get", "--raw=/readyz"]) as [string];
+    const { stdout, stderr } = await finish(spawn(program, args, { stdio: ["ignore", "pipe", "pipe"] }));
+    assert.equal(stdout, "ok", `${node.name}: ${stderr}`);
+  }
 });
 
 const seenFrom = (from: number) => addressesSeen(cluster, from);

@@ -1,5 +1,5 @@
 import { test } from "node:test";
-import { clusterMissing } from "../cluster/node/cluster.ts";
+import { CLUSTER_TOOLS, clusterMissing } from "../cluster/node/cluster.ts";
 import { namespaceMissing, runInNamespace } from "../harness/namespace.ts";
 
 const skip = namespaceMissing() ?? clusterMissing() ?? false;
@@ -10,5 +10,5 @@ test(
     skip,
     timeout: 900_000,
   },
-  () => runInNamespace(new URL("node-address.inside.ts", import.meta.url)),
+  () => runInNamespace(new URL("node-address.inside.ts", import.meta.url), CLUSTER_TOOLS),
 );

@@ -1,12 +1,11 @@
-import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { readdirSync, readFileSync } from "node:fs";
 import { connect } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Pod } from "../../operator/api/objects.ts";
 import { FOUR } from "../cluster/node/addresses.ts";
-import { type Cluster, clusterMissing } from "../cluster/node/cluster.ts";
-import { namespaceMissing } from "../harness/namespace.ts";
+import { CLUSTER_TOOLS, type Cluster, clusterMissing } from "../cluster/node/cluster.ts";
+import { namespaceMissing, startInNamespace } from "../harness/namespace.ts";
 import { applyPolicy, untilCondition } from "../operator/operator.ts";
 import { addressesSeen, deploySender, NS, runningPods, SPEC, SYSTEM, startStage } from "./stage.ts";
 
@@ -181,17 +180,11 @@ async function outside(): Promise<number> {
     console.error(`make soak: ${missing}`);
     return 2;
   }
-  const own = [
-    "sh",
-    "-c",
-    'ip link set lo up && exec "$@"',
-    "sh",
-    process.execPath,
-    import.meta.filename,
-    `${MINUTES}`,
-  ];
-  const command = ["--pdeathsig", "KILL", "--", "unshare", "--net", "--", ...own];
-  const child = spawn("setpriv", command, { stdio: "inherit", env: { ...process.env, [INSIDE]: "1" } });
+  const child = await startInNamespace([import.meta.filename, `${MINUTES}`], {
+    tools: CLUSTER_TOOLS,
+    stdio: ["inherit", "inherit", "inherit"],
+    env: { [INSIDE]: "1" },
+  });
   const [status] = (await once(child, "exit")) as [number | null];
   return status ?? 1;
 }

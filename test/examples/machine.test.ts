@@ -4,8 +4,8 @@ import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import { parse } from "yaml";
-import { PROXY_OPTIONS } from "../../proxy/config.ts";
-import { variableOf } from "../../proxy/options.ts";
+import { variableOf } from "../../proxy/cli/options.ts";
+import { PROXY_OPTIONS } from "../../proxy/config/config.ts";
 import { startProxy, tempFolder } from "../harness/proxy.ts";
 
 const ROOT = new URL("../..", import.meta.url).pathname;

@@ -1,7 +1,8 @@
-import { spawn, spawnSync } from "node:child_process";
+import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
+import { getTools, NO_BUILD } from "../cluster/tools.ts";
 
-/** Why tests cannot have a network namespace of their own here; null when they can. */
+/** The reason why tests cannot have a network namespace of their own here; null when they can. */
 export function namespaceMissing(): string | null {
   if (process.getuid?.() !== 0) return "needs root, for a network namespace";
   const { status } = spawnSync("setpriv", ["--", "unshare", "--net", "ip", "link", "set", "lo", "up"]);
@@ -11,21 +12,50 @@ export function namespaceMissing(): string | null {
 }
 
 /**
- * Runs a file of tests in a network namespace that has loopback alone: there it may give itself any address, and nothing
- * leaves. Its lines are printed. @throws Error when a test of it fails
+ * Environment of a process in a namespace without a route. Downloads and builds fail there at once, with the reason:
+ * a program that is still missing has to be in the `tools` of {@link startInNamespace}.
  */
-export async function runInNamespace(file: URL): Promise<void> {
+const OFFLINE = {
+  [NO_BUILD]: "this network namespace has no route; get the program before entering it",
+  GOPROXY: "off",
+  GOTOOLCHAIN: "local",
+  npm_config_offline: "true",
+  npm_config_update_notifier: "false",
+};
+
+/**
+ * Starts Node with these arguments in a network namespace that has loopback alone, after it has got the tools that the
+ * process needs there: the namespace has no route to get them. The process ends with this one, however this one ends.
+ */
+export async function startInNamespace(
+  args: readonly string[],
+  options: { tools: readonly string[]; stdio: ["ignore" | "inherit", "pipe" | "inherit", "inherit"]; env?: object },
+): Promise<ChildProcess> {
+  await getTools(options.tools);
   const inside = 'ip link set lo up && exec "$@"';
-  const node = [process.execPath, "--test-reporter=spec", file.pathname];
-  // Each becomes the next one: it ends with this process, however that ends.
+  const node = [process.execPath, ...args];
+  // Each program replaces itself by the next one, so that `--pdeathsig` holds for the last one.
   const command = ["--pdeathsig", "KILL", "--", "unshare", "--net", "--", "sh", "-c", inside, "sh", ...node];
-  const child = spawn("setpriv", command, {
-    stdio: ["ignore", "pipe", "inherit"],
-    env: { ...process.env, NODE_TEST_CONTEXT: undefined },
-  });
+  const { stdio, env } = options;
+  const child = spawn("setpriv", command, { stdio, env: { ...process.env, ...OFFLINE, ...env } });
   process.once("exit", () => child.kill("SIGKILL"));
+  return child;
+}
+
+/**
+ * Runs a file of tests in a network namespace that has loopback alone: there it may give itself any address, and nothing
+ * leaves. Its output is printed.
+ * @param tools programs of the test cluster that the file needs; they are got before
+ * @throws Error when one of its tests fails
+ */
+export async function runInNamespace(file: URL, tools: readonly string[] = []): Promise<void> {
+  const child = await startInNamespace(["--test-reporter=spec", file.pathname], {
+    tools,
+    stdio: ["ignore", "pipe", "inherit"],
+    env: { NODE_TEST_CONTEXT: undefined },
+  });
   let text = "";
-  child.stdout.on("data", (chunk: Buffer) => {
+  child.stdout!.on("data", (chunk: Buffer) => {
     text += chunk;
   });
   const [status] = (await once(child, "close")) as [number | null];

@@ -10,6 +10,7 @@ import { fullName, imageConfig, writeArchive } from "../../bin/image/archive.ts"
 import { packageJson, ROOT } from "../../bin/image/bundle.ts";
 import { tar, tree } from "../../bin/image/tar.ts";
 import { namespaceMissing, runInNamespace } from "../harness/namespace.ts";
+import { programMissing } from "../harness/packages.ts";
 import { tempFolder } from "../harness/proxy.ts";
 
 const NAME = "outrider:test";
@@ -109,7 +110,9 @@ test("names are those under which containerd looks", () => {
   assert.equal(fullName("localhost/outrider:1"), "localhost/outrider:1");
 });
 
-test("make image and make image-archive both take the image's name from IMAGE", () => {
+test("make image and make image-archive both take the image's name from IMAGE", {
+  skip: programMissing("make") ?? false,
+}, () => {
   const name = "registry.example/outrider:9";
   for (const [target, said] of [
     ["image", `-t ${name} .`],
@@ -175,8 +178,7 @@ test("the Dockerfile: what it copies and installs is all that the bundle needs",
   }
 });
 
-const runc = spawnSync("runc", ["--version"]).error === undefined;
-const skip = !runc ? "needs runc (Debian: runc)" : (namespaceMissing() ?? false);
+const skip = programMissing("runc") ?? namespaceMissing() ?? false;
 
 test("a tunnel through the image, run by runc on a read-only root as its user", {
   skip,

@@ -3,7 +3,7 @@ import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import { OPERATOR_OPTIONS } from "../../operator/config.ts";
-import { variableOf } from "../../proxy/options.ts";
+import { variableOf } from "../../proxy/cli/options.ts";
 import { runOutrider, tempFolder } from "../harness/proxy.ts";
 
 const folder = tempFolder();
@@ -95,7 +95,7 @@ for (const [what, args, message] of [
   });
 }
 
-test("a variable is named as it was written", async () => {
+test("an error names the environment variable as the user wrote it", async () => {
   mkdirSync(join(folder, "home"), { recursive: true });
   const { status, stderr } = await runOutrider(["operator"], { OUTRIDER_PROXY_IMAGE: "i", OUTRIDER_WORKERS: "many" });
   assert.equal(status, 2);

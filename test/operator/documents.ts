@@ -27,7 +27,7 @@ function wrong({ metadata, data, binaryData }: ConfigMap): string | undefined {
   return undefined;
 }
 
-/** Looks at every version of every document that ever stands in a namespace. */
+/** Watches every version of every document in a namespace. */
 export class DocumentWatch {
   /** Versions that were seen. */
   count = 0;

@@ -6,12 +6,12 @@ import { KubeConfig } from "@kubernetes/client-node";
 import { parseAllDocuments } from "yaml";
 import type { EgressPolicy } from "../../operator/api/egresspolicy.ts";
 import type { ConfigMap, Deployment, Pod } from "../../operator/api/objects.ts";
+import { slotId } from "../../operator/fleet/slots.ts";
 import { Client } from "../../operator/kube/client.ts";
 import type { KubeObject } from "../../operator/kube/resource.ts";
-import { stamp } from "../../operator/reconcile/differs.ts";
-import { slotId } from "../../operator/reconcile/slots.ts";
-import { Writer } from "../../operator/reconcile/write.ts";
-import { makeLog } from "../../proxy/log.ts";
+import { stamp } from "../../operator/reconcile/objects/compare.ts";
+import { Writer } from "../../operator/reconcile/writes/writer.ts";
+import { makeLog } from "../../proxy/cli/log.ts";
 import { type ControlPlane, controlPlaneMissing, startControlPlane } from "../cluster/control-plane.ts";
 import { FleetRunner } from "../cluster/fleet.ts";
 import {
@@ -25,7 +25,7 @@ import {
   untilCondition,
 } from "./operator.ts";
 
-/** What does not happen every day: names at their limits, foreign objects, quotas, namespaces that go, policies made anew. */
+/** Rare cases: names at their limits, foreign objects, quotas, deleted namespaces, policies that are created again. */
 
 const skip = controlPlaneMissing({ kwokNodes: 3 }) ?? false;
 const LONG_NAME = "p".repeat(40);
@@ -92,7 +92,7 @@ const childrenOf = (name: string): [Kind, string][] => [
   ["Deployment", `${name}-egress`],
 ];
 
-/** Every child stands there, and is the policy's. */
+/** Every child exists, and the policy controls it. */
 async function untilChildren(namespace: string, name: string): Promise<void> {
   const { uid } = (await plane.get<EgressPolicy>(policyPath(namespace, name)))!.metadata;
   const own = (found: KubeObject | undefined) =>
@@ -102,7 +102,7 @@ async function untilChildren(namespace: string, name: string): Promise<void> {
   }
 }
 
-/** Lines of the operator's log from a moment on that tell of trouble. */
+/** Warnings and errors in the operator's log since a moment. */
 function logMark(of: Operator = operator, from = readFileSync(of.program.log, "utf8").length): () => string[] {
   return () =>
     readFileSync(of.program.log, "utf8")
@@ -141,7 +141,7 @@ const kubeVIP = (addresses: readonly string[]) => ({
   authentication: { mode: "Basic", secretRef: { name: "passwords" } },
 });
 
-test("names at their limits: everything that is made from them exists", { skip }, async () => {
+test("creates all objects for names at their limits", { skip }, async () => {
   await makeNamespace(plane, LONG_NS);
   await applyPolicy(plane, LONG_NS, LONG_NAME, {});
   const policy = await untilCondition(plane, LONG_NS, LONG_NAME, "ProxyAvailable", "True");
@@ -163,7 +163,7 @@ test("names at their limits: everything that is made from them exists", { skip }
   }
   // No proxy answers here: what served before has to stay.
   const exchanged = await untilCondition(plane, LONG_NS, LONG_NAME, "Programmed", "False", "Progressing");
-  assert.match(conditionOf(exchanged, "Programmed")!.message, /^what served before has not ended: /);
+  assert.match(conditionOf(exchanged, "Programmed")!.message, /^old proxies are still running: /);
   assert.ok(await plane.get(pathOf("Deployment", LONG_NS, `${LONG_NAME}-egress`)));
   for (const name of [`${LONG_NAME}p`, "a.b", "1a", "a-"]) {
     const { status, body } = await plane.request<{ message: string }>(
@@ -176,7 +176,7 @@ test("names at their limits: everything that is made from them exists", { skip }
   }
 });
 
-test("foreign objects of a child's name are left alone and named; when they go, the policy goes on", {
+test("names foreign objects, and continues after they are deleted", {
   skip,
 }, async () => {
   const ns = "taken";
@@ -194,7 +194,7 @@ test("foreign objects of a child's name are left alone and named; when they go, 
     budget: ["PodDisruptionBudget", "budget-egress", { spec: { maxUnavailable: 3, selector } }],
     network: ["NetworkPolicy", "network-egress", { spec: { podSelector: selector, policyTypes: ["Ingress"] } }],
     deployment: ["Deployment", "deployment-egress", { spec: { replicas: 0, selector, template: pods } }],
-    // With the labels of the operator, but nobody's, and somebody else's.
+    // With the labels of the operator, but without an owner, and with another owner.
     orphan: ["ConfigMap", "orphan-egress-policy", { data: { theirs: "1" } }],
     other: ["ConfigMap", "other-egress-policy", { data: { theirs: "1" } }],
   };
@@ -224,7 +224,10 @@ test("foreign objects of a child's name are left alone and named; when they go, 
   for (const [policy, [kind, name]] of Object.entries(foreign)) {
     const found = await untilCondition(plane, ns, policy, "Programmed", "False", "NameTaken");
     const { message } = conditionOf(found, "Programmed")!;
-    assert.equal(message, `${kind} ${name} exists and is not this policy's; delete or rename it, or rename the policy`);
+    assert.equal(
+      message,
+      `${kind} ${name} exists and does not belong to this policy; delete or rename it, or rename the policy`,
+    );
     assert.equal(conditionOf(found, "Ready")!.message, `Programmed: ${message}`);
     written.set(policy, (await plane.get<KubeObject>(pathOf(kind, ns, name)))!);
   }
@@ -242,7 +245,7 @@ test("foreign objects of a child's name are left alone and named; when they go, 
   console.log(`nine policies whose names were free again went on within ${Date.now() - began} ms`);
 });
 
-test("a child whose owner reference is taken away is the policy's no more, until it is put back", {
+test("ignores a child without owner reference until it is restored", {
   skip,
 }, async () => {
   const ns = "released";
@@ -261,7 +264,7 @@ test("a child whose owner reference is taken away is the policy's no more, until
   assert.equal((await plane.get<ConfigMap>(path))!.metadata.uid, before!.metadata.uid);
 });
 
-test("an object that got a child's name since the operator looked is not written", { skip }, async () => {
+test("does not write an object that replaced a child", { skip }, async () => {
   const ns = "raced";
   await makeNamespace(plane, ns);
   await applyPolicy(plane, ns, "webhooks", {});
@@ -284,7 +287,7 @@ test("an object that got a child's name since the operator looked is not written
   assert.equal(found!.data, undefined);
 });
 
-test("a policy that is deleted and made anew at once gets one set of children, its own", { skip }, async () => {
+test("a policy that is deleted and created again gets its own children", { skip }, async () => {
   const ns = "anew";
   await makeNamespace(plane, ns);
   const path = policyPath(ns, "webhooks");
@@ -326,14 +329,14 @@ test("a policy that is deleted and made anew at once gets one set of children, i
   assert.deepEqual(troubles(), []);
 });
 
-test("a namespace that is deleted goes with all its policies, also those in use, without noise", { skip }, async () => {
+test("a deleted namespace terminates with policies in use", { skip }, async () => {
   const ns = "doomed";
   await namespaceForPods(ns);
   for (const name of ["free", "used"]) {
     await applyPolicy(plane, ns, name, {});
     await untilCondition(plane, ns, name, "ProxyAvailable", "True");
   }
-  // It stays for a while, and the deleted policy with it, until the namespace goes.
+  // The object and the deleted policy exist until the namespace is deleted.
   await makeSender(ns, "used", "sender", ["test.example/hold"]);
   await untilHeld(ns, "used");
   await plane.delete(policyPath(ns, "used"));
@@ -353,7 +356,7 @@ test("a namespace that is deleted goes with all its policies, also those in use,
   assert.ok(refused.length <= 10, `refused: ${JSON.stringify(refused)}`);
 });
 
-test("deletion: force-delete ends the wait; an invalid spec does not hold it up, and keeps the fleet while in use", {
+test("deletion works with force-delete and with an invalid spec", {
   skip,
 }, async () => {
   const ns = "deletion";
@@ -388,7 +391,7 @@ test("deletion: force-delete ends the wait; an invalid spec does not hold it up,
   await plane.until(policyPath(ns, "never"), gone, "the one that never was valid goes");
 });
 
-test("a policy in use that is deleted in the foreground: what garbage collection takes at once comes back", {
+test("restores a fleet in use after a foreground deletion", {
   skip,
 }, async () => {
   const ns = "foreground";
@@ -412,7 +415,7 @@ test("a policy in use that is deleted in the foreground: what garbage collection
   for (const [kind, name] of childrenOf("webhooks")) await plane.until(pathOf(kind, ns, name), gone, name);
 });
 
-test("a roll-out that finds no node is not Ready, in the scheduler's words, although the old proxies serve", {
+test("a rolling update without a node is not Ready", {
   skip,
 }, async () => {
   await namespaceForPods("no-node");
@@ -422,7 +425,8 @@ test("a roll-out that finds no node is not Ready, in the scheduler's words, alth
   const told = (policy: EgressPolicy | undefined) => {
     const { status, message } = conditionOf(policy, "ProxyAvailable") ?? {};
     return (
-      status === "False" && /^2 of 2 proxies .* 1 as .* now, 2 as .* before; \S+: 0\/\d+ nodes/.test(message ?? "")
+      status === "False" &&
+      /^2 of 2 proxies .* 1 with the new settings, 2 with the old ones; \S+: 0\/\d+ nodes/.test(message ?? "")
     );
   };
   const policy = await plane.until<EgressPolicy>(policyPath("no-node", "webhooks"), told, "the scheduler's words");
@@ -441,7 +445,7 @@ async function limit(namespace: string, hard: Record<string, string>): Promise<v
   await plane.until(path, counted, "the quota is counted");
 }
 
-test("pods that quota or Pod Security refuse show in ProxyAvailable, in the API server's words", { skip }, async () => {
+test("ProxyAvailable reports pods that quota or Pod Security rejects", { skip }, async () => {
   await namespaceForPods("few-pods");
   await limit("few-pods", { pods: "1" });
   await applyPolicy(plane, "few-pods", "webhooks", {});
@@ -465,7 +469,7 @@ test("pods that quota or Pod Security refuse show in ProxyAvailable, in the API 
   );
 });
 
-test("objects that quota refuses show in Programmed, and are made when there is room", { skip }, async () => {
+test("Programmed reports objects that quota rejects, until they fit", { skip }, async () => {
   await makeNamespace(plane, "few-maps");
   await plane.until(pathOf("ConfigMap", "few-maps", "kube-root-ca.crt"), (found) => found !== undefined, "root CA");
   await makeNamespace(plane, "no-services");
@@ -484,7 +488,7 @@ test("objects that quota refuses show in Programmed, and are made when there is 
   for (const ns of ["few-maps", "no-services"]) await untilCondition(plane, ns, "webhooks", "Programmed", "True");
 });
 
-test("a public range of the cluster goes into every document; an autoscaler's private nodes rewrite none", {
+test("documents block public ranges and ignore private nodes", {
   skip,
 }, async () => {
   const ns = "ranges";
@@ -510,7 +514,7 @@ test("a public range of the cluster goes into every document; an autoscaler's pr
   await untilBlocked(["11.22.32.0/24", "12.34.56.78/32"]);
   const audited = plane.audit().length;
   for (let i = 0; i < 20; i++) await node(`private-${i}`, `10.244.${i}.0/24`, "InternalIP", `10.0.0.${i + 1}`);
-  // Halves are joined. Nodes come in order: whoever saw this one saw the private ones before.
+  // Halves are joined. The cache gets nodes in order, so it has the private ones before this one.
   await node("neighbour", "11.22.33.0/24", "InternalIP", "10.0.1.1");
   await untilBlocked(["11.22.32.0/23", "12.34.56.78/32"]);
   for (let i = 0; i < 20; i++) await plane.delete(`/api/v1/nodes/private-${i}`);
@@ -524,7 +528,7 @@ test("a public range of the cluster goes into every document; an autoscaler's pr
   assert.ok(writes.length >= 2 && writes.length <= 3, JSON.stringify(writes));
 });
 
-test("a document that does not fit is refused with its size, and the last good one stays", { skip }, async () => {
+test("rejects a document that is too large and keeps the last one", { skip }, async () => {
   const ns = "large";
   await makeNamespace(plane, ns);
   await applyPolicy(plane, ns, "webhooks", { deny: [{ hosts: ["good.example"] }] });
@@ -538,13 +542,13 @@ test("a document that does not fit is refused with its size, and the last good o
   console.log(`20,000 hosts were refused ${Date.now() - began} ms after kubectl apply`);
   assert.match(
     conditionOf(policy, "Accepted")!.message,
-    /^spec: its document has 1\d{6} bytes and 1\d{6} with the spec that is kept beside it; at most 1048576 fit into a ConfigMap/,
+    /^spec: the policy document has 1\d{6} bytes, and 1\d{6} with the stored spec; a ConfigMap holds at most 1048576/,
   );
   assert.equal(conditionOf(policy, "Programmed")!.status, "True");
   assert.equal((await document(ns, "webhooks"))!.metadata.resourceVersion, good!.metadata.resourceVersion);
 });
 
-test("PodIP: pods carry the annotations that choose their address; it is assigned when a pod has it", {
+test("PodIP annotates pods and assigns an address that a pod has", {
   skip,
 }, async () => {
   const ns = "podip";
@@ -567,7 +571,7 @@ test("PodIP: pods carry the annotations that choose their address; it is assigne
   assert.equal(policy.status!.staticIPs![0]!.node, pod!.spec!.nodeName);
 });
 
-test("fields of others stay, and fields that a policy no longer sets go", { skip }, async () => {
+test("keeps fields of other managers and removes its own unset ones", { skip }, async () => {
   const ns = "fields";
   await makeNamespace(plane, ns);
   const path = pathOf("Deployment", ns, "webhooks-egress");
@@ -577,7 +581,7 @@ test("fields of others stay, and fields that a policy no longer sets go", { skip
   await untilCondition(plane, ns, "webhooks", "ProxyAvailable", "True");
   const service = pathOf("Service", ns, "webhooks-egress");
   await plane.patch(service, { metadata: { labels: { team: "payments" }, annotations: { note: "theirs" } } });
-  // The number goes back to the default, and the selector goes.
+  // The number is the default again, and the selector is removed.
   await applyPolicy(plane, ns, "webhooks", {});
   const free = (found: Whole | undefined) =>
     found?.spec.template.spec.nodeSelector === undefined && found?.spec.replicas === 2;
@@ -603,7 +607,7 @@ test("fields of others stay, and fields that a policy no longer sets go", { skip
   assert.equal(metadata.annotations!.note, "theirs");
 });
 
-test("what kubectl shows: get -o wide, wait, describe", { skip }, async () => {
+test("kubectl get -o wide, wait and describe show the state", { skip }, async () => {
   await makeNamespace(plane, LIVE);
   const run = async (...args: string[]) => {
     const { status, stdout, stderr } = await plane.kubectl([...args, "-n", LIVE]);
@@ -640,7 +644,7 @@ test("what kubectl shows: get -o wide, wait, describe", { skip }, async () => {
   );
 });
 
-/** Events come a moment after the status that they tell of. */
+/** Events follow a moment after the status. */
 async function untilDescribed(wanted: RegExp): Promise<void> {
   for (const began = Date.now(); ; ) {
     const { stdout } = await plane.kubectl(["describe", "egpol", "-n", LIVE, "webhooks"]);
@@ -649,7 +653,7 @@ async function untilDescribed(wanted: RegExp): Promise<void> {
   }
 }
 
-test("--namespaces: with a role in these alone, policies elsewhere are left alone and nothing is refused", {
+test("--namespaces needs rights in these namespaces only", {
   skip,
 }, async () => {
   await operator.stop();
@@ -685,10 +689,10 @@ test("--namespaces: with a role in these alone, policies elsewhere are left alon
   await operator.untilLeading();
   for (const ns of [other, ...names]) await applyPolicy(plane, ns, "webhooks", {});
   for (const ns of names) await untilCondition(plane, ns, "webhooks", "ProxyAvailable", "True");
-  // Nodes are not known: whether there are enough is the scheduler's to say.
+  // The operator does not watch nodes, so it cannot report a shortage.
   await applyPolicy(plane, own, "slots", kubeVIP(["203.0.113.9"]));
   await untilCondition(plane, own, "slots", "Programmed", "True");
-  // A namespace that goes takes its policies with it, although nobody tells the operator of it, and its rights go as well.
+  // A deleted namespace takes its policies with it, although the operator cannot see it and loses its rights there.
   await makeSender(own, "webhooks");
   await untilHeld(own, "webhooks");
   await plane.delete(`/api/v1/namespaces/${own}`);
@@ -708,7 +712,7 @@ for (const [what, serviceCIDR, families] of [
   ["IPv4 and IPv6", "10.96.0.0/16,fd00:10:96::/112", ["IPv4", "IPv6"]],
   ["IPv6 and IPv4", "fd00:10:96::/112,10.96.0.0/16", ["IPv6", "IPv4"]],
 ] as const) {
-  test(`Services with ${what}: the client Service has an address of each family`, { skip }, async () => {
+  test(`the client Service has an address of each family: ${what}`, { skip }, async () => {
     const two = await startControlPlane({ serviceCIDR });
     let second: Operator | undefined;
     try {

@@ -6,27 +6,27 @@ import { parse, stringify } from "yaml";
 import type { EgressPolicy } from "../../operator/api/egresspolicy.ts";
 import { ANNOTATION, childName, DOCUMENT_KEY, LABEL } from "../../operator/api/names.ts";
 import type { ConfigMap, Deployment, Node, Pod } from "../../operator/api/objects.ts";
+import type { ProxyFacts, ProxyStatus } from "../../operator/fleet/proxy-status.ts";
+import { SHARED, slotId } from "../../operator/fleet/slots.ts";
 import type { ObjectMeta } from "../../operator/kube/resource.ts";
-import { decide } from "../../operator/reconcile/decide.ts";
-import { documentOf } from "../../operator/reconcile/document.ts";
-import type { Facts } from "../../operator/reconcile/facts.ts";
-import { parseGrants } from "../../operator/reconcile/grants.ts";
-import type { ProxyFacts, ProxyStatus } from "../../operator/reconcile/proxy-status.ts";
-import { labelPatches } from "../../operator/reconcile/serving.ts";
-import { SHARED, slotId } from "../../operator/reconcile/slots.ts";
-import { type Applied, judge } from "../../operator/reconcile/status.ts";
+import { parseGrants } from "../../operator/providers/grants.ts";
+import { decide } from "../../operator/reconcile/decision/decide.ts";
+import { documentOf } from "../../operator/reconcile/decision/document.ts";
+import { labelPatches } from "../../operator/reconcile/decision/pod-labels.ts";
+import type { Facts } from "../../operator/reconcile/facts/facts.ts";
+import { type Applied, statusOf } from "../../operator/reconcile/status/status.ts";
 import { withDefaults } from "../harness/defaults.ts";
 
 /**
  * Policies and what is known of their fleets (`*.in.yaml`) → documents, objects, pod labels and status (`*.out.yaml`).
- * UPDATE=1 writes the results anew: read the difference before it is committed.
+ * UPDATE=1 writes the results. Review the difference before you commit it.
  */
 
 const root = new URL("../..", import.meta.url).pathname;
 const NOW = Date.parse("2026-03-01T12:00:00.000Z");
 const OPTIONS = { image: "outrider:1", imagePullPolicy: "IfNotPresent" as const, adminFrom: ["outrider-system"] };
 
-/** What an input says: the policy, and what stands there. Everything but `policy` may be left out. */
+/** Content of an input: the policy, and existing objects. Only `policy` is required. */
 interface Input {
   policy: EgressPolicy;
   /** The spec that was accepted before. */
@@ -35,7 +35,7 @@ interface Input {
   grants?: unknown[];
   blockedCIDRs?: string[];
   nodes?: (Partial<Node> & { name: string } & Pick<ObjectMeta, "labels" | "annotations">)[];
-  /** Deployments that stand there; `address`: that of a slot, `addresses`: those of a shared fleet. */
+  /** Existing Deployments. `address`: that of a slot. `addresses`: those of a shared fleet. */
   deployments?: {
     address?: string;
     source?: string;
@@ -46,7 +46,7 @@ interface Input {
   }[];
   /** The published list of before. */
   published?: object;
-  /** `status.hash: wanted` stands for the hash of the document. */
+  /** `status.hash: wanted` is replaced by the hash of the document. */
   proxies?: {
     name: string;
     address?: string;
@@ -138,10 +138,10 @@ function factsOf(input: Input): Facts {
       node: entry.node,
       ips: entry.ips ?? [],
       ready: entry.ready ?? true,
-      leaving: false,
+      terminating: false,
       status: said === undefined ? undefined : { ...full, hash: full.hash === "wanted" ? wanted() : full.hash },
       error: entry.error,
-      asked: true,
+      polled: true,
     };
   });
   const holders = new Map(
@@ -168,7 +168,7 @@ function factsOf(input: Input): Facts {
       others: [],
     },
     proxies,
-    asking: (input.asking ?? []).map((metadata) => ({ pod: { metadata }, namespaceLabels: undefined })),
+    requesting: (input.asking ?? []).map((metadata) => ({ pod: { metadata }, namespaceLabels: undefined })),
     injected: (input.injected ?? []).map((pod) => ({ metadata: { name: pod } })),
     nodes: (input.nodes ?? []).map(({ name: node, labels, annotations, ...rest }) => ({
       apiVersion: "v1",
@@ -181,18 +181,11 @@ function factsOf(input: Input): Facts {
 
 function outputOf(input: Input): object {
   const facts = factsOf(input);
-  const { refusal, effective, stands, desired } = decide(facts, () => input.kept, OPTIONS);
-  const status = judge(facts, {
-    refusal,
-    effective,
-    applied: { problem: input.problem, networkPolicy: input.networkPolicy },
-    stands,
-    waiting: desired?.waiting ?? [],
-    formerProxies: desired?.formerProxies ?? [],
-    networkPolicies: desired?.networkPolicies,
-    clusterDomain: "cluster.local",
-  });
-  const patches = effective === undefined ? [] : labelPatches(facts.proxies, effective.provider, effective.spec);
+  const plan = decide(facts, () => input.kept, OPTIONS);
+  const { effective, desired } = plan;
+  const applied = { problem: input.problem, networkPolicy: input.networkPolicy };
+  const status = statusOf(facts, { plan, applied, clusterDomain: "cluster.local" });
+  const patches = effective === undefined ? [] : labelPatches(facts.proxies, effective);
   const configMaps = (desired?.objects ?? []) as ConfigMap[];
   const text = configMaps.find(({ data }) => data?.[DOCUMENT_KEY] !== undefined)?.data?.[DOCUMENT_KEY];
   return {
@@ -223,8 +216,8 @@ function readable(object: object): object {
   return rest;
 }
 
-for (const file of globSync("test/golden/*.in.yaml", { cwd: root }).sort()) {
-  test(`${file} gives what is written down`, () => {
+for (const file of globSync("test/operator/golden/*.in.yaml", { cwd: root }).sort()) {
+  test(`${file} gives the recorded result`, () => {
     const text = stringify(outputOf(readInput(file)), { lineWidth: 0 });
     const out = join(root, file.replace(".in.yaml", ".out.yaml"));
     if (process.env.UPDATE === "1") writeFileSync(out, text);

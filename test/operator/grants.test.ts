@@ -2,9 +2,9 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { EgressPolicy } from "../../operator/api/egresspolicy.ts";
 import { external } from "../../operator/providers/external.ts";
+import { notGranted, parseGrants } from "../../operator/providers/grants.ts";
 import { kubeVIP } from "../../operator/providers/kubevip.ts";
 import { nodeAddress } from "../../operator/providers/nodeaddress.ts";
-import { notGranted, parseGrants } from "../../operator/reconcile/grants.ts";
 
 const GRANTS = parseGrants(`
 grants:
@@ -13,7 +13,7 @@ grants:
 `);
 const spec = (...staticIPs: object[]) => ({ staticIPs }) as EgressPolicy["spec"];
 
-test("a grant gives addresses to namespaces, for a provider", () => {
+test("a grant allows addresses of a provider to namespaces", () => {
   assert.equal(
     notGranted(GRANTS, "convoy", kubeVIP, spec({ address: "203.0.113.17" }, { address: "2001:db8::7" })),
     undefined,
@@ -29,7 +29,7 @@ test("a grant gives addresses to namespaces, for a provider", () => {
   );
 });
 
-test("without a grant nobody has an exclusive address; External is free", () => {
+test("exclusive addresses need a grant, External does not", () => {
   assert.match(notGranted([], "convoy", kubeVIP, spec({ address: "203.0.113.17" }))!, /no grant for KubeVIP/);
   assert.match(
     notGranted(GRANTS, "convoy", nodeAddress, spec({ address: "203.0.113.17" }))!,
@@ -41,7 +41,7 @@ test("without a grant nobody has an exclusive address; External is free", () => 
 for (const [text, message] of [
   [
     "grants: [{namespaces: [a], providers: [KubeVIP]}]",
-    /^grants\[0\]\.staticIPs: is empty; a grant gives providers and staticIPs$/,
+    /^grants\[0\]\.staticIPs: is empty; a grant needs providers and staticIPs$/,
   ],
   ["grant: []", /^grant: unknown key; did you mean grants\?/],
   ["grants: [{namespaces: []}]", /^grants\[0\]\.namespaces: is empty/],
@@ -55,5 +55,5 @@ for (const [text, message] of [
     /^grants\[0\]\.staticIPs\[0\]: .*host bits set; the network is 203\.0\.113\.0\/24/,
   ],
 ] as const) {
-  test(`a wrong grant is named: ${text}`, () => assert.throws(() => parseGrants(text), { message }));
+  test(`reports a wrong grant: ${text}`, () => assert.throws(() => parseGrants(text), { message }));
 }

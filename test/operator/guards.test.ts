@@ -5,7 +5,7 @@ import { after, before, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { EgressPolicy } from "../../operator/api/egresspolicy.ts";
 import type { KubeObject } from "../../operator/kube/resource.ts";
-import type { NetworkPolicy } from "../../operator/reconcile/resources/networkpolicy.ts";
+import type { NetworkPolicy } from "../../operator/reconcile/objects/networkpolicy.ts";
 import { type ControlPlane, controlPlaneMissing, startControlPlane } from "../cluster/control-plane.ts";
 import { ip } from "../policy/evaluator.ts";
 import { lets } from "./np-evaluator.ts";
@@ -65,7 +65,7 @@ const warnings = () =>
     .split("\n")
     .filter((line) => /"level":"(warn|error|fatal)"/.test(line));
 
-/** As `kubectl edit` does: the whole object, in the name of somebody else. */
+/** Edits like `kubectl edit`: the complete object, as another manager. */
 async function edit(ns: string, name: string, change: (object: NetworkPolicy) => void): Promise<NetworkPolicy> {
   const object = (await read(ns, name))!;
   change(object);
@@ -78,7 +78,7 @@ async function edit(ns: string, name: string, change: (object: NetworkPolicy) =>
   return body;
 }
 
-test("what is made is what the API server keeps, is owned, and is written once", { skip }, async () => {
+test("the API server stores NetworkPolicies as applied, and once", { skip }, async () => {
   const ns = "convoy";
   await makeNamespace(plane, ns);
   const additionalEgress = [
@@ -101,7 +101,7 @@ test("what is made is what the API server keeps, is owned, and is written once",
     networkPolicy: { senders: "Enabled", additionalEgress },
   });
   const policy = await applied(ns);
-  assert.match(messageOf(policy), /^webhooks-egress and webhooks-egress-senders are applied, and bind where/);
+  assert.match(messageOf(policy), /^webhooks-egress and webhooks-egress-senders are applied, with an effect only if/);
   const proxy = (await read(ns, PROXY))!;
   const senders = (await read(ns, SENDERS))!;
   for (const { metadata } of [proxy, senders]) {
@@ -135,7 +135,7 @@ test("what is made is what the API server keeps, is owned, and is written once",
     (await versions()).map(({ generation }) => generation),
     [2, 1],
   );
-  // Whatever else has the policy looked at: they are as wanted, and not written.
+  // After any other trigger the NetworkPolicies are up to date and not written.
   const written = writesIn(ns).length;
   const budget = `/apis/policy/v1/namespaces/${ns}/poddisruptionbudgets/${PROXY}`;
   const { uid } = (await plane.get<KubeObject>(budget))!.metadata;
@@ -147,7 +147,7 @@ test("what is made is what the API server keeps, is owned, and is written once",
   assert.deepEqual(warnings(), []);
 });
 
-test("thousands of networks are taken as they are; too many are rounded, and the API server takes those", {
+test("applies thousands of networks, and widens too many", {
   skip,
 }, async () => {
   const ns = "large";
@@ -166,7 +166,7 @@ test("thousands of networks are taken as they are; too many are rounded, and the
   const policy = await applied(ns, "Widened");
   assert.match(
     messageOf(policy),
-    /; what the proxies may dial takes \d{6,7} bytes, .* to \/\d+ \(IPv4\) and \/\d+ \(IPv6\) at least/,
+    /; the networks that the proxies may reach need \d{6,7} bytes, .* to at least \/\d+ \(IPv4\) and \/\d+ \(IPv6\)/,
   );
   const rounded = (await read(ns, PROXY))!;
   assert.ok(lets(rounded, "to", ip("10.39.200.5"), 443) && lets(rounded, "to", ip("10.39.200.6"), 443));
@@ -191,7 +191,7 @@ for (const [what, name, change] of [
   ],
   ["the policy's label", PROXY, ({ metadata }) => delete metadata.labels!["egress.outrider.dev/policy"]],
 ] as const satisfies readonly (readonly [string, string, (object: NetworkPolicy) => unknown])[]) {
-  test(`an edit by hand is taken back: ${what}`, { skip }, async () => {
+  test(`reverts an edit: ${what}`, { skip }, async () => {
     const ns = "edited";
     await makeNamespace(plane, ns);
     await applyPolicy(plane, ns, "webhooks", both);
@@ -212,7 +212,7 @@ for (const [what, name, change] of [
   });
 }
 
-test("labels and annotations that somebody adds stay, and what is deleted comes back", { skip }, async () => {
+test("keeps added labels and restores a deleted NetworkPolicy", { skip }, async () => {
   const ns = "deleted";
   await makeNamespace(plane, ns);
   await applyPolicy(plane, ns, "webhooks", both);
@@ -224,7 +224,7 @@ test("labels and annotations that somebody adds stay, and what is deleted comes 
   assert.equal((await read(ns, SENDERS))!.metadata.labels!.team, "payments");
 });
 
-test("what is switched off goes, and what is not the policy's stays", { skip }, async () => {
+test("deletes a disabled NetworkPolicy and keeps foreign ones", { skip }, async () => {
   const ns = "off";
   await makeNamespace(plane, ns);
   const theirs = { podSelector: { matchLabels: { app: "theirs" } }, policyTypes: ["Ingress"] };
@@ -240,13 +240,13 @@ test("what is switched off goes, and what is not the policy's stays", { skip }, 
   const taken = await untilCondition(plane, ns, "webhooks", "NetworkPolicyApplied", "False", "NameTaken");
   assert.equal(
     messageOf(taken),
-    `NetworkPolicy ${SENDERS} exists and is not this policy's; delete or rename it, or rename the policy`,
+    `NetworkPolicy ${SENDERS} exists and does not belong to this policy; delete or rename it, or rename the policy`,
   );
   assert.equal(conditionOf(taken, "Programmed")!.reason, "NameTaken");
   // The fleet does not wait for it.
   await untilCondition(plane, ns, "webhooks", "ProxyAvailable", "True");
   assert.ok(await read(ns, PROXY));
-  // Switched off while something else is in the way: it goes all the same.
+  // A disabled NetworkPolicy is deleted even if another object cannot be applied.
   await applyPolicy(plane, ns, "webhooks", { networkPolicy: { proxy: "Disabled", senders: "Enabled" } });
   await gone(ns, PROXY);
   await untilCondition(plane, ns, "webhooks", "NetworkPolicyApplied", "False", "NameTaken");
@@ -263,7 +263,7 @@ test("what is switched off goes, and what is not the policy's stays", { skip }, 
   assert.ok(await read(ns, PROXY));
 });
 
-test("what the API server refuses is told in its words, keeps the fleet from nothing, and is mended", {
+test("reports a rejected NetworkPolicy while the fleet runs", {
   skip,
 }, async () => {
   const ns = "refused";
@@ -289,7 +289,7 @@ const kubeVIP = (address: string) => ({
   proxy: { nodeSelector: { role: "egress" } },
 });
 
-test("proxies that move to nodes' networks: theirs binds the old ones as long as they run, and goes with them", {
+test("keeps the NetworkPolicy of old proxies until they have ended", {
   skip,
 }, async () => {
   const ns = "moved";
@@ -300,16 +300,19 @@ test("proxies that move to nodes' networks: theirs binds the old ones as long as
   // No node takes the slot, so the old fleet stays.
   await untilCondition(plane, ns, "webhooks", "Programmed", "False", "NotEnoughNodes");
   const policy = await untilCondition(plane, ns, "webhooks", "NetworkPolicyApplied", "True");
-  assert.match(conditionOf(policy, "NetworkPolicyApplied")!.message, /^webhooks-egress is applied, and binds where/);
+  assert.match(
+    conditionOf(policy, "NetworkPolicyApplied")!.message,
+    /^webhooks-egress is applied, with an effect only if/,
+  );
   await plane.delete(`/apis/apps/v1/namespaces/${ns}/deployments/webhooks-egress`);
   await untilCondition(plane, ns, "webhooks", "NetworkPolicyApplied", "Unknown", "HostNetwork");
   await gone(ns, PROXY);
 });
 
-test("senders of proxies on nodes' networks follow the nodes", { skip }, async () => {
+test("the senders' NetworkPolicy follows the nodes of proxies", { skip }, async () => {
   const ns = "nodes";
   await makeNamespace(plane, ns);
-  // No node takes its pod, so that nothing but nodes has the policy looked at.
+  // No node can run its pod, so that only nodes trigger reconciles.
   await applyPolicy(plane, ns, "webhooks", { ...kubeVIP("203.0.113.21"), ...both });
   await applied(ns);
   const reach = (address: string, wanted: boolean) =>
@@ -325,7 +328,7 @@ test("senders of proxies on nodes' networks follow the nodes", { skip }, async (
   assert.equal(status, 201);
   await reach("10.9.0.1", true);
   for (const address of ["10.9.0.2", "10.9.0.3", "10.9.0.7"]) {
-    // What the last write has the policy looked at again for is over: only the address tells of itself.
+    // The reconciles after the last write have ended: only the address is a trigger.
     await sleep(QUIET_MS);
     await plane.patch(`${path}/status`, { status: { addresses: [{ type: "InternalIP", address }] } });
     await reach(address, true);
@@ -339,7 +342,7 @@ test("senders of proxies on nodes' networks follow the nodes", { skip }, async (
   await reach("10.9.0.7", false);
 });
 
-test("the shipped role suffices, and objects go with their policy", { skip }, async () => {
+test("the shipped role is sufficient, and objects go with their policy", { skip }, async () => {
   const refused = plane.audit().filter(({ user, code }) => user === OPERATOR && code === 403);
   assert.deepEqual(refused, []);
   const ns = "ended";

@@ -3,11 +3,11 @@ import { test } from "node:test";
 import type { EgressPolicy } from "../../operator/api/egresspolicy.ts";
 import { childName, SPEC_KEY } from "../../operator/api/names.ts";
 import type { ConfigMap } from "../../operator/api/objects.ts";
-import { parseGrants } from "../../operator/reconcile/grants.ts";
+import { parseGrants } from "../../operator/providers/grants.ts";
+import type { Caches } from "../../operator/reconcile/facts/caches.ts";
+import { StatusScraper } from "../../operator/reconcile/facts/status-scraper.ts";
 import { inForce } from "../../operator/reconcile/in-force.ts";
-import { packSpec } from "../../operator/reconcile/resources/configmap.ts";
-import { Scraper } from "../../operator/reconcile/scrape.ts";
-import type { World } from "../../operator/reconcile/world.ts";
+import { packSpec } from "../../operator/reconcile/objects/configmap.ts";
 import { withDefaults } from "../harness/defaults.ts";
 
 /** By which spec a pod is injected while the newest one is refused. */
@@ -28,18 +28,18 @@ const policyOf = (status: "True" | "False", observedGeneration: number): EgressP
     status: { conditions: [{ type: "Accepted", status, observedGeneration, message: "spec.ports[0]: turned round" }] },
   }) as unknown as EgressPolicy;
 
-function worldWith(kept: string | undefined, uid = UID): World {
+function cachesWith(kept: string | undefined, uid = UID): Caches {
   const configMap = {
     metadata: { name: childName.document("webhooks"), ownerReferences: [{ uid, controller: true }] },
     binaryData: { [SPEC_KEY]: kept },
   } as unknown as ConfigMap;
-  const watched = (objects: unknown[]) => ({ get: () => undefined, by: () => objects, list: () => objects });
-  const none = watched([]);
-  return new Proxy({} as World, {
-    get: (_, kind) => (kind === "configMaps" && kept !== undefined ? watched([configMap]) : none),
+  const cacheOf = (objects: unknown[]) => ({ get: () => undefined, by: () => objects, list: () => objects });
+  const none = cacheOf([]);
+  return new Proxy({} as Caches, {
+    get: (_, kind) => (kind === "configMaps" && kept !== undefined ? cacheOf([configMap]) : none),
   });
 }
-const scraper = new Scraper({ ask: () => Promise.reject(new Error()), intervalMs: 1, onChange: () => {} });
+const scraper = new StatusScraper({ fetch: () => Promise.reject(new Error()), intervalMs: 1, onChange: () => {} });
 const around = () => ({
   scraper,
   grants: parseGrants(JSON.stringify({ grants: [] })),
@@ -48,33 +48,39 @@ const around = () => ({
   now: 0,
 });
 
-for (const [about, policy, world, spec, refused] of [
-  ["the one that was accepted before", policyOf("False", 2), worldWith(packSpec(accepted)), accepted, true],
-  ["the newest where it is accepted", policyOf("True", 2), worldWith(packSpec(accepted)), newest, false],
-  ["the newest where nobody judged it yet", policyOf("False", 1), worldWith(packSpec(accepted)), newest, false],
-  ["the newest where none was accepted", policyOf("False", 2), worldWith(undefined), newest, true],
+for (const [about, policy, caches, spec, rejected] of [
+  ["the last accepted spec", policyOf("False", 2), cachesWith(packSpec(accepted)), accepted, true],
+  ["the newest spec if it is accepted", policyOf("True", 2), cachesWith(packSpec(accepted)), newest, false],
+  ["the newest spec before its validation", policyOf("False", 1), cachesWith(packSpec(accepted)), newest, false],
+  ["the newest spec if none was accepted", policyOf("False", 2), cachesWith(undefined), newest, true],
   [
-    "the one that its fleet runs where its grant was taken back",
+    "the last accepted spec after its grant was revoked",
     policyOf("False", 2),
-    worldWith(packSpec(ungranted)),
+    cachesWith(packSpec(ungranted)),
     ungranted,
     true,
   ],
-  ["the newest where what is kept is refused as well", policyOf("False", 2), worldWith(packSpec(forged)), newest, true],
-  ["the newest where what is kept cannot be read", policyOf("False", 2), worldWith("bm90aGluZw=="), newest, true],
   [
-    "the newest where the ConfigMap is another's",
+    "the newest spec if the stored one is rejected, too",
     policyOf("False", 2),
-    worldWith(packSpec(accepted), "x"),
+    cachesWith(packSpec(forged)),
+    newest,
+    true,
+  ],
+  ["the newest spec if the stored one cannot be read", policyOf("False", 2), cachesWith("bm90aGluZw=="), newest, true],
+  [
+    "the newest spec if another policy owns the ConfigMap",
+    policyOf("False", 2),
+    cachesWith(packSpec(accepted), "x"),
     newest,
     true,
   ],
 ] as const) {
-  test(`pods are injected by ${about}`, () => {
-    const found = inForce(world, policy, around);
+  test(`injection uses ${about}`, () => {
+    const found = inForce(caches, policy, around);
     assert.deepEqual(found.policy.spec, spec);
-    assert.equal(found.refused, refused ? "spec.ports[0]: turned round" : undefined);
+    assert.equal(found.rejected, rejected ? "spec.ports[0]: turned round" : undefined);
     // The same object: its document is made once.
-    if (spec === accepted) assert.equal(inForce(world, policy, around).policy.spec, found.policy.spec);
+    if (spec === accepted) assert.equal(inForce(caches, policy, around).policy.spec, found.policy.spec);
   });
 }

@@ -8,8 +8,8 @@ import { gunzipSync } from "node:zlib";
 import type { EgressPolicy } from "../../operator/api/egresspolicy.ts";
 import { ANNOTATION, childName } from "../../operator/api/names.ts";
 import type { ConfigMap } from "../../operator/api/objects.ts";
+import { slotId } from "../../operator/fleet/slots.ts";
 import type { KubeObject } from "../../operator/kube/resource.ts";
-import { slotId } from "../../operator/reconcile/slots.ts";
 import { type ControlPlane, startControlPlane } from "../cluster/control-plane.ts";
 import { type FaultProxy, isWrite, startFaultProxy } from "../cluster/fault-proxy.ts";
 import { FleetRunner } from "../cluster/fleet.ts";
@@ -37,7 +37,7 @@ let fleet: FleetRunner;
 let documents: DocumentWatch;
 let grants: string;
 
-/** As it is asked for: defaults are the API server's. */
+/** The spec as requested. The API server sets the defaults. */
 interface Spec {
   deny: { hosts: string[] }[];
   allow?: object[];
@@ -45,7 +45,7 @@ interface Spec {
   staticIPs?: { address: string }[];
   [field: string]: unknown;
 }
-/** What was asked for last: by policy its spec, and every valid one since it was made. */
+/** By policy its last requested spec, and all valid ones since its creation. */
 const wanted = new Map<string, { spec: Spec; invalid: boolean; valid: Spec[] }>();
 let edits = 0;
 
@@ -77,7 +77,7 @@ async function act(): Promise<void> {
   const [name, what, provider] = [pick(NAMES), random(), pick(["External", "KubeVIP", "PodIP"])];
   const fresh = makeSpec(name, provider);
   const found = await plane.get<EgressPolicy>(policyPath(NS, name));
-  // Its deletion is under way: what is asked for now would go with it.
+  // The policy is being deleted: a new spec would be deleted with it.
   if (found?.metadata.deletionTimestamp !== undefined) return;
   const before = found === undefined ? undefined : wanted.get(name)!;
   if (before !== undefined && what < 0.15) {
@@ -91,7 +91,7 @@ async function act(): Promise<void> {
   const { allow: _, ...valid } = base;
   const spec: Spec = invalid ? { ...valid, allow: [{ hosts: ["a.example"], ports: ["9000-8000"] }] } : valid;
   wanted.set(name, { spec, invalid, valid: [...(before?.valid ?? []), ...(invalid ? [] : [spec])] });
-  // What was in the spec and is not any more goes, since one manager applies it.
+  // One manager applies the spec, so omitted fields are removed.
   const object = { apiVersion: "egress.outrider.dev/v1alpha1", kind: "EgressPolicy", metadata: { name }, spec };
   await plane.apply(policyPath(NS, name), object);
 }
@@ -122,7 +122,7 @@ async function killAtWrite(start: () => Promise<Operator>): Promise<string> {
   const how = program.running ? `idle after ${nth - left} writes` : `at write ${nth}, ${arrives ? "sent" : "not sent"}`;
   await program.stop("SIGKILL");
   faults.refuse = undefined;
-  // Its Lease would end by itself after 15 s; here nobody waits for that.
+  // The Lease would expire after 15 s. This test does not wait for it.
   await plane.delete(LEASE);
   return how;
 }
@@ -154,7 +154,7 @@ after(async () => {
 
 const list = async (path: string) => (await plane.get<{ items: KubeObject[] }>(path))!.items;
 
-/** What stands in the namespace, as `Kind/name`, without what every namespace has. */
+/** Objects in the namespace as `Kind/name`, without those of every namespace. */
 async function standing(): Promise<string[]> {
   const kinds = {
     ConfigMap: `/api/v1/namespaces/${NS}/configmaps`,
@@ -171,7 +171,7 @@ async function standing(): Promise<string[]> {
   return names.filter((name) => !["ConfigMap/kube-root-ca.crt", "ServiceAccount/default"].includes(name)).sort();
 }
 
-/** What should stand there for a policy. */
+/** Objects that a policy should have. */
 function childrenOf(name: string, spec: Spec): string[] {
   const fleet = childName.fleet(name);
   const shared = [
@@ -186,7 +186,7 @@ function childrenOf(name: string, spec: Spec): string[] {
   return [...shared, ...slots.flatMap((slot) => [`Deployment/${slot}`, `Service/${slot}`])];
 }
 
-/** What an operator that was never killed would have left; says what is different. */
+/** Compares with the result of an operator that was never killed. Returns the differences. */
 async function differences(): Promise<string[]> {
   const problems: string[] = [];
   const children: string[] = [];
@@ -232,7 +232,7 @@ async function differences(): Promise<string[]> {
   return problems;
 }
 
-test(`killed at ${KILLS} random moments, the operator leaves no half and no double work (SEED=${seed})`, async () => {
+test(`survives ${KILLS} kills at random moments (SEED=${seed})`, async () => {
   const args = ["--scrape-seconds=1", `--grants=${grants}`];
   const start = (server: string) => startOperator(plane, { args, server });
   for (let i = 0; i < 3; i++) await act();

@@ -1,9 +1,10 @@
 import { test } from "node:test";
-import { controlPlaneMissing } from "../cluster/control-plane.ts";
+import { controlPlaneMissing, planeTools } from "../cluster/control-plane.ts";
 import { namespaceMissing, runInNamespace } from "../harness/namespace.ts";
 
-const skip = namespaceMissing() ?? controlPlaneMissing({ kwokNodes: 4 }) ?? false;
+const PLANE = { kwokNodes: 4 };
+const skip = namespaceMissing() ?? controlPlaneMissing(PLANE) ?? false;
 
-test("kill -9 of the operator while policies come, change and go", { skip, timeout: 600_000 }, () =>
-  runInNamespace(new URL("kills.inside.ts", import.meta.url)),
+test("the operator survives kill -9 while policies change", { skip, timeout: 600_000 }, () =>
+  runInNamespace(new URL("kills.inside.ts", import.meta.url), planeTools(PLANE)),
 );

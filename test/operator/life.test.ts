@@ -50,7 +50,7 @@ afterEach(async () => {
 after(async () => {
   if (!skip) await plane.stop();
 });
-/** Starts an operator that is gone at the end of its test, however that comes. */
+/** Starts an operator, and ends it with the test in any case. */
 async function start(options: Parameters<typeof startOperator>[1] = {}): Promise<Operator> {
   const operator = await startOperator(plane, options);
   ends.push(() => operator.stop("SIGKILL"));
@@ -75,7 +75,7 @@ async function untilLog(operator: Operator, text: RegExp): Promise<void> {
   }
 }
 
-/** An operator, and all that it asks for. */
+/** An operator, and all its requests. */
 interface Observed {
   operator: Operator;
   way: FaultProxy;
@@ -88,7 +88,7 @@ async function observed(name: string): Promise<Observed> {
   return { operator, way, writes: () => way.seen.filter(isWrite).length };
 }
 
-test("of two operators exactly one acts; the other takes over when it ends, dies or freezes", {
+test("one of two operators leads, and the other takes over", {
   skip,
   timeout: 180_000,
 }, async () => {
@@ -182,7 +182,7 @@ async function childrenByPolicy(): Promise<Map<string, number>> {
 }
 
 for (const signal of ["SIGTERM", "SIGINT"] as const) {
-  test(`${signal} in the midst of work: what is begun is finished, the Lease is given back, exit 0`, {
+  test(`${signal} finishes the work and releases the Lease`, {
     skip,
   }, async () => {
     const one = await observed(signal.toLowerCase());
@@ -217,7 +217,7 @@ const warnings = (operator: Operator) =>
     .map((line) => JSON.parse(line) as { level: number | string; msg: string; reason?: string })
     .filter(({ level }) => level === "warn" || level === "error" || Number(level) >= 40);
 
-test("an API server that is not there yet is waited for, and that is said once", { skip }, async () => {
+test("waits for the API server and logs it once", { skip }, async () => {
   const kubeconfig = await plane.accountConfig("outrider-system", "outrider-operator");
   await plane.kill("kube-apiserver");
   const operator = await start({ kubeconfig });
@@ -228,7 +228,7 @@ test("an API server that is not there yet is waited for, and that is said once",
   await sleep(4000);
   assert.deepEqual(
     warnings(operator).map(({ msg }) => msg),
-    ["cannot reach the API server, tried again"],
+    ["cannot reach the API server, retrying"],
   );
   await plane.revive("kube-apiserver");
   await operator.untilLeading(EXPIRED_MS);
@@ -244,7 +244,7 @@ function wrongConfig(right: string, name: string, change: (text: string) => stri
   return file;
 }
 
-test("a wrong token and a wrong CA are one clear line each, and never ready; SIGTERM ends the wait", {
+test("logs one line for a wrong token and for a wrong CA", {
   skip,
 }, async () => {
   const right = await plane.accountConfig("outrider-system", "outrider-operator");
@@ -254,12 +254,12 @@ test("a wrong token and a wrong CA are one clear line each, and never ready; SIG
   const cases = [
     {
       kubeconfig: wrongConfig(right, "wrong-token", (text) => text.replace(/"token":"[^"]+"/, '"token":"nobody"')),
-      line: "the API server does not take the credentials, tried again",
+      line: "the API server rejects the credentials, retrying",
       reason: /401 Unauthorized/,
     },
     {
       kubeconfig: wrongConfig(right, "wrong-ca", (text) => text.replace(plane.authority.file, stranger.file)),
-      line: "cannot reach the API server, tried again",
+      line: "cannot reach the API server, retrying",
       reason: /CERT|SIGNATURE/,
     },
   ];
@@ -278,7 +278,7 @@ test("a wrong token and a wrong CA are one clear line each, and never ready; SIG
   }
 });
 
-test("/metrics has the names that dashboards know, and no label carries a host", { skip }, async () => {
+test("/metrics has the known names and no hosts in labels", { skip }, async () => {
   const operator = await start();
   await operator.untilLeading();
   await applyPolicy(plane, NS, "measured", deny("secret-customer.example"));
@@ -318,7 +318,7 @@ test("/metrics has the names that dashboards know, and no label carries a host",
   await plane.delete(policyPath(NS, "measured"));
 });
 
-test("who lost the Lease admits pods until the API server can know that it goes, and writes nothing meanwhile", {
+test("a process without the Lease drains its webhook and writes nothing", {
   skip,
   timeout: 120_000,
 }, async () => {

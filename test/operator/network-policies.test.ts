@@ -3,20 +3,20 @@ import { test } from "node:test";
 import type { EgressPolicy } from "../../operator/api/egresspolicy.ts";
 import type { Node, Pod } from "../../operator/api/objects.ts";
 import { providerOf } from "../../operator/providers/index.ts";
-import { differs, stamp } from "../../operator/reconcile/differs.ts";
-import type { Facts } from "../../operator/reconcile/facts.ts";
-import { judgeNetworkPolicies, networkPolicies } from "../../operator/reconcile/network-policies.ts";
+import type { Facts } from "../../operator/reconcile/facts/facts.ts";
+import { judgeNetworkPolicies, networkPolicies } from "../../operator/reconcile/network/network-policies.ts";
+import { differs, stamp } from "../../operator/reconcile/objects/compare.ts";
 import { withDefaults } from "../harness/defaults.ts";
 import { ip } from "../policy/evaluator.ts";
 import { assertBlocks, lets } from "./np-evaluator.ts";
 
-/** Who reaches whom by the NetworkPolicies of a policy `webhooks` in `convoy`, and what its condition says. */
+/** Connections that the NetworkPolicies of policy `webhooks` in `convoy` allow, and their condition. */
 
 interface Given {
   nodes?: Facts["nodes"];
   pods?: { hostNetwork?: boolean; ip?: string; ports?: [proxy: number, admin: number] }[];
   adminFrom?: readonly string[] | undefined;
-  problem?: Parameters<typeof judgeNetworkPolicies>[4];
+  problem?: Parameters<typeof judgeNetworkPolicies>[3];
 }
 
 function made(spec: object, given: Given = {}) {
@@ -44,14 +44,14 @@ function made(spec: object, given: Given = {}) {
     nodes: "nodes" in given ? given.nodes : nodes,
   } as unknown as Facts;
   const provider = providerOf(policy.spec)!;
-  const result = networkPolicies(facts, policy.spec, provider, adminFrom);
+  const result = networkPolicies(facts, policy.spec, provider.shape, adminFrom);
   for (const object of result.objects) assertBlocks(object);
   const named = (name: string) => result.objects.find((object) => object.metadata.name === name)!;
   return {
     names: result.objects.map((object) => object.metadata.name),
     proxy: named("webhooks-egress"),
     senders: named("webhooks-egress-senders"),
-    finding: judgeNetworkPolicies(facts, policy.spec, provider, result, problem),
+    finding: judgeNetworkPolicies(facts, { spec: policy.spec, provider }, result, problem),
   };
 }
 
@@ -80,7 +80,7 @@ const KUBEVIP = {
 };
 const SENDERS = { networkPolicy: { senders: "Enabled" } };
 
-test("the proxy port is for the policy's own senders, by label, in its namespace", () => {
+test("only senders of the policy reach the proxy port", () => {
   const { proxy, names } = made({});
   assert.deepEqual(names, ["webhooks-egress"]);
   const asked: [object, boolean][] = [
@@ -98,7 +98,7 @@ test("the proxy port is for the policy's own senders, by label, in its namespace
   assert.equal(lets(proxy, "from", ip("10.0.0.1"), 4750), false);
 });
 
-test("the admin port is for the operator and those that may read metrics; through the API server for everybody", () => {
+test("only the operator and metrics readers reach the admin port", () => {
   const from = (namespace: string) => ({ pod: {}, namespace });
   const { proxy } = made({}, { adminFrom: ["monitoring", "outrider-system"] });
   assert.deepEqual(
@@ -112,7 +112,7 @@ test("the admin port is for the operator and those that may read metrics; throug
   assert.equal(lets(open, "from", ip("10.0.0.1"), 4750), false);
 });
 
-test("ports that are changed: both are open while older proxies stand there", () => {
+test("old and new ports are allowed while old proxies run", () => {
   const spec = { proxy: { port: 5000, adminPort: 9000 }, ...SENDERS };
   const during = made(spec, { pods: [{ ports: [4750, 9750] }, { ports: [5000, 9000] }] });
   const after = made(spec, { pods: [{ ports: [5000, 9000] }] });
@@ -132,7 +132,7 @@ test("ports that are changed: both are open while older proxies stand there", ()
   }
 });
 
-test("senders leave to the fleet, to DNS and by additionalEgress, and nowhere else; what comes in is left alone", () => {
+test("senders reach only the fleet, DNS and additionalEgress", () => {
   const stores = { podSelector: { matchLabels: { app: "postgres" } } };
   const additionalEgress = [
     { to: [stores], ports: [{ port: 5432 }] },
@@ -156,7 +156,7 @@ test("senders leave to the fleet, to DNS and by additionalEgress, and nowhere el
   assert.ok(lets(senders, "from", ip("10.0.0.1"), 8080), "ingress is not restricted");
 });
 
-test("proxies on nodes' networks: senders are let to the nodes that can have one", () => {
+test("senders reach the nodes that can run a proxy", () => {
   const taint = (key: string, effect = "NoSchedule") => [{ key, effect }];
   const nodes = [
     node(
@@ -196,45 +196,40 @@ test("proxies on nodes' networks: senders are let to the nodes that can have one
   assert.ok(lets(made(tolerant, { nodes }).senders, "to", ip("10.0.0.8"), 5000));
 });
 
-test("a provider is exchanged: slots on nodes' networks that still serve are reached", () => {
+test("senders reach old slots during a migration", () => {
   const { senders } = made(SENDERS, { pods: [{ hostNetwork: true, ip: "10.0.0.7" }, { ip: "10.244.0.9" }] });
   assert.ok(lets(senders, "to", ip("10.0.0.7"), 4750));
   assert.ok(!lets(senders, "to", ip("10.244.0.9"), 4750), "pods are selected by label");
 });
 
-const binds = "where the network plugin enforces NetworkPolicies";
-const unbound = "none is made for the proxies: they are on nodes' networks, where none binds";
+const effect = "with an effect only if the network plugin enforces NetworkPolicies";
+const unbound = "the proxies have none, since NetworkPolicies have no effect on the networks of nodes";
 const huge = Array.from({ length: 64 }, () => ({
   to: Array.from({ length: 64 }, (_, i) => ({
     podSelector: { matchLabels: { [`${"k".repeat(200)}/${i}`]: "v".repeat(63) } },
   })),
 }));
 for (const [what, spec, given, expected] of [
-  [
-    "both",
-    SENDERS,
-    {},
-    ["True", "Applied", `webhooks-egress and webhooks-egress-senders are applied, and bind ${binds}`],
-  ],
-  ["the proxies' alone", {}, {}, ["True", "Applied", `webhooks-egress is applied, and binds ${binds}`]],
+  ["both", SENDERS, {}, ["True", "Applied", `webhooks-egress and webhooks-egress-senders are applied, ${effect}`]],
+  ["the proxies' alone", {}, {}, ["True", "Applied", `webhooks-egress is applied, ${effect}`]],
   [
     "the senders' alone",
     { networkPolicy: { proxy: "Disabled", senders: "Enabled" } },
     {},
-    ["True", "Applied", `webhooks-egress-senders is applied, and binds ${binds}`],
+    ["True", "Applied", `webhooks-egress-senders is applied, ${effect}`],
   ],
   [
     "none",
     { networkPolicy: { proxy: "Disabled" } },
     {},
-    ["Unknown", "NotRequested", "spec.networkPolicy: proxy and senders are Disabled, none is made"],
+    ["Unknown", "NotRequested", "spec.networkPolicy: proxy and senders are Disabled"],
   ],
   ["on nodes' networks", KUBEVIP, {}, ["Unknown", "HostNetwork", unbound]],
   [
     "on nodes' networks, senders",
     { ...KUBEVIP, ...SENDERS },
     {},
-    ["True", "Applied", `webhooks-egress-senders is applied, and binds ${binds}; ${unbound}`],
+    ["True", "Applied", `webhooks-egress-senders is applied, ${effect}; ${unbound}`],
   ],
   [
     "on nodes' networks that are not watched",
@@ -243,7 +238,7 @@ for (const [what, spec, given, expected] of [
     [
       "True",
       "Applied",
-      `webhooks-egress-senders is applied, and binds ${binds}; ${unbound}; nodes are not watched: senders reach proxies where they stand now`,
+      `webhooks-egress-senders is applied, ${effect}; ${unbound}; nodes are not watched, so senders reach only the nodes that run proxies now`,
     ],
   ],
   [
@@ -259,7 +254,7 @@ for (const [what, spec, given, expected] of [
     [
       "False",
       "TooLarge",
-      /^spec\.networkPolicy\.additionalEgress: the senders' NetworkPolicy would have \d+ bytes; at most 524288/,
+      /^spec\.networkPolicy\.additionalEgress: the senders' NetworkPolicy would have \d+ bytes; the limit is 524288/,
     ],
   ],
 ] as const) {
@@ -282,7 +277,7 @@ for (const [what, edit] of [
   ["an exception less", ({ spec }: Edited) => (spec.egress![1]!.to![0]!.ipBlock as { except: string[] }).except.pop()],
   ["another selector", ({ spec }: Edited) => Object.assign(spec.podSelector!, { matchLabels: { a: "b" } })],
 ] as const) {
-  test(`an edit by hand is noticed: ${what}`, () => {
+  test(`detects an edit: ${what}`, () => {
     const applied = stamp(made(SENDERS).proxy);
     const stored = structuredClone(applied);
     assert.equal(differs(stored, applied), false);
@@ -291,7 +286,7 @@ for (const [what, edit] of [
   });
 }
 
-test("ingress that somebody adds to the senders' is noticed; a label and an annotation are theirs", () => {
+test("detects added ingress and ignores added labels", () => {
   const applied = stamp(made(SENDERS).senders) as Edited & ReturnType<typeof stamp>;
   const stored = structuredClone(applied);
   // The API server leaves out what is empty.

@@ -9,8 +9,8 @@ import { after, before, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { EgressPolicy } from "../../operator/api/egresspolicy.ts";
 import { isReady, type Node, type Pod } from "../../operator/api/objects.ts";
+import { slotId } from "../../operator/fleet/slots.ts";
 import type { KubeObject } from "../../operator/kube/resource.ts";
-import { slotId } from "../../operator/reconcile/slots.ts";
 import { type ControlPlane, startControlPlane } from "../cluster/control-plane.ts";
 import { FleetRunner } from "../cluster/fleet.ts";
 import {
@@ -25,7 +25,7 @@ import {
 } from "./operator.ts";
 
 /**
- * Nodes say which addresses they have; real proxies bind them. The addresses themselves are put on the loopback interface of
+ * Nodes list their addresses, and real proxies bind them. The test adds the addresses to the loopback interface of
  * this test's network namespace, which all nodes share, and taken away. The second one is seen by the world as another one.
  */
 
@@ -41,7 +41,7 @@ let fleet: FleetRunner;
 let target: string;
 /** Every address that a request came from. */
 const callers = new Set<string>();
-/** What the echo server says to a caller: by source address, the address that the world sees. */
+/** Answers of the echo server: the address that it reports, by source address. */
 const seen = new Map<string, string>(SOURCES.map((source, i) => [source, IPS[i]!]));
 
 const put = (i: number) => execFileSync("ip", ["addr", "add", `${SOURCES[i]}/32`, "dev", "lo"]);
@@ -92,7 +92,7 @@ after(async () => {
   await plane.stop();
 });
 
-/** What a node says of its addresses, besides the internal one that it always has. */
+/** Listed addresses of a node, besides its internal one. */
 async function nodeLists(node: string, ...more: { type: string; address: string }[]): Promise<void> {
   const path = `/api/v1/nodes/${node}`;
   const { status } = (await plane.get<Node>(path))!;
@@ -139,14 +139,14 @@ const shown = (policy: EgressPolicy | undefined) =>
 const untilShown = (wanted: string) =>
   plane.until<EgressPolicy>(policyPath(NS, "webhooks"), (policy) => shown(policy) === wanted, wanted, WAIT_MS);
 
-/** Waits until the operator has looked at the policy again, with all that it knows by now. */
+/** Waits until the operator has reconciled the policy with its current facts. */
 async function untilLooked(mark: string, staticIPs: readonly StaticIP[]): Promise<void> {
   await applyPolicy(plane, NS, "webhooks", spec(staticIPs, { serviceAnnotations: { mark } }));
   const path = `/api/v1/namespaces/${NS}/services/webhooks-egress`;
   await plane.until<KubeObject>(path, (found) => found?.metadata.annotations?.mark === mark, `the mark ${mark}`);
 }
 
-test("two nodes have an address each: that is where the proxies are, and what the world sees", async () => {
+test("each proxy runs on the node of its address and sends from it", async () => {
   put(0);
   put(1);
   await nodeLists("node-0", external(IPS[0]));
@@ -168,11 +168,11 @@ test("two nodes have an address each: that is where the proxies are, and what th
   );
 });
 
-test("an address that goes from the interface: 503 and not ready, and no other source", async () => {
+test("a proxy that lost its address answers 503 and is not ready", async () => {
   const [pod] = await podsOf(0);
   const answers = new Set<string>();
   const asked: Promise<void>[] = [];
-  // Without waiting: what is on its way when the address goes, waits until it is back.
+  // Without a wait: requests in progress when the address is removed wait until it is back.
   const asking = setInterval(() => {
     asked.push(send(pod!).then(({ status, text }) => void answers.add(status === 200 ? text : `${status}`)));
   }, 20);
@@ -184,7 +184,7 @@ test("an address that goes from the interface: 503 and not ready, and no other s
   const policy = await untilCondition(plane, NS, "webhooks", "Ready", "False", "Unassigned");
   assert.match(
     conditionOf(policy, "Ready")!.message,
-    /^IPsAssigned: no proxy has 203\.0\.113\.20; the proxy on node node-0, .* cannot bind 203\.0\.113\.20: put it on an interface there/,
+    /^IPsAssigned: no proxy has 203\.0\.113\.20; the proxy on node node-0 cannot bind 203\.0\.113\.20, .*; add the address to an interface/,
   );
   assert.deepEqual(await send((await podsOf(1))[0]!), { status: 200, text: IPS[1] });
   put(0);
@@ -193,7 +193,7 @@ test("an address that goes from the interface: 503 and not ready, and no other s
   clearInterval(asking);
   await Promise.all(asked);
   assert.equal((await podsOf(0))[0]!.metadata.uid, pod!.metadata.uid);
-  // 502: the kernel refused to bind it before the proxy had looked again.
+  // 502: the kernel rejected the bind before the proxy checked its address again.
   assert.ok(answers.has(IPS[0]) && answers.has("503"), [...answers].join());
   assert.deepEqual(
     [...answers].filter((answer) => ![IPS[0], "503", "502"].includes(answer)),
@@ -201,7 +201,7 @@ test("an address that goes from the interface: 503 and not ready, and no other s
   );
 });
 
-test("a proxy that serves is left where it is, whoever lists its address; when it loses it, who lists it gets the slot", async () => {
+test("a slot moves only after its proxy lost the address", async () => {
   const [before] = await podsOf(0);
   await nodeLists("node-0");
   await untilLooked("unlisted", [ip(0), ip(1)]);
@@ -210,7 +210,7 @@ test("a proxy that serves is left where it is, whoever lists its address; when i
   const [after] = await podsOf(0);
   assert.equal(after!.metadata.uid, before!.metadata.uid);
   assert.ok(isReady(after!));
-  // As on a node that is gone: the end of its pod never comes.
+  // As on a lost node: its pod never ends.
   const hold = (finalizers: string[]) =>
     plane.patch(`/api/v1/namespaces/${NS}/pods/${before!.metadata.name}`, { metadata: { finalizers } });
   await hold(["example.com/gone"]);
@@ -227,12 +227,12 @@ test("a proxy that serves is left where it is, whoever lists its address; when i
   await untilCondition(plane, NS, "webhooks", "Ready", "True");
 });
 
-test("an address that the world sees as another one: nothing leaves, and the status says what was seen", async () => {
+test("a wrong source address blocks requests and shows in the status", async () => {
   seen.set(SOURCES[1], "198.51.100.7");
   const policy = await untilCondition(plane, NS, "webhooks", "Ready", "False", "Mismatch");
   assert.match(
     conditionOf(policy, "Ready")!.message,
-    /^EgressIPVerified: .* leaves from 198\.51\.100\.7, not from 203\.0\.113\.21$/,
+    /^EgressIPVerified: .* sends from 198\.51\.100\.7, not from 203\.0\.113\.21$/,
   );
   assert.equal(policy.status!.staticIPs![1]!.observedAddress, "198.51.100.7");
   assert.equal(shown(policy), "Verified node-1,Mismatch node-2");
@@ -242,7 +242,7 @@ test("an address that the world sees as another one: nothing leaves, and the sta
   await untilCondition(plane, NS, "webhooks", "Ready", "True");
 });
 
-test("a pending address is published; of an address that no node lists a person says where it is", async () => {
+test("publishes a pending address and uses the annotation of a node", async () => {
   await applyPolicy(plane, NS, "webhooks", spec([ip(0), ip(1), ip(2, "Pending")]));
   await untilShown("Verified node-1,Verified node-2,Unassigned");
   assert.deepEqual(await podsOf(2), []);
@@ -257,7 +257,7 @@ test("a pending address is published; of an address that no node lists a person 
   const policy = await untilCondition(plane, NS, "webhooks", "IPsAssigned", "False", "Unassigned");
   assert.equal(
     conditionOf(policy, "IPsAssigned")!.message,
-    `no proxy has 203.0.113.22; no node lists 203.0.113.22: name the one that has it (kubectl annotate node NODE ${ADDRESSES}=203.0.113.22)`,
+    `no proxy has 203.0.113.22; no node lists 203.0.113.22; annotate the node that has it (kubectl annotate node NODE ${ADDRESSES}=203.0.113.22)`,
   );
   const there = guess.spec!.nodeName === "node-0" ? "node-3" : "node-0";
   await annotate(there, `198.51.100.1, ${IPS[2]}`);
@@ -265,14 +265,14 @@ test("a pending address is published; of an address that no node lists a person 
   put(2);
   await untilCondition(plane, NS, "webhooks", "Ready", "True");
   await untilShown(`Verified node-1,Verified node-2,Verified ${there}`);
-  // Now that the proxy has it, it does not matter whether anybody says so.
+  // Once the proxy has the address, the annotation no longer matters.
   const [pod] = await podsOf(2);
   await annotate(there, null);
   await untilLooked("no annotation", [ip(0), ip(1), ip(2)]);
   assert.equal((await podsOf(2))[0]!.metadata.uid, pod!.metadata.uid);
 });
 
-test("a retiring address gets nothing new, keeps its proxy, and goes with its entry", async () => {
+test("a retiring address gets no new requests and keeps its proxy", async () => {
   const [pod] = await podsOf(0);
   await applyPolicy(plane, NS, "webhooks", spec([ip(0, "Retiring"), ip(1), ip(2)]));
   const retiring = await untilPod(0, "retiring", ({ metadata }) => metadata.labels?.[PHASE] === "Retiring");
@@ -293,7 +293,7 @@ test("a retiring address gets nothing new, keeps its proxy, and goes with its en
   await untilCondition(plane, NS, "webhooks", "Ready", "True");
 });
 
-test("an address belongs to one policy, and to whom a grant gives it", async () => {
+test("an address belongs to one policy with a grant", async () => {
   await applyPolicy(plane, NS, "younger", spec([ip(2)], { port: 5750, adminPort: 5751 }));
   const loser = await untilCondition(plane, NS, "younger", "Accepted", "False", "Conflicted");
   assert.equal(
@@ -309,7 +309,7 @@ test("an address belongs to one policy, and to whom a grant gives it", async () 
   assert.match(conditionOf(greedy, "Accepted")!.message, /namespace convoy has no grant for 198\.51\.100\.9$/);
 });
 
-test("two policies on a node need ports of their own: until then the scheduler's words are shown", async () => {
+test("reports two policies with the same ports on a node", async () => {
   await annotate("node-2", IPS[3]);
   put(3);
   await applyPolicy(plane, NS, "neighbour", spec([ip(3)]));
@@ -323,7 +323,7 @@ test("two policies on a node need ports of their own: until then the scheduler's
   assert.equal(shown(policy), "Verified node-2");
 });
 
-test("from one fleet for all addresses to slots and back: the old one serves until the new one does", async () => {
+test("migrates from a shared fleet to slots and back", async () => {
   type Service = KubeObject & { spec: { selector: Record<string, string> } };
   // From a pod's own address the world sees a static IP, as behind a NAT gateway.
   const shared = { ...spec([{ address: IPS[0] }]), nat: { provider: "External" } };
@@ -339,7 +339,7 @@ test("from one fleet for all addresses to slots and back: the old one serves unt
   const behind = async (): Promise<string> => {
     const wanted = await selector();
     const { items } = (await plane.get<{ items: Pod[] }>(`/api/v1/namespaces/${NS}/pods`))!;
-    // Looked at twice: a selector that changed in between belongs to other labels.
+    // Read twice, since a selector that changed in between belongs to other labels.
     if (JSON.stringify(await selector()) !== JSON.stringify(wanted)) return behind();
     const selected = items.filter(
       (pod) => isReady(pod) && Object.entries(wanted).every(([key, value]) => pod.metadata.labels?.[key] === value),
@@ -368,7 +368,7 @@ test("from one fleet for all addresses to slots and back: the old one serves unt
   assert.ok(looks.includes(slot), looks.join(" → "));
 });
 
-test("in all of this nothing came from another address", () => {
+test("no request used another source address", () => {
   // 127.0.0.1: the fleet of the provider External.
   assert.deepEqual([...callers].sort(), [...SOURCES, "127.0.0.1"].sort());
 });

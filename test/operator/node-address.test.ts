@@ -1,9 +1,10 @@
 import { test } from "node:test";
-import { controlPlaneMissing } from "../cluster/control-plane.ts";
+import { controlPlaneMissing, planeTools } from "../cluster/control-plane.ts";
 import { namespaceMissing, runInNamespace } from "../harness/namespace.ts";
 
-const skip = namespaceMissing() ?? controlPlaneMissing({ kwokNodes: 4 }) ?? false;
+const PLANE = { kwokNodes: 4 };
+const skip = namespaceMissing() ?? controlPlaneMissing(PLANE) ?? false;
 
-test("NodeAddress: each slot is on the node that has its address, and dials from it", { skip, timeout: 600_000 }, () =>
-  runInNamespace(new URL("node-address.inside.ts", import.meta.url)),
+test("NodeAddress runs each slot on the node of its address", { skip, timeout: 600_000 }, () =>
+  runInNamespace(new URL("node-address.inside.ts", import.meta.url), planeTools(PLANE)),
 );

@@ -28,7 +28,7 @@ interface Spec {
   egress?: { to?: Peer[]; ports?: Port[] }[];
 }
 
-/** Whom a packet comes from or goes to: a pod by its labels, or an address that is no pod's. */
+/** Source or destination of a packet: a pod by its labels, or an address of no pod. */
 export type Party = Address | { pod: Record<string, string>; namespace: string };
 
 function selects(selector: Selector, labels: Record<string, string>): boolean {
@@ -61,7 +61,7 @@ const isPort = ({ protocol = "TCP", port, endPort }: Port, wanted: string, numbe
 
 const isOpen = (list: readonly object[] | undefined): boolean => list === undefined || list.length === 0;
 
-/** Whether a NetworkPolicy lets a selected pod's packets in (`from`) or out (`to`). */
+/** Whether a NetworkPolicy allows packets to (`from`) or from (`to`) a selected pod. */
 export function lets(
   policy: object,
   way: "from" | "to",

@@ -27,7 +27,7 @@ const NS = "convoy";
 
 before(async () => {
   if (skip) return;
-  // Simulated nodes do not mend what is written to their pods when they were silent, as kubelets do.
+  // Unlike kubelets, simulated nodes do not repair the status of their pods after an outage.
   plane = await startControlPlane({ kwokNodes: 2, controllerFlags: ["--node-monitor-grace-period=10m"] });
   await install(plane);
   await makeNamespace(plane, NS);
@@ -48,9 +48,9 @@ after(async () => {
   await plane.stop();
 });
 
-/** Asks for another policy. */
+/** Applies another policy. */
 const ask = () => applyPolicy(plane, NS, "webhooks", { deny: [{ hosts: [`edit-${edits++}.example`] }] });
-/** Waits until every proxy runs what was asked for last. */
+/** Waits until every proxy runs the newest spec. */
 const distributed = () => untilCondition(plane, NS, "webhooks", "PolicyDistributed", "True", undefined, 60_000);
 async function edit(): Promise<void> {
   await ask();
@@ -93,7 +93,7 @@ function lives(pid: number): void {
   assert.equal(operator.program.pid, pid);
 }
 
-test("the API server is down for a minute: proxies serve, the operator waits and goes on", { skip }, async () => {
+test("survives an outage of the API server", { skip }, async () => {
   const { pid } = operator.program;
   await plane.kill("kube-apiserver");
   await serves(API_DOWN_MS);
@@ -105,7 +105,7 @@ test("the API server is down for a minute: proxies serve, the operator waits and
   lives(pid);
 });
 
-test("etcd is down for a while: the same", { skip }, async () => {
+test("survives an outage of etcd", { skip }, async () => {
   const { pid } = operator.program;
   await plane.kill("etcd");
   await serves(ETCD_DOWN_MS);
@@ -118,7 +118,7 @@ test("etcd is down for a while: the same", { skip }, async () => {
   lives(pid);
 });
 
-test("connections that are reset every second: an edit converges", { skip }, async () => {
+test("converges while connections are reset every second", { skip }, async () => {
   const resets = setInterval(() => faults.reset(), 1000);
   try {
     for (const began = Date.now(); Date.now() - began < FAULT_MS; ) await edit();
@@ -127,7 +127,7 @@ test("connections that are reset every second: an edit converges", { skip }, asy
   }
 });
 
-test("429 with Retry-After for every write: waited as long as it says, then an edit converges", { skip }, async () => {
+test("respects Retry-After of a 429, then converges", { skip }, async () => {
   await edit();
   faults.seen.length = 0;
   faults.refuse = (method, path) =>
@@ -141,7 +141,7 @@ test("429 with Retry-After for every write: waited as long as it says, then an e
   await distributed();
 });
 
-test("10 s of nothing but 500: few requests, the operator lives, an edit converges", { skip }, async () => {
+test("sends few requests during 10 s of status 500, then converges", { skip }, async () => {
   const { pid } = operator.program;
   await edit();
   faults.refuse = () => ({ status: 500 });
@@ -158,7 +158,7 @@ test("10 s of nothing but 500: few requests, the operator lives, an edit converg
   lives(pid);
 });
 
-test("answers and watches stall, then connections break: an edit converges", { skip }, async () => {
+test("converges after stalled and broken connections", { skip }, async () => {
   faults.stalled = true;
   await ask();
   await sleep(FAULT_MS / 2);
@@ -167,20 +167,20 @@ test("answers and watches stall, then connections break: an edit converges", { s
   await distributed();
 });
 
-test("a watch that is cut in the middle of an event: an edit converges", { skip }, async () => {
+test("converges after a watch that ends within an event", { skip }, async () => {
   for (let i = 0; i < 2; i++) {
     faults.cutNextEvent = true;
     await edit();
   }
 });
 
-test("every request takes 300 ms: an edit converges", { skip }, async () => {
+test("converges with a latency of 300 ms", { skip }, async () => {
   faults.delayMs = 300;
   await edit();
   faults.delayMs = 0;
 });
 
-test("a settled operator asks for nothing but its Lease", { skip }, async () => {
+test("a settled operator only renews its Lease", { skip }, async () => {
   await edit();
   await sleep(2000);
   faults.seen.length = 0;

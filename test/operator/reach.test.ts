@@ -3,18 +3,18 @@ import { test } from "node:test";
 import fc from "fast-check";
 import type { EgressPolicy } from "../../operator/api/egresspolicy.ts";
 import { providerOf } from "../../operator/providers/index.ts";
-import type { Facts } from "../../operator/reconcile/facts.ts";
-import { MAX_BYTES, networkPolicies } from "../../operator/reconcile/network-policies.ts";
+import type { Facts } from "../../operator/reconcile/facts/facts.ts";
+import { MAX_BYTES, networkPolicies } from "../../operator/reconcile/network/network-policies.ts";
 import { formatAddress, parseAddress } from "../../proxy/policy/cidr.ts";
 import { compile, decide, type PolicySet } from "../../proxy/policy/engine.ts";
-import { readManifest } from "../../proxy/policy/source.ts";
+import { readManifest } from "../../proxy/policy/policy-file.ts";
 import { forms } from "../../proxy/policy/special.ts";
 import { parseAuthority } from "../../proxy/policy/target.ts";
 import { withDefaults } from "../harness/defaults.ts";
 import { ip, NEVER, REACHABLE, range, registrySpecial, SPECIAL, text, V4, within } from "../policy/evaluator.ts";
 import { assertBlocks, lets } from "./np-evaluator.ts";
 
-/** What the proxies' NetworkPolicy lets out, beside what the engine lets them dial. */
+/** Compares the NetworkPolicy of proxies with the decisions of the policy engine. */
 
 const seed = Number(process.env.SEED ?? Date.now() & 0x7fffffff);
 const policyOf = (spec: object): EgressPolicy =>
@@ -28,7 +28,7 @@ const policyOf = (spec: object): EgressPolicy =>
 function made(spec: object, blockedCIDRs: readonly string[] = [], rest: Partial<Facts> = {}) {
   const policy = policyOf(spec);
   const facts = { policy, blockedCIDRs, proxies: [], nodes: [], ...rest } as unknown as Facts;
-  const result = networkPolicies(facts, policy.spec, providerOf(policy.spec)!, ["outrider-system"]);
+  const result = networkPolicies(facts, policy.spec, providerOf(policy.spec)!.shape, ["outrider-system"]);
   for (const object of result.objects) assertBlocks(object);
   const named = (name: string) => result.objects.find(({ metadata }) => metadata.name === name);
   return { ...result, proxy: named("webhooks-egress")!, senders: named("webhooks-egress-senders")! };
@@ -110,7 +110,7 @@ for (const [what, spec, reached, closed] of [
     ["10.0.0.1 443"],
   ],
 ] as const) {
-  test(`the proxies' NetworkPolicy: ${what}`, () => {
+  test(`the NetworkPolicy of the proxies: ${what}`, () => {
     const { proxy, widened } = made(spec);
     assert.equal(widened, undefined);
     for (const [list, wanted] of [
@@ -131,7 +131,7 @@ for (const [what, spec, reached, closed] of [
   });
 }
 
-test("the cluster's own public ranges are closed, but where a rule opens them", () => {
+test("blocks public ranges of the cluster unless a rule opens them", () => {
   const allow = [{ hosts: ["a.example"], cidrs: ["34.118.1.0/24"], ports: [8443] }];
   const { proxy } = made({ allow }, ["34.118.0.0/16", "2600:1f00::/32", "192.0.0.9/32"]);
   const out = (address: string, port: number) => lets(proxy, "to", one(address), port);
@@ -197,7 +197,7 @@ function dialable(set: PolicySet, rules: number, address: string, port: number):
   return hosts.some((host) => decide(set, parseAuthority(`${host}:${port}`)!, [address]).verdict === "allow");
 }
 
-test(`whatever the engine lets proxies dial their NetworkPolicy lets out, and nothing else (SEED=${seed})`, () => {
+test(`allows exactly what the policy engine allows (SEED=${seed})`, () => {
   const seen = { both: 0, neither: 0, opened: 0, embedded: 0 };
   fc.assert(
     fc.property(
@@ -246,7 +246,7 @@ const rulesOf = (cidrs: string[], ports?: (i: number) => (number | string)[]) =>
   }));
 const bytes = (object: object) => Buffer.byteLength(JSON.stringify(object));
 
-test("networks that lie beside and in each other take the room of few", () => {
+test("joins adjacent and nested networks", () => {
   const halves = Array.from({ length: 4096 }, (_, i) => `10.0.${i >> 4}.${(i & 15) * 16}/28`);
   const { proxy, widened } = made({ allow: rulesOf(halves) });
   assert.equal(widened, undefined);
@@ -254,7 +254,7 @@ test("networks that lie beside and in each other take the room of few", () => {
   assert.ok(bytes(proxy) < 10_000, `${bytes(proxy)} bytes`);
 });
 
-test("more than fits is rounded to larger networks: all of it is reached, what is never allowed is not", () => {
+test("widens networks that do not fit, without forbidden addresses", () => {
   // 60,000 addresses in rules of their own ports, and metadata beside some of them.
   const cidrs = [
     ...Array.from({ length: 60_000 }, (_, i) => `10.${i >> 8}.${i & 255}.77/32`),
@@ -264,7 +264,7 @@ test("more than fits is rounded to larger networks: all of it is reached, what i
   const { proxy, widened } = made({ allow: rulesOf(cidrs, (i) => [2000 + i]) }, ["34.118.0.0/16"]);
   assert.match(
     widened!,
-    /^what the proxies may dial takes \d+ bytes, and at most 524288 are put into a NetworkPolicy: .* to \/\d+ \(IPv4\)/,
+    /^the networks that the proxies may reach need \d+ bytes, and a NetworkPolicy may have at most 524288: .* to at least \/\d+ \(IPv4\)/,
   );
   assert.ok(bytes((proxy as { spec?: object }).spec!) < MAX_BYTES + 2000, `${bytes(proxy)} bytes`);
   for (const [i, cidr] of cidrs.entries()) {
@@ -276,10 +276,10 @@ test("more than fits is rounded to larger networks: all of it is reached, what i
   assert.equal(lets(proxy, "to", one("192.168.0.1"), 2000), false, "a range far from all of them stays closed");
 });
 
-test("thousands of the cluster's own ranges, of ports, and of groups of them fit as well", () => {
+test("fits thousands of cluster ranges, ports and groups", () => {
   const blocked = Array.from({ length: 20_000 }, (_, i) => `34.${i >> 8}.${i & 255}.77/32`);
   const first = made({ allow: [{ hosts: ["a.example"], cidrs: ["10.0.0.0/8"] }] }, blocked);
-  assert.match(first.widened!, /the cluster's public ranges are not left out/);
+  assert.match(first.widened!, /public ranges of the cluster are not excluded/);
   assert.ok(bytes(first.proxy) < MAX_BYTES);
   assert.equal(lets(first.proxy, "to", one("10.1.1.1"), 443), true);
   assert.equal(lets(first.proxy, "to", one("192.168.1.1"), 443), false);
@@ -297,7 +297,7 @@ test("thousands of the cluster's own ranges, of ports, and of groups of them fit
   assert.equal(lets(second.proxy, "to", one("10.1.1.1"), 1), false);
 });
 
-test("no rule has more ports than network plugins take", () => {
+test("no rule has more ports than network plugins accept", () => {
   const ports = Array.from({ length: 60 }, (_, i) => 2000 + i * 2);
   const { proxy } = made({ ports });
   const { egress } = (proxy as unknown as { spec: { egress: { ports: object[] }[] } }).spec;

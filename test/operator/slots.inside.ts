@@ -9,8 +9,8 @@ import { after, before, test } from "node:test";
 import { gzipSync } from "node:zlib";
 import type { EgressPolicy } from "../../operator/api/egresspolicy.ts";
 import { isReady, type Pod } from "../../operator/api/objects.ts";
+import { slotId } from "../../operator/fleet/slots.ts";
 import type { KubeObject } from "../../operator/kube/resource.ts";
-import { slotId } from "../../operator/reconcile/slots.ts";
 import { type ControlPlane, startControlPlane } from "../cluster/control-plane.ts";
 import { FleetRunner } from "../cluster/fleet.ts";
 import {
@@ -35,7 +35,7 @@ let plane: ControlPlane;
 let operator: Operator;
 let fleet: FleetRunner;
 let echoURL: string;
-/** What the echo server says to a caller: by source address, the address that the world sees. */
+/** Answers of the echo server: the address that it reports, by source address. */
 const seen = new Map<string, string>();
 
 /** What is bound: the second static IP is mapped by a router. */
@@ -119,7 +119,7 @@ const states = (policy: EgressPolicy | undefined) => policy?.status?.staticIPs?.
 const untilStates = (wanted: string) =>
   plane.until<EgressPolicy>(policyPath(NS, "webhooks"), (policy) => states(policy) === wanted, `states ${wanted}`);
 
-test("three static IPs make three Deployments and three NAT gateway Services", async () => {
+test("creates a Deployment and a Service for each static IP", async () => {
   put(0);
   put(1);
   await applyPolicy(plane, NS, "webhooks", spec([0, 1, 2]));
@@ -150,13 +150,13 @@ test("three static IPs make three Deployments and three NAT gateway Services", a
         ports: [{ name: "sink", port: 65534, protocol: "TCP", targetPort: 65534 }],
       },
     );
-    // As kube-vip does: it says that it has the address, whether or not that is so.
+    // Like kube-vip: reports the address in the status, whether or not it is true.
     const status = { loadBalancer: { ingress: [{ ip: bound(i), ipMode: "VIP" }] } };
     await plane.patch(`/api/v1/namespaces/${NS}/services/${gateway.metadata.name}/status`, { status });
   }
 });
 
-test("what a proxy could bind and an echo server saw decides, not what a Service says", async () => {
+test("trusts bound and seen addresses, not the status of a Service", async () => {
   await untilLabelled([0, 1]);
   const policy = await untilStates("Verified,Verified,Unassigned");
   assert.match(conditionOf(policy, "IPsAssigned")!.message, /^no proxy has 203\.0\.113\.22$/);
@@ -167,7 +167,7 @@ test("what a proxy could bind and an echo server saw decides, not what a Service
   await untilLabelled([0, 1, 2]);
 });
 
-test("a wrong address takes the label away, and the status names it; so does an address that is lost", async () => {
+test("removes the label of a proxy with a wrong or lost address", async () => {
   seen.set(bound(0), "198.51.100.7");
   await untilLabelled([1, 2]);
   const wrong = await untilStates("Mismatch,Verified,Verified");
@@ -175,7 +175,7 @@ test("a wrong address takes the label away, and the status names it; so does an 
   const found = await untilCondition(plane, NS, "webhooks", "EgressIPVerified", "False", "Mismatch");
   assert.match(
     conditionOf(found, "EgressIPVerified")!.message,
-    /leaves from 198\.51\.100\.7, not from 203\.0\.113\.20$/,
+    /sends from 198\.51\.100\.7, not from 203\.0\.113\.20$/,
   );
   take(1);
   await untilLabelled([2]);
@@ -186,7 +186,7 @@ test("a wrong address takes the label away, and the status names it; so does an 
   await untilCondition(plane, NS, "webhooks", "Ready", "True");
 });
 
-test("an address that is exchanged touches only its slot, new before old", async () => {
+test("replacing an address changes only its slot", async () => {
   const before = await deployments();
   const published = async () => {
     const found = await plane.get<{ data: Record<string, string> }>(
@@ -227,7 +227,7 @@ async function untilPublished(list: readonly string[]): Promise<void> {
   );
 }
 
-test("a retiring address serves what is open and gets nothing new; a pending one is only published", async () => {
+test("drains a retiring address and only publishes a pending one", async () => {
   const wanted = spec([0, 1, 3]) as { staticIPs: object[] };
   wanted.staticIPs[1] = { ...wanted.staticIPs[1], phase: "Retiring" };
   wanted.staticIPs.push({ address: "203.0.113.24", phase: "Pending" });
@@ -239,7 +239,7 @@ test("a retiring address serves what is open and gets nothing new; a pending one
   await untilCondition(plane, NS, "webhooks", "Ready", "True");
 });
 
-test("slots restart one after the other: never more than one of them is out of service", async () => {
+test("restarts one slot at a time", async () => {
   await applyPolicy(plane, NS, "webhooks", spec([0, 1, 3]));
   await untilCondition(plane, NS, "webhooks", "Ready", "True");
   await untilLabelled([0, 1, 3]);
@@ -258,7 +258,7 @@ test("slots restart one after the other: never more than one of them is out of s
   await untilCondition(plane, NS, "webhooks", "Ready", "True");
 });
 
-test("an address that another policy has is refused, and free when that policy goes", async () => {
+test("rejects an address of another policy until it is free", async () => {
   await applyPolicy(plane, NS, "younger", { ...spec([0]), proxy: { port: 5750, adminPort: 5751 } });
   const loser = await untilCondition(plane, NS, "younger", "Accepted", "False", "Conflicted");
   assert.equal(
@@ -273,7 +273,7 @@ test("an address that another policy has is refused, and free when that policy g
   assert.match(conditionOf(stranger, "Accepted")!.message, /namespace default has no grant for KubeVIP/);
 });
 
-test("a running policy changes its provider: the old fleet serves until the new one does, in both directions", async () => {
+test("migrates between providers without an outage", async () => {
   type Service = KubeObject & { spec: { selector: Record<string, string> } };
   const shared = { ...spec([4]), nat: { provider: "External" }, staticIPs: [{ address: IPS[4] }] };
   const named = async () => (await deployments()).map(({ metadata }) => metadata.name).sort();
@@ -282,11 +282,11 @@ test("a running policy changes its provider: the old fleet serves until the new 
   seen.set("127.0.0.1", IPS[4]);
   const selector = async () =>
     (await plane.get<Service>(`/api/v1/namespaces/${NS}/services/switched-egress`))!.spec.selector;
-  /** Pods that the client Service selects now; never none, whatever is under way. */
+  /** Pods that the client Service selects now. There must always be one. */
   const selected = async (): Promise<Pod[]> => {
     const before = await selector();
     const found = await pods();
-    // Looked at twice: a selector that changed in between belongs to other labels.
+    // Read twice, since a selector that changed in between belongs to other labels.
     if (JSON.stringify(await selector()) !== JSON.stringify(before)) return selected();
     const wanted = Object.entries(before);
     return found.filter(({ metadata }) => wanted.every(([key, value]) => metadata.labels?.[key] === value));
@@ -332,7 +332,7 @@ test("a running policy changes its provider: the old fleet serves until the new 
   );
 });
 
-test("what lies in a policy's ConfigMap gives nobody what he has no grant for", async () => {
+test("a forged ConfigMap does not replace a grant", async () => {
   await applyPolicy(plane, "default", "forger", {});
   await untilCondition(plane, "default", "forger", "Programmed", "True");
   await operator.stop();
@@ -345,7 +345,7 @@ test("what lies in a policy's ConfigMap gives nobody what he has no grant for", 
   const policy = await untilCondition(plane, "default", "forger", "Programmed", "False", "NotAccepted");
   assert.match(
     conditionOf(policy, "Programmed")!.message,
-    /refused as well, and left as it stands: .*no grant for KubeVIP/,
+    /no longer valid either; existing objects are left unchanged: .*no grant for KubeVIP/,
   );
   const fleets = await list<KubeObject>("/apis/apps/v1/namespaces/default/deployments");
   assert.deepEqual(

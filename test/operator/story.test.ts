@@ -44,7 +44,7 @@ after(async () => {
   await plane.stop();
 });
 
-/** What every proxy says of itself. */
+/** The `/status` of every proxy. */
 async function hashes(): Promise<string[]> {
   return Promise.all(
     fleet.pods.map(async (pod) => {
@@ -54,7 +54,7 @@ async function hashes(): Promise<string[]> {
   );
 }
 
-test("kubectl apply makes a fleet that runs the policy", { skip }, async () => {
+test("kubectl apply creates a fleet that runs the policy", { skip }, async () => {
   await applyPolicy(plane, NS, "webhooks", { deny: [{ hosts: ["*.competitor.example"] }] });
   const policy = await untilCondition(plane, NS, "webhooks", "Ready", "True");
   const hash = policy.status!.summary!.policyHash!;
@@ -77,7 +77,7 @@ test("kubectl apply makes a fleet that runs the policy", { skip }, async () => {
   );
 });
 
-test("an edit is in force everywhere, and PolicyDistributed says so", { skip }, async () => {
+test("PolicyDistributed reports an edit that all proxies run", { skip }, async () => {
   const old = (await hashes())[0]!;
   const began = Date.now();
   await applyPolicy(plane, NS, "webhooks", { deny: [{ hosts: ["*.competitor.example", "other.example"] }] });
@@ -88,7 +88,7 @@ test("an edit is in force everywhere, and PolicyDistributed says so", { skip }, 
   assert.deepEqual(await hashes(), [hash, hash]);
 });
 
-test("an invalid edit changes nothing but the status, which names the fields", { skip }, async () => {
+test("an invalid edit changes only the status", { skip }, async () => {
   const before = await plane.get<ConfigMap>(cm("webhooks-egress-policy"));
   await applyPolicy(plane, NS, "webhooks", {
     allow: [{ hosts: ["a.example"], ports: ["9000-8000"] }],
@@ -102,7 +102,7 @@ test("an invalid edit changes nothing but the status, which names the fields", {
   assert.equal(conditionOf(policy, "PolicyDistributed")!.status, "True");
   const after = await plane.get<ConfigMap>(cm("webhooks-egress-policy"));
   assert.equal(after!.metadata.resourceVersion, before!.metadata.resourceVersion);
-  // Also when the operator starts anew, and when the ConfigMap is edited meanwhile.
+  // Also after a restart of the operator, and after an edit of the ConfigMap.
   await operator.stop();
   await plane.patch(cm("webhooks-egress-policy"), { data: { "policy.json": "{}" } });
   operator = await startOperator(plane, { args: ["--scrape-seconds=1", "--resync-seconds=5"] });
@@ -115,7 +115,7 @@ test("an invalid edit changes nothing but the status, which names the fields", {
   );
 });
 
-test("what is deleted or edited comes back; what others own is left alone", { skip }, async () => {
+test("restores its own objects and keeps fields of others", { skip }, async () => {
   await applyPolicy(plane, NS, "webhooks", { deny: [{ hosts: ["*.competitor.example"] }] });
   await untilCondition(plane, NS, "webhooks", "Ready", "True");
   const uid = (await plane.get<ConfigMap>(service))!.metadata.uid;
@@ -147,7 +147,7 @@ test("what is deleted or edited comes back; what others own is left alone", { sk
   await untilCondition(plane, NS, "webhooks", "Ready", "True");
 });
 
-test("a settled policy is not written again, although everything is looked at again", {
+test("a resync of a settled policy writes nothing", {
   skip,
   timeout: 120_000,
 }, async () => {
@@ -175,7 +175,7 @@ test("a settled policy is not written again, although everything is looked at ag
   assert.ok((await reconciles()) >= looked + 10, "everything was looked at again, several times");
 });
 
-test("a policy that pods use stays, says so, and goes when they are gone, with all that it owned", {
+test("keeps a deleted policy until no pod uses it", {
   skip,
 }, async () => {
   const pod = {

@@ -3,8 +3,8 @@ import { test } from "node:test";
 import { parseAllDocuments } from "yaml";
 import { readAcl } from "../../proxy/policy/acl.ts";
 import { compile, decide } from "../../proxy/policy/engine.ts";
+import { readPolicy } from "../../proxy/policy/policy-file.ts";
 import { PolicyError } from "../../proxy/policy/rules.ts";
-import { readPolicy } from "../../proxy/policy/source.ts";
 import { parseAuthority } from "../../proxy/policy/target.ts";
 import { importAcl } from "../../proxy/tools/import.ts";
 

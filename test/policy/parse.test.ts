@@ -3,8 +3,8 @@ import { test } from "node:test";
 import { readAcl } from "../../proxy/policy/acl.ts";
 import type { PolicyDocument } from "../../proxy/policy/document.ts";
 import { MAX_ALIASES } from "../../proxy/policy/parse.ts";
+import { readPolicy } from "../../proxy/policy/policy-file.ts";
 import { MAX_PROBLEMS_SHOWN, PolicyError } from "../../proxy/policy/rules.ts";
-import { readPolicy } from "../../proxy/policy/source.ts";
 
 /** Files that must not open anything by a slip: each is refused with a message that says what to mend. */
 

@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
-import { MAX_ADDRESSES, readResponse, TYPE_A, TYPE_AAAA, writeQuery } from "../../proxy/dns-message.ts";
-import { DnsServers, readResolvConf } from "../../proxy/dns-servers.ts";
+import { MAX_ADDRESSES, readResponse, TYPE_A, TYPE_AAAA, writeQuery } from "../../proxy/dns/message.ts";
+import { DnsServers, readResolvConf } from "../../proxy/dns/servers.ts";
 import { formatAddress } from "../../proxy/policy/cidr.ts";
 
 const NAME_POINTER = Buffer.from([0xc0, 0x0c]);

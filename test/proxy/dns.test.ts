@@ -4,7 +4,7 @@ import { createSocket } from "node:dgram";
 import { once } from "node:events";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
-import { Names } from "../../proxy/resolve.ts";
+import { Names } from "../../proxy/dns/names.ts";
 import { type DnsReply, startDns } from "../harness/dns.ts";
 import { netnsMissing } from "../harness/netns.ts";
 import { OPEN_LOOPBACK, OUTRIDER, startProxy } from "../harness/proxy.ts";

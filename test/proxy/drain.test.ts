@@ -52,7 +52,7 @@ test("SIGTERM: not ready but serving, then not accepting, then tunnels end by th
   await far.close();
 });
 
-test("what does not end in time is closed and recorded; a second signal hurries; SIGINT is the same", async () => {
+test("what does not end in time is closed and recorded; a second signal skips the waiting; SIGINT is the same", async () => {
   for (const [signal, second, env] of [
     ["SIGTERM", null, drains(0, 1)],
     ["SIGTERM", "SIGTERM", drains(600, 600)],

@@ -3,7 +3,7 @@ import { createServer, type IncomingMessage } from "node:http";
 import { Duplex } from "node:stream";
 import { test } from "node:test";
 import fc from "fast-check";
-import { type Head, HeadParser } from "../../proxy/head.ts";
+import { type Head, HeadParser } from "../../proxy/http/head.ts";
 import { parseAbsolute, parseAuthority } from "../../proxy/policy/target.ts";
 
 const RUNS = 8000;

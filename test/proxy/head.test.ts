@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { ChunkedBody } from "../../proxy/body.ts";
-import { HeadParser, MAX_HEAD_BYTES } from "../../proxy/head.ts";
+import { ChunkedBody } from "../../proxy/http/body.ts";
+import { HeadParser, MAX_HEAD_BYTES } from "../../proxy/http/head.ts";
 
 type Outcome = { head: object; rest: string } | { refusal: object } | null;
 

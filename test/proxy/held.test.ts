@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { LineReader } from "../../proxy/head.ts";
-import { Held } from "../../proxy/held.ts";
+import { LineReader } from "../../proxy/http/head.ts";
+import { Held } from "../../proxy/http/held.ts";
 
 test("bytes that are held come back whole, in any pieces, and pieces are not changed", () => {
   const text = "0123456789".repeat(100);

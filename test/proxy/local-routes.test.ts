@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { localNetworks4, localNetworks6, ownNetworks } from "../../proxy/source.ts";
+import { localNetworks4, localNetworks6, ownNetworks } from "../../proxy/egress/source-address.ts";
 
 /** Tables of the kernel as `/proc/net` shows them. */
 

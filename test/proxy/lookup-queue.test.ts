@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { type Job, LookupQueue, zoneOf } from "../../proxy/lookup-queue.ts";
+import { type Job, LookupQueue, zoneOf } from "../../proxy/dns/lookup-queue.ts";
 
 const SLOTS = 256;
 const PLACES = 1024;

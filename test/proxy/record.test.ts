@@ -3,7 +3,7 @@ import { execFileSync } from "node:child_process";
 import { closeSync, constants, createReadStream, openSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
-import { RecordWriter } from "../../proxy/record.ts";
+import { RecordWriter } from "../../proxy/outcome/access-record.ts";
 import { tempFolder } from "../harness/proxy.ts";
 
 const LINES = 30_000;

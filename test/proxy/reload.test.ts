@@ -76,7 +76,7 @@ test("truncated, empty, wrong and missing files keep the last good policy; statu
     assert.match(refused, /^HTTP\/1\.1 403 /);
   }
   assert.match((await proxy.admin("/metrics")).text, /outrider_proxy_policy_reload_total\{result="failure"\} 4\n/);
-  assert.match(proxy.stderr(), /no such file; the last good one stays/);
+  assert.match(proxy.stderr(), /no such file; the last valid policy stays in force/);
   replace(proxy.policyFile, open);
   await proxy.untilStatus((status) => status.policyError === null && status.policy!.hash !== good);
   assert.equal(await proxy.stop(), 0);

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { existsSync, readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { test } from "node:test";
-import { boundCounts } from "../../proxy/bounds.ts";
+import { boundCounts } from "../../proxy/outcome/bounds.ts";
 
 const ROOT = new URL("../..", import.meta.url).pathname;
 const text = readFileSync(join(ROOT, "docs/threat-model.md"), "utf8");

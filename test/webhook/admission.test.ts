@@ -3,7 +3,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { ANNOTATION, BUNDLE_GIVEN, LABEL } from "../../operator/api/names.ts";
-import { BUNDLE_MANAGER } from "../../operator/webhook/keeper.ts";
+import { BUNDLE_MANAGER } from "../../operator/webhook/certificates/rotator.ts";
 import { type ControlPlane, controlPlaneMissing } from "../cluster/control-plane.ts";
 import { freePort, Program } from "../cluster/processes.ts";
 import { makeNamespace } from "../operator/operator.ts";
@@ -48,7 +48,7 @@ const reviewsOf = async (all: readonly Replica[]) => {
   return sum;
 };
 
-onPlane("while the webhook is down only pods that opted in are refused, in their own words", async () => {
+onPlane("an outage of the webhook rejects only pods that opted in", async () => {
   assert.equal((await createPod(plane, "convoy", podOf("nobody"))).status, 201);
   const fleet = { label: "webhooks", labels: { [LABEL.fleet]: "webhooks" } };
   assert.equal((await createPod(plane, "convoy", podOf("a-proxy", fleet))).status, 201);
@@ -60,7 +60,7 @@ onPlane("while the webhook is down only pods that opted in are refused, in their
   }
 });
 
-onPlane("label and annotation both lead to injection; whoever names no policy is never asked about", async () => {
+onPlane("reviews only pods with the label or annotation", async () => {
   await makeNamespace(plane, "disabled");
   await plane.patch("/api/v1/namespaces/disabled", { metadata: { labels: { [LABEL.inject]: "disabled" } } });
   await plane.until(
@@ -80,7 +80,7 @@ onPlane("label and annotation both lead to injection; whoever names no policy is
       podOf("proxy", { label: "webhooks", labels: { [LABEL.fleet]: "webhooks" } }),
     );
     const none = await createPod(plane, "convoy", podOf("none", { annotation: "" }));
-    // The annotation counts, and asks for nothing.
+    // The annotation counts, and requests nothing.
     const taken = await createPod(plane, "convoy", podOf("taken-out", { label: "webhooks", annotation: "" }));
     for (const answer of [kubeSystem, own, off, other, proxy, none, taken]) {
       assert.deepEqual([answer.status, proxyOf(answer)], [201, undefined], answer.body.message);
@@ -113,7 +113,7 @@ onPlane("both replicas answer, with one certificate", async () => {
   });
 });
 
-onPlane("an unknown policy is refused with what to do; a policy made a moment ago is known", async () => {
+onPlane("rejects an unknown policy and finds a new one", async () => {
   await stage.withReplicas([{}], async () => {
     const { status, body } = await createPod(plane, "convoy", podOf("lost", { annotation: "webhoks" }));
     assert.equal(status, 403);
@@ -127,7 +127,7 @@ onPlane("an unknown policy is refused with what to do; a policy made a moment ag
   });
 });
 
-onPlane("a dry run shows the injection and tells nobody", async () => {
+onPlane("a dry run shows the injection without events", async () => {
   await stage.withReplicas([{}], async () => {
     type Events = { items: { involvedObject: { name: string } }[] };
     const told = async (name: string) =>
@@ -148,7 +148,7 @@ onPlane("a dry run shows the injection and tells nobody", async () => {
   });
 });
 
-onPlane("the operator owns caBundle and nothing else; emptied or overwritten, it comes back", async () => {
+onPlane("restores caBundle and owns no other field", async () => {
   await stage.withReplicas([{}, {}], async () => {
     const { metadata } = (await plane.get<Configuration>(CONFIGURATION_PATH))!;
     const owned = metadata.managedFields.filter(({ manager }) => manager === BUNDLE_MANAGER);
@@ -175,13 +175,13 @@ onPlane("the operator owns caBundle and nothing else; emptied or overwritten, it
       process.stderr.write(`caBundle repaired after ${Date.now() - began} ms\n`);
     }
     await stage.untilAdmitted(true);
-    // Applied anew by whoever owns the rest, as an upgrade of the chart does, it stays.
+    // The field is kept when its other manager applies the object again, as an upgrade of the chart does.
     await installWebhook(plane, balancer.port);
     assert.equal(await stage.bundle(), good);
   });
 });
 
-onPlane("a caBundle that is given is left alone, and taken up again when it is not given any more", async () => {
+onPlane("keeps a given caBundle until it is no longer given", async () => {
   await stage.withReplicas([{}, {}], async () => {
     const good = await stage.bundle();
     const other = readFileSync(plane.authority.file).toString("base64");
@@ -203,7 +203,7 @@ onPlane("a caBundle that is given is left alone, and taken up again when it is n
   });
 });
 
-onPlane("a configuration that is deleted is not made anew by half; installed again, it works again", async () => {
+onPlane("does not create a deleted configuration again", async () => {
   await stage.withReplicas([{}], async () => {
     await plane.delete(CONFIGURATION_PATH);
     assert.equal(await plane.get(CONFIGURATION_PATH), undefined);

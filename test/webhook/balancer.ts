@@ -2,7 +2,7 @@ import { once } from "node:events";
 import { type AddressInfo, connect, createServer, type Socket } from "node:net";
 import { connect as connectTLS } from "node:tls";
 
-/** What a Service is for connections: each new one goes to the next endpoint; those that are open stay where they are. */
+/** Balances connections like a Service: each new one uses the next endpoint, and open ones keep theirs. */
 export interface Balancer {
   port: number;
   /** Ports of the endpoints, as long as they are ready. */

@@ -1,7 +1,7 @@
 import type { ControlPlane } from "../cluster/control-plane.ts";
 import { createPod, podOf, proxyOf } from "./shared.ts";
 
-/** Pods that were asked for, and what became of them. */
+/** Requested pods, with their results. */
 export interface Load {
   /** Ends it; every failure in words, and the milliseconds that each creation took. */
   stop(): Promise<{ created: number; failures: string[]; ms: number[] }>;

@@ -4,7 +4,7 @@ import { cpSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { Client } from "../../operator/kube/client.ts";
-import { readOwner } from "../../operator/webhook/owner.ts";
+import { readOwner } from "../../operator/webhook/certificates/owner.ts";
 import { controlPlaneMissing } from "../cluster/control-plane.ts";
 import { configFrom } from "../operator/kube/shared.ts";
 import { shownBy } from "./balancer.ts";
@@ -56,9 +56,9 @@ async function overNewConnections(name: string): Promise<void> {
   }
 }
 
-onStage("leaf and authority are exchanged under load without a failed admission", async () => {
+onStage("rotates leaf and authority under load without a failed admission", async () => {
   const { plane } = stage;
-  // Made in the past, so that what is made now is valid for the API server, whose clock nobody moves.
+  // Created in the past, so that new certificates are valid for the API server, whose clock is unchanged.
   let ageMs = 244 * DAY_MS;
   const wallNow = () => Date.now() - ageMs;
   const maker = await stage.start({ wallNow });
@@ -89,7 +89,7 @@ onStage("leaf and authority are exchanged under load without a failed admission"
   });
 });
 
-onStage("a Secret that is deleted under load is made anew with another authority, and no admission fails", async () => {
+onStage("replaces a Secret that is deleted under load", async () => {
   const { plane } = stage;
   await makeSenders(plane, "deleting");
   await stage.withReplicas([{}, {}], async (...all) => {
@@ -110,7 +110,7 @@ onStage("a Secret that is deleted under load is made anew with another authority
   });
 });
 
-onStage("replicas that start at once agree on one certificate; a damaged Secret is made anew", async () => {
+onStage("replicas agree on one certificate and replace a damaged Secret", async () => {
   const { plane } = stage;
   await plane.delete(SECRET_PATH);
   await stage.withReplicas([{}, {}, {}], async (...all) => {
@@ -125,7 +125,7 @@ onStage("replicas that start at once agree on one certificate; a damaged Secret 
   });
 });
 
-onStage("a Secret of this name that is somebody else's is left as it is", async () => {
+onStage("does not change a foreign Secret of the same name", async () => {
   const { plane } = stage;
   await plane.delete(SECRET_PATH);
   await plane.until(SECRET_PATH, (found) => found === undefined, "the Secret is gone");
@@ -145,7 +145,7 @@ onStage("a Secret of this name that is somebody else's is left as it is", async 
   await stage.end(replica);
 });
 
-onStage("the Secret goes with the operator's Deployment; one without an owner is given it", async () => {
+onStage("adds the operator's Deployment as owner of the Secret", async () => {
   const { plane } = stage;
   const labels = { app: "owner" };
   const template = { metadata: { labels }, spec: { containers: [{ name: "x", image: "x:1" }] } };
@@ -167,7 +167,7 @@ onStage("the Secret goes with the operator's Deployment; one without an owner is
   await plane.until(SECRET_PATH, (found) => found === undefined, "garbage collection takes the Secret");
 });
 
-onStage("given certificates are served, read again when they change, and caBundle is left alone", async () => {
+onStage("serves and reloads mounted certificates without caBundle", async () => {
   const { plane } = stage;
   const folder = join(plane.folder, "given");
   mkdirSync(folder);
@@ -191,6 +191,6 @@ onStage("given certificates are served, read again when they change, and caBundl
     assert.equal(await stage.bundle(), caBundle);
     assert.equal(await plane.get(SECRET_PATH), undefined);
   });
-  const message = new RegExp(`^--webhook-cert-dir ${folder}/tls\\.crt is no certificate in PEM$`);
+  const message = new RegExp(`^--webhook-cert-dir ${folder}/tls\\.crt is not a PEM certificate$`);
   await assert.rejects(stage.start({ certDir: folder }), { message });
 });

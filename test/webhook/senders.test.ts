@@ -6,12 +6,12 @@ import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { after, before, test } from "node:test";
 import { ANNOTATION, LABEL } from "../../operator/api/names.ts";
-import { inject, type PodLike } from "../../operator/webhook/inject.ts";
+import { inject, type PodLike } from "../../operator/injection/inject.ts";
 import { makeCertificate, opensslMissing } from "../harness/certificate.ts";
 import { makeNetns, type Netns, netnsMissing } from "../harness/netns.ts";
 import { type ProxyHandle, startProxy, tempFolder } from "../harness/proxy.ts";
+import { applied, environment, targetOf } from "../injection/policies.ts";
 import { BODY, SENDERS } from "../proxy/senders/senders.ts";
-import { applied, environment, targetOf } from "./policies.ts";
 
 /** Real senders with the very environment that a patch gives, a real proxy, a real receiver, and no way around it. */
 
@@ -61,7 +61,7 @@ after(async () => {
   net?.close();
 });
 
-/** The environment of a pod whose container says nothing but `HTTP_PROXY: ""`, after injection. */
+/** The injected environment of a pod whose container only has `HTTP_PROXY: ""`. */
 function injected(spec: { authentication: { mode: "None" | "Basic" } }, client?: string): Record<string, string> {
   const { port } = proxies[spec.authentication.mode];
   const annotations = { [LABEL.policy]: "webhooks", ...(client === undefined ? {} : { [ANNOTATION.client]: client }) };
@@ -97,7 +97,7 @@ async function send(command: string[], env: Record<string, string>, proxy: Proxy
 for (const sender of SENDERS) {
   const [tool, ...args] = sender.tool;
   const skip = missing ?? (spawnSync(tool!, args).error === undefined ? false : `needs ${tool}`);
-  test(`${sender.name}: delivers with what was injected, and shows why it is refused`, { skip }, async () => {
+  test(`${sender.name}: delivers with injected variables and shows a denial`, { skip }, async () => {
     sender.prepare?.(folder);
     const authentication = { mode: "Basic" as const, secretRef: { name: "proxy-passwords" } };
     for (const client of [undefined, "billing"]) {
@@ -127,7 +127,7 @@ for (const sender of SENDERS) {
 
 const noJava =
   spawnSync("javac", ["-version"]).error === undefined ? false : "needs javac (Debian: default-jdk-headless)";
-test("Java: delivers with what was injected, and shows that it is refused", { skip: missing ?? noJava }, async () => {
+test("Java: delivers with injected variables and shows a denial", { skip: missing ?? noJava }, async () => {
   execFileSync("javac", ["-d", folder, new URL("Sender.java", import.meta.url).pathname], { stdio: "inherit" });
   const env = injected({ preset: "Java", authentication: { mode: "None" } } as never);
   const run = (url: string) => send(["java", "-cp", folder, "Sender", url, ca], env, proxies.None);

@@ -8,14 +8,14 @@ import pino from "pino";
 import { Registry } from "prom-client";
 import type { EgressPolicy } from "../../operator/api/egresspolicy.ts";
 import type { KubeObject } from "../../operator/kube/resource.ts";
-import { type AdmitParts, Refusal } from "../../operator/webhook/admit.ts";
-import { bundleOf, nextStep } from "../../operator/webhook/certs.ts";
+import { AdmissionRefusal, type AdmitParts } from "../../operator/webhook/admit.ts";
+import { bundleOf, nextStep } from "../../operator/webhook/certificates/lifecycle.ts";
 import { WebhookMetrics } from "../../operator/webhook/metrics.ts";
 import { makeWebhook, type Webhook } from "../../operator/webhook/server.ts";
 import { fastClock } from "../operator/kube/clocks.ts";
 import { injectOne, optInByName } from "./injector.ts";
 
-/** How much faster a drain goes. */
+/** Speed-up of a drain. */
 const SPEED = 10;
 const moment = { now: Date.now(), names: ["127.0.0.1"], trusted: true };
 const certificates = nextStep(undefined, undefined, moment)!.held;
@@ -28,15 +28,15 @@ const policy = {
 
 const told: { about: KubeObject; reason: string }[] = [];
 const parts: AdmitParts = {
-  find: (_, name) => {
+  lookup: (_, name) => {
     if (name === "broken") return Promise.reject(new Error("the API server is away"));
-    if (name === "elsewhere") return Promise.reject(new Refusal("not here"));
+    if (name === "elsewhere") return Promise.reject(new AdmissionRefusal("not here"));
     const leaving = { ...policy, metadata: { ...policy.metadata, deletionTimestamp: "2026-01-01T00:00:00Z" } };
     return Promise.resolve(name === "webhooks" ? policy : name === "leaving" ? leaving : undefined);
   },
   optIn: optInByName,
   inject: injectOne,
-  tell: (about, { reason }) => told.push({ about, reason }),
+  record: (about, { reason }) => told.push({ about, reason }),
   clusterDomain: "cluster.local",
 };
 
@@ -114,7 +114,7 @@ async function ask(body: object, given?: Given): Promise<Response> {
   return (JSON.parse(text) as { response: Response }).response;
 }
 
-test("a pod that opted in is patched, its user is warned, its controller is told", async () => {
+test("patches a pod that opted in, with warnings and events", async () => {
   told.length = 0;
   const ownerReferences = [
     { apiVersion: "v1", kind: "Other", name: "other", uid: "o" },
@@ -131,7 +131,7 @@ test("a pod that opted in is patched, its user is warned, its controller is told
   assert.deepEqual(told, [{ about: { apiVersion: "apps/v1", kind: "ReplicaSet", metadata }, reason: "Injected" }]);
 });
 
-test("a bare pod is told of itself; one without a name yet is not; nothing is told in a dry run", async () => {
+test("records events of bare pods with a name, and none in a dry run", async () => {
   told.length = 0;
   await ask(review(pod("webhooks", { name: "bare" })));
   assert.deepEqual(
@@ -144,15 +144,15 @@ test("a bare pod is told of itself; one without a name yet is not; nothing is to
   assert.ok(nameless.patch !== undefined && dry.patch === nameless.patch);
 });
 
-test("what is refused says why and how to mend it", async () => {
+test("a rejection has the reason and the fix", async () => {
   for (const [name, message] of [
     [
       "missing",
       'EgressPolicy "missing" does not exist in namespace "convoy"; create it there, or correct egress.outrider.dev/policy of the pod template',
     ],
-    ["No_Name", /^"No_Name" is no name of an EgressPolicy; correct/],
-    [`a${"b".repeat(300)}`, /^"ab{62}" is no name/],
-    ["../../secrets", /is no name/],
+    ["No_Name", /^"No_Name" is not a valid name of an EgressPolicy; correct/],
+    [`a${"b".repeat(300)}`, /^"ab{62}" is not a valid name/],
+    ["../../secrets", /is not a valid name/],
     ["elsewhere", "not here"],
   ] as const) {
     const { allowed, status, patch } = await ask(review(pod(name)));
@@ -165,7 +165,7 @@ test("what is refused says why and how to mend it", async () => {
   assert.match(leaving.warnings![1]!, /^EgressPolicy "leaving" is being deleted/);
 });
 
-test("what is not the creation of a pod is allowed as it is", async () => {
+test("allows everything except the creation of pods unchanged", async () => {
   const pods = { group: "", version: "v1", resource: "pods" };
   for (const more of [
     { operation: "UPDATE" },
@@ -182,10 +182,10 @@ test("what is not the creation of a pod is allowed as it is", async () => {
 
 const REQUEST = review(pod("webhooks")).request;
 for (const [what, body, message] of [
-  ["no JSON", "{", "the body is no JSON"],
-  ["nothing", "", "the body is no JSON"],
-  ["a list", [], "the body is no JSON object"],
-  ["null", "null", "the body is no JSON object"],
+  ["no JSON", "{", "the body is not JSON"],
+  ["nothing", "", "the body is not JSON"],
+  ["a list", [], "the body is not a JSON object"],
+  ["null", "null", "the body is not a JSON object"],
   ["another kind", { kind: "Pod" }, 'kind must be AdmissionReview, not "Pod"'],
   [
     "v1beta1",
@@ -207,13 +207,13 @@ for (const [what, body, message] of [
   ["no metadata", review({ spec: { containers: [] } }), "request.object.metadata is missing"],
   ["no containers", review({ metadata: {}, spec: {} }), "request.object.spec.containers is missing"],
 ] as const) {
-  test(`400 and one line: ${what}`, async () => {
+  test(`answers 400 with one line: ${what}`, async () => {
     const { status, text } = await post(body);
     assert.deepEqual([status, text], [400, `${message}\n`]);
   });
 }
 
-test("other paths, methods and types are refused; the server answers on", async () => {
+test("rejects other paths, methods and types", async () => {
   const good = review(pod("webhooks"));
   assert.deepEqual((await post(good, { path: "/" })).status, 404);
   assert.deepEqual((await post("", { method: "GET" })).status, 405);
@@ -221,7 +221,7 @@ test("other paths, methods and types are refused; the server answers on", async 
   assert.deepEqual((await post(good, { type: "application/json; charset=utf-8" })).status, 200);
 });
 
-test("a body above the limit is not read to its end, however its length is told", async () => {
+test("stops reading a body above the limit", async () => {
   const big = " ".repeat(5 * 1024 * 1024);
   const outgoing = (headers: Record<string, string>) =>
     new Promise<number | undefined>((resolve, reject) => {
@@ -243,12 +243,12 @@ test("a body above the limit is not read to its end, however its length is told"
   assert.equal((await ask(review(pod("webhooks")))).allowed, true);
 });
 
-test("what cannot be found out lets no pod through: 500, which the API server takes for a failure", async () => {
+test("answers 500 if the policy cannot be looked up", async () => {
   const { status, text } = await post(review(pod("broken")));
-  assert.deepEqual([status, text], [500, "the pod cannot be reviewed now: the API server is away\n"]);
+  assert.deepEqual([status, text], [500, "cannot review the pod now: the API server is away\n"]);
 });
 
-test("what happened is counted by its result, each once", async () => {
+test("counts each review by its result", async () => {
   const text = await registry.metrics();
   const count = (result: string) =>
     Number(new RegExp(`^outrider_webhook_reviews_total\\{result="${result}"\\} (\\d+)$`, "m").exec(text)?.[1]);
@@ -265,7 +265,7 @@ test("what happened is counted by its result, each once", async () => {
   assert.match(text, /^outrider_webhook_review_seconds_count \d\d$/m);
 });
 
-test("a new certificate is shown from the next connection on; connections that are open stay", async () => {
+test("uses a new certificate for new connections only", async () => {
   const server = await start();
   serve(server);
   const open = async () => {
@@ -291,13 +291,13 @@ test("a new certificate is shown from the next connection on; connections that a
   await server.drain();
 });
 
-test("a draining server answers and sends clients away, takes new connections for a while, and then ends", async () => {
+test("a draining server answers, closes connections, and ends", async () => {
   const server = await start();
   serve(server);
   const kept = new Agent({ keepAlive: true, ca: bundleOf(certificates) });
   const { port } = server;
   assert.equal((await post(review(pod("webhooks")), { port })).headers.connection, "keep-alive");
-  // Of this one nothing is heard any more: it must not hold up the end for ever.
+  // This connection sends nothing more, and must not block the shutdown forever.
   const idle = connect({ host: "127.0.0.1", port, ca: bundleOf(certificates) });
   await once(idle, "secureConnect");
   let ended = false;
@@ -317,7 +317,7 @@ test("a draining server answers and sends clients away, takes new connections fo
   await assert.rejects(once(late, "secureConnect"), { code: "ECONNREFUSED" });
 });
 
-test("old versions of TLS are refused, before and after a renewal", async () => {
+test("rejects old versions of TLS before and after a renewal", async () => {
   const hello = (maxVersion: "TLSv1.1" | "TLSv1.2") => {
     const socket = connect({
       host: "127.0.0.1",

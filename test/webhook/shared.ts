@@ -4,13 +4,13 @@ import pino from "pino";
 import { Registry } from "prom-client";
 import { parseAllDocuments } from "yaml";
 import { LABEL } from "../../operator/api/names.ts";
+import { inject, optIn } from "../../operator/injection/inject.ts";
 import { Client } from "../../operator/kube/client.ts";
 import { type Clock, systemClock } from "../../operator/kube/clock.ts";
 import { EventRecorder } from "../../operator/kube/events.ts";
 import { KubeMetrics } from "../../operator/kube/metrics.ts";
 import type { OwnerReference } from "../../operator/kube/resource.ts";
-import { makeFind } from "../../operator/webhook/find.ts";
-import { inject, optIn } from "../../operator/webhook/inject.ts";
+import { makeLookup } from "../../operator/webhook/lookup.ts";
 import { type RunningWebhook, startWebhook } from "../../operator/webhook/start.ts";
 import type { Answer, ControlPlane } from "../cluster/control-plane.ts";
 import { configFrom } from "../operator/kube/shared.ts";
@@ -43,7 +43,7 @@ export async function makeSenders(plane: ControlPlane, namespace: string): Promi
   await plane.until(path, (found) => found !== undefined, "the default ServiceAccount");
 }
 
-/** A pod that nobody runs. `opt`: where it names its policy, if it does. */
+/** A pod that no kubelet runs. `opt`: where it names its policy. */
 export function podOf(
   name: string,
   opt: { label?: string; annotation?: string; labels?: Record<string, string> } = {},
@@ -81,7 +81,7 @@ export function proxyOf({ body }: Answer<StoredPod>): string | undefined {
 /** A replica of the webhook in this process, under the role that is shipped. */
 export interface Replica extends RunningWebhook {
   registry: Registry;
-  /** Reviews that it was asked for. */
+  /** Number of received reviews. */
   reviews(): Promise<number>;
   until(what: string, check: () => boolean | Promise<boolean>): Promise<void>;
 }
@@ -113,10 +113,10 @@ export async function startReplica(options: ReplicaOptions): Promise<Replica> {
     config: { listen, configuration: "outrider-webhook", names, certDir, owner: undefined },
     namespace: SYSTEM,
     clusterDomain: "cluster.local",
-    find: makeFind({ get: () => undefined }, client, []),
+    lookup: makeLookup({ get: () => undefined }, client, []),
     optIn: (pod) => optIn(pod),
     inject,
-    tell: (object, { type, reason, message }) => events.event(object, type, reason, message),
+    record: (object, { type, reason, message }) => events.event(object, type, reason, message),
     metrics: { registry, kube: new KubeMetrics(registry) },
     ...{ client, owner, log, clock, wallNow },
   });
@@ -139,7 +139,7 @@ export async function startReplica(options: ReplicaOptions): Promise<Replica> {
   };
 }
 
-/** Looks every 20 ms until it is so; fails after a minute, saying what was waited for. */
+/** Polls every 20 ms until `check` is true. Fails after a minute with the description. */
 export async function until(what: string, check: () => boolean | Promise<boolean>, ms = 60_000): Promise<void> {
   for (const began = Date.now(); !(await check()); ) {
     if (Date.now() - began > ms) throw new Error(`waited ${ms} ms for: ${what}`);

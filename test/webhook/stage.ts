@@ -17,7 +17,7 @@ import {
   until,
 } from "./shared.ts";
 
-/** How much faster waits of the webhook go: it looks every 3 s, and drains within 1.5 s. */
+/** Speed-up of the webhook's waits: it checks every 3 s, and drains within 1.5 s. */
 const SPEED = 10;
 const ADMITTED_MS = 30_000;
 
@@ -38,7 +38,7 @@ export const PROXY = "http://webhooks-egress.convoy.svc.cluster.local:4750";
 
 export const countOf = (pem: string): number => pem.split("BEGIN CERTIFICATE").length - 1;
 
-/** A real API server that asks a webhook behind a balancer, and senders in namespace `convoy`. */
+/** A real API server that calls a webhook behind a balancer, and senders in namespace `convoy`. */
 export class Stage {
   readonly plane: ControlPlane;
   readonly balancer: Balancer;
@@ -98,7 +98,7 @@ export class Stage {
     return Buffer.from(found!.webhooks[0]!.clientConfig.caBundle ?? "", "base64").toString();
   }
 
-  /** Writes caBundle as somebody else; base64. */
+  /** Writes caBundle (base64) as another manager. */
   async setBundle(value: string): Promise<void> {
     const patch = [{ op: "replace", path: "/webhooks/0/clientConfig/caBundle", value }];
     const type = { "content-type": "application/json-patch+json" };

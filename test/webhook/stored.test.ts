@@ -7,21 +7,21 @@ import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { parseAllDocuments } from "yaml";
 import type { EgressPolicy } from "../../operator/api/egresspolicy.ts";
+import type { Container } from "../../operator/injection/pod.ts";
+import { markerOf } from "../../operator/injection/variables.ts";
 import type { KubeObject } from "../../operator/kube/resource.ts";
-import { covers } from "../../operator/reconcile/differs.ts";
-import type { Container } from "../../operator/webhook/pod.ts";
-import { markerOf } from "../../operator/webhook/variables.ts";
+import { covers } from "../../operator/reconcile/objects/compare.ts";
 import { type ControlPlane, controlPlaneMissing, startControlPlane } from "../cluster/control-plane.ts";
 import { freePort } from "../cluster/processes.ts";
+import { targetOf } from "../injection/policies.ts";
 import { applyPolicy, install, makeNamespace, type Operator, policyPath, startOperator } from "../operator/operator.ts";
 import { installWebhook, untilAdmitting } from "./installed.ts";
-import { targetOf } from "./policies.ts";
 
-/** Every golden pod once more: created on a real API server, which asks a real operator, and read as it was stored. */
+/** Creates every golden pod on a real API server, which calls a real operator, and compares the stored pod. */
 
 const skip = controlPlaneMissing({ controllers: true }) ?? false;
 const NS = "convoy";
-const root = new URL("golden/", import.meta.url).pathname;
+const root = new URL("../injection/golden/", import.meta.url).pathname;
 const MARKER = "egress.outrider.dev/injected";
 const ADDED = "test.example/added-later";
 

@@ -7,7 +7,7 @@ const PAUSE_MS = 500;
 const { METRICS_URL, WEBHOOK_HOST, WEBHOOK_PORT, PATIENCE_MS = "60000" } = process.env;
 const end = Date.now() + Number(PATIENCE_MS);
 
-/** Operators may be on their way up still, and Services not know of them yet. */
+/** Retries, since operators may still be starting and Services may not have their endpoints yet. */
 async function eventually(check) {
   for (;;) {
     try {
@@ -22,8 +22,9 @@ async function eventually(check) {
 await eventually(async () => {
   const response = await fetch(METRICS_URL, { signal: AbortSignal.timeout(TIMEOUT_MS) });
   const policies = /^outrider_operator_policies (\d+)$/m.exec(await response.text());
-  if (policies === null) throw new Error(`${METRICS_URL} is not the operator's: status ${response.status}`);
-  console.log(`an operator answers, it knows ${policies[1]} policies`);
+  if (policies === null)
+    throw new Error(`${METRICS_URL} is not the metrics page of the operator: status ${response.status}`);
+  console.log(`an operator answers and watches ${policies[1]} policies`);
 });
 if (WEBHOOK_HOST !== undefined) {
   await eventually(async () => {
@@ -34,5 +35,5 @@ if (WEBHOOK_HOST !== undefined) {
       socket.destroy();
     }
   });
-  console.log(`${WEBHOOK_HOST}:${WEBHOOK_PORT} takes connections`);
+  console.log(`${WEBHOOK_HOST}:${WEBHOOK_PORT} accepts connections`);
 }

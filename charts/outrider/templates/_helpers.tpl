@@ -2,7 +2,7 @@
 {{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" }}
 {{- end }}
 
-{{/* 40: what follows it has to fit into 63. */}}
+{{/* At most 40 characters, since suffixes have to fit into 63. */}}
 {{- define "outrider.fullname" -}}
 {{- $name := include "outrider.name" . }}
 {{- if .Values.fullnameOverride }}
@@ -24,7 +24,7 @@
 {{- end }}
 {{- end }}
 
-{{/* No version here: what selects must never change. */}}
+{{/* Without a version, since selectors must never change. */}}
 {{- define "outrider.selectorLabels" -}}
 app.kubernetes.io/name: {{ include "outrider.name" . }}-operator
 app.kubernetes.io/instance: {{ .Release.Name }}
@@ -42,7 +42,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 {{- end }}
 
-{{/* The same with labels of one's own, which win: dict "root" $ "labels" MAP */}}
+{{/* The same with own labels, which have precedence: dict "root" $ "labels" MAP */}}
 {{- define "outrider.labelsWith" -}}
 {{- toYaml (merge (dict) (default dict .labels) (include "outrider.labels" .root | fromYaml)) }}
 {{- end }}
@@ -58,7 +58,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 {{- end }}
 
-{{/* The Secret with the webhook's certificate that is mounted; empty: the operator makes its own. */}}
+{{/* The mounted Secret with the webhook's certificate; empty if the operator creates its own. */}}
 {{- define "outrider.webhookSecret" -}}
 {{- with .Values.webhook.certificates }}
 {{- if eq .source "CertManager" }}{{ include "outrider.webhook" $ }}-tls
@@ -67,7 +67,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 {{- end }}
 
-{{/* Mistakes that a schema cannot tell. */}}
+{{/* Errors that a schema cannot detect. */}}
 {{- define "outrider.check" -}}
 {{- range $provider, $value := dict "KubeVIP" "kubeVIP" "NodeAddress" "nodeAddress" }}
 {{- $enabled := (index $.Values.providers $value).enabled }}
@@ -77,7 +77,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 {{- end }}
 {{- if and $enabled (not $.Values.discoverCIDRs) }}
-{{- fail (printf "providers.%s.enabled needs discoverCIDRs: the operator looks which nodes can take a proxy" $value) }}
+{{- fail (printf "providers.%s.enabled needs discoverCIDRs: the operator has to know which nodes can run a proxy" $value) }}
 {{- end }}
 {{- end }}
 {{- if .Values.webhook.enabled }}
@@ -86,13 +86,13 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- fail (printf "namespaces has %s, the release's own, where no pod is injected: install the release into a namespace of its own" .) }}
 {{- end }}
 {{- if has . $.Values.webhook.excludedNamespaces }}
-{{- fail (printf "namespaces has %s, where no pod is injected: take it out of webhook.excludedNamespaces, or of namespaces" .) }}
+{{- fail (printf "namespaces has %s, where no pod is injected: remove it from webhook.excludedNamespaces, or from namespaces" .) }}
 {{- end }}
 {{- end }}
 {{- end }}
 {{- with .Values.webhook }}
 {{- if and .enabled (eq .certificates.source "Secret") (not .certificates.caBundle) }}
-{{- fail "webhook.certificates.caBundle is required where the source is Secret" }}
+{{- fail "webhook.certificates.caBundle is required if the source is Secret" }}
 {{- end }}
 {{- end }}
 {{- end }}

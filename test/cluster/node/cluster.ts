@@ -1,32 +1,29 @@
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Component } from "../components.ts";
-import { type ControlPlane, controlPlaneMissing, startControlPlane } from "../control-plane.ts";
+import { type ControlPlane, controlPlaneMissing, planeTools, startControlPlane } from "../control-plane.ts";
 import { Program } from "../processes.ts";
 import { findTool, toolsMissing } from "../tools.ts";
 import { DNS_HOST, FAMILIES, FOUR } from "./addresses.ts";
-import { imagesMissing, makeImages } from "./images.ts";
+import { makeImages } from "./images.ts";
 import { Internet } from "./internet.ts";
 import { machineMissing, removeGroups } from "./machine.ts";
 import { Network } from "./network.ts";
 import { Node } from "./node.ts";
 import { DNS_SERVICE } from "./settings.ts";
 
-const TOOLS = ["kubelet", "kube-proxy", "coredns"];
+const NODE_TOOLS = ["kubelet", "kube-proxy", "coredns"];
+/** The tools that a real cluster runs, its image's and its installation's among them: for `runInNamespace`. */
+export const CLUSTER_TOOLS: readonly string[] = [...planeTools({ controllers: true }), ...NODE_TOOLS, "helm", "sender"];
 /** In the order in which they start. */
 const COMPONENTS: readonly Component[] = ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"];
 const READY_MS = 60_000;
 /** The kernel takes a moment to forget what was killed. */
 const FORGET_MS = 10_000;
 
-/** Why no real cluster can run here; null when one can. */
+/** The reason why no real cluster can run here; null when one can, perhaps after its programs are built. */
 export function clusterMissing(): string | null {
-  return (
-    machineMissing() ??
-    controlPlaneMissing({ controllers: true }) ??
-    toolsMissing([...TOOLS, "helm"]) ??
-    imagesMissing()
-  );
+  return machineMissing() ?? controlPlaneMissing({ controllers: true }) ?? toolsMissing(CLUSTER_TOOLS);
 }
 
 /** A real cluster with a NAT gateway before an "internet". This process is in the network namespace of its first node. */
@@ -91,7 +88,7 @@ export async function startCluster({ nodes: count = 1, dualStack = false }: Clus
   const families = dualStack ? FAMILIES : [FOUR];
   removeGroups(false);
   const tools = new Map<string, string>();
-  for (const name of TOOLS) tools.set(name, await findTool(name));
+  for (const name of NODE_TOOLS) tools.set(name, await findTool(name));
   const kubelets = Array.from({ length: count }, (_, i) => [`system:node:node-${i + 1}`, ["system:nodes"]] as const);
   let network: Network | undefined;
   const plane = await startControlPlane({
@@ -114,6 +111,7 @@ export async function startCluster({ nodes: count = 1, dualStack = false }: Clus
         kubeProxy: tools.get("kube-proxy")!,
         kubeletConfig: plane.userConfig(`system:node:${place.name}`, server),
         proxyConfig: plane.userConfig("system:kube-proxy", server),
+        adminConfig: plane.userConfig("admin", server),
       }),
   );
   const internet = new Internet(folder, network!.internet);

@@ -1,8 +1,8 @@
-import { execFileSync } from "node:child_process";
 import { closeSync, mkdirSync, openSync, readFileSync, writeSync } from "node:fs";
 import { join } from "node:path";
 import { fullName, imageOf, layerOf, writeArchive } from "../../../bin/image/archive.ts";
 import { tar, tree } from "../../../bin/image/tar.ts";
+import { findTool } from "../tools.ts";
 
 /** Images of the node tests, as OCI archives. No registry has them: pods never pull. */
 
@@ -11,27 +11,10 @@ export const IMAGE = "outrider:test";
 /** A sender like Convoy, and what holds a pod's namespaces. */
 export const SENDER_IMAGE = "outrider-test-sender:1";
 
-const SOURCE = new URL("sender/", import.meta.url).pathname;
-
-/** Why the sender cannot be built; null when it can. */
-export function imagesMissing(): string | null {
-  try {
-    execFileSync("go", ["version"], { cwd: SOURCE, stdio: "ignore" });
-    return null;
-  } catch {
-    return "needs Go, to build a sender like Convoy's";
-  }
-}
-
 /** Writes both archives into a folder; their paths. */
 export async function makeImages(folder: string): Promise<string[]> {
   mkdirSync(folder, { recursive: true });
-  const program = join(folder, "sender");
-  execFileSync("go", ["build", "-trimpath", "-ldflags", "-s -w", "-o", program, "."], {
-    cwd: SOURCE,
-    env: { ...process.env, CGO_ENABLED: "0", GOFLAGS: "-mod=mod" },
-    stdio: ["ignore", "ignore", "inherit"],
-  });
+  const program = await findTool("sender");
   const files = tree([{ path: "sender", mode: 0o755, content: readFileSync(program) }]);
   const config = { User: "65532:65532", Entrypoint: ["/sender"], Cmd: ["pause"] };
   const { entries } = imageOf(fullName(SENDER_IMAGE), [layerOf(files)], config);

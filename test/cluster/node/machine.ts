@@ -1,20 +1,13 @@
 import { spawnSync } from "node:child_process";
 import { existsSync, readdirSync, readFileSync, rmdirSync } from "node:fs";
 import { join } from "node:path";
+import { aptLine, CLUSTER_PROGRAMS, PLUGIN_PACKAGE, packagesMissing, programMissing } from "../../harness/packages.ts";
 
 /** What a real node needs of the machine that it runs on. */
 
 /** Where Debian and where everybody else has CNI plugins. */
 const PLUGIN_FOLDERS = ["/usr/lib/cni", "/opt/cni/bin"];
 const PLUGINS = ["bridge", "host-local", "loopback"];
-const PROGRAMS = [
-  ["containerd", "containerd"],
-  ["ctr", "containerd"],
-  ["runc", "runc"],
-  ["nft", "nftables"],
-  ["iptables", "iptables"],
-  ["nsenter", "util-linux"],
-] as const;
 const CGROUPS = "/sys/fs/cgroup";
 const GROUP = /^outrider-(\d+)-node-\d+$/;
 
@@ -22,14 +15,29 @@ const GROUP = /^outrider-(\d+)-node-\d+$/;
 export const pluginFolder = (): string | undefined =>
   PLUGIN_FOLDERS.find((folder) => PLUGINS.every((name) => existsSync(join(folder, name))));
 
-/** Why no real node can run here; null when one can. */
+/** Debian packages that a real cluster needs and that are not installed, sorted. */
+export function clusterPackagesMissing(): string[] {
+  const packages = packagesMissing(CLUSTER_PROGRAMS);
+  return pluginFolder() === undefined ? [...packages, PLUGIN_PACKAGE].sort() : packages;
+}
+
+/** The reason why the kernel cannot run a real node; null when it can. */
+export const kernelMissing = (): string | null =>
+  existsSync("/proc/sys/net/bridge") ? null : "needs the kernel module br_netfilter (modprobe br_netfilter)";
+
+/** The reason why no real node can run here; null when one can. */
 export function machineMissing(): string | null {
   if (process.getuid!() !== 0) return "needs root, for a real node";
-  const packages = PROGRAMS.filter(([name]) => spawnSync(name, ["--version"]).error !== undefined).map(([, of]) => of);
-  if (pluginFolder() === undefined) packages.push("containernetworking-plugins" as never);
-  if (packages.length > 0) return `needs, for a real node, the Debian packages ${[...new Set(packages)].join(" ")}`;
-  if (!existsSync("/proc/sys/net/bridge")) return "needs, for a real node, the kernel module br_netfilter";
-  return null;
+  const packages = clusterPackagesMissing();
+  if (packages.length > 0) return `needs Debian packages, for a real node: ${aptLine(packages)}`;
+  return kernelMissing();
+}
+
+/** The reason why kube-router cannot run here; null when it can. It keeps addresses of pods in sets of the kernel. */
+export function ipsetMissing(): string | null {
+  const missing = programMissing("ipset");
+  if (missing !== null) return missing;
+  return spawnSync("ipset", ["list", "-name"]).status === 0 ? null : "needs a kernel with ip_set, for ipset";
 }
 
 /** The control group of a node, by the process that it belongs to. */

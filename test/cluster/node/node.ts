@@ -25,8 +25,10 @@ export interface NodeParts {
   families: readonly Family[];
   kubelet: string;
   kubeProxy: string;
+  /** kubeconfigs that name the API server by an address that the node reaches. */
   kubeletConfig: string;
   proxyConfig: string;
+  adminConfig: string;
 }
 
 /** A real node: kubelet, containerd and kube-proxy in namespaces of their own. */
@@ -49,6 +51,15 @@ export class Node {
 
   get podCIDRs(): string[] {
     return this.#parts.families.map(({ podCIDR }) => podCIDR(this.place.index));
+  }
+
+  /** kubeconfig of `admin` for programs on this node, with the server address that its kubelet has. */
+  get adminConfig(): string {
+    return this.#parts.adminConfig;
+  }
+
+  get kubeletConfig(): string {
+    return this.#parts.kubeletConfig;
   }
 
   get name(): string {

@@ -24,7 +24,7 @@ before(async () => {
   plane = await startControlPlane({ users: { nobody: [] } });
   proxy = await startFaultProxy(plane);
   client = new Client(configFrom(proxy.config()), { metrics: new KubeMetrics(registry) });
-  // Made now and deleted now: the API server goes on to take a token for some seconds after its account has gone.
+  // Created and deleted early: the API server accepts a token for some seconds after the deletion of its account.
   const account = { metadata: { name: "short", namespace: "default" } };
   await client.create(SERVICE_ACCOUNTS, account);
   const asked = await client.raw("POST", `${pathOf(SERVICE_ACCOUNTS, "default", "short")}/token`, {
@@ -64,7 +64,7 @@ onPlane("50 calls at once use no more than 4 connections", async () => {
   assert.ok(proxy.connections <= 4, `${proxy.connections} connections`);
 });
 
-onPlane("every refusal is one ApiError: code, reason, message, causes", async () => {
+onPlane("a rejected call is an ApiError with code, reason and causes", async () => {
   const missing = await failure(client.get(CONFIG_MAPS, "missing", "default"));
   assert.equal(`${missing.code} ${missing.reason}`, "404 NotFound");
   assert.match(missing.message, /^GET \/api\/v1\/namespaces\/default\/configmaps\/missing: 404 NotFound: .*not found$/);
@@ -86,7 +86,7 @@ onPlane("every refusal is one ApiError: code, reason, message, causes", async ()
   stranger.close();
 });
 
-onPlane("answers that are no Status, and calls without an answer, have the same shape", async () => {
+onPlane("answers without a Status and lost calls are ApiErrors", async () => {
   proxy.refuse = () => ({ status: 429, headers: { "Retry-After": "7" }, body: "too much" });
   const busy = await failure(client.get(CONFIG_MAPS, "many-1", "default"));
   assert.deepEqual([busy.code, busy.reason, busy.retryAfterMs], [429, "TooManyRequests", 7000]);
@@ -110,14 +110,14 @@ onPlane("answers that are no Status, and calls without an answer, have the same 
   assert.match(unreachable.message, /ECONNREFUSED$/);
 });
 
-onPlane("a kept connection that the server has closed does not make a call fail", async () => {
+onPlane("retries after the server closed an idle connection", async () => {
   await Promise.all(Array.from({ length: 4 }, () => client.get(CONFIG_MAPS, "many-1", "default")));
   proxy.reset();
   const calls = Array.from({ length: 4 }, () => client.get(CONFIG_MAPS, "many-1", "default"));
   assert.equal((await Promise.all(calls)).length, 4);
 });
 
-onPlane("apply keeps fields that this program does not know, and takes away what it no longer says", async () => {
+onPlane("apply keeps unknown fields and removes unset ones", async () => {
   const port = { name: "http", port: 80, appProtocol: "kubernetes.io/h2c" };
   const service = { metadata: { name: "svc", namespace: "default", annotations: { a: "1" } }, spec: { ports: [port] } };
   const made = await client.apply<KubeObject & { spec: Record<string, unknown> }>(SERVICES, service, SSA);
@@ -145,7 +145,7 @@ onPlane("apply keeps fields that this program does not know, and takes away what
   assert.match(conflict.causes[0]?.message ?? "", /other/);
 });
 
-onPlane("dry runs change nothing; replace and delete keep to the version and uid they are given", async () => {
+onPlane("replace and delete respect version and uid", async () => {
   await client.apply(CONFIG_MAPS, configMap("dry"), { ...SSA, dryRun: true });
   assert.equal((await failure(client.get(CONFIG_MAPS, "dry", "default"))).code, 404);
   const first = await client.create<ConfigMap>(CONFIG_MAPS, configMap("cas", { a: "1" }));
@@ -165,44 +165,41 @@ onPlane("dry runs change nothing; replace and delete keep to the version and uid
   assert.equal((await failure(client.get(CONFIG_MAPS, "cas", "default"))).code, 404);
 });
 
-onPlane(
-  "lists come in pages, with selectors, in all namespaces, with names of their kind; also as bare metadata",
-  async () => {
-    const label = {
-      metadata: { name: "labelled", namespace: "kube-system", labels: { pick: "me" } },
-      data: { big: "x" },
-    };
-    await client.apply(CONFIG_MAPS, label, SSA);
-    const page = await client.list<ConfigMap>(CONFIG_MAPS, { namespace: "default", limit: 20 });
-    assert.equal(page.items.length, 20);
-    assert.ok(page.continue);
-    assert.deepEqual([page.items[0]?.apiVersion, page.items[0]?.kind], ["v1", "ConfigMap"]);
-    const all = await client.listAll(CONFIG_MAPS, { namespace: "default", limit: 20 });
-    assert.equal(new Set(all.items.map(({ metadata }) => metadata.uid)).size, all.items.length);
-    assert.ok(all.items.length >= 50);
-    const picked = await client.listAll<ConfigMap>(CONFIG_MAPS, { labelSelector: "pick=me", metadataOnly: true });
-    assert.deepEqual(
-      picked.items.map(({ metadata }) => metadata.name),
-      ["labelled"],
-    );
-    assert.deepEqual([picked.items[0]?.kind, picked.items[0]?.data], ["ConfigMap", undefined]);
-    const field = await client.listAll(CONFIG_MAPS, { fieldSelector: "metadata.name=labelled" });
-    assert.equal(field.items.length, 1);
-    const bare = await client.get<ConfigMap>(CONFIG_MAPS, "labelled", "kube-system", { metadataOnly: true });
-    assert.deepEqual([bare.kind, bare.metadata.labels, bare.data], ["ConfigMap", { pick: "me" }, undefined]);
-    const namespaces = await client.listAll(NAMESPACES);
-    assert.ok(namespaces.items.some(({ metadata }) => metadata.name === "kube-system"));
-  },
-);
+onPlane("lists in pages, with selectors, and as metadata only", async () => {
+  const label = {
+    metadata: { name: "labelled", namespace: "kube-system", labels: { pick: "me" } },
+    data: { big: "x" },
+  };
+  await client.apply(CONFIG_MAPS, label, SSA);
+  const page = await client.list<ConfigMap>(CONFIG_MAPS, { namespace: "default", limit: 20 });
+  assert.equal(page.items.length, 20);
+  assert.ok(page.continue);
+  assert.deepEqual([page.items[0]?.apiVersion, page.items[0]?.kind], ["v1", "ConfigMap"]);
+  const all = await client.listAll(CONFIG_MAPS, { namespace: "default", limit: 20 });
+  assert.equal(new Set(all.items.map(({ metadata }) => metadata.uid)).size, all.items.length);
+  assert.ok(all.items.length >= 50);
+  const picked = await client.listAll<ConfigMap>(CONFIG_MAPS, { labelSelector: "pick=me", metadataOnly: true });
+  assert.deepEqual(
+    picked.items.map(({ metadata }) => metadata.name),
+    ["labelled"],
+  );
+  assert.deepEqual([picked.items[0]?.kind, picked.items[0]?.data], ["ConfigMap", undefined]);
+  const field = await client.listAll(CONFIG_MAPS, { fieldSelector: "metadata.name=labelled" });
+  assert.equal(field.items.length, 1);
+  const bare = await client.get<ConfigMap>(CONFIG_MAPS, "labelled", "kube-system", { metadataOnly: true });
+  assert.deepEqual([bare.kind, bare.metadata.labels, bare.data], ["ConfigMap", { pick: "me" }, undefined]);
+  const namespaces = await client.listAll(NAMESPACES);
+  assert.ok(namespaces.items.some(({ metadata }) => metadata.name === "kube-system"));
+});
 
-onPlane("raw answers whatever the status is, and no more than it may", async () => {
+onPlane("raw returns any status and limits the body", async () => {
   assert.equal((await client.raw("GET", "/readyz")).body, "ok");
   assert.equal((await client.raw("GET", "/nothing")).status, 404);
   const long = await failure(client.raw("GET", "/openapi/v2", { maxBytes: 1000 }));
   assert.equal(long.reason, "BadAnswer");
 });
 
-onPlane("who may not write does not", async () => {
+onPlane("rejects writes without permission", async () => {
   let leads = false;
   const careful = new Client(configFrom(proxy.config()), { mayWrite: () => leads });
   proxy.seen.length = 0;
@@ -215,7 +212,7 @@ onPlane("who may not write does not", async () => {
   careful.close();
 });
 
-onPlane("a write that waited for a connection is not sent when it may not be any more", async () => {
+onPlane("rejects a write that lost its permission while waiting", async () => {
   let leads = true;
   const careful = new Client(configFrom(proxy.config()), { mayWrite: () => leads, maxConnections: 1 });
   proxy.seen.length = 0;
@@ -236,7 +233,7 @@ onPlane("a write that waited for a connection is not sent when it may not be any
   careful.close();
 });
 
-test("a configuration that leads nowhere is one clear line", () => {
+test("rejects an unusable configuration with one line", () => {
   const config = (cluster: object, user = "u") => {
     const made = new KubeConfig();
     made.loadFromOptions({
@@ -253,7 +250,7 @@ test("a configuration that leads nowhere is one clear line", () => {
   assert.throws(() => new Client(config({ proxyUrl: "http://p" })), /cluster "c": proxy-url is not supported/);
 });
 
-onPlane("a token file that is rotated is read again as soon as the old token is refused", async () => {
+onPlane("reads a rotated token file after a 401", async () => {
   const file = join(plane.folder, "token");
   writeFileSync(file, `${endedToken}\n`);
   const config = (tokenFile: string) => {
@@ -288,7 +285,7 @@ onPlane("a token file that is rotated is read again as soon as the old token is 
   assert.deepEqual([error.code, error.reason], [0, "NoCredentials"]);
 });
 
-onPlane("requests are counted by method and code", async () => {
+onPlane("counts requests by method and code", async () => {
   const { values } = await registry.getSingleMetric("rest_client_requests_total")!.get();
   const count = (method: string, code: string) =>
     values.find(({ labels }) => labels.method === method && labels.code === code)?.value ?? 0;

@@ -1,6 +1,6 @@
 import { type Clock, systemClock } from "../../../operator/kube/clock.ts";
 
-/** A clock that stands still until it is told to go on. */
+/** A clock that the test advances. */
 export class ManualClock implements Clock {
   #now = 0;
   #timers: { at: number; call: () => void }[] = [];

@@ -25,7 +25,7 @@ function makeController(reconcile: (key: string, signal: AbortSignal) => Promise
 }
 const conflict = () => new ApiError(409, "Conflict", "somebody else was faster");
 
-test("each outcome decides what becomes of the key", async () => {
+test("handles each outcome of a reconcile", async () => {
   const outcomes: (() => Outcome)[] = [
     () => ({ result: "requeue", afterMs: 7000 }),
     () => assert.fail("a bug"),
@@ -48,7 +48,7 @@ test("each outcome decides what becomes of the key", async () => {
     delays.push(clock.next);
     clock.advance(clock.next ?? 0);
   }
-  // The 429 is not a failure of the key: its back-off goes on from the first error to the second.
+  // The 429 is no failure of the key: the back-off of the first error continues with the second.
   assert.deepEqual(delays, [7000, 5, 3000, 10, undefined]);
   assert.deepEqual(await results(), { requeue_after: 1, error: 2, requeue: 1, user_error: 1 });
   assert.deepEqual(
@@ -58,7 +58,7 @@ test("each outcome decides what becomes of the key", async () => {
   await controller.stop();
 });
 
-test("keys are worked on by as many workers as there are, one key by one of them", async () => {
+test("runs all workers, and one worker for each key", async () => {
   let [active, most] = [0, 0];
   const keys = new Set<string>();
   const { controller, results } = makeController(async (key) => {
@@ -81,7 +81,7 @@ test("keys are worked on by as many workers as there are, one key by one of them
   await controller.stop();
 });
 
-test("stopping tells the workers, waits for them, and takes nothing more", async () => {
+test("stop aborts the workers and waits for them", async () => {
   const log: string[] = [];
   const { controller } = makeController(async (key, signal) => {
     log.push(`begin ${key}`);

@@ -72,7 +72,7 @@ async function operator(name: string, identity: string, clock: Clock = fastClock
 type Lease = KubeObject & { spec: { holderIdentity: string; leaseTransitions: number; renewTime: string } };
 const leaseOf = async (name: string) => (await direct.get<Lease>(LEASES, name, "default")).spec;
 
-/** Writes as fast as it may, who it is and in which round, until it is told to stop. */
+/** Writes its name and round as fast as possible, until it is stopped. */
 function writeOn(who: Operator, name: string, identity: string, journal: string[]): { stop(): Promise<void> } {
   let on = true;
   const work = (async () => {
@@ -96,50 +96,47 @@ function writeOn(who: Operator, name: string, identity: string, journal: string[
   };
 }
 
-onPlane(
-  "of two exactly one leads; the other takes over once the first is gone for a whole lease, and no write of the first comes after",
-  async () => {
-    const [one, two] = [await operator("pair", "one"), await operator("pair", "two")];
-    const journal: string[] = [];
-    const writers = [writeOn(one, "pair", "one", journal), writeOn(two, "pair", "two", journal)];
-    await one.election.start();
-    let twoLeads = false;
-    const second = two.election.start().then(() => {
-      twoLeads = true;
-    });
-    const first = await leaseOf("pair");
-    await until(
-      "some renewals",
-      async () => (await leaseOf("pair")).renewTime !== first.renewTime && journal.length > 20,
-    );
-    assert.equal(twoLeads, false);
-    assert.equal(new Set(journal).size, 1);
-    assert.match(first.renewTime, /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$/);
-    // The first loses its way to the API server.
-    one.proxy.refuse = () => ({ status: 503, body: "" });
-    await until("the first knows it", () => !one.election.isLeader);
-    assert.equal(twoLeads, false, "no second leader before the first has given up");
-    await second;
-    await until("the second writes", () => journal.at(-1) === "two");
-    assert.equal(one.lost, false, "it cannot know of the second");
-    one.proxy.refuse = undefined;
-    await until("the first hears of the second", () => one.lost);
-    const taken = journal.indexOf("two");
-    const count = journal.length;
-    await until("the second goes on writing", () => journal.length > count + 20);
-    assert.ok(journal.slice(taken).every((who) => who === "two"));
-    const object = { metadata: { name: "pair", namespace: "default" } };
-    const late = one.client.apply(CONFIG_MAPS, object, { fieldManager: "test" });
-    await assert.rejects(late, (error: unknown) => error instanceof ApiError && error.reason === "NotAllowedToWrite");
-    assert.equal((await direct.get<ConfigMap>(CONFIG_MAPS, "pair", "default")).data?.by, "two");
-    const spec = await leaseOf("pair");
-    assert.deepEqual([spec.holderIdentity, spec.leaseTransitions], ["two", 1]);
-    for (const writer of writers) await writer.stop();
-  },
-);
+onPlane("one of two processes leads, and the other takes over", async () => {
+  const [one, two] = [await operator("pair", "one"), await operator("pair", "two")];
+  const journal: string[] = [];
+  const writers = [writeOn(one, "pair", "one", journal), writeOn(two, "pair", "two", journal)];
+  await one.election.start();
+  let twoLeads = false;
+  const second = two.election.start().then(() => {
+    twoLeads = true;
+  });
+  const first = await leaseOf("pair");
+  await until(
+    "some renewals",
+    async () => (await leaseOf("pair")).renewTime !== first.renewTime && journal.length > 20,
+  );
+  assert.equal(twoLeads, false);
+  assert.equal(new Set(journal).size, 1);
+  assert.match(first.renewTime, /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$/);
+  // The first loses its way to the API server.
+  one.proxy.refuse = () => ({ status: 503, body: "" });
+  await until("the first knows it", () => !one.election.isLeader);
+  assert.equal(twoLeads, false, "no second leader before the first has given up");
+  await second;
+  await until("the second writes", () => journal.at(-1) === "two");
+  assert.equal(one.lost, false, "it cannot know of the second");
+  one.proxy.refuse = undefined;
+  await until("the first hears of the second", () => one.lost);
+  const taken = journal.indexOf("two");
+  const count = journal.length;
+  await until("the second goes on writing", () => journal.length > count + 20);
+  assert.ok(journal.slice(taken).every((who) => who === "two"));
+  const object = { metadata: { name: "pair", namespace: "default" } };
+  const late = one.client.apply(CONFIG_MAPS, object, { fieldManager: "test" });
+  await assert.rejects(late, (error: unknown) => error instanceof ApiError && error.reason === "NotAllowedToWrite");
+  assert.equal((await direct.get<ConfigMap>(CONFIG_MAPS, "pair", "default")).data?.by, "two");
+  const spec = await leaseOf("pair");
+  assert.deepEqual([spec.holderIdentity, spec.leaseTransitions], ["two", 1]);
+  for (const writer of writers) await writer.stop();
+});
 
-onPlane("a leader that stops hands the lease back, and the next one need not wait for its end", async () => {
-  // Its clock stands still: it could never see a lease end.
+onPlane("a stopped leader releases the lease", async () => {
+  // Its clock does not advance, so it could never see a lease expire.
   const frozen = new ManualClock();
   const [one, two] = [await operator("handed", "one"), await operator("handed", "two", frozen)];
   await one.election.start();
@@ -156,7 +153,7 @@ onPlane("a leader that stops hands the lease back, and the next one need not wai
   assert.deepEqual([await leads(one), await leads(two)], [0, 1]);
 });
 
-onPlane("a process that slept through its deadline does not lead when it wakes, before any timer has run", async () => {
+onPlane("a process that slept past its deadline does not lead", async () => {
   let skipped = 0;
   const jumping: Clock = { now: () => systemClock.now() + skipped, after: systemClock.after };
   const one = await operator("sleeper", "one", jumping);
@@ -174,7 +171,7 @@ onPlane("a process that slept through its deadline does not lead when it wakes, 
   await until("somebody may have led and deleted the lease: it gives up", () => one.lost);
 });
 
-onPlane("a leader that cannot reach the API server for longer than its lease pauses, and goes on", async () => {
+onPlane("a leader pauses during an outage and leads again", async () => {
   const one = await operator("paused", "one");
   await one.election.start();
   one.proxy.refuse = () => ({ status: 500 });
@@ -188,7 +185,7 @@ onPlane("a leader that cannot reach the API server for longer than its lease pau
   assert.deepEqual([spec.holderIdentity, spec.leaseTransitions, one.lost], ["one", 0, false]);
 });
 
-onPlane("a lease that somebody else took is lost at once; times written by others are not believed", async () => {
+onPlane("a lease that another process took is lost at once", async () => {
   const one = await operator("taken", "one");
   await one.election.start();
   const spec = { holderIdentity: "thief", renewTime: "2001-01-01T00:00:00.000000Z", leaseDurationSeconds: 15 };
@@ -218,7 +215,7 @@ async function subject(name: string): Promise<ConfigMap> {
   return direct.create<ConfigMap>(CONFIG_MAPS, { metadata: { name, namespace: "default" } });
 }
 
-onPlane("the same event again is counted up; another message is another event; one object's are limited", async () => {
+onPlane("counts repeated events and limits those of one object", async () => {
   const object = await subject("eventful");
   const clock = new ManualClock();
   const recorder = new EventRecorder({ client: direct, component: "test", instance: "i", log, clock });
@@ -244,24 +241,21 @@ onPlane("the same event again is counted up; another message is another event; o
   await recorder.stop();
 });
 
-onPlane(
-  "an event that is gone is made anew; cluster-scoped objects have theirs in default; what cannot be written is counted",
-  async () => {
-    const object = await subject("forgotten");
-    const recorder = new EventRecorder({ client: direct, component: "test", instance: "i", log });
-    recorder.event(object, "Normal", "Applied", "x");
-    await recorder.flush();
-    for (const { metadata } of await eventsOf("default", object.metadata.uid))
-      await direct.delete(EVENTS, metadata.name, "default");
-    recorder.event(object, "Normal", "Applied", "x");
-    const namespace = await direct.get(NAMESPACES, "kube-system");
-    recorder.event(namespace, "Normal", "Applied", "x");
-    recorder.event({ ...object, metadata: { name: "lost", namespace: "no-such-namespace" } }, "Normal", "Applied", "x");
-    await recorder.stop();
-    assert.equal((await eventsOf("default", object.metadata.uid)).length, 1);
-    assert.equal((await eventsOf("default", namespace.metadata.uid)).length, 1);
-    assert.equal(recorder.lost, 1);
-    recorder.event(object, "Normal", "TooLate", "x");
-    assert.equal(recorder.lost, 2);
-  },
-);
+onPlane("recreates expired events and counts lost ones", async () => {
+  const object = await subject("forgotten");
+  const recorder = new EventRecorder({ client: direct, component: "test", instance: "i", log });
+  recorder.event(object, "Normal", "Applied", "x");
+  await recorder.flush();
+  for (const { metadata } of await eventsOf("default", object.metadata.uid))
+    await direct.delete(EVENTS, metadata.name, "default");
+  recorder.event(object, "Normal", "Applied", "x");
+  const namespace = await direct.get(NAMESPACES, "kube-system");
+  recorder.event(namespace, "Normal", "Applied", "x");
+  recorder.event({ ...object, metadata: { name: "lost", namespace: "no-such-namespace" } }, "Normal", "Applied", "x");
+  await recorder.stop();
+  assert.equal((await eventsOf("default", object.metadata.uid)).length, 1);
+  assert.equal((await eventsOf("default", namespace.metadata.uid)).length, 1);
+  assert.equal(recorder.lost, 1);
+  recorder.event(object, "Normal", "TooLate", "x");
+  assert.equal(recorder.lost, 2);
+});

@@ -47,7 +47,7 @@ interface Watched {
   reflector: Reflector<ConfigMap>;
   changes: { change: string; key: string; data: Record<string, string> | undefined; before: ConfigMap | undefined }[];
   lines: string[];
-  /** Delays that were asked of the clock, in its milliseconds. */
+  /** Requested delays of the clock, in its milliseconds. */
   delays: number[];
   metric(name: string, labels: Record<string, string>): Promise<number>;
 }
@@ -102,7 +102,7 @@ async function watched(
   return { ...watched, reflector };
 }
 const data = (reflector: Reflector<ConfigMap>, key: string) => reflector.store.get(key)?.data?.v;
-/** The watches of a namespace that came to the proxy, by the version that they asked for. */
+/** Requested versions of the watches of a namespace that the proxy saw. */
 const watchesOf = (namespace: string) =>
   proxy.seen.flatMap(({ path }) => {
     const { pathname, searchParams } = new URL(path, "http://h");
@@ -111,7 +111,7 @@ const watchesOf = (namespace: string) =>
       : [];
   });
 
-onPlane("a list is told before it is synced, then every change, with what was before", async () => {
+onPlane("reports the list, then every change with the previous object", async () => {
   await writer.apply(NAMESPACES, { metadata: { name: "plain" } }, SSA);
   await put("plain", "a", { v: "1", secret: "x" });
   const slim = (object: ConfigMap): ConfigMap => ({ ...object, data: { v: object.data?.v ?? "" } });
@@ -138,7 +138,7 @@ onPlane("a list is told before it is synced, then every change, with what was be
   assert.deepEqual(reflector.store.by("v", "2").map(keyOf), ["plain/a"]);
 });
 
-onPlane("bare metadata is watched too", async () => {
+onPlane("watches metadata only", async () => {
   const { reflector, changes } = await watched("bare", { metadataOnly: true });
   reflector.start();
   await reflector.synced();
@@ -148,7 +148,7 @@ onPlane("bare metadata is watched too", async () => {
   assert.deepEqual([held?.kind, held?.apiVersion, held?.data], ["ConfigMap", "v1", undefined]);
 });
 
-onPlane("a handler that throws is logged, counted, and stops nothing", async () => {
+onPlane("logs and counts a failing handler", async () => {
   const seen: string[] = [];
   const { reflector, lines, metric } = await watched("throws", {
     onChange: (_, object) => {
@@ -162,10 +162,10 @@ onPlane("a handler that throws is logged, counted, and stops nothing", async () 
   await put("throws", "b", { v: "1" });
   await until("both are seen", () => seen.length === 2);
   assert.equal(await metric("outrider_reflector_handler_errors_total", {}), 2);
-  assert.ok(lines.some((line) => line.includes("handler of a change failed")));
+  assert.ok(lines.some((line) => line.includes("change handler failed")));
 });
 
-onPlane("connections reset in mid-watch are resumed where they were", async () => {
+onPlane("resumes a watch after a connection reset", async () => {
   const { reflector, changes, metric } = await watched("resets");
   reflector.start();
   await reflector.synced();
@@ -183,7 +183,7 @@ onPlane("connections reset in mid-watch are resumed where they were", async () =
   assert.equal(await metric("outrider_reflector_relists_total", {}), 1);
 });
 
-onPlane("an event that is cut in mid-line is not half applied, and comes again", async () => {
+onPlane("ignores a partial event and receives it again", async () => {
   const { reflector, changes, metric } = await watched("cuts");
   reflector.start();
   await reflector.synced();
@@ -203,7 +203,7 @@ onPlane("an event that is cut in mid-line is not half applied, and comes again",
   assert.equal(await metric("outrider_reflector_relists_total", {}), 1);
 });
 
-onPlane("a connection that says nothing for 75 s is given up and resumed", async () => {
+onPlane("resumes a watch after 75 s of silence", async () => {
   const { reflector, metric, delays, changes } = await watched("silent");
   reflector.start();
   await reflector.synced();
@@ -222,7 +222,7 @@ onPlane("a connection that says nothing for 75 s is given up and resumed", async
   assert.equal(await metric("outrider_reflector_relists_total", {}), 1);
 });
 
-onPlane("429 is answered by the wait that the server asks for", async () => {
+onPlane("waits as long as a 429 requests", async () => {
   const { reflector, delays } = await watched("busy");
   let refused = 0;
   proxy.refuse = (_, path) => {
@@ -239,7 +239,7 @@ onPlane("429 is answered by the wait that the server asks for", async () => {
   );
 });
 
-onPlane("failures of other kinds back off from 0.8 to 30 s, and the problem is told once", async () => {
+onPlane("backs off from 0.8 to 30 s and logs a problem once", async () => {
   const { reflector, delays, lines } = await watched("broken", { speed: 200 });
   let refused = 0;
   proxy.refuse = (_, path) => {
@@ -253,10 +253,10 @@ onPlane("failures of other kinds back off from 0.8 to 30 s, and the problem is t
   const waits = delays.filter((ms) => ms >= 800 && ms <= 30_000);
   assert.deepEqual(waits, [800, 1600, 3200, 6400, 12_800, 25_600, 30_000, 30_000]);
   assert.equal(lines.filter((line) => line.includes('"level":40')).length, 1);
-  assert.ok(lines.some((line) => line.includes("heard of again")));
+  assert.ok(lines.some((line) => line.includes("list and watch work again")));
 });
 
-onPlane("who may not look is told once which verb and resource, and gets in once it is granted", async () => {
+onPlane("logs a missing right once and works after it is granted", async () => {
   const { reflector, lines, metric } = await watched("grants", { user: "nobody" });
   reflector.start();
   await until(
@@ -265,7 +265,7 @@ onPlane("who may not look is told once which verb and resource, and gets in once
   );
   const warnings = lines.filter((line) => line.includes('"level":40'));
   assert.equal(warnings.length, 1);
-  assert.match(warnings[0]!, /not allowed to list configmaps in namespace grants, tried again until granted/);
+  assert.match(warnings[0]!, /not allowed to list configmaps in namespace grants, retrying until it is granted/);
   assert.equal(reflector.hasSynced, false);
   const rbac = { group: "rbac.authorization.k8s.io", version: "v1", namespaced: true };
   const rules = [{ apiGroups: [""], resources: ["configmaps"], verbs: ["get", "list", "watch"] }];
@@ -280,7 +280,7 @@ onPlane("who may not look is told once which verb and resource, and gets in once
   await reflector.synced();
 });
 
-onPlane("a kind that is not installed is told once, and watched as soon as it is", async () => {
+onPlane("logs a missing kind once and watches it after the install", async () => {
   const widgets: Resource = {
     group: "test.example",
     version: "v1",
@@ -315,7 +315,7 @@ onPlane("a kind that is not installed is told once, and watched as soon as it is
   await until("the widget is told", () => reflector.store.get("widgets/w") !== undefined);
 });
 
-onPlane("a change that no watch told is found by the audit, repaired and counted", async () => {
+onPlane("the audit finds, repairs and counts a missed change", async () => {
   const { reflector, changes, metric } = await watched("audits", { relistMs: 10_000 });
   await put("audits", "a", { v: "1" });
   await put("audits", "b", { v: "1" });
@@ -339,7 +339,7 @@ onPlane("a change that no watch told is found by the audit, repaired and counted
   assert.ok(changes.some(({ change, key }) => change === "deleted" && key === "audits/ghost"));
 });
 
-onPlane("after a compaction the list is taken again: what happened meanwhile is told as changes", async () => {
+onPlane("lists again after a compaction and reports changes", async () => {
   const old = (await writer.list(CONFIG_MAPS, { namespace: "default", limit: 1 })).resourceVersion;
   const { reflector, changes, metric } = await watched("gaps");
   for (const name of ["stays", "changes", "goes", "reborn"]) await put("gaps", name, { v: "1" });
@@ -359,7 +359,7 @@ onPlane("after a compaction the list is taken again: what happened meanwhile is 
   const told = changes.length;
   proxy.refuse = undefined;
   await until(
-    "the list is taken again",
+    "the list is read again",
     async () => (await metric("outrider_reflector_relists_total", { cause: "expired" })) > 0,
   );
   const since = changes.slice(told).filter(({ key }) => key !== "gaps/kube-root-ca.crt");
@@ -377,7 +377,7 @@ onPlane("after a compaction the list is taken again: what happened meanwhile is 
   await until("the watch goes on", () => data(reflector, "gaps/after") === "3");
 });
 
-onPlane("an etcd or API server that is restarted is no reason to lose anything", async () => {
+onPlane("loses nothing after a restart of etcd or API server", async () => {
   const { reflector } = await watched("restarts");
   await put("restarts", "a", { v: "0" });
   reflector.start();

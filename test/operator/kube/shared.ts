@@ -25,7 +25,7 @@ export const CRDS: Resource = {
 
 export type ConfigMap = KubeObject & { data?: Record<string, string> };
 
-/** Looks every 20 ms until it is so; fails after a minute, saying what was waited for. */
+/** Polls every 20 ms until `check` is true. Fails after a minute with the description. */
 export async function until(what: string, check: () => boolean | Promise<boolean>, ms = 60_000): Promise<void> {
   const end = Date.now() + ms;
   while (!(await check())) {

@@ -9,7 +9,7 @@ function object(name: string, resourceVersion: string, labels: Record<string, st
 }
 const names = (objects: readonly KubeObject[]) => objects.map(({ metadata }) => metadata.name).sort();
 
-test("objects are found by every value of an index, and by none any more once they changed", () => {
+test("finds objects by their current index values only", () => {
   const store = new Store<KubeObject>({ app: ({ metadata }) => metadata.labels?.app?.split(",") ?? [] });
   store.set(object("a", "1", { app: "x,y" }));
   store.set(object("b", "2", { app: "y" }));
@@ -25,13 +25,13 @@ test("objects are found by every value of an index, and by none any more once th
   assert.throws(() => store.by("nope", "z"), /no index "nope"/);
 });
 
-test("versions are compared as numbers of any length", () => {
+test("compares versions as numbers of any length", () => {
   assert.ok(compareVersions("9", "10") < 0);
   assert.ok(compareVersions("18446744073709551615", "18446744073709551614") > 0);
   assert.equal(compareVersions("7", "7"), 0);
 });
 
-/** The store holds what a watch told up to version 20; the list was taken at 20 too. */
+/** The store has the events of a watch up to version 20, which is also the version of the list. */
 function auditOf(held: KubeObject[], listed: KubeObject[], deleted: string[] = [], version = "20") {
   const store = new Store<KubeObject>();
   for (const item of held) store.set(item);
@@ -41,7 +41,7 @@ function auditOf(held: KubeObject[], listed: KubeObject[], deleted: string[] = [
   return audit.differences(version, store);
 }
 
-test("an audit finds lost additions, updates and deletions, and nothing else", () => {
+test("an audit finds missed additions, updates and deletions", () => {
   const [a, b] = [object("a", "11"), object("b", "15")];
   assert.equal(auditOf([a, b], [a, b]), 0);
   assert.equal(auditOf([a], [a, b]), 1, "an addition");
@@ -52,7 +52,7 @@ test("an audit finds lost additions, updates and deletions, and nothing else", (
   assert.equal(auditOf([a], [a, b], ["b"], "25"), 0, "deleted after the list");
 });
 
-test("an audit waits until the watch has come to the moment of the list", () => {
+test("an audit waits until the watch has reached the list", () => {
   const [a, b] = [object("a", "11"), object("b", "15")];
   assert.equal(auditOf([a], [a, b], [], "14"), undefined);
   assert.equal(auditOf([a], [a, b], [], "20"), 1);

@@ -18,7 +18,7 @@ function makeQueue() {
   return { clock, queue, value };
 }
 
-test("a key waits once, and keys come in order", async () => {
+test("a key waits once, and keys keep their order", async () => {
   const { queue, value } = makeQueue();
   for (const key of ["a", "b", "a", "c", "b"]) queue.add(key);
   assert.equal(queue.length, 3);
@@ -28,7 +28,7 @@ test("a key waits once, and keys come in order", async () => {
   assert.equal(await value("workqueue_adds_total"), 3);
 });
 
-test("a key that is touched while it is worked on comes again, once, and only after done", async () => {
+test("delivers a key again that was added while a worker had it", async () => {
   const { queue } = makeQueue();
   queue.add("a");
   assert.equal(await queue.next(), "a");
@@ -44,7 +44,7 @@ test("a key that is touched while it is worked on comes again, once, and only af
   assert.equal(queue.length, 0);
 });
 
-test("of several delays of one key the earliest counts", async () => {
+test("uses the earliest of several delays", async () => {
   const { queue, clock } = makeQueue();
   queue.addAfter("a", 1000);
   queue.addAfter("a", 300);
@@ -58,7 +58,7 @@ test("of several delays of one key the earliest counts", async () => {
   assert.equal(queue.length, 0);
 });
 
-test("back-off of a key doubles from 5 ms up to 1000 s and ends with forget", async () => {
+test("doubles the back-off from 5 ms to 1000 s until forget", async () => {
   const { queue, clock, value } = makeQueue();
   const delays: number[] = [];
   for (let failure = 0; failure < 25; failure++) {
@@ -77,7 +77,7 @@ test("back-off of a key doubles from 5 ms up to 1000 s and ends with forget", as
   assert.equal(await value("workqueue_retries_total"), 26);
 });
 
-test("many failing keys share a bucket: 100 at once, then 10 a second", () => {
+test("limits all retries to 100 at once, then 10 per second", () => {
   const { queue, clock } = makeQueue();
   for (let key = 0; key < 150; key++) queue.addRateLimited(String(key));
   clock.advance(10);
@@ -88,7 +88,7 @@ test("many failing keys share a bucket: 100 at once, then 10 a second", () => {
   assert.equal(queue.length, 150);
 });
 
-test("shutting down frees those who wait and drops what is planned", async () => {
+test("shutdown releases waiting workers and drops delayed keys", async () => {
   const { queue, clock } = makeQueue();
   const next = [queue.next(), queue.next()];
   queue.addAfter("late", 10);
@@ -100,7 +100,7 @@ test("shutting down frees those who wait and drops what is planned", async () =>
   assert.equal(await queue.next(), undefined);
 });
 
-test("property: no key with two workers, and every key is worked on after its last touch", async () => {
+test("property: one worker for each key, and no lost keys", async () => {
   const step = fc.oneof(
     fc.record({ act: fc.constant("add" as const), key: fc.nat(4) }),
     fc.record({ act: fc.constant("after" as const), key: fc.nat(4), ms: fc.nat(50) }),

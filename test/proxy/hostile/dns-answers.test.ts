@@ -2,9 +2,9 @@ import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
 import { closeSync, openSync, readdirSync } from "node:fs";
 import { type TestContext, test } from "node:test";
-import { boundCounts } from "../../../proxy/bounds.ts";
+import { type Answer, Names } from "../../../proxy/dns/names.ts";
+import { boundCounts } from "../../../proxy/outcome/bounds.ts";
 import { formatAddress } from "../../../proxy/policy/cidr.ts";
-import { type Answer, Names } from "../../../proxy/resolve.ts";
 import { startDns } from "../../harness/dns.ts";
 
 type Zone = Parameters<typeof startDns>[0];

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
-import { withoutMembers } from "../../../proxy/structured.ts";
+import { withoutMembers } from "../../../proxy/http/structured-fields.ts";
 import { Baseline } from "../../harness/baseline.ts";
 import { OPEN_LOOPBACK, type ProxyHandle, startProxy } from "../../harness/proxy.ts";
 import { exchange, listen } from "../../harness/raw.ts";

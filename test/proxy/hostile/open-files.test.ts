@@ -3,7 +3,7 @@ import { execFile, execFileSync, spawnSync } from "node:child_process";
 import { readdirSync, writeFileSync } from "node:fs";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
-import { shareFiles } from "../../../proxy/descriptors.ts";
+import { shareFiles } from "../../../proxy/sockets/descriptors.ts";
 import { Baseline } from "../../harness/baseline.ts";
 import { startDns } from "../../harness/dns.ts";
 import { makeNetns, netnsMissing } from "../../harness/netns.ts";

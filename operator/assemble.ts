@@ -1,0 +1,138 @@
+import type { Logger } from "../proxy/cli/log.ts";
+import type { EgressPolicy } from "./api/egresspolicy.ts";
+import type { OperatorConfig } from "./config.ts";
+import { inject, optIn } from "./injection/inject.ts";
+import type { Client } from "./kube/client.ts";
+import { Controller } from "./kube/controller.ts";
+import { EventRecorder } from "./kube/events.ts";
+import { Informers } from "./kube/informers.ts";
+import type { OperatorMetrics } from "./metrics.ts";
+import { adminNamespaces, ownNamespace } from "./namespaces.ts";
+import { addCaches, type Caches } from "./reconcile/facts/caches.ts";
+import {
+  type FetchStatus,
+  MAX_STATUS_BYTES,
+  makeDirectFetch,
+  SCRAPE_TIMEOUT_MS,
+  StatusScraper,
+} from "./reconcile/facts/status-scraper.ts";
+import { type InForce, inForce } from "./reconcile/in-force.ts";
+import { BlockedRanges } from "./reconcile/network/blocked-ranges.ts";
+import { PolicyReconciler } from "./reconcile/reconciler.ts";
+import { Triggers } from "./reconcile/triggers.ts";
+import { readOwner } from "./webhook/certificates/owner.ts";
+import type { WebhookConfig } from "./webhook/config.ts";
+import { makeLookup } from "./webhook/lookup.ts";
+import { type RunningWebhook, startWebhook } from "./webhook/start.ts";
+
+/** Shared by everything that a process runs. */
+export interface Shared {
+  config: OperatorConfig;
+  log: Logger;
+  metrics: OperatorMetrics;
+  /** Name of this process among all operators. */
+  identity: string;
+}
+
+/** Parts that reconcile policies, connected and not started. */
+export interface Parts {
+  events: EventRecorder;
+  informers: Informers;
+  caches: Caches;
+  ranges: BlockedRanges;
+  scraper: StatusScraper;
+  controller: Controller;
+  triggers: Triggers;
+  /** The policy as its fleet runs it. */
+  inForce: (policy: EgressPolicy) => InForce;
+}
+
+/**
+ * Returns a function that reads `/status` of proxies: from the address of the pod, or through the API server. `client`:
+ * its own.
+ */
+export function makeFetch(scrape: OperatorConfig["scrape"], client: Client): FetchStatus {
+  if (scrape === "direct") return makeDirectFetch();
+  return async ({ metadata }, port) => {
+    const path = `/api/v1/namespaces/${metadata.namespace}/pods/${metadata.name}:${port}/proxy/status`;
+    const { status, body } = await client.raw("GET", path, {
+      timeoutMs: SCRAPE_TIMEOUT_MS,
+      maxBytes: MAX_STATUS_BYTES,
+    });
+    if (status !== 200) throw new Error(`/status returned ${status} through the API server`);
+    return body;
+  };
+}
+
+/** Connects the parts that reconcile policies. */
+export function assemble({ config, log, metrics, identity }: Shared, client: Client, fetch: FetchStatus): Parts {
+  const shared = { client, log, metrics: metrics.kube };
+  const events = new EventRecorder({ ...shared, component: "outrider-operator", instance: identity });
+  const informers = new Informers({ ...shared, namespaces: config.namespaces, resyncMs: config.resyncMs });
+  const hasSynced = () => informers.hasSynced;
+  const triggers = new Triggers(() => ({ caches, hasSynced, ranges, scraper, reconciler, controller }));
+  const caches = addCaches(informers, triggers, config.discoverCIDRs);
+  const ranges = new BlockedRanges(caches, config.blockedCIDRs);
+  const scraper = new StatusScraper({
+    fetch,
+    intervalMs: config.scrapeMs,
+    onChange: triggers.child,
+    onResult: (ok) => metrics.scraped(ok),
+  });
+  const reconciler = new PolicyReconciler({
+    ...{ client, caches, scraper, events, log },
+    grants: config.grants,
+    blockedCIDRs: () => ranges.list,
+    fleet: { image: config.image, imagePullPolicy: config.imagePullPolicy, adminFrom: adminNamespaces(config) },
+    clusterDomain: config.clusterDomain,
+  });
+  const controller: Controller = new Controller({
+    name: "egresspolicy",
+    workers: config.workers,
+    reconcile: (key) => reconciler.reconcile(key),
+    ...{ log, metrics: metrics.kube },
+  });
+  const surroundings = () => ({
+    scraper,
+    grants: config.grants,
+    // Only the leader has claims. The Deployments of slots also show which policy has an address.
+    claims: new Map(),
+    blockedCIDRs: ranges.list,
+    now: Date.now(),
+  });
+  return {
+    ...{ events, informers, caches, ranges, scraper, controller, triggers },
+    inForce: (policy) => inForce(caches, policy, surroundings),
+  };
+}
+
+/** Starts the webhook, on every replica, whether it leads or not. `client`: its own. @throws UsageError, ApiError */
+export async function startInjection(
+  { config, log, metrics, identity }: Shared,
+  webhook: WebhookConfig,
+  client: Client,
+  { caches, inForce }: Pick<Parts, "caches" | "inForce">,
+): Promise<RunningWebhook> {
+  const namespace = ownNamespace(config);
+  const shared = { client, log, metrics: metrics.kube };
+  const events = new EventRecorder({ ...shared, component: "outrider-webhook", instance: identity });
+  const running = await startWebhook({
+    ...{ client, namespace, log, inForce, optIn, inject },
+    config: webhook,
+    owner: webhook.owner === undefined ? undefined : await readOwner(client, namespace, webhook.owner),
+    metrics: { registry: metrics.registry, kube: metrics.kube },
+    lookup: makeLookup(caches.policies, client, config.namespaces),
+    record: (object, { type, reason, message }) => events.event(object, type, reason, message),
+    clusterDomain: config.clusterDomain,
+  });
+  return {
+    port: running.port,
+    get ready() {
+      return running.ready;
+    },
+    stop: async () => {
+      await running.stop();
+      await events.stop();
+    },
+  };
+}

@@ -1,0 +1,100 @@
+import type { EgressPolicySpec } from "../api/egresspolicy.ts";
+import type { Pod } from "../api/objects.ts";
+
+/** Verification of one egress path, as `/status` reports it. Times are RFC 3339. */
+interface ProofStatus {
+  way: string;
+  verified: boolean;
+  expected: string[];
+  observed: string[];
+  provenAt: string | null;
+  checkedAt: string | null;
+  /** Error of the last round. Also set if one echo URL failed and another one gave the proof. */
+  error: string | null;
+}
+
+/** Part of a proxy's `/status` that the operator reads. */
+export interface ProxyStatus {
+  /** Hash of the policy document in force; null if there is none. */
+  hash: string | null;
+  /** Why the present policy file is not in force. */
+  policyError: string | null;
+  ready: boolean;
+  sources: { address: string; assigned: boolean }[];
+  /** One for each egress path: a source address or an address family. Empty if verification is off. */
+  proofs: ProofStatus[];
+}
+
+/** State of one proxy, from its pod and its `/status`. */
+export interface ProxyFacts {
+  pod: Pod;
+  slot: string;
+  node: string | undefined;
+  /** Canonical addresses of the pod. */
+  ips: string[];
+  ready: boolean;
+  /** The pod is deleted and still exists. */
+  terminating: boolean;
+  /** Last answer; undefined while the proxy does not answer. */
+  status: ProxyStatus | undefined;
+  /** Why the proxy does not answer. */
+  error: string | undefined;
+  /** False before the first poll: nothing is known about the proxy yet. */
+  polled: boolean;
+}
+
+function fail(path: string): never {
+  throw new Error(`/status has an unknown form at ${path}; the proxy may have another version`);
+}
+
+function textOrNull(value: unknown, path: string): string | null {
+  return value === null || typeof value === "string" ? value : fail(path);
+}
+
+function flag(value: unknown, path: string): boolean {
+  return typeof value === "boolean" ? value : fail(path);
+}
+
+function list(value: unknown, path: string): Record<string, unknown>[] {
+  return Array.isArray(value) ? (value as Record<string, unknown>[]) : fail(path);
+}
+
+const texts = (value: unknown, path: string): string[] =>
+  list(value, path).map((text) => (typeof text === "string" ? text : fail(path)));
+
+/** Parses the body of `/status`. @throws Error that names the field which has an unknown form */
+export function readProxyStatus(body: string): ProxyStatus {
+  const value = JSON.parse(body) as Record<string, unknown>;
+  const policy = value.policy as { hash?: unknown } | null | undefined;
+  return {
+    hash: policy === null ? null : textOrNull(policy?.hash, "policy.hash"),
+    policyError: textOrNull(value.policyError, "policyError"),
+    ready: flag(value.ready, "ready"),
+    sources: list(value.sources, "sources").map((source) => ({
+      address: textOrNull(source.address, "sources.address") ?? fail("sources.address"),
+      assigned: flag(source.assigned, "sources.assigned"),
+    })),
+    proofs: list(value.verification, "verification").map((proof) => ({
+      way: textOrNull(proof.way, "verification.way") ?? fail("verification.way"),
+      verified: flag(proof.verified, "verification.verified"),
+      expected: texts(proof.expected, "verification.expected"),
+      observed: texts(proof.observed, "verification.observed"),
+      provenAt: textOrNull(proof.provenAt, "verification.provenAt"),
+      checkedAt: textOrNull(proof.checkedAt, "verification.checkedAt"),
+      error: textOrNull(proof.error, "verification.error"),
+    })),
+  };
+}
+
+/**
+ * Whether a proxy has a policy, has bound its sources, and has all its proofs. With `spec`, proofs are not required if
+ * the policy lets unverified proxies serve.
+ */
+export function isOpen(status: ProxyStatus | undefined, spec?: EgressPolicySpec): boolean {
+  return (
+    status !== undefined &&
+    status.hash !== null &&
+    status.sources.every((source) => source.assigned) &&
+    (spec?.verification?.onUnverified === "Allow" || status.proofs.every((proof) => proof.verified))
+  );
+}

@@ -1,0 +1,155 @@
+import { ANNOTATION, EVENT_REASON, INJECT_DISABLED, LABEL } from "../api/names.ts";
+import { type Conflict, planEnv } from "./env.ts";
+import type { JsonPatch, PodLike } from "./pod.ts";
+import { PRESETS } from "./presets.ts";
+import { type Chosen, choose } from "./sidecars.ts";
+import { clientOf, type InjectionTarget, markerOf, ownOf, wantedOf } from "./variables.ts";
+import { containerNotes, hint, mayIgnore, type Note, policyNotes } from "./warnings.ts";
+
+export type { JsonPatch, PodLike } from "./pod.ts";
+export type { InjectionTarget } from "./variables.ts";
+
+/** Result of an injection. */
+export interface Injection {
+  /** RFC 6902; empty if nothing changes. */
+  patch: JsonPatch[];
+  /** Warnings that kubectl prints. The API server limits each to 256 characters, and all to 4096. */
+  warnings: string[];
+  /** Events of the pod's controller, or of the pod. Empty if nothing changes, since they were recorded before. */
+  events: { type: "Normal" | "Warning"; reason: string; message: string }[];
+}
+
+const MAX_WARNINGS = 15;
+export const MAX_WARNING_CHARS = 250;
+/** events.k8s.io allows 1024. */
+const MAX_EVENT_CHARS = 1000;
+const MAX_ANNOTATION_CHARS = 4096;
+
+const cut = (text: string, chars: number): string => (text.length <= chars ? text : `${text.slice(0, chars - 1)}…`);
+
+/** Whether a pod is a proxy. A proxy that used itself as a proxy would reach nothing. */
+const isProxy = (pod: PodLike): boolean => pod.metadata.labels?.[LABEL.fleet] !== undefined;
+
+/**
+ * Name of the policy that a pod requests by the label or annotation `egress.outrider.dev/policy`. If they differ, the
+ * annotation counts, since labels are often set for a whole chart. An empty value requests nothing. Proxies, and pods
+ * of a namespace with the label `egress.outrider.dev/inject: disabled`, request nothing.
+ */
+export function optIn(pod: PodLike, namespaceLabels?: Readonly<Record<string, string>>): string | undefined {
+  const { labels, annotations } = pod.metadata;
+  if (namespaceLabels?.[LABEL.inject] === INJECT_DISABLED || isProxy(pod)) return undefined;
+  return (annotations?.[LABEL.policy] ?? labels?.[LABEL.policy])?.trim() || undefined;
+}
+
+/** Operations that set labels or annotations, or remove those without a value. */
+function mapPatch(
+  pod: PodLike,
+  kind: "labels" | "annotations",
+  values: Record<string, string | undefined>,
+): JsonPatch[] {
+  const there = pod.metadata[kind];
+  const changed = Object.entries(values).filter(([key, value]) => there?.[key] !== value);
+  const path = `/metadata/${kind}`;
+  if (there === undefined) return changed.length === 0 ? [] : [{ op: "add", path, value: Object.fromEntries(changed) }];
+  return changed.map(([key, value]) => {
+    const at = `${path}/${key.replaceAll("~", "~0").replaceAll("/", "~1")}`;
+    return value === undefined
+      ? { op: "remove", path: at }
+      : { op: there[key] === undefined ? "add" : "replace", path: at, value };
+  });
+}
+
+/** A skipped container. The name `pod` stands for all of them. */
+interface Skipped extends Conflict {
+  name: string;
+}
+
+/** Why no container of a pod can be injected. */
+function unfit(pod: PodLike, { policy }: InjectionTarget, chosen: readonly Chosen[]): Skipped | undefined {
+  const skip = (why: string, fix: string) => ({ name: "pod", why, fix });
+  if (pod.spec?.hostNetwork === true) {
+    return skip("it uses the host network, so its address is that of the node", "set hostNetwork: false");
+  }
+  if (chosen.some(({ path }) => path.startsWith("/spec/containers/"))) return undefined;
+  const listed = policy.spec.injection.containers?.length ?? 0;
+  if (listed > 0) return skip("it has no container of spec.injection.containers", "list one that it has");
+  return skip("all its containers are known sidecars", "list those that send in spec.injection.containers");
+}
+
+/** Hint if the pod has none of the listed init containers: a typing error would leave them without a proxy. */
+function absentNotes({ spec }: PodLike, { policy }: InjectionTarget): Note[] {
+  const { initContainers: listed = [] } = policy.spec.injection;
+  if (listed.length === 0 || spec?.initContainers?.some(({ name }) => listed.includes(name))) return [];
+  return [hint(`spec.injection.initContainers: the pod has no init container ${listed.join(" or ")}`)];
+}
+
+function skipNote({ name, why, fix }: Skipped): Note {
+  return { reason: EVENT_REASON.injectionSkipped, message: `${name}: not injected, ${why}; ${fix}` };
+}
+
+/**
+ * Patch that makes the containers of a pod send through the proxies of a policy, with warnings and events. Pure and
+ * idempotent: a patched pod gives an empty patch, and a container that was added later (reinvocation) gets its own. The
+ * caller has called {@link optIn}. Proxies, and policies with `injection.mode: None`, give an empty result.
+ */
+export function inject(pod: PodLike, target: InjectionTarget): Injection {
+  const { policy } = target;
+  const marker = markerOf(target);
+  if (marker === undefined || isProxy(pod)) return { patch: [], warnings: [], events: [] };
+  const chosen = choose(pod, policy.spec.injection);
+  const reason = unfit(pod, target, chosen);
+  const skipped = reason === undefined ? [] : [reason];
+  const ignoring: string[] = [];
+  const injected: string[] = [];
+  const patch: JsonPatch[] = [];
+  const notes: Note[] = [];
+  const context = {
+    target,
+    preset: PRESETS[policy.spec.preset],
+    wanted: wantedOf(target, clientOf(pod)),
+    own: ownOf(target, pod),
+  };
+  for (const one of reason === undefined ? chosen : []) {
+    const { container } = one;
+    const plan = planEnv(one, context);
+    if ("conflict" in plan) {
+      skipped.push({ name: container.name, ...plan.conflict });
+      continue;
+    }
+    patch.push(...plan.patch);
+    injected.push(container.name);
+    const ignores = mayIgnore(container, target);
+    if (ignores !== undefined) ignoring.push(`${container.name}: ${ignores}`);
+    notes.push(...containerNotes(container, plan.noProxy, target));
+    notes.push(...plan.hints.map((text) => hint(`${container.name}: ${text}`)));
+  }
+  if (injected.length > 0) notes.push(...policyNotes(pod, target));
+  notes.push(...absentNotes(pod, target));
+  const any = injected.length > 0;
+  patch.push(
+    ...mapPatch(pod, "labels", { [LABEL.injected]: any ? policy.metadata.name : undefined }),
+    ...mapPatch(pod, "annotations", {
+      [ANNOTATION.injected]: any ? marker : undefined,
+      [ANNOTATION.skipped]: listOf(skipped.map(({ name, why }) => `${name}=${why}`)),
+      [ANNOTATION.mayIgnoreProxy]: listOf(ignoring),
+    }),
+  );
+  const all = [...skipped.map(skipNote), ...notes];
+  return {
+    patch,
+    warnings: all.slice(0, MAX_WARNINGS).map(({ message }) => cut(`outrider: ${message}`, MAX_WARNING_CHARS)),
+    events: patch.length === 0 ? [] : [...(any ? [injectedEvent(injected, target)] : []), ...all.map(warningEvent)],
+  };
+}
+
+const listOf = (parts: string[]): string | undefined =>
+  parts.length === 0 ? undefined : cut(parts.join("; "), MAX_ANNOTATION_CHARS);
+
+function injectedEvent(names: readonly string[], { policy, host, port }: InjectionTarget): Injection["events"][number] {
+  const message = `proxy ${host}:${port} of policy ${policy.metadata.name} set in ${names.join(", ")}`;
+  return { type: "Normal", reason: EVENT_REASON.injected, message: cut(message, MAX_EVENT_CHARS) };
+}
+
+function warningEvent({ reason, message }: Note): Injection["events"][number] {
+  return { type: "Warning", reason, message: cut(message, MAX_EVENT_CHARS) };
+}

@@ -1,0 +1,124 @@
+import { createHash } from "node:crypto";
+import { isIP } from "node:net";
+import type { EgressPolicy } from "../api/egresspolicy.ts";
+import { ANNOTATION, childName } from "../api/names.ts";
+import type { EnvVar, PodLike } from "./pod.ts";
+import { PRESETS } from "./presets.ts";
+
+/** The proxies that a pod should use. */
+export interface InjectionTarget {
+  policy: EgressPolicy;
+  /** Host of the client Service, such as webhooks-egress.convoy.svc.cluster.local. */
+  host: string;
+  port: number;
+}
+
+/** Both cases with the same value: Go reads the upper case first, and Node, Python, Ruby and curl the lower case. */
+export const URL_NAMES = ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy"] as const;
+export const NO_PROXY_NAMES = ["NO_PROXY", "no_proxy"] as const;
+/** Makes Node's fetch and http read the other variables (Node 22.21 and 24.5). */
+export const NODE_NAME = "NODE_USE_ENV_PROXY";
+export const JAVA_NAME = "JAVA_TOOL_OPTIONS";
+/** Both override {@link JAVA_NAME}. The launcher of Java 9 and newer reads the first, and HotSpot the second. */
+export const JAVA_STRONGER = ["JDK_JAVA_OPTIONS", "_JAVA_OPTIONS"] as const;
+/** Password by secretKeyRef. The URL refers to this variable, so the pod spec contains no password. */
+export const PASSWORD_NAME = "EGRESS_PROXY_PASSWORD";
+/** Key of the password that is valid for any user name. */
+const SHARED_KEY = "PROXY_PASSWORD";
+/** User name for that password. Python's urllib and Node's fetch send no credentials for an empty name. */
+const SHARED_USER = "outrider";
+/** Part of the hash. Increase it when injection changes, so that running pods count as stale. */
+const GENERATION = 1;
+const HASH_DIGITS = 12;
+
+/** Kubernetes expands `$(NAME)` in values; `$$(` is a literal `$(`. */
+const escaped = (text: string): string => text.replaceAll("$(", "$$$$(");
+
+/** Variables for the containers of one pod. */
+export interface Wanted {
+  /** Must precede every variable that refers to it. */
+  password: EnvVar | undefined;
+  /** Proxy URLs by the name of their variable. */
+  urls: ReadonlyMap<string, string>;
+  /** Entries of NO_PROXY. */
+  noProxy: readonly string[];
+}
+
+const urlOf = (host: string, port: number, credentials: string): string =>
+  `http://${credentials}${isIP(host) === 6 ? `[${host}]` : host}:${port}`;
+
+/** Tests whether a value already names the target, in any spelling. */
+export interface Own {
+  host(host: string): boolean;
+  /** True for a URL with injected credentials or none. A URL with another password belongs to the user. */
+  url(value: string): boolean;
+}
+
+const URL_FORM = /^(?:http:\/\/)?(?:([^@/]*)@)?(?:\[([0-9a-fA-F:.]+)\]|([^:/@[\]]+)):(\d+)\/?$/;
+
+/** Spellings of the target, and of the policy that a copied pod was injected with before. */
+export function ownOf({ policy, host, port }: InjectionTarget, pod: PodLike): Own {
+  const [service = "", ...domain] = host.split(".");
+  const before = pod.metadata.annotations?.[ANNOTATION.injected]?.split("@")[0];
+  const services = [service, ...(before === undefined ? [] : [childName.fleet(before)])];
+  const hosts = new Set([host, policy.status?.endpoint?.clusterIP]);
+  for (const name of services) {
+    for (let labels = 0; labels <= 2; labels++) hosts.add([name, ...domain.slice(0, labels)].join("."));
+    hosts.add([name, ...domain].join("."));
+  }
+  const known = (text: string) => hosts.has(text.toLowerCase().replace(/\.$/, ""));
+  return {
+    host: known,
+    url: (value) => {
+      const [, credentials, six, name, digits] = URL_FORM.exec(value) ?? [];
+      const ours = credentials === undefined || credentials.endsWith(`:$(${PASSWORD_NAME})`);
+      return ours && Number(digits) === port && known(six ?? name ?? "");
+    },
+  };
+}
+
+/** Client name from the annotation of the pod. */
+export function clientOf(pod: PodLike): string | undefined {
+  return pod.metadata.annotations?.[ANNOTATION.client]?.trim() || undefined;
+}
+
+/** Whether a client name is a valid key of a Secret. */
+export function isClientName(client: string): boolean {
+  return client.length <= 253 && /^[-._A-Za-z0-9]+$/.test(client);
+}
+
+/** Variables for a pod with this client name. */
+export function wantedOf({ policy, host, port }: InjectionTarget, client: string | undefined): Wanted {
+  const { authentication, injection, preset } = policy.spec;
+  const basic = authentication.mode === "Basic" && authentication.secretRef !== undefined;
+  const { urls, byAddress, cannotAuthenticate } = PRESETS[preset];
+  const credentials = basic ? `${encodeURIComponent(client ?? SHARED_USER)}:$(${PASSWORD_NAME})@` : "";
+  const address = byAddress === true ? policy.status?.endpoint?.clusterIP : undefined;
+  const own = urlOf(address ?? host, port, cannotAuthenticate === undefined ? credentials : "");
+  const password = {
+    name: PASSWORD_NAME,
+    valueFrom: { secretKeyRef: { name: authentication.secretRef?.name, key: client ?? SHARED_KEY } },
+  };
+  return {
+    password: basic ? password : undefined,
+    urls: new Map([
+      ...URL_NAMES.map((name): [string, string] => [name, urlOf(host, port, credentials)]),
+      ...urls.map((name): [string, string] => [name, own]),
+    ]),
+    noProxy: (injection.noProxy ?? []).map(escaped),
+  };
+}
+
+/**
+ * Annotation of a pod with the current settings: `policy@hash`. The hash covers the settings and not the pod, so that
+ * the metadata of a pod shows whether it is current. Undefined if the policy injects nothing.
+ */
+export function markerOf(target: InjectionTarget): string | undefined {
+  const { metadata, spec } = target.policy;
+  if (spec.injection.mode === "None") return undefined;
+  const { password, urls, noProxy } = wantedOf(target, undefined);
+  const { containers = [], initContainers = [] } = spec.injection;
+  const settings = [GENERATION, spec.preset, password ?? null, [...urls], noProxy, containers, initContainers];
+  const hash = createHash("sha256").update(JSON.stringify(settings)).digest("hex").slice(0, HASH_DIGITS);
+  return `${metadata.name}@${hash}`;
+}

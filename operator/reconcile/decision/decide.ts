@@ -1,0 +1,48 @@
+import type { EgressPolicySpec } from "../../api/egresspolicy.ts";
+import { providerOf } from "../../providers/index.ts";
+import type { Facts } from "../facts/facts.ts";
+import type { Accepted } from "../objects/configmap.ts";
+import { judgeSpec, type Rejection } from "./accept.ts";
+import { type Desired, desire, type FleetOptions } from "./desire.ts";
+import { documentOf } from "./document.ts";
+import { handoverOf } from "./handover.ts";
+import { type ResolvedSpec, resolveSpec } from "./resolved-spec.ts";
+
+/** The spec that is reconciled: the newest one, or the last accepted one. */
+export interface Effective extends ResolvedSpec {
+  /** Hash of its policy document. */
+  hash: string;
+}
+
+/** Result of a decision about one policy. */
+export interface Plan {
+  /** Why the newest spec is rejected; undefined if it is accepted. */
+  rejection: Rejection | undefined;
+  /** The newest spec, if it is accepted. */
+  accepted: Accepted | undefined;
+  /** Undefined if nothing is reconciled. */
+  effective: Effective | undefined;
+  /** Why the last accepted spec is rejected as well. Existing objects are left unchanged then. */
+  keptRejection: Rejection | undefined;
+  desired: Desired | undefined;
+}
+
+/** Pure. `kept` returns the last accepted spec; it is called only if the newest one is rejected. */
+export function decide(facts: Facts, kept: () => EgressPolicySpec | undefined, options: FleetOptions): Plan {
+  const judged = judgeSpec(facts);
+  const accepted = "accepted" in judged ? judged.accepted : undefined;
+  const rejection = "accepted" in judged ? undefined : judged;
+  const spec = accepted === undefined ? kept() : facts.policy.spec;
+  const nothing = { rejection, accepted, effective: undefined, desired: undefined };
+  if (spec === undefined) return { ...nothing, keptRejection: undefined };
+  const policy = { ...facts.policy, spec };
+  // Validate the stored spec again: others can write to its ConfigMap, and a grant may have been revoked.
+  const again = accepted === undefined ? judgeSpec({ ...facts, policy }) : { accepted };
+  if (!("accepted" in again)) return { ...nothing, keptRejection: again };
+  const resolved = resolveSpec(facts, spec, providerOf(spec)!);
+  const handover = handoverOf(facts, resolved);
+  const document = documentOf(policy, facts.blockedCIDRs, handover.former);
+  const effective = { ...resolved, hash: document.hash };
+  const desired = desire(facts, resolved, document, handover, options);
+  return { rejection, accepted, effective, keptRejection: undefined, desired };
+}

@@ -1,0 +1,78 @@
+import { parseAddress } from "../../../proxy/policy/cidr.ts";
+import type { EgressPolicySpec } from "../../api/egresspolicy.ts";
+import type { ConfigMap } from "../../api/objects.ts";
+import type { ProxyFacts } from "../../fleet/proxy-status.ts";
+import { canonicalAddress, usedAddresses } from "../../fleet/slots.ts";
+import type { PublishedIPs, PublishedList } from "../objects/configmap.ts";
+
+/**
+ * Reads the published list from its ConfigMap; undefined if it is missing or not valid, since others may write there.
+ */
+export function readPublished(configMap: ConfigMap | undefined): PublishedList | undefined {
+  try {
+    const list = JSON.parse(configMap?.data?.["ips.json"] ?? "null") as Partial<PublishedList> | null;
+    const isList = (value: unknown) =>
+      Array.isArray(value) && value.every((one) => typeof one === "string" && parseAddress(one) !== null);
+    const valid = isList(list?.ipv4) && isList(list?.ipv6) && isList(list?.pending) && isList(list?.retiring);
+    return valid ? (list as PublishedList) : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+/** Published addresses that were in use and that the spec no longer uses: they are removed, or Pending again. */
+export function noLongerUsed(spec: EgressPolicySpec, before: PublishedList | undefined): string[] {
+  if (before === undefined) return [];
+  const kept = new Set([...usedAddresses(spec), ...before.pending]);
+  return [...new Set([...before.ipv4, ...before.ipv6].map(canonicalAddress))].filter((address) => !kept.has(address));
+}
+
+/**
+ * Addresses of {@link noLongerUsed} that requests may still leave from: a running proxy does not have the new policy
+ * yet, or has the address itself. An address is published before it is used and removed after every proxy has stopped
+ * using it.
+ */
+export function stillUsed(
+  spec: EgressPolicySpec,
+  before: PublishedList | undefined,
+  proxies: readonly ProxyFacts[],
+  hash: string,
+): string[] {
+  const late = proxies.some(({ pod, status }) => pod.status?.phase === "Running" && status?.hash !== hash);
+  // On node networks the addresses of a pod are those of its node, whatever the proxy binds.
+  const own = new Set(proxies.filter(({ pod }) => pod.spec?.hostNetwork !== true).flatMap(({ ips }) => ips));
+  return noLongerUsed(spec, before).filter((address) => late || own.has(address));
+}
+
+/**
+ * The list to publish. `leaving`: addresses that the spec no longer uses and that requests may still leave from, so
+ * receivers still have to accept them. `updatedAt` changes only with the list, so that a settled policy writes nothing.
+ */
+export function publish(
+  spec: EgressPolicySpec,
+  leaving: readonly string[],
+  before: PublishedList | undefined,
+  now: string,
+): PublishedIPs {
+  const ips = spec.staticIPs ?? [];
+  const inPhase = (phase: string) => ips.filter((ip) => ip.phase === phase).map((ip) => canonicalAddress(ip.address));
+  const all = [...new Set([...ips.map((ip) => canonicalAddress(ip.address)), ...leaving])];
+  const list = {
+    ipv4: all.filter((address) => !address.includes(":")),
+    ipv6: all.filter((address) => address.includes(":")),
+    cidrs: all.map((address) => `${address}/${address.includes(":") ? 128 : 32}`),
+    pending: inPhase("Pending").filter((address) => !leaving.includes(address)),
+    retiring: [...new Set([...inPhase("Retiring"), ...leaving])],
+  };
+  const { updatedAt, ...old } = before ?? { updatedAt: now };
+  const same = before !== undefined && JSON.stringify(old) === JSON.stringify(list);
+  return { all, json: { ...list, updatedAt: same ? updatedAt : now } };
+}
+
+/** Active addresses that were not published before, so receivers had no notice. */
+export function addedWithoutNotice(spec: EgressPolicySpec, before: PublishedList | undefined): string[] {
+  if (before === undefined) return [];
+  const known = new Set([...before.ipv4, ...before.ipv6]);
+  const active = (spec.staticIPs ?? []).filter((ip) => (ip.phase ?? "Active") === "Active");
+  return active.map((ip) => canonicalAddress(ip.address)).filter((address) => !known.has(address));
+}

@@ -1,0 +1,218 @@
+import type { EgressPolicy } from "../../api/egresspolicy.ts";
+import { RESOURCE } from "../../api/kinds.ts";
+import { ANNOTATION, LABEL, MANAGED_BY, PROXY_NAME } from "../../api/names.ts";
+import type { ConfigMap, Deployment, EndpointSlice, Node, Pod, Service, ServiceCIDR } from "../../api/objects.ts";
+import { optIn } from "../../injection/inject.ts";
+import { type Cache, type Informers, type OnChange, withoutManagedFields } from "../../kube/informers.ts";
+import type { KubeObject } from "../../kube/resource.ts";
+
+/** Label that names the policy of an object. Each kind has its own, since users set `policy` on pods as they like. */
+type OwnerLabel = typeof LABEL.policy | typeof LABEL.fleet | typeof LABEL.injected;
+
+/** Key (`namespace/name`) of the policy that a label names. */
+export function ownerOf({ metadata }: KubeObject, label: OwnerLabel): string | undefined {
+  const name = metadata.labels?.[label];
+  return name === undefined ? undefined : `${metadata.namespace}/${name}`;
+}
+
+/** Index by {@link ownerOf}. */
+const ownedBy =
+  (label: OwnerLabel) =>
+  (object: KubeObject): string[] => {
+    const owner = ownerOf(object, label);
+    return owner === undefined ? [] : [owner];
+  };
+
+/** Keeps of `managedFields` only which manager set `replicas`. */
+function replicaManagers(object: Deployment): Deployment {
+  const managedFields = (object.metadata.managedFields ?? []).flatMap((entry) => {
+    const spec = entry.fieldsV1?.["f:spec"] as Record<string, unknown> | undefined;
+    if (spec?.["f:replicas"] === undefined) return [];
+    return [
+      {
+        ...(entry.manager === undefined ? {} : { manager: entry.manager }),
+        fieldsV1: { "f:spec": { "f:replicas": {} } },
+      },
+    ];
+  });
+  return { ...object, metadata: { ...object.metadata, managedFields } };
+}
+
+/** Keeps of a node only what decisions read: its list of images alone is many kilobytes. */
+function nodeParts(node: Node): Node {
+  const { podCIDR, podCIDRs, unschedulable, taints } = node.spec ?? {};
+  const spec = {
+    ...(podCIDR === undefined ? {} : { podCIDR }),
+    ...(podCIDRs === undefined ? {} : { podCIDRs }),
+    ...(unschedulable === undefined ? {} : { unschedulable }),
+    ...(taints === undefined ? {} : { taints }),
+  };
+  return { ...withoutManagedFields(node), spec, status: { addresses: node.status?.addresses ?? [] } };
+}
+
+const injectedBy = ownedBy(LABEL.injected);
+const requestedBy = (pod: KubeObject): string[] => {
+  const name = optIn(pod);
+  return name === undefined ? [] : [`${pod.metadata.namespace}/${name}`];
+};
+
+/** Keeps the labels and annotations of a pod only if it uses or requests a policy. */
+function podParts(pod: KubeObject): KubeObject {
+  const { name, namespace, uid, resourceVersion, deletionTimestamp, labels, annotations } = pod.metadata;
+  const own = injectedBy(pod).length > 0 || requestedBy(pod).length > 0;
+  const metadata = {
+    name,
+    ...(namespace && { namespace }),
+    ...(uid && { uid }),
+    ...(resourceVersion && { resourceVersion }),
+    ...(deletionTimestamp && { deletionTimestamp }),
+    ...(own && labels && { labels }),
+    ...(own && annotations && { annotations }),
+  };
+  return { apiVersion: pod.apiVersion, kind: pod.kind, metadata };
+}
+
+/** Addresses of a slot's Deployment: the static IP and the address that its proxy binds. */
+const slotAddresses = ({ metadata: { annotations } }: KubeObject): string[] =>
+  [...new Set([annotations?.[ANNOTATION.address], annotations?.[ANNOTATION.source]])].filter(
+    (one) => one !== undefined,
+  );
+
+/** Excludes pods that have ended: they send nothing, and finished pods of a Job exist until a user deletes them. */
+const RUNNING = "status.phase!=Succeeded,status.phase!=Failed";
+
+const fleetSelector = `${LABEL.managedBy}=${MANAGED_BY},${LABEL.name}=${PROXY_NAME}`;
+
+/** Objects that belong to policies, and the pods that use them. */
+interface PolicyCaches {
+  policies: Cache<EgressPolicy>;
+  configMaps: Cache<ConfigMap>;
+  services: Cache<Service>;
+  deployments: Cache<Deployment>;
+  accounts: Cache<KubeObject>;
+  budgets: Cache<KubeObject>;
+  networkPolicies: Cache<KubeObject>;
+  proxies: Cache<Pod>;
+  /** Metadata of all pods that have not ended. Indexes: `injected`, `requested`. */
+  pods: Cache<KubeObject>;
+}
+
+/** Objects of the cluster, which need cluster-wide rights. Undefined without `--discover-cidrs`. */
+interface ClusterCaches {
+  namespaces: Cache<KubeObject & { status?: { phase?: string } }> | undefined;
+  nodes: Cache<Node> | undefined;
+  serviceCIDRs: Cache<ServiceCIDR> | undefined;
+  apiServers: Cache<EndpointSlice> | undefined;
+}
+
+/** Informer caches that the facts of a policy are gathered from. */
+export interface Caches extends PolicyCaches, ClusterCaches {}
+
+/** Handlers of changes in the caches. */
+export interface CacheListeners {
+  policy: OnChange<EgressPolicy>;
+  /** An object of a policy, a pod of its fleet, or a pod that uses it changed. `owner`: key of the policy. */
+  child(owner: string): void;
+  proxy: OnChange<Pod>;
+  /** The Deployment of a slot was created or deleted, so an address may be free. */
+  slot(): void;
+  /** Nodes, services or API servers changed. */
+  ranges(): void;
+  /** A node was added or removed, or its labels, taints or addresses changed. */
+  nodes(): void;
+  namespace(name: string): void;
+}
+
+/** Adds the informer of every kind. `discover`: watch the ranges of the cluster, which needs cluster-wide rights. */
+export function addCaches(informers: Informers, listeners: CacheListeners, discover: boolean): Caches {
+  const cluster = discover
+    ? addClusterCaches(informers, listeners)
+    : { namespaces: undefined, nodes: undefined, serviceCIDRs: undefined, apiServers: undefined };
+  return { ...addOwnedCaches(informers, listeners), ...addPodCaches(informers, listeners), ...cluster };
+}
+
+/** Handler that also notifies the previous owner: if a user edits the label, the operator has to restore it. */
+function childBy(label: OwnerLabel, { child }: CacheListeners): OnChange<KubeObject> {
+  return (_, object, before) => {
+    for (const one of before === undefined ? [object] : [before, object]) {
+      const owner = ownerOf(one, label);
+      if (owner !== undefined) child(owner);
+    }
+  };
+}
+
+/** Policies, and the objects that they own. */
+function addOwnedCaches(informers: Informers, listeners: CacheListeners): Omit<PolicyCaches, "proxies" | "pods"> {
+  const child = childBy(LABEL.policy, listeners);
+  const owned = { labelSelector: fleetSelector, indexes: { owner: ownedBy(LABEL.policy) } };
+  return {
+    policies: informers.add(RESOURCE.policy, listeners.policy),
+    configMaps: informers.add<ConfigMap>(RESOURCE.configMap, child, owned),
+    services: informers.add<Service>(RESOURCE.service, child, owned),
+    accounts: informers.add<KubeObject>(RESOURCE.serviceAccount, child, owned),
+    budgets: informers.add<KubeObject>(RESOURCE.pdb, child, owned),
+    networkPolicies: informers.add<KubeObject>(RESOURCE.networkPolicy, child, owned),
+    deployments: informers.add<Deployment>(
+      RESOURCE.deployment,
+      (event, object, before) => {
+        child(event, object, before);
+        if (event !== "updated" && object.metadata.annotations?.[ANNOTATION.address] !== undefined) listeners.slot();
+      },
+      { ...owned, indexes: { ...owned.indexes, address: slotAddresses }, transform: replicaManagers },
+    ),
+  };
+}
+
+/** Proxy pods, and the metadata of all pods. */
+function addPodCaches(informers: Informers, listeners: CacheListeners): Pick<PolicyCaches, "proxies" | "pods"> {
+  const ofFleet = childBy(LABEL.fleet, listeners);
+  return {
+    proxies: informers.add<Pod>(
+      RESOURCE.pod,
+      (event, object, before) => {
+        listeners.proxy(event, object, before);
+        ofFleet(event, object, before);
+      },
+      { labelSelector: fleetSelector, indexes: { owner: ownedBy(LABEL.fleet) } },
+    ),
+    pods: informers.add<KubeObject>(
+      RESOURCE.pod,
+      (_, object, before) => {
+        for (const one of before === undefined ? [object] : [before, object]) {
+          for (const policy of new Set([...injectedBy(one), ...requestedBy(one)])) listeners.child(policy);
+        }
+      },
+      {
+        metadataOnly: true,
+        fieldSelector: RUNNING,
+        indexes: { injected: injectedBy, requested: requestedBy },
+        transform: podParts,
+      },
+    ),
+  };
+}
+
+/** Namespaces, nodes, and the ranges of the cluster. */
+function addClusterCaches(informers: Informers, listeners: CacheListeners): ClusterCaches {
+  return {
+    namespaces: informers.add(RESOURCE.namespace, (_, { metadata }) => listeners.namespace(metadata.name)),
+    nodes: informers.add<Node>(RESOURCE.node, nodeHandler(listeners), { transform: nodeParts }),
+    serviceCIDRs: informers.add<ServiceCIDR>(RESOURCE.serviceCIDR, () => listeners.ranges()),
+    apiServers: informers.add<EndpointSlice>(RESOURCE.endpointSlice, () => listeners.ranges(), {
+      namespace: "default",
+      labelSelector: "kubernetes.io/service-name=kubernetes",
+    }),
+  };
+}
+
+/** Ignores the heartbeats of kubelets, which write the status of their node every few minutes. */
+function nodeHandler(listeners: CacheListeners): OnChange<Node> {
+  const has = ({ metadata, status }: Node) => [status?.addresses, metadata.annotations?.[ANNOTATION.addresses]];
+  const takes = ({ metadata, spec }: Node) => [metadata.labels, spec?.unschedulable, spec?.taints];
+  return (event, node, before) => {
+    const changed = (part: (node: Node) => unknown) =>
+      event !== "updated" || before === undefined || JSON.stringify(part(before)) !== JSON.stringify(part(node));
+    if (changed((one) => [one.spec?.podCIDR, one.spec?.podCIDRs, has(one)])) listeners.ranges();
+    if (changed((one) => [takes(one), has(one)])) listeners.nodes();
+  };
+}

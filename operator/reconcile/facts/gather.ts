@@ -1,0 +1,103 @@
+import type { EgressPolicy } from "../../api/egresspolicy.ts";
+import { LABEL } from "../../api/names.ts";
+import { hasEnded, isReady, type Pod } from "../../api/objects.ts";
+import type { ProxyFacts } from "../../fleet/proxy-status.ts";
+import { canonicalAddress, SHARED } from "../../fleet/slots.ts";
+import type { KubeObject } from "../../kube/resource.ts";
+import type { Grants } from "../../providers/grants.ts";
+import type { Caches } from "./caches.ts";
+import type { Children, Facts } from "./facts.ts";
+import type { StatusScraper } from "./status-scraper.ts";
+
+/** Inputs of facts besides the caches. */
+export interface Surroundings {
+  scraper: Pick<StatusScraper, "latest">;
+  grants: Grants;
+  /** Accepted exclusive addresses, with the uid of their policy. */
+  claims: ReadonlyMap<string, string>;
+  /** The same array as long as the ranges are the same: memos compare it by identity. */
+  blockedCIDRs: readonly string[];
+  now: number;
+}
+
+const byName = <T extends KubeObject>(objects: readonly T[]): ReadonlyMap<string, T> =>
+  new Map(objects.map((object) => [object.metadata.name, object]));
+
+function proxyFacts(pod: Pod, scraper: Surroundings["scraper"]): ProxyFacts {
+  const { status, error, polled } = scraper.latest(pod);
+  return {
+    pod,
+    slot: pod.metadata.labels?.[LABEL.slot] ?? SHARED,
+    node: pod.spec?.nodeName,
+    ips: (pod.status?.podIPs ?? []).map(({ ip }) => canonicalAddress(ip)),
+    ready: isReady(pod),
+    terminating: pod.metadata.deletionTimestamp !== undefined,
+    status,
+    error,
+    polled,
+  };
+}
+
+/** Whether this policy controls an object. A deleted policy of the same name has another uid. */
+export function isControlledBy(object: KubeObject, policy: EgressPolicy): boolean {
+  return (object.metadata.ownerReferences ?? []).some(
+    ({ uid, controller }) => controller === true && uid === policy.metadata.uid,
+  );
+}
+
+/** Uid of the policy that has an address: by its claim, or by the Deployment of its slot. */
+function holderIn(caches: Caches, claims: ReadonlyMap<string, string>, address: string): string | undefined {
+  const owners = caches.deployments
+    .by("address", address)
+    .map(({ metadata }) => metadata.ownerReferences?.find(({ controller }) => controller === true)?.uid);
+  return claims.get(address) ?? owners.find((uid) => uid !== undefined);
+}
+
+/** Gathers the facts of a policy from the caches. */
+export function gather(caches: Caches, policy: EgressPolicy, around: Surroundings): Facts {
+  const { namespace, name, uid } = policy.metadata;
+  const key = `${namespace}/${name}`;
+  const own = <T extends KubeObject>(objects: T[]) => objects.filter((object) => isControlledBy(object, policy));
+  const space = caches.namespaces?.get(namespace!);
+  return {
+    now: around.now,
+    policy,
+    namespaceTerminating: space?.status?.phase === "Terminating",
+    others: caches.policies.list().filter((other) => other.metadata.uid !== uid),
+    holderOf: (address) => holderIn(caches, around.claims, address),
+    grants: around.grants,
+    blockedCIDRs: around.blockedCIDRs,
+    children: {
+      configMaps: byName(own(caches.configMaps.by("owner", key))),
+      services: byName(own(caches.services.by("owner", key))),
+      deployments: byName(own(caches.deployments.by("owner", key))),
+      others: own([caches.accounts, caches.budgets, caches.networkPolicies].flatMap((kind) => kind.by("owner", key))),
+    },
+    // Sorted, since caches are not: otherwise messages that name proxies would change with every reconcile.
+    proxies: caches.proxies
+      .by("owner", key)
+      .filter((pod) => !hasEnded(pod))
+      .sort((a, b) => (a.metadata.name < b.metadata.name ? -1 : 1))
+      .map((pod) => proxyFacts(pod, around.scraper)),
+    injected: caches.pods.by("injected", key),
+    requesting: caches.pods
+      .by("requested", key)
+      .filter(({ metadata }) => metadata.deletionTimestamp === undefined)
+      .map((pod) => ({ pod, namespaceLabels: space?.metadata.labels })),
+    nodes: caches.nodes?.list(),
+  };
+}
+
+/** The children with the objects that were just written, which the caches may not have yet. */
+export function withWritten(children: Children, written: readonly KubeObject[]): Children {
+  const merged = <T extends KubeObject>(kind: string, before: ReadonlyMap<string, T>): ReadonlyMap<string, T> =>
+    new Map([
+      ...before,
+      ...written.filter((object) => object.kind === kind).map((object) => [object.metadata.name, object as T] as const),
+    ]);
+  return {
+    ...children,
+    services: merged("Service", children.services),
+    deployments: merged("Deployment", children.deployments),
+  };
+}

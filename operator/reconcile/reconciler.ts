@@ -1,0 +1,262 @@
+import type { Logger } from "../../proxy/cli/log.ts";
+import type { EgressPolicy, EgressPolicySpec } from "../api/egresspolicy.ts";
+import { RESOURCE } from "../api/kinds.ts";
+import { ANNOTATION, EVENT_REASON, FIELD_MANAGER, FINALIZER, REASON } from "../api/names.ts";
+import { ApiError, type Client } from "../kube/client.ts";
+import type { Outcome } from "../kube/controller.ts";
+import type { EventRecorder } from "../kube/events.ts";
+import type { KubeObject } from "../kube/resource.ts";
+import type { Grants } from "../providers/grants.ts";
+import { lastAccepted } from "./decision/accept.ts";
+import { decide, type Effective, type Plan } from "./decision/decide.ts";
+import type { Desired, FleetOptions } from "./decision/desire.ts";
+import { addedWithoutNotice } from "./decision/published-ips.ts";
+import type { Caches } from "./facts/caches.ts";
+import type { Facts } from "./facts/facts.ts";
+import { gather, withWritten } from "./facts/gather.ts";
+import type { StatusScraper } from "./facts/status-scraper.ts";
+import { unpackSpec } from "./objects/configmap.ts";
+import { type Applied, statusOf } from "./status/status.ts";
+import { PodPatcher } from "./writes/pod-patches.ts";
+import { StatusWriter } from "./writes/status-writer.ts";
+import { problemOf, Writer } from "./writes/writer.ts";
+
+/** Requeue delay while a change is in progress that no watch reports. */
+const PENDING_MS = 1000;
+/** Requeue delay while a proxy was not polled yet. */
+const UNPOLLED_MS = 250;
+/** Requeue delay after the API server rejected an object, or its name is taken: a user has to act. */
+const OBSTACLE_MS = 10_000;
+
+/** Dependencies of a {@link PolicyReconciler}. */
+export interface ReconcilerOptions {
+  client: Client;
+  caches: Caches;
+  scraper: StatusScraper;
+  events: EventRecorder;
+  log: Logger;
+  grants: Grants;
+  blockedCIDRs: () => readonly string[];
+  fleet: FleetOptions;
+  clusterDomain: string;
+  /** Milliseconds since the epoch. */
+  now?: () => number;
+}
+
+/**
+ * Finalizer metav1.FinalizerDeleteDependents, of `--cascade=foreground` and Argo CD. With it, garbage collection
+ * deletes the fleet before the policy, and again whatever the operator restores, although pods still use it. The
+ * operator therefore removes the finalizer from a policy in use.
+ */
+const FOREGROUND = "foregroundDeletion";
+
+const isNetworkPolicy = ({ kind }: KubeObject): boolean => kind === RESOURCE.networkPolicy.kind;
+
+/**
+ * Whether deletion has to wait: pods use the fleet, no user forces the deletion, and the namespace is not terminating.
+ */
+function isInUse({ policy, injected, namespaceTerminating }: Facts): boolean {
+  if (injected.length === 0 || namespaceTerminating) return false;
+  return policy.metadata.annotations?.[ANNOTATION.forceDelete] !== "true";
+}
+
+/** Existing object of a policy. */
+function childOf({ children }: Facts, { kind, metadata: { name } }: KubeObject): KubeObject | undefined {
+  switch (kind) {
+    case "ConfigMap":
+      return children.configMaps.get(name);
+    case "Service":
+      return children.services.get(name);
+    case "Deployment":
+      return children.deployments.get(name);
+    default:
+      return children.others.find((object) => object.kind === kind && object.metadata.name === name);
+  }
+}
+
+/** Reconciles one policy at a time: gathers facts, decides, applies. */
+export class PolicyReconciler {
+  readonly #options: ReconcilerOptions;
+  readonly #writer: Writer;
+  readonly #pods: PodPatcher;
+  readonly #status: StatusWriter;
+  readonly #now: () => number;
+  /** Spec by policy uid: the same object as long as its generation is the same, since memos compare it by identity. */
+  readonly #specs = new Map<string, { generation: number | undefined; spec: EgressPolicySpec }>();
+  /** Last accepted spec, by policy uid. */
+  readonly #kept = new Map<string, EgressPolicySpec>();
+  /**
+   * Uid of the policy by accepted exclusive address, so that concurrent reconciles cannot accept one for two policies.
+   */
+  readonly #claims = new Map<string, string>();
+
+  constructor(options: ReconcilerOptions) {
+    this.#options = options;
+    this.#writer = new Writer(options.client, options.log);
+    this.#pods = new PodPatcher(options);
+    this.#status = new StatusWriter(options.client, options.events);
+    this.#now = options.now ?? Date.now;
+  }
+
+  /** `key`: namespace/name. */
+  async reconcile(key: string): Promise<Outcome> {
+    const stored = this.#options.caches.policies.get(key);
+    if (stored === undefined) return { result: "success" };
+    const policy = this.#interned(stored);
+    const { scraper, grants, caches } = this.#options;
+    const blockedCIDRs = this.#options.blockedCIDRs();
+    const facts = gather(caches, policy, { scraper, grants, claims: this.#claims, blockedCIDRs, now: this.#now() });
+    const held = isInUse(facts);
+    await this.#setFinalizers(policy, held);
+    if (facts.namespaceTerminating || (policy.metadata.deletionTimestamp !== undefined && !held)) {
+      return { result: "success" };
+    }
+    return this.#pursue(facts);
+  }
+
+  /** Removes the state of a deleted policy. */
+  forget(policy: EgressPolicy): void {
+    const uid = policy.metadata.uid!;
+    this.#specs.delete(uid);
+    this.#kept.delete(uid);
+    this.#pods.forget(uid);
+    this.#writer.forget(uid);
+    this.#claim(uid, []);
+  }
+
+  /** Replaces the addresses that a policy claims. */
+  #claim(uid: string, addresses: readonly string[]): void {
+    for (const [address, holder] of this.#claims) if (holder === uid) this.#claims.delete(address);
+    for (const address of addresses) this.#claims.set(address, uid);
+  }
+
+  #interned(policy: EgressPolicy): EgressPolicy {
+    const { uid, generation } = policy.metadata;
+    const known = this.#specs.get(uid!);
+    if (known !== undefined && known.generation === generation) return { ...policy, spec: known.spec };
+    this.#specs.set(uid!, { generation, spec: policy.spec });
+    return policy;
+  }
+
+  /** Sets the finalizer on policies in use only, so that a deleted operator blocks the deletion of no other policy. */
+  async #setFinalizers({ metadata }: EgressPolicy, held: boolean): Promise<void> {
+    const { name, namespace, resourceVersion, deletionTimestamp, finalizers = [] } = metadata;
+    const list = finalizers.filter((finalizer) => finalizer !== (held ? FOREGROUND : FINALIZER));
+    // The API server rejects new finalizers on an object that is being deleted.
+    if (held && deletionTimestamp === undefined && !list.includes(FINALIZER)) list.push(FINALIZER);
+    if (list.join() === finalizers.join()) return;
+    const patch = { metadata: { finalizers: list, resourceVersion } };
+    try {
+      await this.#options.client.patch(RESOURCE.policy, name, namespace, patch, {
+        type: "merge",
+        fieldManager: FIELD_MANAGER,
+      });
+    } catch (error) {
+      if (error instanceof ApiError && error.code === 404) return;
+      throw error;
+    }
+  }
+
+  async #pursue(facts: Facts): Promise<Outcome> {
+    const plan = decide(facts, () => this.#keptSpec(facts), this.#options.fleet);
+    this.#remember(facts.policy, plan);
+    const { applied, children } = await this.#carryOut(facts, plan);
+    // After a start, proxies are polled before the first status, which would otherwise be wrong for a moment.
+    if (facts.proxies.some(({ polled }) => !polled)) return { result: "requeue", afterMs: UNPOLLED_MS };
+    const { clusterDomain } = this.#options;
+    await this.#status.write(facts.policy, statusOf({ ...facts, children }, { plan, applied, clusterDomain }));
+    return this.#outcome(facts, plan.effective, applied);
+  }
+
+  /** Keeps an accepted spec, and the addresses that the policy has from now on. */
+  #remember({ metadata, spec }: EgressPolicy, { accepted, effective }: Plan): void {
+    const uid = metadata.uid!;
+    if (accepted !== undefined) this.#kept.set(uid, spec);
+    const exclusive = effective?.provider.shape.kind === "Slots" ? effective.slots : [];
+    this.#claim(
+      uid,
+      exclusive.flatMap(({ address, source }) => [address, source]),
+    );
+  }
+
+  /** Applies a plan, and patches pods before and after. */
+  async #carryOut(facts: Facts, { effective, desired }: Plan): Promise<{ applied: Applied } & Pick<Facts, "children">> {
+    if (effective === undefined || desired === undefined) {
+      return { applied: { problem: undefined, networkPolicy: undefined }, children: facts.children };
+    }
+    this.#warnAddresses(facts.policy, effective);
+    await this.#pods.label(facts, effective, "before");
+    const written: KubeObject[] = [];
+    const applied = await this.#apply(facts, desired, written);
+    await this.#pods.label(facts, effective, "after");
+    await this.#pods.refresh(facts, effective.hash);
+    return { applied, children: withWritten(facts.children, written) };
+  }
+
+  /** The last accepted spec, which the ConfigMap of the document also stores. */
+  #keptSpec({ policy, children }: Facts): EgressPolicySpec | undefined {
+    const uid = policy.metadata.uid!;
+    // Memory first, since others can write to the ConfigMap.
+    const known = this.#kept.get(uid);
+    if (known !== undefined) return known;
+    const packed = lastAccepted(policy, children.configMaps);
+    if (packed === undefined) return undefined;
+    try {
+      const spec = unpackSpec(packed);
+      this.#kept.set(uid, spec);
+      return spec;
+    } catch (error) {
+      const { namespace, name } = policy.metadata;
+      this.#options.log.warn({ namespace, name, err: error }, "cannot read the last accepted spec");
+      return undefined;
+    }
+  }
+
+  async #apply(facts: Facts, desired: Desired, written: KubeObject[]): Promise<Applied> {
+    let problem: Applied["problem"];
+    let networkPolicy: Applied["networkPolicy"];
+    for (const object of desired.objects) {
+      try {
+        const one = await this.#writer.apply(facts.policy, object, childOf(facts, object));
+        if (one !== undefined) written.push(one);
+      } catch (error) {
+        const found = problemOf(error);
+        problem ??= found;
+        if (isNetworkPolicy(object)) networkPolicy ??= found;
+        // Addresses are published before they are used, and pods mount only ConfigMaps of their own policy.
+        if (object.kind === "ConfigMap" || object.kind === "ServiceAccount") {
+          return { problem, networkPolicy: problem };
+        }
+      }
+    }
+    // NetworkPolicies that were disabled are deleted at once. Other objects are kept until their replacements exist.
+    const due = problem === undefined ? desired.removals : desired.removals.filter(isNetworkPolicy);
+    for (const object of due) {
+      try {
+        await this.#writer.remove(object);
+      } catch (error) {
+        const found = problemOf(error);
+        problem ??= found;
+        if (isNetworkPolicy(object)) networkPolicy ??= found;
+      }
+    }
+    return { problem, networkPolicy };
+  }
+
+  #warnAddresses(policy: EgressPolicy, { spec, published }: Effective): void {
+    const added = addedWithoutNotice(spec, published);
+    if (added.length === 0) return;
+    const message = `${added.join(", ")} is used without having been Pending before, so receivers had no notice`;
+    this.#options.events.event(policy, "Warning", EVENT_REASON.addedWithoutNotice, message);
+  }
+
+  #outcome({ policy }: Facts, effective: Effective | undefined, { problem }: Applied): Outcome {
+    if (problem !== undefined) {
+      return { result: "requeue", afterMs: problem.reason === REASON.replacing ? PENDING_MS : OBSTACLE_MS };
+    }
+    if (effective === undefined) return { result: "user-error" };
+    // Watches and proxy polls report the progress of all other changes, such as a migration of slots.
+    const afterMs = this.#pods.nextRefreshMs(policy.metadata.uid!);
+    return afterMs === undefined ? { result: "success" } : { result: "requeue", afterMs };
+  }
+}

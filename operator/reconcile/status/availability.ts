@@ -1,0 +1,93 @@
+import { type Finding, no, yes } from "../../api/conditions.ts";
+import type { EgressPolicySpec } from "../../api/egresspolicy.ts";
+import { LABEL, REASON } from "../../api/names.ts";
+import { type Deployment, isRolledOut, isSeen, whyNotRunning } from "../../api/objects.ts";
+import type { ProxyFacts } from "../../fleet/proxy-status.ts";
+import type { Facts } from "../facts/facts.ts";
+
+/** Wanted and available proxies of a fleet, and whether all of them have the newest settings. */
+export interface Availability {
+  wanted: number;
+  available: number;
+  finding: Finding;
+}
+
+/**
+ * Why a proxy does not run, in the words of the scheduler or the kubelet, so that users need not search for the pod.
+ */
+function trouble({ pod, ready, terminating }: ProxyFacts, spec: EgressPolicySpec | undefined): string | undefined {
+  if (ready || terminating) return undefined;
+  const why = whyNotRunning(pod);
+  if (why !== "ContainerCreating") return why === undefined ? undefined : `${pod.metadata.name}: ${why}`;
+  // A missing Secret also shows as ContainerCreating: the kubelet reports a volume that it waits for in events only.
+  const secret = spec?.authentication?.mode === "Basic" ? spec.authentication.secretRef?.name : undefined;
+  return secret === undefined ? undefined : `${pod.metadata.name}: ${why} (needs Secret ${secret})`;
+}
+
+const total = (deployments: readonly Deployment[], count: (one: Deployment) => number | undefined): number =>
+  deployments.reduce((sum, one) => sum + (count(one) ?? 0), 0);
+
+const replicasOf = (deployments: readonly Deployment[]) => total(deployments, ({ spec }) => spec?.replicas ?? 1);
+const availableOf = (deployments: readonly Deployment[]) =>
+  total(deployments, ({ status }) => status?.availableReplicas);
+
+/** First Deployment whose condition has this status, with its message. */
+function conditionOf(
+  deployments: readonly Deployment[],
+  type: string,
+  value: string,
+): { reason: string | undefined; text: string } | undefined {
+  for (const { metadata, status } of deployments) {
+    const found = status?.conditions?.find((condition) => condition.type === type && condition.status === value);
+    if (found !== undefined)
+      return { reason: found.reason, text: `${metadata.name}: ${found.message ?? found.reason}` };
+  }
+  return undefined;
+}
+
+/** Old proxies that still serve do not make a fleet available: they may not require the password of the new spec. */
+function judgeRollout(
+  deployments: readonly Deployment[],
+  proxies: readonly ProxyFacts[],
+  spec: EgressPolicySpec | undefined,
+): Finding {
+  const failure = conditionOf(deployments, "ReplicaFailure", "True");
+  if (failure !== undefined) return no(REASON.replicaFailure, failure.text);
+  if (!deployments.every(isSeen)) return no(REASON.progressing, "a changed Deployment is not rolled out yet");
+  const wanted = replicasOf(deployments);
+  const available = `${availableOf(deployments)} of ${wanted} proxies are available`;
+  if (deployments.every(isRolledOut)) return yes(REASON.available, available);
+  const newest = total(deployments, ({ status }) => status?.updatedReplicas);
+  const older = total(deployments, ({ status }) => status?.replicas) - newest;
+  const stuck = conditionOf(deployments, "Progressing", "False");
+  const message = [
+    available,
+    ...(older === 0 ? [] : [`${newest} with the new settings, ${older} with the old ones`]),
+    ...(stuck === undefined ? [] : [stuck.text]),
+    ...proxies.flatMap((proxy) => trouble(proxy, spec) ?? []).slice(0, 1),
+  ].join("; ");
+  // Kubernetes sets this reason after ten minutes without progress.
+  return no(stuck?.reason === REASON.deadlineExceeded ? REASON.deadlineExceeded : REASON.progressing, message);
+}
+
+/**
+ * Availability of a fleet. `retiring`: ids of slots whose proxies need not become available, unless there are no
+ * others.
+ */
+export function availability(
+  facts: Facts,
+  spec: EgressPolicySpec | undefined,
+  retiring: ReadonlySet<string>,
+): Availability {
+  const all = [...facts.children.deployments.values()];
+  const lasting = all.filter(({ metadata }) => !retiring.has(metadata.labels?.[LABEL.slot] ?? ""));
+  const wanted = replicasOf(all);
+  const finding = (): Finding => {
+    if (all.length === 0) return no(REASON.unavailable, "there is no Deployment");
+    if (wanted === 0) return no(REASON.unavailable, "the fleet has 0 replicas");
+    if (lasting.length === 0) return judgeRollout(all, facts.proxies, spec);
+    const proxies = facts.proxies.filter(({ slot }) => !retiring.has(slot));
+    return judgeRollout(lasting, proxies, spec);
+  };
+  return { wanted, available: availableOf(all), finding: finding() };
+}

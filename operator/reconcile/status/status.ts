@@ -1,0 +1,273 @@
+import {
+  type Finding,
+  joinNames,
+  mergeConditions,
+  no,
+  type PolicyCondition,
+  unknown,
+  yes,
+} from "../../api/conditions.ts";
+import type { EgressPolicySpec, EgressPolicyStatus } from "../../api/egresspolicy.ts";
+import { type ConditionType, childName, clientHost, REASON, type Reason, SERVICE_PORT } from "../../api/names.ts";
+import { isUnschedulable } from "../../api/objects.ts";
+import { isOpen, type ProxyFacts, type ProxyStatus } from "../../fleet/proxy-status.ts";
+import type { Slot } from "../../fleet/slots.ts";
+import { isOnNode } from "../../providers/provider.ts";
+import type { Effective, Plan } from "../decision/decide.ts";
+import type { Facts } from "../facts/facts.ts";
+import { judgeNetworkPolicies } from "../network/network-policies.ts";
+import { shortageOf, whyUnassigned } from "../placement/explain-unplaced.ts";
+import { type AddressState, addressStates } from "./address-states.ts";
+import { type Availability, availability } from "./availability.ts";
+import { judgeWorkloads, type Workloads } from "./workloads.ts";
+
+/** Result of applying the desired objects. */
+export interface Applied {
+  /** The first problem. */
+  problem: { reason: Reason; message: string } | undefined;
+  /** The first problem of a NetworkPolicy. */
+  networkPolicy: { reason: Reason; message: string } | undefined;
+}
+
+/** Inputs of a status besides the facts. */
+export interface StatusInput {
+  plan: Pick<Plan, "rejection" | "effective" | "keptRejection" | "desired">;
+  applied: Applied;
+  clusterDomain: string;
+}
+
+/** Findings by condition, without the summary. */
+type Findings = Readonly<Record<Exclude<ConditionType, "Ready">, Finding>>;
+
+/** Intermediate results that several conditions use. */
+interface Observed {
+  states: readonly AddressState[];
+  /** States of the addresses in phase Active. */
+  active: readonly AddressState[];
+  fleet: Availability;
+  /** Proxies without those of retiring slots. */
+  proxies: readonly ProxyFacts[];
+  ready: readonly ProxyFacts[];
+  workloads: Workloads | undefined;
+}
+
+/** Pods named in the message of a deletion that waits: users have to act on them. */
+const IN_USE_SHOWN = 10;
+
+const nothing = "no spec was accepted yet";
+
+const podNames = (proxies: readonly ProxyFacts[]) => joinNames(proxies.map(({ pod }) => pod));
+
+function programmed(facts: Facts, { plan, applied }: StatusInput): Finding {
+  const { effective, keptRejection, desired } = plan;
+  if (keptRejection !== undefined) {
+    return no(
+      REASON.notAccepted,
+      `the previously accepted spec is no longer valid either; existing objects are left unchanged: ${keptRejection.message}`,
+    );
+  }
+  if (effective === undefined) return no(REASON.notAccepted, nothing);
+  if (applied.problem !== undefined) return no(applied.problem.reason, applied.problem.message);
+  // A serving proxy that could not be scheduled again, as on a cordoned node, is no shortage.
+  const served = ({ id }: Slot) =>
+    facts.proxies.some(({ slot, ready, terminating }) => slot === id && ready && !terminating);
+  const placed = effective.provider.shape.kind === "Slots" && effective.slots.every(served);
+  const shortage = placed ? undefined : shortageOf(facts.nodes, effective);
+  if (shortage !== undefined) return no(REASON.notEnoughNodes, shortage);
+  const { waiting = [], formerProxies = [] } = desired ?? {};
+  if (waiting.length > 0) {
+    return no(REASON.progressing, `slots are updated one at a time; ${waiting.length} still wait`);
+  }
+  if (formerProxies.length > 0) {
+    return no(REASON.progressing, `old proxies are still running: ${podNames(formerProxies)}`);
+  }
+  return yes(REASON.programmed, "all objects are applied");
+}
+
+function distributed(ready: readonly ProxyFacts[], effective: Effective | undefined): Finding {
+  if (effective === undefined) return no(REASON.notAccepted, nothing);
+  if (ready.length === 0) return no(REASON.noProxy, "no proxy is ready");
+  const late = ready.filter((proxy) => proxy.status?.hash !== effective.hash);
+  if (late.length === 0) return yes(REASON.distributed, `every ready proxy runs ${effective.hash}`);
+  const why = late[0]!.status?.policyError ?? late[0]!.error;
+  const count = `${ready.length - late.length} of ${ready.length} ready proxies run ${effective.hash}`;
+  return no(REASON.propagating, `${count}; not yet: ${podNames(late)}${why ? ` (${why})` : ""}`);
+}
+
+function verified(proxies: readonly ProxyFacts[], spec: EgressPolicySpec): Finding {
+  if (spec.verification === undefined) return unknown(REASON.notRequested, "spec.verification is not set");
+  // Where readiness waits for the proof, an unproven proxy is not ready: all proxies that answer count.
+  const present = proxies.filter(({ terminating, status }) => !terminating && status !== undefined);
+  for (const { pod, status } of present) {
+    const wrong = status?.proofs.find((proof) => proof.observed.some((seen) => !proof.expected.includes(seen)));
+    if (wrong === undefined || wrong.expected.length === 0) continue;
+    const expected = wrong.expected.join(" or ");
+    return no(REASON.mismatch, `${pod.metadata.name} sends from ${wrong.observed.join(", ")}, not from ${expected}`);
+  }
+  const ready = proxies.filter((proxy) => proxy.ready);
+  const unproven = (ready.length > 0 ? ready : present).filter(({ status }) => !isOpen(status));
+  if (unproven.length > 0) {
+    const error = unproven[0]!.status?.proofs.find((proof) => !proof.verified)?.error ?? unproven[0]!.error;
+    return no(REASON.unproven, `not proven: ${podNames(unproven)}${error ? ` (${error})` : ""}`);
+  }
+  if (ready.length === 0) return unknown(REASON.noProxy, "no proxy is ready");
+  const isSilent = ({ provenAt, checkedAt }: ProxyStatus["proofs"][number]) => checkedAt !== provenAt;
+  const silent = ready.filter(({ status }) => status?.proofs.some(isSilent));
+  if (silent.length > 0) {
+    const error = silent[0]!.status?.proofs.find(isSilent)?.error;
+    return yes(REASON.stale, `no echo URL answers, the last proof is still valid: ${podNames(silent)} (${error})`);
+  }
+  return yes(REASON.verified, `every ready proxy sends from a published address`);
+}
+
+/** Pods that use a pool need one of its addresses each. Unused addresses of the pool are no problem. */
+function pooled(proxies: readonly ProxyFacts[], slots: readonly Slot[]): Finding {
+  const sources = new Set(slots.map(({ source }) => source));
+  const placed = proxies.filter(({ terminating, ips }) => !terminating && ips.length > 0);
+  if (placed.length === 0) return no(REASON.unassigned, "no proxy has an address yet");
+  const strays = placed.filter(({ ips }) => !ips.some((ip) => sources.has(ip)));
+  if (strays.length === 0) return yes(REASON.assigned, "every proxy has a static IP");
+  return no(REASON.unassigned, `proxies without a static IP: ${podNames(strays)}`);
+}
+
+function assigned(facts: Facts, effective: Effective | undefined, { states, active }: Observed): Finding {
+  if (effective === undefined) return no(REASON.notAccepted, nothing);
+  if (states.length === 0) return unknown(REASON.notRequested, "spec.staticIPs is empty");
+  const { shape } = effective.provider;
+  switch (shape.kind) {
+    case "Deployment":
+      switch (shape.address) {
+        case "outside":
+          return yes(REASON.outside, "addresses are assigned outside of the cluster");
+        case "of-pod":
+          return pooled(facts.proxies, effective.slots);
+      }
+      break;
+    case "Slots": {
+      const missing = active.filter(({ state, slot }) => state === "Unassigned" && slot !== undefined);
+      if (missing.length === 0) return yes(REASON.assigned, "every address is on a node");
+      const all = `no proxy has ${missing.map(({ address }) => address).join(", ")}`;
+      switch (shape.address) {
+        case "follows-ready-pod":
+          return no(REASON.unassigned, all);
+        case "on-node": {
+          const placement = effective.placements.get(missing[0]!.slot!)!;
+          return no(REASON.unassigned, `${all}; ${whyUnassigned(facts, effective.spec, placement)}`);
+        }
+      }
+    }
+  }
+}
+
+/** Conditions that make a policy not ready, in the order in which a user should look at them. */
+const BLOCKING: readonly (keyof Findings)[] = [
+  "Accepted",
+  "Programmed",
+  "EgressIPVerified",
+  "ProxyAvailable",
+  "PolicyDistributed",
+  "IPsAssigned",
+  "NetworkPolicyApplied",
+];
+
+/** The order if a proxy lacks its address, or the node that has it: that is why it is neither ready nor verified. */
+const BLOCKING_UNBOUND: readonly (keyof Findings)[] = [
+  "Accepted",
+  "Programmed",
+  "IPsAssigned",
+  ...BLOCKING.filter((type) => !["Accepted", "Programmed", "IPsAssigned"].includes(type)),
+];
+
+/** Condition Ready. */
+function summary(facts: Facts, effective: Effective | undefined, findings: Findings, observed: Observed): Finding {
+  if (facts.policy.metadata.deletionTimestamp !== undefined) {
+    return no(REASON.inUse, `deletion waits for pods that use this fleet: ${joinNames(facts.injected, IN_USE_SHOWN)}`);
+  }
+  const onNode = effective !== undefined && isOnNode(effective.provider.shape);
+  const unbound = observed.proxies.some(({ terminating, status, pod }) => {
+    if (terminating) return false;
+    return (onNode && isUnschedulable(pod)) || (status?.sources.some((source) => !source.assigned) ?? false);
+  });
+  // A wrong source address is worse than a missing one.
+  const order = unbound && findings.EgressIPVerified.reason !== REASON.mismatch ? BLOCKING_UNBOUND : BLOCKING;
+  const isBlocking = (type: keyof Findings) => findings[type].status === "False";
+  // Progress is the least important message.
+  const isProgress = (type: keyof Findings) => type === "Programmed" && findings[type].reason === REASON.progressing;
+  const blocking = order.find((type) => isBlocking(type) && !isProgress(type)) ?? order.find(isBlocking);
+  if (blocking === undefined) return yes(REASON.ready, "the fleet serves this policy");
+  const { reason, message } = findings[blocking];
+  return no(reason, `${blocking}: ${message}`);
+}
+
+function observe(facts: Facts, effective: Effective | undefined, now: string, host: string): Observed {
+  const states = effective === undefined ? [] : addressStates(facts, effective, now);
+  const phases = new Map((effective?.spec.staticIPs ?? []).map(({ address, phase }) => [address, phase]));
+  // The proxies of retiring slots need not become available.
+  const retiring = new Set(
+    states.flatMap(({ state, slot }) => (state === "Retiring" && slot !== undefined ? [slot] : [])),
+  );
+  return {
+    states,
+    active: states.filter(({ address }) => (phases.get(address) ?? "Active") === "Active"),
+    fleet: availability(facts, effective?.spec, retiring),
+    proxies: facts.proxies.filter(({ slot }) => !retiring.has(slot)),
+    ready: facts.proxies.filter((proxy) => proxy.ready),
+    workloads: effective === undefined ? undefined : judgeWorkloads(facts, effective.spec, host),
+  };
+}
+
+function findingsOf(facts: Facts, input: StatusInput, observed: Observed): Findings {
+  const { rejection, effective, desired } = input.plan;
+  const { fleet, workloads } = observed;
+  const notAccepted = unknown(REASON.notAccepted, nothing);
+  return {
+    Accepted:
+      rejection === undefined ? yes(REASON.accepted, "the spec is in force") : no(rejection.reason, rejection.message),
+    Programmed: programmed(facts, input),
+    PolicyDistributed: distributed(observed.ready, effective),
+    ProxyAvailable: effective === undefined && fleet.wanted === 0 ? no(REASON.notAccepted, nothing) : fleet.finding,
+    IPsAssigned: assigned(facts, effective, observed),
+    EgressIPVerified: effective === undefined ? notAccepted : verified(observed.proxies, effective.spec),
+    WorkloadsInjected: workloads?.finding ?? notAccepted,
+    NetworkPolicyApplied:
+      effective === undefined || desired === undefined
+        ? notAccepted
+        : judgeNetworkPolicies(facts, effective, desired.networkPolicies, input.applied.networkPolicy),
+  };
+}
+
+/** Pure: the complete status. */
+export function statusOf(facts: Facts, input: StatusInput): EgressPolicyStatus {
+  const { policy } = facts;
+  const { effective } = input.plan;
+  const generation = policy.metadata.generation ?? 0;
+  const now = new Date(facts.now).toISOString().replace(/\.\d+Z$/, "Z");
+  const host = clientHost(policy.metadata, input.clusterDomain);
+  const observed = observe(facts, effective, now, host);
+  const findings = findingsOf(facts, input, observed);
+  const Ready = summary(facts, effective, findings, observed);
+  const before = (policy.status?.conditions ?? []) as readonly PolicyCondition[];
+  return {
+    observedGeneration: generation,
+    conditions: mergeConditions(before, { ...findings, Ready }, generation, now),
+    ...(effective === undefined ? {} : fleetStatus(facts, effective, observed, host)),
+  } as EgressPolicyStatus;
+}
+
+/** Part of the status that exists once a spec was accepted. */
+function fleetStatus(facts: Facts, { hash }: Effective, observed: Observed, host: string): EgressPolicyStatus {
+  const { states, active, fleet, workloads } = observed;
+  const clusterIP = facts.children.services.get(childName.fleet(facts.policy.metadata.name))?.spec?.clusterIP;
+  const proven = states.filter(({ state }) => state === "Verified").length;
+  return {
+    staticIPs: [...states],
+    endpoint: { host, port: SERVICE_PORT, ...(clusterIP === undefined ? {} : { clusterIP }) },
+    summary: {
+      staticIPs: states.map(({ address }) => address).join(","),
+      verified: states.length === 0 ? "" : `${proven}/${active.length}`,
+      proxies: `${fleet.available}/${fleet.wanted}`,
+      workloads: workloads?.summary ?? "",
+      policyHash: hash,
+    },
+  };
+}

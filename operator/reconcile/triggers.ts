@@ -1,0 +1,75 @@
+import type { EgressPolicy } from "../api/egresspolicy.ts";
+import { LABEL } from "../api/names.ts";
+import type { Pod } from "../api/objects.ts";
+import type { Controller } from "../kube/controller.ts";
+import { keyOf } from "../kube/resource.ts";
+import { providerOf } from "../providers/index.ts";
+import { type CacheListeners, type Caches, ownerOf } from "./facts/caches.ts";
+import type { StatusScraper } from "./facts/status-scraper.ts";
+import type { BlockedRanges } from "./network/blocked-ranges.ts";
+import type { PolicyReconciler } from "./reconciler.ts";
+
+/** Delay that joins the events which follow one write (a Deployment, its pods, their statuses) into one reconcile. */
+const COALESCE_MS = 200;
+
+/** Parts of the operator that a change concerns. */
+export interface TriggerTargets {
+  caches: Pick<Caches, "policies">;
+  /** False before every cache has its first complete list. */
+  hasSynced(): boolean;
+  ranges: Pick<BlockedRanges, "update">;
+  scraper: Pick<StatusScraper, "see" | "forget">;
+  reconciler: Pick<PolicyReconciler, "forget">;
+  controller: Pick<Controller, "enqueue" | "enqueueAfter">;
+}
+
+/** Decides which policies a change enqueues. */
+export class Triggers implements CacheListeners {
+  readonly #targets: () => TriggerTargets;
+
+  /** `targets` is called with the first change: the caches, which are targets, need these listeners first. */
+  constructor(targets: () => TriggerTargets) {
+    this.#targets = targets;
+  }
+
+  /** Enqueues every policy, or those of a kind. */
+  all(which: (policy: EgressPolicy) => boolean = () => true): void {
+    const { caches, controller } = this.#targets();
+    for (const policy of caches.policies.list()) if (which(policy)) controller.enqueue(keyOf(policy));
+  }
+
+  readonly policy: CacheListeners["policy"] = (event, policy, before) => {
+    const { controller, reconciler } = this.#targets();
+    controller.enqueue(keyOf(policy));
+    if (event === "deleted") reconciler.forget(policy);
+    const changed = event !== "updated" || before?.metadata.generation !== policy.metadata.generation;
+    // An address may be free now, or an older policy may request it.
+    if (changed && [policy, before].some((one) => one !== undefined && usesSlots(one))) this.all(usesSlots);
+  };
+
+  readonly child = (owner: string): void => this.#targets().controller.enqueueAfter(owner, COALESCE_MS);
+
+  readonly proxy: CacheListeners["proxy"] = (event, pod: Pod) => {
+    const { scraper } = this.#targets();
+    const owner = ownerOf(pod, LABEL.fleet);
+    if (event === "deleted" || owner === undefined) scraper.forget(pod);
+    else scraper.see(pod, owner);
+  };
+
+  readonly slot = (): void => this.all(usesSlots);
+
+  /** Slots run on nodes; a Deployment for all addresses does not depend on the list of nodes. */
+  readonly nodes = (): void => this.all(usesSlots);
+
+  readonly ranges = (): void => {
+    const { hasSynced, ranges } = this.#targets();
+    if (hasSynced() && ranges.update()) this.all();
+  };
+
+  readonly namespace = (name: string): void => this.all(({ metadata }) => metadata.namespace === name);
+}
+
+/** Whether a policy has slots, and with them addresses that no other policy may have. */
+function usesSlots({ spec }: EgressPolicy): boolean {
+  return providerOf(spec)?.shape.kind === "Slots";
+}

@@ -1,0 +1,215 @@
+import { createHash, randomInt, timingSafeEqual } from "node:crypto";
+import { readdirSync, statSync } from "node:fs";
+import { UsageError } from "../cli/usage-error.ts";
+import { countBound } from "../outcome/bounds.ts";
+import { parseAddress } from "../policy/cidr.ts";
+import { plainLine } from "../policy/rules.ts";
+import { readSmallFile } from "./files.ts";
+
+/** One password. `client` null: shared, for every user name that has no password of its own (`PROXY_PASSWORD`). */
+export interface Credential {
+  /** User name, one character a byte. */
+  client: string | null;
+  digest: Buffer;
+}
+
+/** A client that presented a valid password. */
+export interface Known {
+  /** The user name for records: visible ASCII; other bytes are `%XX`. */
+  name: string;
+  /** The user name as sent, one character a byte. */
+  user: string;
+  credential: Credential;
+  /** What limits count this client by; null: by its address, since the shared password proves no name. */
+  countedAs: string | null;
+}
+
+/** Passwords that go into a URL as they are: an injected proxy URL cannot percent-encode. */
+const URL_SAFE = /^[A-Za-z0-9._~-]+$/;
+/** Keys whose passwords are shared; two of them, so that one can be changed without a gap. */
+const SHARED_KEYS = ["PROXY_PASSWORD", "PROXY_PASSWORD_PREVIOUS"];
+/** Bytes of a claimed user name in a record. */
+const MAX_CLAIMED_NAME = 64;
+/** Bytes of one password file. A request head holds no more than 12 KiB of credentials. */
+const MAX_PASSWORD_BYTES = 4096;
+/** Password files of one folder: each is looked at twice a second. */
+const MAX_PASSWORD_FILES = 1024;
+
+const digestOf = (bytes: Buffer): Buffer => createHash("sha256").update(bytes).digest();
+
+/**
+ * A user name in visible ASCII. Two names that differ are shown differently: a claimed name that is cut ends in `%...`,
+ * which no whole name does.
+ */
+function shownName(user: string, max: number): string {
+  const cut = user.length > max ? user.slice(0, max) : user;
+  const plain = cut.replace(/[^!-$&-~]/g, (c) => `%${c.charCodeAt(0).toString(16).toUpperCase().padStart(2, "0")}`);
+  return cut === user ? plain : `${plain}%...`;
+}
+
+/** The passwords that clients may present; empty: no authentication. */
+export class Credentials {
+  readonly #shared: Credential[] = [];
+  readonly #own = new Map<string, Credential>();
+  readonly warnings: string[] = [];
+
+  /** `key`: a shared key, or a user name with one character a byte. @throws UsageError on an empty password */
+  add(key: string, password: string | Buffer): void {
+    const bytes = typeof password === "string" ? Buffer.from(password) : password;
+    const shown = plainLine(key, MAX_PASSWORD_BYTES);
+    if (bytes.length === 0) throw new UsageError(`${shown}: the password is empty; set one, or leave it out`);
+    if (!URL_SAFE.test(bytes.toString("latin1"))) {
+      this.warnings.push(
+        `${shown}: has characters that must be percent-encoded in a proxy URL; use [A-Za-z0-9._~-] only`,
+      );
+    }
+    if (SHARED_KEYS.includes(key)) this.#shared.push({ client: null, digest: digestOf(bytes) });
+    else this.#own.set(key, { client: key, digest: digestOf(bytes) });
+  }
+
+  get required(): boolean {
+    return this.#shared.length > 0 || this.#own.size > 0;
+  }
+
+  /** The passwords that a user name may have: its own alone, if it has one. */
+  #of(user: string): readonly Credential[] {
+    const own = this.#own.get(user);
+    return own === undefined ? this.#shared : [own];
+  }
+
+  /**
+   * Checks a Proxy-Authorization value (RFC 7617), byte by byte: no encoding is assumed. Null when it is refused. Compares
+   * digests of equal length, so that time tells nothing about a password.
+   */
+  check(header: string | undefined): Known | null {
+    const match = /^basic +([A-Za-z0-9+/_-]+={0,2}) *$/i.exec(header ?? "");
+    if (match === null) return null;
+    const bytes = Buffer.from(match[1]!, "base64");
+    const colon = bytes.indexOf(0x3a);
+    if (colon < 0) return null;
+    const user = bytes.toString("latin1", 0, colon);
+    const digest = digestOf(bytes.subarray(colon + 1));
+    let good: Credential | null = null;
+    for (const credential of this.#of(user)) if (timingSafeEqual(credential.digest, digest)) good = credential;
+    if (good === null) return null;
+    const claimed = good.client === null;
+    const name = shownName(user, claimed ? MAX_CLAIMED_NAME : user.length);
+    return { name, user, credential: good, countedAs: claimed ? null : user };
+  }
+
+  /** Whether a client that was accepted earlier would still be. */
+  has({ user, credential }: Known): boolean {
+    return this.#of(user).some(
+      (one) => one.client === credential.client && timingSafeEqual(one.digest, credential.digest),
+    );
+  }
+}
+
+/** Counters of wrong passwords; addresses with the same hash share one. They take 64 KiB, whatever clients do. */
+const SLOTS = 4096;
+/** Wrong passwords of one address that are answered at once: a sender with an old password retries so often. */
+const FREE_GUESSES = 20;
+/** Wrong passwords that an address is forgiven, per second. */
+const FORGIVEN_PER_SECOND = 1;
+/** Delay of the answer to a wrong password beyond that. */
+const GUESS_DELAY_MS = 1000;
+/** Answers that are delayed in one second, of all addresses: each holds a connection. More are answered at once. */
+const MAX_DELAYED = 256;
+
+/**
+ * Slows down the guessing of passwords: an address with many wrong ones gets its answers late. A right password is never
+ * delayed and never refused, since many clients may share one address behind a NAT.
+ */
+export class GuessBrake {
+  readonly #levels = new Float64Array(SLOTS);
+  /** When each counter was brought up to date, in seconds since the start. */
+  readonly #times = new Float64Array(SLOTS);
+  /** Nobody can choose addresses that share a counter with another one. */
+  readonly #seed = randomInt(2 ** 32);
+  #second = 0;
+  #delayed = 0;
+
+  #slot(address: string): number {
+    let hash = this.#seed;
+    const parsed = parseAddress(address);
+    // A host has all addresses of an IPv6 /64.
+    const text = parsed?.family === 6 ? parsed.words.slice(0, 2).join() : address;
+    for (let i = 0; i < text.length; i++) hash = Math.imul(hash ^ text.charCodeAt(i), 0x01000193);
+    return ((hash ^ (hash >>> 15)) >>> 0) % SLOTS;
+  }
+
+  /** Counts a wrong password. Milliseconds by which its answer is to be delayed. `now`: milliseconds, monotonic. */
+  wrong(address: string, now: number): number {
+    const slot = this.#slot(address);
+    const seconds = now / 1000;
+    const forgiven = Math.max(0, seconds - this.#times[slot]!) * FORGIVEN_PER_SECOND;
+    const level = Math.max(0, this.#levels[slot]! - forgiven) + 1;
+    this.#times[slot] = seconds;
+    // A long attack is forgiven within a minute.
+    this.#levels[slot] = Math.min(level, FREE_GUESSES + 60 * FORGIVEN_PER_SECOND);
+    if (level <= FREE_GUESSES) return 0;
+    countBound("password-guesses");
+    if (Math.floor(seconds) !== this.#second) {
+      this.#second = Math.floor(seconds);
+      this.#delayed = 0;
+    }
+    return ++this.#delayed > MAX_DELAYED ? 0 : GUESS_DELAY_MS;
+  }
+}
+
+/** The one of this process: it outlives reloads. */
+export const guesses = new GuessBrake();
+
+/** Names of the password files in a folder, one character a byte. @throws UsageError */
+export function passwordKeys(folder: string): string[] {
+  // A mounted Secret keeps its versions in dot folders beside the links.
+  const keys = readdirSync(folder, { encoding: "buffer" }).map((key) => key.toString("latin1"));
+  const named = keys.filter((key) => !key.startsWith("."));
+  if (named.length > MAX_PASSWORD_FILES) throw new Error(`has more than ${MAX_PASSWORD_FILES} password files`);
+  return named;
+}
+
+/** The path of a password file, in bytes. */
+export const passwordPath = (folder: string, key: string): Buffer =>
+  Buffer.concat([Buffer.from(`${folder}/`), Buffer.from(key, "latin1")]);
+
+/** A password file's bytes without the newline that editors put at the end. */
+function readPassword(path: Buffer): Buffer {
+  const bytes = readSmallFile(path, { maxBytes: MAX_PASSWORD_BYTES });
+  const end = bytes.at(-1) !== 0x0a ? bytes.length : bytes.length - (bytes.at(-2) === 0x0d ? 2 : 1);
+  return bytes.subarray(0, end);
+}
+
+/**
+ * Reads the passwords of the environment and of a mounted Secret (one file a key).
+ * @throws UsageError naming the key or the folder
+ */
+export function readCredentials(environment: string | undefined, folder: string | undefined): Credentials {
+  const credentials = new Credentials();
+  if (environment?.includes("\uFFFD")) {
+    throw new UsageError("PROXY_PASSWORD: is not UTF-8; put these bytes into a file of --password-dir");
+  }
+  if (environment !== undefined) credentials.add("PROXY_PASSWORD", environment);
+  if (folder === undefined) return credentials;
+  const failed = (key: string | null, error: unknown): never => {
+    const what = key === null ? "" : `${plainLine(key, MAX_PASSWORD_BYTES)}: `;
+    throw new UsageError(`--password-dir ${folder}: ${what}${(error as Error).message}`, { cause: error });
+  };
+  let keys: string[] = [];
+  try {
+    keys = passwordKeys(folder).filter((key) => !statSync(passwordPath(folder, key)).isDirectory());
+  } catch (error) {
+    failed(null, error);
+  }
+  if (keys.length === 0) throw new UsageError(`--password-dir ${folder}: has no password file`);
+  for (const key of keys) {
+    let password: Buffer | undefined;
+    try {
+      password = readPassword(passwordPath(folder, key));
+    } catch (error) {
+      failed(key, error);
+    }
+    credentials.add(key, password!);
+  }
+  return credentials;
+}

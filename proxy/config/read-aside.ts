@@ -1,0 +1,60 @@
+import { Worker } from "node:worker_threads";
+import { UsageError } from "../cli/usage-error.ts";
+import type { Config } from "./config.ts";
+import { type ReadPolicy, readText } from "./read-policy.ts";
+import type { Answer } from "./read-worker.ts";
+
+/**
+ * Characters of a text that is read at once: some 10 ms of YAML. A longer one would stall all requests (1 MB: 0.7 s), so a
+ * thread reads it.
+ */
+const MAX_AT_ONCE = 16_384;
+/** Heap of that thread, in MiB: 8 MiB of YAML need some 500 at most. A file that needs more is an error, not the process' end. */
+const MAX_HEAP_MIB = 512;
+/** Time for one file, in milliseconds: 8 MiB of YAML take some 10 s on a slow machine. */
+const MAX_READ_MS = 60_000;
+
+/** Beside this file, in the sources as in the bundle (`bin/image/bundle.ts`). */
+const WORKER = new URL(import.meta.url.endsWith(".ts") ? "./read-worker.ts" : "./read-worker.js", import.meta.url);
+
+function inThread(text: string, config: Config): Promise<ReadPolicy> {
+  return new Promise((resolve, reject) => {
+    const worker = new Worker(WORKER, {
+      workerData: { text, config },
+      resourceLimits: { maxOldGenerationSizeMb: MAX_HEAP_MIB },
+    });
+    const fail = (why: string) => reject(new UsageError(`--policy ${config.policy}: ${why}`));
+    const timer = setTimeout(() => {
+      fail(`is not read within ${MAX_READ_MS / 1000} s`);
+      void worker.terminate();
+    }, MAX_READ_MS);
+    worker.once("message", (answer: Answer) => {
+      if ("read" in answer) resolve(answer.read);
+      else reject(new UsageError(answer.usage));
+    });
+    worker.once("error", (error: NodeJS.ErrnoException) => {
+      if (error.code === "ERR_WORKER_OUT_OF_MEMORY") {
+        return fail(`needs more than ${MAX_HEAP_MIB} MiB of memory to be read`);
+      }
+      // A thread takes six file descriptors. Without them a stall is better than an old policy.
+      try {
+        resolve(readText(text, config));
+      } catch (thrown) {
+        reject(thrown);
+      }
+    });
+    worker.once("exit", () => {
+      clearTimeout(timer);
+      // Settled by now, unless the thread ended without an answer.
+      fail("the thread that reads it ended");
+    });
+  });
+}
+
+/**
+ * Reads the text of the policy file of a command line without a stall of the event loop, whatever its length.
+ * @throws UsageError: one line with file, field and mend
+ */
+export async function readAside(text: string, config: Config): Promise<ReadPolicy> {
+  return text.length <= MAX_AT_ONCE ? readText(text, config) : inThread(text, config);
+}

@@ -1,0 +1,76 @@
+import { totalmem } from "node:os";
+import { countBound } from "../outcome/bounds.ts";
+
+/** Whoever keeps bytes that its peer does not take. */
+export interface Holder {
+  /** Bytes that it keeps now. */
+  buffered(): number;
+  /** Ends it; `close` is the word of the record. */
+  shed(): void;
+}
+
+/** Bytes of a mebibyte. */
+export const MIB = 1024 * 1024;
+const MIN_LIMIT = 32 * MIB;
+const MAX_LIMIT = 1024 * MIB;
+/** The part of the memory limit that bytes for slow peers may take. The rest is for connections and for V8's heap. */
+const SHARE = 4;
+
+/** A part of the memory that this process may have: the limit of its cgroup, or that of the machine. */
+export function defaultBufferLimit(): number {
+  // Without a limit Node answers 0, or more than any machine has.
+  const memory = Math.min(process.constrainedMemory() || Number.POSITIVE_INFINITY, totalmem());
+  return Math.min(MAX_LIMIT, Math.max(MIN_LIMIT, Math.floor(memory / SHARE)));
+}
+
+/**
+ * The bytes that this process keeps because a peer does not read. A connection is listed from its first unsent byte
+ * until it has none left. Above the limit the connections that have waited longest are ended first.
+ */
+export class Buffers {
+  readonly limit: number;
+  readonly #held = new Map<Holder, number>();
+  #bytes = 0;
+  #shedding = false;
+
+  constructor(limit: number) {
+    this.limit = limit;
+  }
+
+  get bytes(): number {
+    return this.#bytes;
+  }
+
+  /** Counts again what a connection keeps. */
+  note(holder: Holder): void {
+    const bytes = holder.buffered();
+    const before = this.#held.get(holder) ?? 0;
+    this.#bytes += bytes - before;
+    if (bytes === 0) this.#held.delete(holder);
+    else this.#held.set(holder, bytes);
+    if (this.#bytes <= this.limit || this.#shedding) return;
+    // Not at once: who notes is in the middle of a read or a write, and may be the one that is ended.
+    this.#shedding = true;
+    setImmediate(() => this.#shed());
+  }
+
+  forget(holder: Holder): void {
+    this.#bytes -= this.#held.get(holder) ?? 0;
+    this.#held.delete(holder);
+  }
+
+  /** Counts all of them again: small writes drain without an event. */
+  sweep(): void {
+    for (const holder of this.#held.keys()) this.note(holder);
+  }
+
+  #shed(): void {
+    this.#shedding = false;
+    for (const holder of this.#held.keys()) {
+      if (this.#bytes <= this.limit) return;
+      this.forget(holder);
+      countBound("buffered-bytes");
+      holder.shed();
+    }
+  }
+}

@@ -1,0 +1,139 @@
+import { dial } from "../egress/dial.ts";
+import { decideTarget } from "../egress/route.ts";
+import type { Head } from "../http/head.ts";
+import { Held } from "../http/held.ts";
+import type { AccessRecord } from "../outcome/access-record.ts";
+import type { Failure } from "../outcome/refusals.ts";
+import { formatAddress } from "../policy/cidr.ts";
+import { formatTarget, parseAuthority } from "../policy/target.ts";
+import { reset } from "../sockets/reset.ts";
+import { UPSTREAM_ONREAD } from "../sockets/upstream.ts";
+import type { Connection, Handler } from "./handler.ts";
+import { Tunnel } from "./tunnel.ts";
+
+/** The whole success answer: senders and their libraries compare little else (RFC 9110 §9.3.6). */
+const ESTABLISHED = Buffer.from("HTTP/1.1 200 Connection established\r\n\r\n");
+/** What a client may send before its answer, such as a TLS ClientHello behind the head; then it is paused. */
+const MAX_EARLY_BYTES = 65_536;
+
+/** A CONNECT from its head to its tunnel: decide, dial, answer 200, relay. */
+export class Connect implements Handler {
+  readonly #client: Connection;
+  readonly #head: Head;
+  readonly #record: AccessRecord;
+  readonly #early = new Held();
+  #ended = false;
+  /** Drops the waiting for DNS, or the dial. */
+  #stop: (() => void) | null = null;
+
+  constructor(client: Connection, head: Head) {
+    this.#client = client;
+    this.#head = head;
+    this.#record = client.newRecord("connect", head.target);
+  }
+
+  start(rest: Buffer): void {
+    const client = this.#client;
+    const head = this.#head;
+    if (rest.length > 0) this.onData(rest);
+    const target = parseAuthority(head.target);
+    if (target === null) {
+      this.#fail({ code: "bad-request", reason: "the CONNECT target is not host:port" });
+      return;
+    }
+    const shown = formatTarget(target);
+    this.#record.target = shown;
+    const entry = client.enter(head, this.#record);
+    if ("code" in entry) {
+      this.#fail(entry);
+      return;
+    }
+    const { server } = client;
+    const drop = decideTarget(entry.policy, server, target, this.#record, (route) => {
+      if ("code" in route) {
+        this.#fail(route);
+        return;
+      }
+      const began = performance.now();
+      const { ways } = route;
+      const options = {
+        target,
+        policy: entry.policy,
+        deadlineMs: entry.settings.connectMs,
+        shown,
+        onread: UPSTREAM_ONREAD,
+        ways,
+      };
+      this.#stop = dial(route.addresses, options, (result) => {
+        this.#record.connectMs = performance.now() - began;
+        if ("code" in result) {
+          this.#fail(result);
+          return;
+        }
+        this.#record.address = formatAddress(result.address);
+        this.#record.local = result.socket.localAddress ?? "";
+        const way = ways[result.address.family]!;
+        const passage = {
+          record: this.#record,
+          target,
+          address: result.address,
+          way,
+          dialled: began,
+          opened: performance.now(),
+        };
+        const closed = client.begin(entry, passage);
+        if (closed !== null) {
+          result.socket.destroy();
+          this.#fail(closed);
+          return;
+        }
+        const tunnel = new Tunnel(client, result.socket, this.#record, entry.settings.idleMs, server.now);
+        client.handler = tunnel;
+        client.socket.write(ESTABLISHED);
+        const early = this.#early.take();
+        if (early.length > 0) tunnel.onData(early);
+        if (this.#ended) tunnel.onEnd();
+        else if (early.length >= MAX_EARLY_BYTES && !result.socket.writableNeedDrain) client.socket.resume();
+      });
+    });
+    this.#stop ??= drop;
+  }
+
+  onData(chunk: Buffer): void {
+    this.#early.append(chunk);
+    if (this.#early.length >= MAX_EARLY_BYTES) this.#client.socket.pause();
+    this.#client.noteBuffered();
+  }
+
+  /** Bytes that wait for the tunnel. */
+  buffered(): number {
+    return this.#early.length;
+  }
+
+  /** Half-closed early: the tunnel passes it on. */
+  onEnd(): void {
+    this.#ended = true;
+  }
+
+  onDrain(): void {}
+
+  onClosed(): boolean {
+    this.#stop?.();
+    this.#record.close ??= "client-gone";
+    this.#client.finish(this.#record);
+    return false;
+  }
+
+  sweep(): void {}
+
+  abort(close: string): void {
+    this.#stop?.();
+    this.#record.close = close;
+    reset(this.#client.socket);
+  }
+
+  #fail(failure: Failure): void {
+    this.#early.take();
+    this.#client.refuse(failure, this.#record, false);
+  }
+}

@@ -1,0 +1,178 @@
+import { isIP, type Socket } from "node:net";
+import { connect as connectTls } from "node:tls";
+import type { Names } from "../dns/names.ts";
+import { type BodyReader, ChunkedBody, LengthBody, UntilClose } from "../http/body.ts";
+import { ResponseHeadParser } from "../http/head.ts";
+import type { AccessRecord } from "../outcome/access-record.ts";
+import { formatAddress, parseAddress } from "../policy/cidr.ts";
+import type { PolicySet } from "../policy/engine.ts";
+import { plainLine } from "../policy/rules.ts";
+import type { Target } from "../policy/target.ts";
+import { type DialOptions, dial } from "./dial.ts";
+import { decideTarget, type Route } from "./route.ts";
+import type { Ask } from "./verifier.ts";
+
+/** Bytes of an echo body: it is an address, or JSON with one. */
+const MAX_BODY_BYTES = 16_384;
+/** Bytes of a whole answer as it comes: heads, chunk sizes and trailers with the body. */
+const MAX_ANSWER_BYTES = 65_536;
+/** Interim responses (1xx, RFC 9110 §15.2) in front of an answer: servers send one or two. */
+const MAX_INTERIM = 8;
+/** Characters of an error: what a server sent may be in it, and it is shown in `/status` and in the log. */
+const MAX_ERROR = 300;
+
+/** The port of an http or https URL. */
+export function portOfUrl(url: URL): number {
+  return Number(url.port) || (url.protocol === "https:" ? 443 : 80);
+}
+
+/** The host of a URL as it is resolved: no brackets, no trailing dot. */
+export function hostOfUrl(url: URL): string {
+  return url.hostname.replace(/^\[|\]$/g, "").replace(/\.$/, "");
+}
+
+/** Reads an echo body: an address as text, or JSON with `ip`. @throws Error */
+export function parseEcho(body: string): string {
+  const trimmed = body.trim();
+  let text: unknown = trimmed;
+  if (trimmed.startsWith("{")) {
+    try {
+      text = (JSON.parse(trimmed) as { ip?: unknown }).ip;
+    } catch {
+      throw new Error("answered with broken JSON");
+    }
+  }
+  const plain = typeof text === "string" ? text.replace(/^::ffff:(?=\d+\.\d+\.\d+\.\d+$)/i, "") : "";
+  const address = parseAddress(plain);
+  if (address === null) throw new Error("answered with something that is neither an address nor JSON with ip");
+  return formatAddress(address);
+}
+
+/**
+ * Asks one echo URL over a connected socket (TLS is verified, redirects are not followed) and closes it. The address
+ * that the answer names. @throws Error whose message says what the URL did
+ */
+export function observe(url: URL, raw: Socket, timeoutMs: number): Promise<string> {
+  return new Promise((resolve, reject) => {
+    const host = hostOfUrl(url);
+    const tls = { socket: raw, host, ...(isIP(host) ? {} : { servername: host }), ALPNProtocols: ["http/1.1"] };
+    const socket: Socket = url.protocol === "https:" ? connectTls(tls) : raw;
+    const timer = setTimeout(() => fail(`did not answer within ${timeoutMs / 1000} s`), timeoutMs);
+    const finish = () => {
+      clearTimeout(timer);
+      socket.destroy();
+      raw.destroy();
+    };
+    const fail = (what: string) => {
+      finish();
+      reject(new Error(plainLine(what, MAX_ERROR)));
+    };
+    let parser = new ResponseHeadParser();
+    let reader: BodyReader | null = null;
+    let interim = 0;
+    let received = 0;
+    let body = "";
+    const done = () => {
+      finish();
+      try {
+        resolve(parseEcho(body));
+      } catch (error) {
+        reject(error);
+      }
+    };
+    const take = (chunk: Buffer) => {
+      received += chunk.length;
+      if (received > MAX_ANSWER_BYTES) return fail(`answered with more than ${MAX_ANSWER_BYTES} bytes`);
+      let rest = chunk;
+      while (reader === null) {
+        const parsed = parser.feed(rest);
+        if (parsed === null) return;
+        if ("error" in parsed) return fail(`answered with broken HTTP: ${parsed.error}`);
+        const { head } = parsed;
+        if (head.status < 200 && head.status !== 101) {
+          if (++interim > MAX_INTERIM) return fail(`answered with more than ${MAX_INTERIM} interim responses`);
+          parser = new ResponseHeadParser();
+          rest = parsed.rest;
+          continue;
+        }
+        if (head.status !== 200) {
+          const hint = head.status >= 300 && head.status < 400 ? "; redirects are not followed" : "";
+          return fail(`answered ${head.status}${hint}`);
+        }
+        if (head.chunked) reader = new ChunkedBody();
+        else reader = head.contentLength === undefined ? new UntilClose() : new LengthBody(head.contentLength);
+        rest = parsed.rest;
+      }
+      const behind = reader.feed(rest, (payload) => {
+        body += payload.toString("latin1");
+      });
+      if (body.length > MAX_BODY_BYTES) fail(`answered with more than ${MAX_BODY_BYTES} bytes`);
+      else if (behind !== null) done();
+    };
+    socket.on("data", (chunk: Buffer) => {
+      try {
+        take(chunk);
+      } catch (error) {
+        fail(`answered with a broken body: ${(error as Error).message}`);
+      }
+    });
+    socket.on("error", (error) => fail(error.message));
+    if (socket !== raw) raw.on("error", (error) => fail(error.message));
+    const onEnd = () => {
+      if (reader instanceof UntilClose) done();
+      else fail("closed without an answer");
+    };
+    socket.on("end", onEnd);
+    socket.on("close", onEnd);
+    const fields = `Host: ${url.host}\r\nUser-Agent: outrider\r\nAccept: text/plain, application/json\r\nConnection: close`;
+    socket.write(`GET ${url.pathname}${url.search} HTTP/1.1\r\n${fields}\r\n\r\n`);
+    socket.resume();
+  });
+}
+
+/** Connects to one of the addresses, or rejects with the reason. */
+function dialled(route: Exclude<Route, { code: string }>, options: Omit<DialOptions, "ways">) {
+  return new Promise<Socket>((resolve, reject) => {
+    dial(route.addresses, { ...options, ways: route.ways }, (result) => {
+      if ("code" in result) reject(new Error(result.reason));
+      else resolve(result.socket);
+    });
+  });
+}
+
+/**
+ * Asks echo URLs by the proxy's own dial path: resolved, vetted and dialled as every target is. `echoSet` has none of
+ * the policy's lists, and the gate is not asked: it waits for this answer.
+ */
+export function makeAsk(names: Names, echoSet: () => PolicySet | null): Ask {
+  return async (url, way, timeoutMs) => {
+    if (way.source !== undefined && !way.source.assigned) throw new Error(`${way.key} is not assigned to this machine`);
+    const began = performance.now();
+    const host = hostOfUrl(url);
+    const target: Target = { host, ip: parseAddress(host) !== null, port: portOfUrl(url) };
+    const gate = { waysFor: () => ({ 4: way, 6: way }), entry: () => null, refusal: () => null };
+    const unread: AccessRecord = {
+      kind: "connect",
+      started: 0,
+      source: "",
+      target: host,
+      verdict: "allow",
+      bytesUp: 0,
+      bytesDown: 0,
+    };
+    const set = echoSet();
+    if (set === null) throw new Error("there is no policy yet");
+    const route = await new Promise<Route>((resolve) => {
+      decideTarget(set, { names, gate }, target, unread, resolve);
+    });
+    if ("code" in route) throw new Error(route.reason);
+    const addresses = route.addresses.filter((address) => address.family === way.family);
+    if (addresses.length === 0) throw new Error(`${host} has no IPv${way.family} address`);
+    const left = () => Math.max(1, Math.ceil(timeoutMs - (performance.now() - began)));
+    const socket = await dialled(
+      { addresses, ways: route.ways },
+      { target, policy: set, shown: url.host, deadlineMs: left() },
+    );
+    return observe(url, socket, left());
+  };
+}

@@ -1,0 +1,58 @@
+import type { Failure } from "../outcome/refusals.ts";
+import type { Sources } from "./source-address.ts";
+import type { Verifier, Way } from "./verifier.ts";
+
+/** The ways out for one destination host; null: no source address has that family. */
+export type Ways = Readonly<Record<4 | 6, Way | null>>;
+
+/** Without source addresses the machine chooses: one way for each family, whatever the host. */
+const MACHINE: Ways = { 4: { key: "ipv4", family: 4 }, 6: { key: "ipv6", family: 6 } };
+
+/** Decides whether a request may leave now, and from which address: assigned and proven, or not at all. */
+export class Gate {
+  readonly #sources: Sources;
+  readonly #verifier: Verifier;
+
+  constructor(sources: Sources, verifier: Verifier) {
+    this.#sources = sources;
+    this.#verifier = verifier;
+  }
+
+  waysFor(host: string): Ways {
+    if (this.#sources.list.length === 0) return MACHINE;
+    const way = (family: 4 | 6): Way | null => {
+      const source = this.#sources.pick(host, family);
+      return source === null ? null : { key: source.address, family, source };
+    };
+    return { 4: way(4), 6: way(6) };
+  }
+
+  /** Null: open. `dialled`: when a connection began that is to be used now (monotonic ms). */
+  refusal(way: Way | null, dialled?: number): Failure | null {
+    if (way === null) return { code: "unverified", reason: "there is no source address of this family" };
+    if (way.source !== undefined && !way.source.assigned) {
+      return { code: "unverified", reason: `source address ${way.key} is not assigned to this machine` };
+    }
+    if (dialled !== undefined && this.#verifier.wrongSince(way.key, dialled)) {
+      return { code: "unverified", reason: `the connection began before a wrong source address was seen; try again` };
+    }
+    return this.#verifier.open(way.key) ? null : { code: "unverified", reason: this.#verifier.reason(way.key) };
+  }
+
+  /** Before any DNS query: null when at least one way is open. */
+  entry(ways: Ways): Failure | null {
+    const four = this.refusal(ways[4]);
+    if (four === null) return null;
+    const six = this.refusal(ways[6]);
+    if (six === null) return null;
+    return ways[4] === null ? six : four;
+  }
+
+  /** What readiness waits for: every source assigned, every way proven. Null: nothing. */
+  unready(): string | null {
+    const lost = this.#sources.list.find((source) => !source.assigned);
+    if (lost !== undefined) return `source address ${lost.address} is not assigned to this machine`;
+    const unproven = this.#verifier.status().find((proof) => !this.#verifier.open(proof.way));
+    return unproven === undefined ? null : this.#verifier.reason(unproven.way);
+  }
+}

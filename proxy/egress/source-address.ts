@@ -1,0 +1,185 @@
+import { createHash } from "node:crypto";
+import { createSocket } from "node:dgram";
+import { closeSync, openSync, readSync } from "node:fs";
+import { networkInterfaces } from "node:os";
+import { countBound } from "../outcome/bounds.ts";
+import { type Address, formatAddress, parseAddress } from "../policy/cidr.ts";
+import { isExhausted } from "../sockets/descriptors.ts";
+
+/** One address that upstream sockets are bound to. */
+export interface Source {
+  address: string;
+  family: 4 | 6;
+  /** On an interface of this machine and bindable: both, since a bind alone succeeds for foreign addresses too (ip_nonlocal_bind). */
+  assigned: boolean;
+}
+
+let lastAssigned: string[] | undefined;
+
+/**
+ * Addresses of the interfaces that are up and have a carrier, sorted: sources may be bound to them. Others do not count,
+ * since kube-proxy in IPVS mode puts every LoadBalancer IP on the interface kube-ipvs0, which is down, of every node. Without
+ * a free file descriptor: the last known ones.
+ */
+export function assignedAddresses(): string[] {
+  try {
+    const all = Object.values(networkInterfaces()).flatMap((list) => list ?? []);
+    lastAssigned = [...new Set(all.map((entry) => entry.address.replace(/%.*/, "")))].sort();
+  } catch (error) {
+    if (lastAssigned === undefined || !isExhausted(error)) throw error;
+  }
+  return lastAssigned;
+}
+
+/** Bytes of one table in /proc that are read: some 25,000 local addresses. A longer table is cut. */
+const MAX_TABLE_BYTES = 4 * 1024 * 1024;
+const CHUNK_BYTES = 65_536;
+
+/** The text of a table in /proc up to {@link MAX_TABLE_BYTES}; empty where the kernel does not have it. @throws Error */
+function readTable(file: string): string {
+  let fd: number;
+  try {
+    fd = openSync(file, "r");
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "ENOENT") return "";
+    throw error;
+  }
+  try {
+    const chunks: Buffer[] = [];
+    let size = 0;
+    while (size < MAX_TABLE_BYTES) {
+      const chunk = Buffer.allocUnsafe(CHUNK_BYTES);
+      const read = readSync(fd, chunk);
+      if (read === 0) return Buffer.concat(chunks).toString("latin1");
+      chunks.push(chunk.subarray(0, read));
+      size += read;
+    }
+    countBound("local-routes");
+    return Buffer.concat(chunks).toString("latin1");
+  } finally {
+    closeSync(fd);
+  }
+}
+
+/** Routing tables that every packet passes; others need a rule. */
+const COMMON_TABLES: ReadonlySet<string> = new Set(["Main:", "Local:"]);
+
+/**
+ * IPv4 networks with a local route in any table, from /proc/net/fib_trie: leaves (`|-- 10.9.0.0`) with their routes
+ * (`/24 host LOCAL`). 0.0.0.0/0 in a table of its own does not count: transparent proxies have it, for marked packets.
+ */
+export function localNetworks4(text: string): string[] {
+  const found = new Set<string>();
+  let isCommon = false;
+  let base = "";
+  for (const line of text.split("\n")) {
+    if (line !== "" && !line.startsWith(" ")) isCommon = COMMON_TABLES.has(line);
+    const leaf = line.indexOf("|-- ");
+    if (leaf !== -1) base = line.slice(leaf + 4);
+    else {
+      const prefix = /^ +\/(\d+) \w+ LOCAL/.exec(line)?.[1];
+      if (prefix !== undefined && (isCommon || prefix !== "0")) found.add(`${base}/${prefix}`);
+    }
+  }
+  return [...found];
+}
+
+/** Flags of linux/ipv6_route.h: routes of addresses of this machine, and of its anycast addresses. */
+const RTF_LOCAL = 0x80000000;
+const RTF_ANYCAST = 0x00100000;
+
+/**
+ * IPv6 networks with a local route, from /proc/net/ipv6_route, which has the routes of all tables and does not name them.
+ * `::/0` does not count: transparent proxies have it in a table of their own.
+ */
+export function localNetworks6(text: string): string[] {
+  const found = new Set<string>();
+  for (const line of text.split("\n")) {
+    const fields = line.split(/ +/);
+    const [base = "", prefix = "", , , , , , , flags = ""] = fields;
+    const isLocal = (Number.parseInt(flags, 16) & (RTF_LOCAL | RTF_ANYCAST)) !== 0;
+    const length = Number.parseInt(prefix, 16);
+    if (base.length !== 32 || !isLocal || !(length > 0)) continue;
+    found.add(`${formatAddress(parseAddress(base.match(/.{4}/g)!.join(":"))!)}/${length}`);
+  }
+  return [...found];
+}
+
+/** Reading the tables may take this part of the time at most; a machine with very many routes is looked at less often. */
+const READING_SHARE = 0.01;
+
+let lastOwn: string[] | undefined;
+let nextReading = Number.NEGATIVE_INFINITY;
+
+/**
+ * Addresses and networks whose packets this machine keeps to itself, sorted: the kernel's local routes, which include
+ * interfaces that are down or without a carrier and AnyIP routes (`ip route add local 10.9.0.0/24 dev lo`), and the addresses
+ * of interfaces, where there is no /proc. Without a free file descriptor: the last known ones.
+ */
+export function ownNetworks(): string[] {
+  const began = performance.now();
+  if (lastOwn !== undefined && began < nextReading) return lastOwn;
+  try {
+    const routes = [
+      ...localNetworks4(readTable("/proc/net/fib_trie")),
+      ...localNetworks6(readTable("/proc/net/ipv6_route")),
+    ];
+    lastOwn = [...new Set([...routes, ...assignedAddresses()])].sort();
+  } catch (error) {
+    if (lastOwn === undefined || !isExhausted(error)) throw error;
+  }
+  nextReading = performance.now() + (performance.now() - began) / READING_SHARE;
+  return lastOwn;
+}
+
+/**
+ * Whether a socket can be bound to an address: a datagram socket, which takes no port from the upstream sockets. Null: not
+ * known, because no file descriptor is left.
+ */
+function canBind(source: Source): Promise<boolean | null> {
+  return new Promise((resolve) => {
+    const socket = createSocket(source.family === 4 ? "udp4" : "udp6");
+    const done = (can: boolean | null) => socket.close(() => resolve(can));
+    socket.once("error", (error) => done(isExhausted(error) ? null : false));
+    socket.bind({ address: source.address, port: 0, exclusive: true }, () => done(true));
+  });
+}
+
+/**
+ * The addresses of `--source-address`. A destination host keeps its source as long as the list is the same: an address
+ * that is gone is never replaced by another one.
+ */
+export class Sources {
+  readonly list: readonly Source[];
+
+  constructor(addresses: readonly string[]) {
+    this.list = addresses.map((text): Source => {
+      const address = parseAddress(text)!;
+      return { address: formatAddress(address), family: address.family, assigned: false };
+    });
+  }
+
+  /** The source for a destination host, or null where no source has that family. Rendezvous hashing (Thaler, Ravishankar 1998). */
+  pick(host: string, family: Address["family"]): Source | null {
+    const fitting = this.list.filter((source) => source.family === family);
+    if (fitting.length < 2) return fitting[0] ?? null;
+    const weight = (source: Source) => createHash("md5").update(`${source.address} ${host}`).digest("hex");
+    return fitting.reduce((best, source) => (weight(source) > weight(best) ? source : best));
+  }
+
+  /** What logs and `/status` show. */
+  status(): { address: string; assigned: boolean }[] {
+    return this.list.map(({ address, assigned }) => ({ address, assigned }));
+  }
+
+  /** Binds to the addresses again; true when an address came or went. `present`: {@link assignedAddresses}. */
+  async check(present: readonly string[]): Promise<boolean> {
+    let changed = false;
+    for (const source of this.list) {
+      const assigned = present.includes(source.address) && ((await canBind(source)) ?? source.assigned);
+      if (assigned !== source.assigned) changed = true;
+      source.assigned = assigned;
+    }
+    return changed;
+  }
+}

@@ -1,0 +1,235 @@
+import { countBound } from "../outcome/bounds.ts";
+import { MAX_FIELDS } from "./head.ts";
+import { Held } from "./held.ts";
+
+/** A body whose framing breaks the rules. */
+export class BodyError extends Error {
+  readonly code = "BAD_BODY";
+}
+
+/** Takes the octets of a body out of its framing. Calls `data` with payload only; returns what is behind the body. */
+export interface BodyReader {
+  /** Null: the body goes on. Otherwise the bytes behind it. @throws BodyError */
+  feed(chunk: Buffer, data: (payload: Buffer) => void): Buffer | null;
+  readonly done: boolean;
+  /** Lines of framing that were read so far: work that the number of bytes does not show. */
+  readonly lines: number;
+}
+
+/** A body of known length (0: none). */
+export class LengthBody implements BodyReader {
+  readonly lines = 0;
+  #left: number;
+
+  constructor(length: number) {
+    this.#left = length;
+  }
+
+  get done(): boolean {
+    return this.#left === 0;
+  }
+
+  feed(chunk: Buffer, data: (payload: Buffer) => void): Buffer | null {
+    const payload = chunk.length <= this.#left ? chunk : chunk.subarray(0, this.#left);
+    this.#left -= payload.length;
+    if (payload.length > 0) data(payload);
+    return this.#left > 0 ? null : chunk.subarray(payload.length);
+  }
+}
+
+/** A body that ends with its connection. */
+export class UntilClose implements BodyReader {
+  readonly lines = 0;
+  readonly done = false;
+
+  feed(chunk: Buffer, data: (payload: Buffer) => void): null {
+    data(chunk);
+    return null;
+  }
+}
+
+/** Octets of one chunk-size line: the size and extensions that nobody needs. */
+const MAX_SIZE_LINE = 256;
+/** Octets of all trailers. */
+const MAX_TRAILER_BYTES = 16_384;
+/** Payload of so many octets is passed on as it is; smaller pieces of one read are put together by copying. */
+const DIRECT_BYTES = 2048;
+/** What may stand behind a chunk size: nothing, or an extension (RFC 9112 §7.1.1). */
+const EXTENSION = /^[ \t]*;[\t\x20-\x7e\x80-\xff]*$/;
+const TRAILER_LINE = /^[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*$/;
+/** Hex digits of a chunk size: at most 2^48 octets. */
+const MAX_SIZE_DIGITS = 12;
+
+/** The value of a hex digit; negative for every other octet. */
+function hexValue(octet: number): number {
+  if (octet >= 48 && octet <= 57) return octet - 48;
+  const lower = octet | 32;
+  return lower >= 97 && lower <= 102 ? lower - 87 : -1;
+}
+
+const tooLong = (what: string): BodyError => {
+  countBound("body-lines");
+  return new BodyError(what);
+};
+
+/** Payload of one read: large pieces are passed on as they are, small ones together. */
+class Gathering {
+  readonly #data: (payload: Buffer) => void;
+  readonly #chunk: Buffer;
+  /** One small piece that may stay alone: an interval of the chunk. */
+  #from = 0;
+  #to = 0;
+  #together: Buffer | null = null;
+  #filled = 0;
+
+  constructor(chunk: Buffer, data: (payload: Buffer) => void) {
+    this.#chunk = chunk;
+    this.#data = data;
+  }
+
+  add(from: number, to: number): void {
+    if (to - from >= DIRECT_BYTES) {
+      this.flush();
+      this.#data(this.#chunk.subarray(from, to));
+    } else if (this.#together !== null) this.#copy(from, to);
+    else if (this.#to === 0) {
+      this.#from = from;
+      this.#to = to;
+    } else {
+      this.#together = Buffer.allocUnsafe(this.#chunk.length - this.#from);
+      this.#copy(this.#from, this.#to);
+      this.#copy(from, to);
+    }
+  }
+
+  #copy(from: number, to: number): void {
+    if (to - from > 16) this.#chunk.copy(this.#together!, this.#filled, from, to);
+    else for (let i = from; i < to; i++) this.#together![this.#filled + i - from] = this.#chunk[i]!;
+    this.#filled += to - from;
+  }
+
+  flush(): void {
+    if (this.#together !== null) this.#data(this.#together.subarray(0, this.#filled));
+    else if (this.#to > 0) this.#data(this.#chunk.subarray(this.#from, this.#to));
+    this.#to = 0;
+    this.#together = null;
+    this.#filled = 0;
+  }
+}
+
+/** The chunked coding, strict: CRLF only, no sign, no 0x. Extensions and trailers are read and dropped. */
+export class ChunkedBody implements BodyReader {
+  lines = 0;
+  #state: "size" | "data" | "crlf" | "trailer" | "done" = "size";
+  #left = 0;
+  /** The part of a line that earlier reads brought. */
+  readonly #line = new Held();
+  #trailerBytes = 0;
+  #trailers = 0;
+
+  get done(): boolean {
+    return this.#state === "done";
+  }
+
+  /** Payloads of small chunks that one read brings become one payload. */
+  feed(chunk: Buffer, data: (payload: Buffer) => void): Buffer | null {
+    const gathering = new Gathering(chunk, data);
+    let at = 0;
+    while (at < chunk.length) {
+      if (this.#state === "data") {
+        const end = Math.min(chunk.length, at + this.#left);
+        gathering.add(at, end);
+        this.#left -= end - at;
+        at = end;
+        if (this.#left === 0) this.#state = "crlf";
+        continue;
+      }
+      const next = this.#readShortLine(chunk, at);
+      at = next > at ? next : this.#readLine(chunk, at);
+      if (this.#state === "done") break;
+    }
+    gathering.flush();
+    return this.#state === "done" ? chunk.subarray(at) : null;
+  }
+
+  /** Reads what nearly all lines are: CRLF behind a chunk, or a size of some digits. `at`: it is another line. */
+  #readShortLine(chunk: Buffer, at: number): number {
+    if (this.#line.length > 0 || this.#state === "trailer") return at;
+    let to = at;
+    let size = 0;
+    if (this.#state === "size") {
+      for (let value = hexValue(chunk[to]!); value >= 0 && to - at < MAX_SIZE_DIGITS; value = hexValue(chunk[++to]!)) {
+        size = size * 16 + value;
+      }
+      if (to === at) return at;
+    }
+    if (chunk[to] !== 13 || chunk[to + 1] !== 10) return at;
+    this.lines++;
+    this.#left = size;
+    this.#state = this.#state === "crlf" ? "size" : size === 0 ? "trailer" : "data";
+    return to + 2;
+  }
+
+  /** Reads a line, or what there is of it; the index behind it. */
+  #readLine(chunk: Buffer, at: number): number {
+    const lf = chunk.indexOf(10, at);
+    const end = lf === -1 ? chunk.length : lf + 1;
+    const length = this.#line.length + end - at;
+    const limit = this.#state === "size" ? MAX_SIZE_LINE : this.#state === "crlf" ? 2 : MAX_TRAILER_BYTES;
+    if (length > limit) throw tooLong(`a chunk's ${this.#state} line is too long`);
+    if (lf === -1) {
+      this.#line.append(chunk.subarray(at));
+      return end;
+    }
+    this.lines++;
+    let bytes = chunk;
+    let from = at;
+    if (this.#line.length > 0) {
+      this.#line.append(chunk.subarray(at, end));
+      bytes = this.#line.take();
+      from = 0;
+    }
+    const to = from + length - 2;
+    if (length < 2 || bytes[to] !== 13) throw new BodyError("a chunk line ends in LF without CR");
+    this.#take(bytes, from, to);
+    return end;
+  }
+
+  /** One line without its CRLF. */
+  #take(bytes: Buffer, from: number, to: number): void {
+    if (this.#state === "crlf") {
+      if (to !== from) throw new BodyError("a chunk is longer than its size says");
+      this.#state = "size";
+    } else if (this.#state === "size") {
+      this.#left = this.#readSize(bytes, from, to);
+      this.#state = this.#left === 0 ? "trailer" : "data";
+    } else if (to === from) this.#state = "done";
+    else {
+      this.#trailerBytes += to - from + 2;
+      if (this.#trailerBytes > MAX_TRAILER_BYTES) throw tooLong("the trailers are too long");
+      if (++this.#trailers > MAX_FIELDS) throw tooLong(`there are more than ${MAX_FIELDS} trailers`);
+      if (!TRAILER_LINE.test(bytes.toString("latin1", from, to))) throw new BodyError("a trailer is not a field");
+    }
+  }
+
+  #readSize(bytes: Buffer, from: number, to: number): number {
+    let size = 0;
+    let at = from;
+    for (; at < to; at++) {
+      const value = hexValue(bytes[at]!);
+      if (value < 0) break;
+      size = size * 16 + value;
+    }
+    const digits = at - from;
+    const misplaced = at < to && !EXTENSION.test(bytes.toString("latin1", at, to));
+    if (digits === 0 || digits > MAX_SIZE_DIGITS || misplaced) {
+      throw new BodyError("a chunk size is not a hexadecimal number");
+    }
+    return size;
+  }
+}
+
+/** One chunk of the chunked coding around a payload. */
+export function chunkHeader(payload: Buffer): string {
+  return `${payload.length.toString(16)}\r\n`;
+}

@@ -1,0 +1,272 @@
+import { countBound } from "../outcome/bounds.ts";
+import { Held } from "./held.ts";
+
+/** One request head, strict (RFC 9112). Field names and values are as sent, values trimmed of outer white space. */
+export interface Head {
+  method: string;
+  /** The request target as sent: visible ASCII only. */
+  target: string;
+  minor: 0 | 1;
+  headers: [name: string, value: string][];
+  /** Octets of the body; absent without Content-Length. */
+  contentLength?: number;
+  chunked: boolean;
+  /** Whether the client wants to go on after this request (RFC 9112 §9.3). */
+  keepAlive: boolean;
+  /** Lower-cased names that Connection and Proxy-Connection nominate (RFC 9110 §7.6.1). */
+  connection: ReadonlySet<string>;
+  /** The value of Proxy-Authorization; the first of several decides nothing: several are refused. */
+  authorization?: string;
+}
+
+/** What a head that breaks the rules is answered with. */
+export interface HeadRefusal {
+  status: 400 | 431;
+  reason: string;
+}
+
+/** Octets of a head, request line and fields together. */
+export const MAX_HEAD_BYTES = 16_384;
+/** Fields of one head, or of one trailer section. Apache, Envoy and hyper allow 100 by default. */
+export const MAX_FIELDS = 256;
+/** Names in all Connection and Proxy-Connection fields of one head. Senders write one or two. */
+export const MAX_CONNECTION_TOKENS = 64;
+
+const TOKEN = /^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$/;
+const FIELD_VALUE = /^[\t\x20-\x7e\x80-\xff]*$/;
+const VISIBLE = /^[\x21-\x7e]+$/;
+
+/** Thrown inside of the parsers, never out of them. */
+class Malformed extends Error {
+  readonly status: 400 | 431;
+  constructor(reason: string, status: 400 | 431 = 400) {
+    super(reason);
+    this.status = status;
+  }
+}
+
+/**
+ * The framing of a message as its fields declare it. Whatever two parsers could read in two ways is refused:
+ * Content-Length twice or beside Transfer-Encoding, codings other than exactly `chunked` (RFC 9112 §6.3).
+ */
+export function framing(headers: readonly [string, string][]): { contentLength?: number; chunked: boolean } {
+  let contentLength: number | undefined;
+  let chunked = false;
+  for (const [name, value] of headers) {
+    const lower = name.toLowerCase();
+    if (lower === "content-length") {
+      if (contentLength !== undefined) throw new Malformed("two Content-Length fields");
+      if (!/^\d{1,15}$/.test(value)) throw new Malformed("Content-Length is not a number");
+      contentLength = Number(value);
+    } else if (lower === "transfer-encoding") {
+      if (chunked) throw new Malformed("two Transfer-Encoding fields");
+      if (value.toLowerCase() !== "chunked") throw new Malformed("Transfer-Encoding other than chunked");
+      chunked = true;
+    }
+  }
+  if (chunked && contentLength !== undefined) throw new Malformed("both Content-Length and Transfer-Encoding");
+  return contentLength === undefined ? { chunked } : { contentLength, chunked };
+}
+
+const NO_TOKENS: ReadonlySet<string> = new Set();
+
+/** The tokens of all Connection and Proxy-Connection fields, lower-cased. */
+export function connectionTokens(headers: readonly [string, string][]): ReadonlySet<string> {
+  let tokens: Set<string> | null = null;
+  let count = 0;
+  for (const [name, value] of headers) {
+    if (name.length !== 10 && name.length !== 16) continue;
+    const lower = name.toLowerCase();
+    if (lower !== "connection" && lower !== "proxy-connection") continue;
+    tokens ??= new Set();
+    for (const token of value.split(",", MAX_CONNECTION_TOKENS + 1)) {
+      if (++count > MAX_CONNECTION_TOKENS) {
+        throw new Malformed(`Connection has more than ${MAX_CONNECTION_TOKENS} names`, 431);
+      }
+      tokens.add(token.trim().toLowerCase());
+    }
+  }
+  return tokens ?? NO_TOKENS;
+}
+
+function readRequestLine(line: string): { method: string; target: string; minor: 0 | 1 } {
+  const parts = line.split(" ");
+  if (parts.length !== 3) throw new Malformed("the request line is not METHOD TARGET HTTP/1.1");
+  const [method, target, version] = parts as [string, string, string];
+  if (!TOKEN.test(method)) throw new Malformed("the method is not a token");
+  if (!VISIBLE.test(target)) throw new Malformed("the target has a character outside of visible ASCII");
+  if (version !== "HTTP/1.1" && version !== "HTTP/1.0") throw new Malformed("the version is not HTTP/1.1");
+  return { method, target, minor: version === "HTTP/1.1" ? 1 : 0 };
+}
+
+const isBlank = (code: number): boolean => code === 32 || code === 9;
+
+/** Removes spaces and tabs at both ends. An expression such as `/[ \t]+$/` takes quadratic time where they are inside. */
+function trimmed(text: string): string {
+  let start = 0;
+  let end = text.length;
+  while (start < end && isBlank(text.charCodeAt(start))) start++;
+  while (end > start && isBlank(text.charCodeAt(end - 1))) end--;
+  return text.slice(start, end);
+}
+
+function readField(line: string): [string, string] {
+  const colon = line.indexOf(":");
+  if (line.startsWith(" ") || line.startsWith("\t")) throw new Malformed("a field is folded over lines");
+  const name = line.slice(0, colon);
+  if (colon <= 0 || !TOKEN.test(name)) throw new Malformed("a field name is not a token");
+  const value = line.slice(colon + 1);
+  if (!FIELD_VALUE.test(value)) throw new Malformed("a field value has a control character");
+  return [name, trimmed(value)];
+}
+
+function finish(start: { method: string; target: string; minor: 0 | 1 }, headers: [string, string][]): Head {
+  let hosts = 0;
+  let authorization: string | undefined;
+  for (const [name, value] of headers) {
+    const lower = name.toLowerCase();
+    if (lower === "host") hosts++;
+    else if (lower === "proxy-authorization") {
+      if (authorization !== undefined) throw new Malformed("two Proxy-Authorization fields");
+      authorization = value;
+    }
+  }
+  if (hosts > 1) throw new Malformed("two Host fields");
+  // net/http of Go exempts CONNECT as well: its target says everything.
+  if (hosts === 0 && start.minor === 1 && start.method !== "CONNECT") throw new Malformed("no Host field");
+  const framed = framing(headers);
+  if (framed.chunked && start.minor === 0) throw new Malformed("Transfer-Encoding in HTTP/1.0");
+  if (start.method === "CONNECT" && (framed.chunked || framed.contentLength)) {
+    throw new Malformed("a CONNECT with a body");
+  }
+  const connection = connectionTokens(headers);
+  const keepAlive = start.minor === 1 ? !connection.has("close") : connection.has("keep-alive");
+  const head: Head = { ...start, headers, ...framed, keepAlive, connection };
+  if (authorization !== undefined) head.authorization = authorization;
+  return head;
+}
+
+function addField(headers: [string, string][], line: string): void {
+  if (headers.length === MAX_FIELDS) throw new Malformed(`the head has more than ${MAX_FIELDS} fields`, 431);
+  headers.push(readField(line));
+}
+
+/** Lines of a head as they complete: CRLF only, limited in size, the same for every split of the bytes. */
+export class LineReader {
+  readonly #pending = new Held();
+  #seen = 0;
+  readonly #limit: number;
+  readonly #what: string;
+
+  constructor(limit: number, what: string) {
+    this.#limit = limit;
+    this.#what = what;
+  }
+
+  /** Calls `line` for each complete line (latin1) until it returns true; returns the bytes behind that line. */
+  feed(chunk: Buffer, line: (text: string) => boolean): Buffer | null {
+    for (let at = 0; ; ) {
+      const lf = chunk.indexOf(10, at);
+      const end = lf === -1 ? chunk.length : lf + 1;
+      const length = this.#pending.length + end - at;
+      if (this.#seen + length > this.#limit) {
+        throw new Malformed(`the ${this.#what} is longer than ${this.#limit} bytes`, 431);
+      }
+      const part = chunk.subarray(at, end);
+      if (lf === -1) {
+        this.#pending.append(part);
+        return null;
+      }
+      let whole = part;
+      if (this.#pending.length > 0) {
+        this.#pending.append(part);
+        whole = this.#pending.take();
+      }
+      if (length < 2 || whole[length - 2] !== 13) throw new Malformed("a line ends in LF without CR");
+      this.#seen += length;
+      at = end;
+      if (line(whole.toString("latin1", 0, length - 2))) return chunk.subarray(at);
+    }
+  }
+}
+
+/** Reads one request head from bytes as they come. Answers once, then it is used up. */
+export class HeadParser {
+  readonly #lines = new LineReader(MAX_HEAD_BYTES, "request head");
+  #start: { method: string; target: string; minor: 0 | 1 } | null = null;
+  #skipped = false;
+  readonly #headers: [string, string][] = [];
+
+  /** Null: more bytes are needed. `rest` is what came behind the head. */
+  feed(chunk: Buffer): null | { head: Head; rest: Buffer } | { refusal: HeadRefusal } {
+    try {
+      const rest = this.#lines.feed(chunk, (line) => {
+        if (this.#start === null) {
+          // One empty line in front is forgiven: some clients end a body with it (RFC 9112 §2.2).
+          if (line === "" && !this.#skipped) this.#skipped = true;
+          else this.#start = readRequestLine(line);
+          return false;
+        }
+        if (line === "") return true;
+        addField(this.#headers, line);
+        return false;
+      });
+      return rest === null ? null : { head: finish(this.#start!, this.#headers), rest };
+    } catch (error) {
+      if (!(error instanceof Malformed)) throw error;
+      if (error.status === 431) countBound("request-head");
+      return { refusal: { status: error.status, reason: error.message } };
+    }
+  }
+}
+
+/** One response head of an upstream. `reason` may be empty. */
+export interface ResponseHead {
+  status: number;
+  reason: string;
+  minor: 0 | 1;
+  headers: [name: string, value: string][];
+  contentLength?: number;
+  chunked: boolean;
+  keepAlive: boolean;
+  connection: ReadonlySet<string>;
+}
+
+/** Octets of a response head: upstreams send more cookies than clients. */
+export const MAX_RESPONSE_HEAD_BYTES = 65_536;
+
+/** Reads one response head, as strict as requests are: an answer that is refused here is a 502. */
+export class ResponseHeadParser {
+  readonly #lines = new LineReader(MAX_RESPONSE_HEAD_BYTES, "response head");
+  #start: { status: number; reason: string; minor: 0 | 1 } | null = null;
+  readonly #headers: [string, string][] = [];
+
+  /** Null: more bytes are needed. An error is the sentence that says what is wrong. */
+  feed(chunk: Buffer): null | { head: ResponseHead; rest: Buffer } | { error: string } {
+    try {
+      const rest = this.#lines.feed(chunk, (line) => {
+        if (this.#start === null) {
+          const match = /^HTTP\/1\.([01]) ([1-9]\d\d)(?: ([\t\x20-\x7e\x80-\xff]*))?$/.exec(line);
+          if (match === null) throw new Malformed("the status line is not HTTP/1.1");
+          this.#start = { minor: match[1] === "1" ? 1 : 0, status: Number(match[2]), reason: match[3] ?? "" };
+          return false;
+        }
+        if (line === "") return true;
+        addField(this.#headers, line);
+        return false;
+      });
+      if (rest === null) return null;
+      const start = this.#start!;
+      const framed = framing(this.#headers);
+      // RFC 9112 §6.1: its framing is faulty, even beside a Content-Length.
+      if (framed.chunked && start.minor === 0) throw new Malformed("Transfer-Encoding in HTTP/1.0");
+      const connection = connectionTokens(this.#headers);
+      const keepAlive = start.minor === 1 ? !connection.has("close") : connection.has("keep-alive");
+      return { head: { ...start, headers: this.#headers, ...framed, keepAlive, connection }, rest };
+    } catch (error) {
+      if (!(error instanceof Malformed)) throw error;
+      if (error.status === 431) countBound("response-head");
+      return { error: error.message };
+    }
+  }
+}

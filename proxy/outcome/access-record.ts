@@ -1,0 +1,153 @@
+import { write, writeSync } from "node:fs";
+import { asciiJson } from "../cli/log.ts";
+import type { Code } from "./refusals.ts";
+
+/** Everything that one tunnel or request leaves behind. Times in milliseconds, sizes in bytes. */
+export interface AccessRecord {
+  kind: "connect" | "http";
+  /** Start, milliseconds since the epoch. */
+  started: number;
+  /** The user name of the credentials; absent without authentication. */
+  client?: string;
+  /** Address and port of the client socket. */
+  source: string;
+  /** `host:port`, canonical; as sent where it could not be read. */
+  target: string;
+  verdict: "allow" | "deny";
+  code?: Code;
+  rule?: string;
+  reason?: string;
+  /** The resolved addresses, or the first of them. */
+  addresses?: readonly string[];
+  /** How many more there were. */
+  addressesCut?: number;
+  /** The one that was dialled. */
+  address?: string;
+  local?: string;
+  dnsMs?: number;
+  connectMs?: number;
+  /** Client to upstream. */
+  bytesUp: number;
+  bytesDown: number;
+  /** Who or what ended it. */
+  close?: string;
+  policy?: string;
+  hash?: string;
+  wouldDeny?: { code: Code; rule: string };
+}
+
+const round = (ms: number): number => Math.round(ms * 100) / 100;
+
+/** Times of one second share their text up to the milliseconds. */
+let second = -1;
+let secondText = "";
+function isoTime(ms: number): string {
+  const whole = Math.floor(ms / 1000);
+  if (whole !== second) {
+    second = whole;
+    secondText = new Date(whole * 1000).toISOString().slice(0, 20);
+  }
+  return `${secondText}${String(ms - whole * 1000).padStart(3, "0")}Z`;
+}
+
+/** Text that needs no escapes in JSON, as nearly all of it does. */
+const PLAIN = /^[\x20-\x21\x23-\x5b\x5d-\x7e]*$/;
+const quoted = (text: string): string => (PLAIN.test(text) ? `"${text}"` : asciiJson(JSON.stringify(text)));
+
+/**
+ * One JSON line, put together by hand: this runs for every request. No paths, queries, bodies or credentials are in a
+ * record, so none can be in here.
+ */
+export function formatRecord(record: AccessRecord, now: number): string {
+  const r = record;
+  let line = `{"time":"${isoTime(r.started)}","kind":"${r.kind}"`;
+  if (r.client !== undefined) line += `,"client":${quoted(r.client)}`;
+  line += `,"source":"${r.source}","target":${quoted(r.target)},"verdict":"${r.verdict}"`;
+  if (r.code !== undefined) line += `,"code":"${r.code}"`;
+  if (r.rule !== undefined) line += `,"rule":${quoted(r.rule)}`;
+  if (r.reason !== undefined) line += `,"reason":${quoted(r.reason)}`;
+  if (r.addresses !== undefined) line += `,"addresses":["${r.addresses.join('","')}"]`;
+  if (r.addressesCut !== undefined) line += `,"addressesCut":${r.addressesCut}`;
+  if (r.address !== undefined) line += `,"address":"${r.address}"`;
+  if (r.local !== undefined) line += `,"local":"${r.local}"`;
+  if (r.dnsMs !== undefined) line += `,"dnsMs":${round(r.dnsMs)}`;
+  if (r.connectMs !== undefined) line += `,"connectMs":${round(r.connectMs)}`;
+  line += `,"bytesUp":${r.bytesUp},"bytesDown":${r.bytesDown},"durationMs":${now - r.started}`;
+  if (r.close !== undefined) line += `,"close":"${r.close}"`;
+  if (r.policy !== undefined) line += `,"policy":${quoted(r.policy)}`;
+  if (r.hash !== undefined) line += `,"hash":"${r.hash}"`;
+  if (r.wouldDeny !== undefined) line += `,"wouldDeny":${asciiJson(JSON.stringify(r.wouldDeny))}`;
+  return `${line}}\n`;
+}
+
+const FLUSH_BYTES = 65_536;
+const FLUSH_MS = 100;
+const MAX_PENDING_BYTES = 8 * 1024 * 1024;
+
+/** Writes lines to a file descriptor in batches, never blocking the data path; what does not fit is counted. */
+export class RecordWriter {
+  readonly #fd: number;
+  #pending = "";
+  #writing = false;
+  #timer: NodeJS.Timeout | undefined;
+  /** Lines that were lost because nobody read the output. */
+  dropped = 0;
+
+  constructor(fd: number) {
+    this.#fd = fd;
+  }
+
+  write(line: string): void {
+    if (this.#pending.length > MAX_PENDING_BYTES) {
+      this.dropped++;
+      return;
+    }
+    this.#pending += line;
+    if (this.#writing) return;
+    if (this.#pending.length >= FLUSH_BYTES) this.#flush();
+    else this.#timer ??= setTimeout(() => this.#flush(), FLUSH_MS);
+  }
+
+  #flush(): void {
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
+    if (this.#pending === "") return;
+    const bytes = Buffer.from(this.#pending);
+    this.#pending = "";
+    this.#writing = true;
+    this.#send(bytes);
+  }
+
+  #send(bytes: Buffer): void {
+    write(this.#fd, bytes, 0, bytes.length, null, (error, written) => {
+      if (error !== null && error.code !== "EAGAIN") {
+        this.#writing = false;
+        this.dropped += bytes.toString("latin1").split("\n").length - 1;
+        return;
+      }
+      const rest = error === null ? bytes.subarray(written) : bytes;
+      if (rest.length > 0) {
+        if (error === null) this.#send(rest);
+        else setTimeout(() => this.#send(rest), FLUSH_MS);
+        return;
+      }
+      this.#writing = false;
+      this.#flush();
+    });
+  }
+
+  /** The last lines, synchronously, before the process ends. */
+  async close(): Promise<void> {
+    clearTimeout(this.#timer);
+    for (let i = 0; this.#writing && i < 20; i++) await new Promise((resolve) => setTimeout(resolve, 50));
+    const bytes = Buffer.from(this.#pending);
+    this.#pending = "";
+    try {
+      for (let at = 0; at < bytes.length; ) at += writeSync(this.#fd, bytes, at);
+    } catch (error) {
+      const code = (error as NodeJS.ErrnoException).code;
+      if (code !== "EPIPE" && code !== "EAGAIN") throw error;
+      this.dropped += bytes.toString("latin1").split("\n").length - 1;
+    }
+  }
+}

@@ -1,0 +1,93 @@
+/**
+ * Every way in which a request can fail, in one closed list: the reason phrase, `Proxy-Status` (RFC 9209), the record,
+ * the docs and the Envoy headers that Hookdeck Outpost reads are all made from this table.
+ */
+export const REFUSALS = {
+  "bad-request": { status: 400, phrase: "egress-bad-request:", proxyStatus: "http_request_error" },
+  auth: { status: 407, phrase: "egress-auth:", proxyStatus: "http_request_denied" },
+  "denied-rule": { status: 403, phrase: "egress-denied:", proxyStatus: "http_request_denied" },
+  "not-allowed": { status: 403, phrase: "egress-denied:", proxyStatus: "http_request_denied" },
+  port: { status: 403, phrase: "egress-denied:", proxyStatus: "http_request_denied" },
+  address: { status: 403, phrase: "egress-denied:", proxyStatus: "destination_ip_prohibited" },
+  "dns-nxdomain": { status: 502, phrase: "egress-dns:", proxyStatus: "dns_error", envoyFlags: "DF" },
+  "dns-failed": { status: 502, phrase: "egress-dns:", proxyStatus: "dns_error", envoyFlags: "DF" },
+  "dns-timeout": { status: 504, phrase: "egress-dns:", proxyStatus: "dns_timeout", envoyFlags: "DF" },
+  refused: { status: 502, phrase: "egress-connect:", proxyStatus: "connection_refused", envoyFlags: "UF" },
+  reset: { status: 502, phrase: "egress-connect:", proxyStatus: "connection_terminated", envoyFlags: "UF" },
+  unreachable: { status: 502, phrase: "egress-connect:", proxyStatus: "destination_ip_unroutable", envoyFlags: "UF" },
+  timeout: { status: 504, phrase: "egress-connect:", proxyStatus: "connection_timeout", envoyFlags: "UT" },
+  overloaded: { status: 503, phrase: "egress-unavailable:", proxyStatus: "proxy_internal_error" },
+  draining: { status: 503, phrase: "egress-unavailable:", proxyStatus: "proxy_internal_error" },
+  unverified: { status: 503, phrase: "egress-unavailable:", proxyStatus: "proxy_internal_error" },
+  "no-policy": { status: 503, phrase: "egress-unavailable:", proxyStatus: "proxy_configuration_error" },
+} as const satisfies Record<string, RefusalRow>;
+
+interface RefusalRow {
+  status: number;
+  phrase: string;
+  proxyStatus: string;
+  envoyFlags?: string;
+}
+
+/** A code of {@link REFUSALS}. */
+export type Code = keyof typeof REFUSALS;
+
+/** What a sender is told. `reason` is one sentence without the phrase's prefix. */
+export interface Failure {
+  code: Code;
+  reason: string;
+  /** The rule that decided, where one did. */
+  rule?: string;
+  /** 431 instead of the table's 400. */
+  status?: number;
+  /** The answer is sent so many milliseconds later. */
+  delayMs?: number;
+  /** The status of the target's answer that this refusal replaces (RFC 9209 §2.1.4). */
+  receivedStatus?: number;
+}
+
+const MAX_PHRASE = 200;
+const DENIALS: ReadonlySet<Code> = new Set(["denied-rule", "not-allowed", "port", "address"]);
+
+/** Whether the policy said no (and `denyStatus` applies). */
+export function isDenial(code: Code): boolean {
+  return DENIALS.has(code);
+}
+
+/**
+ * The one line that a sender reads: at most 200 bytes of printable ASCII. Go senders show nothing but this phrase.
+ */
+export function phraseOf(failure: Failure, policy: string): string {
+  const suffix = isDenial(failure.code) && policy !== "" ? `; policy ${policy}` : "";
+  const prefix = REFUSALS[failure.code].phrase;
+  const room = MAX_PHRASE - prefix.length - 1 - Math.min(suffix.length, 100);
+  const reason = failure.reason.replace(/[^\x20-\x7e]+/g, " ");
+  const shown = reason.length > room ? `${reason.slice(0, room - 3)}...` : reason;
+  return `${prefix} ${shown}${suffix.slice(0, 100)}`;
+}
+
+/** The whole refusal as bytes to send; the connection is closed after it. `head` requests get no body (RFC 9110 §9.3.2). */
+export function refusalBytes(failure: Failure, options: { policy: string; denyStatus: number; head: boolean }): string {
+  const row: RefusalRow = REFUSALS[failure.code];
+  const status = failure.status ?? (isDenial(failure.code) ? options.denyStatus : row.status);
+  const phrase = phraseOf(failure, options.policy);
+  const { receivedStatus } = failure;
+  const proxyStatus =
+    receivedStatus === undefined ? row.proxyStatus : `http_protocol_error; received-status=${receivedStatus}`;
+  const body = `${phrase}\n`;
+  const lines = [
+    `HTTP/1.1 ${status} ${phrase}`,
+    "Content-Type: text/plain; charset=utf-8",
+    `Content-Length: ${body.length}`,
+    "Connection: close",
+    `X-Outrider-Error: ${phrase}`,
+    `Proxy-Status: outrider; error=${proxyStatus}`,
+  ];
+  if (status === 407) lines.push('Proxy-Authenticate: Basic realm="outrider"');
+  if (row.status === 503) lines.push("Retry-After: 1");
+  if (row.envoyFlags) lines.push(`x-envoy-response-flags: ${row.envoyFlags}`);
+  if (isDenial(failure.code)) {
+    lines.push(`x-envoy-response-code-details: rbac_access_denied_matched_policy[${options.policy}]`);
+  }
+  return `${lines.join("\r\n")}\r\n\r\n${options.head ? "" : body}`;
+}

@@ -1,0 +1,96 @@
+import type { Status } from "./admin.ts";
+import type { Logger } from "./cli/log.ts";
+import { type Config, type Settings, settingsOf } from "./config/config.ts";
+import type { Loaded } from "./config/reload.ts";
+import type { ProxyServer } from "./connections/server.ts";
+import type { Names } from "./dns/names.ts";
+import { compileFor, compileForEcho } from "./egress/compile.ts";
+import { ownNetworks, type Sources } from "./egress/source-address.ts";
+import type { Verifier } from "./egress/verifier.ts";
+import { type PolicySet, withOwn } from "./policy/engine.ts";
+import { openFileLimit } from "./sockets/descriptors.ts";
+
+/** Seconds for one name, where neither the command line nor a policy says otherwise. */
+const DEFAULT_DNS_SECONDS = 2;
+
+/** The time for one name: the command line first, then the policy. */
+export function dnsSecondsOf(config: Config, loaded: Loaded | null): number {
+  return config.dnsSeconds ?? loaded?.source.document.proxy.timeouts.dnsSeconds ?? DEFAULT_DNS_SECONDS;
+}
+
+/** What an installed policy reaches. */
+interface Parts {
+  config: Config;
+  log: Logger;
+  status: Status;
+  server: ProxyServer;
+  names: Names;
+  verifier: Verifier;
+  sources: Sources;
+}
+
+/** Puts loaded policies in force: compiles them for this machine, and hands them to server, resolver and verifier. */
+export class PolicyInstaller {
+  readonly #parts: Parts;
+  #current: Loaded | null = null;
+  #ports: readonly number[];
+  #own = ownNetworks();
+  /** What echo URLs are vetted with; null before the first policy. */
+  echoSet: PolicySet | null = null;
+
+  /** `ports`: those that this proxy listens on, which are never targets. */
+  constructor(parts: Parts, ports: readonly number[]) {
+    this.#parts = parts;
+    this.#ports = ports;
+  }
+
+  /** Whether a policy is in force. */
+  get installed(): boolean {
+    return this.#current !== null;
+  }
+
+  install(loaded: Loaded): void {
+    const { server, names, verifier, sources, status, config, log } = this.#parts;
+    const before = server.policy?.hash;
+    this.#current = loaded;
+    this.#compile(loaded);
+    this.#warnOfFiles(server.settings);
+    const { document } = loaded.source;
+    names.setTimeout(dnsSecondsOf(config, loaded));
+    verifier.configure(document, sources.list);
+    status.loadedAt = new Date().toISOString();
+    const { hash } = server.policy!;
+    for (const warning of [...loaded.source.warnings, ...loaded.credentials.warnings]) log.warn(warning);
+    log.info({ policy: document.policy, hash, kind: loaded.source.kind, changed: hash !== before }, "policy loaded");
+  }
+
+  #compile({ source: { document }, hash, credentials }: Loaded): void {
+    const { config, server } = this.#parts;
+    const policy = compileFor(document, config, this.#ports, hash);
+    this.echoSet = compileForEcho(document, config, this.#ports);
+    server.install(policy, settingsOf(config, policy.document), credentials);
+  }
+
+  #warnOfFiles({ maxTunnels, maxTunnelsWanted }: Settings): void {
+    if (maxTunnels >= maxTunnelsWanted) return;
+    const fields = { openFiles: openFileLimit(), maxTunnels, wanted: maxTunnelsWanted };
+    const message = "the limit of open files is too low for the configured tunnels; raise it (ulimit -n, LimitNOFILE)";
+    this.#parts.log.warn(fields, message);
+  }
+
+  /** The ports are known now that the system has chosen them. */
+  usePorts(ports: readonly number[]): void {
+    this.#ports = ports;
+    if (this.#current !== null) this.#compile(this.#current);
+  }
+
+  /** Reads this machine's own addresses again: they are no targets, unless the policy opens them. */
+  checkOwn(): void {
+    const own = ownNetworks();
+    if (own === this.#own || own.join() === this.#own.join()) return;
+    this.#own = own;
+    const { server } = this.#parts;
+    if (this.echoSet !== null) this.echoSet = withOwn(this.echoSet, own);
+    if (server.policy !== null) server.install(withOwn(server.policy, own), server.settings, server.credentials);
+  }
+}

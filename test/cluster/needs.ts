@@ -1,0 +1,43 @@
+import { readFileSync } from "node:fs";
+import { helmMissing } from "../chart/helm.ts";
+import { namespaceMissing } from "../harness/namespace.ts";
+import { controlPlaneMissing, planeTools } from "./control-plane.ts";
+import { CLUSTER_TOOLS, clusterMissing } from "./node/cluster.ts";
+import { ipsetMissing } from "./node/machine.ts";
+import { absentTools, toolsMissing } from "./tools.ts";
+
+/** The tools of test files, which the runner gets before the first test: a build takes longer than a test may. */
+
+interface Check {
+  /** The call in a test file that finds out whether to skip. */
+  call: string;
+  /** Not null: those tests are skipped here, and their tools are not needed. */
+  missing(): string | null;
+  tools: readonly string[];
+}
+
+const NODES = { kwokNodes: 1 };
+const CHECKS: readonly Check[] = [
+  { call: "controlPlaneMissing(", missing: () => controlPlaneMissing(NODES), tools: planeTools(NODES) },
+  { call: "clusterMissing(", missing: () => namespaceMissing() ?? clusterMissing(), tools: CLUSTER_TOOLS },
+  { call: "helmMissing(", missing: helmMissing, tools: ["helm"] },
+  {
+    call: 'toolsMissing(["kube-router"])',
+    missing: () => namespaceMissing() ?? clusterMissing() ?? ipsetMissing() ?? toolsMissing(["kube-router"]),
+    tools: ["kube-router"],
+  },
+];
+
+/** The tools that these test files ask for, by the checks that they call. */
+export function toolsOf(files: readonly string[]): { tools: string[]; checks: readonly Check[] } {
+  const texts = files.map((file) => readFileSync(file, "utf8"));
+  const checks = CHECKS.filter(({ call }) => texts.some((text) => text.includes(call)));
+  return { checks, tools: [...new Set(checks.flatMap(({ tools }) => tools))] };
+}
+
+/** Those of them that are missing and can be had, unless the tests that need them are skipped anyhow. */
+export function toolsToGet(files: readonly string[]): string[] {
+  const { tools, checks } = toolsOf(files);
+  if (absentTools(tools).length === 0) return [];
+  return [...new Set(checks.filter(({ missing }) => missing() === null).flatMap((check) => check.tools))];
+}

@@ -1,0 +1,58 @@
+import { accessSync, constants } from "node:fs";
+import { join } from "node:path";
+
+/** Debian packages of the programs that the demo and the tests run. README.md and .ci/run list the same ones. */
+
+/** Programs of a real cluster (`make demo`, test/e2e) with their packages. */
+export const CLUSTER_PROGRAMS = {
+  containerd: "containerd",
+  ctr: "containerd",
+  ip: "iproute2",
+  iptables: "iptables",
+  nft: "nftables",
+  nsenter: "util-linux",
+  openssl: "openssl",
+  runc: "runc",
+  setpriv: "util-linux",
+  unshare: "util-linux",
+} as const;
+
+/** Further programs that some tests run, with their packages. */
+export const TEST_PROGRAMS = {
+  curl: "curl",
+  haproxy: "haproxy",
+  ipset: "ipset",
+  make: "make",
+  python3: "python3",
+  "systemd-analyze": "systemd",
+} as const;
+
+/** Package of the CNI plugins, which are not in `PATH`. */
+export const PLUGIN_PACKAGE = "containernetworking-plugins";
+
+/** Whether `PATH` has this program. */
+export const isInstalled = (program: string): boolean =>
+  (process.env.PATH ?? "").split(":").some((folder) => {
+    try {
+      accessSync(join(folder || ".", program), constants.X_OK);
+      return true;
+    } catch {
+      return false;
+    }
+  });
+
+/** Packages of those programs that `PATH` does not have, sorted. */
+export function packagesMissing(programs: Readonly<Record<string, string>>): string[] {
+  const missing = Object.entries(programs).filter(([program]) => !isInstalled(program));
+  return [...new Set(missing.map(([, name]) => name))].sort();
+}
+
+/** The command that installs these packages. */
+export const aptLine = (packages: readonly string[]): string =>
+  `apt-get install -y --no-install-recommends ${packages.join(" ")}`;
+
+/** The reason to skip a test without this program; null when it is installed. */
+export function programMissing(program: keyof typeof CLUSTER_PROGRAMS | keyof typeof TEST_PROGRAMS): string | null {
+  if (isInstalled(program)) return null;
+  return `needs ${program} (Debian: ${{ ...CLUSTER_PROGRAMS, ...TEST_PROGRAMS }[program]})`;
+}

@@ -1,0 +1,179 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import type { EgressPolicy } from "../../operator/api/egresspolicy.ts";
+import { ANNOTATION, childName, LABEL } from "../../operator/api/names.ts";
+import type { ConfigMap, Deployment, Pod } from "../../operator/api/objects.ts";
+import type { ProxyFacts } from "../../operator/fleet/proxy-status.ts";
+import { SHARED, slotId } from "../../operator/fleet/slots.ts";
+import { parseGrants } from "../../operator/providers/grants.ts";
+import { providerOf } from "../../operator/providers/index.ts";
+import { documentOf } from "../../operator/reconcile/decision/document.ts";
+import { handoverOf } from "../../operator/reconcile/decision/handover.ts";
+import { resolveSpec } from "../../operator/reconcile/decision/resolved-spec.ts";
+import type { Caches } from "../../operator/reconcile/facts/caches.ts";
+import type { Facts } from "../../operator/reconcile/facts/facts.ts";
+import { gather } from "../../operator/reconcile/facts/gather.ts";
+import { StatusScraper } from "../../operator/reconcile/facts/status-scraper.ts";
+import { withDefaults } from "../harness/defaults.ts";
+
+/** Deployments that are kept during a migration, and the addresses that verify proxies meanwhile. */
+
+const [OLD, NEW] = ["203.0.113.10", "203.0.113.20"];
+const external = { staticIPs: [{ address: OLD }] };
+const slots = {
+  nat: { provider: "NodeAddress" },
+  staticIPs: [{ address: NEW }],
+  authentication: { mode: "Basic", secretRef: { name: "passwords" } },
+};
+
+const deployment = (slot: string, annotations: Record<string, string>): Deployment => ({
+  apiVersion: "apps/v1",
+  kind: "Deployment",
+  metadata: { name: `d-${slot}`, labels: { [LABEL.slot]: slot }, annotations },
+});
+const shared = deployment(SHARED, { [ANNOTATION.addresses]: OLD });
+const slot = deployment(slotId(NEW), { [ANNOTATION.address]: NEW, [ANNOTATION.source]: "10.0.4.20" });
+
+const proxy = (
+  of: string,
+  more: { args?: string[]; unschedulable?: boolean; terminating?: boolean } = {},
+): ProxyFacts => ({
+  pod: {
+    apiVersion: "v1",
+    kind: "Pod",
+    metadata: { name: `p-${of}` },
+    spec: { hostNetwork: of !== SHARED, containers: [{ args: more.args ?? [] }] },
+    status: more.unschedulable
+      ? { phase: "Pending", conditions: [{ type: "PodScheduled", status: "False", message: "0/1 nodes" }] }
+      : { phase: "Running" },
+  },
+  slot: of,
+  node: more.unschedulable ? undefined : "a",
+  ips: [],
+  ready: !more.unschedulable,
+  terminating: more.terminating ?? false,
+  status: undefined,
+  error: undefined,
+  polled: true,
+});
+
+const list = (ipv4: string[], ipv6: string[] = []) => JSON.stringify({ ipv4, ipv6, pending: [], retiring: [] });
+
+/** The addresses of the document, by phase, and the Deployments that go and stay. */
+function exchange(spec: object, deployments: Deployment[], proxies: ProxyFacts[], published: string) {
+  const policy = {
+    apiVersion: "egress.outrider.dev/v1alpha1",
+    kind: "EgressPolicy",
+    metadata: { name: "webhooks", namespace: "convoy", uid: "1" },
+    spec: withDefaults(spec),
+  } as EgressPolicy;
+  const name = childName.published("webhooks");
+  const configMap: ConfigMap = {
+    apiVersion: "v1",
+    kind: "ConfigMap",
+    metadata: { name },
+    data: { "ips.json": published },
+  };
+  const facts = {
+    policy,
+    children: {
+      configMaps: new Map([[name, configMap]]),
+      deployments: new Map(deployments.map((one) => [one.metadata.name, one])),
+    },
+    proxies,
+    nodes: [{ apiVersion: "v1", kind: "Node", metadata: { name: "a" } }],
+  } as unknown as Facts;
+  const { remove, keep, former } = handoverOf(facts, resolveSpec(facts, policy.spec, providerOf(policy.spec)!));
+  const { staticIPs } = JSON.parse(documentOf(policy, [], former).document) as {
+    staticIPs: { address: string; sourceAddress?: string; phase: string }[];
+  };
+  return {
+    remove: remove.map(({ metadata }) => metadata.name),
+    keep: keep.map(({ metadata }) => metadata.name),
+    document: staticIPs.map(({ address, sourceAddress, phase }) =>
+      [address, sourceAddress, phase].filter(Boolean).join(" "),
+    ),
+  };
+}
+
+test("an old shared fleet is verified by the addresses of its Deployment", () => {
+  const expected = { remove: [], keep: ["d-shared"], document: [`${NEW} Pending`, `${OLD} Retiring`] };
+  for (const published of [
+    list([OLD]),
+    list([OLD, NEW]),
+    list([OLD, OLD, "192.0.2.66"], ["2001:db8::1", "2001:DB8::1"]),
+    list([]),
+    "forged",
+  ]) {
+    assert.deepEqual(exchange(slots, [shared], [proxy(SHARED)], published), expected, published);
+  }
+});
+
+test("a fleet without a Deployment keeps its addresses while a proxy runs", () => {
+  const published = list([OLD, NEW, OLD]);
+  assert.deepEqual(exchange(slots, [], [proxy(SHARED, { terminating: true })], published).document, [
+    `${NEW} Active`,
+    `${OLD} Retiring`,
+  ]);
+  const ending = proxy(slotId(NEW), { terminating: true, args: ["proxy", "--source-address=10.0.4.20"] });
+  assert.deepEqual(exchange(external, [], [ending], list([NEW, OLD])).document, [
+    `${OLD} Active`,
+    `${NEW} 10.0.4.20 Pending`,
+  ]);
+  assert.deepEqual(exchange(external, [], [], published).document, [`${OLD} Active`]);
+});
+
+test("a new shared fleet is verified by its own addresses only", () => {
+  const proxies = [proxy(SHARED), proxy(slotId(NEW))];
+  assert.deepEqual(exchange(external, [shared, slot], proxies, list([NEW])).document, [
+    `${OLD} Active`,
+    `${NEW} 10.0.4.20 Pending`,
+  ]);
+  const same = { staticIPs: [{ address: NEW }] };
+  assert.deepEqual(exchange(same, [shared, slot], proxies, list([NEW])).document, [`${NEW} 10.0.4.20 Active`]);
+});
+
+test("deletes an old slot that blocks the node of a new one", () => {
+  const stuck = (of: string) => proxy(of, { unschedulable: true });
+  const back = exchange(external, [shared, slot], [stuck(SHARED), proxy(slotId(NEW))], list([NEW]));
+  assert.deepEqual(back.remove, []);
+  const there = exchange(slots, [shared, slot], [stuck(slotId(NEW)), proxy(SHARED)], list([OLD]));
+  assert.deepEqual(there.remove, []);
+  const other = deployment(slotId("203.0.113.21"), { [ANNOTATION.address]: "203.0.113.21" });
+  const slotsOnly = exchange(slots, [slot, other], [stuck(slotId(NEW)), proxy(slotId("203.0.113.21"))], list([NEW]));
+  assert.deepEqual(slotsOnly.remove, [`d-${slotId("203.0.113.21")}`]);
+});
+
+test("keeps the slots until the shared Deployment is rolled out", () => {
+  const open = { hash: "sha256:1", policyError: null, ready: true, sources: [], proofs: [] };
+  const proxies = [{ ...proxy(SHARED), status: open }, proxy(slotId(NEW))];
+  const fleet = (status: NonNullable<Deployment["status"]>): Deployment => ({
+    ...shared,
+    metadata: { ...shared.metadata, name: childName.fleet("webhooks"), generation: 2 },
+    spec: { ...shared.spec!, replicas: 2 },
+    status,
+  });
+  const all = { replicas: 2, updatedReplicas: 2, availableReplicas: 2 };
+  const gone = (status: NonNullable<Deployment["status"]>) =>
+    exchange(external, [fleet(status), slot], proxies, list([NEW])).remove;
+  assert.deepEqual(gone({}), []);
+  assert.deepEqual(gone({ ...all, observedGeneration: 1 }), []);
+  assert.deepEqual(gone({ ...all, observedGeneration: 2, availableReplicas: 1 }), []);
+  assert.deepEqual(gone({ ...all, observedGeneration: 2, replicas: 3 }), []);
+  assert.deepEqual(gone({ ...all, observedGeneration: 2 }), [slot.metadata.name]);
+});
+
+test("pods that have ended, such as evicted ones, do not count", () => {
+  const pod = (name: string, phase: string) =>
+    ({ apiVersion: "v1", kind: "Pod", metadata: { name, namespace: "convoy", uid: name }, status: { phase } }) as Pod;
+  const pods = [pod("evicted", "Failed"), pod("runs", "Running"), pod("waits", "Pending"), pod("done", "Succeeded")];
+  const cacheOf = (objects: unknown[]) => ({ get: () => undefined, by: () => objects, list: () => objects });
+  const caches = new Proxy({} as Caches, { get: (_, kind) => cacheOf(kind === "proxies" ? [...pods] : []) });
+  const scraper = new StatusScraper({ fetch: () => Promise.reject(new Error()), intervalMs: 1, onChange: () => {} });
+  const policy = { metadata: { name: "webhooks", namespace: "convoy", uid: "1" }, spec: {} } as unknown as EgressPolicy;
+  const around = { scraper, grants: parseGrants('{"grants":[]}'), claims: new Map(), blockedCIDRs: [], now: 0 };
+  assert.deepEqual(
+    gather(caches, policy, around).proxies.map(({ pod }) => pod.metadata.name),
+    ["runs", "waits"],
+  );
+});
