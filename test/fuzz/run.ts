@@ -285,8 +285,8 @@ export class Run {
       if (numbers.length === 0) this.#violations.add(category, `client ${source}: ${what}`);
       for (const number of numbers.slice(0, 3)) this.#blame(category, number, `${what} [${source}]`);
     });
-    const unnamed = anonymous > 0 ? `, ${anonymous} of them without a client address` : "";
-    console.log(`${this.#progress()}; ${records} access records${unnamed}, for ${requests} requests at least`);
+    console.log(`${this.#progress()}; ${records} access records, for ${requests} requests at least`);
+    if (anonymous > 0) this.#violations.add("anonymous records", `${anonymous} records have no client address`);
     if (this.#maxRss > MAX_RSS_MIB) {
       this.#violations.add("memory", `the proxy took ${this.#maxRss.toFixed(0)} MiB, more than ${MAX_RSS_MIB}`);
     }
