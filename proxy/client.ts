@@ -172,7 +172,7 @@ export class Client implements Holder {
   }
 
   #dispatch(head: Head, rest: Buffer): void {
-    this.#requests++;
+    if (this.#requests++ > 0) this.server.woke(this);
     const handler = head.method === "CONNECT" ? new Connect(this, head) : new Exchange(this, head);
     this.handler = handler;
     handler.start(rest);
@@ -263,6 +263,11 @@ export class Client implements Holder {
     if (passage?.way.key === way && passage.opened >= since && passage.opened <= until) this.handler?.abort("unproven");
   }
 
+  /** Since when it waits in its present state, by the server's clock. */
+  get since(): number {
+    return this.#since;
+  }
+
   /** The last response of this connection is written: FIN, then discard what still comes. */
   farewell(): void {
     this.#close("");
@@ -273,6 +278,7 @@ export class Client implements Holder {
     this.#linger = LINGER_BYTES;
     this.#since = this.server.now;
     this.#unsent = 0;
+    this.server.rests(this);
     this.socket.end(bytes, "latin1", () => {
       if (!this.#gone) this.#lingerTimer = setTimeout(() => this.socket.destroy(), LINGER_MS);
     });
@@ -285,6 +291,7 @@ export class Client implements Holder {
     this.handler = null;
     this.#linger = LINGER_BYTES;
     this.#since = this.server.now;
+    this.server.rests(this);
     this.#lingerTimer = setTimeout(() => this.#close(bytes), ms);
     this.socket.resume();
   }
@@ -338,6 +345,7 @@ export class Client implements Holder {
       this.socket.end();
       return;
     }
+    this.server.rests(this);
     this.socket.resume();
     if (rest.length > 0) this.data(rest);
   }
