@@ -16,11 +16,15 @@ const MAX_LIMIT = 1024 * MIB;
 /** The part of the memory limit that bytes for slow peers may take. The rest is for connections and for V8's heap. */
 const SHARE = 4;
 
-/** A part of the memory that this process may have: the limit of its cgroup, or that of the machine. */
-export function defaultBufferLimit(): number {
+/** Bytes of memory that this process may have: the limit of its cgroup, or the memory of the machine. */
+export function memoryLimit(): number {
   // Without a limit Node answers 0, or more than any machine has.
-  const memory = Math.min(process.constrainedMemory() || Number.POSITIVE_INFINITY, totalmem());
-  return Math.min(MAX_LIMIT, Math.max(MIN_LIMIT, Math.floor(memory / SHARE)));
+  return Math.min(process.constrainedMemory() || Number.POSITIVE_INFINITY, totalmem());
+}
+
+/** A part of the memory that this process may have. */
+export function defaultBufferLimit(): number {
+  return Math.min(MAX_LIMIT, Math.max(MIN_LIMIT, Math.floor(memoryLimit() / SHARE)));
 }
 
 /**

@@ -24,7 +24,8 @@ after(async () => {
   await far.close();
 });
 
-const delivery = () => exchange(proxy.port, `GET http://127.0.0.1:${far.port}/ HTTP/1.1\r\nHost: far\r\nConnection: close\r\n\r\n`);
+const delivery = () =>
+  exchange(proxy.port, `GET http://127.0.0.1:${far.port}/ HTTP/1.1\r\nHost: far\r\nConnection: close\r\n\r\n`);
 
 /** Connections that send a request, take its answer and stay, as many as the proxy has. */
 async function fill(request: string): Promise<Socket[]> {
