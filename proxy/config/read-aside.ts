@@ -1,6 +1,7 @@
 import { Worker } from "node:worker_threads";
 import { UsageError } from "../cli/usage-error.ts";
 import type { Config } from "./config.ts";
+import { MIB, memoryLimit } from "./memory.ts";
 import { type ReadPolicy, readText } from "./read-policy.ts";
 import type { Answer } from "./read-worker.ts";
 
@@ -11,6 +12,8 @@ import type { Answer } from "./read-worker.ts";
 const MAX_AT_ONCE = 16_384;
 /** Heap of that thread, in MiB: 8 MiB of YAML need some 500 at most. A file that needs more is an error, not the process' end. */
 const MAX_HEAP_MIB = 512;
+/** The part of the memory limit that this heap may take: in a container of 512 MiB a whole one would have the process killed. */
+const HEAP_SHARE = 4;
 /** Time for one file, in milliseconds: 8 MiB of YAML take some 10 s on a slow machine. */
 const MAX_READ_MS = 60_000;
 
@@ -19,9 +22,10 @@ const WORKER = new URL(import.meta.url.endsWith(".ts") ? "./read-worker.ts" : ".
 
 function inThread(text: string, config: Config): Promise<ReadPolicy> {
   return new Promise((resolve, reject) => {
+    const heapMiB = Math.min(MAX_HEAP_MIB, Math.ceil(memoryLimit() / HEAP_SHARE / MIB));
     const worker = new Worker(WORKER, {
       workerData: { text, config },
-      resourceLimits: { maxOldGenerationSizeMb: MAX_HEAP_MIB },
+      resourceLimits: { maxOldGenerationSizeMb: heapMiB },
     });
     const fail = (why: string) => reject(new UsageError(`--policy ${config.policy}: ${why}`));
     const timer = setTimeout(() => {
@@ -34,7 +38,7 @@ function inThread(text: string, config: Config): Promise<ReadPolicy> {
     });
     worker.once("error", (error: NodeJS.ErrnoException) => {
       if (error.code === "ERR_WORKER_OUT_OF_MEMORY") {
-        return fail(`needs more than ${MAX_HEAP_MIB} MiB of memory to be read`);
+        return fail(`needs more than ${heapMiB} MiB of memory to be read`);
       }
       // A thread takes six file descriptors. Without them a stall is better than an old policy.
       try {

@@ -1,4 +1,4 @@
-import { totalmem } from "node:os";
+import { MIB, memoryLimit } from "../config/memory.ts";
 import { countBound } from "../outcome/bounds.ts";
 
 /** Whoever keeps bytes that its peer does not take. */
@@ -9,18 +9,14 @@ export interface Holder {
   shed(): void;
 }
 
-/** Bytes of a mebibyte. */
-export const MIB = 1024 * 1024;
 const MIN_LIMIT = 32 * MIB;
 const MAX_LIMIT = 1024 * MIB;
 /** The part of the memory limit that bytes for slow peers may take. The rest is for connections and for V8's heap. */
 const SHARE = 4;
 
-/** A part of the memory that this process may have: the limit of its cgroup, or that of the machine. */
+/** A part of the memory that this process may have. */
 export function defaultBufferLimit(): number {
-  // Without a limit Node answers 0, or more than any machine has.
-  const memory = Math.min(process.constrainedMemory() || Number.POSITIVE_INFINITY, totalmem());
-  return Math.min(MAX_LIMIT, Math.max(MIN_LIMIT, Math.floor(memory / SHARE)));
+  return Math.min(MAX_LIMIT, Math.max(MIN_LIMIT, Math.floor(memoryLimit() / SHARE)));
 }
 
 /**

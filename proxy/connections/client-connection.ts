@@ -24,6 +24,10 @@ export interface ConnectionServer extends ProxyContext {
   record(record: AccessRecord): void;
   /** The connection has sent its first head, or is gone. */
   spoke(client: ClientConnection): void;
+  /** The connection waits for its next request, or for its client to close it. */
+  rests(client: ClientConnection): void;
+  /** A request is under way again. */
+  woke(client: ClientConnection): void;
   /** The connection is closed, and so is all that belonged to it. */
   forget(client: ClientConnection): void;
 }
@@ -150,7 +154,7 @@ export class ClientConnection implements Connection, Holder {
   }
 
   #dispatch(head: Head, rest: Buffer): void {
-    this.#requests++;
+    if (this.#requests++ > 0) this.server.woke(this);
     const handler = head.method === "CONNECT" ? new Connect(this, head) : new Exchange(this, head);
     this.handler = handler;
     handler.start(rest);
@@ -241,6 +245,11 @@ export class ClientConnection implements Connection, Holder {
     if (passage?.way.key === way && passage.opened >= since && passage.opened <= until) this.handler?.abort("unproven");
   }
 
+  /** Since when it waits in its present state, by the server's clock. */
+  get since(): number {
+    return this.#since;
+  }
+
   /** The last response of this connection is written: FIN, then discard what still comes. */
   farewell(): void {
     this.#close("");
@@ -251,6 +260,7 @@ export class ClientConnection implements Connection, Holder {
     this.#linger = LINGER_BYTES;
     this.#since = this.server.now;
     this.#unsent = 0;
+    this.server.rests(this);
     this.socket.end(bytes, "latin1", () => {
       if (!this.#gone) this.#lingerTimer = setTimeout(() => this.socket.destroy(), LINGER_MS);
     });
@@ -263,6 +273,7 @@ export class ClientConnection implements Connection, Holder {
     this.handler = null;
     this.#linger = LINGER_BYTES;
     this.#since = this.server.now;
+    this.server.rests(this);
     this.#lingerTimer = setTimeout(() => this.#close(bytes), ms);
     this.socket.resume();
   }
@@ -316,6 +327,7 @@ export class ClientConnection implements Connection, Holder {
       this.socket.end();
       return;
     }
+    this.server.rests(this);
     this.socket.resume();
     if (rest.length > 0) this.data(rest);
   }

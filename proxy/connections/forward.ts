@@ -233,7 +233,7 @@ export class Exchange implements Handler, UpstreamOwner {
 
   #take(chunk: Buffer): void {
     this.#active = this.#client.server.now;
-    if (this.#over) return;
+    if (this.#over && !this.#leaving) return;
     if (this.#upstream === null || this.#request.done) {
       this.#hold(chunk);
       return;
@@ -435,15 +435,20 @@ export class Exchange implements Handler, UpstreamOwner {
       const owner = this.#bound ? this.#client : undefined;
       server.pool.put(this.#poolKey, upstream, { opened: this.#opened, now: server.now, owner });
     } else upstream.destroy();
-    if (this.#close && this.#client.socket.writableLength > 0) this.#awaitClient();
+    const { socket } = this.#client;
+    if (socket.writableNeedDrain || (this.#close && socket.writableLength > 0)) this.#awaitClient();
     else this.#depart();
   }
 
-  /** The connection is closed when the client has taken its response; a slow one stays counted, and bounded by idle time. */
+  /**
+   * Waits until the client has taken its response. Then the connection is closed, or its next request is read, so that
+   * a client that sends requests and does not read cannot pile up responses. It stays counted, and bounded by idle time.
+   */
   #awaitClient(): void {
     this.#leaving = true;
-    this.#client.socket.write(NOTHING, () => {
-      if (this.#leaving) this.#depart();
+    this.#client.socket.write(NOTHING, (error) => {
+      // With an error the connection is gone, and its close follows.
+      if (this.#leaving && !error) this.#depart();
     });
   }
 

@@ -15,7 +15,10 @@ import { ClientConnection, type ConnectionServer, onClientRead } from "./client-
 const SWEEP_MS = 1000;
 /** Connections of one source address that have not sent a complete first head yet. Honest clients send theirs at once. */
 const MAX_SILENT_PER_SOURCE = 256;
-/** Before this age a silent connection is not closed in favour of another one: its head may be on its way. */
+/**
+ * A connection that has been silent, or without a request, for less than this is not closed in favour of another one: its
+ * head, or the answer to it, may be on its way.
+ */
 const SILENT_GRACE_MS = 100;
 const BACKLOG = 4096;
 
@@ -53,6 +56,8 @@ export class ProxyServer implements ConnectionServer {
   /** Connections without a complete first head, the oldest first: all, and those of each source address. */
   readonly #silent = new Set<ClientConnection>();
   readonly #silentFrom = new Map<string, Set<ClientConnection>>();
+  /** Connections between two requests, and answered ones whose client has yet to close; the longest time first. */
+  readonly #resting = new Set<ClientConnection>();
   readonly buffers: Buffers;
   readonly #byClient = new Map<string, number>();
   readonly #server: Server;
@@ -140,12 +145,9 @@ export class ProxyServer implements ConnectionServer {
       return;
     }
     this.now = performance.now();
-    if (this.#clients.size >= this.settings.maxConnections) {
-      const [oldest] = this.#silent;
-      if (oldest === undefined || !this.#evict(oldest, "silent-connections")) {
-        this.#turnAway(socket);
-        return;
-      }
+    if (this.#clients.size >= this.settings.maxConnections && !this.#makeRoom()) {
+      this.#turnAway(socket);
+      return;
     }
     const client = new ClientConnection(socket, this, this.#sharedReads);
     this.#clients.add(client);
@@ -159,24 +161,34 @@ export class ProxyServer implements ConnectionServer {
     this.#trim(peers);
   }
 
+  /** Closes a connection without a request under way, a silent one first; false: there is none. */
+  #makeRoom(): boolean {
+    const [silent] = this.#silent;
+    if (silent !== undefined && this.#evict(silent, silent.accepted, "silent-connections")) return true;
+    const [resting] = this.#resting;
+    return resting !== undefined && this.#evict(resting, resting.since, "resting-connections");
+  }
+
   /** Closes silent connections of one source address, the oldest first, down to its bound. */
   #trim(peers: ReadonlySet<ClientConnection>): void {
     for (const oldest of peers) {
-      if (peers.size <= MAX_SILENT_PER_SOURCE || !this.#evict(oldest, "connections-per-source")) return;
+      if (peers.size <= MAX_SILENT_PER_SOURCE) return;
+      if (!this.#evict(oldest, oldest.accepted, "connections-per-source")) return;
     }
   }
 
-  /** Closes a silent connection in favour of another one; false when it is too young for that. */
-  #evict(client: ClientConnection, bound: Bound): boolean {
-    if (this.now - client.accepted < SILENT_GRACE_MS) return false;
+  /** Closes a connection in favour of another one; false when it is in its state since too short a time. */
+  #evict(client: ClientConnection, since: number, bound: Bound): boolean {
+    if (this.now - since < SILENT_GRACE_MS) return false;
     countBound(bound);
     this.spoke(client);
+    this.#resting.delete(client);
     client.socket.destroy();
     return true;
   }
 
   #turnAway(socket: Socket): void {
-    countBound("silent-connections");
+    countBound("connections");
     const failure = { code: "overloaded", reason: "too many connections to this proxy" } as const;
     const options = { policy: this.policy?.document.policy ?? "", denyStatus: this.settings.denyStatus, head: false };
     socket.on("error", () => socket.destroy());
@@ -191,8 +203,19 @@ export class ProxyServer implements ConnectionServer {
     if (peers.size === 0) this.#silentFrom.delete(client.from);
   }
 
+  /** A connection waits for its next request, or for its client to close it. */
+  rests(client: ClientConnection): void {
+    this.#resting.add(client);
+  }
+
+  /** A request is under way again. */
+  woke(client: ClientConnection): void {
+    this.#resting.delete(client);
+  }
+
   forget(client: ClientConnection): void {
     this.#clients.delete(client);
+    this.#resting.delete(client);
     this.buffers.forget(client);
     if (this.#clients.size === 0) this.#emptied?.();
   }

@@ -20,7 +20,11 @@ const counts = {
   "turn-lines": 0,
   /** Connections closed because they sent no complete first request head. */
   "silent-connections": 0,
-  /** Connections refused because their source address had too many. */
+  /** Kept-alive and refused connections closed to make room for new ones: no request was under way on them. */
+  "resting-connections": 0,
+  /** Connections answered 503 because the process had as many as it may, all of them with requests under way. */
+  connections: 0,
+  /** Silent connections closed because their source address had too many. */
   "connections-per-source": 0,
   /** Connections closed because this process buffered too many bytes. */
   "buffered-bytes": 0,

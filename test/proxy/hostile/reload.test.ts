@@ -5,6 +5,7 @@ import { renameSync, rmSync, symlinkSync, truncateSync, writeFileSync } from "no
 import { join } from "node:path";
 import { test } from "node:test";
 import { Baseline } from "../../harness/baseline.ts";
+import { memoryGroup } from "../../harness/memory.ts";
 import { manifest, OUTRIDER, type ProxyHandle, runOutrider, startProxy, tempFolder } from "../../harness/proxy.ts";
 import { exchange } from "../../harness/raw.ts";
 
@@ -144,6 +145,25 @@ test("60,000 wrong entries leave /status and the log small", async () => {
   const { text } = await proxy.admin("/status");
   assert.ok(text.length < 8000, `${text.length} bytes`);
   assert.ok(proxy.stderr().length < 8000, `${proxy.stderr().length} bytes`);
+  await base.restored(0);
+  assert.equal(await proxy.stop(), 0);
+});
+
+test("a file that needs much memory to be read does not get a container killed", async (t) => {
+  const container = memoryGroup(512 * 1024 * 1024);
+  if (container === null) {
+    t.skip("needs a control group with a memory limit");
+    return;
+  }
+  const proxy = await startProxy({ policy: keepOnly });
+  t.after(async () => {
+    await proxy.stop();
+    container.close();
+  });
+  const base = await Baseline.of(proxy);
+  container.add(proxy.pid);
+  replace(proxy.policyFile, "[".repeat(1_000_000));
+  await proxy.untilStatus((status) => /needs more than 128 MiB/.test(status.policyError ?? ""), 20_000);
   await base.restored(0);
   assert.equal(await proxy.stop(), 0);
 });
