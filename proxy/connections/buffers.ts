@@ -1,11 +1,11 @@
 import { totalmem } from "node:os";
 import { countBound } from "../outcome/bounds.ts";
 
-/** Whoever keeps bytes that its peer does not take. */
+/** A holder of bytes that its peer has not read. */
 export interface Holder {
-  /** Bytes that it keeps now. */
+  /** Bytes that it buffers now. */
   buffered(): number;
-  /** Ends it; `close` is the word of the record. */
+  /** Ends it; `close` is the value in the record. */
   shed(): void;
 }
 
@@ -16,16 +16,16 @@ const MAX_LIMIT = 1024 * MIB;
 /** The part of the memory limit that bytes for slow peers may take. The rest is for connections and for V8's heap. */
 const SHARE = 4;
 
-/** A part of the memory that this process may have: the limit of its cgroup, or that of the machine. */
+/** A fraction of this process's memory limit: the limit of its cgroup, or the memory of the machine. */
 export function defaultBufferLimit(): number {
-  // Without a limit Node answers 0, or more than any machine has.
+  // Without a limit Node returns 0, or more than any machine has.
   const memory = Math.min(process.constrainedMemory() || Number.POSITIVE_INFINITY, totalmem());
   return Math.min(MAX_LIMIT, Math.max(MIN_LIMIT, Math.floor(memory / SHARE)));
 }
 
 /**
- * The bytes that this process keeps because a peer does not read. A connection is listed from its first unsent byte
- * until it has none left. Above the limit the connections that have waited longest are ended first.
+ * The bytes that this process buffers because peers do not read. A connection is listed from its first unsent byte
+ * until it has none left. Above the limit, the connections that have waited longest are ended first.
  */
 export class Buffers {
   readonly limit: number;
@@ -41,7 +41,7 @@ export class Buffers {
     return this.#bytes;
   }
 
-  /** Counts again what a connection keeps. */
+  /** Updates the buffered bytes of a connection. */
   note(holder: Holder): void {
     const bytes = holder.buffered();
     const before = this.#held.get(holder) ?? 0;
@@ -49,7 +49,7 @@ export class Buffers {
     if (bytes === 0) this.#held.delete(holder);
     else this.#held.set(holder, bytes);
     if (this.#bytes <= this.limit || this.#shedding) return;
-    // Not at once: who notes is in the middle of a read or a write, and may be the one that is ended.
+    // Not in this call: the caller is in the middle of a read or a write, and may be the connection to end.
     this.#shedding = true;
     setImmediate(() => this.#shed());
   }
@@ -59,7 +59,7 @@ export class Buffers {
     this.#held.delete(holder);
   }
 
-  /** Counts all of them again: small writes drain without an event. */
+  /** Updates all of them: small writes drain without an event. */
   sweep(): void {
     for (const holder of this.#held.keys()) this.note(holder);
   }

@@ -36,7 +36,7 @@ test("an acl.yaml without services, default and lists is refused", () => {
     ["default: []", /^default: must be a mapping/],
     ["global_deny_list: [null]", /^global_deny_list\[0\]: must be a string/],
     ["Services: []\nglobal_deny_list: [a.example]", /^Services: unknown key; did you mean services\?/],
-    ["Global_Deny_List: [a.example]", /^is no policy/],
+    ["Global_Deny_List: [a.example]", /^is not a policy/],
   ]);
 });
 
@@ -79,28 +79,28 @@ test("global lists alone: the allow list decides, also an empty one, else the de
   }
 });
 
-test("a key that is there twice is refused, in JSON and in YAML, however it is spelled", () => {
+test("rejects a duplicate key in JSON and YAML, in any spelling", () => {
   const json = (fields: string) => `{"version": 1, "policy": "a/b", ${fields}}`;
   refuses([
     [
       json('"defaultAction": "Deny",\n"defaultAction": "Allow"'),
-      /^defaultAction: the key is there twice \(again in line 2\)/,
+      /^defaultAction: the key is given twice \(again in line 2\)/,
     ],
     [
       json('"deny": [{"hosts": ["a.example"]}, {"hosts": ["b.example"], "hosts": ["c.example"]}]'),
       /^deny\[1\]\.hosts: the key/,
     ],
-    [json('"deny": [], "d\\u0065ny": []'), /^deny: the key is there twice/],
+    [json('"deny": [], "d\\u0065ny": []'), /^deny: the key is given twice/],
     [json('"deny": [[], {"a": {"x\\"y": 1, "x\\"y": 2}}]'), /^deny\[1\]\.a\.x"y: the key/],
-    ['{"services": [], "services": [{"name": "a", "action": "open"}]}', /^services: the key is there twice/],
+    ['{"services": [], "services": [{"name": "a", "action": "open"}]}', /^services: the key is given twice/],
     [
       '{"apiVersion": "egress.outrider.dev/v1alpha1", "kind": "EgressPolicy", "metadata": {"name": "a", "name": "b"}}',
       /^metadata\.name: /,
     ],
-    ["default: {action: enforce}\ndefault: {action: open}", /^default: the key is there twice \(again in line 2\)/],
+    ["default: {action: enforce}\ndefault: {action: open}", /^default: the key is given twice \(again in line 2\)/],
     ["services:\n- name: a\n  action: enforce\n  action: open", /^services\[0\]\.action: the key .*line 4/],
     ['default: {action: enforce}\n"default": {action: open}', /^default: the key/],
-    ["1: a\n'1': b\nservices: []", /^1: the key is there twice/],
+    ["1: a\n'1': b\nservices: []", /^1: the key is given twice/],
   ]);
   // The same key at other places, keys in strings, escapes: all fine.
   const text = json(

@@ -90,5 +90,5 @@ test("an empty password does not start; a policy that asks for Basic does not st
   );
   const none = await runOutrider([...args, "--log-level", "silent"]);
   assert.equal(none.status, 2);
-  assert.match(none.stderr, /asks for Basic authentication: set PROXY_PASSWORD or --password-dir\n$/);
+  assert.match(none.stderr, /requires Basic authentication: set PROXY_PASSWORD or --password-dir\n$/);
 });

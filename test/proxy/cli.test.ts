@@ -54,7 +54,7 @@ test("a bad policy is one line that names the field and the mend, exit 2", async
     ["", /the file is empty/],
     ["[1, 2", /not valid YAML/],
     ["{", /not valid JSON/],
-    ["hello: world\n", /is no policy: expected a policy document/],
+    ["hello: world\n", /is not a policy: expected a policy document/],
     ['{"version": 2, "policy": "a/b"}', /version: must be 1, not 2/],
     [
       "global_denylist: [a.b]\nglobal_allow_list: [c.d]\n",
@@ -122,7 +122,7 @@ test("wrong usage is one line and exit 2", async () => {
     [[...start, "127.0.0.1:0", "--hosts", join(folder, "none")], /--hosts .*no such file/],
     [[...start, "127.0.0.1:0", "--password-dir", join(folder, "none")], /--password-dir .*no such file/],
     [["explain", "--policy", good], /explain needs at least one TARGET/],
-    [["explain", "--policy", good, "127.1:80"], /"127\.1:80" is no target/],
+    [["explain", "--policy", good, "127.1:80"], /"127\.1:80" is not a target/],
     [["prxy"], /unknown command "prxy"; did you mean proxy\?/],
     [["echo", "--listen", "x"], /--listen must be IP:PORT/],
     [["import", join(folder, "none")], /no such file/],

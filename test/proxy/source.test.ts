@@ -212,7 +212,7 @@ test("wrong source addresses are one line and exit 2", async () => {
   const policy = join(import.meta.dirname, "../../examples/acl.yaml");
   for (const [args, message] of [
     [["--source-address", "eth0"], /--source-address must be an IP address, not "eth0"/],
-    [["--source-address", ONE, "--source-address", ONE], /--source-address: an address is there twice/],
+    [["--source-address", ONE, "--source-address", ONE], /--source-address: the address is given twice/],
   ] as const) {
     const result = await runOutrider(["proxy", "--policy", policy, ...args]);
     assert.equal(result.status, 2);

@@ -369,7 +369,7 @@ test("https echo URLs: the certificate is verified; outrider verify sees through
   assert.deepEqual([wrong.status, wrong.stdout], [1, `${echo.url}  ${RIGHT}  not expected: 203.0.113.11\n`]);
   const locked = await verify(["--proxy", proxy.url("", "wrong")]);
   assert.equal(locked.status, 1);
-  assert.match(locked.stdout, /no answer: the proxy said 407 egress-auth: wrong proxy credentials/);
+  assert.match(locked.stdout, /no answer: the proxy answered 407 egress-auth: wrong proxy credentials/);
   const nothing = await verify(["--proxy", proxy.url("", "s3cret")]);
   assert.deepEqual([nothing.status, nothing.stdout], [0, `${echo.url}  ${RIGHT}\n`]);
   for (const [args, message] of [

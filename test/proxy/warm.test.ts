@@ -40,6 +40,6 @@ test("where it cannot warm up it says so and serves", { skip: netnsMissing() ?? 
   execFileSync("ip", ["netns", "add", name]);
   t.after(() => execFileSync("ip", ["netns", "del", name]));
   const proxy = await startProxy({ policy: {}, netns: name, listen: ":0", admin: ":0" });
-  assert.match(proxy.stderr(), /"msg":"not warmed up: the first requests take longer"/);
+  assert.match(proxy.stderr(), /"msg":"warm-up failed: the first requests are slower"/);
   assert.equal(await proxy.stop(), 0);
 });

@@ -82,5 +82,5 @@ test("outrider verify skips interim responses of a proxy and prints no control c
   const refused = await runOutrider([...args, "--timeout-seconds", "5"]);
   assert.match(refused.stdout, /no answer: the proxy answered with broken HTTP/);
   reply = `${interim(103)}HTTP/1.1 407 \x9b2J\r\n\r\n`;
-  assert.match((await runOutrider(args)).stdout, /no answer: the proxy said 407 \\u009b2J\n/);
+  assert.match((await runOutrider(args)).stdout, /no answer: the proxy answered 407 \\u009b2J\n/);
 });
