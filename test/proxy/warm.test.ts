@@ -16,7 +16,7 @@ function listeningPorts(pid: number): number[] {
     .sort();
 }
 
-test("a proxy that listens is warmed up, and nothing of that is left: no record, count, port or connection", async () => {
+test("a warm-up leaves no record, count, port or connection", async () => {
   const proxy = await startProxy({ policy: { defaultAction: "Deny" }, args: ["--log-level", "debug"] });
   const lines = proxy.stderr().trim().split("\n");
   const at = (msg: string) => lines.findIndex((line) => line.includes(`"msg":"${msg}"`));
@@ -34,7 +34,7 @@ test("a proxy that listens is warmed up, and nothing of that is left: no record,
   assert.deepEqual(proxy.records(), []);
 });
 
-test("where it cannot warm up it says so and serves", { skip: netnsMissing() ?? false }, async (t) => {
+test("serves with a warning when the warm-up fails", { skip: netnsMissing() ?? false }, async (t) => {
   // A network namespace whose loopback is down has no 127.0.0.1.
   const name = `ort-cold-${process.pid}`;
   execFileSync("ip", ["netns", "add", name]);
