@@ -11,9 +11,9 @@ import { measureSingle, SINGLES } from "./singles.ts";
 import { measureSlices } from "./slices.ts";
 import { WORKLOADS } from "./workloads.ts";
 
-/** Measures what outrider costs, side by side with other proxies: options, plan, output. */
+/** Measures the costs of outrider side by side with other proxies: options, plan, output. */
 
-/** The proxy has a core of its own; everything else shares the other one. */
+/** The proxy has its own core; all other programs share the other one. */
 const PROXY_CORE = 0;
 const OTHER_CORE = 1;
 

@@ -5,7 +5,7 @@ import { arch, platform } from "node:os";
 import { dirname, join } from "node:path";
 import type { Tool } from "./tools.ts";
 
-/** What envtest's archives hold (https://book.kubebuilder.io/reference/envtest). */
+/** Tools in envtest's archives (https://book.kubebuilder.io/reference/envtest). */
 const INSIDE = ["etcd", "kube-apiserver", "kubectl"];
 const RELEASES = "https://github.com/kubernetes-sigs/controller-tools/releases/download";
 const INDEX = "https://github.com/kubernetes-sigs/controller-tools/blob/main/envtest-releases.yaml";
@@ -14,9 +14,9 @@ const VERSION = /^v\d+\.\d+\.\d+$/;
 const CPUS: Readonly<Record<string, string>> = { x64: "amd64", arm64: "arm64", ppc64: "ppc64le", s390x: "s390x" };
 
 /**
- * Takes a tool from the archive that Kubernetes' own envtest uses, where there is no Go. Nothing is downloaded unless the user
- * says which archive and what its SHA-512 is: a program that is run must be the one that somebody looked at.
- * @throws with what to do, when it is not in the archive or the user gave no digest
+ * Takes a tool from the archive of Kubernetes' own envtest, when Go is missing. It downloads only an archive that the
+ * user selected with its SHA-512, because the program will be run. @throws with the fix, when the archive does not have
+ * it or the user gave no digest
  */
 export async function envtestArchive(
   tool: Tool,

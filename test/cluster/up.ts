@@ -1,6 +1,6 @@
 import { startControlPlane } from "./control-plane.ts";
 
-/** `make cluster`: a control plane with two simulated nodes for a person, until Ctrl-C. */
+/** `make cluster`: runs a control plane with two simulated nodes for manual use, until Ctrl-C. */
 
 const plane = await startControlPlane({ kwokNodes: 2 });
 console.log(`export KUBECONFIG=${plane.userConfig()}`);

@@ -8,7 +8,7 @@ import { applyPolicy, install, makeNamespace, type Operator, startOperator } fro
 
 /**
  * `make bench-operator`: many policies at once on a real API server. Fleets have no proxies here: simulated nodes run
- * pods that never answer, which is the costly case for whoever asks them.
+ * pods that never answer, which is the worst case for the operator.
  */
 
 const { values } = parseArgs({
@@ -63,7 +63,7 @@ const writes = () =>
         user.endsWith(":outrider-operator") && !["get", "list", "watch"].includes(verb) && !path.includes("/leases"),
     );
 
-/** Waits until it is so; seconds since `began`. */
+/** Waits for the condition; seconds since `began`. */
 async function until(what: string, began: number, look: () => Promise<boolean>): Promise<number> {
   while (!(await look())) {
     if (Date.now() - began > LIMIT_MS) throw new Error(`${what}: not within ${LIMIT_MS / 1000} s`);
@@ -98,7 +98,7 @@ note("writes so far", writes().length, "requests");
 const edited = POLICIES >> 1;
 const path = `/api/v1/namespaces/${namespaceOf(edited)}/configmaps/${nameOf(edited)}-egress-policy`;
 let edition = 0;
-/** Edits one policy five times; the longest time until its ConfigMap followed. */
+/** Edits one policy five times; the longest time until its ConfigMap changed. */
 async function edit(): Promise<number> {
   let slowest = 0;
   for (let i = 0; i < 5; i++) {
@@ -115,7 +115,7 @@ async function edit(): Promise<number> {
 }
 note("an edit until its ConfigMap has it, slowest of 5, at once", await edit(), "s");
 
-// Statuses still follow the pods: settled is when nothing was written for a while.
+// Statuses still follow the pods: waits until there were no writes for a while.
 const settled = async () => {
   const before = writes().length;
   await sleep(5000);
