@@ -59,7 +59,7 @@ In another terminal:
   allowed by name, but it resolves to an internal address (add -p for CONNECT, as https does):
     ${curl} http://internal.example:${echoPort}/ip
 
-Records of each request follow here. Ctrl-C ends it.
+The records of all requests follow here. Ctrl-C stops both programs.
 `);
 }
 process.once("SIGINT", () => stop(0));

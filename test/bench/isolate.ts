@@ -35,7 +35,8 @@ function furnish(): void {
  */
 export async function isolate(core: number): Promise<void> {
   if (process.env[INSIDE] !== undefined) {
-    if (!onlyLoopback() || process.pid !== 1) throw new Error(`${INSIDE} is set, but this is no namespace of its own`);
+    if (!onlyLoopback() || process.pid !== 1)
+      throw new Error(`${INSIDE} is set, but this process is not in its own namespace`);
     for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"]) process.once(signal, () => process.exit(130));
     furnish();
     return;

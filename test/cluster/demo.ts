@@ -83,10 +83,10 @@ async function ownPlace(): Promise<Place> {
 }
 
 async function givenPlace(name: string): Promise<Place> {
-  steps.next("check that this machine has, or can get, kubectl and helm");
+  steps.next("check for kubectl and helm");
   const missing = toolsMissing(["kubectl", "helm"]);
   if (missing !== null) throw new Error(missing);
-  steps.next("get the programs");
+  steps.next("build missing programs");
   await getTools(["kubectl", "helm"], console.log);
   const program = await findTool("kubectl");
   const kubectl = (args: readonly string[], input?: string) => {
@@ -226,7 +226,7 @@ async function demo(): Promise<void> {
   try {
     const playing = play(place).then(async () => {
       if (process.env.DEMO_EXIT === "1") return;
-      console.log(`\n${place.hints.join("\n")}\nCtrl-C ends it and removes everything.`);
+      console.log(`\n${place.hints.join("\n")}\nCtrl-C stops the demo and removes everything.`);
       await ended;
     });
     await Promise.race([playing, ended]);
@@ -251,14 +251,14 @@ function demoMissing(): string[] {
 
 /** Runs the demo in its own network namespace, once all requirements are met. No route leads into it. */
 async function demoInside(): Promise<number> {
-  steps.next("check what this machine has");
+  steps.next("check this machine");
   const missing = demoMissing();
   if (missing.length > 0) {
-    console.error(`make demo needs, and does not find:\n${missing.map((line) => `  ${line}`).join("\n")}`);
-    console.error("or use a cluster of yours, a context of your kubeconfig: make demo DEMO_CONTEXT=…");
+    console.error(`make demo: missing on this machine:\n${missing.map((line) => `  ${line}`).join("\n")}`);
+    console.error("Or use your own cluster by a context of your kubeconfig: make demo DEMO_CONTEXT=…");
     return 2;
   }
-  steps.next("get the programs");
+  steps.next("build missing programs");
   await getTools(CLUSTER_TOOLS, console.log);
   const child = await startInNamespace([import.meta.filename], {
     tools: CLUSTER_TOOLS,

@@ -25,12 +25,12 @@ export async function envtestArchive(
   say: (line: string) => void,
 ): Promise<void> {
   const help = `${tool.name} ${version} is missing: install Go >= 1.26, or set KUBEBUILDER_ASSETS to a folder that has it`;
-  if (!INSIDE.includes(tool.name)) throw new Error(`${help} (envtest's archive does not)`);
+  if (!INSIDE.includes(tool.name)) throw new Error(`${help} (envtest's archive does not have it)`);
   const digest = process.env.OUTRIDER_ENVTEST_SHA512 ?? "";
   const release = process.env.OUTRIDER_ENVTEST_VERSION ?? "";
   if (!DIGEST.test(digest) || !VERSION.test(release)) {
     const names = "OUTRIDER_ENVTEST_VERSION (such as v1.36.0) and OUTRIDER_ENVTEST_SHA512";
-    throw new Error(`${help}, or let envtest's archive be downloaded: set ${names} to what ${INDEX} says`);
+    throw new Error(`${help}, or set ${names} to the values in ${INDEX} to download envtest's archive`);
   }
   const file = `envtest-${release}-${platform()}-${CPUS[arch()] ?? arch()}.tar.gz`;
   const url = `${RELEASES}/envtest-${release}/${file}`;

@@ -66,7 +66,10 @@ test("without Go it downloads nothing without a digest", async () => {
   );
   assert.match(toolsMissing(["etcd", "sender"])!, /^needs Go >= 1\.26 \S+ to build a sender like Convoy's$/);
   await assert.rejects(findTool("etcd"), /install Go >= 1\.26, or set KUBEBUILDER_ASSETS .* OUTRIDER_ENVTEST_SHA512 /);
-  await assert.rejects(findTool("kwok"), /KUBEBUILDER_ASSETS to a folder that has it \(envtest's archive does not\)/);
+  await assert.rejects(
+    findTool("kwok"),
+    /KUBEBUILDER_ASSETS to a folder that has it \(envtest's archive does not have it\)/,
+  );
 });
 
 test("ignores KUBEBUILDER_ASSETS for programs of this repository", () => {

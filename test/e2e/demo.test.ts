@@ -40,7 +40,7 @@ for (const signal of ["SIGINT", "SIGKILL"] as const) {
         text += chunk;
       });
     }
-    for (const began = Date.now(); !text.includes("Ctrl-C ends it"); await sleep(100)) {
+    for (const began = Date.now(); !text.includes("Ctrl-C stops"); await sleep(100)) {
       assert.ok(child.exitCode === null && Date.now() - began < SHOWN_MS, text);
     }
     assert.match(text, /^webhooks +True +Enforce +External +203\.0\.113\.10 +1\/1 +2\/2 +1\/1 /m);

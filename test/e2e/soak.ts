@@ -127,7 +127,7 @@ async function soak(cluster: Cluster): Promise<string[]> {
   clearInterval(load);
   await Promise.all(open);
   await sample();
-  console.log(`${made} tunnels in ${MINUTES} minutes, ${changes} roll-outs`);
+  console.log(`${made} tunnels in ${MINUTES} minutes, ${changes} rolling updates`);
   for (const [what, count] of failures) console.log(`  failed: ${count} of ${what}`);
   // The fleet with a rolling update may refuse for a moment, since the senders here do not retry.
   return [...judge(watched, began, ends), ...[...failures.keys()].filter((what) => !what.startsWith("rolled"))];
@@ -156,7 +156,7 @@ function judge(watched: ReadonlyMap<string, Watched>, began: number, ends: numbe
     if (last > first * MAX_GROWTH) wrong.push(`${name} grew from ${first.toFixed(0)} to ${last.toFixed(0)} MiB`);
   }
   // Two operators, and two proxies of the fleet without rolling updates.
-  if (judged < 4) wrong.push(`only ${judged} programs were there all the time`);
+  if (judged < 4) wrong.push(`only ${judged} programs ran all the time`);
   return wrong;
 }
 

@@ -31,7 +31,7 @@ test("make run: the printed curl commands work and explain agrees", {
   const env = { ...process.env, PORT: `${free.port}` };
   const child = spawn(process.execPath, ["examples/run.ts"], { cwd: ROOT, env, stdio: ["ignore", "pipe", "ignore"] });
   try {
-    const printed = await untilPrinted(child, "Ctrl-C ends it.");
+    const printed = await untilPrinted(child, "Ctrl-C stops both programs.");
     const lines = [...printed.matchAll(/^ +(curl .*)$/gm)].map((match) => match[1]!);
     const ask = async (line: string, more = "") =>
       (await run("sh", ["-c", `${line} -sS -i --max-time 10 ${more}`])).stdout;

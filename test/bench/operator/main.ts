@@ -113,7 +113,7 @@ async function edit(): Promise<number> {
   }
   return slowest;
 }
-note("an edit until its ConfigMap has it, slowest of 5, at once", await edit(), "s");
+note("from an edit to its ConfigMap, slowest of 5, immediately", await edit(), "s");
 
 // Statuses still follow the pods: waits until there were no writes for a while.
 const settled = async () => {
@@ -121,15 +121,15 @@ const settled = async () => {
   await sleep(5000);
   return writes().length === before;
 };
-note("until nothing is written any more", await until("settled", began, settled), "s");
-note("an edit until its ConfigMap has it, slowest of 5, settled", await edit(), "s");
+note("until the last write", await until("settled", began, settled), "s");
+note("from an edit to its ConfigMap, slowest of 5, settled", await edit(), "s");
 await until("settled again", began, settled);
 await operator.stop();
 const before = writes().length;
 const again = Date.now();
 operator = await startOperator(plane, { name: "again" });
 await operator.untilLeading();
-note("a new operator with these policies: leads after", (Date.now() - again) / 1000, "s");
+note("time until a new operator leads", (Date.now() - again) / 1000, "s");
 const reconciled = async () => {
   const text = await (await fetch(`${operator.metrics}/metrics`)).text();
   const results = [
@@ -137,10 +137,10 @@ const reconciled = async () => {
   ];
   return results.reduce((sum, match) => sum + Number(match[1]), 0) >= POLICIES;
 };
-note("and has looked at each after", await until("reconciled", again, reconciled), "s");
+note("time until it has reconciled all policies", await until("reconciled", again, reconciled), "s");
 await sleep(5000);
 const fresh = writes().slice(before);
-note("writes that it made", fresh.length, "requests");
+note("its writes", fresh.length, "requests");
 for (const { verb, path } of fresh.slice(0, 5)) console.log(`  ${verb} ${path}`);
 note("memory of the new operator", memory(operator).now, "MiB");
 console.log(JSON.stringify(figures));

@@ -34,7 +34,7 @@ export class Network {
   constructor(folder: string, count: number) {
     const links = JSON.parse(run(["ip", "-j", "link"])) as { ifname: string }[];
     if (links.some(({ ifname }) => ifname.startsWith("eth"))) {
-      throw new Error("a node's network is made in a namespace of its own, which this process is not in");
+      throw new Error("a node's network needs its own network namespace, but this process is not in one");
     }
     this.#gateway = new Namespace("gateway", folder);
     this.#internet = new Namespace("internet", folder);
@@ -197,7 +197,7 @@ export class Network {
           .filter(Boolean);
         bad.push(...lines.filter((line) => !route[flag].test(line)));
       }
-      if (bad.length > 0) throw new Error(`the test network has more than was put there: ${bad.join(", ")}`);
+      if (bad.length > 0) throw new Error(`unexpected links or routes in the test network: ${bad.join(", ")}`);
     }
   }
 }
