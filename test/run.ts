@@ -6,9 +6,9 @@ import { toolsToGet } from "./cluster/needs.ts";
 import { getTools, NO_BUILD } from "./cluster/tools.ts";
 
 /**
- * Builds the programs that the test files need, runs the files, prints failures as they come, and ends with the skipped
- * tests and their reasons. Files run one after the other, except those of real nodes, which run in parallel: they use
- * their own network namespaces and mostly wait.
+ * Gets the programs that the test files need, runs the files, prints failures as they come, and closes with the skips and
+ * their reasons. Files run one after the other, but those of real nodes beside all others: they are in network namespaces
+ * of their own, and wait for the most part.
  */
 
 const FILE_TIMEOUT_MS = 20 * 60 * 1000;

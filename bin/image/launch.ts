@@ -1,3 +1,3 @@
-// Entry point of the image, with the role of bin/outrider. The image and the chart set V8's flags, because a running
-// process can no longer change the size of its young generation.
+// Entry point in the image, in place of bin/outrider. The image and the chart set the flags of V8: a running process can
+// no longer choose the size of its young generation.
 await (process.argv[2] === "operator" ? import("../../operator/main.ts") : import("../../proxy/main.ts"));

@@ -8,7 +8,7 @@ const DISPLAY_STRING = String.raw`%"[\x20-\x21\x23-\x7e]*"`;
 const VALUE = [STRING, TOKEN, NUMBER_OR_DATE, BYTES, BOOLEAN, DISPLAY_STRING].join("|");
 /** One intermediary in `Proxy-Status` (RFC 9209 §2): a string or token, with parameters. Sticky. */
 const MEMBER = new RegExp(String.raw`(${STRING}|${TOKEN})(?:;[ ]*[a-z*][a-z0-9_\-.*]*(?:=(?:${VALUE}))?)*`, "y");
-/** What separates two members. Sticky. */
+/** Separator of two members. Sticky. */
 const COMMA = /[ \t]*,[ \t]*/y;
 
 /** Members of one field: real chains of proxies are shorter, and reading them costs time. */

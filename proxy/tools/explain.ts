@@ -51,7 +51,7 @@ export async function runExplain(argv: readonly string[]): Promise<number> {
   if (positionals.length === 0) throw new UsageError("explain needs at least one TARGET: URL, host:port or IP:port");
   const targets = positionals.map((text) => {
     const target = parseAsked(text);
-    if (target === null) throw new UsageError(`"${text}" is not a target: write a URL, host:port or IP:port`);
+    if (target === null) throw new UsageError(`"${text}" is no target: write a URL, host:port or IP:port`);
     return target;
   });
   const set = compileFor(loadSource(config).document, config, []);

@@ -233,7 +233,7 @@ test("a stuck rolling update is not Ready and continues by itself", async () => 
   });
   const waits = (policy: EgressPolicy | undefined) =>
     conditionOf(policy, "Ready")?.message.endsWith(": ContainerCreating (needs Secret passwords)") ?? false;
-  await plane.until(policyPath(NS, "webhooks"), waits, "Ready tells of the Secret", READY_MS);
+  await plane.until(policyPath(NS, "webhooks"), waits, "Ready names the Secret", READY_MS);
   await sleep(3000);
   const policy = await plane.get<EgressPolicy>(policyPath(NS, "webhooks"));
   assert.equal(conditionOf(policy, "Ready")?.status, "False");
@@ -279,8 +279,8 @@ test("the echo server of examples/ runs with restricted Pod Security", async () 
   assert.equal(seen.status, 403, "through the proxy a ClusterIP is refused");
   await deploySender(cluster, "direct");
   const [direct] = await untilPods(cluster, "app=direct", 1);
-  const told = await send(direct!, `http://${spec.clusterIP}/ip`);
-  assert.equal(told.body, `${direct!.status!.podIP}\n`, told.error);
+  const answer = await send(direct!, `http://${spec.clusterIP}/ip`);
+  assert.equal(answer.body, `${direct!.status!.podIP}\n`, answer.error);
   await plane.delete("/api/v1/namespaces/outrider-echo");
 });
 

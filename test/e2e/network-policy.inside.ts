@@ -59,7 +59,7 @@ async function reaches(from: Pod, host: string, port: number): Promise<boolean> 
 /** Waits until the result is as expected, and checks once more. */
 async function assertReach(what: string, from: Pod, host: string, port: number, wanted: boolean): Promise<void> {
   for (const began = Date.now(); (await reaches(from, host, port)) !== wanted; await sleep(200)) {
-    assert.ok(Date.now() - began < ENFORCED_MS, `${what} ${wanted ? "is not let through" : "is let through"}`);
+    assert.ok(Date.now() - began < ENFORCED_MS, `${what} ${wanted ? "is not allowed" : "is not denied"}`);
   }
   assert.equal(await reaches(from, host, port), wanted, what);
 }

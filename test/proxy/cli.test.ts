@@ -122,7 +122,7 @@ test("wrong usage is one line and exit 2", async () => {
     [[...start, "127.0.0.1:0", "--hosts", join(folder, "none")], /--hosts .*no such file/],
     [[...start, "127.0.0.1:0", "--password-dir", join(folder, "none")], /--password-dir .*no such file/],
     [["explain", "--policy", good], /explain needs at least one TARGET/],
-    [["explain", "--policy", good, "127.1:80"], /"127\.1:80" is not a target/],
+    [["explain", "--policy", good, "127.1:80"], /"127\.1:80" is no target/],
     [["prxy"], /unknown command "prxy"; did you mean proxy\?/],
     [["echo", "--listen", "x"], /--listen must be IP:PORT/],
     [["import", join(folder, "none")], /no such file/],

@@ -197,7 +197,7 @@ test("skips resolvers that are silent or missing", async (t) => {
   // Its port is closed again: a query there gets "port unreachable".
   const gone = createSocket("udp4").bind(0, "127.0.0.1");
   await once(gone, "listening");
-  const nobody = `127.0.0.1:${gone.address().port}`;
+  const closed = `127.0.0.1:${gone.address().port}`;
   gone.close();
   await once(gone, "close");
   const dead = createSocket("udp4").bind(0, "127.0.0.1");
@@ -206,7 +206,7 @@ test("skips resolvers that are silent or missing", async (t) => {
   t.after(() => dead.close());
   const dns = await startDns(() => ({ addresses: ["127.0.0.1"] }));
   const far = await listen((socket) => socket.end("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"));
-  const resolvers = ["--resolver", nobody, "--resolver", `127.0.0.1:${port}`, "--resolver", dns.address];
+  const resolvers = ["--resolver", closed, "--resolver", `127.0.0.1:${port}`, "--resolver", dns.address];
   const args = [...resolvers, "--dns-seconds", "4", ...OPEN_LOOPBACK];
   const proxy = await startProxy({ policy: {}, args });
   t.after(async () => {

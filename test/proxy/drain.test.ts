@@ -87,8 +87,8 @@ test("closes keep-alive connections after the current response", async () => {
     });
   });
   const get = (path: string) => `GET http://127.0.0.1:${far.port}${path} HTTP/1.1\r\nHost: x\r\n\r\n`;
-  const [idle, slow, told] = await Promise.all([1, 2, 3].map(() => RawClient.open(proxy.port)));
-  for (const client of [idle!, slow!, told!]) {
+  const [idle, slow, next] = await Promise.all([1, 2, 3].map(() => RawClient.open(proxy.port)));
+  for (const client of [idle!, slow!, next!]) {
     client.socket.write(get("/first"));
     await client.untilText("\r\n\r\nok");
     assert.doesNotMatch(client.text, /Connection: close/);
@@ -97,13 +97,13 @@ test("closes keep-alive connections after the current response", async () => {
   while (held.length === 0) await sleep(10);
   const stopped = proxy.stop();
   await proxy.untilStatus((status) => status.phase === "leaving");
-  told!.socket.write(get("/second"));
-  await told!.untilText("Connection: close");
+  next!.socket.write(get("/second"));
+  await next!.untilText("Connection: close");
   await proxy.untilStatus((status) => status.phase === "draining");
   await idle!.untilEnd();
   held[0]!.write("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nlate");
   await slow!.untilText("Connection: close\r\n\r\nlate");
-  for (const client of [idle!, slow!, told!]) client.socket.destroy();
+  for (const client of [idle!, slow!, next!]) client.socket.destroy();
   assert.equal(await stopped, 0);
   await far.close();
 });

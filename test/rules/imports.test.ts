@@ -37,7 +37,7 @@ const imports = globSync("{proxy,operator}/**/*.ts", { cwd: root }).flatMap((fil
 const isBuiltin = (name: string): boolean => name.startsWith("node:") && builtinModules.includes(name.slice(5));
 const isOurs = (name: string): boolean => /^(proxy|operator)\//.test(name);
 
-/** Modules that proxy and operator share, besides the policy engine: reading a command line and writing a log. */
+/** Shared by both programs besides the policy engine: command line options and the log. */
 const COMMAND_LINE = /^proxy\/cli\//;
 const POLICY = /^proxy\/policy\//;
 

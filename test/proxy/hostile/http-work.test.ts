@@ -34,9 +34,9 @@ after(async () => {
 });
 
 async function run(kind: string): Promise<void> {
-  const told = once(attackers, "message");
+  const started = once(attackers, "message");
   attackers.postMessage(kind);
-  await told;
+  await started;
 }
 
 const median = (times: readonly number[]): number => [...times].sort((a, b) => a - b)[times.length >> 1]!;
