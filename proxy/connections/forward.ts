@@ -496,7 +496,7 @@ export class Exchange implements Handler, UpstreamOwner {
   onClosed(): boolean {
     if (this.#over && !this.#leaving) return false;
     this.#leave("client-gone");
-    // Not FIN, where the client half-closed inside of its own body: an answer that has begun would look complete.
+    // Not FIN if the client half-closed inside its own body: an answer that has begun would look complete.
     reset(this.#client.socket);
     return false;
   }
