@@ -37,7 +37,7 @@ function inThread(text: string, config: Config): Promise<ReadPolicy> {
     });
     worker.once("error", (error: NodeJS.ErrnoException) => {
       if (error.code === "ERR_WORKER_OUT_OF_MEMORY") {
-        return fail(`needs more than ${MAX_HEAP_MIB} MiB of memory to parse`);
+        return fail(`needs more than ${MAX_HEAP_MIB} MiB of memory to be read`);
       }
       // A thread takes six file descriptors. Without them, a stall is better than keeping an old policy.
       try {
