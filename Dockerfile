@@ -1,13 +1,13 @@
 # One image for operator and proxies: docker build -t outrider:0.1.0 .   (or: make image)
 # The base needs Node.js >= 24, in /nodejs/bin (distroless) or in /usr/local/bin (BASE=node:24-bookworm-slim), and glibc.
-# Pin it to a digest where builds have to be the same tomorrow: BASE=gcr.io/distroless/nodejs24-debian12@sha256:…
+# Pin it to a digest for reproducible builds: BASE=gcr.io/distroless/nodejs24-debian12@sha256:…
 ARG BUILD=node:24-bookworm-slim
 ARG BASE=gcr.io/distroless/nodejs24-debian12:nonroot
 
 FROM ${BUILD} AS build
 WORKDIR /src
 COPY package.json package-lock.json .npmrc LICENSE ./
-# Scripts of packages are not needed: this image is Node.js 24 itself.
+# Install scripts are not needed: the base image has Node.js 24.
 RUN npm ci --ignore-scripts
 COPY bin bin
 COPY proxy proxy
@@ -26,6 +26,6 @@ COPY --from=build /src/package.json /src/LICENSE ./
 COPY --from=build /src/dist dist
 USER 65532:65532
 EXPOSE 4750 9750
-# No shell: node is the entry point. V8's flags are the proxy's; the chart starts the operator with flags of its own.
+# No shell: node is the entry point. These flags of V8 are for the proxy; the chart starts the operator with its own flags.
 ENTRYPOINT ["node", "--disable-warning=ExperimentalWarning", "--max-semi-space-size=8", "/app/dist/outrider.js"]
 CMD ["proxy"]

@@ -5,7 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 
-/** `make run`: an echo server and a proxy with examples/acl.yaml, and what to type to see them work. */
+/** `make run`: starts an echo server and a proxy with examples/acl.yaml, and prints commands to try. */
 
 const root = new URL("..", import.meta.url).pathname;
 const outrider = join(root, "bin/outrider");
@@ -23,7 +23,7 @@ function stop(status: number): void {
   process.exitCode = status;
 }
 
-/** Starts a program; when it ends, everything ends. */
+/** Starts a program; when one program ends, all end. */
 function start(args: string[], env: NodeJS.ProcessEnv): ChildProcess {
   const child = spawn(outrider, args, { env: { ...process.env, ...env }, stdio: ["ignore", "pipe", "pipe"] });
   child.stderr!.pipe(process.stderr);
@@ -45,7 +45,7 @@ lines.once("line", (line) => {
   });
 });
 
-/** What to type, once it works. */
+/** Commands to try, once the programs run. */
 function explain(echoPort: string): void {
   const curl = `curl -x http://:${password}@127.0.0.1:${port}`;
   console.log(`
@@ -59,7 +59,7 @@ In another terminal:
   allowed by name, but it resolves to an internal address (add -p for CONNECT, as https does):
     ${curl} http://internal.example:${echoPort}/ip
 
-Records of each request follow here. Ctrl-C ends it.
+The records of all requests follow here. Ctrl-C stops both programs.
 `);
 }
 process.once("SIGINT", () => stop(0));

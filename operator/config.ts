@@ -73,7 +73,7 @@ export const OPERATOR_OPTIONS: readonly Option[] = [
   { name: "metrics", value: "IP:PORT", fallback: ":8080", help: "address of /metrics" },
   { name: "health", value: "IP:PORT", fallback: ":8081", help: "address of /livez and /readyz" },
   { name: "log-level", value: "LEVEL", fallback: "info", help: `log on stderr: ${LOG_LEVELS.join(", ")}` },
-  { name: "help", help: "print this" },
+  { name: "help", help: "print this help" },
 ];
 
 /** Validated command line of `outrider operator`. */

@@ -10,7 +10,7 @@ import { countBound } from "./outcome/bounds.ts";
 import { cidr, contains, parseAddress } from "./policy/cidr.ts";
 import { parseAsked } from "./policy/explain.ts";
 
-/** What `/status` tells besides the server's own counts. */
+/** Fields of `/status` besides the server's own counts. */
 export interface Status {
   version: string;
   listen: string;
@@ -18,7 +18,7 @@ export interface Status {
   loadedAt: string | null;
 }
 
-/** What the admin port tells of. */
+/** The parts of the proxy that the admin port reports on. */
 export interface AdminParts {
   proxy: ProxyServer;
   status: Status;
@@ -29,17 +29,19 @@ export interface AdminParts {
   onError: (error: unknown) => void;
 }
 
-/** Connections at once. Kubelet, Prometheus and a few people need a handful; each takes a file descriptor. */
+/**
+ * Limit of concurrent connections. Kubelet, Prometheus and a few people need a handful; each takes a file descriptor.
+ */
 const MAX_CONNECTIONS = 64;
 /** Milliseconds from a connection, or the first byte of a further request, to the end of its head. */
 const HEAD_MS = 5000;
-/** Milliseconds to the end of its body, which nothing here reads. */
+/** Milliseconds to the end of the request body. No handler reads it. */
 const REQUEST_MS = 10_000;
-/** Milliseconds in which a client takes its answer. */
+/** Milliseconds in which a client must read its answer. */
 const ANSWER_MS = 10_000;
 /** How often the times are checked, in milliseconds. */
 const CHECK_MS = 1000;
-/** Names that are resolved for `/explain` at once. */
+/** Limit of concurrent `/explain` requests that resolve names. */
 const MAX_EXPLAINS = 8;
 
 const LOOPBACK = [cidr("127.0.0.0/8"), cidr("::1/128")];
@@ -56,9 +58,9 @@ function isLocalHost(host: string): boolean {
 }
 
 /**
- * Why a request that makes this proxy do something is refused; null: it is not. Only callers on this machine (or behind a
- * port-forward) may make it. A browser on this machine also sends requests of foreign pages: those have another Origin, or,
- * by DNS rebinding, another Host.
+ * Why a request with an effect on this proxy is refused; null: it is allowed. Only callers on this machine (or behind a
+ * port-forward) may send it. A browser on this machine also sends requests of foreign pages: those have another Origin,
+ * or, by DNS rebinding, another Host.
  */
 function refusalOf(request: IncomingMessage, host: string): string | null {
   if (!isLoopback(request.socket.remoteAddress ?? "")) return "loopback only";
@@ -74,13 +76,13 @@ function send(response: ServerResponse, status: number, body: unknown): void {
   response.writeHead(status, { "content-type": type, "content-length": Buffer.byteLength(text) }).end(text);
 }
 
-/** The URL of a request target in origin or absolute form (RFC 9112 §3.2); null: it is none. */
+/** The URL of a request target in origin or absolute form (RFC 9112 §3.2); null: it has neither form. */
 function urlOf(target: string): URL | null {
   if (target.startsWith("//")) return null;
   return URL.parse(target.startsWith("/") ? `http://admin${target}` : target);
 }
 
-/** How many `/explain` requests wait for names. */
+/** Number of `/explain` requests that wait for names. */
 interface Load {
   explaining: number;
 }
@@ -94,7 +96,7 @@ async function answer(
   const { proxy, status, reload, verifier, sources, metrics } = parts;
   const target = request.url ?? "/";
   const url = urlOf(target);
-  if (url === null) return send(response, 400, "the request target is no path");
+  if (url === null) return send(response, 400, "the request target is not a path");
   const host = target.startsWith("/") ? (request.headers.host ?? "") : url.host;
   if (url.pathname === "/verify" && request.method === "POST") {
     const refusal = refusalOf(request, host);
@@ -126,7 +128,7 @@ async function answer(
       return send(response, 200, { ...start, ...counts, sources: sources.status(), verification: verifier.status() });
     }
     case "/explain": {
-      // It resolves names.
+      // An explanation sends DNS queries.
       const refusal = refusalOf(request, host);
       if (refusal !== null) return send(response, 403, refusal);
       const asked = parseAsked(url.searchParams.get("target") ?? "");
@@ -144,13 +146,17 @@ async function answer(
       }
     }
     default:
-      return send(response, 404, "not here: /livez /readyz /status /metrics /explain?target= and POST /verify");
+      return send(
+        response,
+        404,
+        "not found; the paths are /livez /readyz /status /metrics /explain?target= and POST /verify",
+      );
   }
 }
 
 /**
- * The connection that makes room for a new one: the oldest of the source address that has most. Whoever holds connections
- * open loses these, so that probes get through.
+ * The connection to close in favour of a new one: the oldest of the source address that has most. A client that holds
+ * connections open loses these, so that probes get through.
  */
 function surplus(connections: ReadonlySet<Socket>): Socket {
   const counts = new Map<string, number>();
@@ -159,7 +165,7 @@ function surplus(connections: ReadonlySet<Socket>): Socket {
   return [...connections].find(({ remoteAddress = "" }) => counts.get(remoteAddress) === most)!;
 }
 
-/** Ends connections that are too many, too slow, or ask before they took the last answer. */
+/** Closes connections that are too many or too slow, or that send a request before they read the last answer. */
 function limitConnections(server: Server): void {
   const connections = new Set<Socket>();
   const end = (socket: Socket) => {
@@ -188,7 +194,10 @@ function limitConnections(server: Server): void {
   });
 }
 
-/** The admin port: health, state and explanations, on node:http since nothing here is hot. */
+/**
+ * The admin port: health, state and explanations. It uses node:http, because none of these paths is
+ * performance-critical.
+ */
 export function makeAdmin(parts: AdminParts): Server {
   const load: Load = { explaining: 0 };
   const options = {

@@ -20,14 +20,14 @@ const COMMANDS: Readonly<Record<string, (argv: string[]) => Promise<number>>> = 
 const HELP = `Usage: outrider COMMAND [options]
 
   operator runs fleets of proxies from EgressPolicies on Kubernetes
-  proxy    forward proxy that dials only what its policy permits
-  explain  what the proxy would decide for a target, and why
+  proxy    forward proxy that connects only to targets that its policy allows
+  explain  print the proxy's decision for a target, and the reason
   check    validate a policy file
-  import   turn a Smokescreen or mole acl.yaml into an EgressPolicy
-  echo     answer callers with the address that they come from
-  verify   ask echo servers through a proxy from which address it calls
+  import   convert a Smokescreen or mole acl.yaml to an EgressPolicy
+  echo     HTTP server that answers callers with their address
+  verify   check through echo servers which address a proxy sends from
 
-outrider COMMAND --help prints the options of a command; outrider --version the version.`;
+outrider COMMAND --help prints the options of a command. outrider --version prints the version.`;
 
 /** Exit status of wrong usage and bad input. */
 const EXIT_USAGE = 2;
@@ -48,24 +48,23 @@ async function main(argv: string[]): Promise<number> {
   throw new UsageError(`unknown command "${command}"${meant ? `; did you mean ${meant}?` : "; see --help"}`);
 }
 
-/** Exit status of an error of this program itself (EX_SOFTWARE of sysexits.h). */
+/** Exit status of an internal error (EX_SOFTWARE of sysexits.h). */
 const EXIT_INTERNAL = 70;
 
 /**
- * The one place that decides about errors that no other place handles, rejected promises included (Node raises them here as
- * well). They are faults of this program: its state is unknown, so that it logs the stack and ends. A supervisor starts it
- * again.
+ * The only handler of unexpected errors, including rejected promises (Node raises them here as well). These are bugs of
+ * this program and leave its state unknown, so it logs the stack and exits. A supervisor restarts it.
  */
 process.on("uncaughtException", (error: unknown, origin) => {
   const err = error instanceof Error ? error : new Error(String(error));
-  makeLog("fatal").fatal({ err, origin }, "internal error; this process ends");
+  makeLog("fatal").fatal({ err, origin }, "internal error; exiting");
   process.exit(EXIT_INTERNAL);
 });
 
 main(process.argv.slice(2)).then(
   (status) => {
     process.exitCode = status;
-    // A server that was told to end must not wait for a forgotten timer; output is flushed by then.
+    // A server must not wait for a forgotten timer after its shutdown. All output is flushed by now.
     if (process.argv[2] === "proxy") process.exit();
   },
   (error: unknown) => {

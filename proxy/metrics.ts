@@ -5,14 +5,14 @@ import type { Verifier } from "./egress/verifier.ts";
 import type { AccessRecord } from "./outcome/access-record.ts";
 import { boundCounts } from "./outcome/bounds.ts";
 
-/** Seconds: within a cluster, on one continent, around the world, time-outs. */
+/** Buckets in seconds: within a cluster, on one continent, around the world, time-outs. */
 const CONNECT_BUCKETS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10];
-/** Seconds: a webhook, a long poll, a stream. */
+/** Buckets in seconds: a webhook, a long poll, a stream. */
 const TUNNEL_BUCKETS = [0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800];
 
 /**
- * What the data path counts: plain numbers, turned into metrics when somebody scrapes. Labels are words of this
- * program and configured addresses, never hosts.
+ * Counts of the data path: plain numbers that become metrics at each scrape. Labels are words of this program and
+ * configured addresses, never hosts.
  */
 export class Metrics {
   readonly registry = new Registry();
@@ -49,7 +49,7 @@ export class Metrics {
     if (record.code === undefined) this.#tunnel.observe(durationMs / 1000);
   }
 
-  /** Adds everything that others know; called once. */
+  /** Adds the metrics of other parts of the proxy; called once. */
   register(server: ProxyServer, verifier: Verifier, reload: Reload): void {
     const registers = [this.registry];
     const counter = (name: string, help: string, labelNames: string[], collect: (this: Counter) => void) =>
@@ -72,20 +72,20 @@ export class Metrics {
       this.reset();
       for (const { count, ...labels } of requests.values()) this.inc(labels, count);
     });
-    gauge("active_tunnels", "Tunnels and requests under way", [], function () {
+    gauge("active_tunnels", "Open tunnels and requests", [], function () {
       this.set(server.counts.active);
     });
     gauge("connections", "Open client connections, idle ones included", [], function () {
       this.set(server.counts.connections);
     });
-    gauge("buffered_bytes", "Bytes kept for clients and targets that do not read", [], function () {
+    gauge("buffered_bytes", "Bytes buffered for clients and targets that do not read", [], function () {
       this.set(server.counts.bufferedBytes);
     });
     const bytesHelp = "Bytes relayed by finished tunnels and requests (up: from client to target)";
     copiedBy("direction", "bytes_total", bytesHelp, () => ({ up: this.#up, down: this.#down }));
-    const dnsHelp = "Names asked for: hit, miss (a query was made), shared (waited for another's query)";
+    const dnsHelp = "Lookups of names: hit (cached), miss (sent a query), shared (waited for a running query)";
     copiedBy("result", "dns_cache_total", dnsHelp, () => ({ ...server.names.counts }));
-    gauge("policy_info", "The policy that is in force, by its hash", ["hash"], function () {
+    gauge("policy_info", "1 for the policy in force, by its hash", ["hash"], function () {
       this.reset();
       if (server.policy !== null) this.set({ hash: server.policy.hash }, 1);
     });
@@ -96,8 +96,8 @@ export class Metrics {
       this.reset();
       for (const proof of verifier.status()) this.set({ address: proof.way }, proof.verified ? 1 : 0);
     });
-    copied("egress_mismatch_total", "Echo answers that named a wrong address", () => verifier.mismatches);
-    copied("log_dropped_total", "Access records lost because nobody read them", () => server.counts.recordsDropped);
+    copied("egress_mismatch_total", "Echo answers with a wrong address", () => verifier.mismatches);
+    copied("log_dropped_total", "Access records lost because stdout was not read", () => server.counts.recordsDropped);
     const boundHelp = "Requests, connections or answers that a bound refused, closed or cut";
     copiedBy("bound", "bound_total", boundHelp, () => boundCounts());
     gauge("ready", "Whether /readyz answers 200", [], function () {

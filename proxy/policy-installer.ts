@@ -10,15 +10,15 @@ import type { Verifier } from "./egress/verifier.ts";
 import { type PolicySet, withOwn } from "./policy/engine.ts";
 import { openFileLimit } from "./sockets/descriptors.ts";
 
-/** Seconds for one name, where neither the command line nor a policy says otherwise. */
+/** Time limit in seconds for one name, without a value of the command line or the policy. */
 const DEFAULT_DNS_SECONDS = 2;
 
-/** The time for one name: the command line first, then the policy. */
+/** The time limit for one name: the command line first, then the policy. */
 export function dnsSecondsOf(config: Config, loaded: Loaded | null): number {
   return config.dnsSeconds ?? loaded?.source.document.proxy.timeouts.dnsSeconds ?? DEFAULT_DNS_SECONDS;
 }
 
-/** What an installed policy reaches. */
+/** The parts of the proxy that an installed policy changes. */
 interface Parts {
   config: Config;
   log: Logger;
@@ -35,10 +35,10 @@ export class PolicyInstaller {
   #current: Loaded | null = null;
   #ports: readonly number[];
   #own = ownNetworks();
-  /** What echo URLs are vetted with; null before the first policy. */
+  /** The policy for the addresses of echo URLs; null before the first policy. */
   echoSet: PolicySet | null = null;
 
-  /** `ports`: those that this proxy listens on, which are never targets. */
+  /** `ports`: the ports that this proxy listens on. They are never targets. */
   constructor(parts: Parts, ports: readonly number[]) {
     this.#parts = parts;
     this.#ports = ports;
@@ -78,13 +78,13 @@ export class PolicyInstaller {
     this.#parts.log.warn(fields, message);
   }
 
-  /** The ports are known now that the system has chosen them. */
+  /** Sets the ports after the system has chosen them. */
   usePorts(ports: readonly number[]): void {
     this.#ports = ports;
     if (this.#current !== null) this.#compile(this.#current);
   }
 
-  /** Reads this machine's own addresses again: they are no targets, unless the policy opens them. */
+  /** Reads this machine's own addresses again: they are denied, unless the policy opens them. */
   checkOwn(): void {
     const own = ownNetworks();
     if (own === this.#own || own.join() === this.#own.join()) return;

@@ -31,15 +31,15 @@ export function version(): string {
 
 const HELP = `Usage: outrider proxy --policy FILE [options]
 
-A forward proxy (CONNECT and absolute-form HTTP) that dials only what its policy and the class of each address permit.
-Access records go to stdout, the operational log to stderr. Every option is also an environment variable, such as
-OUTRIDER_MAX_TUNNELS (lists: comma-separated); the command line wins. PROXY_PASSWORD demands Basic credentials.
-The policy file and the passwords are read again when they change, and on SIGHUP. SIGTERM or SIGINT starts
-a graceful shutdown. A second signal skips the waiting.
+A forward proxy (CONNECT and absolute-form HTTP). It connects only to targets that the policy and the class of their
+addresses allow. Access records go to stdout, the operational log to stderr. Every option is also an environment
+variable, such as OUTRIDER_MAX_TUNNELS (lists: comma-separated); the command line wins. PROXY_PASSWORD requires Basic
+credentials. The proxy reads the policy file and the passwords again when they change, and on SIGHUP. SIGTERM or SIGINT
+starts a graceful shutdown. A second signal skips the waiting.
 
 ${optionHelp(PROXY_OPTIONS)}`;
 
-/** Logs errors that come in floods: one line per second. */
+/** Logs frequent errors: at most one line per second. */
 function makeAcceptLog(log: Logger): (error: Error) => void {
   let loggedAt = Number.NEGATIVE_INFINITY;
   return (error) => {
@@ -100,7 +100,7 @@ function watch(
   return () => clearInterval(timer);
 }
 
-/** `outrider proxy`: runs until SIGTERM or SIGINT. Exit status. @throws UsageError */
+/** `outrider proxy`: runs until SIGTERM or SIGINT and returns the exit status. @throws UsageError */
 export async function runProxy(argv: readonly string[]): Promise<number> {
   const { config, positionals, help } = readConfig(PROXY_OPTIONS, argv, process.env);
   if (help) {
@@ -110,7 +110,7 @@ export async function runProxy(argv: readonly string[]): Promise<number> {
   requirePolicy(config);
   noArguments(positionals);
   const log = makeLog(config.logLevel);
-  // From the first moment: process 1 of a container ignores signals that have no handler.
+  // Installed first: process 1 of a container ignores signals that have no handler.
   const signal = makeSignals(["SIGTERM", "SIGINT"]);
   const reload = new Reload(config, process.env.PROXY_PASSWORD);
   const first = await reload.start();
@@ -151,7 +151,7 @@ export async function runProxy(argv: readonly string[]): Promise<number> {
     ports,
   );
 
-  // Before the proxy listens, the policy is in force and the sources are known: nothing is answered without them.
+  // Before the proxy listens, the policy is in force and the sources are known: no request is answered without them.
   await sources.check(assignedAddresses());
   if (first !== null) installer.install(first);
   const at = await server.listen(config.listen.host, config.listen.port, config.reusePort).catch((error: unknown) => {
@@ -163,7 +163,7 @@ export async function runProxy(argv: readonly string[]): Promise<number> {
   const adminAddress = formatHostPort(adminAt.address, adminAt.port);
   log.info({ listen: status.listen, admin: adminAddress, version: status.version }, "listening");
   if (reload.error !== null) log.error(`${reload.error}; waiting for a valid policy`);
-  if (first !== null && !first.credentials.required) log.info("no password is set: every client is served");
+  if (first !== null && !first.credentials.required) log.info("no password is set: every client may use this proxy");
   const stopWatching = watch(reload, installer, sources, verifier, log);
 
   log.info({ signal: await signal() }, "shutting down");

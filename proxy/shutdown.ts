@@ -46,6 +46,6 @@ export async function shutDown(
   log.info({ active: server.counts.active, drainSeconds: drainMs / 1000 }, "draining: no new connections");
   if (!skipped) await Promise.race([server.drain(), sleep(drainMs), skip]);
   const { active } = server.counts;
-  if (active > 0) log.warn({ active }, "closing what is still open");
+  if (active > 0) log.warn({ active }, "resetting open connections");
   await server.close();
 }

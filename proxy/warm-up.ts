@@ -17,19 +17,19 @@ import { readDocument } from "./policy/document.ts";
 import { compile } from "./policy/engine.ts";
 
 const LOOPBACK = "127.0.0.1";
-/** `.invalid` is nobody's (RFC 6761 §6.4). */
+/** A name that no one can register (RFC 6761 §6.4). */
 const HOST = "warm-up.invalid";
-/** A hundred make the first requests quick; more cost more than they save (docs/performance.md). */
+/** A hundred requests make the first client requests fast; more cost more than they save (docs/performance.md). */
 const REQUESTS = 120;
 const AT_ONCE = 8;
-/** A machine on which they take longer than this starts with what it has. */
+/** Time limit of the warm-up; a slow machine starts after fewer requests. */
 const BUDGET_MS = 1000;
 
 const never = (): never => {
   throw new Error("a warm-up verifies nothing");
 };
 
-/** A private proxy: a policy with one target, and records, metrics, names, a gate and a password of its own. */
+/** A private proxy: a policy with one target, and its own records, metrics, names, gate and password. */
 function makeServer(settings: Settings, log: Logger, far: number, password: string, writer: RecordWriter): ProxyServer {
   const credentials = new Credentials();
   credentials.add("PROXY_PASSWORD", password);
@@ -52,7 +52,7 @@ function makeServer(settings: Settings, log: Logger, far: number, password: stri
   return server;
 }
 
-/** What is asked for in turn: a tunnel twice, a name that is refused, a plain request. */
+/** The requests of a round: a tunnel twice, a denied name, a plain request. */
 function makeRequests(far: number, password: string): string[] {
   const fields = (host: string) =>
     `Host: ${host}:${far}\r\nUser-Agent: outrider\r\n` +
@@ -62,7 +62,7 @@ function makeRequests(far: number, password: string): string[] {
   return [tunnel(HOST), tunnel(HOST), tunnel(`not.${HOST}`), plain];
 }
 
-/** Makes one request and waits for its end, or for that of the time. Rejects when it is not answered. */
+/** Sends one request and waits for its end or for the time limit. Rejects when it is not answered. */
 function request(port: number, wire: string, signal: AbortSignal): Promise<void> {
   return new Promise((resolve, reject) => {
     const socket = new Socket({ signal }).connect(port, LOOPBACK);
@@ -70,7 +70,7 @@ function request(port: number, wire: string, signal: AbortSignal): Promise<void>
       if (wire.startsWith("CONNECT")) socket.write("what a sender says");
     });
     socket.on("data", () => {});
-    // Its close follows.
+    // The connection is closed next.
     socket.on("error", () => {});
     socket.on("close", () => {
       if (socket.bytesRead > 0 || signal.aborted) resolve();
@@ -85,7 +85,7 @@ function answer(socket: Socket): void {
   socket.on("data", () => socket.end("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"));
 }
 
-/** Makes the requests; how many there was time for. */
+/** Sends the requests; returns how many fitted into the time limit. */
 async function makeAll(server: ProxyServer, requests: readonly string[]): Promise<number> {
   const { port } = await server.listen(LOOPBACK, 0, false);
   const signal = AbortSignal.timeout(BUDGET_MS);
@@ -98,9 +98,10 @@ async function makeAll(server: ProxyServer, requests: readonly string[]): Promis
 }
 
 /**
- * Lets the compiler see the data path before the first client does: some requests through a private proxy to a private
- * receiver, both on loopback with ports and a password that nobody else knows, gone when this resolves. Nothing of it is
- * in records, metrics or the policy that serves. Never fails: without loopback the first requests are slower.
+ * Lets the compiler optimize the data path before the first client connects: sends some requests through a private
+ * proxy to a private receiver. Both use loopback, with random ports and a password of their own, and are closed when
+ * this resolves. Records, metrics and the serving policy do not show these requests. Never fails: without loopback the
+ * first client requests are slower.
  */
 export async function warmUp(settings: Settings, log: Logger): Promise<void> {
   const began = performance.now();
@@ -119,7 +120,7 @@ export async function warmUp(settings: Settings, log: Logger): Promise<void> {
     const requests = await makeAll(server, makeRequests(port, password));
     log.debug({ requests, ms: Math.round(performance.now() - began) }, "warmed up");
   } catch (error) {
-    log.warn({ reason: (error as Error).message }, "not warmed up: the first requests take longer");
+    log.warn({ reason: (error as Error).message }, "warm-up failed: the first requests are slower");
   } finally {
     await server?.close();
     far.close();

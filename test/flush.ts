@@ -1,6 +1,6 @@
 /**
- * Loaded into every test file's process. A file ends with its last test even when a failed test left a socket open
- * (`forceExit`), and what it reported must be out before: the runner's exit would cut it off (seen with Node 24.21).
+ * Loaded into every test file's process. A file ends with its last test, even if a failed test left a socket open
+ * (`forceExit`). Its reports must be written before: the runner's exit would truncate them (seen with Node 24.21).
  */
 
 const FLUSH_MS = 500;

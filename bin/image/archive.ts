@@ -7,9 +7,9 @@ import { appLayer, baseLayer, USER } from "./rootfs.ts";
 import { type TarEntry, tar, tree } from "./tar.ts";
 
 /**
- * `make image-archive`: the image as an OCI archive, without an engine and without a registry, for clusters that have
- * neither and for tests. Equal input gives equal bytes. Load it with `ctr -n k8s.io images import`, `docker load`,
- * `kind load image-archive` or `skopeo copy oci-archive:…`.
+ * `make image-archive`: writes the image as an OCI archive, without a container engine and without a registry, for
+ * tests and for clusters without them. Equal input gives equal bytes. Load it with `ctr -n k8s.io images import`,
+ * `docker load`, `kind load image-archive` or `skopeo copy oci-archive:…`.
  */
 
 const HELP = `Usage: archive.ts [--out FILE] [--name NAME:TAG] [--node FILE]
@@ -25,7 +25,7 @@ const MEDIA = {
   layer: "application/vnd.oci.image.layer.v1.tar",
 } as const;
 
-/** Names of the specification, which are Go's, for Node's. */
+/** Names of architectures in the specification (those of Go), by Node's names. */
 const ARCHITECTURE: Readonly<Record<string, string>> = {
   x64: "amd64",
   arm64: "arm64",
@@ -33,7 +33,7 @@ const ARCHITECTURE: Readonly<Record<string, string>> = {
   s390x: "s390x",
 };
 
-/** A piece of content under its digest. */
+/** A blob with its digest. */
 export interface Blob {
   mediaType: string;
   digest: string;
@@ -50,7 +50,7 @@ const json = (value: unknown) => Buffer.from(JSON.stringify(value));
 export const layerOf = (entries: readonly TarEntry[]): Blob => blob(MEDIA.layer, Buffer.concat([...tar(entries)]));
 const descriptor = ({ mediaType, digest, size }: Blob) => ({ mediaType, digest, size });
 
-/** What the Dockerfile says as well: a test compares them. */
+/** Configuration of the image. The Dockerfile has the same one; a test compares them. */
 export function imageConfig() {
   const { name, description, license, version } = packageJson();
   return {
@@ -69,7 +69,7 @@ export function imageConfig() {
   };
 }
 
-/** The files of the archive, and the digest of the manifest in it. */
+/** The files of the archive, and the digest of its manifest. */
 export function imageOf(
   name: string,
   layers: readonly Blob[],
@@ -97,7 +97,7 @@ export function imageOf(
   };
   const path = ({ digest }: Blob) => `blobs/${digest.replace(":", "/")}`;
   const file = (path: string, content: Buffer) => ({ path, mode: 0o644, content });
-  // manifest.json is what `docker load` reads where it does not know OCI archives.
+  // `docker load` reads manifest.json if it does not support OCI archives.
   const docker = [{ Config: path(config), RepoTags: [name], Layers: layers.map(path) }];
   const entries = tree([
     file("oci-layout", json({ imageLayoutVersion: "1.0.0" })),
@@ -108,14 +108,14 @@ export function imageOf(
   return { entries, digest: manifest.digest };
 }
 
-/** Short names get the registry that containerd and Docker assume: they would not find the image under another. */
+/** Short names get the registry that containerd and Docker assume. Otherwise these would not find the image. */
 export function fullName(name: string): string {
   const [first, ...rest] = name.split("/");
   if (rest.length === 0) return `docker.io/library/${name}`;
   return /[.:]|^localhost$/.test(first!) ? name : `docker.io/${name}`;
 }
 
-/** Bundles, and writes the archive; the digest of its manifest. */
+/** Builds the bundle and writes the archive; returns the digest of the manifest. */
 export async function writeArchive(out: string, name: string, node: string): Promise<string> {
   await makeBundle();
   const { entries, digest } = imageOf(fullName(name), [layerOf(baseLayer(node)), layerOf(appLayer())]);

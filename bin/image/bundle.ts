@@ -4,23 +4,23 @@ import { join } from "node:path";
 import { build, type Metafile } from "esbuild";
 
 /**
- * `make bundle`: operator and proxy as plain JavaScript in dist/, without node_modules. Half the memory of the sources:
- * the package of the Kubernetes client alone has a thousand files (docs/performance.md).
+ * `make bundle`: builds operator and proxy as plain JavaScript in dist/, without node_modules. They need half the
+ * memory of the sources: the package of the Kubernetes client alone has a thousand files (docs/performance.md).
  */
 
 export const ROOT = new URL("../..", import.meta.url).pathname;
 export const DIST = "dist";
-/** What `node` is given in the image. */
+/** File that `node` runs in the image. */
 export const ENTRY = "dist/outrider.js";
 
-// Packages in CommonJS call `require` for what Node has.
+// CommonJS packages call `require` for Node's own modules.
 const BANNER = 'import { createRequire } from "node:module";\nconst require = createRequire(import.meta.url);';
 
 export function packageJson(): { name: string; version: string; description: string; license: string } {
   return JSON.parse(readFileSync(join(ROOT, "package.json"), "utf8"));
 }
 
-/** Packages that files of a bundle came from, as folders. */
+/** Folders of the packages that a bundle contains. */
 function packagesOf(metafile: Metafile): string[] {
   const folders = Object.keys(metafile.inputs).flatMap(
     (path) => /^.*node_modules\/(?:@[^/]+\/)?[^/]+/.exec(path)?.[0] ?? [],
@@ -28,7 +28,7 @@ function packagesOf(metafile: Metafile): string[] {
   return [...new Set(folders)].sort();
 }
 
-/** Licences of everything bundled: they have to go where the code goes. */
+/** Licences of all bundled packages: they must be distributed with the code. */
 function licensesOf(folders: readonly string[]): string {
   const parts = folders.map((folder) => {
     const path = join(ROOT, folder);
@@ -45,8 +45,8 @@ function licensesOf(folders: readonly string[]): string {
 }
 
 /**
- * What runs in the image, by npm: CycloneDX. Without what differs at every call, and with the project's name where npm
- * puts that of the folder, so that equal input gives equal bytes.
+ * The software bill of materials of the image, by npm (CycloneDX). Fields that differ at every call are removed, and
+ * the project's name replaces that of the folder, so that equal input gives equal bytes.
  */
 function sbom(): string {
   const args = ["sbom", "--sbom-format=cyclonedx", "--sbom-type=application", "--omit=dev", "--package-lock-only"];
@@ -59,17 +59,17 @@ function sbom(): string {
   return `${JSON.stringify(sbom, null, 2)}\n`;
 }
 
-/** Makes dist/ anew; the files in it with their sizes in bytes. */
+/** Builds a new dist/. Returns its files with their sizes in bytes. */
 export async function makeBundle(): Promise<{ file: string; bytes: number }[]> {
   const folder = join(ROOT, DIST);
   rmSync(folder, { recursive: true, force: true });
   const { metafile } = await build({
     absWorkingDir: ROOT,
-    // The second one is a thread of its own, which the first one starts.
+    // The second one is a worker thread, which the first one starts.
     entryPoints: { outrider: "bin/image/launch.ts", "read-worker": "proxy/config/read-worker.ts" },
     outdir: DIST,
     bundle: true,
-    // The proxy must not load what the operator needs.
+    // The proxy must not load modules that only the operator needs.
     splitting: true,
     format: "esm",
     platform: "node",

@@ -5,18 +5,18 @@ import { rootCertificates } from "node:tls";
 import { DIST, ROOT } from "./bundle.ts";
 import { type TarEntry, tree } from "./tar.ts";
 
-/** distroless' nonroot. */
+/** User `nonroot` of distroless. */
 export const USER = "65532:65532";
 
 const text = (path: string, content: string) => ({ path, mode: 0o644, content: Buffer.from(content) });
 
-/** The shared libraries of a program, by glibc's own loader. */
+/** The shared libraries of a program, according to glibc's own loader. */
 function librariesOf(program: string): string[] {
   const lines = execFileSync("ldd", [program], { encoding: "utf8" }).split("\n");
   return lines.flatMap((line) => /(?:=> )?(\/\S+) \(0x/.exec(line)?.[1] ?? []);
 }
 
-/** Node.js with what it needs of a system, and nothing else: no shell, no package manager. */
+/** Node.js and the system files that it needs, without a shell or a package manager. */
 export function baseLayer(node: string): TarEntry[] {
   const libraries = librariesOf(node).map((path) => ({
     path: path.slice(1),
@@ -33,7 +33,7 @@ export function baseLayer(node: string): TarEntry[] {
       ),
       text("etc/group", "root:x:0:\nnonroot:x:65532:\n"),
       text("etc/nsswitch.conf", "hosts: files dns\n"),
-      // Mozilla's, as this Node.js carries them: those of the machine that builds would differ from machine to machine.
+      // Mozilla's CA certificates, as Node.js contains them: those of the build machine would differ between machines.
       text("etc/ssl/certs/ca-certificates.crt", `${rootCertificates.join("\n")}\n`),
     ],
     [
@@ -43,7 +43,7 @@ export function baseLayer(node: string): TarEntry[] {
   );
 }
 
-/** The bundle, at the place where the Dockerfile puts it. */
+/** The bundle, at the same path as in the Dockerfile. */
 export function appLayer(): TarEntry[] {
   const files = ["package.json", "LICENSE", ...readdirSync(join(ROOT, DIST)).map((file) => `${DIST}/${file}`)];
   return tree(files.map((file) => ({ path: `app/${file}`, mode: 0o644, content: readFileSync(join(ROOT, file)) })));

@@ -1,12 +1,15 @@
-/** Tar as POSIX has it (ustar), so that equal input gives equal bytes: no times, no owners, no order of a file system. */
+/**
+ * POSIX tar (ustar) with reproducible content: no times, no owners, and an order that does not depend on the file
+ * system.
+ */
 
-/** One thing in an archive. */
+/** One entry of an archive. */
 export interface TarEntry {
-  /** Without a leading slash; a folder ends in one. */
+  /** Without a leading slash; the path of a folder ends with a slash. */
   path: string;
   /** Permission bits. */
   mode: number;
-  /** Absent: a folder. */
+  /** Content of a file; absent: a folder. */
   content?: Buffer;
 }
 
@@ -42,7 +45,7 @@ function header({ path, mode, content }: TarEntry): Buffer {
   return block;
 }
 
-/** An archive of these entries, piece by piece, in the order given. @throws where a path does not fit */
+/** An archive of these entries, in pieces, in the given order. @throws when a path does not fit */
 export function* tar(entries: readonly TarEntry[]): Generator<Buffer> {
   for (const entry of entries) {
     yield header(entry);
@@ -54,7 +57,7 @@ export function* tar(entries: readonly TarEntry[]): Generator<Buffer> {
   yield Buffer.alloc(2 * BLOCK);
 }
 
-/** Files with the folders that they are in, sorted by path. `folders`: those that have a mode of their own. */
+/** Files with their parent folders, sorted by path. `folders`: folders with a special mode. */
 export function tree(
   files: readonly (TarEntry & { content: Buffer })[],
   folders: readonly TarEntry[] = [],

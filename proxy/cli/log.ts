@@ -6,14 +6,17 @@ export type Logger = pino.Logger;
 export const LOG_LEVELS = ["trace", "debug", "info", "warn", "error", "fatal", "silent"] as const;
 
 /**
- * JSON with all that is not ASCII as escapes, which is the same JSON. C1 control characters, line separators and marks that
- * turn the direction of text act on terminals and forge lines in some viewers; whoever sends them must not reach a log.
+ * Writes JSON with all non-ASCII characters as escapes. C1 control characters, line separators and marks that change
+ * the direction of text act on terminals and forge lines in some viewers. Untrusted senders must not get them into a
+ * log.
  */
 export function asciiJson(json: string): string {
   return json.replace(/[\x7f-\uffff]/g, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, "0")}`);
 }
 
-/** The operational log: JSON lines on stderr, synchronous since they are few. Access records go to stdout. */
+/**
+ * The operational log: JSON lines on stderr, written synchronously because they are few. Access records go to stdout.
+ */
 export function makeLog(level: string): Logger {
   const options = {
     level,

@@ -4,10 +4,10 @@ import { formatAddress, parseAddress } from "../policy/cidr.ts";
 import { nearest } from "../policy/rules.ts";
 import { UsageError } from "./usage-error.ts";
 
-/** One option of a command: long form, environment variable, and what `--help` prints. */
+/** One option of a command: its long form, environment variable, and help text. */
 export interface Option {
   name: string;
-  /** What stands for the value in `--help`; absent: a switch. */
+  /** Placeholder of the value in `--help`; absent: a switch. */
   value?: string;
   repeat?: boolean;
   fallback?: string;
@@ -23,7 +23,7 @@ export class Values extends Map<string, readonly string[]> {
     this.#variables.add(name);
   }
 
-  /** What the person wrote: the option, or its environment variable. */
+  /** The name for error messages: the option or the environment variable that the user set. */
   shown(name: string): string {
     return this.#variables.has(name) ? variableOf(name) : `--${name}`;
   }
@@ -35,8 +35,8 @@ export function variableOf(name: string): string {
 }
 
 /**
- * Reads a command line, then the environment for what it does not say. Repeatable options are comma-separated there.
- * @throws UsageError naming the option
+ * Reads a command line, then the environment for options that it does not set. Repeatable options are comma-separated
+ * in variables. @throws UsageError naming the option
  */
 export function readOptions(
   options: readonly Option[],
@@ -129,15 +129,15 @@ export function ipAddresses(values: Values, name: string): string[] {
   });
 }
 
-/** For commands that take options alone. @throws UsageError */
+/** Rejects arguments, for commands that take options only. @throws UsageError */
 export function noArguments(positionals: readonly string[]): void {
   if (positionals.length > 0) throw new UsageError(`unexpected argument "${positionals[0]}"; see --help`);
 }
 
 /**
- * `IP:PORT`, `:PORT` or `[IP]:PORT` to listen on; an empty IP means all addresses. IPv6 needs the brackets and IPv4 may
- * have them: a pod's `[$(HOST_IP)]:4750` fits the address of either family. Names are refused: what they resolve to is
- * not this program's to guess. @throws UsageError
+ * Reads `IP:PORT`, `:PORT` or `[IP]:PORT` to listen on; an empty IP means all addresses. IPv6 needs the brackets and
+ * IPv4 may have them: a pod's `[$(HOST_IP)]:4750` is valid for either family. Host names are refused, because they can
+ * resolve to several addresses. @throws UsageError
  */
 export function ipPort(values: Values, name: string, fallback: string): { host: string; port: number } {
   const text = values.get(name)?.[0] ?? fallback;
@@ -151,7 +151,7 @@ export function ipPort(values: Values, name: string, fallback: string): { host: 
   return { host, port };
 }
 
-/** What an address to listen on that could not be listened on is called. */
+/** The error for a listen address that cannot be used. */
 export function listenError(error: unknown, name: string, where: { host: string; port: number }): UsageError {
   const code = (error as NodeJS.ErrnoException).code;
   const why = code === "EADDRINUSE" ? "the address is in use" : (error as Error).message;

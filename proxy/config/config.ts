@@ -10,18 +10,18 @@ import { openFileLimit, shareFiles } from "../sockets/descriptors.ts";
 /** How a policy file is read; `explain` and `check` share these with the proxy. */
 export const POLICY_OPTIONS: readonly Option[] = [
   { name: "policy", value: "FILE", help: "policy document, EgressPolicy manifest or acl.yaml (required)" },
-  { name: "service", value: "NAME", help: "the service of an acl.yaml that has several" },
+  { name: "service", value: "NAME", help: "service to use, for an acl.yaml with several services" },
 ];
 
-/** What the machine adds to a policy. */
+/** Settings of the machine in addition to the policy. */
 export const RANGE_OPTIONS: readonly Option[] = [
   {
     name: "allow-cidr",
     value: "CIDR",
     repeat: true,
-    help: "open a special-purpose range, or loopback, for every allowed host",
+    help: "allow a special-purpose range, or loopback, for every allowed host",
   },
-  { name: "deny-cidr", value: "CIDR", repeat: true, help: "close a range for every host" },
+  { name: "deny-cidr", value: "CIDR", repeat: true, help: "deny a range for every host" },
   {
     name: "nat64-prefix",
     value: "CIDR",
@@ -38,82 +38,94 @@ export const DNS_OPTIONS: readonly Option[] = [
     repeat: true,
     help: "DNS server, in order of use (default: those of resolv.conf)",
   },
-  { name: "hosts", value: "FILE", help: "names that are not asked for: lines of an address and names" },
-  { name: "dns-seconds", value: "N", help: "time for one name, in seconds (default 2, or the policy's)" },
+  {
+    name: "hosts",
+    value: "FILE",
+    help: "hosts file (`IP NAME…` per line); these names are answered from it, not from DNS",
+  },
+  { name: "dns-seconds", value: "N", help: "time limit for resolving a name, in seconds (default 2, or the policy's)" },
 ];
 
 /** All options of `outrider proxy`, in the order of `--help`. */
 export const PROXY_OPTIONS: readonly Option[] = [
   ...POLICY_OPTIONS,
-  { name: "listen", value: "IP:PORT", fallback: ":4750", help: "where clients connect; port 0 picks a free one" },
+  { name: "listen", value: "IP:PORT", fallback: ":4750", help: "address for clients; port 0 picks a free port" },
   {
     name: "admin",
     value: "IP:PORT",
     fallback: "127.0.0.1:9750",
-    help: "where /livez /readyz /status /metrics /explain are",
+    help: "address of /livez, /readyz, /status, /metrics and /explain",
   },
   {
     name: "password-dir",
     value: "DIR",
-    help: "folder of passwords, one file a client (PROXY_PASSWORD: any other user name)",
+    help: "folder with one password file per client (PROXY_PASSWORD: any other user name)",
   },
   {
     name: "on-bad-policy",
     value: "exit|wait",
     fallback: "exit",
-    help: "without a first valid policy: exit 2, or answer 503 and wait",
+    help: "without a valid policy at start: exit with status 2, or answer 503 and wait",
   },
   ...DNS_OPTIONS,
   ...RANGE_OPTIONS,
-  { name: "connect-seconds", value: "N", help: "time to connect to a target, in seconds (default 5, or the policy's)" },
+  {
+    name: "connect-seconds",
+    value: "N",
+    help: "time limit for connecting to a target, in seconds (default 5, or the policy's)",
+  },
   {
     name: "idle-seconds",
     value: "N",
-    help: "a tunnel without traffic ends after so many seconds (default 300, or the policy's)",
+    help: "reset a tunnel after this many seconds without traffic (default 300, or the policy's)",
   },
-  { name: "max-tunnels", value: "N", help: "tunnels and requests at once (default 10000, or the policy's)" },
+  {
+    name: "max-tunnels",
+    value: "N",
+    help: "limit of concurrent tunnels and requests (default 10000, or the policy's)",
+  },
   {
     name: "buffer-mib",
     value: "N",
-    help: "MiB kept for clients and targets that do not read; above it the slowest connections are reset (default: a quarter of the memory limit, 32 to 1024)",
+    help: "limit of MiB buffered for clients and targets that do not read; above it the slowest connections are reset (default: a quarter of the memory limit, 32 to 1024)",
   },
   {
     name: "source-address",
     value: "IP",
     repeat: true,
-    help: "dial from this address of this machine; 503 and not ready while it is not there",
+    help: "local address for outgoing connections; while this machine does not have it, requests get 503 and /readyz fails",
   },
   {
     name: "readiness",
     value: "policy|verified",
     fallback: "verified",
-    help: "whether /readyz waits for source addresses and their proof",
+    help: "what /readyz checks: the policy only, or also source addresses and their proof",
   },
   {
     name: "drain-delay-seconds",
     value: "N",
     fallback: "5",
-    help: "after SIGTERM: not ready, but serving on, for so many seconds",
+    help: "seconds after SIGTERM in which the proxy is not ready, but still serves",
   },
   {
     name: "drain-seconds",
     value: "N",
-    help: "then tunnels may end by themselves for so many seconds (default 30, or the policy's)",
+    help: "seconds after that delay until open tunnels are reset (default 30, or the policy's)",
   },
-  { name: "reuse-port", help: "several processes share the port; each needs an admin port of its own" },
+  { name: "reuse-port", help: "let several processes share the port; each needs its own admin port" },
   { name: "deny-status", value: "403|502", help: "status of a refusal by policy (default 403, or the policy's)" },
   {
     name: "reason-detail",
     value: "class|full",
-    help: "whether reasons name the address (default class, or the policy's)",
+    help: "whether refusal reasons contain the address (default class, or the policy's)",
   },
-  { name: "access-log", value: "all|denied|none", help: "records on stdout (default all, or the policy's)" },
+  { name: "access-log", value: "all|denied|none", help: "access records on stdout (default all, or the policy's)" },
   { name: "via", value: "on|off", fallback: "on", help: "add `Via: 1.1 outrider` to plain http" },
   { name: "log-level", value: "LEVEL", fallback: "info", help: `operational log on stderr: ${LOG_LEVELS.join(", ")}` },
-  { name: "help", help: "print this" },
+  { name: "help", help: "print this help" },
 ];
 
-/** The command line of `outrider proxy`, checked. Undefined settings are the policy's to say. */
+/** The validated command line of `outrider proxy`. The policy decides undefined settings. */
 export interface Config {
   policy: string;
   service: string | undefined;
@@ -166,7 +178,7 @@ export function readConfig(options: readonly Option[], argv: readonly string[], 
   }
   const sourceAddresses = ipAddresses(values, "source-address");
   if (new Set(sourceAddresses).size < sourceAddresses.length) {
-    throw new UsageError(`${values.shown("source-address")}: an address is there twice`);
+    throw new UsageError(`${values.shown("source-address")}: the address is given twice`);
   }
   const denyStatus = oneOf(values, "deny-status", ["403", "502"]);
   const config: Config = {
@@ -200,20 +212,20 @@ export function readConfig(options: readonly Option[], argv: readonly string[], 
   return { config, values, positionals, help: values.has("help") };
 }
 
-/** Whoever needs a policy says so here. @throws UsageError */
+/** Checks that `--policy` is set. @throws UsageError */
 export function requirePolicy(config: Config): void {
   if (config.policy === "") throw new UsageError("--policy FILE is required");
 }
 
-/** What command line, policy and the limit of open files together say about serving. */
+/** Server settings from the command line, the policy and the limit of open files. */
 export interface Settings {
   connectMs: number;
   idleMs: number;
-  /** What is asked for, or less where the limit of open files does not allow it. */
+  /** The configured limit, or less where the limit of open files does not allow it. */
   maxTunnels: number;
-  /** What is asked for. */
+  /** The configured limit. */
   maxTunnelsWanted: number;
-  /** Client connections at once, with or without a request. */
+  /** Limit of client connections, with or without a request. */
   maxConnections: number;
   /** 0: no limit. */
   maxTunnelsPerClient: number;
@@ -221,7 +233,7 @@ export interface Settings {
   accessLog: "all" | "denied" | "none";
   /** Whether plain HTTP gets `Via: 1.1 outrider`. */
   via: boolean;
-  /** How long tunnels may end by themselves after SIGTERM. */
+  /** Drain time after SIGTERM for open tunnels. */
   drainMs: number;
 }
 

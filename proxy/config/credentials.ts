@@ -20,26 +20,26 @@ export interface Known {
   /** The user name as sent, one character a byte. */
   user: string;
   credential: Credential;
-  /** What limits count this client by; null: by its address, since the shared password proves no name. */
+  /** The key by which limits count this client; null: its address, since the shared password does not prove a name. */
   countedAs: string | null;
 }
 
-/** Passwords that go into a URL as they are: an injected proxy URL cannot percent-encode. */
+/** Passwords that a URL can contain without escapes: an injected proxy URL cannot percent-encode. */
 const URL_SAFE = /^[A-Za-z0-9._~-]+$/;
-/** Keys whose passwords are shared; two of them, so that one can be changed without a gap. */
+/** Keys of the shared passwords. There are two, so that a password can be rotated without an interruption. */
 const SHARED_KEYS = ["PROXY_PASSWORD", "PROXY_PASSWORD_PREVIOUS"];
 /** Bytes of a claimed user name in a record. */
 const MAX_CLAIMED_NAME = 64;
 /** Bytes of one password file. A request head holds no more than 12 KiB of credentials. */
 const MAX_PASSWORD_BYTES = 4096;
-/** Password files of one folder: each is looked at twice a second. */
+/** Password files of one folder. The proxy checks each of them twice a second. */
 const MAX_PASSWORD_FILES = 1024;
 
 const digestOf = (bytes: Buffer): Buffer => createHash("sha256").update(bytes).digest();
 
 /**
- * A user name in visible ASCII. Two names that differ are shown differently: a claimed name that is cut ends in `%...`,
- * which no whole name does.
+ * A user name in visible ASCII. Two different names are shown differently: a truncated claimed name ends in `%...`,
+ * which no complete name does.
  */
 function shownName(user: string, max: number): string {
   const cut = user.length > max ? user.slice(0, max) : user;
@@ -71,15 +71,15 @@ export class Credentials {
     return this.#shared.length > 0 || this.#own.size > 0;
   }
 
-  /** The passwords that a user name may have: its own alone, if it has one. */
+  /** The passwords that are valid for a user name: only its own, if it has one. */
   #of(user: string): readonly Credential[] {
     const own = this.#own.get(user);
     return own === undefined ? this.#shared : [own];
   }
 
   /**
-   * Checks a Proxy-Authorization value (RFC 7617), byte by byte: no encoding is assumed. Null when it is refused. Compares
-   * digests of equal length, so that time tells nothing about a password.
+   * Checks a Proxy-Authorization value (RFC 7617), byte by byte: no encoding is assumed. Null when it is refused.
+   * Compares digests of equal length, so that the time reveals nothing about a password.
    */
   check(header: string | undefined): Known | null {
     const match = /^basic +([A-Za-z0-9+/_-]+={0,2}) *$/i.exec(header ?? "");
@@ -97,7 +97,7 @@ export class Credentials {
     return { name, user, credential: good, countedAs: claimed ? null : user };
   }
 
-  /** Whether a client that was accepted earlier would still be. */
+  /** Whether the credentials of an accepted client are still valid. */
   has({ user, credential }: Known): boolean {
     return this.#of(user).some(
       (one) => one.client === credential.client && timingSafeEqual(one.digest, credential.digest),
@@ -105,9 +105,9 @@ export class Credentials {
   }
 }
 
-/** Counters of wrong passwords; addresses with the same hash share one. They take 64 KiB, whatever clients do. */
+/** Counters of wrong passwords; addresses with the same hash share one. They take 64 KiB, whatever clients send. */
 const SLOTS = 4096;
-/** Wrong passwords of one address that are answered at once: a sender with an old password retries so often. */
+/** Wrong passwords of one address that are answered without delay: a sender with an old password retries this often. */
 const FREE_GUESSES = 20;
 /** Wrong passwords that an address is forgiven, per second. */
 const FORGIVEN_PER_SECOND = 1;
@@ -117,14 +117,14 @@ const GUESS_DELAY_MS = 1000;
 const MAX_DELAYED = 256;
 
 /**
- * Slows down the guessing of passwords: an address with many wrong ones gets its answers late. A right password is never
- * delayed and never refused, since many clients may share one address behind a NAT.
+ * Slows down the guessing of passwords: an address with many wrong ones gets delayed answers. A right password is never
+ * delayed or refused, since many clients may share one address behind a NAT.
  */
 export class GuessBrake {
   readonly #levels = new Float64Array(SLOTS);
-  /** When each counter was brought up to date, in seconds since the start. */
+  /** When each counter was last updated, in seconds since the start. */
   readonly #times = new Float64Array(SLOTS);
-  /** Nobody can choose addresses that share a counter with another one. */
+  /** A random seed: clients cannot choose addresses that share a counter with another one. */
   readonly #seed = randomInt(2 ** 32);
   #second = 0;
   #delayed = 0;
@@ -132,13 +132,13 @@ export class GuessBrake {
   #slot(address: string): number {
     let hash = this.#seed;
     const parsed = parseAddress(address);
-    // A host has all addresses of an IPv6 /64.
+    // A host owns all addresses of an IPv6 /64.
     const text = parsed?.family === 6 ? parsed.words.slice(0, 2).join() : address;
     for (let i = 0; i < text.length; i++) hash = Math.imul(hash ^ text.charCodeAt(i), 0x01000193);
     return ((hash ^ (hash >>> 15)) >>> 0) % SLOTS;
   }
 
-  /** Counts a wrong password. Milliseconds by which its answer is to be delayed. `now`: milliseconds, monotonic. */
+  /** Counts a wrong password. Returns the delay of its answer in milliseconds. `now`: milliseconds, monotonic. */
   wrong(address: string, now: number): number {
     const slot = this.#slot(address);
     const seconds = now / 1000;
@@ -157,7 +157,7 @@ export class GuessBrake {
   }
 }
 
-/** The one of this process: it outlives reloads. */
+/** The instance of this process. It is kept across reloads. */
 export const guesses = new GuessBrake();
 
 /** Names of the password files in a folder, one character a byte. @throws UsageError */
@@ -173,7 +173,7 @@ export function passwordKeys(folder: string): string[] {
 export const passwordPath = (folder: string, key: string): Buffer =>
   Buffer.concat([Buffer.from(`${folder}/`), Buffer.from(key, "latin1")]);
 
-/** A password file's bytes without the newline that editors put at the end. */
+/** The bytes of a password file without the newline that editors append. */
 function readPassword(path: Buffer): Buffer {
   const bytes = readSmallFile(path, { maxBytes: MAX_PASSWORD_BYTES });
   const end = bytes.at(-1) !== 0x0a ? bytes.length : bytes.length - (bytes.at(-2) === 0x0d ? 2 : 1);

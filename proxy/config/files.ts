@@ -1,14 +1,14 @@
 import { closeSync, constants, fstatSync, openSync, readSync, type Stats } from "node:fs";
 
-/** How a file is read. */
+/** Options for reading a file. */
 export interface FileOptions {
   /** Bytes. A longer file is an error. */
   maxBytes: number;
-  /** Accept a pipe, such as `<(command)` of a shell. Only for the start: nothing else can be served while it is read. */
+  /** Accept a pipe, such as `<(command)` of a shell. Only for the start: reading a pipe blocks the process. */
   pipe?: boolean;
 }
 
-/** A writer that is silent for so long leaves the pipe unread, in milliseconds. */
+/** Milliseconds without output from a pipe's writer after which reading fails. */
 const PIPE_WAIT_MS = 10_000;
 const PIPE_POLL_MS = 10;
 const CHUNK_BYTES = 65_536;
@@ -33,8 +33,8 @@ function readSome(fd: number, chunk: Buffer, deadline: number): number {
 }
 
 /**
- * The bytes of a small file. Never blocks on a pipe or device that was put in the file's place: only regular files are
- * read, and pipes where `pipe` allows them. @throws Error whose message says what is wrong with the file
+ * The bytes of a small file. Never blocks on a pipe or device in the file's place: it reads regular files only, and
+ * pipes where `pipe` allows them. @throws Error whose message describes the problem
  */
 export function readSmallFile(file: string | Buffer, options: FileOptions): Buffer {
   // A pipe without a writer blocks an open without this flag.
@@ -59,7 +59,7 @@ export function readSmallFile(file: string | Buffer, options: FileOptions): Buff
   }
 }
 
-/** The text of a small file. Bytes that are not UTF-8 are an error: they would be read as something else. */
+/** The text of a small file. Bytes that are not UTF-8 are an error: decoding would replace them. */
 export function readSmallText(file: string, options: FileOptions): string {
   const bytes = readSmallFile(file, options);
   try {

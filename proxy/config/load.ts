@@ -19,7 +19,7 @@ export function readPolicyText(config: Config, pipe: boolean): string {
   }
 }
 
-/** Reads the policy file of a command line. @throws UsageError: one line with file, field and mend */
+/** Reads the policy file of a command line. @throws UsageError: one line with file, field and fix */
 export function loadSource(config: Config): PolicySource {
   return readText(readPolicyText(config, true), config).source;
 }

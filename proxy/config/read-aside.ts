@@ -6,11 +6,14 @@ import { type ReadPolicy, readText } from "./read-policy.ts";
 import type { Answer } from "./read-worker.ts";
 
 /**
- * Characters of a text that is read at once: some 10 ms of YAML. A longer one would stall all requests (1 MB: 0.7 s), so a
- * thread reads it.
+ * Limit in characters of a text that is parsed on the main thread: some 10 ms of YAML. A longer one would stall all
+ * requests (1 MB: 0.7 s), so a worker thread parses it.
  */
 const MAX_AT_ONCE = 16_384;
-/** Heap of that thread, in MiB: 8 MiB of YAML need some 500 at most. A file that needs more is an error, not the process' end. */
+/**
+ * Heap of that thread, in MiB: 8 MiB of YAML need some 500 at most. A file that needs more is an error and does not end
+ * the process.
+ */
 const MAX_HEAP_MIB = 512;
 /** The part of the memory limit that this heap may take: in a container of 512 MiB a whole one would have the process killed. */
 const HEAP_SHARE = 4;
@@ -29,7 +32,7 @@ function inThread(text: string, config: Config): Promise<ReadPolicy> {
     });
     const fail = (why: string) => reject(new UsageError(`--policy ${config.policy}: ${why}`));
     const timer = setTimeout(() => {
-      fail(`is not read within ${MAX_READ_MS / 1000} s`);
+      fail(`cannot be parsed within ${MAX_READ_MS / 1000} s`);
       void worker.terminate();
     }, MAX_READ_MS);
     worker.once("message", (answer: Answer) => {
@@ -40,7 +43,7 @@ function inThread(text: string, config: Config): Promise<ReadPolicy> {
       if (error.code === "ERR_WORKER_OUT_OF_MEMORY") {
         return fail(`needs more than ${heapMiB} MiB of memory to be read`);
       }
-      // A thread takes six file descriptors. Without them a stall is better than an old policy.
+      // A thread takes six file descriptors. Without them, a stall is better than keeping an old policy.
       try {
         resolve(readText(text, config));
       } catch (thrown) {
@@ -56,8 +59,8 @@ function inThread(text: string, config: Config): Promise<ReadPolicy> {
 }
 
 /**
- * Reads the text of the policy file of a command line without a stall of the event loop, whatever its length.
- * @throws UsageError: one line with file, field and mend
+ * Parses the text of the policy file of a command line without a stall of the event loop, whatever its length. @throws
+ * UsageError: one line with file, field and fix
  */
 export async function readAside(text: string, config: Config): Promise<ReadPolicy> {
   return text.length <= MAX_AT_ONCE ? readText(text, config) : inThread(text, config);

@@ -5,21 +5,24 @@ import { type PolicySource, readPolicy } from "../policy/policy-file.ts";
 import { PolicyError } from "../policy/rules.ts";
 import type { Config } from "./config.ts";
 
-/** A policy file, read for a command line. */
+/** A parsed policy file with the overrides of a command line. */
 export interface ReadPolicy {
   source: PolicySource;
-  /** Of the document with what the command line overrides. */
+  /** Hash of the document, after the overrides of the command line. */
   hash: string;
 }
 
-/** The document with what the command line overrides: this is the policy that runs, and whose hash is shown. */
+/**
+ * The document with the overrides of the command line. This is the policy that the proxy applies and whose hash it
+ * shows.
+ */
 export function overrideDocument(document: PolicyDocument, config: Config): PolicyDocument {
   if (config.reasonDetail === undefined) return document;
   const reasonDetail = config.reasonDetail === "full" ? "Full" : "Class";
   return { ...document, proxy: { ...document.proxy, reasonDetail } };
 }
 
-/** Reads the text of the policy file of a command line. @throws UsageError: one line with file, field and mend */
+/** Parses the text of the policy file of a command line. @throws UsageError: one line with file, field and fix */
 export function readText(text: string, config: Config): ReadPolicy {
   try {
     const name = basename(config.policy).replace(/[^!-~]/g, "_");
@@ -31,7 +34,7 @@ export function readText(text: string, config: Config): ReadPolicy {
       );
     }
     if (config.service !== undefined && source.kind !== "acl") {
-      throw new UsageError(`--service is for acl.yaml files; ${config.policy} is none`);
+      throw new UsageError(`--service is for acl.yaml files; ${config.policy} is not one`);
     }
     return { source, hash: hashDocument(overrideDocument(source.document, config)) };
   } catch (error) {

@@ -2,9 +2,9 @@ import { parentPort, workerData } from "node:worker_threads";
 import { UsageError } from "../cli/usage-error.ts";
 import { type ReadPolicy, readText } from "./read-policy.ts";
 
-/** The thread that reads a long policy file (`read-aside.ts`): one text, one answer. */
+/** The worker thread that parses a long policy file (`read-aside.ts`): one text, one answer. */
 
-/** What the thread answers. An error's class does not cross threads. */
+/** The answer of the thread. The class of an error is lost between threads. */
 export type Answer = { read: ReadPolicy } | { usage: string };
 
 function answer(): Answer {

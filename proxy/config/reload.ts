@@ -8,21 +8,21 @@ import { readPolicyText } from "./load.ts";
 import { readAside } from "./read-aside.ts";
 import type { ReadPolicy } from "./read-policy.ts";
 
-/** How often files are looked at. A change counts when two looks agree: nobody reads a file while it is written. */
+/** Polling interval of the files. A change counts when two polls agree, so that a half-written file is not read. */
 export const LOOK_MS = 500;
 
-/** What was read: only whole and valid things get here. */
+/** Policy and passwords that were read: complete and valid. */
 export interface Loaded {
   source: PolicySource;
-  /** Of the document with what the command line overrides. */
+  /** Hash of the document, after the overrides of the command line. */
   hash: string;
   credentials: Credentials;
 }
 
-/** What a pipe looks like: it can be read once. */
+/** The fingerprint of a pipe, which can be read only once. */
 const PIPE = "pipe";
 
-/** What a file is at this moment, behind all its links (a ConfigMap volume swaps the `..data` link). */
+/** The identity of a file's content, behind all its links (a ConfigMap volume swaps the `..data` link). */
 function fingerprint(file: string | Buffer): string {
   try {
     const stat = statSync(file, { bigint: true });
@@ -45,22 +45,22 @@ function folderFingerprint(folder: string): string {
 }
 
 /**
- * Reads policy and passwords at the start, and notices that they changed and reads them anew: whole and valid, or not at
- * all. Polls, since inotify sees neither NFS nor every kind of link swap.
+ * Reads policy and passwords at the start, and again when they change: both complete and valid, or neither. Polls,
+ * since inotify reports neither changes on NFS nor every kind of link swap.
  */
 export class Reload {
   readonly #config: Config;
   readonly #password: string | undefined;
-  /** What the last attempt read, and what the last look saw. */
+  /** Fingerprints of the last attempt, and of the last poll. */
   #tried: string;
   #seen: string;
   #started = false;
-  /** What a pipe held at the start. */
+  /** Content of a pipe that was read at the start. */
   #piped: ReadPolicy | null = null;
   #reading = false;
-  /** The last attempt's error; null when it was good. */
+  /** Error of the last attempt; null after a success. */
   error: string | null = null;
-  /** The last attempt failed only because no file descriptor was left; the next look makes another one. */
+  /** The last attempt failed only because no file descriptor was left; the next poll tries again. */
   retrying = false;
   succeeded = 0;
   failed = 0;
@@ -77,7 +77,7 @@ export class Reload {
     return `${fingerprint(policy)} ${passwordDir === undefined ? "" : folderFingerprint(passwordDir)}`;
   }
 
-  /** A pipe in the file's place is read at the start only: later it could block, and what it held then still holds. */
+  /** Reads a pipe at the start only: later a read could block, and the content of the pipe is already known. */
   async #readPolicy(): Promise<ReadPolicy> {
     const config = this.#config;
     const pipe = fingerprint(config.policy) === PIPE;
@@ -92,7 +92,7 @@ export class Reload {
     const { source, hash } = await this.#readPolicy();
     const credentials = readCredentials(this.#password, this.#config.passwordDir);
     if (source.needsPassword && !credentials.required) {
-      throw new UsageError("the policy asks for Basic authentication: set PROXY_PASSWORD or --password-dir");
+      throw new UsageError("the policy requires Basic authentication: set PROXY_PASSWORD or --password-dir");
     }
     return { source, hash, credentials };
   }
@@ -107,7 +107,9 @@ export class Reload {
     }
   }
 
-  /** What is new since the last attempt, once it stands still; null when nothing is, or it cannot be used. */
+  /**
+   * Changes since the last attempt, once the files are stable; null without a change or when the new files are invalid.
+   */
   async poll(): Promise<Loaded | null> {
     const now = this.#look();
     const still = now === this.#seen;
@@ -115,9 +117,9 @@ export class Reload {
     return still && now !== this.#tried ? this.force() : null;
   }
 
-  /** Reads now (SIGHUP). Null, with `error` set, when it cannot be used: the last good one stays. */
+  /** Reads now (SIGHUP). Null, with `error` set, when the files are invalid: the last good policy stays in force. */
   async force(): Promise<Loaded | null> {
-    // An attempt is under way, and may have read what was there before: the next look makes another one.
+    // An attempt is under way and may have read the previous content: the next poll tries again.
     if (this.#reading) {
       this.#tried = "";
       return null;
@@ -128,7 +130,7 @@ export class Reload {
     this.#reading = true;
     try {
       const loaded = await this.#load();
-      // Changed under the read: this may be half of it, the next look decides.
+      // The file changed during the read, which may have returned half of it: the next poll tries again.
       if (this.#look() !== looked) {
         this.#tried = "";
         return null;
@@ -138,10 +140,10 @@ export class Reload {
       this.succeeded++;
       return loaded;
     } catch (error) {
-      // Whatever it is, a proxy that serves goes on with what it has.
+      // A serving proxy keeps its policy, whatever the error is.
       this.error = (error as Error).message;
       this.failed++;
-      // The file is not to blame and need not change again: the next look reads it once more.
+      // The file is not the cause and need not change: the next poll reads it again.
       this.retrying = isExhausted(error);
       if (this.retrying) this.#tried = "";
       return null;

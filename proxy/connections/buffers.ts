@@ -1,11 +1,11 @@
 import { MIB, memoryLimit } from "../config/memory.ts";
 import { countBound } from "../outcome/bounds.ts";
 
-/** Whoever keeps bytes that its peer does not take. */
+/** A holder of bytes that its peer has not read. */
 export interface Holder {
-  /** Bytes that it keeps now. */
+  /** Bytes that it buffers now. */
   buffered(): number;
-  /** Ends it; `close` is the word of the record. */
+  /** Ends it; `close` is the value in the record. */
   shed(): void;
 }
 
@@ -20,8 +20,8 @@ export function defaultBufferLimit(): number {
 }
 
 /**
- * The bytes that this process keeps because a peer does not read. A connection is listed from its first unsent byte
- * until it has none left. Above the limit the connections that have waited longest are ended first.
+ * The bytes that this process buffers because peers do not read. A connection is listed from its first unsent byte
+ * until it has none left. Above the limit, the connections that have waited longest are ended first.
  */
 export class Buffers {
   readonly limit: number;
@@ -37,7 +37,7 @@ export class Buffers {
     return this.#bytes;
   }
 
-  /** Counts again what a connection keeps. */
+  /** Updates the buffered bytes of a connection. */
   note(holder: Holder): void {
     const bytes = holder.buffered();
     const before = this.#held.get(holder) ?? 0;
@@ -45,7 +45,7 @@ export class Buffers {
     if (bytes === 0) this.#held.delete(holder);
     else this.#held.set(holder, bytes);
     if (this.#bytes <= this.limit || this.#shedding) return;
-    // Not at once: who notes is in the middle of a read or a write, and may be the one that is ended.
+    // Not in this call: the caller is in the middle of a read or a write, and may be the connection to end.
     this.#shedding = true;
     setImmediate(() => this.#shed());
   }
@@ -55,7 +55,7 @@ export class Buffers {
     this.#held.delete(holder);
   }
 
-  /** Counts all of them again: small writes drain without an event. */
+  /** Updates all of them: small writes drain without an event. */
   sweep(): void {
     for (const holder of this.#held.keys()) this.note(holder);
   }

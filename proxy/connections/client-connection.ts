@@ -13,12 +13,12 @@ import { Connect } from "./connect.ts";
 import { Exchange } from "./forward.ts";
 import type { Connection, Entry, Handler, Passage, ProxyContext } from "./handler.ts";
 
-/** What a client connection needs of its server. */
+/** The interface of the server for its client connections. */
 export interface ConnectionServer extends ProxyContext {
   readonly policy: PolicySet | null;
   readonly credentials: Credentials;
   readonly buffers: Buffers;
-  /** Counts one request under a client's key; a sentence when a limit forbids it. */
+  /** Counts one request under a client's key; returns a sentence when a limit forbids it. */
   acquire(key: string): string | null;
   release(key: string): void;
   record(record: AccessRecord): void;
@@ -28,32 +28,35 @@ export interface ConnectionServer extends ProxyContext {
   rests(client: ClientConnection): void;
   /** A request is under way again. */
   woke(client: ClientConnection): void;
-  /** The connection is closed, and so is all that belonged to it. */
+  /** The connection is closed, with everything that belonged to it. */
   forget(client: ClientConnection): void;
 }
 
 type ClientSocket = Socket & { client?: ClientConnection };
 
-/** From accept to the end of the first head, and for each later head from its first byte; further bytes extend nothing. */
+/**
+ * From accept to the end of the first head, and for each later head from its first byte. Further bytes do not extend
+ * it.
+ */
 const HEAD_TIMEOUT_MS = 10_000;
 /** Longer than any sender keeps an idle connection (Go: 90 s), so that no request meets a closing one. */
 const KEEP_ALIVE_MS = 120_000;
-/** After a refusal the unread rest is discarded so far and so long: bodies of webhooks fit, and no RST destroys the answer. */
+/** Limits of the unread rest of a refused request: bodies of webhooks fit, and no RST destroys the answer. */
 const LINGER_BYTES = 4 * 1024 * 1024;
 const LINGER_MS = 1000;
-/** The last bytes of an answer: a client that takes nothing of them for so long is reset. */
+/** Time limit for a client that reads none of the last bytes of an answer; then it is reset. */
 const FLUSH_MS = 30_000;
 
 function onData(this: ClientSocket, chunk: Buffer): void {
   this.client!.data(chunk);
 }
 
-/** The address of a client: one that came by IPv4 to a listener for both families is shown as what it is. */
+/** The address of a client. An IPv4 client of a dual-stack listener is shown with its IPv4 address. */
 function peerOf({ remoteAddress = "" }: Socket): string {
   return remoteAddress.startsWith("::ffff:") && remoteAddress.includes(".") ? remoteAddress.slice(7) : remoteAddress;
 }
 
-/** Takes what an accepted socket read into the shared buffer, where Node allows that (`accept.ts`). */
+/** Receives data that an accepted socket read into the shared buffer, where Node allows that (`accept.ts`). */
 export function onClientRead(this: Socket, length: number): boolean {
   const { client } = this as ClientSocket;
   if (client === undefined) return false;
@@ -75,7 +78,7 @@ function onClose(this: ClientSocket): void {
   this.client!.closed();
 }
 
-/** One accepted connection: reads heads, hands each request to its handler, refuses and lingers. */
+/** One accepted connection: reads heads, passes each request to its handler, refuses and lingers. */
 export class ClientConnection implements Connection, Holder {
   readonly socket: Socket;
   readonly server: ConnectionServer;
@@ -85,16 +88,16 @@ export class ClientConnection implements Connection, Holder {
   readonly source: string;
   /** When it was accepted, by the server's clock. */
   readonly accepted: number;
-  /** It reads by `onread` (`accept.ts`). */
+  /** Whether it reads by `onread` (`accept.ts`). */
   readonly sharedReads: boolean;
-  /** Takes what stands in a buffer of its own (`bulk.ts`); false: it has to rest. */
+  /** Takes bytes from a buffer of its own (`bulk.ts`); false: reading must pause. */
   bulk: ((length: number) => boolean) | null = null;
   handler: Handler | null = null;
   error: NodeJS.ErrnoException | null = null;
   #parser: HeadParser | null = null;
-  /** Heads that came. Before the first one the client gets no keep-alive time. */
+  /** Number of heads received. Before the first one the client gets no keep-alive time. */
   #requests = 0;
-  /** Since when this head, this silence between two requests, or progress of the last answer is waited for. */
+  /** Start of the wait for this head, of the idle time between two requests, or of progress of the last answer. */
   #since: number;
   /** Bytes that may still be discarded while lingering; -1: not lingering. */
   #linger = -1;
@@ -105,7 +108,7 @@ export class ClientConnection implements Connection, Holder {
   #gone = false;
   /** The last sweep found the socket destroyed. */
   #seenDestroyed = false;
-  /** What the limits count this request under; null while none is counted. */
+  /** The key under which the limits count this request; null while none is counted. */
   #counted: string | null = null;
   #known: Known | null = null;
   #passage: Passage | null = null;
@@ -184,7 +187,8 @@ export class ClientConnection implements Connection, Holder {
     const { server } = this;
     const { policy, credentials } = server;
     if (policy === null) return { code: "no-policy", reason: "this proxy has no valid policy yet" };
-    // A connection that was accepted is served once; only kept-alive ones are sent elsewhere.
+    // The first request of an accepted connection is still served; later ones are refused, so that the client
+    // reconnects elsewhere.
     if (server.phase === "draining" && this.#requests > 1) {
       return { code: "draining", reason: "this proxy is shutting down" };
     }
@@ -207,7 +211,10 @@ export class ClientConnection implements Connection, Holder {
     return { policy, settings: server.settings, credentials };
   }
 
-  /** Asked just before the 200 and before each plain request: reloads and a closed gate may have come since its entry. */
+  /**
+   * The last check, just before the 200 and before each plain request: the policy or the gate may have changed since
+   * the entry stage.
+   */
   begin(entry: Entry, passage: Passage): Failure | null {
     const { server } = this;
     const changed = server.policy !== entry.policy || server.credentials !== entry.credentials;
@@ -227,7 +234,7 @@ export class ClientConnection implements Connection, Holder {
     return decideAgain(policy, target, address, record);
   }
 
-  /** After a reload: what is forbidden now ends. */
+  /** Applies a new policy after a reload: ends a request that it denies. */
   revoke(): void {
     if (this.#passage === null || this.handler === null) return;
     const refused = this.#decideAgain(this.#passage);
@@ -239,7 +246,7 @@ export class ClientConnection implements Connection, Holder {
     this.handler.abort("revoked");
   }
 
-  /** Ends what was opened on a way between two moments. */
+  /** Ends a request whose upstream connection was opened on an egress path between two moments. */
   endUnproven(way: string, since: number, until: number): void {
     const passage = this.#passage;
     if (passage?.way.key === way && passage.opened >= since && passage.opened <= until) this.handler?.abort("unproven");
@@ -268,7 +275,7 @@ export class ClientConnection implements Connection, Holder {
     this.socket.resume();
   }
 
-  /** The same after a while; until then what comes is discarded. */
+  /** The same after a delay; until then the input is discarded. */
   #closeLater(bytes: string, ms: number): void {
     this.handler = null;
     this.#linger = LINGER_BYTES;
@@ -319,7 +326,7 @@ export class ClientConnection implements Connection, Holder {
     else this.handler.abort("buffer-limit");
   }
 
-  /** The exchange is complete and the connection goes on with whatever the client sent behind it. */
+  /** The exchange is complete, and the connection continues with the bytes that the client sent behind it. */
   next(rest: Buffer): void {
     this.handler = null;
     this.#since = this.server.now;
@@ -358,7 +365,7 @@ export class ClientConnection implements Connection, Holder {
   }
 
   sweep(now: number): void {
-    // A destroyed socket closes in the same turn of the event loop: this one never will.
+    // A destroyed socket normally closes in the same turn of the event loop: this one never will.
     if (this.socket.destroyed && this.#seenDestroyed) this.closed();
     this.#seenDestroyed = this.socket.destroyed;
     if (this.handler !== null) {

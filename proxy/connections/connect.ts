@@ -13,7 +13,7 @@ import { Tunnel } from "./tunnel.ts";
 
 /** The whole success answer: senders and their libraries compare little else (RFC 9110 §9.3.6). */
 const ESTABLISHED = Buffer.from("HTTP/1.1 200 Connection established\r\n\r\n");
-/** What a client may send before its answer, such as a TLS ClientHello behind the head; then it is paused. */
+/** Limit of the bytes that a client may send before its answer, such as a TLS ClientHello; then reading pauses. */
 const MAX_EARLY_BYTES = 65_536;
 
 /** A CONNECT from its head to its tunnel: decide, dial, answer 200, relay. */
@@ -23,7 +23,7 @@ export class Connect implements Handler {
   readonly #record: AccessRecord;
   readonly #early = new Held();
   #ended = false;
-  /** Drops the waiting for DNS, or the dial. */
+  /** Cancels the DNS lookup or the dial. */
   #stop: (() => void) | null = null;
 
   constructor(client: Connection, head: Head) {

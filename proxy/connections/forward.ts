@@ -23,22 +23,24 @@ import { inLaterTurn } from "../sockets/turns.ts";
 import { adopt, UPSTREAM_ONREAD, type UpstreamOwner, type UpstreamSocket } from "../sockets/upstream.ts";
 import type { Connection, Entry, Handler } from "./handler.ts";
 
-/** Client bytes that are held while nobody can take them; then the client is paused. */
+/** Limit of the client bytes that are held until the upstream can take them; then reading from the client pauses. */
 const MAX_HELD_BYTES = 65_536;
 /**
- * Heads with a status of 1xx in front of one response. Servers send one or two (100, 103), or one in some seconds while
- * they work (102); Go's client accepts five.
+ * Limit of heads with a status of 1xx before one response. Servers send one or two (100, 103), or one in some seconds
+ * while they work (102); Go's client accepts five.
  */
 const MAX_INTERIM_HEADS = 16;
 /**
- * Lines of a chunked body, and fields of interim heads, in one read (64 KiB) of a connection. After more of them the connection waits for the next
- * turn of the event loop (`turns.ts`), so that a flood of tiny chunks delays others by some reads, not by all that the
- * kernel holds.
+ * Limit of the lines of a chunked body, and of the fields of interim heads, in one read (64 KiB) of a connection.
+ * Beyond it the connection waits for the next turn of the event loop (`turns.ts`). A flood of tiny chunks thus delays
+ * other connections by a few reads, not by all data that the kernel holds.
  */
 const MAX_LINES_PER_TURN = 128;
 const NOTHING = Buffer.alloc(0);
 
-/** One absolute-form request and its response (RFC 9112 §3.2.2): decided by itself, whatever came before it. */
+/**
+ * One absolute-form request and its response (RFC 9112 §3.2.2). Each request is decided independently of earlier ones.
+ */
 export class Exchange implements Handler, UpstreamOwner {
   readonly #client: Connection;
   readonly #head: Head;
@@ -54,15 +56,15 @@ export class Exchange implements Handler, UpstreamOwner {
   #reused = false;
   /** The upstream connection belongs to this client alone: it is authenticated. */
   #bound = false;
-  /** Client bytes that came before the upstream was there, or behind this request. */
+  /** Client bytes that arrived before the upstream was connected, or behind this request. */
   readonly #held = new Held();
   /** How often an OPTIONS or TRACE may still be forwarded; null: no such limit. */
   #forwards: number | null = null;
   #interimHeads = 0;
   #interimFields = 0;
-  /** A 100 was passed on. */
+  /** A 100 was forwarded. */
   #continued = false;
-  /** The upstream sent a message that it must not send: its connection is not used again. */
+  /** The upstream sent a message that violates HTTP: its connection is not reused. */
   #faulty = false;
   /** The client half-closed. */
   #ended = false;
@@ -73,7 +75,7 @@ export class Exchange implements Handler, UpstreamOwner {
   #close: boolean;
   #active: number;
   #over = false;
-  /** The whole response is written, but the client has not yet taken it. */
+  /** The response is written completely, but the client has not read all of it. */
   #leaving = false;
 
   constructor(client: Connection, head: Head) {
@@ -142,7 +144,7 @@ export class Exchange implements Handler, UpstreamOwner {
       this.#reused = true;
       this.#bound = pooled.bound;
       this.#stop = () => {};
-      // It was put into the pool after its source had been proven, or dropped from there.
+      // The pool has only connections whose source was proven before; it drops all others.
       use(pooled.socket, address, key, Number.POSITIVE_INFINITY, pooled.opened);
       return;
     }
@@ -167,7 +169,7 @@ export class Exchange implements Handler, UpstreamOwner {
     this.#record.local = socket.localAddress ?? "";
     const { via } = this.#client.server.settings;
     const { method, target, headers } = this.#head;
-    // RFC 9112 §3.2.4: an OPTIONS without any path is about the server itself.
+    // RFC 9112 §3.2.4: an OPTIONS without a path addresses the server itself.
     const path = method === "OPTIONS" && absolute.path === "/" && !target.endsWith("/") ? "*" : absolute.path;
     const { authority } = absolute;
     const forwards = this.#forwards === null ? null : this.#forwards - 1;
@@ -199,12 +201,12 @@ export class Exchange implements Handler, UpstreamOwner {
     this.#client.noteBuffered();
   }
 
-  /** Bytes that wait for the upstream, or that either side has not taken yet. */
+  /** Bytes that wait for the upstream, or that either side has not read yet. */
   buffered(): number {
     return this.#held.length + this.#client.socket.writableLength + (this.#upstream?.writableLength ?? 0);
   }
 
-  /** Reads from the client again, unless its bytes could go nowhere. */
+  /** Resumes reading from the client, unless there is no room for its bytes. */
   #resumeClient(): void {
     if (this.#over || this.#held.length >= MAX_HELD_BYTES || this.#upstream?.writableNeedDrain) return;
     this.#client.socket.resume();
@@ -257,7 +259,7 @@ export class Exchange implements Handler, UpstreamOwner {
     if (this.#head.chunked) this.#toUpstream.add("\r\n");
   };
 
-  /** A client that half-closes waits for its response. What it sent may still be held, for want of an upstream. */
+  /** A client that half-closes waits for its response. Its bytes may still be held until the upstream is connected. */
   onEnd(): void {
     this.#ended = true;
     if (this.#upstream !== null && !this.#request.done) this.onClosed();
@@ -327,7 +329,7 @@ export class Exchange implements Handler, UpstreamOwner {
     this.#parser = null;
     this.#response = head;
     const bodiless = this.#head.method === "HEAD" || head.status === 204 || head.status === 304;
-    // RFC 9110 §8.6, RFC 9112 §6.1: a 204 has neither, so another reader may see a body.
+    // RFC 9110 §8.6, RFC 9112 §6.1: a 204 has neither, and another reader may expect a body.
     if (head.status === 204 && (head.chunked || head.contentLength !== undefined)) this.#faulty = true;
     this.#bound ||= bindsConnection(head.headers);
     if (bodiless) this.#body = new LengthBody(0);
@@ -338,14 +340,14 @@ export class Exchange implements Handler, UpstreamOwner {
       this.#close = true;
     }
     if (!this.#request.done) this.#close = true;
-    // A client that half-closed may have sent further requests before.
+    // A client that half-closed may have sent more requests before.
     if (this.#ended && this.#held.length === 0) this.#close = true;
     this.#chunked = head.chunked && this.#head.minor === 1 && !(bodiless && this.#head.method !== "HEAD");
     const close = this.#close || this.#client.server.phase !== "serving";
     this.#close = close;
     this.#toClient.add(responseHead(head, { chunked: this.#chunked, close, via }));
     if (this.#body.done) {
-      // Bytes that no response owns: nobody may meet them later.
+      // Bytes that belong to no response: no later request may receive them.
       if (rest.length > 0) this.#faulty = true;
       this.#complete();
       return false;
@@ -354,8 +356,8 @@ export class Exchange implements Handler, UpstreamOwner {
   }
 
   /**
-   * A head with a status of 1xx: one 100 goes to a client that waits for it, every other one is dropped, since clients
-   * take it for the answer (docs/adr/0015-interim-responses.md). False: the exchange is over.
+   * Handles a head with a status of 1xx. One 100 goes to a client that waits for it. Every other one is dropped, since
+   * clients take it for the answer (docs/adr/0015-interim-responses.md). False: the exchange is over.
    */
   #takeInterim(head: ResponseHead): boolean {
     if (++this.#interimHeads > MAX_INTERIM_HEADS) {
@@ -379,7 +381,7 @@ export class Exchange implements Handler, UpstreamOwner {
     try {
       rest = this.#body!.feed(chunk, this.#relayPayload);
     } catch {
-      // The response has begun: an abnormal end is the only honest word (RFC 9112 §8).
+      // The response has begun: only a reset can report the failure (RFC 9112 §8).
       this.#cut("upstream-broken");
       return;
     }
@@ -461,11 +463,11 @@ export class Exchange implements Handler, UpstreamOwner {
       return;
     }
     this.#client.next(this.#held.take());
-    // The request behind this one, or an idle connection, gets to know of the half-close as well.
+    // The half-close also applies to the request behind this one, or to the idle connection.
     if (this.#ended) this.#client.end();
   }
 
-  /** Ends it for good, and its upstream connection. */
+  /** Ends it and its upstream connection. */
   #abandon(): void {
     this.#over = true;
     if (this.#upstream === null) return;
@@ -496,7 +498,7 @@ export class Exchange implements Handler, UpstreamOwner {
   onClosed(): boolean {
     if (this.#over && !this.#leaving) return false;
     this.#leave("client-gone");
-    // Not FIN, where the client half-closed inside of its own body: an answer that has begun would look complete.
+    // Not FIN if the client half-closed inside its own body: an answer that has begun would look complete.
     reset(this.#client.socket);
     return false;
   }
@@ -520,7 +522,10 @@ export class Exchange implements Handler, UpstreamOwner {
     this.#fail({ code: "timeout", reason: `${this.#record.target} was silent for ${seconds} s` });
   }
 
-  /** At once: an answer that comes before the client's connection is gone must not bring the upstream back into the pool. */
+  /**
+   * Immediately: an answer that comes before the client's connection is closed must not return the upstream to the
+   * pool.
+   */
   abort(close: string): void {
     if (this.#over && !this.#leaving) return;
     this.#leave(close);

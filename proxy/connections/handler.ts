@@ -12,44 +12,47 @@ import type { PolicySet } from "../policy/engine.ts";
 import type { Target } from "../policy/target.ts";
 import type { Pool } from "../sockets/pool.ts";
 
-/** Who owns a client connection between two heads: a CONNECT being decided, a tunnel, or an HTTP exchange. */
+/** The handler of a client connection between two heads: a CONNECT being decided, a tunnel, or an HTTP exchange. */
 export interface Handler {
   onData(chunk: Buffer): void;
   onEnd(): void;
   onDrain(): void;
-  /** The client is gone. True: bytes are still on their way to the upstream, and `finish` is called when they are gone. */
+  /**
+   * The client has disconnected. True: bytes are still on their way to the upstream; `finish` is called when they are
+   * sent.
+   */
   onClosed(error: NodeJS.ErrnoException | null): boolean;
-  /** Bytes that this process keeps because a peer has not taken them yet. */
+  /** Bytes that this process buffers because a peer has not read them yet. */
   buffered(): number;
-  /** Once a second, with the server's clock in milliseconds. */
+  /** Called once a second, with the server's clock in milliseconds. */
   sweep(now: number): void;
-  /** Ends it from our side, abnormally; `close` is the word of the record. */
+  /** Resets it from our side; `close` is the value in the record. */
   abort(close: string): void;
 }
 
-/** A request that has its upstream: what it takes to decide it again. */
+/** A request that has its upstream connection, with everything that is needed to decide it again. */
 export interface Passage {
   record: AccessRecord;
   target: Target;
   address: Address;
   way: Way;
-  /** When its upstream connection was begun, and when it was made (monotonic ms). */
+  /** When its upstream connection was started, and when it was established (monotonic ms). */
   dialled: number;
   opened: number;
 }
 
-/** What a request is decided with: one policy from entry to end. */
+/** The context of a decision: one policy from entry to end. */
 export interface Entry {
   policy: PolicySet;
   settings: Settings;
   credentials: Credentials;
 }
 
-/** What all connections of a server share, as far as a handler needs it. */
+/** State that all connections of a server share, as far as a handler needs it. */
 export interface ProxyContext {
-  /** Milliseconds, monotonic, renewed once a second and at each accept: exact enough for idle times. */
+  /** Milliseconds, monotonic, updated once a second and at each accept: exact enough for idle times. */
   readonly now: number;
-  /** Leaving: not ready, still serving. Draining: no new connections, open ones may end. */
+  /** Leaving: not ready, still serving. Draining: no new connections; open ones may end by themselves. */
   readonly phase: "serving" | "leaving" | "draining";
   readonly settings: Settings;
   readonly names: Names;
@@ -57,24 +60,24 @@ export interface ProxyContext {
   readonly pool: Pool;
 }
 
-/** The client connection, as its handler sees it. */
+/** The client connection, as its handler uses it. */
 export interface Connection {
   readonly socket: Socket;
   readonly server: ProxyContext;
-  /** It reads by `onread` (`accept.ts`). */
+  /** Whether it reads by `onread` (`accept.ts`). */
   readonly sharedReads: boolean;
-  /** Takes the bytes of a read buffer of its own (`bulk.ts`); false: reading pauses. */
+  /** Takes the bytes of a read buffer of its own (`bulk.ts`); false: reading must pause. */
   bulk: ((length: number) => boolean) | null;
-  /** The owner of the bytes that arrive; null between two requests. */
+  /** The handler of the bytes that arrive; null between two requests. */
   handler: Handler | null;
   newRecord(kind: AccessRecord["kind"], target: string): AccessRecord;
   /** The entry stage: policy, credentials, limits. */
   enter(head: Head, record: AccessRecord): Entry | Failure;
-  /** The last check before a request leaves; null: it may. */
+  /** The last check before a request is sent; null: it may be sent. */
   begin(entry: Entry, passage: Passage): Failure | null;
   /** Answers a refusal, writes the record and closes the connection. `headOnly`: the request was a HEAD. */
   refuse(failure: Failure, record: AccessRecord, headOnly: boolean): void;
-  /** Writes the record of the request and gives its place back. */
+  /** Writes the record of the request and releases its place in the limits. */
   finish(record: AccessRecord): void;
   /** The last response is written: sends FIN and discards what still arrives. */
   farewell(): void;

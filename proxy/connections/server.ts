@@ -13,7 +13,7 @@ import { Buffers } from "./buffers.ts";
 import { ClientConnection, type ConnectionServer, onClientRead } from "./client-connection.ts";
 
 const SWEEP_MS = 1000;
-/** Connections of one source address that have not sent a complete first head yet. Honest clients send theirs at once. */
+/** Limit of connections of one source address without a complete first head. Honest clients send theirs at once. */
 const MAX_SILENT_PER_SOURCE = 256;
 /**
  * A connection that has been silent, or without a request, for less than this is not closed in favour of another one: its
@@ -22,7 +22,7 @@ const MAX_SILENT_PER_SOURCE = 256;
 const SILENT_GRACE_MS = 100;
 const BACKLOG = 4096;
 
-/** What a server is made of. */
+/** Dependencies of the server. */
 export interface Parts {
   settings: Settings;
   credentials: Credentials;
@@ -32,25 +32,25 @@ export interface Parts {
   onRecord: (record: AccessRecord, ms: number) => void;
   writer: RecordWriter;
   readiness: "policy" | "verified";
-  /** Bytes that the process may keep for slow peers. */
+  /** Limit of the bytes that the process buffers for slow peers. */
   bufferBytes: number;
-  /** A connection could not be accepted, for want of file descriptors mostly. */
+  /** A connection could not be accepted, mostly because no file descriptor was left. */
   onAcceptError: (error: NodeJS.ErrnoException) => void;
 }
 
-/** The accept loop with what all connections share: policy, credentials, names, gate, limits, records. */
+/** The accept loop and the state that all connections share: policy, credentials, names, gate, limits, records. */
 export class ProxyServer implements ConnectionServer {
   #policy: PolicySet | null = null;
   #settings: Settings;
   #credentials: Credentials;
-  /** Leaving: not ready, still serving. Draining: nothing new, what is open may end. */
+  /** Leaving: not ready, still serving. Draining: no new connections; open ones may end by themselves. */
   phase: "serving" | "leaving" | "draining" = "serving";
   readonly names: Names;
   readonly gate: Gate;
   readonly pool = new Pool();
   readonly #onRecord: Parts["onRecord"];
   readonly #readiness: "policy" | "verified";
-  /** Milliseconds, monotonic, renewed once a second and at each accept: good enough for idle times. */
+  /** Milliseconds, monotonic, updated once a second and at each accept: exact enough for idle times. */
   now = performance.now();
   readonly #clients = new Set<ClientConnection>();
   /** Connections without a complete first head, the oldest first: all, and those of each source address. */
@@ -96,7 +96,7 @@ export class ProxyServer implements ConnectionServer {
     return this.#credentials;
   }
 
-  /** Puts a policy in force, for every request from here on; what it forbids of what is open ends (`revoked`). */
+  /** Puts a policy in force for every later request. Open requests and tunnels that it denies are reset (`revoked`). */
   install(policy: PolicySet, settings: Settings, credentials: Credentials): void {
     this.#policy = policy;
     this.#settings = settings;
@@ -104,7 +104,10 @@ export class ProxyServer implements ConnectionServer {
     for (const client of this.#clients) client.revoke();
   }
 
-  /** What was opened on a way between two moments (monotonic ms) may have left from a wrong address: it ends (`unproven`). */
+  /**
+   * Resets connections that were opened on an egress path between two moments (monotonic ms), since they may have left
+   * from a wrong address (`unproven`).
+   */
   endUnproven(way: string, since: number, until: number): void {
     for (const client of this.#clients) client.endUnproven(way, since, until);
     this.pool.close();
@@ -117,7 +120,7 @@ export class ProxyServer implements ConnectionServer {
     return this.#readiness === "verified" ? this.gate.unready() : null;
   }
 
-  /** Requests and tunnels that are counted now, and connections in all. */
+  /** Numbers of counted requests and tunnels, and of connections. */
   get counts(): { active: number; connections: number; bufferedBytes: number; recordsDropped: number } {
     const { bytes: bufferedBytes } = this.buffers;
     const connections = this.#clients.size;
@@ -169,7 +172,7 @@ export class ProxyServer implements ConnectionServer {
     return resting !== undefined && this.#evict(resting, resting.since, "resting-connections");
   }
 
-  /** Closes silent connections of one source address, the oldest first, down to its bound. */
+  /** Closes silent connections of one source address, the oldest first, until its limit is met. */
   #trim(peers: ReadonlySet<ClientConnection>): void {
     for (const oldest of peers) {
       if (peers.size <= MAX_SILENT_PER_SOURCE) return;
@@ -195,7 +198,7 @@ export class ProxyServer implements ConnectionServer {
     socket.end(refusalBytes(failure, options), "latin1", () => socket.destroy());
   }
 
-  /** A connection has sent its first head, or is gone: it counts as silent no longer. */
+  /** A connection has sent its first head or is closed: it no longer counts as silent. */
   spoke(client: ClientConnection): void {
     if (!this.#silent.delete(client)) return;
     const peers = this.#silentFrom.get(client.from)!;
@@ -220,7 +223,7 @@ export class ProxyServer implements ConnectionServer {
     if (this.#clients.size === 0) this.#emptied?.();
   }
 
-  /** Counts one request or tunnel of a client; a sentence when a limit forbids it. */
+  /** Counts one request or tunnel of a client; returns a sentence when a limit forbids it. */
   acquire(key: string): string | null {
     if (this.#active >= this.settings.maxTunnels) return `this proxy has ${this.#active} tunnels, its limit`;
     const { maxTunnelsPerClient } = this.settings;
@@ -255,7 +258,7 @@ export class ProxyServer implements ConnectionServer {
     this.pool.sweep(this.now);
   }
 
-  /** Stops accepting; resolves when everything that is open has ended by itself. */
+  /** Stops accepting connections; resolves when all open ones have ended by themselves. */
   drain(): Promise<void> {
     this.phase = "draining";
     this.#server.close();
@@ -266,7 +269,7 @@ export class ProxyServer implements ConnectionServer {
     });
   }
 
-  /** Ends what is still open (record: `drain`) and resolves when every connection is closed. */
+  /** Resets all open connections (record: `drain`) and resolves when every connection is closed. */
   async close(): Promise<void> {
     const drained = this.drain();
     for (const client of this.#clients) {

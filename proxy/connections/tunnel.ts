@@ -6,17 +6,17 @@ import { reset } from "../sockets/reset.ts";
 import { adopt, type UpstreamOwner, type UpstreamSocket } from "../sockets/upstream.ts";
 import type { Connection, Handler } from "./handler.ts";
 
-/** Tunnels that are silent for so long are kept alive on the way; short ones are spared four system calls. */
+/** Idle time after which TCP keep-alive starts; short tunnels thereby save four system calls. */
 const KEEP_ALIVE_MS = 15_000;
 /** After both sides have ended, the upstream gets this long to take the bytes that the client sent before its end. */
 const LINGER_MS = 5000;
 
-/** Whether a direction with so many bytes has just become bulk. */
+/** Whether a direction has just reached the number of bytes from which it counts as bulk. */
 const passes = (bytes: number, added: number): boolean => bytes >= BULK_AFTER_BYTES && bytes - added < BULK_AFTER_BYTES;
 
 /**
- * Relays bytes between a client and its upstream: half-close is passed on as FIN, an abnormal end as RST, back-pressure
- * by pausing the faster side. One record at the end.
+ * Relays bytes between a client and its upstream. A half-close is relayed as FIN and a reset as RST; back-pressure
+ * pauses the faster side. Writes one record at the end.
  */
 export class Tunnel implements Handler, UpstreamOwner {
   readonly client: Connection;
@@ -28,7 +28,7 @@ export class Tunnel implements Handler, UpstreamOwner {
   #upstreamEnded = false;
   #finished = false;
   #kept = false;
-  /** Since when the client is gone while its last bytes are still being sent (server's clock, ms). */
+  /** When the client disconnected while its last bytes are still being sent (server's clock, ms). */
   #lingerSince: number | null = null;
   #up: Bulk | null = null;
   #down: Bulk | null = null;
@@ -86,7 +86,7 @@ export class Tunnel implements Handler, UpstreamOwner {
     this.#upstream.resume();
   }
 
-  /** Bytes that either side has not taken yet. */
+  /** Bytes that either side has not read yet. */
   buffered(): number {
     return this.client.socket.writableLength + this.#upstream.writableLength;
   }
@@ -95,7 +95,7 @@ export class Tunnel implements Handler, UpstreamOwner {
     const upstream = this.#upstream;
     if (error !== null) this.broken("client", error);
     else if (this.#clientEnded && this.#upstreamEnded && !upstream.destroyed && upstream.writableLength > 0) {
-      // The client expects no answer, but its last bytes are still on their way: counted and revocable until they are gone.
+      // The client expects no answer, but its last bytes are still being sent: counted and revocable until then.
       this.#lingerSince = this.client.server.now;
       return true;
     } else if (!upstream.destroyed) upstream.destroy();
@@ -121,7 +121,7 @@ export class Tunnel implements Handler, UpstreamOwner {
   upstreamEnd(): void {
     this.#upstreamEnded = true;
     this.#record.close ??= "upstream-end";
-    // Both sides have ended and everything is written: closing says the same as a FIN, in one system call less.
+    // Both sides have ended and everything is written: closing has the same effect as a FIN, with one system call less.
     const { socket } = this.client;
     if (this.#clientEnded && socket.writableLength === 0) socket.destroy();
     else socket.end();
@@ -141,7 +141,7 @@ export class Tunnel implements Handler, UpstreamOwner {
     else if (!this.#upstreamEnded && !this.#finished) this.client.socket.destroy();
   }
 
-  /** One side ended abnormally: the other side is told in the same way. */
+  /** One side was reset: the other side is reset as well. */
   broken(side: "client" | "upstream", error: NodeJS.ErrnoException): void {
     if (this.#record.close === undefined || !(this.#clientEnded && this.#upstreamEnded)) {
       this.#record.close = error.code === "ETIMEDOUT" ? `${side}-timeout` : `${side}-reset`;

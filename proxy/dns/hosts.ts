@@ -3,7 +3,7 @@ import { readSmallText } from "../config/files.ts";
 import { type Address, parseAddress } from "../policy/cidr.ts";
 import { canonicalHost } from "../policy/host.ts";
 
-/** Bytes of a hosts file, which is read at the start only. */
+/** Limit in bytes of a hosts file, which is read at the start only. */
 const MAX_HOSTS_BYTES = 8 * 1024 * 1024;
 
 /** Reads a hosts file (`address name…`, `#` comments). @throws UsageError naming file and line */
@@ -20,7 +20,7 @@ export function readHosts(file: string): Map<string, Address[]> {
     if (text === undefined || text === "") continue;
     const address = parseAddress(text);
     if (address === null) throw new UsageError(`--hosts ${file}:${i + 1}: "${text}" is not an IP address`);
-    if (names.length === 0) throw new UsageError(`--hosts ${file}:${i + 1}: no name behind ${text}`);
+    if (names.length === 0) throw new UsageError(`--hosts ${file}:${i + 1}: no name after ${text}`);
     for (const name of names) {
       const host = canonicalHost(name);
       if (host === null) throw new UsageError(`--hosts ${file}:${i + 1}: "${name}" is not a host name`);

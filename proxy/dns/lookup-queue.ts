@@ -1,15 +1,15 @@
 /**
- * Second-level labels under which registries of countries sell names (`co.uk`, `com.br`): a zone there has three labels.
- * The list is short on purpose. A suffix that is missing here makes its names one zone, which costs them speed only. A
- * label too many lets its owner make as many zones as there are names.
+ * Second-level labels under which country registries sell names (`co.uk`, `com.br`): a zone there has three labels. The
+ * list is short on purpose. A missing suffix puts its names into one zone, which only slows them down. A wrong label
+ * lets its owner create as many zones as names.
  */
 const SECOND_LEVEL: ReadonlySet<string> = new Set(
   "ac co com edu go gob gouv gov gub gv ltd mil ne net nom or org plc sch".split(" "),
 );
 
 /**
- * The zone of a name, as far as a name tells: its last two labels, or three below such as `co.uk`. Names of one owner are
- * thereby in one zone.
+ * The zone of a name, derived from its text: its last two labels, or three below labels such as `co.uk`. Names of one
+ * owner are thus in one zone.
  */
 export function zoneOf(host: string): string {
   const labels = host.split(".");
@@ -18,7 +18,7 @@ export function zoneOf(host: string): string {
   return labels.slice(country && SECOND_LEVEL.has(second!) ? -3 : -2).join(".");
 }
 
-/** A group may use the free places divided by this number: a quarter of all places when it is alone. */
+/** Divisor of the free places for one group: a quarter of all places when it is the only group. */
 const FREE_SHARE = 3;
 
 function change(counts: Map<string, number>, key: string, by: 1 | -1): void {
@@ -28,9 +28,9 @@ function change(counts: Map<string, number>, key: string, by: 1 | -1): void {
 }
 
 /**
- * Places that are shared among clients and zones. A client, and a zone, may use a third of the places that are free, and
- * a zone within one client a third of what is left to that client. The first greedy group thus gets a quarter, the next
- * one a quarter of the rest. A group that has more than its share, since others came, gets no place that becomes free.
+ * Places that clients and zones share. A client, and a zone, may use a third of the free places; a zone within one
+ * client may use a third of that client's rest. The first greedy group thus gets a quarter, the next one a quarter of
+ * the rest. A group above its share, because others came later, gets no place that becomes free.
  */
 class Shares {
   readonly #limit: number;
@@ -62,18 +62,18 @@ class Shares {
   }
 }
 
-/** What waits or runs. It may wait for several clients, and runs for one. */
+/** A job that waits or runs. It may wait for several clients, and runs for one. */
 export interface Job {
   readonly zone: string;
-  /** Clients for which it waits. */
+  /** Clients that wait for it. */
   readonly waitsFor: Set<string>;
   /** The client that it runs for; null while it waits. */
   runsFor: string | null;
 }
 
 /**
- * Decides which lookups run and which wait: fair by client and by zone, bounded in both. Clients take turns, and so do
- * the zones of a client.
+ * Decides which lookups run and which wait: fair by client and by zone, with a limit for both. Clients take turns, and
+ * so do the zones of a client.
  */
 export class LookupQueue<J extends Job> {
   readonly #running: Shares;
@@ -88,8 +88,8 @@ export class LookupQueue<J extends Job> {
   }
 
   /**
-   * Lets a client ask for a job that does not run yet. `start`: it runs from now on, and no longer waits. `full`: there
-   * is no place left for it to wait for this client.
+   * Requests a job, which does not run yet, for a client. `start`: it runs from now on and no longer waits. `full`: the
+   * queue has no place left for this client.
    */
   enter(job: J, client: string): "start" | "wait" | "full" {
     if (job.waitsFor.has(client)) return "wait";
@@ -111,7 +111,7 @@ export class LookupQueue<J extends Job> {
     return "wait";
   }
 
-  /** Takes a job out, whether it runs or waits. */
+  /** Removes a job that runs or waits. */
   leave(job: J): void {
     if (job.runsFor !== null) this.#running.change(job.runsFor, job.zone, -1);
     job.runsFor = null;
@@ -126,14 +126,14 @@ export class LookupQueue<J extends Job> {
     job.waitsFor.clear();
   }
 
-  /** The next job that may run, already counted as running; null when none may. */
+  /** The next job that may run, already counted as running; null when none may run. */
   next(): J | null {
     for (const [client, zones] of this.#queues) {
       if (!this.#running.fitsClient(client)) continue;
       for (const [zone, jobs] of zones) {
         if (!this.#running.fits(client, zone)) continue;
         const job: J = jobs.values().next().value!;
-        // Both go to the end: others first, next time.
+        // Both move to the end, so that the others come first next time.
         this.#queues.delete(client);
         this.#queues.set(client, zones);
         zones.delete(zone);

@@ -3,11 +3,11 @@ import { type Address, canonicalAddress, v4 } from "../policy/cidr.ts";
 /** Record types of RFC 1035 and RFC 3596. */
 export const TYPE_A = 1;
 export const TYPE_AAAA = 28;
-/** The type of the records that a question asks for. */
+/** The record type of a question. */
 export type QuestionType = typeof TYPE_A | typeof TYPE_AAAA;
 
 /**
- * Addresses of one answer that are kept, per family. A host needs a few; an answer over TCP has room for 4,000, and each
+ * Limit of the addresses of one answer, per family. A host needs a few. An answer over TCP has room for 4,000, and each
  * of them costs memory, a place in the cache, and an attempt to connect.
  */
 export const MAX_ADDRESSES = 16;
@@ -31,14 +31,14 @@ const MASK_RCODE = 0x000f;
 const RCODES = ["", "FORMERR", "SERVFAIL", "NXDOMAIN", "NOTIMP", "REFUSED"] as const;
 export type Rcode = Exclude<(typeof RCODES)[number], ""> | "BADRESP";
 
-/** The addresses of an answer. `more`: how many it had beyond {@link MAX_ADDRESSES}. `ttl` in seconds. */
+/** The addresses of an answer. `more`: the number of addresses beyond {@link MAX_ADDRESSES}. `ttl` in seconds. */
 export interface Records {
   addresses: Address[];
   more: number;
   ttl: number;
 }
 
-/** The content of a response. `truncated`: the whole of it needs TCP. */
+/** The content of a response. `truncated`: the complete response needs TCP. */
 export type Response = Records | { error: Rcode } | "truncated";
 
 /** Writes a query (recursion desired, no EDNS). Null when the text is not a name that fits into a message. */
@@ -51,7 +51,7 @@ export function writeQuery(id: number, name: string, type: QuestionType): Buffer
   let at = HEADER_BYTES;
   for (const label of labels) {
     if (label.length === 0 || label.length > MAX_LABEL_BYTES || !/^[\x21-\x7e]+$/.test(label)) return null;
-    // One byte for the length of this label, one for the root behind the last one.
+    // One byte for the length of this label, one for the root label at the end.
     if (at - HEADER_BYTES + label.length + 2 > MAX_NAME_BYTES) return null;
     bytes[at] = label.length;
     bytes.write(label, at + 1, "latin1");
@@ -72,7 +72,7 @@ function sameQuestion(message: Buffer, query: Buffer): boolean {
   return true;
 }
 
-/** The offset behind the name at `at`, without following a pointer; -1 when it is malformed. */
+/** The offset after the name at `at`, without following a pointer; -1 when it is malformed. */
 function skipName(message: Buffer, at: number): number {
   const limit = at + MAX_NAME_BYTES;
   for (let next = at; next < message.length && next < limit; ) {
@@ -92,8 +92,8 @@ function readAddress(message: Buffer, at: number, type: QuestionType): Address {
 }
 
 /**
- * Reads the answer section once, from front to back. Owner names are skipped: the resolver has followed the aliases, and
- * an address is judged by itself, whatever name it stands behind.
+ * Reads the answer section once, from front to back. It skips owner names: the resolver has followed the aliases, and
+ * each address is vetted, whatever name it belongs to.
  */
 function readRecords(message: Buffer, start: number, type: QuestionType): Records | { error: Rcode } {
   const found: Records = { addresses: [], more: 0, ttl: MAX_WIRE_TTL };
@@ -122,8 +122,8 @@ function readRecords(message: Buffer, start: number, type: QuestionType): Record
 }
 
 /**
- * Reads a message that came from a resolver. Null when it is no response to this query: the query bit, the opcode, the
- * id or the question is another. Such a message is ignored, since everyone can send one.
+ * Reads a message from a resolver. Null when it is no response to this query: QR bit, opcode, id or question differ.
+ * Such a message is ignored, since anyone can send one.
  */
 export function readResponse(message: Buffer, query: Buffer): Response | null {
   if (message.length < HEADER_BYTES || message.readUInt16BE(0) !== query.readUInt16BE(0)) return null;
@@ -132,7 +132,7 @@ export function readResponse(message: Buffer, query: Buffer): Response | null {
   const rcode = flags & MASK_RCODE;
   const error = rcode === 0 ? null : (RCODES[rcode] ?? "BADRESP");
   const questions = message.readUInt16BE(4);
-  // A server that could not read the query, or did not want to, may leave the question out.
+  // A server that could not parse or refused the query may omit the question.
   if (questions === 0 && error !== null && error !== "NXDOMAIN") return { error: error as Rcode };
   if (questions !== 1 || !sameQuestion(message, query)) return null;
   if (error !== null) return { error: error as Rcode };

@@ -7,8 +7,8 @@ import { DnsQuery, type Reply, type ReplyError } from "./query.ts";
 import { DnsServers } from "./servers.ts";
 
 /**
- * The answer to one name: addresses (IPv6 and IPv4 in turn, RFC 8305 §4), or why there are none. `more`: addresses that
- * the DNS answer had beyond those.
+ * The answer for one name: addresses (IPv6 and IPv4 in turn, RFC 8305 §4), or the reason why there are none. `more`:
+ * the number of addresses of the DNS answer beyond those.
  */
 export type Answer =
   | { addresses: readonly Address[]; more?: number }
@@ -17,7 +17,7 @@ export type Answer =
 interface Entry {
   answer: Answer;
   expires: number;
-  /** What it counts against {@link MAX_CACHE_BYTES}. */
+  /** Its size for {@link MAX_CACHE_BYTES}. */
   bytes: number;
 }
 
@@ -26,7 +26,7 @@ interface Flight extends Job {
   readonly waiters: Set<(answer: Answer) => void>;
   /** The queue in which it waits or runs. */
   queue: LookupQueue<Flight>;
-  /** Ends the waiting for a slot. */
+  /** Timer that ends the wait for a slot. */
   timer: NodeJS.Timeout | undefined;
   readonly began: number;
   query: DnsQuery | null;
@@ -35,36 +35,36 @@ interface Flight extends Job {
 const MIN_TTL_SECONDS = 5;
 const MAX_TTL_SECONDS = 300;
 const NEGATIVE_SECONDS = 5;
-/** Names in the cache. */
+/** Limit of the names in the cache. */
 const MAX_ENTRIES = 10_000;
-/** Addresses in the cache: five for each name, where a name alone may have 32. */
+/** Limit of the addresses in the cache: five per name on average; one name may have 32. */
 const MAX_CACHED_ADDRESSES = 50_000;
-/** Rough bytes of memory of the cache: names, reasons and addresses. */
+/** Limit in bytes of the cache, estimated: names, reasons and addresses. */
 const MAX_CACHE_BYTES = 8 * 1024 * 1024;
-/** Rough bytes of an entry without its text and addresses, and of an address: objects of V8 on a 64-bit machine. */
+/** Estimated bytes of an entry without its text and addresses, and of an address: objects of V8 on a 64-bit machine. */
 const ENTRY_BYTES = 300;
 const ADDRESS_BYTES = 120;
 
-/** Lookups of clients that are under way at once: more lose packets on the way to the resolver. */
+/** Limit of concurrent lookups of clients: more lose packets on the way to the resolver. */
 const MAX_IN_FLIGHT = 256;
-/** Lookups of clients that wait for one of those. Each holds a request of its client. */
+/** Limit of the lookups of clients that wait for a slot. Each holds a request of its client. */
 const MAX_QUEUED = 8192;
-/** Slots that clients cannot take: for echo URLs, on whose proof the gate depends, and for `/explain`. */
+/** Slots that clients cannot use: for echo URLs, whose proof opens the gate, and for `/explain`. */
 const OWN_IN_FLIGHT = 32;
 const OWN_QUEUED = 1024;
-/** The part of the time for a name that it may wait for a slot; the rest is for asking. */
+/** The fraction of the time limit that a name may wait for a slot; the rest is for the queries. */
 const QUEUE_TIME = 0.5;
-/** Stands for this process in place of a client. */
+/** The client key of lookups of this process itself. */
 const OWN = "";
-/** Zones that are remembered because they gave addresses. */
+/** Limit of the remembered zones that gave addresses. */
 const MAX_KNOWN_ZONES = 4096;
 
-/** Whom to ask, for how long. */
+/** Resolvers and time limits. */
 export interface ResolveOptions {
-  /** `IP:port`, in order of use; empty: what resolv.conf names. */
+  /** `IP:port`, in order of use; empty: the servers of resolv.conf. */
   servers: readonly string[];
   timeoutSeconds: number;
-  /** Overrides, as of a hosts file. */
+  /** Fixed addresses of names, from a hosts file. */
   hosts: ReadonlyMap<string, readonly Address[]>;
   /** Milliseconds, monotonic. */
   now?: () => number;
@@ -81,7 +81,7 @@ function interleave(six: readonly Address[], four: readonly Address[]): Address[
 
 const NOTHING: Records = { addresses: [], more: 0, ttl: MAX_TTL_SECONDS };
 
-/** An answer and for how long it is kept; 0: not at all. */
+/** An answer and the time for which it is cached; 0: not cached. */
 interface Conclusion {
   answer: Answer;
   seconds: number;
@@ -96,7 +96,7 @@ function conclude(host: string, timeoutSeconds: number, six: Reply, four: Reply)
   if (addresses.length > 0) {
     const more = found6.more + found4.more;
     const ttl = Math.min(MAX_TTL_SECONDS, found6.ttl, found4.ttl);
-    // Half an answer is used, but not for long.
+    // Half an answer is used, but cached for a short time only.
     const seconds = failed === undefined ? Math.max(MIN_TTL_SECONDS, ttl) : MIN_TTL_SECONDS;
     return { answer: more > 0 ? { addresses, more } : { addresses }, seconds };
   }
@@ -121,8 +121,9 @@ function conclusionOf(failed: ReplyError, host: string, timeoutSeconds: number):
 }
 
 /**
- * Names to addresses: a stub resolver of its own (no search list, no thread pool, TCP when truncated), answers cached for
- * their TTL, one lookup in flight a name. Answers are never used past their time, and their users vet the addresses again.
+ * Resolves names to addresses: a stub resolver of its own (no search list, no thread pool, TCP when truncated). It
+ * caches answers for their TTL and runs one lookup per name at a time. Expired answers are never used. Callers vet the
+ * addresses for each request.
  */
 export class Names {
   #options: ResolveOptions;
@@ -131,7 +132,7 @@ export class Names {
   #cachedAddresses = 0;
   #cachedBytes = 0;
   readonly #flights = new Map<string, Flight>();
-  /** Answers of the cache, queries made, and waits for a query that was under way. */
+  /** Counts of cached answers, of queries, and of waits for a query that was already running. */
   readonly counts = { hit: 0, miss: 0, shared: 0 };
   readonly #queue = new LookupQueue<Flight>(MAX_IN_FLIGHT, MAX_QUEUED);
   readonly #own = new LookupQueue<Flight>(OWN_IN_FLIGHT, OWN_QUEUED);
@@ -145,14 +146,14 @@ export class Names {
     this.#servers = new DnsServers(options.servers);
   }
 
-  /** A reload may change the time for one name. Queries under way keep theirs. */
+  /** A reload may change the time limit. Running queries keep theirs. */
   setTimeout(timeoutSeconds: number): void {
     this.#options = { ...this.#options, timeoutSeconds };
   }
 
   /**
-   * Calls `done` once: at once when the answer is known, else later. The returned function drops the waiter. `client`:
-   * the client that asks, by which slots are shared; absent for lookups of this process itself.
+   * Calls `done` once: immediately when the answer is cached, else later. The returned function cancels the wait.
+   * `client`: the client whose slots are used; absent for lookups of this process itself.
    */
   lookup(host: string, done: (answer: Answer) => void, client = OWN): () => void {
     const fixed = this.#options.hosts.get(host);
@@ -163,7 +164,7 @@ export class Names {
     const entry = this.#cache.get(host);
     if (entry !== undefined) {
       if (entry.expires > this.#now()) {
-        // To the end: the least recently used entry is the first.
+        // Moves it to the end: the least recently used entry is the first.
         this.#cache.delete(host);
         this.#cache.set(host, entry);
         this.counts.hit++;
@@ -189,7 +190,7 @@ export class Names {
     if (flight.query === null && admitted === "start") this.#start(flight);
     return () => {
       flight.waiters.delete(waiter);
-      // A lookup that is under way goes on, since its answer is kept; one that waits is for its waiters alone.
+      // A running lookup continues, since its answer is cached; a waiting lookup has no other use than its waiters.
       if (flight.waiters.size === 0 && flight.query === null) this.#drop(flight);
     };
   }
@@ -201,13 +202,13 @@ export class Names {
     return flight;
   }
 
-  /** Lets a client ask for a flight that has not started. */
+  /** Requests a flight, which has not started, for a client. */
   #enter(flight: Flight, client: string): "start" | "wait" | "full" {
     const queue = client === OWN ? this.#own : this.#queue;
-    // Names in zones that never answered, however many there are, take no slot from those in zones that do.
+    // Names in zones that never answered take no slots from names in other zones, however many there are.
     const group = this.#known.has(flight.zone) ? client : `${client} new`;
     if (queue !== flight.queue) {
-      // This process needs the name as well: from here on it uses its own slots.
+      // This process needs the name as well: from now on the lookup uses the slots of this process.
       if (client !== OWN) return "wait";
       flight.queue.leave(flight);
       flight.queue = queue;
@@ -236,7 +237,7 @@ export class Names {
 
   #learn(zone: string, answer: Answer): void {
     const { code } = "code" in answer ? answer : { code: null };
-    // That a name does not exist says nothing for or against its zone: everyone can invent names.
+    // A name that does not exist proves nothing about its zone: anyone can invent names.
     if (code === "dns-nxdomain" || code === "overloaded") return;
     this.#known.delete(zone);
     if (code !== null) return;
@@ -244,7 +245,7 @@ export class Names {
     if (this.#known.size > MAX_KNOWN_ZONES) this.#known.delete(this.#known.values().next().value!);
   }
 
-  /** It never got a slot: that says nothing about the name, so nothing is kept. */
+  /** It never got a slot. Nothing is known about the name, so nothing is cached. */
   #giveUp(flight: Flight): void {
     countBound("dns-queue");
     const reason = `too many names are being resolved; ${flight.host} was not looked up`;
@@ -257,7 +258,7 @@ export class Names {
     for (const waiter of flight.waiters) waiter(answer);
   }
 
-  /** Takes a flight out and lets others start in its place. */
+  /** Removes a flight and lets others start in its place. */
   #drop(flight: Flight): void {
     clearTimeout(flight.timer);
     if (this.#flights.get(flight.host) !== flight) return;
@@ -289,7 +290,7 @@ export class Names {
     if (!("code" in answer)) this.#cachedAddresses -= answer.addresses.length;
   }
 
-  /** Ends all lookups; waiters are told that they failed. */
+  /** Ends all lookups; waiters get a failure. */
   close(): void {
     const flights = [...this.#flights.values()];
     this.#flights.clear();

@@ -4,17 +4,20 @@ import { connect, type Socket as TcpSocket } from "node:net";
 import { type QuestionType, type Rcode, type Records, readResponse, TYPE_A, TYPE_AAAA, writeQuery } from "./message.ts";
 import type { DnsServer, DnsServers } from "./servers.ts";
 
-/** Rounds in which every server is asked: a packet may be lost. The turns of a round are twice as long as those before. */
+/**
+ * Rounds in which every server gets the query: a packet may be lost. The turns of each round are twice as long as
+ * before.
+ */
 const ROUNDS = 3;
 /** The length of all rounds, in turns of the first one. */
 const ROUND_UNITS = 2 ** ROUNDS - 1;
-/** The longest turn of the first round, in milliseconds, where the time limit is generous. */
+/** Limit of a turn of the first round, in milliseconds, for long time limits. */
 const MAX_TURN_MS = 500;
-/** Failures per server after which it is not asked again at once. */
+/** Failures per server after which it gets no immediate retry. */
 const MAX_FAILURES = 2;
 const IDS = 65_536;
 
-/** Why a question has no addresses. `NOFILES`: this process has no file descriptor or memory left. */
+/** Reason why a question has no addresses. `NOFILES`: this process has no file descriptor or memory left. */
 export type ReplyError = Rcode | "TIMEOUT" | "CONNREFUSED" | "NOFILES" | "BADNAME";
 /** The outcome of one question. */
 export type Reply = Records | { error: ReplyError };
@@ -24,7 +27,7 @@ interface Question {
   /** Index of the next turn. */
   turn: number;
   timer: NodeJS.Timeout | undefined;
-  /** Servers that were asked and have not answered yet. */
+  /** Servers that have not answered yet. */
   readonly pending: Set<DnsServer>;
   readonly tcp: Map<DnsServer, TcpSocket>;
   failures: number;
@@ -51,9 +54,9 @@ function makeQuestion(id: number, host: string, type: QuestionType): Question {
 }
 
 /**
- * The AAAA and A questions for one name, by UDP, and by TCP when the answer is truncated. Each name has sockets of its
- * own, connected to the servers: no answer for another name can disturb it, and only the server can answer, to a port
- * and an id that are random. Servers are asked in turn, and an answer to an earlier turn still counts.
+ * The AAAA and A queries for one name, by UDP, and by TCP when the answer is truncated. Each name has its own sockets,
+ * connected to the servers. No answer for another name can disturb it, and only the server can answer, to a random port
+ * and id. Servers are tried in turn, and an answer to an earlier turn still counts.
  */
 export class DnsQuery {
   readonly #servers: DnsServers;
@@ -65,7 +68,7 @@ export class DnsQuery {
   #deadline: NodeJS.Timeout | undefined;
   #over = false;
 
-  /** Starts asking. `done` is called once, never before this returns, unless the query is cancelled. */
+  /** Starts the queries. `done` is called once, never before this returns, unless the query is cancelled. */
   constructor(servers: DnsServers, host: string, timeoutMs: number, done: (six: Reply, four: Reply) => void) {
     this.#servers = servers;
     this.#done = done;
@@ -120,7 +123,7 @@ export class DnsQuery {
 
   #open(server: DnsServer): Peer {
     const { host, port, family } = server;
-    // The address needs no lookup.
+    // The address of a resolver needs no lookup.
     const lookup = (address: string, _: unknown, found: (error: null, address: string) => void) => found(null, address);
     const socket = createSocket({ type: family === 6 ? "udp6" : "udp4", lookup: lookup as never });
     const peer: Peer = { socket, connected: false, unsent: [] };
@@ -133,7 +136,7 @@ export class DnsQuery {
       peer.connected = true;
       for (const query of peer.unsent.splice(0)) this.#send(server, peer, query);
     });
-    // Its failure is an event of this turn of the event loop or of the next one: listeners are there, the caller is not.
+    // It fails in this turn of the event loop or in the next one: listeners are attached, and the caller has returned.
     process.nextTick(() => {
       if (this.#peers.get(server) !== peer) return;
       try {
@@ -146,13 +149,13 @@ export class DnsQuery {
   }
 
   #send(server: DnsServer, peer: Peer, query: Buffer): void {
-    // "Port unreachable" for the first packet is the error of the second one, and comes to this callback only.
+    // "Port unreachable" for the first packet is reported as the error of the second one, in this callback only.
     peer.socket.send(query, (error) => {
       if (error !== null) this.#lose(server, peer, error);
     });
   }
 
-  /** The socket failed: so did all that was asked by it. */
+  /** The socket failed, and with it every query that used it. */
   #lose(server: DnsServer, peer: Peer, error: unknown): void {
     if (this.#peers.get(server) !== peer) return;
     this.#peers.delete(server);
@@ -169,7 +172,7 @@ export class DnsQuery {
     }
   }
 
-  /** Reads a message as the answer to a question; false when it is none. */
+  /** Reads a message as the answer to a question; false when it is not an answer. */
   #read(question: Question, server: DnsServer, message: Buffer, whole: boolean): boolean {
     const response = readResponse(message, question.query);
     if (response === null) return false;
@@ -190,7 +193,7 @@ export class DnsQuery {
     socket.write(Buffer.concat([length, question.query]));
     let chunks: Buffer[] = [];
     let have = 0;
-    /** Closes it; false when it was closed before. */
+    /** Closes it; false when it was already closed. */
     const close = (): boolean => {
       socket.destroy();
       return question.tcp.get(server) === socket && question.tcp.delete(server);
@@ -208,12 +211,12 @@ export class DnsQuery {
       const end = 2 + chunks[0]!.readUInt16BE(0);
       if (have < end) return;
       const message = Buffer.concat(chunks, have).subarray(2, end);
-      // Closed before it is read: a failure may ask this server again.
+      // Closed before the message is read: after a failure the same server may get another query.
       if (close() && !this.#read(question, server, message, true)) this.#fail(question, server, "BADRESP");
     });
   }
 
-  /** A server gives no answer: the next one is asked, or, after enough failures, only the slower ones are waited for. */
+  /** A server did not answer: the next one is tried. After enough failures, only the slower servers are waited for. */
   #fail(question: Question, server: DnsServer, error: ReplyError): void {
     if (question.reply !== null || !question.pending.delete(server)) return;
     question.failures++;

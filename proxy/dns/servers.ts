@@ -6,11 +6,11 @@ import { parseAddress } from "../policy/cidr.ts";
 
 const RESOLV_CONF = "/etc/resolv.conf";
 const DNS_PORT = 53;
-/** Name servers of resolv.conf that are used, as in the C library (resolv.conf(5), MAXNS). */
+/** Limit of the name servers that are used of resolv.conf, as in the C library (resolv.conf(5), MAXNS). */
 const MAX_NAME_SERVERS = 3;
-/** Queries in a row without any answer after which a server is asked last. */
+/** Consecutive unanswered queries after which a server is tried last. */
 const SILENT_QUERIES = 8;
-/** Milliseconds for which it is asked last; then it may show that it works again. */
+/** Milliseconds for which it is tried last; then it gets another chance. */
 const PASS_OVER_MS = 10_000;
 
 /** One resolver. */
@@ -18,9 +18,9 @@ export interface DnsServer {
   readonly host: string;
   readonly port: number;
   readonly family: 4 | 6;
-  /** Queries without an answer since the last answer. */
+  /** Unanswered queries since the last answer. */
   silent: number;
-  /** Until this moment (monotonic ms) it is asked last. */
+  /** It is tried last until this time (monotonic ms). */
   passOverUntil: number;
 }
 
@@ -33,29 +33,29 @@ function splitServer(text: string): { host: string; port: number } {
   return { host, port: Number(port) };
 }
 
-/** The `nameserver` lines of resolv.conf; other options are not used. Without any: this machine. */
+/** The `nameserver` lines of resolv.conf; other options are not used. Default: this machine. */
 export function readResolvConf(text: string): string[] {
   const found: string[] = [];
   for (const line of text.split("\n")) {
     const host = /^\s*nameserver\s+(\S+)/.exec(line)?.[1];
-    // A link-local server has the name of an interface behind it (`fe80::1%eth0`).
+    // A link-local server has an interface name as its zone (`fe80::1%eth0`).
     if (host === undefined || parseAddress(host.replace(/%.*$/, "")) === null) continue;
     if (found.length < MAX_NAME_SERVERS) found.push(host);
   }
   return found.length > 0 ? found : ["127.0.0.1"];
 }
 
-/** The resolvers in order of use; one that does not answer is asked last for a while. */
+/** The resolvers in order of use. A server that does not answer is tried last for a while. */
 export class DnsServers {
   readonly #given: readonly string[];
   #list: DnsServer[] | null = null;
 
-  /** `given`: `IP:port`; empty: those of resolv.conf, which is read with the first query. */
+  /** `given`: `IP:port`; empty: the servers of resolv.conf, which is read at the first query. */
   constructor(given: readonly string[]) {
     this.#given = given;
   }
 
-  /** The servers, the first to ask first. */
+  /** The servers in the order in which to try them. */
   inOrder(now: number): readonly DnsServer[] {
     this.#list ??= this.#read();
     const late = this.#list.filter((server) => server.passOverUntil > now);
@@ -74,7 +74,9 @@ export class DnsServers {
     server.passOverUntil = now + PASS_OVER_MS;
   }
 
-  /** Reads resolv.conf again with the next query: a process that started before its network may know the wrong servers. */
+  /**
+   * Reads resolv.conf again at the next query: a process that started before its network may know the wrong servers.
+   */
   forget(): void {
     if (this.#given.length === 0) this.#list = null;
   }
@@ -90,7 +92,7 @@ export class DnsServers {
     try {
       text = readFileSync(RESOLV_CONF, "utf8");
     } catch (error) {
-      // Without the file the C library asks this machine, too.
+      // Without the file the C library also queries this machine.
       if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error;
     }
     return readResolvConf(text).map((host) => makeServer(host, DNS_PORT));

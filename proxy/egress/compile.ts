@@ -22,7 +22,7 @@ export function compileFor(
   });
 }
 
-/** What echo URLs are vetted with: addresses as for every target, but no list of the policy. */
+/** The policy for the addresses of echo URLs: they are vetted as every target, but without the lists of the policy. */
 export function compileForEcho(document: PolicyDocument, config: Config, listenPorts: readonly number[]): PolicySet {
   const open: PolicyDocument = {
     ...document,

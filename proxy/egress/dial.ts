@@ -8,36 +8,37 @@ import { openFileLimit, shareFiles } from "../sockets/descriptors.ts";
 import type { Ways } from "./gate.ts";
 import { assignedAddresses, type Source } from "./source-address.ts";
 
-/** The next address is tried beside the earlier ones after this time (RFC 8305 §5, connection attempt delay). */
+/** Delay before the next address is tried in parallel (RFC 8305 §5, connection attempt delay). */
 const STAGGER_MS = 250;
 /**
- * Attempts of one request, over all of its addresses: a name with many silent addresses would hold a file descriptor for each
- * of them, and the proxy would scan ports for the owner of the name.
+ * Limit of the attempts of one request, over all of its addresses. A name with many silent addresses would hold a file
+ * descriptor for each of them, and would let its owner scan ports through the proxy.
  */
 export const MAX_ATTEMPTS = 8;
 /**
- * Attempts beside the first one of each request, of all requests at once: silent addresses must not take the file
- * descriptors of other requests. At the bound a request tries its next address when an attempt fails, or later.
+ * Limit of the additional attempts (all but the first one of each request) of all requests: silent addresses must not
+ * take the file descriptors of other requests. At the limit a request tries its next address when an attempt fails, or
+ * later.
  */
 const MAX_EXTRA_ATTEMPTS = shareFiles(openFileLimit()).extraAttempts;
 let extraAttempts = 0;
 
-/** Where and how to connect. */
+/** Options of a dial. */
 export interface DialOptions {
-  /** What is dialled, and the policy that allowed it. */
+  /** The vetted target, and the policy that allowed it. */
   target: Target;
   policy: PolicySet;
-  /** For all addresses together. */
+  /** Time limit for all addresses together. */
   deadlineMs: number;
   /** `host:port`, for the reason. */
   shown: string;
-  /** The source of each family; absent: the machine chooses. */
+  /** The source address of each family; absent: the machine chooses. */
   ways?: Ways;
   /** Reads into a buffer instead of stream chunks (see `upstream.ts`). */
   onread?: TcpNetConnectOpts["onread"];
 }
 
-/** The connection and the address that answered first, or why there is none. */
+/** The connection and the address that answered first, or the reason for the failure. */
 export type Dialled = { socket: Socket; address: Address } | Failure;
 
 const OUT_OF_FILES: Failure = { code: "overloaded", reason: "this proxy has no file descriptor left" };
@@ -47,7 +48,7 @@ function failureOf(error: NodeJS.ErrnoException, shown: string, source: Source |
     case "EADDRNOTAVAIL":
     case "EADDRINUSE":
       if (source === undefined) return { code: "overloaded", reason: "this proxy has no local port left" };
-      // An address that is there and cannot be bound has run out of ports.
+      // An assigned address that cannot be bound has run out of ports.
       return assignedAddresses().includes(source.address)
         ? { code: "overloaded", reason: `source address ${source.address} has no local port left` }
         : { code: "unverified", reason: `source address ${source.address} is not assigned to this machine` };
@@ -72,8 +73,8 @@ function failureOf(error: NodeJS.ErrnoException, shown: string, source: Source |
 const ignoreError = () => {};
 
 /**
- * Whether a connection leads to this machine itself: then its two ends have one address. This finds addresses that
- * `ownNetworks` (source.ts) does not know, such as one that was added a moment ago.
+ * Whether a connection leads to this machine itself: then both ends have the same address. This finds addresses that
+ * `ownNetworks` (source-address.ts) does not know, such as one that was added a moment ago.
  */
 function leadsHere(socket: Socket, address: Address): boolean {
   const { localAddress = "" } = socket;
@@ -83,8 +84,8 @@ function leadsHere(socket: Socket, address: Address): boolean {
 }
 
 /**
- * Connects to the first vetted address that answers; never sees a name. Attempts are staggered and earlier ones kept,
- * one deadline covers all. Calls `done` once, unless the returned function cancels.
+ * Connects to the first vetted address that answers; it never gets a name. Attempts are staggered and run in parallel,
+ * with one deadline for all. Calls `done` once, unless the returned function cancels.
  */
 export function dial(vetted: readonly Address[], options: DialOptions, done: (result: Dialled) => void): () => void {
   let addresses = vetted;
@@ -113,7 +114,7 @@ export function dial(vetted: readonly Address[], options: DialOptions, done: (re
     done(result);
   };
 
-  /** Tries the next address beside the others, unless too many requests do so already. */
+  /** Tries the next address in parallel, unless too many requests already do so. */
   const attemptBeside = () => {
     if (extraAttempts < MAX_EXTRA_ATTEMPTS) attempt();
     else stagger = setTimeout(attemptBeside, STAGGER_MS);
@@ -146,7 +147,7 @@ export function dial(vetted: readonly Address[], options: DialOptions, done: (re
       if (!finished) onFailure(failureOf(error, options.shown, source));
     };
     socket.once("error", onError);
-    // Stays: an error between two owners of the socket must not become an uncaught one.
+    // This listener stays: an error between two owners of the socket must not become an uncaught one.
     socket.on("error", ignoreError);
     socket.once("connect", () => {
       if (finished) return;

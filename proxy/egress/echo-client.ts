@@ -12,13 +12,13 @@ import { type DialOptions, dial } from "./dial.ts";
 import { decideTarget, type Route } from "./route.ts";
 import type { Ask } from "./verifier.ts";
 
-/** Bytes of an echo body: it is an address, or JSON with one. */
+/** Limit in bytes of an echo body: it is an address, or JSON with one. */
 const MAX_BODY_BYTES = 16_384;
-/** Bytes of a whole answer as it comes: heads, chunk sizes and trailers with the body. */
+/** Limit in bytes of a whole answer on the wire: heads, chunk sizes, trailers and body. */
 const MAX_ANSWER_BYTES = 65_536;
-/** Interim responses (1xx, RFC 9110 §15.2) in front of an answer: servers send one or two. */
+/** Limit of interim responses (1xx, RFC 9110 §15.2) before an answer: servers send one or two. */
 const MAX_INTERIM = 8;
-/** Characters of an error: what a server sent may be in it, and it is shown in `/status` and in the log. */
+/** Limit in characters of an error, which `/status` and the log show: it may contain text of the server. */
 const MAX_ERROR = 300;
 
 /** The port of an http or https URL. */
@@ -26,7 +26,7 @@ export function portOfUrl(url: URL): number {
   return Number(url.port) || (url.protocol === "https:" ? 443 : 80);
 }
 
-/** The host of a URL as it is resolved: no brackets, no trailing dot. */
+/** The host of a URL for resolving: no brackets, no trailing dot. */
 export function hostOfUrl(url: URL): string {
   return url.hostname.replace(/^\[|\]$/g, "").replace(/\.$/, "");
 }
@@ -49,8 +49,8 @@ export function parseEcho(body: string): string {
 }
 
 /**
- * Asks one echo URL over a connected socket (TLS is verified, redirects are not followed) and closes it. The address
- * that the answer names. @throws Error whose message says what the URL did
+ * Sends a request to an echo URL over a connected socket (TLS is verified, redirects are not followed) and closes it.
+ * Returns the address in the answer. @throws Error whose message describes the failure
  */
 export function observe(url: URL, raw: Socket, timeoutMs: number): Promise<string> {
   return new Promise((resolve, reject) => {
@@ -141,8 +141,8 @@ function dialled(route: Exclude<Route, { code: string }>, options: Omit<DialOpti
 }
 
 /**
- * Asks echo URLs by the proxy's own dial path: resolved, vetted and dialled as every target is. `echoSet` has none of
- * the policy's lists, and the gate is not asked: it waits for this answer.
+ * Requests echo URLs on the proxy's own dial path: resolved, vetted and dialled as every target. `echoSet` has none of
+ * the policy's lists. The gate is skipped, because it waits for this answer.
  */
 export function makeAsk(names: Names, echoSet: () => PolicySet | null): Ask {
   return async (url, way, timeoutMs) => {
@@ -161,7 +161,7 @@ export function makeAsk(names: Names, echoSet: () => PolicySet | null): Ask {
       bytesDown: 0,
     };
     const set = echoSet();
-    if (set === null) throw new Error("there is no policy yet");
+    if (set === null) throw new Error("this proxy has no policy yet");
     const route = await new Promise<Route>((resolve) => {
       decideTarget(set, { names, gate }, target, unread, resolve);
     });

@@ -5,7 +5,7 @@ import type { PolicySet } from "../policy/engine.ts";
 import { type Explanation, explain, needsAddresses } from "../policy/explain.ts";
 import type { Target } from "../policy/target.ts";
 
-/** Explains a target with the addresses that a resolver gives: the same path as the proxy's own. */
+/** Explains a target with the addresses of a resolver, on the same path as the proxy's own requests. */
 export function explainTarget(set: PolicySet, names: Names, target: Target): Promise<Explanation> {
   if (!needsAddresses(set, target)) return Promise.resolve(explain(set, target, null));
   return new Promise((resolve) => {
@@ -16,7 +16,7 @@ export function explainTarget(set: PolicySet, names: Names, target: Target): Pro
   });
 }
 
-/** The line that a sender would see for a target that is refused or cannot be resolved. */
+/** The reason phrase that a sender gets for a target that is refused or cannot be resolved. */
 export function phraseFor(explanation: Explanation, policy: string): string {
   return phraseOf({ code: explanation.code as Code, reason: explanation.reason }, policy);
 }

@@ -2,13 +2,13 @@ import type { Failure } from "../outcome/refusals.ts";
 import type { Sources } from "./source-address.ts";
 import type { Verifier, Way } from "./verifier.ts";
 
-/** The ways out for one destination host; null: no source address has that family. */
+/** The egress paths for a destination host; null: no source address has that family. */
 export type Ways = Readonly<Record<4 | 6, Way | null>>;
 
-/** Without source addresses the machine chooses: one way for each family, whatever the host. */
+/** Without source addresses the machine chooses: one path per family, for every host. */
 const MACHINE: Ways = { 4: { key: "ipv4", family: 4 }, 6: { key: "ipv6", family: 6 } };
 
-/** Decides whether a request may leave now, and from which address: assigned and proven, or not at all. */
+/** Decides whether a request may leave now, and from which address: only from one that is assigned and proven. */
 export class Gate {
   readonly #sources: Sources;
   readonly #verifier: Verifier;
@@ -27,7 +27,7 @@ export class Gate {
     return { 4: way(4), 6: way(6) };
   }
 
-  /** Null: open. `dialled`: when a connection began that is to be used now (monotonic ms). */
+  /** Null: open. `dialled`: start of the connection that is to be used (monotonic ms). */
   refusal(way: Way | null, dialled?: number): Failure | null {
     if (way === null) return { code: "unverified", reason: "there is no source address of this family" };
     if (way.source !== undefined && !way.source.assigned) {
@@ -39,7 +39,7 @@ export class Gate {
     return this.#verifier.open(way.key) ? null : { code: "unverified", reason: this.#verifier.reason(way.key) };
   }
 
-  /** Before any DNS query: null when at least one way is open. */
+  /** The check before any DNS query: null when at least one path is open. */
   entry(ways: Ways): Failure | null {
     const four = this.refusal(ways[4]);
     if (four === null) return null;
@@ -48,7 +48,7 @@ export class Gate {
     return ways[4] === null ? six : four;
   }
 
-  /** What readiness waits for: every source assigned, every way proven. Null: nothing. */
+  /** Why the gate is not ready: a source is not assigned or a path is not proven. Null: ready. */
   unready(): string | null {
     const lost = this.#sources.list.find((source) => !source.assigned);
     if (lost !== undefined) return `source address ${lost.address} is not assigned to this machine`;

@@ -6,24 +6,24 @@ import { decideName, type PolicySet, vetAll } from "../policy/engine.ts";
 import type { Target } from "../policy/target.ts";
 import type { Gate, Ways } from "./gate.ts";
 
-/** Addresses of one name that a record and a reason show; the rest is counted (a record is one line of a log). */
+/** Addresses of one name that a record and a reason show. The others are counted (a record is one line of a log). */
 const MAX_SHOWN = 16;
 
-/** Where a permitted request may go: vetted addresses only, each by the way of its family. */
+/** Where a permitted request may go: vetted addresses only, each with the egress path of its family. */
 export type Route = { addresses: readonly Address[]; ways: Ways } | Failure;
 
-/** What deciding takes besides the policy of the request. */
+/** Context of a decision besides the request's policy. */
 export interface Deciding {
   readonly names: Names;
   readonly gate: Pick<Gate, "waysFor" | "entry" | "refusal">;
 }
 
-/** The address of a client (`IP:port`): it cannot be claimed, as a user name can. Empty for this process itself. */
+/** The address of a client (`IP:port`), which it cannot forge as it can a user name. Empty for this process itself. */
 function addressOf(source: string): string {
   return source.slice(0, Math.max(0, source.lastIndexOf(":")));
 }
 
-/** Fills the addresses into the record: the first ones, and how many more there are. */
+/** Writes the addresses into the record: the first ones, and the number of the others. */
 function note(record: AccessRecord, addresses: readonly Address[], more: number): void {
   const shown = addresses.length > MAX_SHOWN ? addresses.slice(0, MAX_SHOWN) : addresses;
   record.addresses = shown.map(formatAddress);
@@ -38,8 +38,8 @@ function listOf({ addresses = [], addressesCut }: AccessRecord): string {
 }
 
 /**
- * Decides one target: name stage, gate, resolve, vet. Fills rule, reason, addresses and times into the record and calls
- * `done` once, maybe before it returns. The returned function drops the waiting for DNS.
+ * Decides one target: name stage, gate, resolve, vet. Writes rule, reason, addresses and times into the record and
+ * calls `done` once, possibly before it returns. The returned function cancels the DNS lookup.
  */
 export function decideTarget(
   set: PolicySet,
@@ -87,7 +87,7 @@ export function decideTarget(
   return names.lookup(target.host, answered, addressOf(record.source));
 }
 
-/** Decides again what was dialled already, without DNS: null when it is still permitted. */
+/** Decides again for the dialled address, without DNS: null when it is still permitted. */
 export function decideAgain(set: PolicySet, target: Target, address: Address, record: AccessRecord): Failure | null {
   const stage = decideName(set, target);
   if ("code" in stage) return stage;

@@ -17,9 +17,9 @@ export interface Source {
 let lastAssigned: string[] | undefined;
 
 /**
- * Addresses of the interfaces that are up and have a carrier, sorted: sources may be bound to them. Others do not count,
- * since kube-proxy in IPVS mode puts every LoadBalancer IP on the interface kube-ipvs0, which is down, of every node. Without
- * a free file descriptor: the last known ones.
+ * Addresses of the interfaces that are up and have a carrier, sorted: sources may be bound to them. Others do not
+ * count, since kube-proxy in IPVS mode puts every LoadBalancer IP on the interface kube-ipvs0, which is down, of every
+ * node. Without a free file descriptor: the last known addresses.
  */
 export function assignedAddresses(): string[] {
   try {
@@ -31,11 +31,11 @@ export function assignedAddresses(): string[] {
   return lastAssigned;
 }
 
-/** Bytes of one table in /proc that are read: some 25,000 local addresses. A longer table is cut. */
+/** Limit in bytes of one table in /proc: some 25,000 local addresses. A longer table is truncated. */
 const MAX_TABLE_BYTES = 4 * 1024 * 1024;
 const CHUNK_BYTES = 65_536;
 
-/** The text of a table in /proc up to {@link MAX_TABLE_BYTES}; empty where the kernel does not have it. @throws Error */
+/** The text of a table in /proc up to {@link MAX_TABLE_BYTES}; empty when the kernel does not have it. @throws Error */
 function readTable(file: string): string {
   let fd: number;
   try {
@@ -61,7 +61,7 @@ function readTable(file: string): string {
   }
 }
 
-/** Routing tables that every packet passes; others need a rule. */
+/** Routing tables that every packet passes; others need a policy rule. */
 const COMMON_TABLES: ReadonlySet<string> = new Set(["Main:", "Local:"]);
 
 /**
@@ -89,8 +89,8 @@ const RTF_LOCAL = 0x80000000;
 const RTF_ANYCAST = 0x00100000;
 
 /**
- * IPv6 networks with a local route, from /proc/net/ipv6_route, which has the routes of all tables and does not name them.
- * `::/0` does not count: transparent proxies have it in a table of their own.
+ * IPv6 networks with a local route, from /proc/net/ipv6_route, which lists the routes of all tables without their
+ * names. `::/0` does not count: transparent proxies have it in a table of their own.
  */
 export function localNetworks6(text: string): string[] {
   const found = new Set<string>();
@@ -105,16 +105,16 @@ export function localNetworks6(text: string): string[] {
   return [...found];
 }
 
-/** Reading the tables may take this part of the time at most; a machine with very many routes is looked at less often. */
+/** Maximum fraction of the time for reading the tables: machines with very many routes are read less often. */
 const READING_SHARE = 0.01;
 
 let lastOwn: string[] | undefined;
 let nextReading = Number.NEGATIVE_INFINITY;
 
 /**
- * Addresses and networks whose packets this machine keeps to itself, sorted: the kernel's local routes, which include
- * interfaces that are down or without a carrier and AnyIP routes (`ip route add local 10.9.0.0/24 dev lo`), and the addresses
- * of interfaces, where there is no /proc. Without a free file descriptor: the last known ones.
+ * Addresses and networks whose packets stay on this machine, sorted. They are the kernel's local routes, including
+ * interfaces that are down or without a carrier and AnyIP routes (`ip route add local 10.9.0.0/24 dev lo`). Without
+ * /proc they are the addresses of interfaces. Without a free file descriptor: the last known ones.
  */
 export function ownNetworks(): string[] {
   const began = performance.now();
@@ -133,8 +133,8 @@ export function ownNetworks(): string[] {
 }
 
 /**
- * Whether a socket can be bound to an address: a datagram socket, which takes no port from the upstream sockets. Null: not
- * known, because no file descriptor is left.
+ * Whether a socket can be bound to an address. Uses a datagram socket, which takes no port from upstream sockets. Null:
+ * unknown, because no file descriptor is left.
  */
 function canBind(source: Source): Promise<boolean | null> {
   return new Promise((resolve) => {
@@ -146,8 +146,8 @@ function canBind(source: Source): Promise<boolean | null> {
 }
 
 /**
- * The addresses of `--source-address`. A destination host keeps its source as long as the list is the same: an address
- * that is gone is never replaced by another one.
+ * The addresses of `--source-address`. A destination host keeps its source as long as the list is the same. No other
+ * address replaces a missing one.
  */
 export class Sources {
   readonly list: readonly Source[];
@@ -167,12 +167,15 @@ export class Sources {
     return fitting.reduce((best, source) => (weight(source) > weight(best) ? source : best));
   }
 
-  /** What logs and `/status` show. */
+  /** The state for logs and `/status`. */
   status(): { address: string; assigned: boolean }[] {
     return this.list.map(({ address, assigned }) => ({ address, assigned }));
   }
 
-  /** Binds to the addresses again; true when an address came or went. `present`: {@link assignedAddresses}. */
+  /**
+   * Checks again whether the addresses can be bound; true when an address came or went. `present`: {@link
+   * assignedAddresses}.
+   */
   async check(present: readonly string[]): Promise<boolean> {
     let changed = false;
     for (const source of this.list) {

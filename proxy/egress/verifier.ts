@@ -3,21 +3,21 @@ import { formatAddress, parseAddress } from "../policy/cidr.ts";
 import type { PolicyDocument, Verification } from "../policy/document.ts";
 import type { Source } from "./source-address.ts";
 
-/** One way out that is proven by itself: a source address, or a family where the machine chooses the source. */
+/** An egress path with its own proof: a source address, or a family where the machine chooses the source. */
 export interface Way {
   /** The source address, or `ipv4`, `ipv6`. */
   key: string;
   family: 4 | 6;
-  /** What is bound; absent: the machine chooses. */
+  /** The source to bind; absent: the machine chooses. */
   source?: Source;
 }
 
-/** What a way is known for. Times in milliseconds: `…At` since the epoch, others monotonic. */
+/** The state of an egress path. Times in milliseconds: `…At` since the epoch, others monotonic. */
 interface Proof {
   way: Way;
-  /** Canonical addresses, one of which every answer must be; empty: nothing is expected, any answer is right. */
+  /** Canonical addresses, one of which every answer must contain; empty: any answer is right. */
   expected: ReadonlySet<string>;
-  /** When the last good round began (monotonic); null: never proven, or proven wrong since. */
+  /** Start of the last good round (monotonic); null: never proven, or a wrong answer since. */
   since: number | null;
   provenAt: number | null;
   checkedAt: number | null;
@@ -25,7 +25,7 @@ interface Proof {
   error: string | null;
 }
 
-/** What `/status` shows of one way. Times are RFC 3339. */
+/** The part of `/status` about one egress path. Times are RFC 3339. */
 export interface ProofStatus {
   way: string;
   family: 4 | 6;
@@ -34,33 +34,38 @@ export interface ProofStatus {
   observed: string[];
   provenAt: string | null;
   checkedAt: string | null;
-  /** Of the last round: also where one echo URL failed and another one gave the proof. */
+  /** Error of the last round, also when one echo URL failed and another one gave the proof. */
   error: string | null;
 }
 
-/** Asks one echo URL by one way: the address that it saw. Rejects when there is no answer. */
+/** Requests one echo URL on one egress path and returns the address that it saw. Rejects without an answer. */
 export type Ask = (url: URL, way: Way, timeoutMs: number) => Promise<string>;
 
-/** What a {@link Verifier} needs of the world. */
+/** Dependencies of a {@link Verifier}. */
 export interface VerifierOptions {
   ask: Ask;
   log: Logger;
-  /** A wrong address was seen: what was opened since then (monotonic ms) may have left from it. */
+  /** Called for a wrong address: connections opened since then (monotonic ms) may have left from it. */
   onWrong: (way: string, since: number) => void;
-  /** An address is expected no longer: what was opened until then (monotonic ms) may have left from it. */
+  /**
+   * Called for an address that is no longer expected: connections opened until then (monotonic ms) may have left from
+   * it.
+   */
   onRemoved: (way: string, until: number) => void;
   /** Milliseconds, monotonic. */
   now?: () => number;
-  /** From 0 to 1. */
+  /** Random number from 0 to 1. */
   random?: () => number;
 }
 
-/** Rounds begin after 80 to 100 % of the interval, so that a fleet does not ask in step and none is late. */
+/**
+ * Rounds begin after 80 to 100 % of the interval, so that the proxies of a fleet do not send in step and none is late.
+ */
 const JITTER = 0.2;
 /** Without a proof the next round comes sooner. */
 const UNPROVEN_INTERVAL_MS = 2000;
 
-/** Ways out of a document: each source, or each family of its static IPs; what each must be seen as. */
+/** Egress paths of a document (each source, or each family of its static IPs) with the addresses that must be seen. */
 export function waysOf(document: PolicyDocument, sources: readonly Source[]): { way: Way; expected: Set<string> }[] {
   const canonical = (text: string) => formatAddress(parseAddress(text)!);
   if (sources.length > 0) {
@@ -81,8 +86,8 @@ export function waysOf(document: PolicyDocument, sources: readonly Source[]): { 
 }
 
 /**
- * Proves where requests leave from by asking echo URLs. A round is a proof with at least one right answer and no wrong
- * one; a wrong answer ends a proof at once; silence lets it stand for `staleAfterSeconds`.
+ * Proves from which addresses requests leave by requesting echo URLs. A round with at least one right answer and no
+ * wrong one is a proof. A wrong answer ends a proof immediately. Without answers a proof holds for `staleAfterSeconds`.
  */
 export class Verifier {
   readonly #options: VerifierOptions;
@@ -90,19 +95,19 @@ export class Verifier {
   readonly #random: () => number;
   #proofs = new Map<string, Proof>();
   #settings: Verification | null = null;
-  /** Answers of an older round count for nothing after a new configuration. */
+  /** Answers of an older round do not count after a new configuration. */
   #generation = 0;
   #timer: NodeJS.Timeout | undefined;
   #running = false;
   #again = false;
-  /** When each way was seen last with an address that is wrong, or is so by now (monotonic ms). */
+  /** When each egress path last used an address that is wrong, or has become wrong (monotonic ms). */
   readonly #wrongAt = new Map<string, number>();
   /**
-   * Until when connections may have left from an address, by way (monotonic ms): endless while the last round saw it. It
-   * outlives a policy that asks for no proof.
+   * Until when connections may have left from an address, by egress path (monotonic ms): infinite while the last round
+   * saw it. Kept across policies without verification.
    */
   readonly #usedUntil = new Map<string, Map<string, number>>();
-  /** Wrong answers since start. */
+  /** Number of wrong answers since the start. */
   mismatches = 0;
 
   constructor(options: VerifierOptions) {
@@ -111,7 +116,9 @@ export class Verifier {
     this.#random = options.random ?? Math.random;
   }
 
-  /** Takes a document's demands. A proof outlives a reload when what it saw is still right. */
+  /**
+   * Applies the verification settings of a document. A proof is kept across a reload when its address is still right.
+   */
   configure(document: PolicyDocument, sources: readonly Source[]): void {
     const before = this.#proofs;
     this.#generation++;
@@ -130,7 +137,7 @@ export class Verifier {
         provenAt: null,
         checkedAt: null,
         observed: [],
-        error: "not asked yet",
+        error: "not checked yet",
       };
       const holds = old?.observed.every((address) => expected.size === 0 || expected.has(address)) ?? false;
       this.#proofs.set(way.key, old !== undefined && holds ? { ...old, way, expected } : fresh);
@@ -139,7 +146,7 @@ export class Verifier {
     this.checkNow();
   }
 
-  /** Connections that may have left from an address that is expected no longer end. */
+  /** Resets connections that may have left from an address that is no longer expected. */
   #remove(key: string, wanted: ReadonlySet<string>): void {
     if (wanted.size === 0) return;
     const used = this.#usedOf(key);
@@ -158,24 +165,24 @@ export class Verifier {
     return used;
   }
 
-  /** Whether requests may leave by this way. */
+  /** Whether requests may leave on this egress path. */
   open(key: string): boolean {
     return this.#settings === null || this.#settings.onUnverified === "Allow" || this.verified(key);
   }
 
-  /** Whether a wrong address was seen since a moment (monotonic ms): a connection begun before it may have left from there. */
+  /** Whether a wrong address was seen since a moment (monotonic ms): an older connection may have left from it. */
   wrongSince(key: string, moment: number): boolean {
     return this.#settings?.onUnverified === "Block" && (this.#wrongAt.get(key) ?? Number.NEGATIVE_INFINITY) >= moment;
   }
 
-  /** Whether this way is proven now. */
+  /** Whether this egress path is proven now. */
   verified(key: string): boolean {
     if (this.#settings === null) return true;
     const since = this.#proofs.get(key)?.since ?? null;
     return since !== null && this.#now() - since < this.#settings.staleAfterSeconds * 1000;
   }
 
-  /** Why a way is not proven, for the sender. */
+  /** Why an egress path is not proven, for the sender. */
   reason(key: string): string {
     const proof = this.#proofs.get(key);
     if (proof === undefined) return `there is no proven ${key} address`;
@@ -185,7 +192,7 @@ export class Verifier {
     return `the source address ${wanted || key} is not proven${proof.provenAt === null ? " yet" : " any more"}`;
   }
 
-  /** Every way with what was seen and expected. */
+  /** Every egress path with its observed and expected addresses. */
   status(): ProofStatus[] {
     const time = (ms: number | null) => (ms === null ? null : new Date(ms).toISOString());
     return [...this.#proofs.values()].map((proof) => ({
@@ -200,7 +207,7 @@ export class Verifier {
     }));
   }
 
-  /** Starts a round now; one more follows where one is under way. */
+  /** Starts a round now, or another one after the current round. */
   checkNow(): void {
     if (this.#settings === null) return;
     clearTimeout(this.#timer);
@@ -268,7 +275,7 @@ export class Verifier {
     if (!before) log.info({ way: proof.way.key, observed: proof.observed }, "source address proven");
   }
 
-  /** The gate closes before the round is over. */
+  /** The gate closes before the end of the round. */
   #wrong(proof: Proof, url: string, address: string): void {
     const since = proof.since ?? 0;
     this.#wrongAt.set(proof.way.key, this.#now());

@@ -2,17 +2,17 @@ import { countBound } from "../outcome/bounds.ts";
 import { MAX_FIELDS } from "./head.ts";
 import { Held } from "./held.ts";
 
-/** A body whose framing breaks the rules. */
+/** A body with invalid framing. */
 export class BodyError extends Error {
   readonly code = "BAD_BODY";
 }
 
-/** Takes the octets of a body out of its framing. Calls `data` with payload only; returns what is behind the body. */
+/** Removes the framing of a body. Calls `data` with payload only; returns the bytes after the body. */
 export interface BodyReader {
-  /** Null: the body goes on. Otherwise the bytes behind it. @throws BodyError */
+  /** Null: the body is not complete. Otherwise the bytes after it. @throws BodyError */
   feed(chunk: Buffer, data: (payload: Buffer) => void): Buffer | null;
   readonly done: boolean;
-  /** Lines of framing that were read so far: work that the number of bytes does not show. */
+  /** Number of framing lines read so far: work that the number of bytes does not show. */
   readonly lines: number;
 }
 
@@ -48,13 +48,13 @@ export class UntilClose implements BodyReader {
   }
 }
 
-/** Octets of one chunk-size line: the size and extensions that nobody needs. */
+/** Limit in octets of one chunk-size line: the size, and extensions that are ignored. */
 const MAX_SIZE_LINE = 256;
-/** Octets of all trailers. */
+/** Limit in octets of all trailers. */
 const MAX_TRAILER_BYTES = 16_384;
-/** Payload of so many octets is passed on as it is; smaller pieces of one read are put together by copying. */
+/** A payload of at least this many octets is passed on without copying; smaller pieces of one read are merged. */
 const DIRECT_BYTES = 2048;
-/** What may stand behind a chunk size: nothing, or an extension (RFC 9112 §7.1.1). */
+/** Text allowed after a chunk size: nothing, or an extension (RFC 9112 §7.1.1). */
 const EXTENSION = /^[ \t]*;[\t\x20-\x7e\x80-\xff]*$/;
 const TRAILER_LINE = /^[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*$/;
 /** Hex digits of a chunk size: at most 2^48 octets. */

@@ -2,7 +2,7 @@ import { STATUS_CODES } from "node:http";
 import type { Head, ResponseHead } from "./head.ts";
 import { withoutMembers } from "./structured-fields.ts";
 
-/** Fields of one hop (RFC 9110 §7.6.1); what Connection nominates comes on top. */
+/** Hop-by-hop fields (RFC 9110 §7.6.1); Connection nominates more. */
 const HOP_BY_HOP = new Set([
   "connection",
   "proxy-connection",
@@ -15,27 +15,27 @@ const HOP_BY_HOP = new Set([
   "transfer-encoding",
   "upgrade",
 ]);
-/** Framing and routing: Connection cannot nominate them away. */
+/** Fields of framing and routing, which Connection cannot remove. */
 const KEPT = new Set(["host", "content-length", "via"]);
-/** Response fields by which this proxy itself speaks: a target's own are dropped. */
+/** Response fields that this proxy itself sets: those of a target are removed. */
 const OWN_VOICE = new Set(["x-outrider-error", "x-envoy-response-flags", "x-envoy-response-code-details"]);
 /** The name of this proxy in `Proxy-Status`. */
 const OWN_NAME = "outrider";
-/** `Proxy-Status` fields of one head that are read; further ones are removed. */
+/** Limit of the `Proxy-Status` fields of one head that are parsed; further ones are removed. */
 const MAX_PROXY_STATUS_FIELDS = 8;
-/** How the reason phrases of refusals begin (`errors.ts`). */
+/** Prefix of the reason phrases of refusals (`refusals.ts`). */
 const OWN_PHRASE = /^[ \t]*egress-/i;
-/** Methods for which Max-Forwards counts (RFC 9110 §7.6.2). */
+/** Methods with Max-Forwards (RFC 9110 §7.6.2). */
 const COUNTED_METHODS = new Set(["OPTIONS", "TRACE"]);
-/** The highest number of hops that is passed on: a longer one is lowered (RFC 9110 §7.6.2 permits a maximum). */
+/** Limit of the hops that are passed on: a higher value is lowered (RFC 9110 §7.6.2 permits a maximum). */
 const MAX_FORWARDS = 0x7fff_ffff;
-/** Authentication schemes that belong to a connection, not to a request (RFC 4559, MS-NTHT). */
+/** Authentication schemes that authenticate a connection, not a request (RFC 4559, MS-NTHT). */
 const CONNECTION_BOUND = /(?:^|[\s,])(?:ntlm|negotiate|kerberos|nego2)(?:$|[\s,])/i;
 
 const isDropped = (lower: string, connection: ReadonlySet<string>): boolean =>
   HOP_BY_HOP.has(lower) || (connection.has(lower) && !KEPT.has(lower));
 
-/** How often an OPTIONS or TRACE may still be forwarded; null without such a limit. An error is the sentence for it. */
+/** The remaining hops of an OPTIONS or TRACE; null without a limit. An error is a sentence for the client. */
 export function maxForwards(head: Head): number | null | { error: string } {
   if (!COUNTED_METHODS.has(head.method)) return null;
   const values = head.headers.filter(([name]) => name.toLowerCase() === "max-forwards").map(([, value]) => value);
@@ -46,7 +46,7 @@ export function maxForwards(head: Head): number | null | { error: string } {
     : { error: "Max-Forwards is not a number" };
 }
 
-/** What the head of a forwarded request needs besides the client's own. */
+/** Additions of this proxy to the head of a forwarded request. */
 export interface RequestOptions {
   /** The request target: origin-form, or `*`. */
   path: string;
@@ -56,7 +56,7 @@ export interface RequestOptions {
   forwards: number | null;
 }
 
-/** The head that goes to the upstream: Host from the URI in its old place, everything else as the client wrote it. */
+/** The head for the upstream: Host from the URI in its old place, everything else as the client wrote it. */
 export function requestHead(head: Head, { path, authority, via, forwards }: RequestOptions): string {
   const lines = [`${head.method} ${path} HTTP/1.1`];
   let hosted = false;
@@ -74,11 +74,11 @@ export function requestHead(head: Head, { path, authority, via, forwards }: Requ
   return `${lines.join("\r\n")}\r\n\r\n`;
 }
 
-/** The phrase of a status line: a target's own, unless it reads like a refusal of this proxy. */
+/** The phrase of a status line: that of the target, unless it looks like a refusal of this proxy. */
 const phraseOf = ({ status, reason }: ResponseHead): string =>
   OWN_PHRASE.test(reason) ? (STATUS_CODES[status] ?? "") : reason;
 
-/** What the head of a forwarded response needs besides the target's own. */
+/** Additions of this proxy to the head of a forwarded response. */
 export interface ResponseOptions {
   chunked: boolean;
   close: boolean;
@@ -86,8 +86,8 @@ export interface ResponseOptions {
 }
 
 /**
- * The head that goes to the client. A target cannot speak in the proxy's name: its fields and phrases of refusals are
- * removed, and so are members of `Proxy-Status` that are called outrider. A 204 has no Content-Length (RFC 9110 §8.6).
+ * The head for the client. A target cannot answer in the proxy's name: its refusal fields and phrases are removed, and
+ * so are members of `Proxy-Status` that are called outrider. A 204 has no Content-Length (RFC 9110 §8.6).
  */
 export function responseHead(head: ResponseHead, options: ResponseOptions): string {
   const lines = [`HTTP/1.1 ${head.status} ${phraseOf(head)}`];
@@ -110,12 +110,12 @@ export function responseHead(head: ResponseHead, options: ResponseOptions): stri
   return `${lines.join("\r\n")}\r\n\r\n`;
 }
 
-/** A 100 as the client gets it: nothing of a target's own fields is of use in it. */
+/** A 100 for the client, without the fields of the target. */
 export function continueHead(minor: 0 | 1, via: boolean): string {
   return `HTTP/1.1 100 Continue\r\n${via ? `Via: 1.${minor} outrider\r\n` : ""}\r\n`;
 }
 
-/** Whether a client waits for a 100 before its body: an HTTP/1.1 client that says so (RFC 9110 §10.1.1). */
+/** Whether a client waits for a 100 before it sends its body: an HTTP/1.1 client that says so (RFC 9110 §10.1.1). */
 export function expectsContinue(head: Head): boolean {
   if (head.minor === 0) return false;
   return head.headers.some(
@@ -126,7 +126,7 @@ export function expectsContinue(head: Head): boolean {
 /** Whether these fields authenticate the connection, so that requests of other clients must not use it. */
 export function bindsConnection(headers: readonly [string, string][]): boolean {
   for (const [name, value] of headers) {
-    // Most fields are told apart by their length.
+    // The length distinguishes most fields.
     if (name.length !== 13 && name.length !== 16 && name.length !== 15) continue;
     const lower = name.toLowerCase();
     if (lower === "persistent-auth") return true;

@@ -11,25 +11,25 @@ export interface Head {
   /** Octets of the body; absent without Content-Length. */
   contentLength?: number;
   chunked: boolean;
-  /** Whether the client wants to go on after this request (RFC 9112 §9.3). */
+  /** Whether the client keeps the connection open after this request (RFC 9112 §9.3). */
   keepAlive: boolean;
   /** Lower-cased names that Connection and Proxy-Connection nominate (RFC 9110 §7.6.1). */
   connection: ReadonlySet<string>;
-  /** The value of Proxy-Authorization; the first of several decides nothing: several are refused. */
+  /** The value of Proxy-Authorization: the first one. Several are refused. */
   authorization?: string;
 }
 
-/** What a head that breaks the rules is answered with. */
+/** The status and the reason for a head that breaks the rules. */
 export interface HeadRefusal {
   status: 400 | 431;
   reason: string;
 }
 
-/** Octets of a head, request line and fields together. */
+/** Limit in octets of a head, request line and fields together. */
 export const MAX_HEAD_BYTES = 16_384;
-/** Fields of one head, or of one trailer section. Apache, Envoy and hyper allow 100 by default. */
+/** Limit of the fields of one head, or of one trailer section. Apache, Envoy and hyper allow 100 by default. */
 export const MAX_FIELDS = 256;
-/** Names in all Connection and Proxy-Connection fields of one head. Senders write one or two. */
+/** Limit of the names in all Connection and Proxy-Connection fields of one head. Senders write one or two. */
 export const MAX_CONNECTION_TOKENS = 64;
 
 const TOKEN = /^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$/;
@@ -232,16 +232,16 @@ export interface ResponseHead {
   connection: ReadonlySet<string>;
 }
 
-/** Octets of a response head: upstreams send more cookies than clients. */
+/** Limit in octets of a response head: upstreams send more cookies than clients. */
 export const MAX_RESPONSE_HEAD_BYTES = 65_536;
 
-/** Reads one response head, as strict as requests are: an answer that is refused here is a 502. */
+/** Parses one response head, as strictly as requests: a response that is refused here becomes a 502. */
 export class ResponseHeadParser {
   readonly #lines = new LineReader(MAX_RESPONSE_HEAD_BYTES, "response head");
   #start: { status: number; reason: string; minor: 0 | 1 } | null = null;
   readonly #headers: [string, string][] = [];
 
-  /** Null: more bytes are needed. An error is the sentence that says what is wrong. */
+  /** Null: more bytes are needed. An error is a sentence with the problem. */
   feed(chunk: Buffer): null | { head: ResponseHead; rest: Buffer } | { error: string } {
     try {
       const rest = this.#lines.feed(chunk, (line) => {

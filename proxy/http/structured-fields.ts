@@ -8,13 +8,13 @@ const DISPLAY_STRING = String.raw`%"[\x20-\x21\x23-\x7e]*"`;
 const VALUE = [STRING, TOKEN, NUMBER_OR_DATE, BYTES, BOOLEAN, DISPLAY_STRING].join("|");
 /** One intermediary in `Proxy-Status` (RFC 9209 §2): a string or token, with parameters. Sticky. */
 const MEMBER = new RegExp(String.raw`(${STRING}|${TOKEN})(?:;[ ]*[a-z*][a-z0-9_\-.*]*(?:=(?:${VALUE}))?)*`, "y");
-/** What separates two members. Sticky. */
+/** Separator of two members. Sticky. */
 const COMMA = /[ \t]*,[ \t]*/y;
 
 /** Members of one field: real chains of proxies are shorter, and reading them costs time. */
 const MAX_MEMBERS = 64;
 
-/** What stands at an index of a text; null when it is something else. */
+/** The match at an index of a text; null when there is none. */
 function matchAt(pattern: RegExp, text: string, at: number): RegExpExecArray | null {
   pattern.lastIndex = at;
   return pattern.exec(text);
@@ -25,8 +25,9 @@ const nameOf = (item: string): string =>
   (item.startsWith('"') ? item.slice(1, -1).replace(/\\(.)/g, "$1").trim() : item).toLowerCase();
 
 /**
- * A `Proxy-Status` value without the members of this name (in any case); the others keep their text. Empty when none is
- * left, or when the value is no such list (readers have to ignore it then, RFC 9651 §4.2) or a very long one.
+ * A `Proxy-Status` value without the members of this name (in any case). The others keep their text. Empty when no
+ * member is left, when the value is not a valid list (readers must then ignore it, RFC 9651 §4.2), or when it is very
+ * long.
  */
 export function withoutMembers(list: string, name: string): string {
   const members: string[] = [];

@@ -2,7 +2,7 @@ import { write, writeSync } from "node:fs";
 import { asciiJson } from "../cli/log.ts";
 import type { Code } from "./refusals.ts";
 
-/** Everything that one tunnel or request leaves behind. Times in milliseconds, sizes in bytes. */
+/** The record of one tunnel or request. Times in milliseconds, sizes in bytes. */
 export interface AccessRecord {
   kind: "connect" | "http";
   /** Start, milliseconds since the epoch. */
@@ -11,7 +11,7 @@ export interface AccessRecord {
   client?: string;
   /** Address and port of the client socket. */
   source: string;
-  /** `host:port`, canonical; as sent where it could not be read. */
+  /** `host:port`, canonical; as the client sent it when it could not be parsed. */
   target: string;
   verdict: "allow" | "deny";
   code?: Code;
@@ -19,9 +19,9 @@ export interface AccessRecord {
   reason?: string;
   /** The resolved addresses, or the first of them. */
   addresses?: readonly string[];
-  /** How many more there were. */
+  /** The number of further addresses. */
   addressesCut?: number;
-  /** The one that was dialled. */
+  /** The dialled address. */
   address?: string;
   local?: string;
   dnsMs?: number;
@@ -29,7 +29,7 @@ export interface AccessRecord {
   /** Client to upstream. */
   bytesUp: number;
   bytesDown: number;
-  /** Who or what ended it. */
+  /** How it ended, and who ended it. */
   close?: string;
   policy?: string;
   hash?: string;
@@ -38,7 +38,7 @@ export interface AccessRecord {
 
 const round = (ms: number): number => Math.round(ms * 100) / 100;
 
-/** Times of one second share their text up to the milliseconds. */
+/** Times within one second share their text up to the milliseconds. */
 let second = -1;
 let secondText = "";
 function isoTime(ms: number): string {
@@ -50,13 +50,13 @@ function isoTime(ms: number): string {
   return `${secondText}${String(ms - whole * 1000).padStart(3, "0")}Z`;
 }
 
-/** Text that needs no escapes in JSON, as nearly all of it does. */
+/** Text that needs no escapes in JSON, which is nearly all text. */
 const PLAIN = /^[\x20-\x21\x23-\x5b\x5d-\x7e]*$/;
 const quoted = (text: string): string => (PLAIN.test(text) ? `"${text}"` : asciiJson(JSON.stringify(text)));
 
 /**
- * One JSON line, put together by hand: this runs for every request. No paths, queries, bodies or credentials are in a
- * record, so none can be in here.
+ * One JSON line, built by hand, since this runs for every request. Records have no paths, queries, bodies or
+ * credentials, so this line has none.
  */
 export function formatRecord(record: AccessRecord, now: number): string {
   const r = record;
@@ -84,13 +84,13 @@ const FLUSH_BYTES = 65_536;
 const FLUSH_MS = 100;
 const MAX_PENDING_BYTES = 8 * 1024 * 1024;
 
-/** Writes lines to a file descriptor in batches, never blocking the data path; what does not fit is counted. */
+/** Writes lines to a file descriptor in batches and never blocks the data path. It counts lines that do not fit. */
 export class RecordWriter {
   readonly #fd: number;
   #pending = "";
   #writing = false;
   #timer: NodeJS.Timeout | undefined;
-  /** Lines that were lost because nobody read the output. */
+  /** Lines that were lost because stdout was not read. */
   dropped = 0;
 
   constructor(fd: number) {

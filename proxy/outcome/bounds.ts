@@ -1,7 +1,7 @@
 /**
- * Every bound that protects this proxy from clients, receivers and DNS, and how often it was reached since the start:
- * the metric `outrider_proxy_bound_total`. The numbers themselves are constants of the files that enforce them
- * (docs/threat-model.md lists both).
+ * Every bound that protects this proxy from clients, receivers and DNS, with the number of times it was reached since
+ * the start: the metric `outrider_proxy_bound_total`. The limits themselves are constants of the files that enforce
+ * them (docs/threat-model.md lists both).
  */
 const counts = {
   /** Addresses of one DNS answer that were ignored because the answer had too many. */

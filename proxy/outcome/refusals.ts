@@ -1,6 +1,6 @@
 /**
- * Every way in which a request can fail, in one closed list: the reason phrase, `Proxy-Status` (RFC 9209), the record,
- * the docs and the Envoy headers that Hookdeck Outpost reads are all made from this table.
+ * Every way in which a request can fail, in one closed list. The reason phrase, `Proxy-Status` (RFC 9209), the record,
+ * the docs and the Envoy headers that Hookdeck Outpost reads all come from this table.
  */
 export const REFUSALS = {
   "bad-request": { status: 400, phrase: "egress-bad-request:", proxyStatus: "http_request_error" },
@@ -32,15 +32,15 @@ interface RefusalRow {
 /** A code of {@link REFUSALS}. */
 export type Code = keyof typeof REFUSALS;
 
-/** What a sender is told. `reason` is one sentence without the phrase's prefix. */
+/** The content of a refusal for the sender. `reason` is one sentence without the phrase's prefix. */
 export interface Failure {
   code: Code;
   reason: string;
-  /** The rule that decided, where one did. */
+  /** The rule that decided, if any. */
   rule?: string;
   /** 431 instead of the table's 400. */
   status?: number;
-  /** The answer is sent so many milliseconds later. */
+  /** Delay of the answer in milliseconds. */
   delayMs?: number;
   /** The status of the target's answer that this refusal replaces (RFC 9209 §2.1.4). */
   receivedStatus?: number;
@@ -49,14 +49,12 @@ export interface Failure {
 const MAX_PHRASE = 200;
 const DENIALS: ReadonlySet<Code> = new Set(["denied-rule", "not-allowed", "port", "address"]);
 
-/** Whether the policy said no (and `denyStatus` applies). */
+/** Whether the policy denied the request (and `denyStatus` applies). */
 export function isDenial(code: Code): boolean {
   return DENIALS.has(code);
 }
 
-/**
- * The one line that a sender reads: at most 200 bytes of printable ASCII. Go senders show nothing but this phrase.
- */
+/** The single line that a sender reads: at most 200 bytes of printable ASCII. Go senders show only this phrase. */
 export function phraseOf(failure: Failure, policy: string): string {
   const suffix = isDenial(failure.code) && policy !== "" ? `; policy ${policy}` : "";
   const prefix = REFUSALS[failure.code].phrase;

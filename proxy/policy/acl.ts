@@ -4,19 +4,19 @@ import { type ParsedText, parseText } from "./parse.ts";
 import { PolicyError, Reader, type Rule, shown } from "./rules.ts";
 import { specialClass } from "./special.ts";
 
-/** What an acl.yaml says, in the words of a policy. */
+/** The content of an acl.yaml, in the terms of a policy. */
 export interface AclResult {
   policy: { mode: "Enforce"; defaultAction: "Allow" | "Report" | "Deny"; allow: Rule[]; deny: Rule[] };
-  /** Lint: what the file says that a person may not expect. */
+  /** Lint warnings about parts of the file that users may not expect. */
   warnings: string[];
 }
 
 const TOP_KEYS = ["version", "services", "default", "global_allow_list", "global_deny_list"];
 const SERVICE_KEYS = ["name", "project", "action", "allowed_domains", "allowed_external_proxies", "mitm_domains"];
-/** Smokescreen's actions; in all three the deny list binds. */
+/** Smokescreen's actions; the deny list applies in all three. */
 const ACTIONS = { enforce: "Deny", report: "Report", open: "Allow" } as const;
 
-/** The way to allow every target, for those who want that. */
+/** A hint for users who want to allow every target. */
 const OPEN_HINT = "to allow everything but global_deny_list, write default: {action: open}";
 
 interface Service {
@@ -25,7 +25,7 @@ interface Service {
   domains: Entries;
 }
 
-/** A list of an acl.yaml, sorted into what it holds. */
+/** A list of an acl.yaml, sorted by the kind of its entries. */
 interface Entries {
   hosts: string[];
   addresses: string[];
@@ -158,12 +158,15 @@ function choose(file: AclFile, wanted: string | undefined): Service | undefined 
   return file.services[0] ?? file.fallback;
 }
 
-/** Entries by what they match, so that a list of many thousands is compared in one probe a label. */
+/**
+ * Entries by the names or addresses that they match: each comparison takes one lookup per label, also in a list of many
+ * thousands.
+ */
 type Index = ReadonlyMap<string, string>;
 
 function patternOf(text: string): HostPattern {
   const pattern = parseHostPattern(text);
-  return "error" in pattern ? { kind: "exact", name: text } : pattern; // an address matches itself alone
+  return "error" in pattern ? { kind: "exact", name: text } : pattern; // An address matches only itself.
 }
 
 const keyOf = (pattern: HostPattern): string => `${pattern.kind} ${pattern.name}`;
@@ -172,7 +175,7 @@ function indexOf(entries: Entries): Index {
   return new Map([...entries.hosts, ...entries.addresses].map((text) => [keyOf(patternOf(text)), text]));
 }
 
-/** The entry that matches whatever `text` matches. */
+/** The entry that matches everything that `text` matches. */
 function covering(index: Index, text: string): string | undefined {
   const pattern = patternOf(text);
   const same = index.get(keyOf(pattern));
@@ -184,7 +187,7 @@ function covering(index: Index, text: string): string | undefined {
   return undefined;
 }
 
-/** Where allowed and denied entries meet: deny wins, which in Smokescreen it did not for a service's own domains. */
+/** Overlaps of allowed and denied entries. Deny wins; in Smokescreen a service's own allowed domains won. */
 function lintOverlap(file: AclFile, domains: Entries): void {
   const denied = indexOf(file.deny);
   for (const [list, entries] of [
@@ -218,11 +221,11 @@ function allowRules(name: string, entries: Entries, warnings: string[]): Rule[] 
   return rules;
 }
 
-/** What becomes of targets that no list names, where neither a service nor `default` has an action. */
+/** The default action for targets on no list, when neither a service nor `default` has an action. */
 function actionOfLists(file: AclFile): "Allow" | "Deny" {
   const { warnings } = file;
   if (file.hasServices) {
-    // Smokescreen denies clients that have no service. Its allow list is for those that have one.
+    // Smokescreen denies clients without a service. Its allow list is for clients with one.
     warnings.push(`services is empty and there is no default: everything is denied; ${OPEN_HINT}`);
     return "Deny";
   }
@@ -238,14 +241,14 @@ function actionOfLists(file: AclFile): "Allow" | "Deny" {
 }
 
 /**
- * Reads an acl.yaml. Its globs are ours; IP addresses in its lists become CIDRs. Deny lists bind whatever the action.
- * @throws PolicyError with every wrong field
+ * Converts an acl.yaml. Its globs have the same meaning as ours; IP addresses in its lists become CIDRs. Deny lists
+ * apply to every action. @throws PolicyError with every wrong field
  */
 export function readAcl(text: string, options: { service?: string }): AclResult {
   return readParsedAcl(parseText(text), options);
 }
 
-/** The same for a text that is parsed already. @throws PolicyError with every wrong field */
+/** The same for a parsed text. @throws PolicyError with every wrong field */
 export function readParsedAcl(parsed: ParsedText, options: { service?: string }): AclResult {
   const file = readFile(parsed);
   const { warnings } = file;

@@ -27,7 +27,7 @@ function parseQuad(text: string): number | null {
   return word;
 }
 
-/** The address as it is written: an IPv4-mapped one has family 6. */
+/** The address as written: an IPv4-mapped one has family 6. */
 function parseWritten(text: string): Address | null {
   if (!text.includes(":")) {
     const word = parseQuad(text);
@@ -56,8 +56,8 @@ function isMapped({ family, words }: Address): boolean {
 }
 
 /**
- * The address that packets go to: an IPv4-mapped IPv6 address (RFC 4291 §2.5.5.2) is the IPv4 address in it, since sockets
- * send to it as IPv4. Without this, rules and source addresses of the wrong family would apply to it.
+ * The address that packets go to. An IPv4-mapped IPv6 address (RFC 4291 §2.5.5.2) becomes the IPv4 address in it, since
+ * sockets send to it as IPv4. Without this, rules and source addresses of the wrong family would apply to it.
  */
 export function canonicalAddress(address: Address): Address {
   return isMapped(address) ? v4(address.words[3]) : address;
@@ -99,7 +99,7 @@ function maskWord(index: number, prefix: number): number {
   return bits === 0 ? 0 : (0xffffffff << (32 - bits)) >>> 0;
 }
 
-/** Reads a network as it is written; see {@link parseCidr}. */
+/** Reads a network as written; see {@link parseCidr}. */
 function parseNetwork(text: string): Cidr | { error: string } {
   const slash = text.lastIndexOf("/");
   const address = parseWritten(slash === -1 ? text : text.slice(0, slash));
@@ -126,9 +126,9 @@ function parseNetwork(text: string): Cidr | { error: string } {
 }
 
 /**
- * Reads `10.0.0.0/8`. Host bits that are set are an error that names the network, since the intended network is unknown. A
- * network of IPv4-mapped addresses is an error, too: no address is in it, because each is read as an IPv4 address
- * ({@link parseAddress}). The Kubernetes API server rejects such networks as well.
+ * Reads `10.0.0.0/8`. Host bits that are set are an error that names the network, since the intended network is
+ * unknown. A network of IPv4-mapped addresses is also an error: no address is in it, because each is read as an IPv4
+ * address ({@link parseAddress}). The Kubernetes API server also rejects such networks.
  */
 export function parseCidr(text: string): Cidr | { error: string } {
   const network = parseNetwork(text);
@@ -137,7 +137,7 @@ export function parseCidr(text: string): Cidr | { error: string } {
   return { error: `"${text}" has IPv4-mapped addresses, which are treated as IPv4; write ${inside}` };
 }
 
-/** For networks that the code itself names, IPv4-mapped ones included: throws on bad text. */
+/** Parses networks in the source code, including IPv4-mapped ones. Throws on invalid text. */
 export function cidr(text: string): Cidr {
   const parsed = parseNetwork(text);
   if ("error" in parsed) throw new Error(parsed.error);
@@ -159,13 +159,13 @@ export function isInside(outer: Cidr, inner: Cidr): boolean {
   return outer.prefix <= inner.prefix && contains(outer, inner);
 }
 
-/** The network that has one address alone. */
+/** The network with a single address. */
 export function single({ family, words }: Address): Cidr {
   const prefix = family === 4 ? 32 : 128;
   return { family, words, prefix, text: `${formatAddress({ family, words })}/${prefix}` };
 }
 
-/** The network with at most so many bits of prefix that the network lies in. */
+/** The network with at most this prefix length that contains the network. */
 export function widen(network: Cidr, prefix: number): Cidr {
   if (prefix >= network.prefix) return network;
   const { family } = network;
@@ -183,7 +183,7 @@ function compare(a: readonly number[], aAt: number, b: readonly number[]): numbe
 }
 
 /**
- * Networks compiled into sorted disjoint intervals: one binary search a lookup, 0.2 µs at 10,000 networks.
+ * Networks compiled into sorted disjoint intervals: one binary search per lookup, 0.2 µs at 10,000 networks.
  * (`net.BlockList` is linear before Node 24 and slower after.)
  */
 export class CidrSet {

@@ -2,14 +2,14 @@ import { createHash } from "node:crypto";
 import { parseAddress } from "./cidr.ts";
 import { type PortSpec, Reader, type Rule, readCidrs, readPorts, readRules, shown } from "./rules.ts";
 
-/** One address that receivers may rely on. `sourceAddress` is what is bound (default: `address`). */
+/** One address that receivers may rely on. `sourceAddress` is the address to bind (default: `address`). */
 export interface StaticIP {
   address: string;
   sourceAddress?: string;
   phase?: "Active" | "Pending" | "Retiring";
 }
 
-/** Settings of the proxy that a policy carries; command-line options win over them. */
+/** Settings of the proxy in a policy. Command-line options override them. */
 export interface ProxySettings {
   timeouts: { dnsSeconds: number; connectSeconds: number; idleSeconds: number; drainSeconds: number };
   limits: { maxTunnels: number; maxTunnelsPerClient: number };
@@ -18,7 +18,7 @@ export interface ProxySettings {
   accessLog: "All" | "Denied" | "None";
 }
 
-/** How the source address is proven (all times in seconds). */
+/** Settings of the source address verification (all times in seconds). */
 export interface Verification {
   echoURLs: string[];
   intervalSeconds: number;
@@ -28,22 +28,22 @@ export interface Verification {
 }
 
 /**
- * The wire form of a policy: what crosses from operator to proxy, and what a proxy alone builds from its file.
+ * The wire form of a policy: the operator sends it to proxies, and a proxy without operator builds it from its file.
  * JSON Schema: `docs/policy-document.schema.json`.
  */
 export interface PolicyDocument {
   version: 1;
   /** `namespace/name`: shown in answers and records. */
   policy: string;
-  /** Report: a refusal by deny rules, by not-allowed or by port passes and is recorded as `wouldDeny`. */
+  /** Report: a refusal by deny rules, by not-allowed or by port passes, and the record has it as `wouldDeny`. */
   mode: "Enforce" | "Report";
   /** For targets that no allow rule matches. */
   defaultAction: "Allow" | "Report" | "Deny";
-  /** Ports of allow rules that name none, and of the default action. */
+  /** Ports of allow rules without `ports`, and of the default action. */
   ports: PortSpec[];
   allow: Rule[];
   deny: Rule[];
-  /** Special-purpose ranges besides the registries': pod, service and node ranges. */
+  /** Special-purpose ranges in addition to the IANA registries: pod, service and node ranges. */
   blockedCIDRs: string[];
   staticIPs: StaticIP[];
   verification?: Verification;
@@ -67,7 +67,7 @@ const DOCUMENT_KEYS = [
   "proxy",
 ] as const;
 
-/** Bounds of the lists of addresses and echo URLs; the CRD's are not higher. */
+/** Bounds of the lists of addresses and echo URLs; those of the CRD are not higher. */
 export const MAX_STATIC_IPS = 64;
 export const MAX_ECHO_URLS = 8;
 
@@ -78,7 +78,7 @@ function readStaticIPs(reader: Reader, value: unknown, path: string): StaticIP[]
     const fields = reader.mapping(entry, here, ["address", "sourceAddress", "phase"]) ?? {};
     const ip: StaticIP = { address: typeof fields.address === "string" ? fields.address : "" };
     if (parseAddress(ip.address) === null) reader.problem(`${here}.address`, "must be an IP address");
-    if (seen.has(ip.address)) reader.problem(`${here}.address`, `${ip.address} is there twice`);
+    if (seen.has(ip.address)) reader.problem(`${here}.address`, `${ip.address} is given twice`);
     seen.add(ip.address);
     if (fields.sourceAddress !== undefined) {
       ip.sourceAddress = typeof fields.sourceAddress === "string" ? fields.sourceAddress : "";
@@ -108,7 +108,7 @@ function readVerification(reader: Reader, value: unknown, path: string): Verific
   };
 }
 
-/** Reads `proxy` of a document. The manifest's `proxy` has more keys: those are the operator's (`ignored`). */
+/** Reads `proxy` of a document. The manifest's `proxy` has more keys, which only the operator uses (`ignored`). */
 function readProxy(reader: Reader, value: unknown, path: string, ignored: readonly string[]): ProxySettings {
   const keys = ["timeouts", "limits", "denyStatus", "reasonDetail", "accessLog", ...ignored];
   const f = reader.mapping(value ?? {}, path, keys) ?? {};
@@ -136,8 +136,8 @@ function readProxy(reader: Reader, value: unknown, path: string, ignored: readon
 }
 
 /**
- * Reads the fields that document and manifest share. `path` is where they stand (`""` or `spec`).
- * @throws PolicyError with every wrong field
+ * Reads the fields that document and manifest share. `path` is their parent (`""` or `spec`). @throws PolicyError with
+ * every wrong field
  */
 export function readFields(
   fields: Record<string, unknown>,
@@ -179,12 +179,12 @@ export function readDocument(value: unknown): PolicyDocument {
   return readFields(fields, { path: "", policy: fields.policy as string, internalRules: true });
 }
 
-/** A whole document from some of its fields, with the defaults of the rest. @throws PolicyError */
+/** A complete document from some of its fields, with defaults for the others. @throws PolicyError */
 export function makeDocument(partial: Partial<PolicyDocument>): PolicyDocument {
   return readDocument({ version: 1, policy: "test/test", ...partial });
 }
 
-/** Equal input, equal bytes: keys in the order of {@link PolicyDocument}, defaults written out. */
+/** Equal input gives equal bytes: keys in the order of {@link PolicyDocument}, with all defaults. */
 export function encodeDocument(document: PolicyDocument): string {
   return `${JSON.stringify(readDocument(document))}\n`;
 }

@@ -5,36 +5,39 @@ import { PolicyError, type PortRange, type PortSpec, parseCidrs, parsePorts, typ
 import { forms, isLoopback, neverAllowed, parseNat64Prefix, specialPurpose } from "./special.ts";
 import type { Target } from "./target.ts";
 
-/** Codes of the refusals that are the policy's (the whole list: `proxy/errors.ts`). */
+/** Codes of the refusals by policy (the whole list: `proxy/outcome/refusals.ts`). */
 export type DenyCode = "denied-rule" | "not-allowed" | "port" | "address";
 
-/** What the machine and the command line add to a document. */
+/** Settings that the machine and the command line add to a document. */
 export interface CompileOptions {
-  /** Opened for every allowed host: special-purpose ranges, and loopback, which nothing else opens. */
+  /** Ranges allowed for every allowed host: special-purpose ranges, and loopback, which only this option opens. */
   allowCIDRs?: readonly string[];
-  /** Closed for every host and rule. */
+  /** Ranges denied for every host and rule. */
   denyCIDRs?: readonly string[];
   /** Addresses and networks of this machine (its interfaces, its local routes): special-purpose, never allowed on `listenPorts`. */
   ownAddresses?: readonly string[];
   listenPorts?: readonly number[];
   /** Prefixes of NAT64 translators besides 64:ff9b::/96: their addresses are vetted as the IPv4 addresses in them. */
   nat64Prefixes?: readonly string[];
-  /** What upstream sockets are bound to: never allowed as targets, and targets of other families have no way out. */
+  /**
+   * Addresses that upstream sockets are bound to. They are never allowed as targets, and targets of other families have
+   * no egress path.
+   */
   sourceAddresses?: readonly string[];
   /** Hash of the document, where it is known. */
   hash?: string;
 }
 
-/** Why a name or an address is out. Soft refusals are those that report mode overrides. */
+/** Why a name or an address is refused. Report mode overrides soft refusals. */
 export interface Refusal {
   code: DenyCode;
-  /** The rule that decided; `default` when none fitted; absent for an address that its class alone puts out. */
+  /** The rule that decided; `default` when no rule matched; absent for an address that its class alone refuses. */
   rule?: string;
-  /** For the sender; names the class of an address, never the address. */
+  /** Text for the sender; names the class of an address, never the address. */
   reason: string;
 }
 
-/** A refusal by the policy's lists: the kind that report mode may pass over. */
+/** A refusal by the policy's lists, which report mode may override. */
 type ListedRefusal = Refusal & { rule: string };
 
 /** One address in a {@link Decision}. */
@@ -46,7 +49,7 @@ export interface VettedAddress {
   reason?: string;
 }
 
-/** What becomes of a target with known answers; see {@link decide}. */
+/** The decision for a target with known answers; see {@link decide}. */
 export interface Decision {
   verdict: "allow" | "deny";
   code?: DenyCode;
@@ -66,7 +69,7 @@ interface CompiledRule {
   opens: boolean;
 }
 
-/** A compiled document: immutable, swapped as a whole. */
+/** A compiled document: immutable, replaced as a whole. */
 export interface PolicySet {
   readonly document: PolicyDocument;
   readonly hash: string;
@@ -83,10 +86,10 @@ export interface PolicySet {
   readonly listenPorts: ReadonlySet<number>;
 }
 
-/** The name stage's answer when it does not refuse. */
+/** The result of the name stage when it does not refuse. */
 export interface Candidates {
   rules: readonly CompiledRule[];
-  /** The refusal that report mode passed over. */
+  /** The refusal that report mode overrode. */
   overridden?: ListedRefusal;
 }
 
@@ -113,7 +116,7 @@ function compileRule(rule: Rule, label: string, ports: PortRange[] | null): Comp
   };
 }
 
-/** Reads an address, or a network, that was checked before. */
+/** Parses an address or a network that is already validated. */
 const network = (text: string): Cidr => (text.includes("/") ? cidr(text) : single(parseAddress(text)!));
 
 function nat64Prefix(text: string, i: number): Cidr {
@@ -146,7 +149,7 @@ export function compile(document: PolicyDocument, options: CompileOptions = {}):
   };
 }
 
-/** The same policy on a machine whose addresses changed: nothing else is compiled again. */
+/** The same policy on a machine whose addresses changed; the rest is not compiled again. */
 export function withOwn(set: PolicySet, ownAddresses: readonly string[]): PolicySet {
   return { ...set, own: new CidrSet(ownAddresses.map(network)) };
 }
@@ -177,9 +180,7 @@ function candidatesOf(set: PolicySet, target: Target): CompiledRule[] | ListedRe
   return { code: "not-allowed", rule: "default", reason: `${target.host} is not on the allow list` };
 }
 
-/**
- * The name stage: decided before any DNS query is made. In report mode the refusal is carried on as `overridden`.
- */
+/** The name stage: decided before any DNS query. In report mode the result has the refusal as `overridden`. */
 export function decideName(set: PolicySet, target: Target): Refusal | Candidates {
   const denied = refuseName(set, target);
   const report = set.document.mode === "Report";
@@ -189,7 +190,7 @@ export function decideName(set: PolicySet, target: Target): Refusal | Candidates
   return report ? { rules: [set.fallback], overridden: denied ?? candidates } : candidates;
 }
 
-/** One address after vetting. `soft`: report mode may pass over the refusal. */
+/** One address after vetting. `soft`: report mode may override the refusal. */
 export type Vetted =
   | { in: true; rule: string }
   | { in: false; soft: true; refusal: ListedRefusal }
@@ -233,8 +234,8 @@ function isOpened(set: PolicySet, target: Target, candidates: readonly CompiledR
 }
 
 /**
- * The refusal of an address that turned out to lead to this machine itself after it had been vetted: a local route that
- * {@link CompileOptions.ownAddresses} does not know. Null where the policy opens the address for this target.
+ * The refusal of an address that after vetting turned out to lead to this machine itself: a local route that {@link
+ * CompileOptions.ownAddresses} does not know. Null when the policy opens the address for this target.
  */
 export function refuseOwn(set: PolicySet, target: Target, address: Address): Refusal | null {
   if (set.allowCIDRs.has(address)) return null;
@@ -243,9 +244,7 @@ export function refuseOwn(set: PolicySet, target: Target, address: Address): Ref
   return { code: "address", reason: `${target.host} ${target.ip ? "is" : "resolves to"} ${OWN_MACHINE}` };
 }
 
-/**
- * Vets one address of a target; each address stands alone. `raw` is what would be dialled.
- */
+/** Vets one address of a target, independently of the others. `raw` is the address to dial. */
 export function vet(set: PolicySet, target: Target, candidates: readonly CompiledRule[], raw: Address): Vetted {
   const shapes = forms(raw, set.nat64);
   const views = shapes[0] === raw ? shapes : [raw, ...shapes];
@@ -258,7 +257,7 @@ export function vet(set: PolicySet, target: Target, candidates: readonly Compile
   const later = vetClass(set, target, candidates, raw, shapes, verb);
   if (deny === undefined) return later;
   const soft = later.in || later.soft;
-  // Report mode passes over the deny rule alone: what binds always is then the reason.
+  // Report mode overrides the deny rule only: a refusal that always applies is then the reason.
   if (!soft && set.document.mode === "Report") return later;
   return listed("denied-rule", deny.label, `${target.host} ${verb} an address that rule ${deny.label} denies`, soft);
 }
@@ -283,7 +282,7 @@ function vetClass(
     isPublic = false;
     if (!isOpened(set, target, candidates, shape)) return classed(`${target.host} ${verb} ${special}`);
   }
-  // A translator's prefix may have a local route on this very machine.
+  // The prefix of a translator may have a local route on this very machine.
   if (shapes[0] !== raw && set.own.has(raw) && !isOpened(set, target, candidates, raw)) {
     return classed(`${target.host} ${verb} ${OWN_MACHINE}`);
   }
@@ -294,7 +293,7 @@ function vetClass(
   return listed("not-allowed", "default", `${target.host} ${verb} an address that no allow rule admits`);
 }
 
-/** The outcome of vetting all addresses of a target: which may be dialled, and the decision that is recorded. */
+/** The outcome of vetting all addresses of a target: those that may be dialled, and the decision for the record. */
 export interface VettedTarget {
   /** Empty when refused. In the order given. */
   dial: Address[];
@@ -337,7 +336,7 @@ export function vetAll(set: PolicySet, target: Target, names: Candidates, addres
   return { dial: [], rule: first!.rule ?? "", refusal: first! };
 }
 
-/** The whole decision for known answers, without gate and dialling: what `explain` and tests ask. */
+/** The complete decision for known answers, without gate and dialling, for `explain` and tests. */
 export function decide(set: PolicySet, target: Target, addresses: readonly string[]): Decision {
   const names = decideName(set, target);
   if ("code" in names) return { verdict: "deny", ...names, vetted: [] };

@@ -3,7 +3,7 @@ import { type Decision, decide, decideName, type PolicySet } from "./engine.ts";
 import { specialClass } from "./special.ts";
 import { formatTarget, parseAbsolute, parseAuthority, type Target } from "./target.ts";
 
-/** One target explained: the very decision that the proxy would make, without dialling. */
+/** Explains one target with the same decision that the proxy would make, without dialling. */
 export interface Explanation {
   target: string;
   verdict: "allow" | "deny" | "unknown";
@@ -14,7 +14,7 @@ export interface Explanation {
   addresses: { address: string; class: string; verdict: "in" | "out"; rule?: string; reason?: string }[];
 }
 
-/** Reads `URL`, `host:port` or `IP:port` as a person writes it: https means port 443. Null when it is none. */
+/** Reads a user's `URL`, `host:port` or `IP:port`: https means port 443. Null when it is none of them. */
 export function parseAsked(text: string): Target | null {
   if (/^https:\/\//i.test(text)) {
     const absolute = parseAbsolute(text.replace(/^https/i, "http"));
@@ -30,7 +30,7 @@ export function needsAddresses(set: PolicySet, target: Target): boolean {
   return !target.ip && !("code" in decideName(set, target));
 }
 
-/** Explains a target. `addresses` null: the name was not resolved, so only its stage is decided. */
+/** Explains a target. `addresses` null: the name was not resolved, so only the name stage is decided. */
 export function explain(set: PolicySet, target: Target, addresses: readonly string[] | null): Explanation {
   const shown = formatTarget(target);
   const known = target.ip ? [target.host] : addresses;

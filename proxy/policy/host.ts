@@ -10,12 +10,12 @@ const LABELS = /^[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?(?:\.[a-z0-9_](?:[a-z0-9
 const NUMERIC_LAST_LABEL = /(?:^|\.)(?:[0-9]+|0x[0-9a-f]*)$/;
 
 /**
- * The one value by which a name is matched, resolved and logged: lower case, one trailing dot stripped.
- * Null for whatever is no host name in ASCII (RFC 1123, underscores allowed): IP literals in any spelling, empty or
- * overlong labels, percent-escapes, non-ASCII. Wire names are never mapped through IDNA: that would be a guess.
+ * The only value by which a name is matched, resolved and logged: lower case, without one trailing dot. Null for text
+ * that is not an ASCII host name (RFC 1123, underscores allowed): IP literals in any spelling, empty or overlong
+ * labels, percent-escapes, non-ASCII. Wire names are never mapped through IDNA, which would be a guess.
  */
 export function canonicalHost(text: string): string | null {
-  // Before lower-casing, which turns some letters outside of ASCII into ones inside (U+212A into k).
+  // Checked before lower-casing, which turns some non-ASCII letters into ASCII ones (U+212A into k).
   if (/[^\x21-\x7e]/.test(text)) return null;
   let name = text.toLowerCase();
   if (name.endsWith(".")) name = name.slice(0, -1);
@@ -29,7 +29,7 @@ export function parseHostPattern(text: string): HostPattern | { error: string } 
   if (text === "*") return { kind: "any", name: "*" };
   const wildcard = text.startsWith("*.");
   const body = wildcard ? text.slice(2) : text;
-  // Nearly every name of a long list is canonical as it is.
+  // Nearly every name of a long list is already canonical.
   if (body.length <= MAX_NAME && LABELS.test(body) && !NUMERIC_LAST_LABEL.test(body)) {
     return { kind: wildcard ? "suffix" : "exact", name: body };
   }
@@ -46,7 +46,7 @@ export function parseHostPattern(text: string): HostPattern | { error: string } 
   return { kind: wildcard ? "suffix" : "exact", name };
 }
 
-/** Many patterns compiled for matching in one probe a label: 1 µs at 100,000 names. */
+/** Many patterns compiled for matching with one lookup per label: 1 µs at 100,000 names. */
 export class HostSet {
   readonly #exact = new Set<string>();
   readonly #suffix = new Set<string>();

@@ -1,17 +1,15 @@
 import { isAlias, isMap, isScalar, isSeq, LineCounter, parseDocument } from "yaml";
 import { PolicyError } from "./rules.ts";
 
-/** The text of a policy file as a value. */
+/** The parsed text of a policy file. */
 export interface ParsedText {
   value: unknown;
   format: "json" | "yaml";
-  /** Lines were indented with tabs, which YAML forbids. They were read as two spaces each. */
+  /** Lines were indented with tabs, which YAML forbids. Each tab was read as two spaces. */
   tabs: boolean;
 }
 
-/**
- * Aliases in one YAML file. A hand-written file has a few of them, a file that is made to expand to gigabytes has many.
- */
+/** Limit of the aliases in one YAML file. A hand-written file has a few; a file that expands to gigabytes has many. */
 export const MAX_ALIASES = 100;
 
 function fail(path: string, message: string): never {
@@ -19,13 +17,13 @@ function fail(path: string, message: string): never {
 }
 
 function twice(path: string, line: number): never {
-  fail(path, `the key is there twice (again in line ${line})`);
+  fail(path, `the key is given twice (again in line ${line})`);
 }
 
 /** One open object or array of a JSON text. */
 interface Level {
   path: string;
-  /** Keys that were seen; null for an array. */
+  /** Keys so far; null for an array. */
   keys: Set<string> | null;
   /** The last key of an object, or the current index of an array. */
   at: string | number;
@@ -36,7 +34,7 @@ const pathOf = ({ path, keys, at }: Level): string => {
   return path === "" ? String(at) : `${path}.${at}`;
 };
 
-/** The index behind the JSON string that starts at `start`. */
+/** The index after the JSON string that starts at `start`. */
 function endOfString(text: string, start: number): number {
   for (let quote = text.indexOf('"', start + 1); ; quote = text.indexOf('"', quote + 1)) {
     let slash = quote;
@@ -46,8 +44,8 @@ function endOfString(text: string, start: number): number {
 }
 
 /**
- * Refuses an object that has a key twice: JSON.parse takes the last one without a word, other readers take the first.
- * Reads valid JSON only, in one pass. @throws PolicyError
+ * Refuses an object with a duplicate key: JSON.parse silently uses the last one, other parsers the first. Reads valid
+ * JSON only, in one pass. @throws PolicyError
  */
 function refuseRepeatedKeys(text: string): void {
   const levels: Level[] = [];
@@ -100,7 +98,7 @@ function parseJson(text: string): unknown {
   return value;
 }
 
-/** Refuses what a YAML reader may take in two ways: repeated and compound keys, and more aliases than people write. */
+/** Refuses ambiguous YAML: repeated and compound keys, and more aliases than people write. */
 function checkNodes(root: unknown, lines: LineCounter): void {
   const open: { node: unknown; path: string }[] = [{ node: root, path: "" }];
   let aliases = 0;
@@ -116,7 +114,7 @@ function checkNodes(root: unknown, lines: LineCounter): void {
       const seen = new Set<string>();
       for (const { key, value } of node.items) {
         if (!isScalar(key)) fail(path, "not valid YAML: a key must be a word");
-        // 1 and "1" are two keys in YAML, and one in the object that is made of them.
+        // 1 and "1" are two keys in YAML, but one key of the parsed object.
         const name = String(key.value);
         const here = path === "" ? name : `${path}.${name}`;
         if (seen.has(name)) twice(here, lines.linePos(key.range?.[0] ?? 0).line);
@@ -135,7 +133,7 @@ function aliasMessage(thrown: ReferenceError): string {
 
 function parseYaml(text: string): unknown {
   const lines = new LineCounter();
-  // Its own check of keys compares each with each.
+  // The parser's own check of keys compares each key with each other one.
   const document = parseDocument(text, { uniqueKeys: false, lineCounter: lines });
   const problem = document.errors[0] ?? document.warnings[0];
   if (problem?.code === "MULTIPLE_DOCS") {
@@ -154,15 +152,14 @@ function parseYaml(text: string): unknown {
 }
 
 /**
- * Reads JSON (a text that starts with `{`) or YAML. What two readers could take in two ways is refused: repeated keys,
- * several documents, YAML 1.1.
- * @throws PolicyError with the first thing that is wrong
+ * Parses JSON (a text that starts with `{`) or YAML. Refuses text that two parsers may read differently: repeated keys,
+ * several documents, YAML 1.1. @throws PolicyError with the first problem
  */
 export function parseText(text: string): ParsedText {
   const plain = text.replace(/^\uFEFF/, "");
   const start = plain.trimStart();
   if (start === "") fail("", "the file is empty");
-  // YAML forbids it, a file that was not written to its end has it.
+  // YAML forbids NUL, and a file that was not written completely may contain it.
   if (plain.includes("\0")) fail("", "the file has a NUL character");
   try {
     if (start.startsWith("{")) return { value: parseJson(plain), format: "json", tabs: false };

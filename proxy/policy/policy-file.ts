@@ -3,21 +3,21 @@ import { type PolicyDocument, readDocument, readFields } from "./document.ts";
 import { parseText } from "./parse.ts";
 import { boundedTexts, PolicyError, Reader, shown } from "./rules.ts";
 
-/** A policy file, read. */
+/** A parsed policy file. */
 export interface PolicySource {
   kind: "document" | "manifest" | "acl";
   document: PolicyDocument;
-  /** What the file asks for, that a person should look at. */
+  /** Problems of the file that a user should check. */
   warnings: string[];
-  /** The file demands credentials of clients: a proxy without any password must not start. */
+  /** The file requires credentials of clients: a proxy without any password must not start. */
   needsPassword: boolean;
 }
 
-/** Warnings of one file. Each is a line of the log; a list of overlapping entries has thousands. */
+/** Limit of the warnings of one file. Each is a log line, and a list of overlapping entries has thousands. */
 const MAX_WARNINGS = 100;
 
 const SPEC_KEYS = ["mode", "defaultAction", "ports", "allow", "deny", "staticIPs", "verification", "proxy"];
-/** Keys of a manifest that only the operator acts on. */
+/** Keys of a manifest that only the operator uses. */
 const OPERATOR_KEYS = ["preset", "injection", "nat", "networkPolicy", "authentication"];
 const OPERATOR_PROXY_KEYS = [
   "replicas",
@@ -36,10 +36,13 @@ function isMapping(value: unknown): value is Record<string, unknown> {
   return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
-/** Seconds between rounds where the address moves with its proxy; elsewhere the document's own default holds. */
+/**
+ * Verification interval in seconds, when the address moves with its proxy; otherwise the default of the document
+ * applies.
+ */
 const KUBEVIP_INTERVAL_SECONDS = 5;
 
-/** `verification` with the default interval of the policy's provider written out. */
+/** `verification` with the default interval of the policy's provider. */
 function withInterval(verification: unknown, nat: unknown): unknown {
   const moves = isMapping(nat) && nat.provider === "KubeVIP";
   if (!moves || !isMapping(verification) || verification.intervalSeconds !== undefined) return verification;
@@ -47,9 +50,8 @@ function withInterval(verification: unknown, nat: unknown): unknown {
 }
 
 /**
- * Reads an EgressPolicy: what a file has, or an object of the API server. `blockedCIDRs` are what only the operator
- * knows: the cluster's own ranges.
- * @throws PolicyError with every wrong field
+ * Reads an EgressPolicy from a file or from an object of the API server. `blockedCIDRs`: the cluster's own ranges,
+ * which only the operator knows. @throws PolicyError with every wrong field
  */
 export function readManifest(manifest: unknown, blockedCIDRs: readonly string[] = []): PolicySource {
   const reader = new Reader();
@@ -71,7 +73,7 @@ export function readManifest(manifest: unknown, blockedCIDRs: readonly string[] 
   const fields = Object.fromEntries(Object.entries(spec).filter(([key]) => SPEC_KEYS.includes(key)));
   fields.verification = withInterval(spec.verification, spec.nat);
   fields.blockedCIDRs = blockedCIDRs;
-  // A typing error here would let in clients without a password.
+  // A typing error here would admit clients without a password.
   const authentication =
     spec.authentication === undefined
       ? {}
@@ -86,7 +88,7 @@ export function readManifest(manifest: unknown, blockedCIDRs: readonly string[] 
         ? spec[outer] !== undefined
         : isMapping(spec[outer]) && spec[outer][inner] !== undefined;
     })
-    .map((key) => `spec.${key} is the operator's: a proxy alone does not act on it`);
+    .map((key) => `spec.${key} is for the operator only: the proxy ignores it`);
   const document = readFields(fields, {
     path: "spec",
     policy: `${namespace}/${name}`,
@@ -96,15 +98,14 @@ export function readManifest(manifest: unknown, blockedCIDRs: readonly string[] 
 }
 
 /**
- * Reads a policy document, an EgressPolicy manifest or a Smokescreen/mole `acl.yaml`, told apart by content.
- * `name` is what an acl.yaml's policy is called in answers, since the file has no name of its own.
- * @throws PolicyError
+ * Reads a policy document, an EgressPolicy manifest or a Smokescreen/mole `acl.yaml`, and detects the kind by content.
+ * `name` is the policy name of an acl.yaml in answers, since the file has no name of its own. @throws PolicyError
  */
 export function readPolicy(text: string, options: { name: string; service?: string | undefined }): PolicySource {
   const parsed = parseText(text);
   const { value } = parsed;
   if (isMapping(value) && (value.kind !== undefined || value.apiVersion !== undefined)) {
-    // Leading tabs are no YAML; only acl.yaml files may have them.
+    // YAML forbids leading tabs; only acl.yaml files may have them.
     if (parsed.tabs) {
       throw new PolicyError([{ path: "", message: "not valid YAML: tabs as indentation; use spaces" }]);
     }
@@ -119,6 +120,6 @@ export function readPolicy(text: string, options: { name: string; service?: stri
   if (isMapping(value) && value.version !== undefined) {
     return { kind: "document", document: readDocument(value), warnings: [], needsPassword: false };
   }
-  const message = "is no policy: expected a policy document (version: 1), an EgressPolicy manifest, or an acl.yaml";
+  const message = "is not a policy: expected a policy document (version: 1), an EgressPolicy manifest, or an acl.yaml";
   throw new PolicyError([{ path: "", message }]);
 }

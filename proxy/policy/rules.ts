@@ -11,33 +11,37 @@ export interface Rule {
   except?: string[];
   cidrs?: string[];
   ports?: PortSpec[];
-  /** False for the IP addresses of an acl.yaml allow list: `cidrs` admit these literals, no name, and open no range. */
+  /**
+   * False for the IP addresses of an acl.yaml allow list: `cidrs` admit these literals, but no name, and open no range.
+   */
   opens?: boolean;
 }
 
-/** One thing that is wrong with an input. `path` is the field, such as `allow[3].hosts[0]`. */
+/** One problem of an input. `path` is the field, such as `allow[3].hosts[0]`. */
 export interface Problem {
   path: string;
   message: string;
 }
 
-/** Problems in the message of a {@link PolicyError}: a person mends these first, and `/status` stays small. */
+/** Limit of the problems in the message of a {@link PolicyError}: users fix these first, and `/status` stays small. */
 export const MAX_PROBLEMS_SHOWN = 10;
-/** Characters of one problem in that message. A key or a value of the file may be megabytes long. */
+/** Limit in characters of one problem in that message. A key or a value of the file may be megabytes long. */
 const MAX_PROBLEM_LENGTH = 300;
-/** Characters of a value that a message quotes. */
+/** Limit in characters of a value that a message quotes. */
 const MAX_SHOWN_LENGTH = 100;
 
 /** Control characters, and marks that change the order of text on a screen. */
 const UNSAFE = /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Cs}]/gu;
 
-/** Text of a file on one line, bounded, without characters that act on a terminal or forge lines of a log. */
+/**
+ * Text of a file on one line with a length limit, without characters that act on a terminal or forge lines of a log.
+ */
 export function plainLine(text: string, max: number): string {
   const cut = text.length > max ? `${text.slice(0, max)}...` : text;
   return cut.replace(UNSAFE, (c) => `\\u${c.codePointAt(0)!.toString(16).padStart(4, "0")}`);
 }
 
-/** A value as a message quotes it: short, whatever the file has there. */
+/** A value as a message quotes it: short, even if the file has a long one. */
 export function shown(value: unknown): string {
   if (Array.isArray(value)) return "a list";
   if (typeof value === "object" && value !== null) return "a mapping";
@@ -45,15 +49,15 @@ export function shown(value: unknown): string {
   return JSON.stringify(value.length > MAX_SHOWN_LENGTH ? `${value.slice(0, MAX_SHOWN_LENGTH)}...` : value);
 }
 
-/** The first texts, each bounded, and how many more there are. */
+/** The first texts, each with a length limit, and the number of the others. */
 export function boundedTexts(texts: readonly string[], max: number): string[] {
   const first = texts.slice(0, max).map((text) => plainLine(text, MAX_PROBLEM_LENGTH));
   return texts.length > max ? [...first, `and ${texts.length - max} more`] : first;
 }
 
 /**
- * A policy that cannot be used, with every field that has to be mended. The message is one line; it shows the first
- * {@link MAX_PROBLEMS_SHOWN} problems.
+ * An invalid policy, with every wrong field. The message is one line and shows the first {@link MAX_PROBLEMS_SHOWN}
+ * problems.
  */
 export class PolicyError extends Error {
   readonly code = "INVALID_POLICY";
@@ -67,14 +71,14 @@ export class PolicyError extends Error {
 }
 
 /**
- * Bounds of lists. Those of the CRD are lower, never higher: 256 rules a list, 20,000 hosts and 500 CIDRs a rule, which is
- * what the API server's limits on the cost of CEL allow. A converted acl.yaml may have more.
+ * Limits of lists. Those of the CRD are lower, never higher: 256 rules per list, 20,000 hosts and 500 CIDRs per rule,
+ * which is what the API server's limits on the cost of CEL allow. A converted acl.yaml may have more.
  */
 export const MAX_RULES = 1024;
 export const MAX_ENTRIES = 100_000;
 export const MAX_PORTS = 64;
 const RULE_KEYS = ["name", "hosts", "except", "cidrs", "ports"] as const;
-/** Longer words are no typing errors of a known one, and comparing them takes long. */
+/** Longer words are not typing errors of a known one, and comparing them takes long. */
 const MAX_WORD = 64;
 const RULE_NAME = /^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$/;
 
@@ -90,7 +94,7 @@ function distance(a: string, b: string): number {
   return row[b.length]!;
 }
 
-/** The known word that was probably meant: at most a third of its letters differ, case and dashes aside. */
+/** The known word that the user probably meant: at most a third of its letters differ, ignoring case and dashes. */
 export function nearest(word: string, known: readonly string[]): string | undefined {
   if (word.length > MAX_WORD) return undefined;
   const plain = (s: string) => s.toLowerCase().replace(/[-_]/g, "");
@@ -106,7 +110,7 @@ export function nearest(word: string, known: readonly string[]): string | undefi
   return best;
 }
 
-/** Collects problems while an input is read, so that a user mends all of them at once. */
+/** Collects the problems of an input, so that a user can fix all of them at once. */
 export class Reader {
   readonly problems: Problem[] = [];
 
@@ -122,7 +126,7 @@ export class Reader {
     }
     for (const key of Object.keys(value)) {
       if (known.includes(key)) continue;
-      // No hint where the message has no room for it: comparing words takes long.
+      // No hint when the message has no room for it: comparing words takes long.
       const meant = this.problems.length < MAX_PROBLEMS_SHOWN ? nearest(key, known) : undefined;
       const hint = meant === undefined ? `known keys: ${known.join(", ")}` : `did you mean ${meant}?`;
       this.problem(path === "" ? key : `${path}.${key}`, `unknown key; ${hint}`);
@@ -258,12 +262,12 @@ export function readRules(
   });
 }
 
-/** How a rule is named in records, answers and explanations. */
+/** The name of a rule in records, answers and explanations. */
 export function ruleLabel(rule: Rule, list: "allow" | "deny", index: number): string {
   return rule.name ?? `${list}[${index}]`;
 }
 
-/** CIDRs that were read before: throws on bad text. */
+/** Parses validated CIDRs: throws on invalid text. */
 export function parseCidrs(texts: readonly string[], path: string): Cidr[] {
   return texts.map((text, i) => {
     const parsed = parseCidr(text);

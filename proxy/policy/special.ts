@@ -1,6 +1,6 @@
 import { type Address, type Cidr, cidr, contains, isInside as inside, parseAddress, parseCidr, v4 } from "./cidr.ts";
 
-/** A range with the words that a sender reads about it. */
+/** A range with its description for senders. */
 export interface AddressClass {
   readonly network: Cidr;
   readonly name: string;
@@ -37,7 +37,7 @@ const NEVER_ALLOWED = table([
   ["255.255.255.255/32", "broadcast"],
 ]);
 
-/** Opened by `--allow-cidr` only: no policy document can. */
+/** Only `--allow-cidr` opens this range; no policy document can. */
 const LOOPBACK = table([
   ["127.0.0.0/8", "loopback"],
   ["::1/128", "loopback"],
@@ -45,7 +45,8 @@ const LOOPBACK = table([
 
 /**
  * The rows of the IANA IPv4 and IPv6 special-purpose address registries (RFC 6890, RFC 8190) that are not marked
- * globally reachable, and what operators block besides: 6to4 and its relay anycast (RFC 7526), site-local (RFC 3879).
+ * globally reachable, and further ranges that network operators block: 6to4 and its relay anycast (RFC 7526),
+ * site-local (RFC 3879).
  */
 const SPECIAL_PURPOSE = table([
   ["0.0.0.0/8", "this network"],
@@ -75,7 +76,7 @@ const SPECIAL_PURPOSE = table([
   ["fec0::/10", "site-local"],
 ]);
 
-/** The globally reachable rows inside of those ranges: more specific, so they win. */
+/** The globally reachable rows inside those ranges: they are more specific, so they win. */
 export const GLOBALLY_REACHABLE: readonly Cidr[] = [
   "192.0.0.9/32",
   "192.0.0.10/32",
@@ -88,16 +89,16 @@ export const GLOBALLY_REACHABLE: readonly Cidr[] = [
   "2001:30::/28",
 ].map(cidr);
 
-/** What no policy document opens: {@link neverAllowed} as networks. */
+/** Ranges that no policy document opens: {@link neverAllowed} as networks. */
 export const NEVER_OPENED: readonly Cidr[] = [...NEVER_ALLOWED, ...LOOPBACK].map(({ network }) => network);
 
-/** What takes a rule to be reached, and {@link NEVER_OPENED}; {@link GLOBALLY_REACHABLE} inside of it takes none. */
+/** Ranges that need a rule, and {@link NEVER_OPENED}; {@link GLOBALLY_REACHABLE} ranges inside them need none. */
 export const NOT_PUBLIC: readonly Cidr[] = [...NEVER_OPENED, ...SPECIAL_PURPOSE.map(({ network }) => network)];
 
 const find = (classes: readonly AddressClass[], address: Address): AddressClass | undefined =>
   classes.find((c) => contains(c.network, address));
 
-/** The never-allowed range that the address lies in; loopback counts, `--allow-cidr` is the caller's to ask. */
+/** The never-allowed range of an address. Loopback is included: the caller must check `--allow-cidr`. */
 export function neverAllowed(address: Address): AddressClass | undefined {
   return find(NEVER_ALLOWED, address) ?? find(LOOPBACK, address);
 }
@@ -107,14 +108,14 @@ export function isLoopback(klass: AddressClass): boolean {
   return LOOPBACK.includes(klass);
 }
 
-/** The special-purpose range that the address itself lies in (embedded addresses: see {@link forms}). */
+/** The special-purpose range of the address itself (embedded addresses: see {@link forms}). */
 export function specialPurpose(address: Address): AddressClass | undefined {
   const klass = find(SPECIAL_PURPOSE, address);
   if (klass === undefined || GLOBALLY_REACHABLE.some((n) => contains(n, address))) return undefined;
   return klass;
 }
 
-/** Whether a network has special-purpose and never-allowed addresses only, so that naming it blocks nothing more. */
+/** Whether a network has only special-purpose and never-allowed addresses, so that blocking it blocks nothing else. */
 export function isSpecialNetwork(network: Cidr): boolean {
   if (GLOBALLY_REACHABLE.some((open) => inside(network, open) || inside(open, network))) return false;
   return NOT_PUBLIC.some((closed) => inside(closed, network));
@@ -147,8 +148,8 @@ export function parseNat64Prefix(text: string): Cidr | { error: string } {
 }
 
 /**
- * The IPv4 address that a prefix of this length embeds (RFC 6052 §2.2): behind the prefix, without bits 64 to 71. Translators
- * ignore these bits and all bits behind the IPv4 address (§2.3), so that they must not be compared here.
+ * The IPv4 address that a prefix of this length embeds (RFC 6052 §2.2): after the prefix, without bits 64 to 71.
+ * Translators ignore these bits and all bits after the IPv4 address (§2.3), so they must not be compared here.
  */
 function embedded({ words: [, b, c, d] }: Address, prefix: number): Address {
   switch (prefix) {
@@ -172,8 +173,9 @@ const LOCAL_NAT64_LENGTHS = [48, 56, 64, 96];
 const THIS_NETWORK = cidr("0.0.0.0/8");
 
 /**
- * Every IPv4 address that any layout embeds in an address of 64:ff9b:1::/48: the length in use is unknown. Readings in
- * 0.0.0.0/8 do not count where there is another one: they are the zeros around the real address, and no router forwards them.
+ * Every IPv4 address that any layout embeds in an address of 64:ff9b:1::/48: the length in use is unknown. Results in
+ * 0.0.0.0/8 do not count when there is another one: they are the zeros around the real address, and no router forwards
+ * them.
  */
 function localEmbedded(address: Address): Address[] {
   const readings = LOCAL_NAT64_LENGTHS.map((prefix) => embedded(address, prefix));
@@ -183,10 +185,9 @@ function localEmbedded(address: Address): Address[] {
 
 /**
  * The addresses as which one address is vetted: itself and every IPv4 address that it embeds, since a translator or
- * tunnel on the path sends the packet there. An address of the well-known NAT64 prefix (RFC 6052), or of a prefix in
- * `nat64`, stands for its IPv4 address alone.
- * Layouts: RFC 4291 (compatible; mapped addresses are read as IPv4 ones before), RFC 2765 (translated), RFC 6052 §2.2,
- * RFC 3056, RFC 4380, RFC 5214.
+ * tunnel on the path sends the packet there. For an address of the well-known NAT64 prefix (RFC 6052), or of a prefix
+ * in `nat64`, only its IPv4 address is vetted. Layouts: RFC 4291 (compatible; mapped addresses are already IPv4 here),
+ * RFC 2765 (translated), RFC 6052 §2.2, RFC 3056, RFC 4380, RFC 5214.
  */
 export function forms(address: Address, nat64: readonly Cidr[] = []): readonly Address[] {
   if (address.family === 4) return [address];
@@ -194,7 +195,7 @@ export function forms(address: Address, nat64: readonly Cidr[] = []): readonly A
   if (contains(NAT64, address)) return [v4(d)];
   const translated = nat64.filter((network) => contains(network, address));
   if (translated.length > 0) return translated.map(({ prefix }) => embedded(address, prefix));
-  // One address can embed in two layouts at once (6to4 with an ISATAP interface identifier): all of them count.
+  // One address can match two layouts (6to4 with an ISATAP interface identifier): all of them count.
   const found: Address[] = [address];
   if (contains(MAPPED, address) || contains(TRANSLATED, address)) found.push(v4(d));
   if (contains(COMPATIBLE, address) && d > 1) found.push(v4(d));
@@ -205,7 +206,7 @@ export function forms(address: Address, nat64: readonly Cidr[] = []): readonly A
   return found;
 }
 
-/** The class of an address that no policy would reach by itself, in words; null for a globally reachable one. */
+/** The name of the address class that no policy reaches by itself; null for a globally reachable address. */
 export function specialClass(text: string, nat64: readonly Cidr[] = []): string | null {
   const address = parseAddress(text);
   if (address === null) throw new TypeError(`not an IP address: ${text}`);

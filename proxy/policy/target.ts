@@ -1,7 +1,7 @@
 import { formatAddress, parseAddress } from "./cidr.ts";
 import { canonicalHost } from "./host.ts";
 
-/** What a client asked for, canonical: matched, vetted, resolved, dialled and logged by this one value. */
+/** The canonical target of a request: matching, vetting, resolving, dialling and logging all use this value. */
 export interface Target {
   /** Lower-case name without trailing dot, or an IP address in canonical text without brackets (IPv4-mapped: as IPv4). */
   readonly host: string;
@@ -10,11 +10,11 @@ export interface Target {
   readonly ip: boolean;
 }
 
-/** An absolute-form request target, taken apart. `path` is origin-form: it starts with `/`. */
+/** A parsed absolute-form request target. `path` is origin-form: it starts with `/`. */
 export interface AbsoluteTarget {
   readonly target: Target;
   readonly path: string;
-  /** The authority as the Host field must carry it (RFC 9112 §3.2.2). */
+  /** The authority for the Host field (RFC 9112 §3.2.2). */
   readonly authority: string;
 }
 
@@ -48,8 +48,8 @@ export function parseAuthority(text: string): Target | null {
 }
 
 /**
- * `http://host[:port][/path][?query]` (RFC 9112 §3.2.2): scheme http only, since https would have to be terminated here.
- * User info, fragments, backslashes and empty ports are refused. Null for anything else.
+ * Parses `http://host[:port][/path][?query]` (RFC 9112 §3.2.2). The scheme is http only, since https would require TLS
+ * termination. User info, fragments, backslashes and empty ports are refused. Null for anything else.
  */
 export function parseAbsolute(uri: string): AbsoluteTarget | null {
   if (!/^http:\/\//i.test(uri) || /[#\\]/.test(uri)) return null;

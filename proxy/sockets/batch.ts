@@ -1,6 +1,6 @@
 import type { Socket } from "node:net";
 
-/** Writes that belong together, put together: a system call costs more than copying some kilobytes. */
+/** Combines related writes: a system call costs more than copying some kilobytes. */
 export class Batch {
   #parts: (string | Buffer)[] = [];
   #bytes = 0;
@@ -11,7 +11,7 @@ export class Batch {
     this.#bytes += part.length;
   }
 
-  /** One write of everything that was added. False: the socket wants to drain first. */
+  /** One write of everything that was added. False: wait until the socket has drained. */
   flush(socket: Socket): boolean {
     const parts = this.#parts;
     if (parts.length === 0) return true;

@@ -1,18 +1,20 @@
 import type { Socket } from "node:net";
 
-/** A direction that has moved so much gets a buffer of its own: its bytes are then written without being copied. */
+/**
+ * A direction that has moved this many bytes gets a buffer of its own, and its bytes are then written without a copy.
+ */
 export const BULK_AFTER_BYTES = 131_072;
 const BUFFER_BYTES = 262_144;
-/** Directions that may have one at the same time (16 MiB); the others go on with copies. */
+/** Limit of the directions with such a buffer at the same time (16 MiB); the others continue with copies. */
 const MAX_BUFFERS = 64;
 let inUse = 0;
 
-/** The part of a socket's handle that gives it a read buffer: not public, so it is looked for before it is used. */
+/** The part of a socket's handle that sets its read buffer. It is not public, so it is checked before use. */
 type Open = Socket & { _handle?: { useUserBuffer?: (buffer: Buffer) => void } | null };
 
 /**
- * One direction of a tunnel with a read buffer of its own. The buffer is not read into while a write still points at
- * it: the source rests until the destination has taken everything.
+ * One direction of a tunnel with a read buffer of its own. No read overwrites the buffer while a write still uses it:
+ * the source pauses until the destination has taken everything.
  */
 export class Bulk {
   readonly #source: Socket;
@@ -26,7 +28,10 @@ export class Bulk {
     this.#buffer = buffer;
   }
 
-  /** Null: not on this Node, or too many have one. `source` must read by `onread`, and not be inside of it. */
+  /**
+   * Null: this Node does not support it, or too many directions have one. `source` must read by `onread`, and not be in
+   * a read callback.
+   */
   static start(source: Socket, destination: Socket): Bulk | null {
     const handle = (source as Open)._handle;
     if (inUse >= MAX_BUFFERS || typeof handle?.useUserBuffer !== "function") return null;
@@ -36,7 +41,7 @@ export class Bulk {
     return new Bulk(source, destination, buffer);
   }
 
-  /** `length` bytes stand in the buffer. False: the source has to rest. */
+  /** Handles `length` bytes in the buffer. False: the source must pause. */
   read(length: number): boolean {
     if (!this.#destination.writable) return true;
     this.#destination.write(this.#buffer.subarray(0, length), this.#written);
@@ -50,7 +55,7 @@ export class Bulk {
     if (!this.#source.destroyed) this.#source.resume();
   };
 
-  /** The tunnel is over, called once. The memory lives as long as something points at it. */
+  /** Ends the tunnel; called once. The memory is freed when nothing references it. */
   release(): void {
     inUse--;
   }

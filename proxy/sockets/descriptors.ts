@@ -5,8 +5,8 @@ const { EMFILE, ENFILE, ENOMEM, ENOBUFS } = constants.errno;
 const EXHAUSTED: ReadonlySet<number> = new Set([EMFILE, ENFILE, ENOMEM, ENOBUFS]);
 
 /**
- * Whether an error, or one of its causes, says that no file descriptor or kernel memory is left: it passes. Compares numbers,
- * since `os.networkInterfaces` has no error codes ("Unknown system error 24").
+ * Whether an error, or one of its causes, means that no file descriptor or kernel memory is left, which is temporary.
+ * Compares numbers, since `os.networkInterfaces` has no error codes ("Unknown system error 24").
  */
 export function isExhausted(error: unknown): boolean {
   for (let one = error; one instanceof Error; one = one.cause) {
@@ -32,29 +32,32 @@ export function openFileLimit(): number {
 }
 
 /**
- * File descriptors that are kept for the runtime (about 30), listeners, the admin port, DNS and reading files; half of the
+ * File descriptors reserved for the runtime (about 30), listeners, the admin port, DNS and reading files; half of the
  * limit where that is less.
  */
 const RESERVED_FILES = 96;
 /** Descriptors of one tunnel: the connections to the client and to the upstream. */
 const FILES_PER_TUNNEL = 2;
 
-/** How a limit of open files is divided, so that none of these uses takes the descriptors of another one. */
+/** The shares of a limit of open files. No use takes the descriptors of another one. */
 export interface FileShares {
-  /** Tunnels and requests at once. */
+  /** Concurrent tunnels and requests. */
   tunnels: number;
-  /** Client connections without a request at the moment, on top of the tunnels. */
+  /** Client connections without a current request, in addition to the tunnels. */
   idleClients: number;
   /** Idle upstream connections of plain HTTP. */
   pooled: number;
-  /** Connection attempts beside the first one of each request. */
+  /** Additional connection attempts: all but the first one of each request. */
   extraAttempts: number;
 }
 
 /** Upper bounds of the shares: more is not needed, whatever the limit. */
 const MOST = { idleClients: 2000, pooled: 1024, extraAttempts: 512 };
 
-/** Divides a limit of open files: a quarter for idle clients, an eighth each for the pool and extra attempts, then tunnels. */
+/**
+ * Divides a limit of open files: a quarter for idle clients, an eighth each for the pool and additional attempts, the
+ * rest for tunnels.
+ */
 export function shareFiles(limit: number): FileShares {
   const usable = limit - Math.min(RESERVED_FILES, limit / 2);
   const share = (most: number, part: number) => Math.max(1, Math.floor(Math.min(most, usable * part)));

@@ -4,29 +4,29 @@ import { openFileLimit, shareFiles } from "./descriptors.ts";
 /** Below the idle time of common origins (nginx 75 s, Node 5 s), so that a reused connection is rarely a dying one. */
 const IDLE_MS = 4000;
 const MAX_IDLE_PER_KEY = 32;
-/** Idle connections of all keys; fewer where few files may be open. */
+/** Limit of the idle connections of all keys; lower with a low limit of open files. */
 const MAX_IDLE = shareFiles(openFileLimit()).pooled;
 
 interface Idle {
   socket: Socket;
-  /** When it was dialled (monotonic ms): a proof of the source may come after it. */
+  /** Start of the dial (monotonic ms): a proof of the source may come after it. */
   opened: number;
-  /** The only one that may take it; absent: everyone may. */
+  /** The only client that may reuse it; absent: every client may. */
   owner?: object | undefined;
   since: number;
   drop: () => void;
 }
 
 /**
- * Idle upstream connections of plain HTTP, by host, port, address and source; the last one used is the first one taken. Who
- * takes one has decided its request first. A connection with an owner (it carries the authentication of one client, as
- * NTLM does) is for that owner alone.
+ * Idle upstream connections of plain HTTP, by host, port, address and source; the last one used is the first one
+ * reused. The caller must have decided its request first. A connection with an owner (it carries the authentication of
+ * one client, as NTLM does) is for that owner alone.
  */
 export class Pool {
   readonly #idle = new Map<string, Idle[]>();
   #count = 0;
 
-  /** A connection for `owner`, its own ones first. `bound`: it has an owner. */
+  /** A connection for `owner`, preferring those that belong to it. `bound`: it has an owner. */
   take(key: string, owner: object): { socket: Socket; opened: number; bound: boolean } | null {
     const list = this.#idle.get(key);
     if (list === undefined) return null;
@@ -45,7 +45,7 @@ export class Pool {
     return socket.destroyed ? this.take(key, owner) : { socket, opened, bound: entry.owner !== undefined };
   }
 
-  /** Keeps a connection whose last response is complete, or closes it. `owner`: for whom alone. */
+  /** Keeps a connection whose last response is complete, or closes it. `owner`: the only client that may reuse it. */
   put(key: string, socket: Socket, idle: { opened: number; now: number; owner?: object | undefined }): void {
     const list = this.#idle.get(key) ?? [];
     if (socket.destroyed || this.#count >= MAX_IDLE || list.length >= MAX_IDLE_PER_KEY) {

@@ -1,8 +1,8 @@
 const READ_BUFFER_BYTES = 65_536;
 
 /**
- * What sockets with `onread` read into, all of them: libuv fills it and calls back at once, and whoever is called
- * copies before it returns.
+ * The read buffer of all sockets with `onread`: libuv fills it and calls back immediately. The callback copies the
+ * bytes that it keeps before it returns.
  */
 export const READ_BUFFER = Buffer.allocUnsafeSlow(READ_BUFFER_BYTES);
 

@@ -1,9 +1,9 @@
 import type { Socket } from "node:net";
 
 /**
- * Ends a connection abnormally: RST, at once, whatever is still unsent. Node's own `resetAndDestroy` fails with EINVAL
- * while a shutdown (FIN) is in flight, and then never emits `close` (libuv `uv_tcp_close_reset`). In that state all
- * bytes are with the kernel already, and a plain close adds nothing but the FIN that was asked for.
+ * Ends a connection abnormally with RST, immediately, and drops unsent bytes. Node's own `resetAndDestroy` fails with
+ * EINVAL while a shutdown (FIN) is in flight, and then never emits `close` (libuv `uv_tcp_close_reset`). In that state
+ * the kernel has all bytes already, and a plain close only adds the requested FIN.
  */
 export function reset(socket: Socket): void {
   if (socket.destroyed) return;

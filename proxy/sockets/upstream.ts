@@ -1,9 +1,9 @@
 import type { Socket, TcpNetConnectOpts } from "node:net";
 import { READ_BUFFER } from "./read-buffer.ts";
 
-/** Whom an upstream connection answers at the moment: a tunnel, or one exchange of plain HTTP after another. */
+/** The current owner of an upstream connection: a tunnel, or one exchange of plain HTTP after another. */
 export interface UpstreamOwner {
-  /** `length` bytes stand where it reads into ({@link READ_BUFFER} at first). False: stop reading. */
+  /** Handles `length` bytes in its read buffer ({@link READ_BUFFER} at first). False: stop reading. */
   upstreamRead(length: number): boolean;
   upstreamEnd(): void;
   upstreamDrained(): void;
@@ -11,16 +11,16 @@ export interface UpstreamOwner {
   upstreamClosed(): void;
 }
 
-/** An upstream connection: its owner may change, its handlers are shared by all. */
+/** An upstream connection. Its owner may change; all upstream connections share their handlers. */
 export type UpstreamSocket = Socket & { owner?: UpstreamOwner | undefined };
 
-/** How an upstream connection reads. It gets its owner when it connects, before any data can come. */
+/** Read options of an upstream connection. It gets its owner when it connects, before any data can arrive. */
 export const UPSTREAM_ONREAD: NonNullable<TcpNetConnectOpts["onread"]> = {
   buffer: READ_BUFFER,
   callback(this: unknown, length: number): boolean {
     const socket = this as UpstreamSocket;
     if (socket.owner !== undefined) return socket.owner.upstreamRead(length);
-    // Whatever an idle upstream sends, it is no answer to a question.
+    // Bytes of an idle upstream answer no request.
     socket.destroy();
     return false;
   },
@@ -39,7 +39,7 @@ function onClose(this: UpstreamSocket): void {
   this.owner?.upstreamClosed();
 }
 
-/** Gives a fresh connection the handlers that it keeps for life. */
+/** Attaches the permanent handlers to a new connection. */
 export function adopt(socket: UpstreamSocket): void {
   socket.on("end", onEnd);
   socket.on("drain", onDrain);

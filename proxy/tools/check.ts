@@ -3,15 +3,15 @@ import { POLICY_OPTIONS, readConfig, requirePolicy } from "../config/config.ts";
 import { loadSource } from "../config/load.ts";
 import { hashDocument } from "../policy/document.ts";
 
-const OPTIONS: readonly Option[] = [...POLICY_OPTIONS, { name: "help", help: "print this" }];
+const OPTIONS: readonly Option[] = [...POLICY_OPTIONS, { name: "help", help: "print this help" }];
 
 const HELP = `Usage: outrider check --policy FILE
 
-Reads a policy as the proxy would and prints its hash; every wrong field is named on stderr (exit status 2).
+Validates a policy as the proxy does and prints its hash. Errors on stderr name every wrong field (exit status 2).
 
 ${optionHelp(OPTIONS)}`;
 
-/** `outrider check`: exit status. @throws UsageError */
+/** `outrider check`: returns the exit status. @throws UsageError */
 export async function runCheck(argv: readonly string[]): Promise<number> {
   const { config, positionals, help } = readConfig(OPTIONS, argv, process.env);
   if (help) {

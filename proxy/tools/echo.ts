@@ -11,24 +11,23 @@ import {
 } from "../cli/options.ts";
 
 const OPTIONS: readonly Option[] = [
-  { name: "listen", value: "IP:PORT", fallback: ":8080", help: "where callers connect; port 0 picks a free one" },
-  { name: "help", help: "print this" },
+  { name: "listen", value: "IP:PORT", fallback: ":8080", help: "address for callers; port 0 picks a free port" },
+  { name: "help", help: "print this help" },
 ];
 
 const HELP = `Usage: outrider echo [--listen IP:PORT]
 
-Answers every caller with the address that it comes from: /ip as text, everything else as JSON with the request's
-headers, and what X-Forwarded-For and its kin claim.
+Answers every caller with its address. /ip answers with text. Other paths answer with JSON, which also has the headers
+of the request, and the addresses that X-Forwarded-For and similar headers claim.
 
 ${optionHelp(OPTIONS)}`;
 
-/** Who writes each header, and what to make of it. The socket's address is the only fact. */
+/** Headers with an address, who writes each of them, and how to interpret it. Only the socket's address is certain. */
 const CLAIMS: Readonly<Record<string, string>> = {
-  "x-forwarded-for":
-    "each hop appends the address that it was called from; the left end is whatever the first caller sent",
-  "x-original-forwarded-for": "ingress-nginx keeps the caller's own X-Forwarded-For here when it replaces it",
-  "x-real-ip": "the nearest reverse proxy's view of its caller, one address",
-  "cf-connecting-ip": "Cloudflare's view of its caller; means nothing when the request did not come through it",
+  "x-forwarded-for": "each hop appends the address of its caller; the left end is untrusted text of the first caller",
+  "x-original-forwarded-for": "the caller's own X-Forwarded-For, when ingress-nginx replaced that header",
+  "x-real-ip": "address of the caller, as the nearest reverse proxy sees it",
+  "cf-connecting-ip": "address of the caller, as Cloudflare sees it; meaningless for requests on other paths",
 };
 
 function explainHeaders(request: IncomingMessage, ip: string) {
@@ -86,7 +85,7 @@ export async function startEcho(where: { host: string; port: number }) {
   return { address, port, close };
 }
 
-/** `outrider echo`: runs until SIGTERM or SIGINT. Exit status. @throws UsageError */
+/** `outrider echo`: runs until SIGTERM or SIGINT and returns the exit status. @throws UsageError */
 export async function runEcho(argv: readonly string[]): Promise<number> {
   const { values, positionals } = readOptions(OPTIONS, argv, process.env);
   if (values.has("help")) {

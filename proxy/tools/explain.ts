@@ -11,17 +11,17 @@ import { type Explanation, explain, parseAsked } from "../policy/explain.ts";
 
 const OPTIONS: readonly Option[] = [
   ...POLICY_OPTIONS,
-  { name: "resolve", help: "resolve names and vet their addresses (without: the name alone, and names of --hosts)" },
+  { name: "resolve", help: "resolve names and vet their addresses (default: only names of --hosts have addresses)" },
   ...DNS_OPTIONS,
   ...RANGE_OPTIONS,
-  { name: "json", help: "one JSON object a target" },
-  { name: "help", help: "print this" },
+  { name: "json", help: "one JSON object per target" },
+  { name: "help", help: "print this help" },
 ];
 
 const HELP = `Usage: outrider explain --policy FILE [options] TARGET…
 
-Says what the proxy would decide for each TARGET (URL, host:port or IP:port) and why, without dialling.
-A name that cannot be resolved is "unknown": the policy does not forbid it, the sender still gets its error.
+Prints the proxy's decision for each TARGET (URL, host:port or IP:port) with the reason, without connecting to it.
+The verdict of a name that cannot be resolved is "unknown": the policy does not deny it, but the sender gets an error.
 Exit status: 0 all allowed, 1 any denied or unknown, 2 wrong usage.
 
 ${optionHelp(OPTIONS)}`;
@@ -40,7 +40,7 @@ function print(explanation: Explanation, policy: string): string {
   return lines.join("\n");
 }
 
-/** `outrider explain`: exit status. @throws UsageError */
+/** `outrider explain`: returns the exit status. @throws UsageError */
 export async function runExplain(argv: readonly string[]): Promise<number> {
   const { config, values, positionals, help } = readConfig(OPTIONS, argv, process.env);
   if (help) {

@@ -8,18 +8,18 @@ import { PolicyError, plainLine, type Rule } from "../policy/rules.ts";
 import { specialClass } from "../policy/special.ts";
 
 const OPTIONS: readonly Option[] = [
-  { name: "service", value: "NAME", help: "only this service (default: one manifest a service)" },
-  { name: "help", help: "print this" },
+  { name: "service", value: "NAME", help: "only this service (default: one manifest per service)" },
+  { name: "help", help: "print this help" },
 ];
 
 const HELP = `Usage: outrider import FILE [--service NAME]
 
-Turns a Smokescreen or mole acl.yaml into EgressPolicy manifests on stdout; lint warnings go to stderr.
+Converts a Smokescreen or mole acl.yaml to EgressPolicy manifests on stdout. Lint warnings go to stderr.
 
 ${optionHelp(OPTIONS)}`;
 
 const MAX_NAME = 40;
-/** Characters of a warning: two entries of the file, and what is to be said of them. */
+/** Limit in characters of a warning: two entries of the file and the text about them. */
 const MAX_WARNING = 1000;
 
 function manifestName(service: string): string {
@@ -32,7 +32,7 @@ function manifestName(service: string): string {
   return name === "" ? "webhooks" : name;
 }
 
-/** A manifest cannot say that a CIDR only admits: addresses that it would open are left out. */
+/** A manifest cannot express that a CIDR only admits: addresses that it would open are left out. */
 function closeSpecial(rule: Rule, warnings: string[]): Rule[] {
   if (rule.opens !== false) return [rule];
   const cidrs = (rule.cidrs ?? []).filter((text) => {
@@ -48,7 +48,7 @@ function closeSpecial(rule: Rule, warnings: string[]): Rule[] {
   return cidrs.length === 0 ? [] : [{ ...rest, cidrs }];
 }
 
-/** Each warning once; one that is not every service's names its service. */
+/** Each warning once; a warning that does not apply to every service names its service. */
 function merge(lints: readonly string[][], services: readonly string[]): string[] {
   const lines = lints.flatMap((lint, i) =>
     lint.map((warning) => (lints.every((other) => other.includes(warning)) ? warning : `${services[i]}: ${warning}`)),
@@ -84,7 +84,7 @@ export function importAcl(text: string, options: { service?: string }): { yaml: 
   return { yaml: manifests.join("---\n"), warnings: merge(lints, services) };
 }
 
-/** `outrider import`: exit status. @throws UsageError */
+/** `outrider import`: returns the exit status. @throws UsageError */
 export async function runImport(argv: readonly string[]): Promise<number> {
   const { values, positionals } = readOptions(OPTIONS, argv, process.env);
   if (values.has("help")) {

@@ -5,22 +5,22 @@ import { hostOfUrl, observe, portOfUrl } from "../egress/echo-client.ts";
 import { ResponseHeadParser } from "../http/head.ts";
 import { plainLine } from "../policy/rules.ts";
 
-/** Bytes of a proxy's answer to a CONNECT. */
+/** Limit in bytes of a proxy's answer to a CONNECT. */
 const MAX_ANSWER_BYTES = 65_536;
-/** Characters of an error, which may have what the proxy sent. */
+/** Limit in characters of an error, which may contain text of the proxy. */
 const MAX_ERROR = 300;
 
 const OPTIONS: readonly Option[] = [
   { name: "proxy", value: "URL", help: "the proxy to go through: http://USER:PASSWORD@HOST:PORT (required)" },
-  { name: "echo", value: "URL", repeat: true, help: "what answers with the caller's address (required)" },
-  { name: "expect", value: "IP", repeat: true, help: "an address that is right; without any, every answer is" },
-  { name: "timeout-seconds", value: "N", fallback: "10", help: "time for one echo URL" },
-  { name: "help", help: "print this" },
+  { name: "echo", value: "URL", repeat: true, help: "URL that answers with the caller's address (required)" },
+  { name: "expect", value: "IP", repeat: true, help: "expected address; without this option every answer is right" },
+  { name: "timeout-seconds", value: "N", fallback: "10", help: "time limit for one echo URL" },
+  { name: "help", help: "print this help" },
 ];
 
 const HELP = `Usage: outrider verify --proxy URL --echo URL [--expect IP]…
 
-Asks echo URLs through a proxy, as a sender would, and prints from which address each one was called.
+Requests echo URLs through a proxy, as a sender does, and prints the address that each of them saw.
 Exit status: 0 all as expected, 1 a wrong address or no answer, 2 wrong usage.
 
 ${optionHelp(OPTIONS)}`;
@@ -33,7 +33,7 @@ function readUrl(text: string, name: string, schemes: readonly string[], what: s
   return url;
 }
 
-/** A CONNECT through the proxy, as a sender makes it. @throws Error with what the proxy said */
+/** Sends a CONNECT through the proxy, as a sender does. @throws Error with the answer of the proxy */
 function tunnel(proxy: URL, echo: URL, timeoutMs: number): Promise<Socket> {
   return new Promise((resolve, reject) => {
     const socket = connect({ host: hostOfUrl(proxy), port: portOfUrl(proxy) });
@@ -57,7 +57,7 @@ function tunnel(proxy: URL, echo: URL, timeoutMs: number): Promise<Socket> {
       if (parsed === null) return;
       if ("error" in parsed) return fail(`the proxy answered with broken HTTP: ${parsed.error}`);
       const { status, reason } = parsed.head;
-      if (status !== 200) return fail(`the proxy said ${status} ${reason}`);
+      if (status !== 200) return fail(`the proxy answered ${status} ${reason}`);
       clearTimeout(timer);
       socket.removeListener("data", onData);
       socket.pause();
@@ -75,7 +75,7 @@ function tunnel(proxy: URL, echo: URL, timeoutMs: number): Promise<Socket> {
   });
 }
 
-/** `outrider verify`: exit status. @throws UsageError */
+/** `outrider verify`: returns the exit status. @throws UsageError */
 export async function runVerify(argv: readonly string[]): Promise<number> {
   const { values, positionals } = readOptions(OPTIONS, argv, process.env);
   if (values.has("help")) {

@@ -10,15 +10,15 @@ import {
   RAW_PORT,
 } from "./wire.ts";
 
-/** The clients of the generator. They count bytes and look at status lines; contents are for the tests. */
+/** The clients of the generator. They count bytes and check status lines; the tests check contents. */
 
 export type Done = (error: Error | null) => void;
 
 const HEAD_END = "\r\n\r\n";
-/** One for all sockets: whoever needs bytes copies them out before the callback returns. */
+/** Shared by all sockets: users copy the bytes that they need before the callback returns. */
 const readBuffer = Buffer.allocUnsafeSlow(65_536);
 
-/** Connects; `onBytes` gets the number of bytes that stand in the shared buffer, `onGone` the end, once. */
+/** Connects; `onBytes` gets the number of bytes in the shared buffer, `onGone` is called once at the end. */
 function dialProxy(port: number, onBytes: (length: number) => void, onGone: (error: Error | null) => void): Socket {
   const callback = (length: number) => {
     onBytes(length);
@@ -44,9 +44,9 @@ export function frameBytes({ up, down }: Frame): Buffer {
 /** One tunnel: opened, used for exchanges one after another, closed. */
 export class ClientTunnel {
   readonly #socket: Socket;
-  /** What came of the answer to CONNECT; null behind it. */
+  /** Result of the answer to CONNECT; null after it was handled. */
   #head: string | null = null;
-  /** Bytes that the exchange under way still waits for. */
+  /** Bytes that the current exchange still waits for. */
   #left = 0;
   #done: Done | null;
 
@@ -95,7 +95,7 @@ export class ClientTunnel {
   }
 }
 
-/** A CONNECT to a denied name: done when the head of a 403 has come; some proxies leave the connection open behind it. */
+/** A CONNECT to a denied name: done with the head of a 403; some proxies leave the connection open after it. */
 export function askRefused(route: Route, done: Done): () => void {
   let text = "";
   let over = false;
@@ -134,7 +134,7 @@ export class HttpClient {
   readonly #keepAlive: boolean;
   #socket: Socket | null = null;
   #text = "";
-  /** This connection has carried a request before. */
+  /** Whether this connection has carried a request before. */
   #used = false;
   #done: Done | null = null;
 
@@ -164,7 +164,7 @@ export class HttpClient {
         if (this.#socket !== socket) return;
         this.#socket = null;
         const done = this.#done;
-        // A proxy may close behind an answer without a word; senders ask again then.
+        // A proxy may close silently after an answer; senders retry then.
         if (done !== null && this.#used && this.#text === "") this.post(done);
         else this.#finish(error ?? new Error("closed without a whole answer"));
       },

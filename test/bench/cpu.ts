@@ -1,11 +1,11 @@
 import { readdirSync, readFileSync } from "node:fs";
 
-/** What the kernel says about processes and cores. CPU times in milliseconds, memory in KiB. */
+/** Kernel figures of processes and cores. CPU times in milliseconds, memory in KiB. */
 
 /** The unit of /proc/PID/stat: USER_HZ is 100 on every Linux that Node runs on. */
 const TICK_MS = 10;
 
-/** Fields of /proc/PID/stat behind the command in parentheses, which may hold spaces. */
+/** Fields of /proc/PID/stat after the command in parentheses, which may contain spaces. */
 function statFields(pid: number): string[] | null {
   try {
     const text = readFileSync(`/proc/${pid}/stat`, "utf8");
@@ -15,7 +15,7 @@ function statFields(pid: number): string[] | null {
   }
 }
 
-/** A process and all that descend from it. */
+/** A process and all its descendants. */
 export function processTree(pid: number): number[] {
   const parents = new Map<number, number>();
   for (const name of readdirSync("/proc")) {
@@ -30,7 +30,7 @@ export function processTree(pid: number): number[] {
   return tree;
 }
 
-/** User and system time of these processes, threads that ended included. */
+/** User and system time of these processes, including ended threads. */
 export function cpuMs(pids: readonly number[]): number {
   let ticks = 0;
   for (const pid of pids) {
@@ -50,7 +50,7 @@ export function residentKiB(pids: readonly number[]): number {
   return sum;
 }
 
-/** Time that one core was not idle, whoever used it. */
+/** Busy time of one core, by any process. */
 export function coreBusyMs(core: number): number {
   const line = readFileSync("/proc/stat", "utf8")
     .split("\n")

@@ -2,7 +2,7 @@ import { type ChildProcess, fork } from "node:child_process";
 import { once } from "node:events";
 import type { Job, Order, Outcome, Route } from "./wire.ts";
 
-/** Generator and origin as processes, and how they are asked. */
+/** Generator and origin as processes, with their requests. */
 export interface Crew {
   prepare(key: string, job: Job, route: Route): Promise<void>;
   run(key: string, seconds: number, minOps?: number): Promise<Outcome>;

@@ -4,18 +4,18 @@ import { quantile } from "./ratios.ts";
 import type { Beat } from "./ticker.ts";
 import { ALLOWED_NAME, type Job, type Order, type Outcome, type Route } from "./wire.ts";
 
-/** The load, in one process of its own: takes orders from its parent and answers each with an outcome. */
+/** The load, in its own process: takes orders from its parent and answers each with an outcome. */
 
-/** How many tunnels are opened at once while a job is prepared. */
+/** Limit of the tunnels that are opened at once while a job is prepared. */
 const OPENING = 64;
-/** After the end of a run, what is under way gets so long; then it is an error. */
+/** Time limit for open operations after the end of a run; then they are errors. */
 const DRAIN_MS = 3000;
-/** After an error, so that a proxy that is gone is not asked a million times. */
+/** Pause after an error, so that a proxy that has ended does not get a million requests. */
 const ERROR_PAUSE_MS = 5;
-/** An open loop starts so long after its order, when its thread is up. */
+/** Delay before an open loop starts, until its thread runs. */
 const LEAD_MS = 200;
 
-/** A job that is prepared: `act` does one operation. */
+/** A prepared job: `act` does one operation. */
 interface Prepared {
   job: Job;
   act(lane: number, done: Done): void;
@@ -27,7 +27,7 @@ const nowMs = (): number => {
   return seconds * 1000 + nanoseconds / 1e6;
 };
 
-/** Closes what stays open between operations. */
+/** Closes connections that stay open between operations. */
 function closeAll(list: Iterable<{ close(): void }>): void {
   for (const one of list) one.close();
 }
@@ -98,7 +98,7 @@ async function prepare(job: Job, route: Route): Promise<Prepared> {
   }
 }
 
-/** What became of the operations of one run. */
+/** Results of the operations of one run. */
 class Tally {
   readonly #times: number[] = [];
   #errors = 0;
@@ -135,7 +135,7 @@ class Tally {
   }
 }
 
-/** Every lane starts its next operation when its last one is done. */
+/** Every lane starts its next operation when the last one is done. */
 function closedLoop({ job, act }: Prepared, seconds: number, minOps: number, tally: Tally, done: () => void): void {
   const end = nowMs() + seconds * 1000;
   let running = job.clients;
@@ -154,7 +154,7 @@ function closedLoop({ job, act }: Prepared, seconds: number, minOps: number, tal
   for (let lane = 0; lane < job.clients; lane++) next(lane);
 }
 
-/** Starts operations when they are due, however many are under way. */
+/** Starts operations when they are due, regardless of the number of open ones. */
 function openLoop({ act }: Prepared, rate: number, seconds: number, tally: Tally, done: () => void): void {
   const beat: Beat = { firstMs: nowMs() + LEAD_MS, everyMs: 1000 / rate, count: Math.round(rate * seconds) };
   const ticker = new Worker(new URL("ticker.ts", import.meta.url), { workerData: beat });

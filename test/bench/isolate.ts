@@ -3,19 +3,19 @@ import { mkdtempSync, readFileSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 
-/** Where the benchmark runs: namespaces of its own, with loopback and nothing else. */
+/** Runs the benchmark in its own namespaces, with loopback only. */
 
 const INSIDE = "OUTRIDER_BENCH_INSIDE";
-/** Ports for closed-loop connections, most of which wait in TIME_WAIT; fixed ports of the benchmark lie below. */
+/** Ports for closed-loop connections, most of which wait in TIME_WAIT; fixed ports of the benchmark are lower. */
 const PORT_RANGE = "16384 65535";
 
-/** Whether the network of this process is loopback alone. */
+/** Whether the network of this process has only loopback. */
 function onlyLoopback(): boolean {
   const lines = readFileSync("/proc/net/dev", "utf8").trim().split("\n").slice(2);
   return lines.every((line) => line.trim().startsWith("lo:"));
 }
 
-/** Loopback up, names from our own DNS server, no other hosts. */
+/** Sets up loopback, names from our own DNS server, and no other hosts. */
 function furnish(): void {
   execFileSync("ip", ["link", "set", "lo", "up"]);
   writeFileSync("/proc/sys/net/ipv4/ip_local_port_range", PORT_RANGE);
@@ -30,12 +30,13 @@ function furnish(): void {
 }
 
 /**
- * Runs this very command again in network, mount and process namespaces of its own, on `core`, and ends with its
- * status; returns only inside. With the first process there, everything that it started ends.
+ * Runs this command again in its own network, mount and process namespaces, on `core`, and exits with its status;
+ * returns only inside. All its processes end with the first one.
  */
 export async function isolate(core: number): Promise<void> {
   if (process.env[INSIDE] !== undefined) {
-    if (!onlyLoopback() || process.pid !== 1) throw new Error(`${INSIDE} is set, but this is no namespace of its own`);
+    if (!onlyLoopback() || process.pid !== 1)
+      throw new Error(`${INSIDE} is set, but this process is not in its own namespace`);
     for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"]) process.once(signal, () => process.exit(130));
     furnish();
     return;

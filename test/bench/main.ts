@@ -11,9 +11,9 @@ import { measureSingle, SINGLES } from "./singles.ts";
 import { measureSlices } from "./slices.ts";
 import { WORKLOADS } from "./workloads.ts";
 
-/** Measures what outrider costs, side by side with other proxies: options, plan, output. */
+/** Measures the costs of outrider side by side with other proxies: options, plan, output. */
 
-/** The proxy has a core of its own; everything else shares the other one. */
+/** The proxy has its own core; all other programs share the other one. */
 const PROXY_CORE = 0;
 const OTHER_CORE = 1;
 
@@ -49,7 +49,7 @@ for (const [names, known] of [
 ] as const) {
   const unknown = names?.find((name) => !known.includes(name));
   if (unknown === undefined) continue;
-  console.error(`nothing is called "${unknown}"; there are: ${known.join(" ")}`);
+  console.error(`unknown name "${unknown}"; known names: ${known.join(" ")}`);
   process.exit(2);
 }
 await isolate(OTHER_CORE);
@@ -60,7 +60,7 @@ const lines: string[] = [];
 const wanted = PEERS.filter((peer, i) => i === 0 || peerNames === undefined || peerNames.includes(peer.name));
 if (values.against !== undefined) wanted.push(otherCheckout(resolve(values.against)));
 const present = wanted.filter(isInstalled);
-for (const peer of wanted) if (!present.includes(peer)) console.log(`left out: ${peer.name} (${peer.needs})`);
+for (const peer of wanted) if (!present.includes(peer)) console.log(`skipped: ${peer.name} (${peer.needs})`);
 console.log(`${cpus()[0]!.model}, ${cpus().length} cores, load ${loadAverage()}`);
 for (const peer of present) console.log(`${peer.name}: ${peer.version()}`);
 

@@ -3,8 +3,8 @@ import { createServer, type Socket } from "node:net";
 import { DNS_PORT, FRAME_HEAD_BYTES, HTTP_ANSWER_BYTES, HTTP_PORT, RAW_PORT } from "./wire.ts";
 
 /**
- * What the proxies reach, in one process of its own: a raw port that answers frames, an HTTP port, and the DNS server.
- * Says "ready" to its parent; any message is answered with the number of DNS queries so far.
+ * The targets of the proxies, in one process: a raw port that answers frames, an HTTP port, and the DNS server. Sends
+ * "ready" to its parent, and answers any message with the number of DNS queries so far.
  */
 
 const CHUNK_BYTES = 1024 * 1024;
@@ -14,7 +14,7 @@ const zeros = Buffer.alloc(CHUNK_BYTES);
 
 type RawSocket = Socket & { head: Buffer | null; up: number; down: number };
 
-/** Sends what a frame asks for; large answers wait for the socket to drain. */
+/** Sends the bytes that a frame requests; large answers wait for the socket to drain. */
 function sendDown(socket: RawSocket): void {
   while (socket.down > 0) {
     const bytes = Math.min(socket.down, CHUNK_BYTES);

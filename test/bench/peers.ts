@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { processTree } from "./cpu.ts";
 import type { Route } from "./wire.ts";
 
-/** The proxies that are measured: how each is started, with the configuration of `peers/`, and how it is reached. */
+/** The measured proxies: how each is started, with the configuration of `peers/`, and how to connect to it. */
 
 const ROOT = new URL("../..", import.meta.url).pathname;
 const CONFIGS = new URL("peers/", import.meta.url).pathname;
@@ -22,11 +22,11 @@ interface Ports {
 
 export interface Peer {
   name: string;
-  /** What to install where it is missing. */
+  /** The package to install when it is missing. */
   needs: string;
   command(folder: string, ports: Ports): string[] | null;
   version(): string;
-  /** A bare relay has one port for each port of the origin, and knows neither CONNECT nor refusals. */
+  /** A relay has one port for each port of the origin, and supports neither CONNECT nor refusals. */
   relay?: boolean;
 }
 
@@ -50,7 +50,7 @@ const program = (name: string, args: (folder: string) => string[]): Peer["comman
   };
 };
 
-/** The command that users run, of one checkout. */
+/** The command of users, in one checkout. */
 function outriderCommand(root: string): Peer["command"] {
   return (folder, ports) => {
     const listen = ["--listen", `127.0.0.1:${ports.tunnel}`, "--admin", `127.0.0.1:${ports.admin}`];
@@ -103,12 +103,12 @@ export const PEERS: readonly Peer[] = [
   },
 ];
 
-/** A proxy that runs. */
+/** A running proxy. */
 export interface Running {
   name: string;
-  /** Null: this proxy has no such thing. */
+  /** Null: this proxy does not support it. */
   route(what: "tunnel" | "http" | "refused"): Route | null;
-  /** Its processes, helpers and workers included. */
+  /** Its processes, including helpers and workers. */
   pids(): number[];
   stop(): Promise<void>;
 }
@@ -151,13 +151,13 @@ export function isInstalled(peer: Peer): boolean {
 
 let started = 0;
 
-/** The ports of the next proxy: fixed ones are fine, nobody else is in this network. */
+/** The ports of the next proxy: fixed ones, since no other program is in this network. */
 export function nextPorts(): Ports {
   const base = 4000 + 10 * started++;
   return { tunnel: base, http: base + 1, admin: base + 2 };
 }
 
-/** Starts a proxy on these cores (as of taskset) and waits until it listens. @throws what it said when it does not */
+/** Starts a proxy on these cores (as of taskset) and waits until it listens. @throws its output when it does not */
 export async function startPeer(
   peer: Peer,
   cores: string,
@@ -181,14 +181,14 @@ export async function startPeer(
     stop: async () => {
       if (child.exitCode !== null || child.signalCode !== null) return;
       const exited = once(child, "exit");
-      // The children first, as long as they can be told by their parent.
+      // Kills the children first, while their parent is still known.
       for (const pid of processTree(child.pid!).reverse()) process.kill(pid, "SIGKILL");
       await exited;
     },
   };
 }
 
-/** Whether the outrider of this checkout knows an option. */
+/** Whether the outrider of this checkout has an option. */
 export function outriderKnows(option: string): boolean {
   const help = execFileSync(join(ROOT, "bin/outrider"), ["proxy", "--help"], { encoding: "utf8" });
   return help.includes(`--${option} `);

@@ -10,7 +10,7 @@ const WILDCARDS = 10_000;
 const CIDRS = 10_000;
 const ROUNDS = 7;
 const DECISIONS = 100_000;
-/** Of the targets half are on the list. */
+/** Half of the targets are on the list. */
 const TARGETS = 4096;
 
 function document(): string {

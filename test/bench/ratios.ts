@@ -5,7 +5,7 @@ export interface Spread {
   q3: number;
 }
 
-/** A value below which a share of the sorted values lies, interpolated. @throws RangeError without values */
+/** The value of a quantile of the sorted values, interpolated. @throws RangeError without values */
 export function quantile(sorted: readonly number[], share: number): number {
   if (sorted.length === 0) throw new RangeError("no values");
   const at = (sorted.length - 1) * share;
@@ -21,8 +21,8 @@ export function spread(values: readonly number[]): Spread {
 }
 
 /**
- * Ours divided by theirs, round by round: what disturbs a round disturbs both. Rounds where one has no figure (NaN, 0)
- * are left out; null when none is left.
+ * Ours divided by theirs, round by round, since a disturbance of a round affects both. Skips rounds where one has no
+ * figure (NaN, 0); null when none is left.
  */
 export function pairedRatio(ours: readonly number[], theirs: readonly number[]): Spread | null {
   const ratios: number[] = [];
@@ -32,7 +32,7 @@ export function pairedRatio(ours: readonly number[], theirs: readonly number[]):
   return ratios.length === 0 ? null : spread(ratios);
 }
 
-/** The order of a round: every proxy gets every place. */
+/** The order of a round: every proxy gets every position. */
 export function rotated<T>(list: readonly T[], round: number): T[] {
   const by = list.length === 0 ? 0 : round % list.length;
   return [...list.slice(by), ...list.slice(0, by)];

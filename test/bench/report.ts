@@ -6,7 +6,7 @@ import type { Series, Slice } from "./slices.ts";
 /** One row of a table: the first cell names it. */
 export type Row = readonly string[];
 
-/** Text in columns; the first is flush left. */
+/** Text in columns; the first is left-aligned. */
 export function table(head: Row, rows: readonly Row[]): string {
   const widths = head.map((_, i) => Math.max(...[head, ...rows].map((row) => (row[i] ?? "").length)));
   const line = (row: Row) =>
@@ -21,12 +21,12 @@ export function short(value: number): string {
   return value >= 100 ? value.toFixed(0) : value >= 10 ? value.toFixed(1) : value.toFixed(2);
 }
 
-/** Median with quartiles behind. */
+/** Median followed by the quartiles. */
 export function shortSpread({ median, q1, q3 }: Spread): string {
   return `${short(median)} [${short(q1)}-${short(q3)}]`;
 }
 
-/** Over the slices that have such a figure; NaN when none has. */
+/** Over the slices that have this figure; NaN when none has. */
 function of(series: Series, pick: (slice: Slice) => number): Spread {
   const values = series.slices.map(pick).filter(Number.isFinite);
   return spread(values.length > 0 ? values : [Number.NaN]);
@@ -38,14 +38,14 @@ export function judged(value: number | undefined, bound: number | undefined): st
   return `${value <= bound ? "met" : "MISSED"} (<= ${short(bound)})`;
 }
 
-/** Sum of errors; a slice that had some is counted, since its figure is worth less. */
+/** Sum of errors; a slice with errors is counted, since its figure is less reliable. */
 function errorsOf(slices: readonly Slice[]): string {
   const marked = slices.filter((slice) => slice.errors > 0);
   if (marked.length === 0) return "0";
   return `${marked.reduce((sum, slice) => sum + slice.errors, 0)} in ${marked.length} slices!`;
 }
 
-/** One JSON object a proxy: all figures of a workload measured in slices. */
+/** One JSON object per proxy: all figures of a workload measured in slices. */
 export function seriesFigures(all: readonly Series[]) {
   const ours = all.find((series) => series.proxy === "outrider");
   return all.map((series) => {

@@ -5,7 +5,10 @@ import { measurePolicy } from "./policy.ts";
 import { rotated, spread } from "./ratios.ts";
 import { judged, short, table } from "./report.ts";
 
-/** What is measured once or a few times, not in slices: memory, latency beside idle tunnels, a large policy, two processes. */
+/**
+ * Figures that are measured once or a few times, not in slices: memory, latency with idle tunnels, a large policy, two
+ * processes.
+ */
 
 /** A table for people and figures for programs. */
 export interface Single {
@@ -54,7 +57,7 @@ async function idle(crew: Crew, peers: readonly Peer[], core: string): Promise<S
   };
 }
 
-/** Latency from the intended start at a fixed rate, while many tunnels stand idle. */
+/** Latency from the intended start at a fixed rate, with many idle tunnels. */
 async function latency(crew: Crew, running: readonly Running[], rounds: number): Promise<Single> {
   const found = new Map<string, { p50: number[]; p99: number[]; errors: number }>();
   const rate = { kind: "tunnel", clients: 32, frames: [FRAME], rate: RATE } as const;
@@ -118,7 +121,7 @@ function policy(): Single {
   };
 }
 
-/** Two processes on one port beside one process: how connections are shared, and what a tunnel costs. */
+/** Two processes on one port compared with one process: distribution of connections, and cost of a tunnel. */
 async function twoProcesses(crew: Crew, core: string): Promise<Single> {
   if (!outriderKnows("reuse-port")) return { text: "two: skipped, this outrider has no --reuse-port", figures: [] };
   const outrider = PEERS[0]!;
@@ -146,7 +149,7 @@ async function twoProcesses(crew: Crew, core: string): Promise<Single> {
   };
 }
 
-/** Names of what is here, as `--only` takes them. */
+/** Names of these figures for `--only`. */
 export const SINGLES = ["idle", "latency", "policy", "two"] as const;
 
 /** Measures one of them. */

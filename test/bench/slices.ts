@@ -7,12 +7,12 @@ import type { Workload } from "./workloads.ts";
 
 /** Measures a workload in short slices, proxy after proxy, round after round. */
 
-/** What one slice of one proxy showed. */
+/** Figures of one slice of one proxy. */
 export interface Slice extends Outcome {
   /** CPU time of all processes of the proxy for one unit, microseconds. */
   cpuUs: number;
   unitsPerSecond: number;
-  /** What others took of the proxy's core, as a share of the slice. */
+  /** Share of the slice for which other programs used the proxy's core. */
   foreign: number;
   queries: number;
 }
@@ -23,11 +23,11 @@ export interface Series {
   slices: Slice[];
 }
 
-/** A slice in which others took more of the core is measured again, so many times at most. */
+/** Limit of repetitions of a slice in which other programs used more of the core. */
 const FOREIGN_SHARE = 0.15;
 const AGAIN = 2;
 const WARM_SECONDS = 0.4;
-/** Closing connections goes on behind the last operation; it belongs to the slice. */
+/** Connections are still being closed after the last operation; this belongs to the slice. */
 const SETTLE_MS = 40;
 
 const settle = () => new Promise((resolve) => setTimeout(resolve, SETTLE_MS));
@@ -61,7 +61,7 @@ async function calmSlice(...args: Parameters<typeof oneSlice>): Promise<Slice> {
   return best;
 }
 
-/** Every proxy that has what the workload needs, warmed up, in slices of rotated order. */
+/** Measures every proxy that supports the workload, warmed up, in slices of rotated order. */
 export async function measureSlices(
   crew: Crew,
   workload: Workload,

@@ -1,11 +1,11 @@
 import { parentPort, workerData } from "node:worker_threads";
 
 /**
- * Says when each operation of an open loop is due. A thread of its own, since the timers of an event loop know whole
- * milliseconds only.
+ * Signals when each operation of an open loop is due. It has its own thread, since the timers of an event loop have a
+ * resolution of whole milliseconds.
  */
 
-/** The moment of the first operation on the clock of `process.hrtime`, the distance between two, and how many. */
+/** Time of the first operation on the clock of `process.hrtime`, the distance between two, and their number. */
 export interface Beat {
   firstMs: number;
   everyMs: number;

@@ -1,16 +1,16 @@
 import type { Job } from "./wire.ts";
 
-/** What is measured in slices, and what is expected of outrider beside each peer. */
+/** Workloads that are measured in slices, with the aims for outrider compared with each peer. */
 export interface Workload {
   name: string;
   title: string;
   job: Job;
-  /** Which port and protocol of a proxy it needs. */
+  /** The required port and protocol of a proxy. */
   what: "tunnel" | "http" | "refused";
-  /** What CPU time is counted for, and how many of it are in one operation. */
+  /** Unit of the CPU time, and the number of units in one operation. */
   unit: string;
   units: number;
-  /** Operations before anything is counted: compilers have to see the code run. */
+  /** Operations before the measurement: compilers have to see the code run. */
   warmOps: number;
   /** Highest CPU time of outrider divided by that of a peer. */
   targets: Readonly<Record<string, number>>;

@@ -1,6 +1,6 @@
 import { existsSync, readFileSync } from "node:fs";
 
-/** One answered request of the audit log, as far as tests look. */
+/** One answered request of the audit log, with the fields that tests use. */
 export interface AuditLine {
   verb: string;
   user: string;
@@ -9,7 +9,7 @@ export interface AuditLine {
   code: number;
 }
 
-/** Of every request who asked for what and the status of the answer; no bodies. */
+/** Records user, target and status of every request, without bodies. */
 export const AUDIT_POLICY = {
   apiVersion: "audit.k8s.io/v1",
   kind: "Policy",
@@ -19,13 +19,13 @@ export const AUDIT_POLICY = {
 
 const READS = ["get", "list", "watch"];
 
-/** Whether a request changed something, or tried to. */
+/** Whether a request changed something or tried to. */
 export const writes = ({ verb }: AuditLine): boolean => !READS.includes(verb);
 
-/** The requests that were answered so far, in the order of their ends; a client may see its answer just before. */
+/** The answered requests so far, in the order of their ends. A client may get its answer slightly earlier. */
 export function readAudit(file: string): AuditLine[] {
   if (!existsSync(file)) throw new Error("there is no audit log: start the control plane with audit: true");
-  // What follows the last line end is being written.
+  // Text after the last line end is still being written.
   const lines = readFileSync(file, "utf8").split("\n").slice(0, -1);
   return lines.map((line) => {
     const event = JSON.parse(line) as {

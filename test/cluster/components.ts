@@ -5,22 +5,22 @@ import { serverAddress } from "./block.ts";
 /** The programs of a control plane. */
 export type Component = "etcd" | "kube-apiserver" | "kube-controller-manager" | "kube-scheduler" | "kwok";
 
-/** Where a control plane's servers are. */
+/** Addresses of a control plane's servers. */
 export const apiURL = (block: string): string => `https://${serverAddress(block)}:${API_PORT}`;
 export const etcdURL = (block: string): string => `http://${serverAddress(block)}:2379`;
 const peerURL = (block: string): string => `http://${serverAddress(block)}:2380`;
 const API_PORT = 6443;
 
 /**
- * What the endpoints of the Service `kubernetes` say; loopback is refused there. Nobody listens on or dials them
- * (RFC 5737, RFC 3849). The family has to be that of the first range of Services.
+ * Addresses in the endpoints of the Service `kubernetes`, where loopback is not allowed. No program listens on or dials
+ * them (RFC 5737, RFC 3849). The family has to be that of the first range of Services.
  */
 const ADVERTISED = { four: "192.0.2.1", six: "2001:db8::1" };
 
 export function etcdArgs(block: string, folder: string): string[] {
   return [
     `--data-dir=${join(folder, "etcd")}`,
-    // Data that goes with the test need not survive the machine.
+    // Test data need not survive a crash of the machine.
     "--unsafe-no-fsync",
     `--listen-client-urls=${etcdURL(block)}`,
     `--advertise-client-urls=${etcdURL(block)}`,
@@ -42,7 +42,7 @@ export interface Files {
   auditLog: string | undefined;
 }
 
-/** `reach`: an address under which nodes and pods reach it; undefined: loopback alone does. */
+/** `reach`: an address under which nodes and pods reach it; undefined: only loopback does. */
 export function apiServerArgs(block: string, files: Files, serviceCIDR: string, reach: string | undefined): string[] {
   const advertised = reach ?? (isIPv6(serviceCIDR.split("/")[0]!) ? ADVERTISED.six : ADVERTISED.four);
   return [

@@ -3,7 +3,7 @@ import type { KubeObject } from "../../operator/kube/resource.ts";
 import type { ControlPlane } from "./plane.ts";
 import type { Volume } from "./volumes.ts";
 
-/** Where the value of a variable comes from. */
+/** Source of the value of a variable. */
 interface ValueFrom {
   fieldRef?: { fieldPath: string };
   secretKeyRef?: { name: string; key: string; optional?: boolean };
@@ -17,7 +17,7 @@ export interface Container {
   volumeMounts?: { name: string; mountPath: string; subPath?: string }[];
 }
 
-/** A pod of a fleet, with what a kubelet needs of it. */
+/** A pod of a fleet, with the fields that a kubelet uses. */
 export interface FleetPod extends KubeObject {
   spec: {
     nodeName?: string;
@@ -34,7 +34,7 @@ export interface Condition {
   lastTransitionTime?: string;
 }
 
-/** What the downward API says of a pod. @throws where it is not played */
+/** Values of the downward API for a pod. @throws when a field is not supported */
 function fieldOf(pod: FleetPod, path: string): string | undefined {
   const label = /^metadata\.(labels|annotations)\['(.+)'\]$/.exec(path);
   if (label !== null) return pod.metadata[label[1] as "labels"]?.[label[2]!] ?? "";
@@ -56,7 +56,10 @@ function fieldOf(pod: FleetPod, path: string): string | undefined {
   }
 }
 
-/** `$(NAME)` of what is defined; `$$(NAME)` is the text `$(NAME)` (Kubernetes' third_party/forked/golang/expansion). */
+/**
+ * Expands `$(NAME)` of defined variables; `$$(NAME)` is the text `$(NAME)` (Kubernetes'
+ * third_party/forked/golang/expansion).
+ */
 export function expand(text: string, env: Readonly<Record<string, string>>): string {
   return text.replace(/\$(\$|\(([^()]*)\))/g, (all, what: string, name: string | undefined) => {
     if (what === "$") return "$";
@@ -64,7 +67,7 @@ export function expand(text: string, env: Readonly<Record<string, string>>): str
   });
 }
 
-/** The environment of a container; undefined while something that it needs is not there, which a kubelet waits for. */
+/** The environment of a container; undefined while a source is missing, which a kubelet waits for. */
 export async function gatherEnv(
   plane: ControlPlane,
   pod: FleetPod,
@@ -93,8 +96,8 @@ export async function gatherEnv(
 }
 
 /**
- * A container's arguments for a process of this machine: paths below a mount lead to the folder that holds the volumes, and
- * what listens on all addresses of its pod listens on the pod's address.
+ * A container's arguments for a process of this machine: paths below a mount lead to the folder of the volumes, and all
+ * addresses of the pod become the pod's address.
  */
 export function containerArgs(
   pod: FleetPod,

@@ -3,7 +3,7 @@ import { readdirSync, readFileSync, readlinkSync } from "node:fs";
 import { after, before, test } from "node:test";
 import { type ControlPlane, controlPlaneMissing, startControlPlane } from "./control-plane.ts";
 
-/** What tests may rely on: a real control plane with controllers and simulated nodes. */
+/** Properties that tests rely on: a real control plane with controllers and simulated nodes. */
 
 const OPTIONS = { kwokNodes: 2, audit: true, users: { reader: ["viewers"] } };
 const skip = controlPlaneMissing(OPTIONS) ?? false;
@@ -43,7 +43,7 @@ interface Pods {
   items: { metadata: { name: string }; spec: { nodeName: string }; status: { podIP: string; hostIP: string } }[];
 }
 
-/** Applies a Deployment and waits until it is available; its pods. */
+/** Applies a Deployment and waits until it is available; returns its pods. */
 async function available(name: string, hostNetwork = false): Promise<Pods["items"]> {
   await plane.applyYaml(JSON.stringify(deployment(name, hostNetwork)));
   type Deployment = { status?: { availableReplicas?: number } };
@@ -52,7 +52,7 @@ async function available(name: string, hostNetwork = false): Promise<Pods["items
   return (await plane.get<Pods>(`${DEFAULT}/pods?labelSelector=app=${name}`))!.items;
 }
 
-test("pods of a Deployment become available, with loopback addresses of this control plane", { skip }, async () => {
+test("pods of a Deployment become available on loopback addresses", { skip }, async () => {
   const pods = await available("plain");
   assert.equal(new Set(pods.map(({ status }) => status.podIP)).size, 2);
   for (const { status } of pods) {
@@ -62,13 +62,13 @@ test("pods of a Deployment become available, with loopback addresses of this con
   }
 });
 
-test("host-network pods of two nodes have two addresses, those of their nodes", { skip }, async () => {
+test("host-network pods have the addresses of their nodes", { skip }, async () => {
   const pods = await available("host", true);
   assert.equal(new Set(pods.map(({ status }) => status.podIP)).size, 2);
   for (const { status } of pods) assert.equal(status.podIP, status.hostIP);
 });
 
-test("nothing listens on other addresses than those of loopback", { skip }, () => {
+test("all servers listen on loopback only", { skip }, () => {
   const inodes = new Set<string>();
   const components = ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kwok"] as const;
   for (const component of components) for (const inode of socketsOf(plane.program(component).pid)) inodes.add(inode);
@@ -78,7 +78,7 @@ test("nothing listens on other addresses than those of loopback", { skip }, () =
       .map((row) => row.trim().split(/\s+/))
       .filter((fields) => fields[3] === "0A" && inodes.has(fields[9] ?? "")),
   );
-  // etcd's two and the API server's one.
+  // etcd has two, the API server one.
   assert.equal(listening.length, 3);
   for (const fields of listening) {
     // Little-endian: the last byte is the 127.
@@ -99,7 +99,7 @@ function socketsOf(pid: number): string[] {
   });
 }
 
-test("users are who their kubeconfig says, by token, certificate and ServiceAccount", { skip }, async () => {
+test("kubeconfigs authenticate by token, certificate and ServiceAccount", { skip }, async () => {
   const whoami = async (kubeconfig: string) => {
     const { status, stdout, stderr } = await plane.kubectl(["auth", "whoami", "-o", "json"], "", kubeconfig);
     assert.equal(status, 0, stderr);
@@ -122,7 +122,7 @@ test("the audit log counts writes by user", { skip }, async () => {
   await plane.get(`${MAPS}/audited`);
   await plane.patch(`${MAPS}/audited`, { data: { more: "1" } });
   await plane.delete(`${MAPS}/audited`);
-  // A line may come just after the answer.
+  // The line may be written slightly after the answer.
   await plane.until(MAPS, () => plane.writes("admin").length >= before + 3, "three writes are in the log");
   const lines = plane.writes("admin").slice(before);
   assert.deepEqual(
@@ -135,7 +135,7 @@ test("the audit log counts writes by user", { skip }, async () => {
   );
 });
 
-test("a killed API server comes back with all objects, and so does etcd", { skip }, async () => {
+test("API server and etcd keep all objects when they are killed", { skip }, async () => {
   await plane.request("POST", MAPS, map("kept"));
   await plane.kill("kube-apiserver");
   await assert.rejects(plane.get(`${MAPS}/kept`), /ECONN/);
@@ -157,7 +157,7 @@ test("after a compaction an old resourceVersion is 410 Gone", { skip }, async ()
   assert.match(JSON.stringify(body), /too old resource version/);
 });
 
-test("a second one beside it has addresses and objects of its own, here with IPv6 Services first", {
+test("two control planes share neither addresses nor objects", {
   skip,
 }, async () => {
   const flags = { serviceCIDR: "fd00:10:96::/112,10.96.0.0/16" };
@@ -180,7 +180,7 @@ test("a second one beside it has addresses and objects of its own, here with IPv
   }
 });
 
-test("a flag that it does not know is an error that shows its line", { skip }, async () => {
+test("an unknown flag is an error that shows the log line", { skip }, async () => {
   await assert.rejects(
     startControlPlane({ apiServerFlags: ["--no-such-flag"] }),
     /the control plane did not start: kube-apiserver ended: [\s\S]*unknown flag: --no-such-flag/,

@@ -15,30 +15,33 @@ import { findTool, getTools, toolsMissing } from "./tools.ts";
 export type { AuditLine } from "./audit.ts";
 export { type Answer, ControlPlane } from "./plane.ts";
 
-/** How a control plane is started. */
+/** Options of a control plane. */
 export interface PlaneOptions {
-  /** Simulated nodes; none: no kube-controller-manager, scheduler and kwok are needed, unless `controllers` is set. */
+  /**
+   * Number of simulated nodes. Without nodes there is no kube-controller-manager, scheduler and kwok, unless
+   * `controllers` is set.
+   */
   kwokNodes?: number;
   /** Garbage collection, Deployments and ServiceAccounts also without nodes. */
   controllers?: boolean;
-  /** Pods of a fleet become ready, and end, when the processes of a `FleetRunner` do; else at once. */
+  /** Readiness and end of fleet pods depend on the processes of a `FleetRunner`; otherwise both are immediate. */
   realProxies?: boolean;
-  /** Every request is written down ({@link ControlPlane.audit}). */
+  /** Logs every request ({@link ControlPlane.audit}). */
   audit?: boolean;
-  /** Further users with a token each: name → groups. */
+  /** Additional users with a token each: name → groups. */
   users?: Readonly<Record<string, readonly string[]>>;
-  /** Ranges of ClusterIPs, comma-separated. Default: loopback addresses of its own. */
+  /** Ranges of ClusterIPs, comma-separated. Default: its own loopback addresses. */
   serviceCIDR?: string;
   /**
-   * Makes the network of real nodes and says under which address they reach the API server. Default: there are none, and
-   * everything stays on loopback. Gets the folder of the control plane.
+   * Creates the network of real nodes and returns the address under which they reach the API server. Default: no real
+   * nodes, everything uses loopback. Gets the folder of the control plane.
    */
   reach?: (folder: string) => string;
   apiServerFlags?: readonly string[];
   controllerFlags?: readonly string[];
 }
 
-/** The tools that a control plane with these options runs. */
+/** The tools that a control plane with these options needs. */
 export function planeTools(options: PlaneOptions = {}): string[] {
   const nodes = (options.kwokNodes ?? 0) > 0;
   const controllers = nodes || options.controllers === true;
@@ -49,7 +52,7 @@ export function planeTools(options: PlaneOptions = {}): string[] {
   ];
 }
 
-/** Why no control plane can be started here, for `skip`; null when one can, perhaps after its programs are built. */
+/** Why no control plane can be started here, for `skip`; null when it can, possibly after a build of its programs. */
 export function controlPlaneMissing(options: PlaneOptions = {}): string | null {
   return opensslMissing() ?? setprivMissing() ?? toolsMissing(planeTools(options));
 }
@@ -64,7 +67,7 @@ function makeFiles(
   const file = (name: string) => join(folder, name);
   const authority = new Authority(folder);
   const names = [`IP:${serverAddress(block)}`, "DNS:localhost", "DNS:kubernetes.default.svc"];
-  // Pods know it by the first address of Services.
+  // Pods use it by the first address of Services.
   if (reach !== undefined) names.push(`IP:${reach}`, "IP:10.96.0.1");
   const serving = authority.issue("apiserver", "/CN=kube-apiserver", names);
   const { privateKey } = generateKeyPairSync("ec", { namedCurve: "P-256" });
@@ -90,8 +93,8 @@ function makeFiles(
 }
 
 /**
- * Starts a control plane on loopback addresses of its own; it is ready when this resolves. Its processes and its folder go
- * with this process, also when that is killed.
+ * Starts a control plane on its own loopback addresses; it is ready when this resolves. Its processes and its folder
+ * are removed with this process, even if that is killed.
  */
 export async function startControlPlane(options: PlaneOptions = {}): Promise<ControlPlane> {
   const nodes = options.kwokNodes ?? 0;

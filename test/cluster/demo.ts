@@ -14,9 +14,9 @@ import { Steps } from "./steps.ts";
 import { findTool, getTools, toolsMissing } from "./tools.ts";
 
 /**
- * `make demo`: the three verbs on a real cluster, and a table of what then leaves and what does not. The cluster is one of its
- * own, in network namespaces, or with DEMO_CONTEXT one of yours, which has to have the image (DEMO_IMAGE). It stays until
- * Ctrl-C; with DEMO_EXIT=1 it goes after the table.
+ * `make demo`: install, apply and annotate on a real cluster, with a table of allowed and denied requests. The demo
+ * creates its own cluster in network namespaces. With DEMO_CONTEXT it uses one of yours, which must have the image
+ * (DEMO_IMAGE). The demo runs until Ctrl-C; with DEMO_EXIT=1 it ends after the table.
  */
 
 const NS = "outrider-demo";
@@ -27,16 +27,16 @@ const context = process.env.DEMO_CONTEXT;
 const STEPS = 7;
 const steps = new Steps(STEPS, process.env[INSIDE]);
 
-/** Where it plays. */
+/** Environment of the demo. */
 interface Place {
   kubectl(args: readonly string[], input?: string): Promise<Finished>;
   helm(args: readonly string[]): Promise<Finished>;
   image: string;
-  /** What it gives the policy beside its lists. */
+  /** Additions to the policy besides its lists. */
   spec: object;
-  /** URLs that are delivered to, and those that are not. */
+  /** URLs that are delivered to, and denied ones. */
   targets: readonly string[];
-  /** What a person may want to know. */
+  /** Hints for the user. */
   hints: readonly string[];
   stop(): Promise<void>;
 }
@@ -48,7 +48,7 @@ const REFUSED = [
   "https://kubernetes.default.svc.cluster.local/api",
 ];
 
-/** Posts once through the proxy of its environment, and prints what came: of a tunnel only how it was answered. */
+/** Posts once through the proxy of its environment and prints the result; for a tunnel only the answer to CONNECT. */
 const SEND = `
 const target = new URL(process.argv[1]);
 const proxy = new URL(process.env.HTTPS_PROXY);
@@ -83,10 +83,10 @@ async function ownPlace(): Promise<Place> {
 }
 
 async function givenPlace(name: string): Promise<Place> {
-  steps.next("check that this machine has, or can get, kubectl and helm");
+  steps.next("check for kubectl and helm");
   const missing = toolsMissing(["kubectl", "helm"]);
   if (missing !== null) throw new Error(missing);
-  steps.next("get the programs");
+  steps.next("build missing programs");
   await getTools(["kubectl", "helm"], console.log);
   const program = await findTool("kubectl");
   const kubectl = (args: readonly string[], input?: string) => {
@@ -115,7 +115,7 @@ async function givenPlace(name: string): Promise<Place> {
   });
   return {
     kubectl,
-    // What is installed already stays as it is.
+    // Existing installations are not changed.
     helm: (args) => (there ? Promise.resolve({ status: 0, stdout: "", stderr: "" }) : run(args)),
     image,
     spec: { allow: [{ name: "receiver", hosts: [host], cidrs: [`${address}/32`], ports: [80] }] },
@@ -125,7 +125,7 @@ async function givenPlace(name: string): Promise<Place> {
   };
 }
 
-/** Without an "internet" the receiver stands in the cluster, where an allow rule opens the way to it. */
+/** Without an "internet" the receiver is in the cluster, and an allow rule permits it. */
 const receiver = (image: string) => ({
   apiVersion: "v1",
   kind: "List",
@@ -159,7 +159,7 @@ const deployment = (name: string, image: string, container: object, annotations:
   },
 });
 
-/** A pod as Convoy's chart makes it: HTTP_PROXY is there and empty. */
+/** A pod like those of Convoy's chart: HTTP_PROXY is set and empty. */
 const agent = (image: string) =>
   deployment(
     "agent",
@@ -171,7 +171,7 @@ const agent = (image: string) =>
     { "egress.outrider.dev/policy": "webhooks" },
   );
 
-/** What a program printed. @throws what it complained of */
+/** The output of a program. @throws its error output */
 async function done(running: Promise<Finished>): Promise<string> {
   const { status, stdout, stderr } = await running;
   if (status !== 0) throw new Error(stderr.trim() || stdout.trim());
@@ -226,7 +226,7 @@ async function demo(): Promise<void> {
   try {
     const playing = play(place).then(async () => {
       if (process.env.DEMO_EXIT === "1") return;
-      console.log(`\n${place.hints.join("\n")}\nCtrl-C ends it and removes everything.`);
+      console.log(`\n${place.hints.join("\n")}\nCtrl-C stops the demo and removes everything.`);
       await ended;
     });
     await Promise.race([playing, ended]);
@@ -235,7 +235,7 @@ async function demo(): Promise<void> {
   }
 }
 
-/** Everything that a cluster of its own still needs of this machine, a line each. */
+/** Missing requirements of a cluster on this machine, one line each. */
 function demoMissing(): string[] {
   const packages = clusterPackagesMissing();
   const tools = toolsMissing(CLUSTER_TOOLS);
@@ -249,23 +249,23 @@ function demoMissing(): string[] {
   return [namespaceMissing() ?? clusterMissing()].flatMap((line) => line?.replace(/^needs /, "") ?? []);
 }
 
-/** Runs the demo in a network namespace of its own, once everything is there that it needs: no route leads into it. */
+/** Runs the demo in its own network namespace, once all requirements are met. No route leads into it. */
 async function demoInside(): Promise<number> {
-  steps.next("check what this machine has");
+  steps.next("check this machine");
   const missing = demoMissing();
   if (missing.length > 0) {
-    console.error(`make demo needs, and does not find:\n${missing.map((line) => `  ${line}`).join("\n")}`);
-    console.error("or use a cluster of yours, a context of your kubeconfig: make demo DEMO_CONTEXT=…");
+    console.error(`make demo: missing on this machine:\n${missing.map((line) => `  ${line}`).join("\n")}`);
+    console.error("Or use your own cluster by a context of your kubeconfig: make demo DEMO_CONTEXT=…");
     return 2;
   }
-  steps.next("get the programs");
+  steps.next("build missing programs");
   await getTools(CLUSTER_TOOLS, console.log);
   const child = await startInNamespace([import.meta.filename], {
     tools: CLUSTER_TOOLS,
     stdio: ["inherit", "inherit", "inherit"],
     env: { [INSIDE]: steps.state },
   });
-  // Ctrl-C reaches both: the one inside cleans up.
+  // Ctrl-C reaches both processes: the inner one cleans up.
   process.on("SIGINT", () => undefined);
   process.on("SIGTERM", () => child.kill("SIGTERM"));
   const [status] = (await once(child, "exit")) as [number | null];

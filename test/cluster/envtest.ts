@@ -5,7 +5,7 @@ import { arch, platform } from "node:os";
 import { dirname, join } from "node:path";
 import type { Tool } from "./tools.ts";
 
-/** What envtest's archives hold (https://book.kubebuilder.io/reference/envtest). */
+/** Tools in envtest's archives (https://book.kubebuilder.io/reference/envtest). */
 const INSIDE = ["etcd", "kube-apiserver", "kubectl"];
 const RELEASES = "https://github.com/kubernetes-sigs/controller-tools/releases/download";
 const INDEX = "https://github.com/kubernetes-sigs/controller-tools/blob/main/envtest-releases.yaml";
@@ -14,9 +14,9 @@ const VERSION = /^v\d+\.\d+\.\d+$/;
 const CPUS: Readonly<Record<string, string>> = { x64: "amd64", arm64: "arm64", ppc64: "ppc64le", s390x: "s390x" };
 
 /**
- * Takes a tool from the archive that Kubernetes' own envtest uses, where there is no Go. Nothing is downloaded unless the user
- * says which archive and what its SHA-512 is: a program that is run must be the one that somebody looked at.
- * @throws with what to do, when it is not in the archive or the user gave no digest
+ * Takes a tool from the archive of Kubernetes' own envtest, when Go is missing. It downloads only an archive that the
+ * user selected with its SHA-512, because the program will be run. @throws with the fix, when the archive does not have
+ * it or the user gave no digest
  */
 export async function envtestArchive(
   tool: Tool,
@@ -25,12 +25,12 @@ export async function envtestArchive(
   say: (line: string) => void,
 ): Promise<void> {
   const help = `${tool.name} ${version} is missing: install Go >= 1.26, or set KUBEBUILDER_ASSETS to a folder that has it`;
-  if (!INSIDE.includes(tool.name)) throw new Error(`${help} (envtest's archive does not)`);
+  if (!INSIDE.includes(tool.name)) throw new Error(`${help} (envtest's archive does not have it)`);
   const digest = process.env.OUTRIDER_ENVTEST_SHA512 ?? "";
   const release = process.env.OUTRIDER_ENVTEST_VERSION ?? "";
   if (!DIGEST.test(digest) || !VERSION.test(release)) {
     const names = "OUTRIDER_ENVTEST_VERSION (such as v1.36.0) and OUTRIDER_ENVTEST_SHA512";
-    throw new Error(`${help}, or let envtest's archive be downloaded: set ${names} to what ${INDEX} says`);
+    throw new Error(`${help}, or set ${names} to the values in ${INDEX} to download envtest's archive`);
   }
   const file = `envtest-${release}-${platform()}-${CPUS[arch()] ?? arch()}.tar.gz`;
   const url = `${RELEASES}/envtest-${release}/${file}`;

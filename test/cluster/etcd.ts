@@ -5,7 +5,7 @@ async function call(url: string, path: string, body: object): Promise<{ header: 
   return (await response.json()) as { header: { revision: string } };
 }
 
-/** Forgets all history up to now. */
+/** Deletes all history up to now. */
 export async function compactEtcd(url: string): Promise<void> {
   const { header } = await call(url, "/v3/kv/range", { key: Buffer.from("a").toString("base64") });
   await call(url, "/v3/kv/compaction", { revision: header.revision, physical: true });

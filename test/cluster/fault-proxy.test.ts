@@ -7,7 +7,7 @@ import { after, before, beforeEach, test } from "node:test";
 import { type ControlPlane, controlPlaneMissing, startControlPlane } from "./control-plane.ts";
 import { type FaultProxy, startFaultProxy } from "./fault-proxy.ts";
 
-/** Each fault, seen by a plain https client in front of a real API server. */
+/** Each fault, as a plain https client in front of a real API server sees it. */
 
 const skip = controlPlaneMissing() ?? false;
 const MAPS = "/api/v1/namespaces/default/configmaps";
@@ -56,7 +56,7 @@ async function ask(path: string, method?: string, body?: object) {
 
 const write = (name: string) => ({ apiVersion: "v1", kind: "ConfigMap", metadata: { name }, data: { name } });
 
-/** A watch from now on; `text` grows as it comes. */
+/** A watch from now on; `text` grows with its events. */
 async function watch() {
   const list = JSON.parse((await ask(MAPS)).text) as { metadata: { resourceVersion: string } };
   const state = { text: "", errors: [] as string[], ended: false };
@@ -81,7 +81,7 @@ async function watch() {
   return { state, until, close: () => answer.destroy() };
 }
 
-test("requests pass, and are counted by method and path", { skip }, async () => {
+test("forwards requests and counts them by method and path", { skip }, async () => {
   assert.equal((await ask(MAPS, "POST", write("first"))).status, 201);
   assert.equal(JSON.parse((await ask(`${MAPS}/first`)).text).data.name, "first");
   assert.equal(proxy.count("POST"), 1);
@@ -89,7 +89,7 @@ test("requests pass, and are counted by method and path", { skip }, async () => 
   assert.equal(proxy.connections, 1);
 });
 
-test("chosen requests are answered in the API server's place", { skip }, async () => {
+test("answers selected requests itself", { skip }, async () => {
   proxy.refuse = (method) =>
     method === "POST" ? { status: 429, headers: { "retry-after": "1" }, body: "slow down" } : { status: 500 };
   const refused = await ask(MAPS, "POST", write("never"));
@@ -98,26 +98,26 @@ test("chosen requests are answered in the API server's place", { skip }, async (
   assert.equal(await plane.get(`${MAPS}/never`), undefined);
 });
 
-test("chosen requests are reset, others are not", { skip }, async () => {
+test("resets only selected requests", { skip }, async () => {
   proxy.refuse = (_, path) => (path.endsWith("/first") ? "reset" : undefined);
   await assert.rejects(ask(`${MAPS}/first`), { code: "ECONNRESET" });
   assert.equal((await ask(MAPS)).status, 200);
 });
 
-test("all connections are reset", { skip }, async () => {
+test("resets all connections", { skip }, async () => {
   const watching = await watch();
   proxy.reset();
   await watching.until(() => watching.state.ended);
-  // A connection that was only closed is "aborted" and nothing else.
+  // A connection that was only closed is "aborted".
   assert.deepEqual(watching.state.errors, ["read ECONNRESET", "aborted"]);
 });
 
-test("a stall holds everything back, and loses nothing", { skip }, async () => {
+test("a stall delays everything and loses nothing", { skip }, async () => {
   const watching = await watch();
   proxy.stalled = true;
   await plane.request("POST", MAPS, write("held-back"));
   const asked = ask(`${MAPS}/held-back`);
-  // What passes the API server later is here later: had the stall let the first through, it would be there by now.
+  // These requests take time: without the stall, the event of the first one would have arrived by now.
   await plane.request("POST", MAPS, write("held-back-too"));
   await plane.get(MAPS);
   assert.equal(watching.state.text, "");
@@ -132,7 +132,7 @@ test("a stall holds everything back, and loses nothing", { skip }, async () => {
   watching.close();
 });
 
-test("a watch is cut in the middle of a line", { skip }, async () => {
+test("cuts a watch in the middle of a line", { skip }, async () => {
   const watching = await watch();
   proxy.cutNextEvent = true;
   await plane.request("POST", MAPS, write("cut"));
@@ -142,7 +142,7 @@ test("a watch is cut in the middle of a line", { skip }, async () => {
   assert.deepEqual(watching.state.errors, ["aborted"]);
 });
 
-test("a delayed request finds what was made after it was sent", { skip }, async () => {
+test("a delayed request finds objects created after it was sent", { skip }, async () => {
   proxy.delayMs = 1000;
   const asked = ask(`${MAPS}/made-meanwhile`);
   await plane.request("POST", MAPS, write("made-meanwhile"));
@@ -150,7 +150,7 @@ test("a delayed request finds what was made after it was sent", { skip }, async 
   proxy.delayMs = 0;
 });
 
-test("kubectl goes through it with the kubeconfig that leads there", { skip }, async () => {
+test("kubectl uses it with its kubeconfig", { skip }, async () => {
   const before = proxy.seen.length;
   const { status, stdout, stderr } = await plane.kubectl(
     ["get", "configmap", "first", "-o", "name"],

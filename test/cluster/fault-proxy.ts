@@ -5,27 +5,27 @@ import type { AddressInfo, Socket } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { ControlPlane } from "./plane.ts";
 
-/** A request that came. */
+/** A received request. */
 export interface Seen {
   method: string;
   path: string;
   user: string;
 }
 
-/** What happens to a request instead of being passed on: an answer, a RST, or no answer ever. */
+/** Replacement for forwarding a request: an answer, a RST, or no answer. */
 export type Instead = { status: number; headers?: Record<string, string>; body?: string } | "reset" | "silence";
 
-/** Stands between a client and the API server, and makes what networks and servers do to each other. */
+/** Runs between a client and the API server, and simulates faults of networks and servers. */
 export interface FaultProxy {
   url: string;
   port: number;
-  /** Everything that came, in order. */
+  /** Received requests, in order. */
   seen: Seen[];
   /** Connections that clients opened. */
   connections: number;
-  /** Treats a request itself where this gives something. */
+  /** Handles a request instead of the API server, if it returns something. */
   refuse: ((method: string, path: string) => Instead | undefined) | undefined;
-  /** While true nothing is passed on, in either direction; connections stay open, and nothing is lost afterwards. */
+  /** While true nothing is forwarded in either direction. Connections stay open, and nothing is lost afterwards. */
   stalled: boolean;
   /** Cuts the next event of a watch in the middle and closes that connection. */
   cutNextEvent: boolean;
@@ -33,19 +33,21 @@ export interface FaultProxy {
   delayMs: number;
   /** Closes every connection with a RST. */
   reset(): void;
-  /** How many requests came: of this method, and with this in their path, where given. */
+  /** Number of requests, optionally of this method and with this text in their path. */
   count(method?: string, part?: string): number;
-  /** A kubeconfig of a user that leads here. Certificates of clients end here: only tokens pass. */
+  /**
+   * A kubeconfig of a user with the address of this proxy. Client certificates do not work through it: only tokens do.
+   */
   config(user?: string): string;
   close(): Promise<void>;
 }
 
-/** Requests that write, by method. */
+/** Write requests, by method. */
 export const isWrite = ({ method }: Seen): boolean => method !== "GET";
 
 const STALL_LOOK_MS = 20;
 
-/** Starts one in front of a control plane. */
+/** Starts a proxy in front of a control plane. */
 export async function startFaultProxy(plane: ControlPlane): Promise<FaultProxy> {
   const { key, cert } = plane.authority.issue("fault-proxy", "/CN=fault-proxy", ["IP:127.0.0.1"]);
   const ca = readFileSync(plane.authority.file);
@@ -100,7 +102,7 @@ export async function startFaultProxy(plane: ControlPlane): Promise<FaultProxy> 
         await untilPassing();
         if (proxy.cutNextEvent && path.includes("watch=")) {
           proxy.cutNextEvent = false;
-          // Leaving the loop ends the other side: half a line and what follows would be a line again.
+          // Leaving the loop closes the other side: after half a line, further text would be parsed as a line again.
           answer.write(chunk.subarray(0, chunk.length / 2), () => incoming.socket.destroy());
           return;
         }
@@ -109,7 +111,7 @@ export async function startFaultProxy(plane: ControlPlane): Promise<FaultProxy> 
       await untilPassing();
       answer.end();
     } catch {
-      // The API server broke off: so does this.
+      // The API server closed the connection, so this proxy does as well.
       incoming.socket.destroy();
     }
   };

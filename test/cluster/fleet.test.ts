@@ -6,7 +6,7 @@ import { RawClient } from "../harness/raw.ts";
 import { type ControlPlane, controlPlaneMissing, startControlPlane } from "./control-plane.ts";
 import { FleetRunner } from "./fleet.ts";
 
-/** Real proxies run for a Deployment made by hand, as a kubelet would run them. */
+/** Runs real proxies for a hand-written Deployment, as a kubelet would. */
 
 const OPTIONS = { kwokNodes: 2, realProxies: true };
 const skip = controlPlaneMissing(OPTIONS) ?? false;
@@ -97,7 +97,7 @@ const untilReady = (count: number) =>
     `${count} proxies are ready`,
   );
 
-test("a pod waits for its volumes, runs, and is ready only when its proxy is", { skip }, async () => {
+test("a pod waits for its volumes and is ready with its proxy", { skip }, async () => {
   await plane.applyYaml(JSON.stringify(DEPLOYED));
   type Pods = { items: Pod[] };
   const running = (found: Pods | undefined) => found?.items.filter(({ status }) => status.podIP).length === 2;
@@ -112,7 +112,7 @@ test("a pod waits for its volumes, runs, and is ready only when its proxy is", {
   assert.deepEqual(fleet.pods, []);
   const map = { apiVersion: "v1", kind: "ConfigMap", metadata: { name: "policy" }, data: { policy: "{}" } };
   await plane.request("POST", `${NS}/configmaps`, map);
-  // The document is no policy yet: the proxies run, and say that they are not ready.
+  // The document is not a valid policy yet: the proxies run, but are not ready.
   await plane.until(DEPLOYMENT, () => fleet.pods.length === 2, "two proxies run");
   for (const pod of await pods()) {
     assert.equal(readiness(pod), "False");
@@ -126,7 +126,7 @@ test("a pod waits for its volumes, runs, and is ready only when its proxy is", {
   for (const pod of await pods()) {
     assert.ok(pod.status.podIP.startsWith(plane.block));
     assert.ok((await statusOf(pod)).policy !== null);
-    // A client of the Secret may come in, another may not; the name is never resolved.
+    // Only the client of the Secret is accepted; the name is never resolved.
     assert.match(await connect(pod, "convoy:s3cret"), /^HTTP\/1\.1 403 egress-denied: one\.example is denied/);
     assert.match(await connect(pod, "convoy:wrong"), /^HTTP\/1\.1 407 /);
   }
@@ -141,7 +141,7 @@ async function connect(pod: Pod, credentials: string): Promise<string> {
   return client.text;
 }
 
-test("a change reaches the pod that was touched, and not the other one", { skip }, async () => {
+test("a change reaches only the pod that was touched", { skip }, async () => {
   const [touched, other] = (await pods()) as [Pod, Pod];
   const old = (await statusOf(other)).policy!.hash;
   await plane.patch(MAP, { data: { policy: policy("two.example") } });
@@ -160,7 +160,7 @@ async function untilHash(pod: Pod, wanted: (hash: string | undefined) => boolean
   }
 }
 
-test("a proxy that dies is not ready, and is started again", { skip }, async () => {
+test("restarts a killed proxy", { skip }, async () => {
   const pod = (await pods())[0]!;
   const program = fleet.program(pod.metadata.name);
   const pid = program.pid;
@@ -170,7 +170,7 @@ test("a proxy that dies is not ready, and is started again", { skip }, async () 
   assert.notEqual(fleet.program(pod.metadata.name).pid, pid);
 });
 
-test("a deleted pod is gone when its proxy has ended, and another takes its place", { skip }, async () => {
+test("a deleted pod is replaced after its proxy has ended", { skip }, async () => {
   const pod = (await pods())[0]!;
   const program = fleet.program(pod.metadata.name);
   await plane.delete(`${NS}/pods/${pod.metadata.name}`);
@@ -180,7 +180,7 @@ test("a deleted pod is gone when its proxy has ended, and another takes its plac
   await untilReady(2);
 });
 
-test("at the end no proxy listens", { skip }, async () => {
+test("stops all proxies", { skip }, async () => {
   const addresses = (await pods()).map(({ status }) => status.podIP);
   await fleet.stop();
   for (const address of addresses) {

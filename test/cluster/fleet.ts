@@ -12,13 +12,13 @@ import { gatherVolume, sameFiles, type VolumeFiles, writeVolume } from "./volume
 
 export type { FleetPod } from "./container.ts";
 
-/** How proxies are run besides what their pods say. */
+/** Options for running proxies besides their pods. */
 export interface FleetOptions {
-  /** Further arguments of a pod's proxy, such as `--allow-cidr`. */
+  /** Additional arguments of a pod's proxy, such as `--allow-cidr`. */
   args?(pod: FleetPod): string[];
-  /** Further variables of a pod's proxy. */
+  /** Additional variables of a pod's proxy. */
   env?(pod: FleetPod): Record<string, string>;
-  /** A volume whose pod was not touched follows a change after so long (a kubelet: 60 to 90 s). */
+  /** Delay until a volume of an untouched pod follows a change (a kubelet: 60 to 90 s). */
   volumeMs?: number;
   /** Proxies that do not run, as if their image could not be pulled. */
   refuse?(pod: FleetPod): boolean;
@@ -28,30 +28,30 @@ interface Running {
   pod: FleetPod;
   program: Program;
   folder: string;
-  /** Labels and annotations at the last look, and when volumes were looked at. */
+  /** Labels and annotations at the last check, and the time of the last check of its volumes. */
   touched: string;
   lookedAt: number;
   volumes: Record<string, VolumeFiles>;
-  /** When it was told to end. */
+  /** Time of its SIGTERM. */
   endingSince: number | undefined;
-  /** When it was seen to have ended by itself. */
+  /** When it was found to have ended by itself. */
   endedAt: number | undefined;
 }
 
 const LOOK_MS = 100;
 const VOLUME_MS = 60_000;
 const DEFAULT_GRACE_SECONDS = 30;
-/** A container that ended is started again after so long (a kubelet: 10 s at first). */
+/** Delay before an ended container is restarted (a kubelet: 10 s at first). */
 const RESTART_MS = 1000;
 
-/** What makes a kubelet look at a pod's volumes at once: any change of the pod that is not of its status. */
+/** Changes that make a kubelet check a pod's volumes immediately: all except those of its status. */
 const touchOf = ({ metadata }: FleetPod): string => JSON.stringify([metadata.labels, metadata.annotations]);
 
 /**
- * Does for proxy pods of simulated nodes what a kubelet does: runs the real program of each with the pod's own arguments,
- * environment and volumes, and starts it again when it ends. A pod's address is a loopback one, so the proxy really listens on
- * it. Volumes follow their ConfigMaps at once when labels or annotations of the pod changed, else slowly. With
- * `realProxies` a pod is ready when its proxy's /readyz says so, and is gone when its proxy has ended.
+ * Does for proxy pods of simulated nodes what a kubelet does: runs the real program of each with the pod's own
+ * arguments, environment and volumes, and restarts it when it ends. A pod's address is a loopback one, so the proxy
+ * really listens on it. Volumes follow their ConfigMaps immediately when labels or annotations of the pod changed, else
+ * slowly. With `realProxies` a pod is ready when its proxy's /readyz succeeds, and is deleted when its proxy has ended.
  */
 export class FleetRunner {
   readonly #plane: ControlPlane;
@@ -71,7 +71,7 @@ export class FleetRunner {
     this.#loop = this.#run();
   }
 
-  /** Pods whose proxy runs. */
+  /** Pods with a running proxy. */
   get pods(): FleetPod[] {
     const alive = [...this.#running.values()].filter(
       ({ program, endingSince }) => program.running && endingSince === undefined,
@@ -86,7 +86,7 @@ export class FleetRunner {
     return found.program;
   }
 
-  /** Ends all proxies. @throws what went wrong meanwhile, such as a pod that cannot be played */
+  /** Ends all proxies. @throws earlier errors, such as a pod that is not supported */
   async stop(): Promise<void> {
     this.#stopped = true;
     await this.#loop;
@@ -97,7 +97,7 @@ export class FleetRunner {
 
   async #run(): Promise<void> {
     for (; !this.#stopped; await sleep(LOOK_MS)) {
-      // The API server, or its etcd, may be down for a while, as tests want it: proxies run on.
+      // Tests may stop the API server or its etcd for a while: proxies keep running.
       await this.#look().catch((error: Error) => {
         if (/ECONN|EPIPE|socket hang up|socket disconnected|: 5\d\d /.test(error.message)) return;
         if (this.#error === undefined) process.stderr.write(`fleet: ${error.stack}\n`);
@@ -127,7 +127,7 @@ export class FleetRunner {
     );
   }
 
-  /** SIGTERM, then patience up to the grace period, then SIGKILL; when it has ended, the pod goes. */
+  /** SIGTERM, then SIGKILL after the grace period; deletes the pod when the proxy has ended. */
   async #end(uid: string, running: Running, pod: FleetPod | undefined): Promise<void> {
     const { program, folder } = running;
     if (running.endingSince === undefined) {
@@ -142,7 +142,7 @@ export class FleetRunner {
     if (pod !== undefined) await this.#forget(pod);
   }
 
-  /** A pod that nothing runs for: without a kubelet nobody would take it away. */
+  /** A pod without a process: without a kubelet no component would delete it. */
   async #forget(pod: FleetPod): Promise<void> {
     if (!this.#plane.realProxies) return;
     const preconditions = { uid: pod.metadata.uid };
@@ -152,7 +152,7 @@ export class FleetRunner {
 
   async #begin(pod: FleetPod): Promise<void> {
     if (this.#options.refuse?.(pod)) return;
-    // kwok gives the address of a pod away as soon as it is deleted, while its proxy may still drain.
+    // kwok releases the address of a pod as soon as it is deleted, while its proxy may still drain.
     const address = pod.status!.podIP;
     const hostNetwork = address === pod.status!.hostIP;
     const holder = [...this.#running.values()].find((one) => one.pod.status!.podIP === address);
@@ -204,7 +204,7 @@ export class FleetRunner {
     running.volumes = volumes;
   }
 
-  /** Starts a proxy again that ended by itself or by a test, and says so: a port that is taken shows here. */
+  /** Restarts a proxy that ended by itself or by a test, and logs it: a used port shows up here. */
   #revive(running: Running): void {
     const { program } = running;
     if (program.running) return;
@@ -225,7 +225,7 @@ export class FleetRunner {
     await this.#send("PATCH", pod, "/status", { status });
   }
 
-  /** Writes a pod. It may be gone by now, or be another: the next look knows. */
+  /** Writes a pod. It may be deleted or replaced by now: the next poll will find out. */
   async #send(method: string, pod: FleetPod, part: string, body: object): Promise<void> {
     const path = `/api/v1/namespaces/${pod.metadata.namespace}/pods/${pod.metadata.name}${part}`;
     const type = method === "PATCH" ? "application/strategic-merge-patch+json" : "application/json";
@@ -234,7 +234,7 @@ export class FleetRunner {
     throw new Error(`${method} ${path}: ${answer.status} ${JSON.stringify(answer.body)}`);
   }
 
-  /** Files by volume; undefined while something that a pod mounts is not there. */
+  /** Files by volume; undefined while a mounted object is missing. */
   async #volumes(pod: FleetPod): Promise<Record<string, VolumeFiles> | undefined> {
     const result: Record<string, VolumeFiles> = {};
     for (const volume of pod.spec.volumes ?? []) {

@@ -4,14 +4,17 @@ import type { Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 
-/** A folder that goes with this process, however that ends; after an error its logs stay. */
+/** A folder that is removed with this process, even after SIGKILL; after an error its logs are kept. */
 export interface WorkFolder {
   path: string;
-  /** Removes what a person would not look at; the logs (`*.log`) go at the end of the process, if that succeeds. */
+  /** Removes everything except the logs (`*.log`), which are removed at the end of the process if it succeeds. */
   clear(): void;
 }
 
-/** Waits on stdin, which ends with this process even at SIGKILL, and removes the folder. Programs may still be writing there. */
+/**
+ * Waits on stdin, which ends with this process even at SIGKILL, and removes the folder. Programs may still be writing
+ * there.
+ */
 const JANITOR = `
 cat >/dev/null
 i=0
@@ -20,10 +23,10 @@ while [ -e "$1" ] && [ ! -e "$1/keep" ] && [ $i -lt 100 ]; do rm -rf "$1" 2>/dev
 const ATTEMPTS = 10;
 const folders = new Set<string>();
 
-/** As rm -rf; programs that were just killed may still make a file. */
+/** As rm -rf; programs that were just killed may still create a file. */
 const remove = (path: string) => rmSync(path, { recursive: true, force: true, maxRetries: ATTEMPTS, retryDelay: 50 });
 
-// The status says whether tests failed: only then are logs of use.
+// The status shows whether tests failed: only then the logs are useful.
 process.on("exit", (code) => {
   for (const folder of folders) {
     if (code === 0) {
@@ -39,7 +42,7 @@ process.on("exit", (code) => {
 export function workFolder(prefix: string): WorkFolder {
   const path = mkdtempSync(join(tmpdir(), prefix));
   folders.add(path);
-  // In a session of its own: Ctrl-C is for the tests, not for it.
+  // In its own session: Ctrl-C must reach the tests, but not this process.
   const janitor = spawn("sh", ["-c", JANITOR, "janitor", path], {
     detached: true,
     stdio: ["pipe", "ignore", "ignore"],

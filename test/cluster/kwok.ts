@@ -5,17 +5,17 @@ const STAGES = new URL("stages/", import.meta.url).pathname;
 const NODE_LEASE_SECONDS = 40;
 
 /**
- * The arguments of a kwok whose pods have loopback addresses: whoever connects to a pod stays on this machine.
- * @param realProxies readiness and end of fleet pods are not kwok's to say
+ * The arguments of a kwok whose pods have loopback addresses: connections to a pod stay on this machine. @param
+ * realProxies kwok does not set readiness and end of fleet pods
  */
 export function kwokArgs(plane: ControlPlane, realProxies: boolean): string[] {
   return [
     `--kubeconfig=${plane.userConfig()}`,
     "--manage-nodes-with-label-selector=type=kwok",
-    // What a pod gets while kwok does not know its node; the defaults are addresses of the network around.
+    // Addresses of a pod while kwok does not know its node; the defaults are addresses of the surrounding network.
     `--cidr=${podCIDR(plane.block, MAX_NODES)}`,
     `--node-ip=${nodeAddress(plane.block, MAX_NODES)}`,
-    // Else it listens on all addresses.
+    // Otherwise it listens on all addresses.
     "--node-port=0",
     `--node-lease-duration-seconds=${NODE_LEASE_SECONDS}`,
     `--config=${STAGES}common.yaml`,
@@ -23,7 +23,9 @@ export function kwokArgs(plane: ControlPlane, realProxies: boolean): string[] {
   ];
 }
 
-/** Makes simulated nodes `node-0`, `node-1` …, each with an address of its own, which its host-network pods have as well. */
+/**
+ * Creates simulated nodes `node-0`, `node-1` …, each with its own address, which its host-network pods have as well.
+ */
 export async function makeNodes(plane: ControlPlane, count: number): Promise<void> {
   if (count > MAX_NODES) throw new Error(`kwokNodes: there are addresses for ${MAX_NODES} nodes, not for ${count}`);
   for (let i = 0; i < count; i++) {

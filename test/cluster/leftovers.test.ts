@@ -6,7 +6,7 @@ import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { controlPlaneMissing } from "./control-plane.ts";
 
-/** Nothing of a control plane outlives the process that started it. */
+/** Processes and folders of a control plane end with the process that started it. */
 
 const skip = controlPlaneMissing({ kwokNodes: 1 }) ?? false;
 const GIVE_UP_MS = 20_000;
@@ -17,7 +17,7 @@ interface Started {
   url: string;
 }
 
-/** A process that starts a control plane; `fail`: stops it again and ends with an error, as a failed test file does. */
+/** A process that starts a control plane; `fail`: stops it and ends with an error, as a failed test file does. */
 async function startChild(...args: string[]): Promise<{ child: ChildProcess; started: Started }> {
   const file = new URL("plane-child.ts", import.meta.url).pathname;
   const child = spawn(process.execPath, [file, ...args], { stdio: ["ignore", "pipe", "pipe"] });
@@ -54,7 +54,7 @@ async function untilGone(started: Started): Promise<void> {
 }
 
 for (const signal of ["SIGKILL", "SIGINT"] as const) {
-  test(`a process that ends by ${signal} leaves no process and no folder`, { skip }, async () => {
+  test(`a process that ends by ${signal} leaves no process or folder`, { skip }, async () => {
     const { child, started } = await startChild();
     assert.deepEqual(started.pids.filter(isAlive), started.pids);
     child.kill(signal);
@@ -63,7 +63,7 @@ for (const signal of ["SIGKILL", "SIGINT"] as const) {
   });
 }
 
-test("a process that ends with an error leaves the logs, and nothing else", { skip }, async () => {
+test("a process that ends with an error leaves only the logs", { skip }, async () => {
   const { child, started } = await startChild("fail");
   if (child.exitCode === null) await once(child, "exit");
   assert.deepEqual(started.pids.filter(isAlive), []);

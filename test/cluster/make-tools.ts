@@ -1,6 +1,6 @@
 import { cachedPath, getTools, presentTool, TOOLS } from "./tools.ts";
 
-/** `make tools`: gets all tools, and prints where each one is. */
+/** `make tools`: builds all tools and prints their paths. */
 
 const NAME_WIDTH = Math.max(...TOOLS.map((tool) => tool.name.length));
 const errors = new Map<string, string>();

@@ -4,20 +4,20 @@ import { join } from "node:path";
 import { test } from "node:test";
 import { toolsOf } from "./needs.ts";
 
-/** The tools that the runner gets before the tests. */
+/** The tools that the runner builds before the tests. */
 
 const root = new URL("../..", import.meta.url).pathname;
 const files = globSync("test/**/*.test.ts", { cwd: root }).map((file) => join(root, file));
-/** What a test file imports to start programs of the test cluster. */
+/** Imports with which a test file starts programs of the test cluster. */
 const STARTS = /from "[./]+(?:cluster\/)?(?:control-plane|node\/cluster)\.ts"|from "[./]+(?:chart\/)?helm\.ts"/;
 
-test("the runner knows the tools of every test file that starts some", () => {
+test("the runner knows the tools of every test file", () => {
   const starting = files.filter((file) => STARTS.test(readFileSync(file, "utf8")));
   assert.ok(starting.length > 20, `${starting.length}`);
   for (const file of starting) assert.notDeepEqual(toolsOf([file]).tools, [], file);
 });
 
-test("a file gets what it needs, and others get nothing", () => {
+test("only files that need tools get them", () => {
   const tools = (file: string) => toolsOf([join(root, "test", file)]).tools;
   assert.deepEqual(tools("policy/engine.test.ts"), []);
   assert.deepEqual(tools("chart/chart.test.ts"), ["helm"]);

@@ -6,12 +6,12 @@ import { CLUSTER_TOOLS, clusterMissing } from "./node/cluster.ts";
 import { ipsetMissing } from "./node/machine.ts";
 import { absentTools, toolsMissing } from "./tools.ts";
 
-/** The tools of test files, which the runner gets before the first test: a build takes longer than a test may. */
+/** The tools of test files, which the runner builds before the first test: a build takes longer than a test may. */
 
 interface Check {
-  /** The call in a test file that finds out whether to skip. */
+  /** The call in a test file that decides whether to skip. */
   call: string;
-  /** Not null: those tests are skipped here, and their tools are not needed. */
+  /** Not null: those tests are skipped here and need no tools. */
   missing(): string | null;
   tools: readonly string[];
 }
@@ -28,14 +28,14 @@ const CHECKS: readonly Check[] = [
   },
 ];
 
-/** The tools that these test files ask for, by the checks that they call. */
+/** The tools of these test files, according to the checks that they call. */
 export function toolsOf(files: readonly string[]): { tools: string[]; checks: readonly Check[] } {
   const texts = files.map((file) => readFileSync(file, "utf8"));
   const checks = CHECKS.filter(({ call }) => texts.some((text) => text.includes(call)));
   return { checks, tools: [...new Set(checks.flatMap(({ tools }) => tools))] };
 }
 
-/** Those of them that are missing and can be had, unless the tests that need them are skipped anyhow. */
+/** The missing ones that can be built, unless the tests that need them are skipped anyway. */
 export function toolsToGet(files: readonly string[]): string[] {
   const { tools, checks } = toolsOf(files);
   if (absentTools(tools).length === 0) return [];

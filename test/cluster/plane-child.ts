@@ -1,6 +1,6 @@
 import { startControlPlane } from "./control-plane.ts";
 
-/** Starts a control plane for a test that kills this process: prints what must not outlive it. */
+/** Starts a control plane for a test that kills this process: prints processes and folders that must end with it. */
 
 const plane = await startControlPlane({ kwokNodes: 1 });
 const components = ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kwok"] as const;

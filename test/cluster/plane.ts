@@ -12,7 +12,7 @@ import { compactEtcd } from "./etcd.ts";
 import type { WorkFolder } from "./folder.ts";
 import type { Program } from "./processes.ts";
 
-/** What the API server answers to {@link ControlPlane.request}. */
+/** The answer of the API server to {@link ControlPlane.request}. */
 export interface Answer<T = unknown> {
   status: number;
   body: T;
@@ -25,15 +25,15 @@ const WAIT_MS = 30_000;
 /** The audit log in the folder of a control plane. */
 export const AUDIT_LOG = "audit.log";
 
-/** A real API server with its own etcd on loopback, and what tests do with it. */
+/** A real API server with its own etcd on loopback, with helpers for tests. */
 export class ControlPlane {
-  /** Its certificates, kubeconfigs and logs; gone at the end. */
+  /** Its certificates, kubeconfigs and logs; removed at the end. */
   readonly folder: string;
   readonly url: string;
   readonly authority: Authority;
-  /** Addresses of simulated pods and nodes: `127.A.`, of this control plane alone. */
+  /** Addresses of simulated pods and nodes: `127.A.`, of this control plane only. */
   readonly block: string;
-  /** Whether readiness and end of fleet pods are told by the processes that play them. */
+  /** Whether the processes of fleet pods decide their readiness and end. */
   readonly realProxies: boolean;
   readonly #work: WorkFolder;
   readonly #block: Block;
@@ -94,7 +94,7 @@ export class ControlPlane {
     const body = { apiVersion: "authentication.k8s.io/v1", kind: "TokenRequest", spec: { expirationSeconds: 7200 } };
     const answer = await this.request<{ status: { token: string } }>("POST", path, body);
     if (answer.status !== 201) throw new Error(`no token for ${namespace}/${name}: ${JSON.stringify(answer.body)}`);
-    // Two ways at once are two files: a program may read its own late.
+    // Each authentication has its own file: a program may read its file late.
     const way = server === this.url ? "" : `-by-${new URL(server).port}`;
     return this.kubeconfig(`${namespace}-${name}${way}`, { token: answer.body.status.token }, server);
   }
@@ -130,7 +130,7 @@ export class ControlPlane {
     });
   }
 
-  /** What stands at a path; undefined where nothing does. */
+  /** The object at a path; undefined when there is none. */
   async get<T>(path: string): Promise<T | undefined> {
     const { status, body } = await this.request<T>("GET", path);
     if (status === 404) return undefined;
@@ -146,7 +146,7 @@ export class ControlPlane {
     if (status > 201) throw new Error(`apply ${path}: ${status} ${JSON.stringify(body)}`);
   }
 
-  /** Merge-patches what stands at a path. */
+  /** Merge-patches the object at a path. */
   async patch(path: string, patch: object): Promise<void> {
     const type = { "content-type": "application/merge-patch+json" };
     const { status, body } = await this.request("PATCH", path, patch, type);
@@ -158,23 +158,23 @@ export class ControlPlane {
     if (status > 202 && status !== 404) throw new Error(`DELETE ${path}: ${status} ${JSON.stringify(body)}`);
   }
 
-  /** Runs kubectl as a person would. */
+  /** Runs kubectl as a user would. */
   async kubectl(args: readonly string[], input?: string, kubeconfig = this.userConfig()): Promise<Finished> {
     const env = { ...process.env, KUBECACHEDIR: join(this.folder, "kubectl") };
     const child = spawn(this.#kubectl, ["--kubeconfig", kubeconfig, ...args], { env });
-    // It may end without reading; its stderr says why.
+    // It may end without reading its input; stderr has the reason.
     child.stdin.on("error", () => undefined);
     child.stdin.end(input ?? "");
     return finish(child);
   }
 
-  /** `kubectl apply --server-side -f -`; throws what kubectl says. */
+  /** `kubectl apply --server-side -f -`; throws kubectl's error. */
   async applyYaml(text: string): Promise<void> {
     const { status, stderr } = await this.kubectl(["apply", "--server-side", "-f", "-"], text);
     if (status !== 0) throw new Error(`kubectl apply: ${stderr}`);
   }
 
-  /** Looks at a path until it is as wanted; what stands there then. A server that is down meanwhile is waited for. */
+  /** Polls a path until its object is as wanted, and returns it. Waits for a server that is down. */
   async until<T>(
     path: string,
     wanted: (found: T | undefined) => boolean,
@@ -196,12 +196,12 @@ export class ControlPlane {
     return program;
   }
 
-  /** Ends a component, by default as a crash would. */
+  /** Kills a component, by default as a crash would. */
   kill(name: Component, signal: NodeJS.Signals = "SIGKILL"): Promise<void> {
     return this.program(name).stop(signal);
   }
 
-  /** Starts a component again that was killed, with the same data, addresses and flags; waits for the API server's readiness. */
+  /** Restarts a killed component with the same data, addresses and flags; waits for the API server's readiness. */
   async revive(name: Component): Promise<void> {
     this.program(name).start();
     if (name === "kube-apiserver") await this.untilReady();
@@ -226,27 +226,27 @@ export class ControlPlane {
     }
   }
 
-  /** Makes etcd forget its history. The API server remembers some of it; once it restarted, older resourceVersions are too old. */
+  /** Deletes etcd's history. The API server keeps some of it; after its restart, older resourceVersions are too old. */
   compact(): Promise<void> {
     return compactEtcd(etcdURL(this.block));
   }
 
-  /** Requests that were answered so far; a client may see its answer just before. */
+  /** The answered requests so far; a client may get its answer slightly earlier. */
   audit(): AuditLine[] {
     return readAudit(join(this.folder, AUDIT_LOG));
   }
 
-  /** Those that changed something or tried to, of one user if one is named. */
+  /** Write requests, optionally of one user only. */
   writes(user?: string): AuditLine[] {
     return this.audit().filter((line) => writes(line) && (user === undefined || line.user === user));
   }
 
-  /** The last lines that a component wrote. */
+  /** The last log lines of a component. */
   tail(name: Component): string {
     return this.program(name).tail;
   }
 
-  /** Ends everything; logs stay until the end of the process, and after it if that is with an error. */
+  /** Ends everything. Logs are kept until the end of the process, and longer if it ends with an error. */
   async stop(): Promise<void> {
     this.#agent.destroy();
     await Promise.all([...this.#programs.values()].map((program) => program.stop()));

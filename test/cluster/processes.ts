@@ -10,7 +10,7 @@ export function setprivMissing(): string | null {
 
 const TAIL_LINES = 15;
 
-/** One program that tests run. The kernel ends it with this process, however that ends (prctl(2), PR_SET_PDEATHSIG). */
+/** One program of a test. The kernel kills it when this process ends in any way (prctl(2), PR_SET_PDEATHSIG). */
 export class Program {
   readonly name: string;
   readonly log: string;
@@ -50,7 +50,7 @@ export class Program {
     return this.#child?.exitCode ?? null;
   }
 
-  /** The last lines that it wrote. */
+  /** The last lines of its output. */
   get tail(): string {
     return existsSync(this.log) ? readFileSync(this.log, "utf8").split("\n").slice(-TAIL_LINES).join("\n") : "";
   }
@@ -59,12 +59,12 @@ export class Program {
     this.#child?.kill(signal);
   }
 
-  /** Waits until it is gone, however that comes. */
+  /** Waits until it has ended, for any reason. */
   async ended(): Promise<void> {
     if (this.running) await once(this.#child!, "exit");
   }
 
-  /** Ends it and waits until it is gone. */
+  /** Kills it and waits until it has ended. */
   async stop(signal: NodeJS.Signals = "SIGKILL"): Promise<void> {
     if (!this.running) return;
     const gone = this.ended();
@@ -78,11 +78,11 @@ process.on("exit", () => {
   for (const child of children) child.kill("SIGKILL");
 });
 
-/** Below the ports that the kernel hands out to connections, so that none takes it before it is listened on. */
+/** Below the ephemeral ports of the kernel, so that no connection takes it before the listener does. */
 const FIRST_PORT = 18_000;
 const LAST_PORT = 32_000;
 
-/** A port of 127.0.0.1 that nobody listens on. */
+/** A free port of 127.0.0.1. */
 export async function freePort(): Promise<number> {
   for (;;) {
     const port = FIRST_PORT + Math.floor(Math.random() * (LAST_PORT - FIRST_PORT));

@@ -2,7 +2,7 @@ import type { FleetPod } from "./container.ts";
 
 const PROBE_MS = 2000;
 
-/** What a pod's readiness probe finds, asked of the pod's own address. */
+/** Runs a pod's readiness probe at the pod's own address. */
 export async function isReady(pod: FleetPod): Promise<boolean> {
   const container = pod.spec.containers[0] as Probed;
   const probe = container.readinessProbe?.httpGet;
@@ -16,7 +16,7 @@ export async function isReady(pod: FleetPod): Promise<boolean> {
     await response.arrayBuffer();
     return response.status >= 200 && response.status < 400;
   } catch {
-    // Whatever keeps it from answering: it is not ready.
+    // Any error means that it is not ready.
     return false;
   }
 }
@@ -26,7 +26,7 @@ interface Probed {
   ports?: { name?: string; containerPort: number }[];
 }
 
-/** The change of a pod's status that says so; undefined when it says so already. @param now RFC 3339 */
+/** The patch of a pod's status with this readiness; undefined when it has it already. @param now RFC 3339 */
 export function withReady(pod: FleetPod, ready: boolean, now: string): object | undefined {
   const wanted = ready ? "True" : "False";
   const current = pod.status?.conditions?.find(({ type }) => type === "Ready")?.status;

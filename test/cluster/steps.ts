@@ -4,7 +4,7 @@ export class Steps {
   readonly #began: number;
   #step: number;
 
-  /** `state`: that of another process whose steps these continue. */
+  /** `state`: the steps of another process, which this one continues. */
   constructor(total: number, state = `0 ${Date.now()}`) {
     this.#total = total;
     [this.#step, this.#began] = state.split(" ").map(Number) as [number, number];

@@ -4,12 +4,12 @@ import { mkdirSync } from "node:fs";
 import { dirname } from "node:path";
 import type { Tool } from "./tools.ts";
 
-/** Seconds after which one build is given up; the API server takes five minutes on two cores. */
+/** Time limit of one build in seconds; the API server takes five minutes on two cores. */
 const BUILD_LIMIT_SECONDS = 45 * 60;
 const SAY_EVERY_MS = 30_000;
 
 /**
- * Holds the lock for as long as it lives (the kernel drops it with its holder), looks again, builds under another name and
+ * Holds the lock while it runs (the kernel releases it with its holder), checks again, builds to another name and
  * renames. $1 lock, $2 result, $3... the command without its output.
  */
 const SCRIPT = `
@@ -19,7 +19,7 @@ if [ -x "$out" ]; then exit 0; fi
 "$@" -o "$out.new" "$PACKAGE" && mv "$out.new" "$out"
 `;
 
-/** What the linker writes into a binary: Kubernetes reports its version from there. */
+/** Values that the linker writes into a binary: Kubernetes reports its version from there. */
 function ldflags(tool: Tool, version: string): string {
   if (tool.module !== "kubernetes") return "-s -w";
   const [major, minor] = version.slice(1).split(".");
@@ -28,8 +28,8 @@ function ldflags(tool: Tool, version: string): string {
 }
 
 /**
- * Builds a tool into the cache; several processes that want the same one build it once.
- * @param say gets a line at start, every half minute, and at the end
+ * Builds a tool into the cache; several processes that need the same one build it once. @param say gets a line at
+ * start, every half minute, and at the end
  */
 export async function buildTool(
   tool: Tool,
@@ -43,10 +43,10 @@ export async function buildTool(
   const seconds = () => Math.round((Date.now() - began) / 1000);
   const label = `${tool.name} ${version}`;
   say(`${label} (${tool.purpose}): building with Go`);
-  // Without the state of git, which fails where the clone belongs to another user (`sudo make demo`).
+  // Without the state of git, which fails if the clone belongs to another user (`sudo make demo`).
   const flags = ["-C", module, "-mod=readonly", "-buildvcs=false", "-trimpath", "-ldflags", ldflags(tool, version)];
   const build = ["go", "build", ...flags];
-  // In the foreground, so that Ctrl-C ends the build as well.
+  // In the foreground, so that Ctrl-C also ends the build.
   const command = ["timeout", "--foreground", `${BUILD_LIMIT_SECONDS}`, ...build];
   const child = spawn("sh", ["-c", SCRIPT, "build", `${out}.lock`, out, ...command], {
     // Own programs run in images without libraries.

@@ -18,7 +18,7 @@ import {
 } from "./tools.ts";
 import { buildTool } from "./tools-build.ts";
 
-/** Where the programs of a test cluster come from. */
+/** Sources of the programs of a test cluster. */
 
 const ENV = { ...process.env };
 afterEach(() => {
@@ -36,14 +36,14 @@ function program(folder: string, name: string): string {
   return file;
 }
 
-test("versions are those that go.mod pins, or a hash of this repository's sources", () => {
+test("a version is pinned by go.mod, or a hash of our sources", () => {
   for (const tool of TOOLS) {
     assert.match(toolVersion(tool), tool.own ? /^source-[0-9a-f]{12}$/ : /^v\d+\.\d+\.\d+$/, tool.name);
   }
   assert.throws(() => toolNamed("kubeadm"), /no tool is called kubeadm: sender, etcd, /);
 });
 
-test("KUBEBUILDER_ASSETS comes before the cache, and what cannot be run does not count", async () => {
+test("KUBEBUILDER_ASSETS overrides the cache for executable files", async () => {
   process.env.XDG_CACHE_HOME = tempFolder();
   process.env.KUBEBUILDER_ASSETS = tempFolder();
   assert.equal(presentTool("etcd"), null);
@@ -55,7 +55,7 @@ test("KUBEBUILDER_ASSETS comes before the cache, and what cannot be run does not
   assert.equal(await findTool("etcd"), given);
 });
 
-test("without Go it says what to do, and downloads nothing that nobody vouched for", async () => {
+test("without Go it downloads nothing without a digest", async () => {
   process.env.XDG_CACHE_HOME = tempFolder();
   process.env.PATH = tempFolder();
   delete process.env.KUBEBUILDER_ASSETS;
@@ -66,10 +66,13 @@ test("without Go it says what to do, and downloads nothing that nobody vouched f
   );
   assert.match(toolsMissing(["etcd", "sender"])!, /^needs Go >= 1\.26 \S+ to build a sender like Convoy's$/);
   await assert.rejects(findTool("etcd"), /install Go >= 1\.26, or set KUBEBUILDER_ASSETS .* OUTRIDER_ENVTEST_SHA512 /);
-  await assert.rejects(findTool("kwok"), /KUBEBUILDER_ASSETS to a folder that has it \(envtest's archive does not\)/);
+  await assert.rejects(
+    findTool("kwok"),
+    /KUBEBUILDER_ASSETS to a folder that has it \(envtest's archive does not have it\)/,
+  );
 });
 
-test("a program of this repository is not taken from KUBEBUILDER_ASSETS", () => {
+test("ignores KUBEBUILDER_ASSETS for programs of this repository", () => {
   process.env.XDG_CACHE_HOME = tempFolder();
   process.env.KUBEBUILDER_ASSETS = tempFolder();
   program(process.env.KUBEBUILDER_ASSETS, "sender");
@@ -80,7 +83,7 @@ test("a program of this repository is not taken from KUBEBUILDER_ASSETS", () => 
   );
 });
 
-test("where nothing may be built, a missing program is one line with the reason and the fix", async () => {
+test("without builds, a missing program is one line with reason and fix", async () => {
   process.env.XDG_CACHE_HOME = tempFolder();
   delete process.env.KUBEBUILDER_ASSETS;
   process.env[NO_BUILD] = "there is no route";
@@ -97,7 +100,7 @@ test("where nothing may be built, a missing program is one line with the reason 
   assert.deepEqual(said, []);
 });
 
-test("several programs are got one after the other; one that fails does not stop the others", async () => {
+test("a failed build does not stop the next ones", async () => {
   process.env.XDG_CACHE_HOME = tempFolder();
   process.env.PATH = tempFolder();
   delete process.env.KUBEBUILDER_ASSETS;
@@ -119,7 +122,7 @@ test("several programs are got one after the other; one that fails does not stop
 
 const skip = hasGo() ? false : "needs Go";
 
-test("two that want the same tool build it once", { skip }, async () => {
+test("two processes build the same tool once", { skip }, async () => {
   const module = tempFolder();
   writeFileSync(join(module, "go.mod"), "module example.test/tool\n\ngo 1.26\n");
   writeFileSync(join(module, "main.go"), "package main\n\nfunc main() {}\n");

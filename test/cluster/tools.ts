@@ -15,9 +15,9 @@ export interface Tool {
   own?: true;
   /** The module whose version is the program's. */
   path: string;
-  /** What `go build` builds. */
+  /** The package for `go build`. */
   package: string;
-  /** What it is for, in a few words. */
+  /** Its purpose, in a few words. */
   purpose: string;
 }
 
@@ -29,7 +29,7 @@ const kubernetes = (name: string, purpose: string): Tool => ({
   purpose,
 });
 
-/** Every program that tests may ask for, the cheapest builds first. */
+/** Every program of the tests, the fastest builds first. */
 export const TOOLS: readonly Tool[] = [
   {
     name: "sender",
@@ -91,7 +91,7 @@ export function toolNamed(name: string): Tool {
   return tool;
 }
 
-/** The folder of the Go module that pins a tool, or that is its source. */
+/** The folder of the Go module that pins a tool, or of its source. */
 export const moduleFolder = (tool: Tool): string =>
   tool.own ? new URL(`node/${tool.module}/`, import.meta.url).pathname : join(MODULES, tool.module);
 
@@ -111,7 +111,7 @@ export function toolVersion(tool: Tool): string {
   return match[1]!;
 }
 
-/** Where a built tool is kept, outside of the tree, so that a fresh clone need not build it again. */
+/** The cache path of a built tool, outside the tree, so that a new clone need not build it again. */
 export function cachedPath(tool: Tool): string {
   const cache = process.env.XDG_CACHE_HOME || join(homedir(), ".cache");
   return join(cache, "outrider/tools", `${tool.module}-${toolVersion(tool)}`, tool.name);
@@ -126,7 +126,7 @@ function isExecutable(path: string): boolean {
   }
 }
 
-/** Where a tool is without building it: `KUBEBUILDER_ASSETS`, then the cache; null when it is in neither. */
+/** The path of an existing tool: in `KUBEBUILDER_ASSETS`, then in the cache; null when it is in neither. */
 export function presentTool(name: string): string | null {
   const tool = toolNamed(name);
   const assets = process.env.KUBEBUILDER_ASSETS;
@@ -134,21 +134,21 @@ export function presentTool(name: string): string | null {
   return places.find(isExecutable) ?? null;
 }
 
-/** Whether tools can be built here. Run in a module, an older Go fetches the version that the module wants, or fails. */
+/** Whether tools can be built here. In a module, an older Go fetches the version that the module requires, or fails. */
 export const hasGo = (): boolean => spawnSync("go", ["version"], { cwd: join(MODULES, "etcd") }).status === 0;
 
 /**
  * Environment variable with the reason why programs must not be built or downloaded now, such as a network namespace
- * without a route. A build would fail there, late and with a message about DNS.
+ * without a route. A build would fail there late, with a message about DNS.
  */
 export const NO_BUILD = "OUTRIDER_NO_BUILD";
 
 const toStderr = (line: string) => void process.stderr.write(`${line}\n`);
 
 /**
- * The path of a tool. A missing tool is built with Go. Without Go it is taken from envtest's archive, if the user gave its
- * digest. Both take time and report progress to `say` (default: stderr).
- * @throws when it cannot be had, or must not be built now ({@link NO_BUILD}); the message says what to do
+ * The path of a tool. A missing tool is built with Go. Without Go it is taken from envtest's archive, if the user gave
+ * its digest. Both take time and report progress to `say` (default: stderr). @throws when it is not available, or must
+ * not be built now ({@link NO_BUILD}); the message has the fix
  */
 export async function findTool(name: string, say: (line: string) => void = toStderr): Promise<string> {
   const present = presentTool(name);
@@ -168,9 +168,9 @@ export const absentTools = (names: readonly string[]): Tool[] =>
   TOOLS.filter(({ name }) => names.includes(name) && presentTool(name) === null);
 
 /**
- * Gets those tools that are missing, one after the other: each build takes all cores. Call it before entering a network
- * namespace. Reports the number of the build and the seconds since the start; does nothing when all are there.
- * @param failed gets the error of a tool, and the others are still tried; default: throw it
+ * Builds the missing tools among these, one after the other: each build takes all cores. Call it before entering a
+ * network namespace. Reports the number of the build and the seconds since the start; does nothing when all exist.
+ * @param failed gets the error of a tool, and the others are still built; default: throw it
  */
 export async function getTools(
   names: readonly string[],
@@ -198,7 +198,7 @@ export async function getTools(
   }
 }
 
-/** The reason why these tools cannot be had here; null when they are there, or can be built. */
+/** The reason why these tools are not available here; null when they exist or can be built. */
 export function toolsMissing(names: readonly string[]): string | null {
   if (hasGo()) return null;
   const absent = absentTools(names);

@@ -8,7 +8,7 @@ export interface Volume {
   configMap?: { name: string; items?: KeyToPath[]; optional?: boolean };
   secret?: { secretName: string; items?: KeyToPath[]; optional?: boolean };
   emptyDir?: object;
-  /** What the API server adds for a ServiceAccount's token; no proxy reads it, and it stays empty here. */
+  /** The API server adds it for a ServiceAccount's token; no proxy reads it, and it stays empty here. */
   projected?: object;
 }
 
@@ -25,7 +25,7 @@ interface Source {
   binaryData?: Record<string, string>;
 }
 
-/** The files of a volume as they are now; undefined while something that it needs is not there, which a kubelet waits for. */
+/** The current files of a volume; undefined while a source is missing, which a kubelet waits for. */
 export async function gatherVolume(
   plane: ControlPlane,
   namespace: string,
@@ -55,7 +55,7 @@ export async function gatherVolume(
   return chosen;
 }
 
-/** Whether a volume would look the same. */
+/** Whether two volumes have equal content. */
 export function sameFiles(a: VolumeFiles, b: VolumeFiles): boolean {
   const names = Object.keys(a);
   return names.length === Object.keys(b).length && names.every((name) => b[name]?.equals(a[name]!));
@@ -64,8 +64,8 @@ export function sameFiles(a: VolumeFiles, b: VolumeFiles): boolean {
 const first = (path: string): string => path.split("/")[0]!;
 
 /**
- * Writes a volume as the kubelet does (pkg/volume/util/atomic_writer.go): files in a folder of their own, `..data` a link to it
- * that is replaced by rename, and for each name a link through `..data`. A reader sees all of the old or all of the new.
+ * Writes a volume as the kubelet does (pkg/volume/util/atomic_writer.go): files in their own folder, `..data` a link to
+ * it that is replaced by rename, and for each name a link through `..data`. A reader sees all old or all new files.
  */
 export function writeVolume(mount: string, files: VolumeFiles): void {
   const version = `..${process.hrtime.bigint()}`;

@@ -97,7 +97,7 @@ test("reads every field and warns about those of the operator", () => {
     assert.equal(document.proxy.denyStatus, 502);
     assert.ok(needsPassword);
     for (const key of ["preset", "injection", "nat", "networkPolicy", "proxy.resources"]) {
-      assert.ok(warnings.includes(`spec.${key} is the operator's: a proxy alone does not act on it`), key);
+      assert.ok(warnings.includes(`spec.${key} is for the operator only: the proxy ignores it`), key);
     }
   }
 });

@@ -8,7 +8,7 @@ import { clusterMissing } from "../cluster/node/cluster.ts";
 import { removeGroups } from "../cluster/node/machine.ts";
 import { namespaceMissing } from "../harness/namespace.ts";
 
-/** `make demo` as a person sees it, and that nothing of its cluster outlives it. */
+/** Runs `make demo` as a user does, and checks that its cluster ends with it. */
 
 const skip = namespaceMissing() ?? clusterMissing() ?? false;
 const SHOWN_MS = 180_000;
@@ -27,7 +27,7 @@ function processesOf(folder: string): string[] {
 }
 
 for (const signal of ["SIGINT", "SIGKILL"] as const) {
-  test(`make demo shows what leaves and what does not; ${signal} leaves nothing of its cluster`, {
+  test(`make demo prints its table; ${signal} removes its cluster`, {
     skip,
     timeout: 300_000,
   }, async () => {
@@ -40,7 +40,7 @@ for (const signal of ["SIGINT", "SIGKILL"] as const) {
         text += chunk;
       });
     }
-    for (const began = Date.now(); !text.includes("Ctrl-C ends it"); await sleep(100)) {
+    for (const began = Date.now(); !text.includes("Ctrl-C stops"); await sleep(100)) {
       assert.ok(child.exitCode === null && Date.now() - began < SHOWN_MS, text);
     }
     assert.match(text, /^webhooks +True +Enforce +External +203\.0\.113\.10 +1\/1 +2\/2 +1\/1 /m);
@@ -70,7 +70,7 @@ for (const signal of ["SIGINT", "SIGKILL"] as const) {
       ...readFileSync("/proc/mounts", "utf8")
         .split("\n")
         .filter((line) => line.includes(folder!)),
-      // After SIGKILL the next cluster removes them, or says why it cannot.
+      // After SIGKILL the next cluster removes them, or reports why it cannot.
       ...removeGroups(false).filter((line) => line.includes(`outrider-${pid}-`)),
     ];
     for (const began = Date.now(); left().length > 0; await sleep(100)) {

@@ -9,7 +9,7 @@ import { ECHO_NAME_URL } from "../cluster/node/internet.ts";
 import { applyPolicy, conditionOf, policyPath, untilCondition } from "../operator/operator.ts";
 import { deploySender, NS, SPEC, send, startStage, untilPods } from "./stage.ts";
 
-/** Pods and Services of both families: each is proven, and let through, by itself. */
+/** Pods and Services of both families: each family has its own proof and gate. */
 
 const READY_MS = 60_000;
 const CLOSED_MS = 10_000;
@@ -28,7 +28,7 @@ after(() => cluster?.stop());
 
 const states = ({ status }: EgressPolicy) => status!.staticIPs!.map(({ state }) => state);
 
-test("an address of each family is verified, and deliveries leave from that of their family", async () => {
+test("verifies an address per family and uses it for deliveries", async () => {
   await applyPolicy(cluster.plane, NS, "webhooks", {
     ...SPEC,
     staticIPs: [{ address: FOUR.staticIPs[0] }, { address: SIX.staticIPs[0] }],
@@ -47,9 +47,9 @@ test("an address of each family is verified, and deliveries leave from that of t
   assert.equal((await send(sender, `http://[${SIX.receiver}]/in`)).body, `${SIX.staticIPs[0]}\n`);
 });
 
-test("a wrong address of one family closes that family alone", async () => {
+test("a wrong address closes the gate of its family only", async () => {
   cluster.network.snat(undefined, SIX);
-  // Both proxies have to notice: whichever is asked refuses then.
+  // Both proxies have to detect it, since either may get the request.
   for (let [refused, began] = [0, Date.now()]; refused < 10; await sleep(50)) {
     const { status, body } = await send(sender, "http://six.example/in");
     refused = status === 503 ? refused + 1 : 0;
@@ -73,7 +73,7 @@ test("a wrong address of one family closes that family alone", async () => {
   assert.equal((await send(sender, "http://six.example/in")).body, `${SIX.staticIPs[0]}\n`);
 });
 
-test("inside is refused by IPv6 as well", async () => {
+test("denies internal IPv6 targets", async () => {
   const proxies = await untilPods(cluster, "egress.outrider.dev/fleet=webhooks", 2);
   const ips = proxies.flatMap(({ status }) => status!.podIPs!.map(({ ip }) => ip)).filter((ip) => ip.includes(":"));
   assert.equal(ips.length, 2);

@@ -5,7 +5,7 @@ import { namespaceMissing, runInNamespace } from "../harness/namespace.ts";
 const skip = namespaceMissing() ?? clusterMissing() ?? false;
 
 test(
-  "on a real node: IPv4 and IPv6 side by side",
+  "on a real node: dual stack",
   {
     skip,
     timeout: 900_000,

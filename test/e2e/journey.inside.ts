@@ -14,18 +14,21 @@ import { finish } from "../harness/finish.ts";
 import { applyPolicy, conditionOf, policyPath, untilCondition } from "../operator/operator.ts";
 import { deploySender, makePasswords, NS, RECEIVER_URL, SPEC, send, startStage, untilPods } from "./stage.ts";
 
-/** The three verbs on a real node: helm install, kubectl apply, annotate; and what then leaves, from where, and what does not. */
+/**
+ * Install, apply and annotate on a real node (helm, kubectl), with the allowed and denied requests and their source
+ * addresses.
+ */
 
 const FLEET = "egress.outrider.dev/fleet=webhooks";
 const SERVICE = `/api/v1/namespaces/${NS}/services/webhooks-egress`;
 const READY_MS = 60_000;
-/** An answer of DNS is kept for some seconds at least. */
+/** DNS answers are cached for some seconds at least. */
 const REBOUND_MS = 30_000;
 const SERVICE_MS = 5000;
 const DEMO = "/api/v1/namespaces/outrider-demo";
-/** The kubelet looks for a Secret that was missing again after two minutes at most. */
+/** The kubelet checks a missing Secret again after two minutes at most. */
 const SECRET_MS = 150_000;
-/** Far beyond what it takes; how long that is, is printed. */
+/** Much longer than needed; the measured time is printed. */
 const EDIT_MS = 20_000;
 const ASKS = { "egress.outrider.dev/policy": "webhooks" };
 let cluster: Cluster;
@@ -45,7 +48,7 @@ test("a policy becomes Ready once its proxies have proven the address", async ()
   assert.match(stdout, /webhooks +True +Enforce +External +203\.0\.113\.10 +1\/1 +2\/2/);
 });
 
-test("annotated pods shaped like Convoy's are covered, and deliver from the published address alone", async () => {
+test("annotated pods of Convoy's shape deliver from the published address", async () => {
   for (const name of ["agent", "server"]) await deploySender(cluster, name, { annotations: ASKS });
   for (const name of ["agent", "server"]) {
     const [pod] = await untilPods(cluster, `app=${name}`, 1);
@@ -57,7 +60,7 @@ test("annotated pods shaped like Convoy's are covered, and deliver from the publ
   await cluster.plane.until(policyPath(NS, "webhooks"), covered, "2 of 2 pods are covered");
 });
 
-test("a refused delivery says why in the sender's own log", async () => {
+test("the sender's log has the reason of a refused delivery", async () => {
   const [pod] = await untilPods(cluster, "app=agent", 1);
   const refused = await send(pod!, "https://x.competitor.example/in");
   assert.equal(
@@ -72,7 +75,7 @@ test("a refused delivery says why in the sender's own log", async () => {
 
 const METADATA = "169.254.169.254";
 
-test("nothing inside is reached through the proxy: each is refused with its reason, and none is dialled", async () => {
+test("denies every internal target with its reason, without dialling", async () => {
   const { plane, nodes, internet } = cluster;
   const [sender] = await untilPods(cluster, "app=agent", 1);
   const [server] = await untilPods(cluster, "app=server", 1);
@@ -116,7 +119,7 @@ test("nothing inside is reached through the proxy: each is refused with its reas
     if (target.startsWith("https")) assert.equal(error, `Post "${target}": ${said}`);
     else assert.deepEqual([status, body], [403, `${said}\n`], target);
   }
-  // Its own address, or that of its neighbour, whichever proxy is asked.
+  // Its own address or that of the other proxy, depending on which one gets the request.
   for (const address of [one, other]) {
     const { status, body } = await send(sender!, `http://${address}:9750/status`);
     const said = [privately(address), `${address} is this proxy itself`].map(
@@ -124,10 +127,10 @@ test("nothing inside is reached through the proxy: each is refused with its reas
     );
     assert.ok(status === 403 && said.includes(body!), body);
   }
-  // Of two addresses only the public one is dialled.
+  // Only the public one of two addresses is dialled.
   const both = await send(sender!, "http://both.evil.example/");
   assert.equal(both.body, `${STATIC_IPS[0]}\n`);
-  // At first the receiver, and once the answer has ended, the node: which is vetted like the first.
+  // First the receiver, and after the answer has expired, the node: it is vetted like the first.
   const first = await send(sender!, "http://rebinding.evil.example/");
   assert.equal(first.body, `${STATIC_IPS[0]}\n`);
   for (const began = Date.now(); ; await sleep(200)) {
@@ -143,7 +146,7 @@ test("nothing inside is reached through the proxy: each is refused with its reas
   dials.stop();
 });
 
-test("a Service in the cluster that an allow rule opens with cidrs works, and what is beside it does not", async () => {
+test("cidrs of an allow rule open one Service and no others", async () => {
   const { plane } = cluster;
   const [sender] = await untilPods(cluster, "app=agent", 1);
   await plane.apply(`/api/v1/namespaces/${NS}/services/orders`, {
@@ -163,7 +166,7 @@ test("a Service in the cluster that an allow rule opens with cidrs works, and wh
     [],
     proxies.map(({ status }) => status!.podIP!),
   );
-  // A Service may refuse until kube-proxy knows it.
+  // A Service may refuse until kube-proxy has its rules.
   let opened = await send(sender!, `http://${host}:8080/environment`);
   for (const began = Date.now(); opened.status === 502 && Date.now() - began < SERVICE_MS; await sleep(100)) {
     opened = await send(sender!, `http://${host}:8080/environment`);
@@ -181,7 +184,7 @@ test("a Service in the cluster that an allow rule opens with cidrs works, and wh
   dials.stop();
 });
 
-test("an edit decides on every proxy within seconds, and ends the tunnels that it forbids", async () => {
+test("an edit applies to every proxy and resets denied tunnels", async () => {
   const { plane } = cluster;
   const proxies = await untilPods(cluster, FLEET, 2);
   const addresses = proxies.map(({ status }) => status!.podIP!);
@@ -192,7 +195,7 @@ test("an edit decides on every proxy within seconds, and ends the tunnels that i
     await applyPolicy(plane, NS, "webhooks", { ...SPEC, deny: [{ hosts: [host] }] });
     await Promise.all(
       addresses.map(async (address) => {
-        // The name has no address: until it is denied, it is resolved in vain.
+        // The name has no address: until it is denied, resolving it fails.
         while (!(await statusLine(address, `http://${host}/`)).includes("egress-denied")) {
           assert.ok(Date.now() - began < EDIT_MS, `edit ${edit} is not in force at ${address}`);
           await sleep(20);
@@ -213,7 +216,7 @@ test("an edit decides on every proxy within seconds, and ends the tunnels that i
   );
 });
 
-/** The first line that a proxy answers to a request by absolute URL. */
+/** The first line of a proxy's answer to an absolute-form request. */
 async function statusLine(proxy: string, url: string): Promise<string> {
   const socket = connect(4750, proxy);
   socket.write(`GET ${url} HTTP/1.1\r\nHost: ${new URL(url).host}\r\nConnection: close\r\n\r\n`);
@@ -222,7 +225,7 @@ async function statusLine(proxy: string, url: string): Promise<string> {
   return `${chunk}`.split("\r\n")[0]!;
 }
 
-test("a roll-out that cannot end is not Ready, says what it waits for, and goes on by itself", async () => {
+test("a stuck rolling update is not Ready and continues by itself", async () => {
   const { plane } = cluster;
   await applyPolicy(plane, NS, "webhooks", {
     ...SPEC,
@@ -230,7 +233,7 @@ test("a roll-out that cannot end is not Ready, says what it waits for, and goes 
   });
   const waits = (policy: EgressPolicy | undefined) =>
     conditionOf(policy, "Ready")?.message.endsWith(": ContainerCreating (needs Secret passwords)") ?? false;
-  await plane.until(policyPath(NS, "webhooks"), waits, "Ready tells of the Secret", READY_MS);
+  await plane.until(policyPath(NS, "webhooks"), waits, "Ready names the Secret", READY_MS);
   await sleep(3000);
   const policy = await plane.get<EgressPolicy>(policyPath(NS, "webhooks"));
   assert.equal(conditionOf(policy, "Ready")?.status, "False");
@@ -244,7 +247,7 @@ test("a roll-out that cannot end is not Ready, says what it waits for, and goes 
   await untilCondition(plane, NS, "webhooks", "Ready", "True", undefined, READY_MS);
 });
 
-test("senders that are restarted follow a changed name of the policy", async () => {
+test("restarted senders use the new name of the policy", async () => {
   const { plane } = cluster;
   await applyPolicy(plane, NS, "others", { ...SPEC, proxy: { replicas: 1 } });
   await untilCondition(plane, NS, "others", "Ready", "True", undefined, READY_MS);
@@ -255,7 +258,7 @@ test("senders that are restarted follow a changed name of the policy", async () 
   assert.match(refused.body!, /; policy convoy\/others$/m);
 });
 
-test("the echo server of examples/ tells a caller its address, and runs where Pod Security is restricted", async () => {
+test("the echo server of examples/ runs with restricted Pod Security", async () => {
   const { plane } = cluster;
   const text = readFileSync(new URL("../../examples/echo/echo.yaml", import.meta.url), "utf8");
   await plane.applyYaml(text.replace(/image: \S+/, `image: ${IMAGE}`));
@@ -271,13 +274,13 @@ test("the echo server of examples/ tells a caller its address, and runs where Po
   const { spec } = (await plane.get<{ spec: { clusterIP: string } }>(
     "/api/v1/namespaces/outrider-echo/services/echo",
   ))!;
-  // The pod goes there by itself: its own address is what has to be seen.
+  // The pod sends directly, so its own address must be seen.
   const seen = await send(sender!, `http://${spec.clusterIP}/ip`);
   assert.equal(seen.status, 403, "through the proxy a ClusterIP is refused");
   await deploySender(cluster, "direct");
   const [direct] = await untilPods(cluster, "app=direct", 1);
-  const told = await send(direct!, `http://${spec.clusterIP}/ip`);
-  assert.equal(told.body, `${direct!.status!.podIP}\n`, told.error);
+  const answer = await send(direct!, `http://${spec.clusterIP}/ip`);
+  assert.equal(answer.body, `${direct!.status!.podIP}\n`, answer.error);
   await plane.delete("/api/v1/namespaces/outrider-echo");
 });
 
@@ -291,7 +294,7 @@ function demo(more: Record<string, string> = {}) {
   });
 }
 
-test("make demo on a cluster that is there already leaves what is installed alone", async () => {
+test("make demo does not change an existing installation", async () => {
   const { plane } = cluster;
   const { status, stdout, stderr } = await finish(demo({ DEMO_EXIT: "1" }));
   assert.equal(status, 0, `${stdout}${stderr}`);
@@ -302,7 +305,7 @@ test("make demo on a cluster that is there already leaves what is installed alon
   await untilCondition(plane, NS, "webhooks", "Ready", "True");
 });
 
-test("make demo that is interrupted before it is through leaves nothing either", async () => {
+test("an interrupted make demo leaves nothing", async () => {
   const child = demo();
   const ended = finish(child);
   await cluster.plane.until(DEMO, (found) => found !== undefined, "its namespace is there", READY_MS);

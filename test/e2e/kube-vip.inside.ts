@@ -47,7 +47,7 @@ after(async () => {
 
 const seenFrom = (from: number) => addressesSeen(cluster, from);
 
-test("each slot gets its address, and the sender delivers from both", async () => {
+test("each slot gets its address, and deliveries use both", async () => {
   await applyPolicy(cluster.plane, NS, "webhooks", {
     ...SPEC,
     nat: { provider: "KubeVIP" },
@@ -63,7 +63,7 @@ test("each slot gets its address, and the sender delivers from both", async () =
   assert.deepEqual(seenFrom(0), [...NODE_IPS]);
 });
 
-test("proxies that go one after the other, and kube-vip's death, let nothing out from elsewhere", async () => {
+test("restarts of proxies and kube-vip cause no wrong address", async () => {
   for (const { metadata } of await runningPods(cluster, FLEET)) {
     await cluster.plane.delete(`/api/v1/namespaces/${NS}/pods/${metadata.name}`);
     const from = Date.now();
@@ -79,7 +79,7 @@ test("proxies that go one after the other, and kube-vip's death, let nothing out
   assert.ok(seenFrom(from).length > 0);
 });
 
-test("of all requests none came from another address, and who tries again lost none", async () => {
+test("no request used another address, and retries lost none", async () => {
   await sleep(5000);
   assert.deepEqual(await published.wrong(cluster.internet.received()), []);
   const lost = (await loopLog(sender)).filter(({ status }) => status !== 200);

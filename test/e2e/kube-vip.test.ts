@@ -3,7 +3,7 @@ import { test } from "node:test";
 import { CLUSTER_TOOLS, clusterMissing } from "../cluster/node/cluster.ts";
 import { namespaceMissing, runInNamespace } from "../harness/namespace.ts";
 
-/** kube-vip is not to be had as a Go module. */
+/** kube-vip is not available as a Go module. */
 function kubeVIPMissing(): string | null {
   const program = process.env.KUBE_VIP;
   if (program === undefined) return "needs kube-vip: name its program in KUBE_VIP";
@@ -12,6 +12,6 @@ function kubeVIPMissing(): string | null {
 
 const skip = namespaceMissing() ?? clusterMissing() ?? kubeVIPMissing() ?? false;
 
-test("on a real node: addresses that kube-vip brings to their proxies", { skip, timeout: 900_000 }, () =>
+test("on a real node: addresses assigned by kube-vip", { skip, timeout: 900_000 }, () =>
   runInNamespace(new URL("kube-vip.inside.ts", import.meta.url), CLUSTER_TOOLS),
 );

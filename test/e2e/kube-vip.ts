@@ -1,6 +1,6 @@
 import type { Node } from "../cluster/node/node.ts";
 
-/** The command of kube-vip on a node. It reaches the API server at the address that the node's kubelet has. */
+/** The command of kube-vip on a node. It uses the API server address of the node's kubelet. */
 export const kubeVIPCommand = (program: string, node: Node): string[] => [
   ...["env", `vip_nodename=${node.name}`, program, "manager"],
   ...["--k8sConfigPath", node.adminConfig, "--interface", "eth0", "--services", "--arp", "--servicesElection"],

@@ -24,15 +24,15 @@ import {
 } from "./stage.ts";
 
 /**
- * Zero leaks: two senders post every 50 ms, from before the policy exists until after it is gone, while all that can go
- * wrong does. One gives up at once, the other tries again as Convoy does. What counts is what the receiver saw.
+ * Zero leaks: two senders post every 50 ms, from before the policy exists until after its deletion, during all kinds of
+ * faults. One never retries, the other retries as Convoy does. The requests at the receiver decide.
  */
 
 const [FIRST, SECOND] = STATIC_IPS;
 const FLEET = "egress.outrider.dev/fleet=webhooks";
 const PROXY = "http://webhooks-egress.convoy.svc.cluster.local:4750";
 const READY_MS = 90_000;
-/** verification of {@link SPEC}: a NAT that changes under proven proxies is noticed after an interval and a timeout at most. */
+/** verification of {@link SPEC}: a NAT change of proven proxies is detected after interval + timeout at most. */
 const WINDOW_MS = 2000;
 const DEPLOYMENT = `/apis/apps/v1/namespaces/${NS}/deployments/webhooks-egress`;
 
@@ -40,9 +40,9 @@ let cluster: Cluster;
 let published: PublishedHistory;
 let once: Pod;
 let stubborn: Pod;
-/** When the first delivery came: from then on nothing is lost. */
+/** Time of the first delivery: from then on no delivery is lost. */
 let served: number;
-/** When the NAT rule vanished under proven proxies: nothing inside can know before the next check. */
+/** Time when the NAT rule of proven proxies was deleted: no proxy can know before the next check. */
 const vanished: number[] = [];
 const isExcused = ({ at }: Received) => vanished.some((off) => at >= off && at <= off + WINDOW_MS);
 
@@ -85,7 +85,7 @@ function gap(path: string, from: number, to: number): number {
   return Math.max(...times.slice(1).map((at, i) => at - times[i]!));
 }
 
-/** Something happens to a fleet that serves: nothing comes from a wrong address, and who tries again loses nothing. */
+/** Runs a fault on a serving fleet: no request uses a wrong address, and the sender with retries loses nothing. */
 async function through(what: string, happening: () => Promise<void>): Promise<void> {
   const from = Date.now();
   await happening();
@@ -104,7 +104,7 @@ async function through(what: string, happening: () => Promise<void>): Promise<vo
   await lostNothing(from, to);
 }
 
-/** Of what began in a time the sender that tries again lost nothing. */
+/** Asserts that the sender with retries lost none of the deliveries that began in this time. */
 async function lostNothing(from: number, to: number): Promise<void> {
   await untilEnded(stubborn, to, READY_MS);
   const tried = await begun(stubborn, from, to);
@@ -115,7 +115,7 @@ async function lostNothing(from: number, to: number): Promise<void> {
   );
 }
 
-test("before there is a policy nothing arrives, and the sender sees errors", async () => {
+test("no delivery arrives before the policy exists", async () => {
   await sleep(1000);
   const tried = await loopLog(once);
   assert.ok(tried.length > 5);
@@ -126,7 +126,7 @@ test("before there is a policy nothing arrives, and the sender sees errors", asy
   assert.deepEqual(received(), []);
 });
 
-test("pods run, and the NAT rule comes ten seconds later: not one request before it", async () => {
+test("no request arrives before the NAT rule exists", async () => {
   cluster.network.snat(undefined);
   await apply();
   await cluster.plane.until<{ status?: { replicas?: number } }>(
@@ -150,13 +150,13 @@ test("pods run, and the NAT rule comes ten seconds later: not one request before
   served = Date.now();
 });
 
-test("a roll-out", () =>
+test("a rolling update", () =>
   through("roll-out", async () => {
     await apply({ proxy: { podAnnotations: { rolled: "out" } } });
     await rolledOut();
   }));
 
-/** Waits until the fleet's Deployment is what was last applied, with as many proxies. */
+/** Waits until the fleet's Deployment is rolled out with this many proxies. */
 async function rolledOut(replicas = 2): Promise<void> {
   await ready();
   await cluster.plane.until<{ metadata: { generation: number }; status?: Record<string, number> }>(
@@ -171,7 +171,7 @@ async function rolledOut(replicas = 2): Promise<void> {
   );
 }
 
-test("a proxy dies", () =>
+test("a proxy is killed", () =>
   through("death of a proxy", async () => {
     const [proxy] = await runningPods(cluster, FLEET);
     const { containerStatuses } = proxy!.status as { containerStatuses: { containerID: string }[] };
@@ -186,7 +186,7 @@ test("the node's address changes", () =>
     await sleep(4000);
   }));
 
-test("the operator dies", () =>
+test("the operator is killed", () =>
   through("death of both operators", async () => {
     const path = `/api/v1/namespaces/${SYSTEM}/pods`;
     const { items } = (await cluster.plane.get<{ items: Pod[] }>(path))!;
@@ -194,7 +194,7 @@ test("the operator dies", () =>
     await sleep(3000);
   }));
 
-test("the image is rolled out", () =>
+test("the image is updated", () =>
   through("roll-out of another image", async () => {
     await cluster.nodes[0]!.ctr("images", "tag", `docker.io/library/${IMAGE}`, "docker.io/library/outrider:test-2");
     const args = ["upgrade", "outrider", CHART, `--namespace=${SYSTEM}`, "--reuse-values", "--set=image.tag=test-2"];
@@ -216,7 +216,7 @@ test("1, 4 and 2 proxies", () =>
     }
   }));
 
-test("the address is exchanged: announced, used, retired", () =>
+test("the address is replaced: Pending, Active, Retiring", () =>
   through("exchange of the address", async () => {
     const ips = (...staticIPs: object[]) => apply({ staticIPs });
     const [old, other] = [{ address: FIRST }, { address: SECOND }];
@@ -240,7 +240,7 @@ test("the address is exchanged: announced, used, retired", () =>
     );
   }));
 
-/** Takes the NAT rule away; when. */
+/** Deletes the NAT rule; returns the time. */
 function vanish(): number {
   const off = Date.now();
   vanished.push(off);
@@ -248,7 +248,7 @@ function vanish(): number {
   return off;
 }
 
-test("the NAT rule vanishes under proven proxies: the window is an interval and a timeout at most", async () => {
+test("without its NAT rule, a proven proxy leaks for interval + timeout at most", async () => {
   const off = vanish();
   await sleep(6000);
   const on = Date.now();
@@ -264,7 +264,7 @@ test("the NAT rule vanishes under proven proxies: the window is an interval and 
   await lostNothing(served, Date.now());
 });
 
-test("every program of the cluster stops and starts again: it comes back without hands, and stays gated", async () => {
+test("a full restart of the cluster recovers with a closed gate", async () => {
   vanish();
   await sleep(WINDOW_MS + 1000);
   await cluster.halt();
@@ -283,7 +283,7 @@ test("every program of the cluster stops and starts again: it comes back without
   );
 });
 
-test("after the policy is gone nothing arrives", async () => {
+test("no delivery arrives after the policy is deleted", async () => {
   await cluster.plane.delete(policyPath(NS, "webhooks"));
   await untilPods(cluster, FLEET, 0);
   const path = `/api/v1/namespaces/${NS}/pods?labelSelector=${encodeURIComponent(FLEET)}`;
@@ -297,7 +297,7 @@ test("after the policy is gone nothing arrives", async () => {
   );
 });
 
-test("of all requests none came from an address that was not published", async () => {
+test("every request came from a published address", async () => {
   const wrong = await published.wrong(received());
   const excused = wrong.filter(isExcused);
   console.log(`${received().length} requests, ${excused.length} of them while nothing could know`);
@@ -307,7 +307,7 @@ test("of all requests none came from an address that was not published", async (
   );
 });
 
-test("the fault is seen: with the gate switched off the same loop leaks", async () => {
+test("the test detects a leak when the gate is off", async () => {
   cluster.network.snat(undefined);
   const { verification } = SPEC;
   const from = Date.now();

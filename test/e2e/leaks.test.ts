@@ -5,7 +5,7 @@ import { namespaceMissing, runInNamespace } from "../harness/namespace.ts";
 const skip = namespaceMissing() ?? clusterMissing() ?? false;
 
 test(
-  "on a real node: nothing leaves from an address that is not published, whatever happens",
+  "on a real node: no request leaves from an unpublished address",
   {
     skip,
     timeout: 900_000,

@@ -10,11 +10,11 @@ import { finish } from "../harness/finish.ts";
 import { applyPolicy, untilCondition } from "../operator/operator.ts";
 import { deploySender, NS, RECEIVER_URL, SPEC, send, startStage, untilPods } from "./stage.ts";
 
-/** NetworkPolicies as kube-router enforces them: who reaches what, tried from within the pods' own networks. */
+/** NetworkPolicies as kube-router enforces them: connections between pods, tried from the pods' own networks. */
 
 const FLEET = "egress.outrider.dev/fleet=webhooks";
 const READY_MS = 90_000;
-/** kube-router looks at pods and policies with a pause. */
+/** kube-router checks pods and policies with a delay. */
 const ENFORCED_MS = 30_000;
 const CONNECT_SECONDS = 2;
 const SPEC_GUARDED = { ...SPEC, networkPolicy: { senders: "Enabled" } };
@@ -56,15 +56,15 @@ async function reaches(from: Pod, host: string, port: number): Promise<boolean> 
   return (await finish(spawn(program, args, { stdio: ["ignore", "pipe", "pipe"] }))).status === 0;
 }
 
-/** Waits until it is as it should be, and looks once more then. */
+/** Waits until the result is as expected, and checks once more. */
 async function assertReach(what: string, from: Pod, host: string, port: number, wanted: boolean): Promise<void> {
   for (const began = Date.now(); (await reaches(from, host, port)) !== wanted; await sleep(200)) {
-    assert.ok(Date.now() - began < ENFORCED_MS, `${what} ${wanted ? "is not let through" : "is let through"}`);
+    assert.ok(Date.now() - began < ENFORCED_MS, `${what} ${wanted ? "is not allowed" : "is not denied"}`);
   }
   assert.equal(await reaches(from, host, port), wanted, what);
 }
 
-test("an enforcing network plugin lets senders, proxies and the operator do their work, and nothing else", async () => {
+test("enforced NetworkPolicies allow only the required traffic", async () => {
   const { plane, nodes } = cluster;
   const path = `/api/v1/namespaces/${NS}/services/webhooks-egress`;
   const service = (await plane.get<{ spec: { clusterIP: string } }>(path))!.spec.clusterIP;
@@ -90,11 +90,11 @@ test("an enforcing network plugin lets senders, proxies and the operator do thei
   await Promise.all(cases.map(([what, from, host, port, wanted]) => assertReach(what, from, host, port, wanted)));
   const delivery = await send(sender, RECEIVER_URL);
   assert.equal(delivery.status, 200, delivery.error);
-  // The operator goes on asking the proxies.
+  // The operator still polls the proxies.
   await untilCondition(plane, NS, "webhooks", "Ready", "True");
 });
 
-test("what an allow rule opens inside the cluster, the NetworkPolicy opens as well, and closes again", async () => {
+test("the NetworkPolicy follows allow rules for cluster targets", async () => {
   const { plane } = cluster;
   const address = bystander.status!.podIP!;
   const open = { ...SPEC_GUARDED, allow: [{ name: "pods", cidrs: [`${address}/32`], ports: [8080] }] };
@@ -105,7 +105,7 @@ test("what an allow rule opens inside the cluster, the NetworkPolicy opens as we
   await assertReach("a proxy to the pod that is closed again", proxy, address, 8080, false);
 });
 
-test("without NetworkPolicies everybody reaches the proxies, and senders leave by themselves", async () => {
+test("without NetworkPolicies every pod reaches proxies and targets", async () => {
   const { plane } = cluster;
   await applyPolicy(plane, NS, "webhooks", { ...SPEC, networkPolicy: { proxy: "Disabled" } });
   await assertReach("another pod to a proxy", bystander, proxy.status!.podIP!, 4750, true);

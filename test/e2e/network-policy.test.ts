@@ -6,6 +6,6 @@ import { namespaceMissing, runInNamespace } from "../harness/namespace.ts";
 
 const skip = namespaceMissing() ?? clusterMissing() ?? toolsMissing(["kube-router"]) ?? ipsetMissing() ?? false;
 
-test("on a real node: NetworkPolicies that are enforced", { skip, timeout: 600_000 }, () =>
+test("on a real node: enforced NetworkPolicies", { skip, timeout: 600_000 }, () =>
   runInNamespace(new URL("network-policy.inside.ts", import.meta.url), [...CLUSTER_TOOLS, "kube-router"]),
 );

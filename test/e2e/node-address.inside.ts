@@ -25,7 +25,7 @@ import {
   untilPods,
 } from "./stage.ts";
 
-/** Proxies on two real nodes that have the addresses themselves: they bind them, or send nothing. */
+/** Proxies on two real nodes with addresses of their own: they bind these, or send nothing. */
 
 const READY_MS = 90_000;
 const [ONE, TWO] = NODE_IPS;
@@ -58,7 +58,7 @@ after(async () => {
   await cluster?.stop();
 });
 
-test("programs on each node reach the API server at the address that its kubelet has", async () => {
+test("programs on each node use the API server address of its kubelet", async () => {
   const serverOf = (file: string): string => JSON.parse(readFileSync(file, "utf8")).clusters[0].cluster.server;
   const kubectl = await findTool("kubectl");
   for (const node of cluster.nodes) {
@@ -80,7 +80,7 @@ const spec = (provider: string, addresses: readonly string[]) => ({
   authentication: { mode: "Basic", secretRef: { name: "passwords" } },
 });
 
-test("each slot runs on the node that has its address, and the sender gets its password", async () => {
+test("each slot runs on the node with its address", async () => {
   await applyPolicy(cluster.plane, NS, "webhooks", spec("NodeAddress", NODE_IPS));
   await untilCondition(cluster.plane, NS, "webhooks", "Ready", "True", undefined, READY_MS);
   const { stdout } = await cluster.plane.kubectl(["get", "egpol", "-n", NS]);
@@ -89,14 +89,14 @@ test("each slot runs on the node that has its address, and the sender gets its p
   assert.deepEqual(proxies.map(({ status }) => status?.podIP).sort(), ["10.0.0.2", "10.0.0.3"]);
 
   const env = { LOOP_URL: "http://hooks.example/loop", LOOP_MS: "50", LOOP_ATTEMPTS: "6" };
-  // Not where the power will fail.
+  // Not on the node that will lose its power.
   await deploySender(cluster, "agent", { annotations: ASKS, env, node: "node-1" });
   [sender] = (await untilPods(cluster, "app=agent", 1)) as [Pod];
   await sleep(3000);
   assert.deepEqual(seenFrom(0), [ONE, TWO]);
 });
 
-test("nothing inside is reached from a node's network either, and nobody without the password sends", async () => {
+test("denies internal targets and missing passwords on node networks", async () => {
   for (const target of ["http://10.96.0.1/", "http://10.0.0.2:10250/pods", "http://10.0.0.3:9750/status"]) {
     const { status, body } = await send(sender, target);
     assert.equal(status, 403, target);
@@ -110,7 +110,7 @@ test("nothing inside is reached from a node's network either, and nobody without
   assert.ok(!cluster.internet.received().some(({ path }) => path === "/bare"));
 });
 
-/** Gives the policy another provider and other addresses, and waits until these alone are seen. */
+/** Changes provider and addresses of the policy, and waits until only these are seen. */
 async function exchange(provider: string, addresses: readonly string[]): Promise<void> {
   await applyPolicy(cluster.plane, NS, "webhooks", spec(provider, addresses));
   await untilCondition(cluster.plane, NS, "webhooks", "Ready", "True", undefined, READY_MS);
@@ -119,7 +119,7 @@ async function exchange(provider: string, addresses: readonly string[]): Promise
   assert.deepEqual(seenFrom(from + 1000), addresses);
 }
 
-/** What a sender that never tries again did meanwhile. */
+/** The results of a sender without retries in the meantime. */
 async function once(meanwhile: () => Promise<void>): Promise<{ tried: number; failed: Delivery[] }> {
   const env = { LOOP_URL: "http://hooks.example/once", LOOP_MS: "50", LOOP_ATTEMPTS: "1" };
   await deploySender(cluster, "once", { annotations: ASKS, env, node: "node-1" });
@@ -132,7 +132,7 @@ async function once(meanwhile: () => Promise<void>): Promise<{ tried: number; fa
   return { tried: tried.length, failed: tried.filter(({ status }) => status !== 200) };
 }
 
-test("a policy goes to another provider with another address, and back: nobody waits, and nothing is refused", async () => {
+test("a change of provider and address refuses no request", async () => {
   const { tried, failed } = await once(async () => {
     await exchange("External", STATIC_IPS.slice(0, 1));
     await exchange("NodeAddress", NODE_IPS);
@@ -141,7 +141,7 @@ test("a policy goes to another provider with another address, and back: nobody w
   assert.deepEqual(failed, []);
 });
 
-test("a node is drained of a fleet's proxies, and taken back", async () => {
+test("a drained node gets its proxy back", async () => {
   const { plane } = cluster;
   await exchange("External", STATIC_IPS.slice(0, 1));
   const { tried, failed } = await once(async () => {
@@ -156,7 +156,7 @@ test("a node is drained of a fleet's proxies, and taken back", async () => {
   await exchange("NodeAddress", NODE_IPS);
 });
 
-test("an address that goes takes its slot along, and no other address takes its place; it comes back by itself", async () => {
+test("a slot without its address serves nothing until it is back", async () => {
   const from = Date.now();
   cluster.network.take(0, ONE);
   await untilCondition(cluster.plane, NS, "webhooks", "IPsAssigned", "False", undefined, READY_MS);
@@ -172,7 +172,7 @@ test("an address that goes takes its slot along, and no other address takes its 
   assert.deepEqual(seenFrom(from), [ONE, TWO]);
 });
 
-test("a node loses its power: the other one serves on, and it comes back without hands", async () => {
+test("the other slot serves during a power cut of a node", async () => {
   const from = Date.now();
   await cluster.nodes[1]!.stop();
   await sleep(4000);

@@ -5,7 +5,7 @@ import { namespaceMissing, runInNamespace } from "../harness/namespace.ts";
 const skip = namespaceMissing() ?? clusterMissing() ?? false;
 
 test(
-  "on a real node: nodes that have the addresses themselves",
+  "on a real node: addresses on nodes",
   {
     skip,
     timeout: 900_000,

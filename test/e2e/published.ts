@@ -4,7 +4,10 @@ import type { ControlPlane } from "../cluster/control-plane.ts";
 import type { Received } from "../cluster/node/internet.ts";
 import { NS } from "./stage.ts";
 
-/** An interval in which a list may have stood there: from the look before it was first seen to the look that missed it. */
+/**
+ * An interval in which a list may have been published: from the poll before it was first seen to the poll that missed
+ * it.
+ */
 interface Listed {
   addresses: readonly string[];
   from: number;
@@ -14,12 +17,12 @@ interface Listed {
 const LOOK_MS = 50;
 const SLOW_MS = 30_000;
 
-/** The published list of a policy as it was from time to time, Pending addresses left out: nothing may come from them yet. */
+/** The published list of a policy over time, without Pending addresses: no request may come from them yet. */
 export class PublishedHistory {
   readonly #plane: ControlPlane;
   readonly #path: string;
   readonly #lists: Listed[] = [];
-  /** When the last look that found something out began. */
+  /** Start of the last successful poll. */
   #lookedAt = 0;
   readonly #ended = new AbortController();
   readonly #looking: Promise<void>;
@@ -34,10 +37,10 @@ export class PublishedHistory {
     for (let before = Date.now(); !this.#ended.signal.aborted; await sleep(LOOK_MS)) {
       const began = Date.now();
       const found = await this.#plane.get<ConfigMap>(this.#path).catch((error: Error) => error);
-      // While the API server is down nothing is published anew.
+      // While the API server is down the list cannot change.
       if (found instanceof Error) continue;
       this.#lookedAt = began;
-      // The list goes with its policy, a little before the proxies do.
+      // The list is deleted with its policy, slightly before the proxies.
       const addresses = found === undefined ? (this.#lists.at(-1)?.addresses ?? []) : addressesOf(found);
       const last = this.#lists.at(-1);
       if (last !== undefined) last.to = Date.now();
@@ -46,7 +49,7 @@ export class PublishedHistory {
     }
   }
 
-  /** Requests from an address that was not Active or Retiring in the list at that moment. It looks once more first. */
+  /** Requests from an address that was not Active or Retiring in the list at that time. Polls once more first. */
   async wrong(requests: readonly Received[]): Promise<Received[]> {
     for (const asked = Date.now(); this.#lookedAt <= asked; await sleep(LOOK_MS)) {
       if (Date.now() - asked > SLOW_MS) throw new Error("the API server does not say what is published");

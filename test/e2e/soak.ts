@@ -10,8 +10,9 @@ import { applyPolicy, untilCondition } from "../operator/operator.ts";
 import { addressesSeen, deploySender, NS, runningPods, SPEC, SYSTEM, startStage } from "./stage.ts";
 
 /**
- * `make soak`: 100 tunnels a second through two fleets on a real node, one of which is rolled out every minute, while senders
- * are injected anew; what the programs take meanwhile. Memory that grows fails it. `soak.ts [MINUTES]`, default 15.
+ * `make soak`: 100 tunnels a second through two fleets on a real node. Every minute one of them gets a rolling update,
+ * and new senders are injected. It measures the resources of the programs, and fails if memory grows. `soak.ts
+ * [MINUTES]`, default 15.
  */
 
 const MINUTES = Number(process.argv[2] ?? 15);
@@ -36,7 +37,7 @@ interface Watched {
   samples: Sample[];
 }
 
-/** Programs in containers by the pod that they belong to: the pod's uid stands in the name of their control group. */
+/** Programs in containers by their pod: the name of their control group contains the pod's uid. */
 function processesOf(pods: readonly Pod[]): { pid: string; name: string }[] {
   return readdirSync("/proc").flatMap((pid) => {
     if (!/^\d+$/.test(pid)) return [];
@@ -58,7 +59,7 @@ function sampleOf(pid: string): Sample {
   return { at: Date.now(), rssMiB: rss / 1024, cpuSeconds: (Number(fields[11]) + Number(fields[12])) / TICKS };
 }
 
-/** One tunnel through a Service: how it ended, null where an answer came. */
+/** One tunnel through a Service: how it ended, null after an answer. */
 function tunnel(service: string): Promise<string | null> {
   return new Promise((resolve) => {
     const socket = connect(4750, service);
@@ -126,13 +127,13 @@ async function soak(cluster: Cluster): Promise<string[]> {
   clearInterval(load);
   await Promise.all(open);
   await sample();
-  console.log(`${made} tunnels in ${MINUTES} minutes, ${changes} roll-outs`);
+  console.log(`${made} tunnels in ${MINUTES} minutes, ${changes} rolling updates`);
   for (const [what, count] of failures) console.log(`  failed: ${count} of ${what}`);
-  // Who is rolled out may refuse for a moment, as nobody here tries again.
+  // The fleet with a rolling update may refuse for a moment, since the senders here do not retry.
   return [...judge(watched, began, ends), ...[...failures.keys()].filter((what) => !what.startsWith("rolled"))];
 }
 
-/** Prints what was measured; what of it is wrong. */
+/** Prints the measurements; returns the problems. */
 function judge(watched: ReadonlyMap<string, Watched>, began: number, ends: number): string[] {
   const wrong: string[] = [];
   let judged = 0;
@@ -140,7 +141,7 @@ function judge(watched: ReadonlyMap<string, Watched>, began: number, ends: numbe
   console.log(`${"PROGRAM".padEnd(44)} RSS WARM  AT THE END  HIGHEST  CPU OF A CORE`);
   for (const { name, samples } of watched.values()) {
     const later = samples.filter(({ at }) => at >= warm);
-    // One that was there all the time.
+    // A process that ran all the time.
     if (samples[0]!.at > warm || later.length < 6 || later.at(-1)!.at < ends - 3 * SAMPLE_MS) continue;
     const median = (part: readonly Sample[]) =>
       part.map(({ rssMiB }) => rssMiB).sort((a, b) => a - b)[part.length >> 1]!;
@@ -154,8 +155,8 @@ function judge(watched: ReadonlyMap<string, Watched>, began: number, ends: numbe
     judged++;
     if (last > first * MAX_GROWTH) wrong.push(`${name} grew from ${first.toFixed(0)} to ${last.toFixed(0)} MiB`);
   }
-  // Two operators, and two proxies of the fleet that stays.
-  if (judged < 4) wrong.push(`only ${judged} programs were there all the time`);
+  // Two operators, and two proxies of the fleet without rolling updates.
+  if (judged < 4) wrong.push(`only ${judged} programs ran all the time`);
   return wrong;
 }
 

@@ -5,7 +5,7 @@ import { type Cluster, type ClusterOptions, startCluster } from "../cluster/node
 import { IMAGE, SENDER_IMAGE } from "../cluster/node/images.ts";
 import { ECHO_URL } from "../cluster/node/internet.ts";
 
-/** What plays on a real cluster: the chart is installed, policies are applied, senders like Convoy send. */
+/** The actors on a real cluster: the installed chart, applied policies, and senders like Convoy. */
 
 export const NS = "convoy";
 export const SYSTEM = "outrider-system";
@@ -19,7 +19,7 @@ export interface Delivery {
   attempts: number;
   status: number;
   body?: string;
-  /** What a delivery attempt of Convoy would show. */
+  /** The text that a delivery attempt of Convoy would show. */
   error?: string;
 }
 
@@ -40,7 +40,7 @@ export function installChart({ plane }: Cluster, values: readonly string[] = [])
   return helmDone([...args, "--wait", "--timeout=120s"], plane.userConfig());
 }
 
-/** What most policies of these tests are: behind the gateway's first address, looked at every second. */
+/** The spec of most policies of these tests: behind the gateway's first address, verified every second. */
 export const SPEC = {
   preset: "Convoy",
   staticIPs: [{ address: STATIC_IPS[0] }],
@@ -82,7 +82,7 @@ export async function deploySender(
   });
 }
 
-/** The Secret `passwords`, for proxies that ask for one. */
+/** The Secret `passwords`, for proxies that require one. */
 export function makePasswords({ plane }: Cluster): Promise<void> {
   return plane.apply(`/api/v1/namespaces/${NS}/secrets/passwords`, {
     apiVersion: "v1",
@@ -98,7 +98,7 @@ export function addressesSeen({ internet }: Cluster, from: number): string[] {
   return [...new Set(since.map(({ address }) => address))].sort();
 }
 
-/** Pods that run under a label, and are to stay. */
+/** Running pods with a label that are not being deleted. */
 export async function runningPods({ plane }: Cluster, selector: string): Promise<Pod[]> {
   const path = `/api/v1/namespaces/${NS}/pods?labelSelector=${encodeURIComponent(selector)}`;
   const { items } = (await plane.get<{ items: Pod[] }>(path))!;

@@ -11,14 +11,14 @@ import { listen } from "../harness/raw.ts";
 const example = readFileSync(new URL("../../examples/haproxy/haproxy.cfg", import.meta.url), "utf8");
 const missing = spawnSync("haproxy", ["-v"]).error !== undefined && "needs haproxy (Debian: haproxy)";
 
-/** A port that nobody listens on now. */
+/** A free port. */
 async function freePort(): Promise<number> {
   const server = await listen(() => {});
   await server.close();
   return server.port;
 }
 
-test("examples/haproxy: a rolling restart of the proxies behind it loses no delivery", { skip: missing }, async (t) => {
+test("examples/haproxy: a rolling restart loses no delivery", { skip: missing }, async (t) => {
   const ports = await Promise.all(Array.from({ length: 5 }, freePort));
   const [front, ...behind] = ports as [number, number, number, number, number];
   let text = example.replace("bind :4750", `bind 127.0.0.1:${front}`);
@@ -48,7 +48,7 @@ test("examples/haproxy: a rolling restart of the proxies behind it loses no deli
   for (const i of [0, 1] as const) {
     assert.equal(await fleet[i]!.stop(), 0);
     fleet[i] = await start(i);
-    // Until HAProxy has seen it up: a check a second.
+    // Until HAProxy has detected it: one check a second.
     await new Promise((resolve) => setTimeout(resolve, 2500));
   }
   const { sent, delivered, retries } = await deliveries.stop();

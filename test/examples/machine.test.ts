@@ -14,7 +14,10 @@ const compose = parse(readFileSync(join(ROOT, "examples/docker/compose.yaml"), "
 const known = PROXY_OPTIONS.map((option) => variableOf(option.name));
 const withoutAnalyze = spawnSync("systemd-analyze", ["--version"]).error !== undefined;
 
-/** Starts two processes with the variables of an example, on one free port; the example's policy and admin port give way. */
+/**
+ * Starts two processes with the variables of an example, on one free port; policy and admin port of the example are
+ * replaced.
+ */
 async function startTwo(environments: readonly Record<string, string>[]): Promise<void> {
   for (const environment of environments) {
     for (const name of Object.keys(environment)) assert.ok(known.includes(name), `${name} is no option`);
@@ -29,7 +32,7 @@ async function startTwo(environments: readonly Record<string, string>[]): Promis
   }
 }
 
-test("examples/systemd: systemd takes the unit", {
+test("examples/systemd: systemd accepts the unit", {
   skip: withoutAnalyze && "needs systemd-analyze (Debian: systemd)",
 }, () => {
   const folder = tempFolder();

@@ -8,7 +8,7 @@ import { promisify } from "node:util";
 import { runOutrider, tempFolder } from "../harness/proxy.ts";
 import { listen } from "../harness/raw.ts";
 
-/** What `make run` promises: the lines that it prints work as they stand. */
+/** Checks that the commands that `make run` prints work. */
 
 const ROOT = new URL("../..", import.meta.url).pathname;
 const missing = spawnSync("curl", ["--version"]).error !== undefined && "needs curl";
@@ -23,7 +23,7 @@ async function untilPrinted(child: ChildProcess, end: string): Promise<string> {
   return assert.fail(`it ended and printed ${text}`);
 }
 
-test("make run: the printed curl lines get through, or are refused and say why; explain says the same", {
+test("make run: the printed curl commands work and explain agrees", {
   skip: missing,
 }, async () => {
   const free = await listen(() => {});
@@ -31,7 +31,7 @@ test("make run: the printed curl lines get through, or are refused and say why; 
   const env = { ...process.env, PORT: `${free.port}` };
   const child = spawn(process.execPath, ["examples/run.ts"], { cwd: ROOT, env, stdio: ["ignore", "pipe", "ignore"] });
   try {
-    const printed = await untilPrinted(child, "Ctrl-C ends it.");
+    const printed = await untilPrinted(child, "Ctrl-C stops both programs.");
     const lines = [...printed.matchAll(/^ +(curl .*)$/gm)].map((match) => match[1]!);
     const ask = async (line: string, more = "") =>
       (await run("sh", ["-c", `${line} -sS -i --max-time 10 ${more}`])).stdout;

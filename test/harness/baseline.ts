@@ -6,8 +6,8 @@ const SPARE_DESCRIPTORS = 2;
 const SETTLE_MS = 15_000;
 
 /**
- * The invariant of every hostile test: after the load has ended, the numbers of active tunnels, connections and file
- * descriptors return to what they were before it, and there is one record per request.
+ * The invariant of every hostile test: after the load, the numbers of active tunnels, connections and file descriptors
+ * return to their values before it, and there is one record per request.
  */
 export class Baseline {
   readonly #proxy: ProxyHandle;
@@ -20,7 +20,7 @@ export class Baseline {
     this.#records = proxy.records().length;
   }
 
-  /** Waits until the proxy is at rest and notes what it holds. */
+  /** Waits until the proxy is at rest and stores its values. */
   static async of(proxy: ProxyHandle): Promise<Baseline> {
     await proxy.untilStatus((status) => status.active === 0 && status.connections === 0);
     return new Baseline(proxy);

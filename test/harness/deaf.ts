@@ -14,7 +14,7 @@ export async function deafListener(): Promise<{ port: number; hear: () => void; 
   const port = Number(String(line));
   child.kill("SIGSTOP");
   const fillers: Socket[] = [];
-  // Linux admits backlog + 1; whoever comes later stays in SYN-SENT.
+  // Linux accepts backlog + 1; later connections stay in SYN-SENT.
   for (let open = true; open; ) {
     const socket = connect(port, "127.0.0.1");
     socket.on("error", () => {});
@@ -27,7 +27,7 @@ export async function deafListener(): Promise<{ port: number; hear: () => void; 
     for (const socket of fillers) socket.destroy();
     child.kill("SIGKILL");
   };
-  /** Accepts what waits and what still comes. */
+  /** Accepts waiting and new connections. */
   const hear = () => {
     for (const socket of fillers) socket.destroy();
     child.kill("SIGCONT");
@@ -42,7 +42,7 @@ function dialling(port: number): number {
   return rows.filter((row) => new RegExp(`^ *\\d+: \\S+ 0100007F:${hex} 02 `).test(row)).length;
 }
 
-/** Waits until so many connections to a port wait for their SYN-ACK. */
+/** Waits until this many connections to a port wait for their SYN-ACK. */
 export async function untilDialling(port: number, count: number): Promise<void> {
   for (let i = 0; dialling(port) !== count; i++) {
     assert.ok(i < 100, `${dialling(port)} dials, not ${count}`);

@@ -5,7 +5,9 @@ const EVERY_MS = 5;
 const RETRY_MS = 200;
 const MAX_ATTEMPTS = 5;
 
-/** A webhook receiver, and a sender that delivers to it through a proxy until told to stop, trying again as Convoy does. */
+/**
+ * A webhook receiver, and a sender that delivers to it through a proxy until it is stopped, with retries as in Convoy.
+ */
 export async function startDeliveries(proxyPort: number) {
   const delivered = new Set<string>();
   const far = await listen((socket) => {
@@ -40,7 +42,7 @@ export async function startDeliveries(proxyPort: number) {
     }
     await Promise.all(open);
   })();
-  /** Ends the load: how many were sent and delivered, and how many attempts failed. */
+  /** Ends the load; returns the numbers of sent and delivered webhooks, and of failed attempts. */
   const stop = async () => {
     going = false;
     await load;

@@ -3,20 +3,20 @@ import { once } from "node:events";
 import { type AddressInfo, createServer, type Socket } from "node:net";
 import { parseAddress } from "../../proxy/policy/cidr.ts";
 
-/** What the server says to one question. */
+/** The answer of the server to one question. */
 export type DnsReply =
   /** `alias`: the name is a CNAME for this one, which has the addresses; the TTL of the alias may be another. */
   | { addresses: string[]; ttl?: number; alias?: { name: string; ttl: number } }
   | { rcode: "NXDOMAIN" | "SERVFAIL" }
   /** No answer at all. */
   | "silent"
-  /** Over UDP "ask again by TCP"; over TCP these addresses. */
+  /** Truncated over UDP; over TCP these addresses. */
   | { truncated: string[] }
-  /** Over UDP "ask again by TCP"; over TCP the length of an answer and its first bytes. */
+  /** Truncated over UDP; over TCP the length of an answer and its first bytes. */
   | "stalled"
-  /** Over UDP and over TCP "ask again by TCP". */
+  /** Truncated over UDP and TCP. */
   | "truncated"
-  /** These messages, as they are, made from the right answer. */
+  /** These raw messages, derived from the right answer. */
   | { addresses: string[]; forge: (answer: Buffer, query: Buffer) => Buffer[] };
 
 const RCODES = { NXDOMAIN: 3, SERVFAIL: 2 } as const;
@@ -40,7 +40,7 @@ function resourceRecord(owner: Buffer, type: number, ttl: number, data: Buffer):
   return Buffer.concat([owner, fixed, data]);
 }
 
-/** What goes with NXDOMAIN: it asks to be believed for an hour (RFC 2308 §3). */
+/** Authority of NXDOMAIN: it requests to be cached for an hour (RFC 2308 §3). */
 function soa(): Buffer {
   const numbers = Buffer.alloc(20);
   for (let i = 0; i < 5; i++) numbers.writeUInt32BE(SOA_SECONDS, i * 4);
@@ -53,7 +53,7 @@ function addressBytes(text: string): Buffer {
   const bytes = Buffer.alloc(16);
   for (const [i, word] of words.entries()) bytes.writeUInt32BE(word, i * 4);
   if (family === 6) return bytes;
-  // Read as IPv4, but to be sent as it is written.
+  // Parsed as IPv4, but sent as written.
   if (text.includes(":")) bytes.writeUInt16BE(0xffff, 10);
   return text.includes(":") ? bytes : bytes.subarray(12);
 }
@@ -94,8 +94,8 @@ function answersOf(type: string, addresses: readonly string[], ttl: number, alia
 }
 
 /**
- * A DNS server, UDP and TCP, that answers from `zone` (a promise holds the answer) and keeps every question. `listen`: default
- * a free port of loopback.
+ * A DNS server, UDP and TCP, that answers from `zone` (a promise delays the answer) and records every question.
+ * `listen`: default a free port of loopback.
  */
 export async function startDns(
   zone: (name: string, type: string, nth: number) => DnsReply | Promise<DnsReply>,
@@ -103,7 +103,7 @@ export async function startDns(
 ) {
   const queries: { name: string; type: string; transport: "udp" | "tcp" }[] = [];
   const asked = new Map<string, number>();
-  /** The messages to send; one that stalls is cut off. */
+  /** The messages to send; a stalling one is truncated. */
   const answer = async (query: Buffer, transport: "udp" | "tcp"): Promise<readonly Buffer[] | "stalled"> => {
     const { name, type, end } = readQuestion(query);
     const nth = (asked.get(`${name} ${type}`) ?? 0) + 1;

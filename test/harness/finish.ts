@@ -1,13 +1,13 @@
 import type { ChildProcess } from "node:child_process";
 
-/** How a program ended, and what it said. */
+/** Exit status and output of a program. */
 export interface Finished {
   status: number | null;
   stdout: string;
   stderr: string;
 }
 
-/** Waits until a program has ended and all that it said is read. */
+/** Waits until a program has ended and its output is read completely. */
 export async function finish(child: ChildProcess): Promise<Finished> {
   let stdout = "";
   let stderr = "";

@@ -5,7 +5,7 @@ import { NO_BUILD } from "../cluster/tools.ts";
 import { namespaceMissing, runInNamespace, startInNamespace } from "./namespace.ts";
 import { tempFolder } from "./proxy.ts";
 
-/** Programs are got before a network namespace is entered: there is no route in it to get them. */
+/** Programs are built before a network namespace is entered: it has no route for downloads. */
 
 const skip = namespaceMissing() ?? false;
 const ENV = { ...process.env };
@@ -16,7 +16,7 @@ afterEach(() => {
   }
 });
 
-test("a file of tests is not started before its programs are there", { skip }, async () => {
+test("a test file starts after its programs are built", { skip }, async () => {
   process.env.XDG_CACHE_HOME = tempFolder();
   process.env.PATH = tempFolder();
   delete process.env.KUBEBUILDER_ASSETS;
@@ -25,7 +25,7 @@ test("a file of tests is not started before its programs are there", { skip }, a
   await assert.rejects(runInNamespace(file, ["etcd"]), /etcd v\S+ is missing: install Go >= 1\.26/);
 });
 
-test("a build inside of a namespace fails at once, with one line that says why", { skip }, async () => {
+test("a build inside a namespace fails immediately with its reason", { skip }, async () => {
   const tools = new URL("../cluster/tools.ts", import.meta.url).href;
   const code = `import { findTool } from ${JSON.stringify(tools)};
     await findTool("etcd").catch(({ message }) => console.log(message));

@@ -12,8 +12,8 @@ export function namespaceMissing(): string | null {
 }
 
 /**
- * Environment of a process in a namespace without a route. Downloads and builds fail there at once, with the reason:
- * a program that is still missing has to be in the `tools` of {@link startInNamespace}.
+ * Environment of a process in a namespace without a route. Downloads and builds fail there immediately, with the
+ * reason: a missing program must be in the `tools` of {@link startInNamespace}.
  */
 const OFFLINE = {
   [NO_BUILD]: "this network namespace has no route; get the program before entering it",
@@ -24,8 +24,8 @@ const OFFLINE = {
 };
 
 /**
- * Starts Node with these arguments in a network namespace that has loopback alone, after it has got the tools that the
- * process needs there: the namespace has no route to get them. The process ends with this one, however this one ends.
+ * Starts Node with these arguments in a network namespace with only loopback, after it has built the tools of the
+ * process: the namespace has no route for downloads. The process ends with this one, for any reason.
  */
 export async function startInNamespace(
   args: readonly string[],
@@ -34,7 +34,7 @@ export async function startInNamespace(
   await getTools(options.tools);
   const inside = 'ip link set lo up && exec "$@"';
   const node = [process.execPath, ...args];
-  // Each program replaces itself by the next one, so that `--pdeathsig` holds for the last one.
+  // Each program replaces itself by the next one, so that `--pdeathsig` applies to the last one.
   const command = ["--pdeathsig", "KILL", "--", "unshare", "--net", "--", "sh", "-c", inside, "sh", ...node];
   const { stdio, env } = options;
   const child = spawn("setpriv", command, { stdio, env: { ...process.env, ...OFFLINE, ...env } });
@@ -43,10 +43,9 @@ export async function startInNamespace(
 }
 
 /**
- * Runs a file of tests in a network namespace that has loopback alone: there it may give itself any address, and nothing
- * leaves. Its output is printed.
- * @param tools programs of the test cluster that the file needs; they are got before
- * @throws Error when one of its tests fails
+ * Runs a test file in a network namespace with only loopback. There it may add any address, and no packet leaves. Its
+ * output is printed. @param tools programs of the test cluster that the file needs; they are built before @throws Error
+ * when one of its tests fails
  */
 export async function runInNamespace(file: URL, tools: readonly string[] = []): Promise<void> {
   const child = await startInNamespace(["--test-reporter=spec", file.pathname], {

@@ -22,7 +22,7 @@ export interface Netns {
 }
 
 const ip = (...args: string[]) => execFileSync("ip", args, { stdio: ["ignore", "ignore", "inherit"] });
-/** Both name the process that made them, so that a later run finds what a killed one left. */
+/** Both names contain the process that created them, so that a later run finds those of a killed one. */
 const NAME = /^ort-(?:in|out)-(\d+)-\d+/;
 const CARRIER_SECONDS = 5;
 let made = 0;
@@ -35,15 +35,15 @@ function removeLeftovers(): void {
   }
 }
 
-/** Waits until the kernel knows that the wire is plugged in: it looks about once a second, and IPv6 starts then. */
+/** Waits until the kernel has detected the link: it checks about once a second, and then starts IPv6. */
 function waitForCarrier(name: string): void {
   const until = 'until [ "$(cat /sys/class/net/eth0/operstate)" = up ]; do sleep 0.02; done';
   execFileSync("timeout", [`${CARRIER_SECONDS}`, "ip", "netns", "exec", name, "sh", "-c", until]);
 }
 
 /**
- * Makes two network namespaces joined by a veth pair, with no route out of them. `addresses` stand on the far side;
- * those in `silent` swallow every packet there.
+ * Creates two network namespaces joined by a veth pair, without a route out of them. `addresses` are on the far side;
+ * those in `silent` drop every packet there.
  */
 export function makeNetns(addresses: readonly string[], silent: readonly string[]): Netns {
   removeLeftovers();
@@ -57,7 +57,7 @@ export function makeNetns(addresses: readonly string[], silent: readonly string[
   for (const signal of ["SIGTERM", "SIGINT", "SIGHUP"]) process.once(signal, () => process.exit(1));
   for (const name of [inside, internet]) {
     ip("netns", "add", name);
-    // Without duplicate address detection, which would hold IPv6 back for a second or two.
+    // Without duplicate address detection, which would delay IPv6 by a second or two.
     const quiet = "for f in all default; do echo 0 > /proc/sys/net/ipv6/conf/$f/accept_dad; done";
     ip("netns", "exec", name, "sh", "-c", quiet);
     ip("-n", name, "link", "set", "lo", "up");

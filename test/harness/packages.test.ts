@@ -13,7 +13,7 @@ import {
 } from "./packages.ts";
 import { tempFolder } from "./proxy.ts";
 
-/** Debian packages that the demo and the tests need, and what they report without them. */
+/** Debian packages of the demo and the tests, and the reports without them. */
 
 const root = new URL("../..", import.meta.url).pathname;
 const read = (file: string) => readFileSync(join(root, file), "utf8");
@@ -34,7 +34,7 @@ test("README.md and .ci/run list the packages that the code checks for", () => {
   assert.ok(read(".ci/run").includes(`missing+=(${PLUGIN_PACKAGE})`));
 });
 
-test("a program is missing when PATH has no file of that name that can be run", () => {
+test("a program is missing without an executable file in PATH", () => {
   const [folder, path] = [tempFolder(), process.env.PATH];
   try {
     process.env.PATH = folder;
@@ -50,7 +50,7 @@ test("a program is missing when PATH has no file of that name that can be run", 
 
 const noRoot = process.getuid?.() === 0 ? false : "needs root";
 
-test("make demo names every missing package and the command that installs them", { skip: noRoot }, () => {
+test("make demo lists missing packages with the install command", { skip: noRoot }, () => {
   const PATH = tempFolder();
   for (const name of ["containerd", "ctr", "ip", "nsenter", "setpriv", "unshare"]) {
     writeFileSync(join(PATH, name), "#!/bin/sh\n", { mode: 0o755 });
@@ -59,7 +59,7 @@ test("make demo names every missing package and the command that installs them",
   const file = join(root, "test/cluster/demo.ts");
   const { status, stdout, stderr } = spawnSync(process.execPath, [file], { env: { ...env, PATH }, encoding: "utf8" });
   assert.equal(status, 2, stdout + stderr);
-  assert.match(stdout, /^step 1 of 7, 0 s: check what this machine has$/m);
+  assert.match(stdout, /^step 1 of 7, 0 s: check this machine$/m);
   assert.match(
     stderr,
     /the Debian packages (.*, )?iptables, nftables, openssl, runc: apt-get install .*iptables nftables openssl runc$/m,

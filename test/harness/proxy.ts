@@ -6,15 +6,15 @@ import { join } from "node:path";
 import { finish } from "./finish.ts";
 
 const ROOT = new URL("../..", import.meta.url).pathname;
-/** The command that users run. */
+/** The command of users. */
 export const OUTRIDER = join(ROOT, "bin/outrider");
-/** Opens receivers on loopback, which nothing else opens. */
+/** Opens receivers on loopback, which no other option opens. */
 export const OPEN_LOOPBACK = ["--allow-cidr", "127.0.0.0/8", "--allow-cidr", "::1/128"];
 const START_MS = 15_000;
 /** A proxy that has not ended by then is killed, and its exit status is -1. */
 const STOP_MS = 60_000;
 
-/** A record as it stands on stdout. */
+/** A record from stdout. */
 export type ProxyRecord = Record<string, unknown> & { target: string; verdict: string; code?: string };
 
 export interface ProxyHandle {
@@ -25,24 +25,24 @@ export interface ProxyHandle {
   policyFile: string;
   url(user?: string, password?: string): string;
   records(): ProxyRecord[];
-  /** File descriptors that it has open. */
+  /** Its open file descriptors. */
   handles(): number;
   /** Resident memory in MiB. */
   rss(): number;
   /** A page of its admin port, from this network namespace. */
   admin(path: string): Promise<{ status: number; text: string }>;
-  /** Looks at `/status` until it is as wanted; what it says then. */
+  /** Polls `/status` until it is as wanted, and returns it. */
   untilStatus(wanted: (status: ProxyStatus) => boolean, ms?: number): Promise<ProxyStatus>;
   waitRecord(predicate: (record: ProxyRecord) => boolean, ms?: number): Promise<ProxyRecord>;
   stderr(): string;
-  /** Output that is not printable ASCII and line feeds; empty: none. */
+  /** Output that is not printable ASCII or line feeds; empty: none. */
   unprintable(): string;
   signal(signal: NodeJS.Signals): void;
-  /** Ends it; its exit status. */
+  /** Stops it; returns its exit status. */
   stop(signal?: NodeJS.Signals): Promise<number>;
 }
 
-/** `/status`, as far as tests look. */
+/** The fields of `/status` that tests use. */
 export interface ProxyStatus {
   ready: boolean;
   phase: string;
@@ -55,7 +55,7 @@ export interface ProxyStatus {
   verification: { way: string; verified: boolean; observed: string[]; expected: string[]; error: string | null }[];
 }
 
-/** What a proxy under test is started with. `policy`: file content, or the spec of a manifest. */
+/** Options of a proxy under test. `policy`: file content, or the spec of a manifest. */
 export interface ProxyOptions {
   policy?: string | object;
   args?: string[];
@@ -67,7 +67,7 @@ export interface ProxyOptions {
   netns?: string;
   /** Limit of open files (`ulimit -n`). */
   openFiles?: number;
-  /** Where clients connect; default: a free port of 127.0.0.1. */
+  /** Address for clients; default: a free port of 127.0.0.1. */
   listen?: string;
   /** Its admin port; default: a free port of 127.0.0.1. */
   admin?: string;
@@ -121,7 +121,7 @@ export async function startProxy(options: ProxyOptions): Promise<ProxyHandle> {
   const command = [...enter, ...limit, OUTRIDER];
   const { PROXY_PASSWORD: _, ...env } = process.env;
   const child = spawn(command[0]!, [...command.slice(1), ...args], {
-    // Tests that are not about draining do not wait for it.
+    // Only the tests of draining wait for it.
     env: { OUTRIDER_DRAIN_DELAY_SECONDS: "0", OUTRIDER_DRAIN_SECONDS: "0", ...env, ...options.env },
     stdio: ["ignore", "pipe", "pipe"],
   });
@@ -149,7 +149,7 @@ export async function startProxy(options: ProxyOptions): Promise<ProxyHandle> {
     for (const watcher of watchers) watcher();
   });
 
-  /** Waits until `probe` gives something; every output and the exit are looked at. */
+  /** Waits until `probe` returns a value; checks after every output and at the exit. */
   const until = <T>(probe: () => T | undefined, ms: number, what: string) =>
     new Promise<T>((resolve, reject) => {
       const look = () => {

@@ -1,7 +1,7 @@
 import { once } from "node:events";
 import { type AddressInfo, connect, createServer, type Server, type Socket } from "node:net";
 
-/** A TCP server on loopback that is closed, with its connections, by `close`. */
+/** A TCP server on loopback that `close` stops, with its connections. */
 export async function listen(onSocket: (socket: Socket) => void, host = "127.0.0.1") {
   const sockets = new Set<Socket>();
   const server: Server = createServer({ allowHalfOpen: true }, (socket) => {
@@ -20,7 +20,7 @@ export async function listen(onSocket: (socket: Socket) => void, host = "127.0.0
   return { port: (server.address() as AddressInfo).port, sockets, close };
 }
 
-/** A raw client connection that collects what comes. */
+/** A raw client connection that collects its input. */
 export class RawClient {
   readonly socket: Socket;
   #received = Buffer.alloc(0);
@@ -61,7 +61,7 @@ export class RawClient {
     return this.#received;
   }
 
-  /** Waits until `probe` holds; the connection's end is looked at as well. */
+  /** Waits until `probe` is true; also checks at the end of the connection. */
   until(probe: () => boolean, what: string, ms = 10_000): Promise<void> {
     return new Promise((resolve, reject) => {
       const look = () => {
@@ -96,7 +96,7 @@ export class RawClient {
   }
 }
 
-/** Sends bytes on a fresh connection and returns everything until the other side ends. */
+/** Sends bytes on a new connection and returns all input until the other side ends. */
 export async function exchange(port: number, bytes: string | Buffer): Promise<string> {
   const client = await RawClient.open(port);
   client.socket.write(bytes as string, "latin1");

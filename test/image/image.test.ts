@@ -38,7 +38,7 @@ function run(
 const blobPath = (name: string) => join(layout, "blobs", name.replace(":", "/"));
 const read = (path: string) => JSON.parse(readFileSync(path, "utf8"));
 
-test("the archive is an OCI layout whose digests are right", () => {
+test("the archive is an OCI layout with valid digests", () => {
   assert.deepEqual(read(join(layout, "oci-layout")), { imageLayoutVersion: "1.0.0" });
   const index = read(join(layout, "index.json"));
   assert.equal(index.manifests[0].digest, digest);
@@ -64,7 +64,7 @@ test("equal input gives equal bytes", async () => {
   assert.ok(readFileSync(again).equals(readFileSync(archive)));
 });
 
-test("there is no shell in it, nobody may write to it, and its licences and SBOM go along", () => {
+test("has licences and SBOM, no shell, and no writable files", () => {
   const manifest = read(blobPath(digest));
   const lines = manifest.layers.flatMap((layer: { digest: string }) =>
     run("tar", ["-tvf", blobPath(layer.digest)])
@@ -103,7 +103,7 @@ test("the bundle reads a long policy file in a thread of its own", async () => {
   assert.match(lines.join("\n"), /"policy":"acl\.yaml".*"msg":"policy loaded"/);
 });
 
-test("names are those under which containerd looks", () => {
+test("image names are those that containerd expects", () => {
   assert.equal(fullName("outrider:1"), "docker.io/library/outrider:1");
   assert.equal(fullName("team/outrider:1"), "docker.io/team/outrider:1");
   assert.equal(fullName("registry.example:5000/outrider:1"), "registry.example:5000/outrider:1");
@@ -123,7 +123,7 @@ test("make image and make image-archive both take the image's name from IMAGE", 
   }
 });
 
-test("tar: long paths are split, and what does not fit is refused", () => {
+test("tar: splits long paths and rejects too long ones", () => {
   const name = `${"a".repeat(90)}/${"b".repeat(90)}`;
   const file = join(folder, "long.tar");
   const entries = tree([{ path: name, mode: 0o600, content: Buffer.from("x".repeat(513)) }]);
@@ -135,7 +135,7 @@ test("tar: long paths are split, and what does not fit is refused", () => {
 
 const dockerfile = readFileSync(join(ROOT, "Dockerfile"), "utf8");
 
-test("the Dockerfile makes the same image: user, entry point, ports, labels", () => {
+test("the Dockerfile has the same user, entry point, ports and labels", () => {
   const last = dockerfile.slice(dockerfile.lastIndexOf("\nFROM")).replaceAll("\\\n", " ");
   const one = (word: string) => new RegExp(`^${word} (.*)$`, "m").exec(last)![1]!;
   const config = imageConfig();
@@ -157,7 +157,7 @@ test("the Dockerfile makes the same image: user, entry point, ports, labels", ()
   );
 });
 
-test("the Dockerfile: what it copies and installs is all that the bundle needs", () => {
+test("the Dockerfile copies and installs all that the bundle needs", () => {
   const source = join(folder, "src");
   mkdirSync(source);
   const [, build] = dockerfile.split(/^FROM /m);
@@ -180,7 +180,7 @@ test("the Dockerfile: what it copies and installs is all that the bundle needs",
 
 const skip = programMissing("runc") ?? namespaceMissing() ?? false;
 
-test("a tunnel through the image, run by runc on a read-only root as its user", {
+test("a tunnel through the image, with runc on a read-only root", {
   skip,
   timeout: 120_000,
 }, async () => {

@@ -31,7 +31,7 @@ for (const layer of manifest.layers) {
   assert.equal(spawnSync("tar", ["-xf", blob(layer.digest), "-C", rootfs]).status, 0);
 }
 
-/** What a container engine makes of the image's configuration: runc's config.json. */
+/** The runc config.json that a container engine derives from the image's configuration. */
 function bundleOf(args: readonly string[]): string {
   const bundle = join(folder, `bundle-${containers}`);
   mkdirSync(bundle);
@@ -54,7 +54,7 @@ function bundleOf(args: readonly string[]): string {
     },
     root: { path: rootfs, readonly: true },
     mounts,
-    // No network namespace of its own: it has this process's.
+    // No network namespace of its own: it uses that of this process.
     linux: { namespaces: ["pid", "mount", "ipc", "uts"].map((type) => ({ type })) },
   };
   writeFileSync(join(bundle, "config.json"), JSON.stringify(config));
@@ -97,7 +97,7 @@ async function untilOutput({ child, output }: Container, part: string): Promise<
   }
 }
 
-/** The status line that the proxy answers to CONNECT, and what comes through the tunnel. */
+/** The status line of the proxy's answer to CONNECT, and the bytes of the tunnel. */
 async function through(port: number, target: string): Promise<string> {
   const socket = connect(port, "127.0.0.1");
   socket.write(`CONNECT ${target} HTTP/1.1\r\nHost: ${target}\r\n\r\n`);
@@ -133,7 +133,7 @@ test("commands of both programs start in the image", async () => {
   assert.deepEqual([wrong.status, wrong.output], [2, "outrider: --proxy-image IMAGE is required\n"]);
 });
 
-test("a permitted tunnel carries bytes, a forbidden one is refused, SIGTERM ends it with 0", async () => {
+test("relays an allowed tunnel, denies others, and ends on SIGTERM", async () => {
   const receiver = createServer((_, response) => response.end("received")).listen(0, "127.0.0.1");
   after(() => receiver.close());
   await once(receiver, "listening");

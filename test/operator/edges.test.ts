@@ -306,7 +306,7 @@ test("a policy that is deleted and created again gets its own children", { skip 
   }
   const began = Date.now();
   await untilCondition(plane, ns, "webhooks", "Programmed", "True");
-  console.log(`a policy made anew five times was programmed ${Date.now() - began} ms after the last time`);
+  console.log(`a policy created again five times was programmed ${Date.now() - began} ms after the last time`);
   await untilCondition(plane, ns, "webhooks", "ProxyAvailable", "True");
   await untilChildren(ns, "webhooks");
   for (const kind of [

@@ -38,7 +38,7 @@ const decideFor = (text: string, service: string | undefined, target: string, ad
   return [verdict, code ?? wouldDeny?.code].join(" ").trim();
 };
 
-test("the published sample with tabs starts, denies what is not allowed, and says both", () => {
+test("the published sample with tabs is read, with warnings", () => {
   const { warnings } = readPolicy(TABBED, { name: "acl.yaml" });
   assert.match(warnings.join("\n"), /tabs/);
   assert.match(warnings.join("\n"), /allow list without any action: everything else is denied/);
@@ -48,7 +48,7 @@ test("the published sample with tabs starts, denies what is not allowed, and say
   assert.equal(decideFor(TABBED, undefined, "db.internal:443", "8.8.8.8"), "deny denied-rule");
 });
 
-test("enforce, report and open decide as in Smokescreen, but the deny list binds in all three", () => {
+test("actions decide as in Smokescreen, except that deny always wins", () => {
   const rows: [service: string, target: string, address: string, outcome: string][] = [
     ["enforcing", "ok.example:443", "8.8.8.8", "allow"],
     ["enforcing", "x.sub.example:443", "8.8.8.8", "allow"],
@@ -69,7 +69,7 @@ test("enforce, report and open decide as in Smokescreen, but the deny list binds
   }
 });
 
-test("what a person may not expect is a warning", () => {
+test("warns about unexpected effects", () => {
   const { warnings } = readAcl(SERVICES, { service: "enforcing" });
   assert.match(warnings.join("\n"), /10\.0\.0\.5 \(private\) stays closed.*--allow-cidr/);
   const overlap = readAcl(
@@ -95,7 +95,7 @@ test("what a person may not expect is a warning", () => {
   );
 });
 
-test("lists of many thousands are compared in bounded time", () => {
+test("compares lists of many thousands in bounded time", () => {
   const list = (name: string, letter: string) =>
     `${name}:\n${Array.from({ length: 20_000 }, (_, i) => `- "*.${letter}${i}.example"`).join("\n")}\n`;
   const started = performance.now();
@@ -104,7 +104,7 @@ test("lists of many thousands are compared in bounded time", () => {
   assert.ok(performance.now() - started < 10_000);
 });
 
-test("typos and globs that fail open elsewhere are errors that name the field", () => {
+test("rejects typing errors and invalid globs, naming the field", () => {
   const rows: [text: string, message: RegExp][] = [
     ["global_denylist: [a.b]\nservices: []", /global_denylist: unknown key; did you mean global_deny_list\?/],
     [
@@ -144,7 +144,7 @@ test("typos and globs that fail open elsewhere are errors that name the field", 
   );
 });
 
-test("import writes one manifest a service, which decides as the file does", () => {
+test("import writes one manifest per service with equal decisions", () => {
   const { yaml, warnings } = importAcl(SERVICES, {});
   const manifests = parseAllDocuments(yaml).map((document) => String(document));
   assert.equal(manifests.length, 3);
@@ -156,7 +156,7 @@ test("import writes one manifest a service, which decides as the file does", () 
       ["other.example:443", "8.8.4.4"],
       ["9.9.9.9:443", "9.9.9.9"],
     ] as const) {
-      // The verdict alone: a manifest's cidrs let a name come as far as its addresses, so the code may be a later one.
+      // Only the verdict: cidrs of a manifest pass the name stage, so the code may be that of a later stage.
       const [imported] = decideFor(manifests[i]!, undefined, target, address).split(" ");
       const [original] = decideFor(SERVICES, service, target, address).split(" ");
       assert.equal(imported, original, `${service} ${target} ${address}`);

@@ -3,7 +3,9 @@ import type { StaticIP } from "../../proxy/policy/document.ts";
 import type { PortSpec, Rule } from "../../proxy/policy/rules.ts";
 import { ip, NEVER, type Options, REACHABLE, range, SPECIAL, V4 } from "./evaluator.ts";
 
-/** Few names, ports and ranges, so that rules, targets and answers meet; addresses stand on the edges of the ranges. */
+/**
+ * Few names, ports and ranges, so that rules, targets and answers overlap; addresses are at the edges of the ranges.
+ */
 const NAMES =
   "example.com a.example.com b.a.example.com aexample.com other.test x_y.other.test xn--bcher-kva.test".split(" ");
 const PATTERNS = [
@@ -44,11 +46,11 @@ const EMBED: ((low: bigint) => bigint)[] = [
     .split(" ")
     .map((base) => (low: bigint) => ip(base) | low),
   (low) => ip("64:ff9b:1::") | ((low >> 16n) << 64n) | ((low & 0xffffn) << 40n),
-  // The byte behind the address is not zero: a translator ignores it.
+  // The byte after the address is not zero: a translator ignores it.
   (low) => ip("64:ff9b:1::1:0:0") | ((low >> 16n) << 64n) | ((low & 0xffffn) << 40n),
   (low) => ip("64:ff9b:1:5::") | ((low >> 24n) << 64n) | ((low & 0xffffffn) << 32n),
   (low) => ip("64:ff9b:1:7::") | (low << 24n),
-  // Configured prefixes; bits 64 to 71 and those behind the address are not zero.
+  // Configured prefixes; bits 64 to 71 and those after the address are not zero.
   (low) => ip("2606:4700::ff00:0:0:1") | (low << 64n),
   (low) => ip("fd64::") | low,
   (low) => ip("fd64:0:0:1:ab00:0:0:1") | (low << 24n),

@@ -6,7 +6,7 @@ import { type CompileOptions, compile, decide } from "../../proxy/policy/engine.
 import { specialClass } from "../../proxy/policy/special.ts";
 import { parseAuthority } from "../../proxy/policy/target.ts";
 
-/** IPv4 addresses inside of IPv6 addresses: mapped ones are IPv4, translated ones are vetted as the IPv4 address. */
+/** IPv4 addresses inside IPv6 addresses: mapped ones are IPv4, translated ones are vetted as the IPv4 address. */
 
 const TARGET = parseAuthority("a.example:443")!;
 
@@ -25,18 +25,18 @@ test("an IPv4-mapped answer is vetted as the IPv4 address in it", () => {
   assert.match(decided("::ffff:10.0.0.5").reason, /resolves to a private address \(10\.0\.0\.0\/8\)/);
 });
 
-test("an IPv4-mapped answer does not pass where only IPv6 has a static IP", () => {
+test("an IPv4-mapped answer is denied without an IPv4 static IP", () => {
   const allow = [{ hosts: ["a.example"], cidrs: ["::/0"] }];
   const { verdict, reason } = decided("::ffff:8.8.8.8", { allow, staticIPs: [{ address: "2600::10" }] });
   assert.deepEqual([verdict, reason], ["deny", "a.example resolves to IPv4, for which there is no static IP"]);
 });
 
-test("a static IP that is written as IPv4-mapped protects the IPv4 address", () => {
+test("an IPv4-mapped static IP protects the IPv4 address", () => {
   const { reason } = decided("93.184.216.34", { staticIPs: [{ address: "::ffff:93.184.216.34" }] });
   assert.match(reason, /one of the policy's own static IPs/);
 });
 
-test("a network of IPv4-mapped addresses is rejected and the IPv4 network is named", () => {
+test("rejects an IPv4-mapped network and names the IPv4 network", () => {
   assert.deepEqual(parseCidr("::ffff:10.0.0.0/104"), {
     error: '"::ffff:10.0.0.0/104" has IPv4-mapped addresses, which are treated as IPv4; write 10.0.0.0/8',
   });
@@ -78,7 +78,7 @@ test("no rule opens the IPv6 metadata addresses of the clouds", () => {
   assert.equal(decided("fd00:42::43", { allow }).verdict, "allow");
 });
 
-/** Bytes of 169.254.169.254 in each layout of RFC 6052 §2.2, with bits behind it that are not zero. */
+/** Bytes of 169.254.169.254 in each layout of RFC 6052 §2.2, followed by bits that are not zero. */
 const METADATA_IN: Record<number, string> = {
   32: "2001:db8:a9fe:a9fe:ff00::1",
   40: "2001:db8:a9:fea9:fffe::1",
@@ -88,7 +88,7 @@ const METADATA_IN: Record<number, string> = {
   96: "2001:db8:1:2:0:3:a9fe:a9fe",
 };
 
-test("a configured NAT64 prefix of each length is vetted as the IPv4 address that it embeds", () => {
+test("vets addresses of configured NAT64 prefixes of every length", () => {
   for (const [length, address] of Object.entries(METADATA_IN)) {
     const bits = Number(length);
     const groups = { 32: "2001:db8", 40: "2001:db8:0", 48: "2001:db8:1", 56: "2001:db8:1:0", 64: "2001:db8:1:2" }[bits];
@@ -100,7 +100,7 @@ test("a configured NAT64 prefix of each length is vetted as the IPv4 address tha
   }
 });
 
-test("an address of a configured NAT64 prefix needs no rule where its IPv4 address is public", () => {
+test("allows NAT64 addresses of public IPv4 addresses without a rule", () => {
   const options = { nat64Prefixes: ["fd64::/96"] };
   assert.equal(decided("fd64::8.8.8.8").verdict, "deny");
   assert.equal(decided("fd64::8.8.8.8", {}, options).verdict, "allow");
@@ -108,7 +108,7 @@ test("an address of a configured NAT64 prefix needs no rule where its IPv4 addre
   assert.match(decided("fd64::8.8.8.8", {}, { ...options, ownAddresses: ["fd64::/96"] }).reason, /own machine/);
 });
 
-test("an address of 64:ff9b:1::/48 is vetted as every IPv4 address that a layout of it embeds", () => {
+test("vets 64:ff9b:1::/48 as the IPv4 address of every layout", () => {
   const allow = [{ hosts: ["a.example"], cidrs: ["64:ff9b:1::/48"] }];
   const judged = (address: string) => decided(address, { allow }).verdict;
   for (const metadata of [
@@ -125,13 +125,13 @@ test("an address of 64:ff9b:1::/48 is vetted as every IPv4 address that a layout
     assert.equal(judged(metadata), "deny", metadata);
   }
   for (const good of ["64:ff9b:1::8.8.8.8", "64:ff9b:1:5db8:00d8:2200::"]) assert.equal(judged(good), "allow", good);
-  // The length is known: the other readings do not count.
+  // The length is known: other layouts do not count.
   const options = { nat64Prefixes: ["64:ff9b:1:a00::/96"] };
   assert.equal(decided("64:ff9b:1:a00::8.8.8.8", { allow }).verdict, "deny");
   assert.equal(decided("64:ff9b:1:a00::8.8.8.8", {}, options).verdict, "allow");
 });
 
-test("a NAT64 prefix that is none is rejected with its reason", () => {
+test("rejects an invalid NAT64 prefix with its reason", () => {
   for (const [prefix, message] of [
     ["10.0.0.0/8", /must be IPv6/],
     ["2001:db8::/33", /prefix length of 32, 40, 48, 56, 64, 96/],
@@ -142,7 +142,7 @@ test("a NAT64 prefix that is none is rejected with its reason", () => {
   }
 });
 
-test("own networks are refused as this machine, and opened by the cidrs of a rule", () => {
+test("denies own networks unless the cidrs of a rule open them", () => {
   const options = { ownAddresses: ["93.184.216.0/24", "2600::/64", "8.8.4.4"], listenPorts: [4750] };
   for (const address of ["93.184.216.34", "2600::77", "8.8.4.4", "::ffff:93.184.216.34"]) {
     assert.match(decided(address, {}, options).reason, /an address of the proxy's own machine/);

@@ -19,7 +19,7 @@ test("a rule's cidrs open a private range for its hosts and ports only", () => {
   assert.equal(ask("orders.shop:8080", "8.8.8.8"), "allow");
 });
 
-test("no document opens metadata or loopback, whatever it says", () => {
+test("no document opens metadata addresses or loopback", () => {
   const set = compile(
     makeDocument({
       mode: "Report",

@@ -47,7 +47,7 @@ export function range(cidr: string): readonly [first: bigint, last: bigint] {
 export const within = (address: bigint, cidr: string) => range(cidr)[0] <= address && address <= range(cidr)[1];
 const withinAny = (address: bigint, cidrs: readonly string[]) => cidrs.some((cidr) => within(address, cidr));
 
-/** Not globally reachable, less the carved-out rows that are (both IANA registries, and the ranges added to them). */
+/** Not globally reachable, without the exceptions that are (both IANA registries, and the ranges added to them). */
 export const SPECIAL = [
   ..."0.0.0.0/8 10.0.0.0/8 100.64.0.0/10 127.0.0.0/8 169.254.0.0/16 172.16.0.0/12 192.0.0.0/24 192.0.2.0/24".split(" "),
   ..."192.88.99.0/24 192.168.0.0/16 198.18.0.0/15 198.51.100.0/24 203.0.113.0/24 224.0.0.0/4 240.0.0.0/4".split(" "),
@@ -69,7 +69,9 @@ export const registrySpecial = (address: bigint) => withinAny(address, SPECIAL) 
 /** An IPv4-mapped address is the IPv4 address in it. */
 export const plain = (raw: bigint) => (within(raw, "::ffff:0:0/96") ? V4 | (raw & 0xffffffffn) : raw);
 
-/** What a translator with this prefix length makes of an address: the bits behind the prefix, but for bits 64 to 71. */
+/**
+ * The IPv4 address that a translator with this prefix length reads: the bits after the prefix, without bits 64 to 71.
+ */
 function translated(raw: bigint, length: number): bigint {
   const bits = raw.toString(2).padStart(128, "0").split("");
   const usable = bits.flatMap((bit, i) => (length < 96 && i >= 64 && i < 72 ? [] : [[i, bit] as const]));
@@ -77,7 +79,7 @@ function translated(raw: bigint, length: number): bigint {
   return V4 | BigInt(`0b${behind.map(([, bit]) => bit).join("")}`);
 }
 
-/** The address and the IPv4 addresses in it; of well-known NAT64 and of a configured prefix only the latter. */
+/** The address and the IPv4 addresses in it; for well-known NAT64 and a configured prefix only the latter. */
 function formsOf(raw: bigint, nat64: readonly string[]): bigint[] {
   if (raw >= V4) return [raw];
   const word = (shift: bigint) => V4 | ((raw >> shift) & 0xffffffffn);
@@ -133,7 +135,7 @@ export interface Outcome extends Partial<Refused> {
 }
 type Candidate = Rule & { label: string };
 
-/** What becomes of one address: who admits it, or the refusals in their order. */
+/** The result for one address: the rule that admits it, or the refusals in order. */
 function vetOne(
   doc: PolicyDocument,
   o: Options,
@@ -162,7 +164,7 @@ function vetOne(
     if (withinAny(form, o.allowCIDRs)) return false;
     return registrySpecial(form) || withinAny(form, doc.blockedCIDRs) || isOwn(form);
   });
-  // The address of a translator may be one of this machine.
+  // The address of a translator may belong to this machine.
   const closedRaw = !forms.includes(raw) && isOwn(raw) && !withinAny(raw, o.allowCIDRs);
   const opens = (rule: Candidate, form: bigint) =>
     rule.cidrs !== undefined &&

@@ -10,7 +10,7 @@ import { parseAbsolute, parseAuthority } from "../../proxy/policy/target.ts";
 const label63 = "a".repeat(63);
 const name253 = `${label63}.${label63}.${label63}.${"b".repeat(61)}`;
 
-test("a name on the wire is lower-cased, loses one trailing dot, and is otherwise kept", () => {
+test("lower-cases a name and removes one trailing dot", () => {
   const rows: [string, string][] = [
     ["Example.COM", "example.com"],
     ["example.com.", "example.com"],
@@ -29,7 +29,7 @@ test("a name on the wire is lower-cased, loses one trailing dot, and is otherwis
   for (const [text, want] of rows) assert.equal(canonicalHost(text), want, text);
 });
 
-test("whatever is not letters, digits, dots, hyphens and underscores in good labels is no name", () => {
+test("rejects names with other characters or invalid labels", () => {
   const bad = [
     ...["", ".", "..", ".a", "a..b", "a..", " a", "a ", "a\tb", "a\nb", "a\rb", "a\0b", "a,b", "a;b", "a\\b", "a/b"],
     ...["a%61.test", "%61", "user@a.test", "a.test:80", "[a.test]", "*", "*.a.test", "a?b", "a#b", "a'b", 'a"b', "a|b"],
@@ -38,7 +38,7 @@ test("whatever is not letters, digits, dots, hyphens and underscores in good lab
   for (const text of bad) assert.equal(canonicalHost(text), null, JSON.stringify(text));
 });
 
-test("an IPv4 address in an odd spelling is no name", () => {
+test("rejects odd spellings of IPv4 addresses", () => {
   const bad = [
     ...["127.1", "127.0.1", "0x7f.1", "0x7f.0x0.0x0.0x1", "2130706433", "0x7f000001", "0X7F000001", "0177.0.0.1"],
     ...["017700000001", "127.0.0.1.", "127.1.", "1", "0", "0x", "0x.", "a.0x", "a.1", "a.example.0xff", "a.example.7"],
@@ -47,7 +47,7 @@ test("an IPv4 address in an odd spelling is no name", () => {
   for (const text of bad) assert.equal(canonicalHost(text), null, text);
 });
 
-test("no character outside of ASCII becomes a letter by lower-casing or folding", () => {
+test("lower-casing maps no non-ASCII character to ASCII", () => {
   // U+212A lower-cases to k, U+017F upper-cases to S; the full-width forms are equal under NFKC.
   const bad = [
     "\u212Aelvin.test",
@@ -65,7 +65,7 @@ test("no character outside of ASCII becomes a letter by lower-casing or folding"
   }
 });
 
-test("patterns: exact, *. in front, * alone; upper case and Unicode become what the wire carries", () => {
+test("patterns are converted to the form on the wire", () => {
   const rows: [string, "exact" | "suffix" | "any", string][] = [
     ["*", "any", "*"],
     ["Example.COM", "exact", "example.com"],
@@ -82,7 +82,7 @@ test("patterns: exact, *. in front, * alone; upper case and Unicode become what 
   for (const [text, kind, name] of rows) assert.deepEqual(parseHostPattern(text), { kind, name }, text);
 });
 
-test("a pattern that could be read in two ways is an error that quotes it", () => {
+test("an ambiguous pattern is an error that quotes it", () => {
   const bad = [
     ...[
       "",
@@ -133,7 +133,7 @@ test("a pattern that could be read in two ways is an error that quotes it", () =
   }
 });
 
-test("a pattern fits names by whole labels, and never an address", () => {
+test("a pattern matches whole labels and never an address", () => {
   const fits = (pattern: string, host: string, except?: string) => {
     const rule = { hosts: [pattern], ...(except === undefined ? {} : { except: [except] }) };
     const set = compile(makeDocument({ defaultAction: "Deny", allow: [rule] }));
@@ -161,7 +161,7 @@ test("a pattern fits names by whole labels, and never an address", () => {
   }
 });
 
-test("targets: one spelling of a host, one spelling of a port", () => {
+test("targets have one spelling of host and port", () => {
   const hosts: [string, string, boolean][] = [
     ["[::FFFF:7F00:1]", "127.0.0.1", true],
     ["[0:0:0:0:0:0:0:1]", "::1", true],
@@ -226,13 +226,13 @@ test("targets: one spelling of a host, one spelling of a port", () => {
     ],
   ];
   for (const text of bad) assert.equal(parseAuthority(text), null, JSON.stringify(text));
-  // An absolute URI may leave the port out; all else is as strict.
+  // An absolute URI may omit the port; everything else is as strict.
   for (const text of bad.filter((entry) => entry !== "a.test" && entry !== "[::]")) {
     assert.equal(parseAbsolute(`http://${text}/`), null, JSON.stringify(text));
   }
 });
 
-test("text in brackets is an address exactly when Node's own strict parser says so", () => {
+test("reads addresses in brackets as Node's strict parser does", () => {
   const part = fc.constantFrom(
     ..."0 1 ffff 00001 12345 g :: : ::ffff: 127.0.0.1 0177.0.0.1 010.0.0.1 1.2.3 1.2.3.4.5 256.1.1.1 . %1".split(" "),
   );

@@ -6,7 +6,7 @@ import { MAX_ALIASES } from "../../proxy/policy/parse.ts";
 import { readPolicy } from "../../proxy/policy/policy-file.ts";
 import { MAX_PROBLEMS_SHOWN, PolicyError } from "../../proxy/policy/rules.ts";
 
-/** Files that must not open anything by a slip: each is refused with a message that says what to mend. */
+/** Files that must not open anything by mistake: each is refused with a message that contains the fix. */
 
 const read = (text: string) => readPolicy(text, { name: "acl.yaml" });
 
@@ -27,7 +27,7 @@ function refuses(rows: readonly [text: string, message: RegExp][]): void {
 const manifest = (spec: string) =>
   `apiVersion: egress.outrider.dev/v1alpha1\nkind: EgressPolicy\nmetadata: {name: x}\nspec: ${spec}\n`;
 
-test("an acl.yaml without services, default and lists is refused", () => {
+test("rejects an acl.yaml without services, default and lists", () => {
   refuses([
     ["version: v1\n", /^services: is missing, and so is default; .*default: \{action: open\}/],
     ["version: v1\ndefault:\n", /^default: is empty; give it an action, or remove it/],
@@ -36,7 +36,7 @@ test("an acl.yaml without services, default and lists is refused", () => {
     ["default: []", /^default: must be a mapping/],
     ["global_deny_list: [null]", /^global_deny_list\[0\]: must be a string/],
     ["Services: []\nglobal_deny_list: [a.example]", /^Services: unknown key; did you mean services\?/],
-    ["Global_Deny_List: [a.example]", /^is no policy/],
+    ["Global_Deny_List: [a.example]", /^is not a policy/],
   ]);
 });
 
@@ -57,7 +57,7 @@ test("an acl.yaml with empty services denies everything and warns", () => {
   assert.deepEqual([shape(open.document), open.warnings], [["Allow", 0, 1], []]);
 });
 
-test("global lists alone: the allow list decides, also an empty one, else the deny list", () => {
+test("global lists decide by the allow list, else by the deny list", () => {
   const rows: [text: string, shape: unknown[], warning: RegExp][] = [
     ["global_deny_list: [x.example]", ["Allow", 0, 1], /everything that is not denied is allowed/],
     ["global_allow_list: [y.example]\nglobal_deny_list: [x.example]", ["Deny", 1, 1], /everything else is denied/],
@@ -79,37 +79,37 @@ test("global lists alone: the allow list decides, also an empty one, else the de
   }
 });
 
-test("a key that is there twice is refused, in JSON and in YAML, however it is spelled", () => {
+test("rejects a duplicate key in JSON and YAML, in any spelling", () => {
   const json = (fields: string) => `{"version": 1, "policy": "a/b", ${fields}}`;
   refuses([
     [
       json('"defaultAction": "Deny",\n"defaultAction": "Allow"'),
-      /^defaultAction: the key is there twice \(again in line 2\)/,
+      /^defaultAction: the key is given twice \(again in line 2\)/,
     ],
     [
       json('"deny": [{"hosts": ["a.example"]}, {"hosts": ["b.example"], "hosts": ["c.example"]}]'),
       /^deny\[1\]\.hosts: the key/,
     ],
-    [json('"deny": [], "d\\u0065ny": []'), /^deny: the key is there twice/],
+    [json('"deny": [], "d\\u0065ny": []'), /^deny: the key is given twice/],
     [json('"deny": [[], {"a": {"x\\"y": 1, "x\\"y": 2}}]'), /^deny\[1\]\.a\.x"y: the key/],
-    ['{"services": [], "services": [{"name": "a", "action": "open"}]}', /^services: the key is there twice/],
+    ['{"services": [], "services": [{"name": "a", "action": "open"}]}', /^services: the key is given twice/],
     [
       '{"apiVersion": "egress.outrider.dev/v1alpha1", "kind": "EgressPolicy", "metadata": {"name": "a", "name": "b"}}',
       /^metadata\.name: /,
     ],
-    ["default: {action: enforce}\ndefault: {action: open}", /^default: the key is there twice \(again in line 2\)/],
+    ["default: {action: enforce}\ndefault: {action: open}", /^default: the key is given twice \(again in line 2\)/],
     ["services:\n- name: a\n  action: enforce\n  action: open", /^services\[0\]\.action: the key .*line 4/],
     ['default: {action: enforce}\n"default": {action: open}', /^default: the key/],
-    ["1: a\n'1': b\nservices: []", /^1: the key is there twice/],
+    ["1: a\n'1': b\nservices: []", /^1: the key is given twice/],
   ]);
-  // The same key at other places, keys in strings, escapes: all fine.
+  // The same key at other places, keys in strings, escapes: all valid.
   const text = json(
     '"proxy": {"timeouts": {}, "limits": {}}, "allow": [{"name": "version", "hosts": ["version.example"]}]',
   );
   assert.equal(read(text).document.allow[0]!.name, "version");
 });
 
-test("merge keys, aliases that expand, tags and YAML 1.1 are refused", () => {
+test("rejects merge keys, expanding aliases, tags and YAML 1.1", () => {
   const bomb = ["a: &a [x]", ...Array.from({ length: 20 }, (_, i) => `b${i}: &b${i} [${"*a, ".repeat(9)}*a]`)].join(
     "\n",
   );
@@ -125,7 +125,7 @@ test("merge keys, aliases that expand, tags and YAML 1.1 are refused", () => {
   ]);
 });
 
-test("prototype keys, other versions and broken bytes are refused", () => {
+test("rejects prototype keys, other versions and broken bytes", () => {
   refuses([
     ['{"version": 1, "policy": "a/b", "__proto__": {"defaultAction": "Allow"}}', /^__proto__: unknown key/],
     ["__proto__: {services: []}\nservices: []", /^__proto__: unknown key/],
@@ -139,7 +139,7 @@ test("prototype keys, other versions and broken bytes are refused", () => {
   assert.equal(read("\uFEFFglobal_deny_list: [a.example]").kind, "acl");
 });
 
-test("fields of a manifest that are null or mistyped are refused", () => {
+test("rejects null and mistyped fields of a manifest", () => {
   refuses([
     [manifest("null"), /^spec: must be a mapping/],
     [manifest("{authentication: Basic}"), /^spec\.authentication: must be a mapping/],
@@ -155,7 +155,7 @@ test("fields of a manifest that are null or mistyped are refused", () => {
   ]);
 });
 
-test("thousands of wrong entries make a short message that says how many there are", () => {
+test("thousands of wrong entries give a short message with a count", () => {
   const list = Array.from({ length: 60_000 }, (_, i) => `- "bad name ${i}"`).join("\n");
   const message = errorOf(`global_deny_list:\n${list}\n`);
   assert.ok(message.length < 4000, `${message.length} characters`);
@@ -183,12 +183,12 @@ function assertPolicyError(run: () => unknown): PolicyError {
   assert.fail("no error");
 }
 
-test("a message shows no character that acts on a terminal", () => {
+test("a message contains no terminal control characters", () => {
   const message = errorOf('{"services": [], "\\u001b[2Jx\\u009b31m\\u202e": 1}');
   assert.match(message, /^\\u001b\[2Jx\\u009b31m\\u202e: unknown key/);
 });
 
-test("many keys, aliases and levels are read in linear time", () => {
+test("reads many keys, aliases and levels in linear time", () => {
   const began = performance.now();
   errorOf(Array.from({ length: 40_000 }, (_, i) => `k${i}: &a${i} x`).join("\n"));
   errorOf(`services:\n${Array.from({ length: 40_000 }, (_, i) => `- {name: s${i}, action: open}`).join("\n")}`);

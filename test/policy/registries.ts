@@ -1,7 +1,7 @@
 /**
- * The IANA special-purpose address registries, row by row, with what their column "Globally Reachable" says
+ * The IANA special-purpose address registries, row by row, with their column "Globally Reachable"
  * (iana.org/assignments/iana-ipv4-special-registry and iana-ipv6-special-registry). `null`: not applicable there, which
- * this proxy takes for no. Written out by hand, independently of the proxy's own table.
+ * this proxy treats as no. Written by hand, independently of the proxy's own table.
  */
 export const IANA_IPV4: readonly [cidr: string, globallyReachable: boolean | null][] = [
   ["0.0.0.0/8", false],
@@ -31,11 +31,11 @@ export const IANA_IPV4: readonly [cidr: string, globallyReachable: boolean | nul
   ["255.255.255.255/32", false],
   // Not in that registry, but no unicast either (RFC 5771).
   ["224.0.0.0/4", false],
-  // Azure's host address: public by its number, metadata by its meaning.
+  // Azure's host address: public by its number, but used for metadata.
   ["168.63.129.16/32", false],
 ];
 
-/** The well-known NAT64 prefix is left out: it is judged by the IPv4 address that it embeds. */
+/** The well-known NAT64 prefix is omitted: it is vetted as the IPv4 address that it embeds. */
 export const IANA_IPV6: readonly [cidr: string, globallyReachable: boolean | null][] = [
   ["::1/128", false],
   ["::/128", false],

@@ -5,7 +5,10 @@ import fc from "fast-check";
 import { encodeDocument, makeDocument, readDocument } from "../../proxy/policy/document.ts";
 import { documentArb } from "./arbitraries.ts";
 
-/** docs/policy-document.schema.json against the reader that binds: neither may know a field or a bound that the other does not. */
+/**
+ * Compares docs/policy-document.schema.json with the reader: neither may have a field or a bound that the other does
+ * not.
+ */
 
 type Schema = { [keyword: string]: unknown } & { properties?: Record<string, Schema>; items?: Schema };
 const schema = JSON.parse(
@@ -16,7 +19,7 @@ const TEXT = ["$schema", "$defs", "title", "description", "default", "format"];
 const follow = (part: Schema): Schema =>
   part.$ref === undefined ? part : schema.$defs[String(part.$ref).replace("#/$defs/", "")]!;
 
-/** Whether a value fits, by the keywords that the schema uses; one that is not known here fails the test. */
+/** Whether a value is valid by the keywords that the schema uses; an unknown keyword fails the test. */
 function fits(given: Schema, value: unknown): boolean {
   const part = follow(given);
   const fields = typeof value === "object" && value !== null && !Array.isArray(value) ? value : null;
@@ -73,7 +76,7 @@ const FULL = {
   },
 };
 
-test("every document that the proxy writes fits its schema", () => {
+test("every document of the proxy is valid by its schema", () => {
   fc.assert(
     fc.property(documentArb, (partial) => {
       const text = encodeDocument(makeDocument(partial));
@@ -107,14 +110,14 @@ interface Place {
   path: string;
 }
 
-test("schema and reader refuse the same: unknown keys, wrong types, words and bounds, in every place", () => {
+test("schema and reader reject the same documents", () => {
   const full = JSON.parse(encodeDocument(makeDocument(FULL)));
   const all = places(full, schema, (other) => other, "");
   assert.ok(all.length > 50, `${all.length} places`);
   let refused = 0;
   for (const { value, part, put, path } of all) {
     const others: unknown[] = [{ zzz: 1 }, [[]], -1, 0.5, true];
-    // Names, addresses and CIDRs have a syntax that the reader alone checks.
+    // Names, addresses and CIDRs have a syntax that only the reader checks.
     if (part.type !== "string" || part.pattern !== undefined) others.push("\0");
     if (typeof value === "object" && !Array.isArray(value)) others.push({ ...value, zzz: 1 });
     if (Array.isArray(value)) others.push([]);

@@ -8,8 +8,9 @@ import { parseAuthority } from "../../proxy/policy/target.ts";
 import { range, text, V4, within } from "./evaluator.ts";
 import { IANA_IPV4, IANA_IPV6 } from "./registries.ts";
 
-test("every registry row is decided as its column Globally Reachable says: edges, and the neighbours by their own rows", () => {
-  // Rows inside of others that the shared table leaves out; the well-known NAT64 prefix is judged by what it embeds.
+test("decides each registry row by its column Globally Reachable", () => {
+  // Rows inside others that the shared table omits; the well-known NAT64 prefix is vetted as the address that it
+  // embeds.
   const rows = [...IANA_IPV4, ...IANA_IPV6, ["192.88.99.2/32", false] as const];
   const longest = (address: bigint) =>
     rows
@@ -31,13 +32,13 @@ test("every registry row is decided as its column Globally Reachable says: edges
   assert.ok(checked > 200, `${checked} addresses`);
 });
 
-test("the well-known NAT64 prefix is judged by the IPv4 address in it", () => {
+test("vets the well-known NAT64 prefix as the IPv4 address in it", () => {
   assert.equal(specialClass("64:ff9b::8.8.8.8"), null);
   assert.equal(specialClass("64:ff9b::10.0.0.5"), "private");
   assert.equal(specialClass("64:ff9b::169.254.169.254"), "cloud metadata");
 });
 
-test("addresses read and print in one canonical form", () => {
+test("parses and prints addresses in one canonical form", () => {
   for (const text of ["1.2.3.4", "255.255.255.255", "::1", "2001:db8::1", "fe80::", "::ffff:10.0.0.5", "::"]) {
     const address = parseAddress(text)!;
     assert.deepEqual(parseAddress(formatAddress(address)), address);

@@ -14,7 +14,7 @@ after(async () => {
 
 const settled = () => proxy.untilStatus((status) => status.connections === 0);
 
-test("20,000 connections one after the other leave neither handles nor memory behind", {
+test("20,000 successive connections leak neither handles nor memory", {
   timeout: 240_000,
 }, async () => {
   const far = await listen((socket) => socket.on("data", () => socket.end("bye")));
@@ -39,7 +39,7 @@ test("20,000 connections one after the other leave neither handles nor memory be
   await far.close();
 });
 
-test("a client that resets in any state costs nothing but its connection", async () => {
+test("a reset in any state ends only that connection", async () => {
   const far = await listen((socket) => socket.resume());
   const states = [
     "",
@@ -61,7 +61,7 @@ test("a client that resets in any state costs nothing but its connection", async
   await far.close();
 });
 
-test("a client that says nothing, or one byte a second, is let go after ten seconds", async () => {
+test("disconnects silent and slow clients after ten seconds", async () => {
   const silent = await RawClient.open(proxy.port);
   const slow = await RawClient.open(proxy.port);
   const drip = setInterval(() => slow.socket.write("C"), 1000);
@@ -72,7 +72,7 @@ test("a client that says nothing, or one byte a second, is let go after ten seco
   for (const client of [silent, slow]) client.socket.destroy();
 });
 
-test("an idle tunnel ends, one with traffic does not", async () => {
+test("resets only tunnels without traffic", async () => {
   const far = await listen((socket) => socket.pipe(socket));
   const idle = await RawClient.open(proxy.port);
   const busy = await RawClient.open(proxy.port);
@@ -86,7 +86,7 @@ test("an idle tunnel ends, one with traffic does not", async () => {
   await far.close();
 });
 
-test("--max-tunnels: the next one is told to come back", async () => {
+test("--max-tunnels: further tunnels get 503", async () => {
   const far = await listen((socket) => socket.resume());
   const small = await startProxy({ policy: {}, args: [...OPEN_LOOPBACK, "--max-tunnels", "2"] });
   const open = await Promise.all([1, 2].map(() => RawClient.open(small.port)));
@@ -94,7 +94,7 @@ test("--max-tunnels: the next one is told to come back", async () => {
   const refused = await exchange(small.port, `CONNECT 127.0.0.1:${far.port} HTTP/1.1\r\n\r\n`);
   assert.match(refused, /^HTTP\/1\.1 503 egress-unavailable: this proxy has 2 tunnels, its limit\r\n/);
   assert.match(refused, /\r\nRetry-After: 1\r\n/);
-  // RST: after a mere FIN the other direction would stay open.
+  // RST: after a FIN alone the other direction would stay open.
   open[0]!.socket.resetAndDestroy();
   await small.waitRecord((record) => record.verdict === "allow" && record.code === undefined);
   const next = await RawClient.open(small.port);

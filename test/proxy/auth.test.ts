@@ -16,7 +16,7 @@ async function statusOf(proxy: ProxyHandle, port: number, header: string): Promi
   return text.split("\r\n")[0]!;
 }
 
-test("PROXY_PASSWORD goes with any user name; everything else is a 407 that says how to authenticate", async () => {
+test("PROXY_PASSWORD is valid for any user name, else 407", async () => {
   const far = await listen((socket) =>
     socket.on("data", () => socket.end("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")),
   );
@@ -48,7 +48,7 @@ test("PROXY_PASSWORD goes with any user name; everything else is a 407 that says
   await far.close();
 });
 
-test("a mounted Secret: one file a client, and two passwords for any name while one is changed", async () => {
+test("a mounted Secret has passwords per client and two shared ones", async () => {
   const folder = tempFolder();
   const files = { PROXY_PASSWORD: "new-one\n", PROXY_PASSWORD_PREVIOUS: "old-one", billing: "b-pass", shop: "s-pass" };
   for (const [name, text] of Object.entries(files)) writeFileSync(join(folder, name), text);
@@ -67,7 +67,7 @@ test("a mounted Secret: one file a client, and two passwords for any name while 
   await far.close();
 });
 
-test("a password that a URL cannot carry as it is, works and is warned of", async () => {
+test("warns about a password that a URL would have to escape", async () => {
   const proxy = await startProxy({ policy: {}, env: { PROXY_PASSWORD: "p@ss:w/rd" } });
   const ask = (header: string) => exchange(proxy.port, `CONNECT 10.0.0.5:443 HTTP/1.1\r\n${header}\r\n`);
   assert.match(await ask(basic("x:p@ss:w/rd")), /^HTTP\/1\.1 403 /);
@@ -77,7 +77,7 @@ test("a password that a URL cannot carry as it is, works and is warned of", asyn
   assert.doesNotMatch(proxy.stderr(), /w\/rd/);
 });
 
-test("an empty password does not start; a policy that asks for Basic does not start without any", async () => {
+test("does not start with an empty or a missing password", async () => {
   const folder = tempFolder();
   const policy = join(folder, "policy.yaml");
   const head = "apiVersion: egress.outrider.dev/v1alpha1\nkind: EgressPolicy\nmetadata: {name: x}\n";
@@ -90,5 +90,5 @@ test("an empty password does not start; a policy that asks for Basic does not st
   );
   const none = await runOutrider([...args, "--log-level", "silent"]);
   assert.equal(none.status, 2);
-  assert.match(none.stderr, /asks for Basic authentication: set PROXY_PASSWORD or --password-dir\n$/);
+  assert.match(none.stderr, /requires Basic authentication: set PROXY_PASSWORD or --password-dir\n$/);
 });

@@ -15,7 +15,7 @@ const file = (name: string, text: string): string => {
 };
 const good = file("good.yaml", manifest({ defaultAction: "Deny", allow: [{ name: "ok", hosts: ["ok.example"] }] }));
 
-test("a bad policy is one line that names the field and the mend, exit 2", async () => {
+test("a bad policy is one line with field and fix, exit 2", async () => {
   const rows: [string, RegExp][] = [
     [manifest({ alow: [] }), /spec\.alow: unknown key; did you mean allow\?/],
     [manifest({ allow: [{ hots: ["a.example"] }] }), /spec\.allow\[0\]\.hots: unknown key; did you mean hosts\?/],
@@ -54,7 +54,7 @@ test("a bad policy is one line that names the field and the mend, exit 2", async
     ["", /the file is empty/],
     ["[1, 2", /not valid YAML/],
     ["{", /not valid JSON/],
-    ["hello: world\n", /is no policy: expected a policy document/],
+    ["hello: world\n", /is not a policy: expected a policy document/],
     ['{"version": 2, "policy": "a/b"}', /version: must be 1, not 2/],
     [
       "global_denylist: [a.b]\nglobal_allow_list: [c.d]\n",
@@ -129,7 +129,7 @@ test("wrong usage is one line and exit 2", async () => {
     [["explain", "--policy", good, "--hosts", join(folder, "none"), "a.example:443"], /--hosts .*none: .*no such file/],
     [["echo", "--listen", `[::1]:${busy6.port}`], /--listen \[::1\]:\d+: the address is in use/],
     [["check", "--policy", good, "extra"], /unexpected argument "extra"/],
-    // Names in front of a port to listen on are refused before anybody resolves them.
+    // A name with a port to listen on is refused without resolving it.
     [[...start, "localhost:0"], /--listen must be IP:PORT.*not "localhost:0"/],
     [[...start, "256.0.0.1:0"], /--listen must be IP:PORT/],
     [[...start, "[]:0"], /--listen must be IP:PORT/],
@@ -152,13 +152,13 @@ test("wrong usage is one line and exit 2", async () => {
   await busy6.close();
 });
 
-test("--help names every option with its default; every option is a variable as well", async () => {
+test("--help lists every option with its default and variable", async () => {
   const help = await runOutrider(["proxy", "--help"]);
   assert.equal(help.status, 0);
   for (const { name, value } of PROXY_OPTIONS) {
     const line = help.stdout.split("\n").find((text) => new RegExp(`^  --${name}( |$)`).test(text));
     assert.ok(line, name);
-    // A value without a default is one that nobody needs to give, or a list.
+    // Options without a default are optional, or lists.
     const free = [
       "source-address",
       "policy",
@@ -194,7 +194,7 @@ test("--help names every option with its default; every option is a variable as 
   }
 });
 
-test("the environment alone starts a proxy; lists have commas, and the command line wins", async () => {
+test("the command line overrides the environment", async () => {
   const far = await listen((socket) => socket.end("hello"));
   const hosts = file("env-hosts", "127.0.0.1 ok.example\n::1 ok.example\n");
   const env = {
@@ -205,7 +205,7 @@ test("the environment alone starts a proxy; lists have commas, and the command l
     [variableOf("reason-detail")]: "full",
     [variableOf("connect-seconds")]: "nonsense",
   };
-  // What the command line says is not read from the environment at all.
+  // The environment is ignored for options of the command line.
   const proxy = await startProxy({ policy: { ports: [far.port] }, env, args: ["--connect-seconds", "1"] });
   const open = await exchange(proxy.port, `CONNECT ok.example:${far.port} HTTP/1.1\r\n\r\n`);
   assert.equal(open, "HTTP/1.1 200 Connection established\r\n\r\nhello");
@@ -226,7 +226,7 @@ test("the environment alone starts a proxy; lists have commas, and the command l
   );
 });
 
-test("files of Smokescreen and mole start the proxy as they are: tabs, services, default", async () => {
+test("starts with unchanged files of Smokescreen and mole", async () => {
   const tabbed = "global_allow_list:\n\t- hook.example\nglobal_deny_list:\n\t- cli.example\n\t- evil.hook.example\n";
   const services = `version: v1
 services:
@@ -237,7 +237,7 @@ default: {project: d, action: enforce}
 global_deny_list: [cli.example]
 `;
   const hosts = "10.0.0.5 hook.example cli.example other.example\n";
-  // Resolved and vetted means that the name passed.
+  // A name that is resolved and vetted has passed the name stage.
   const [passed, denied, unlisted] = [
     /resolves to a private address/,
     /by rule global_deny_list/,
@@ -259,7 +259,7 @@ global_deny_list: [cli.example]
   }
 });
 
-test("check prints what it understood and the document's hash; the same policy has the same hash in any spelling", async () => {
+test("check prints a hash that does not depend on the spelling", async () => {
   const other = file(
     "other.yaml",
     "apiVersion: egress.outrider.dev/v1alpha1\nkind: EgressPolicy\nmetadata: {namespace: test, name: test}\n" +
@@ -276,7 +276,7 @@ test("check prints what it understood and the document's hash; the same policy h
   assert.equal(hashes[0], hashes[1]);
 });
 
-test("the start-up line tells the ports, and SIGINT ends it with exit status 0 as SIGTERM does", async () => {
+test("logs its ports at start and ends with status 0 on SIGINT", async () => {
   const proxy = await startProxy({ policy: {} });
   const lines = proxy
     .stderr()
@@ -291,7 +291,7 @@ test("the start-up line tells the ports, and SIGINT ends it with exit status 0 a
   assert.doesNotMatch(proxy.stderr(), /"level":"(error|fatal)"|\n {4}at /);
 });
 
-test("brackets go around an address to listen on, of either family", async () => {
+test("accepts brackets around listen addresses of either family", async () => {
   for (const [host, shown] of [
     ["[127.0.0.1]", "127.0.0.1"],
     ["[::1]", "[::1]"],
@@ -308,7 +308,7 @@ test("brackets go around an address to listen on, of either family", async () =>
   }
 });
 
-test("explain says what the proxy says: verdict, rule, class and phrase; exit status 1 when anything is denied", async () => {
+test("explain prints the proxy's decision; exit 1 for a denial", async () => {
   const hosts = file("hosts", "10.0.0.5 ok.example\n");
   const policy = file(
     "open.yaml",
@@ -344,7 +344,7 @@ test("explain says what the proxy says: verdict, rule, class and phrase; exit st
   assert.deepEqual([allowed.status, /rule {5}ok\n/.test(allowed.stdout)], [0, true]);
 });
 
-test("explain vets addresses of a NAT64 prefix as the IPv4 addresses in them", async () => {
+test("explain vets NAT64 addresses as IPv4 addresses", async () => {
   const policy = file("nat64.json", manifest({}));
   const explain = (...args: string[]) => runOutrider(["explain", "--policy", policy, ...args]);
   const without = await explain("[fd64::8.8.8.8]:443");
@@ -356,7 +356,7 @@ test("explain vets addresses of a NAT64 prefix as the IPv4 addresses in them", a
   assert.match(closed.stdout, /is a private address \(10\.0\.0\.0\/8\)/);
 });
 
-test("explain --resolve asks the resolver and vets every address; without it the name alone is judged", async () => {
+test("explain --resolve vets every address of a name", async () => {
   const dns = await startDns((name) => {
     if (name === "gone.example") return { rcode: "NXDOMAIN" };
     return { addresses: ["10.0.0.5", "169.254.169.254", "8.8.8.8"] };
@@ -382,7 +382,7 @@ test("explain --resolve asks the resolver and vets every address; without it the
   await dns.close();
 });
 
-test("the admin port tells health, state and explanations; the proxy never leads to it", async () => {
+test("the admin port serves health, state and explanations", async () => {
   const proxy = await startProxy({
     policy: readFileSync(good, "utf8"),
     args: ["--allow-cidr", "127.0.0.0/8"],
@@ -410,7 +410,7 @@ test("the admin port tells health, state and explanations; the proxy never leads
   assert.equal(await proxy.stop(), 0);
 });
 
-test("--on-bad-policy wait: 503 and not ready until the file is valid, then it serves", async () => {
+test("--on-bad-policy wait: 503 until the file is valid", async () => {
   const proxy = await startProxy({ policy: "nonsense", args: ["--on-bad-policy", "wait"] });
   assert.match(
     await exchange(proxy.port, "CONNECT a.example:443 HTTP/1.1\r\n\r\n"),
@@ -430,7 +430,7 @@ test("--on-bad-policy wait: 503 and not ready until the file is valid, then it s
   assert.equal(await proxy.stop(), 0);
 });
 
-test("import: manifests on stdout that the proxy takes, warnings on stderr", async () => {
+test("import prints valid manifests, and warnings on stderr", async () => {
   const acl = file(
     "acl.yaml",
     "global_deny_list: ['*.internal.example']\nservices:\n  - name: hooks\n    action: enforce\n    allowed_domains: [a.internal.example, 10.0.0.5]\n",

@@ -26,19 +26,19 @@ function answer(query: Buffer, flags: number, records: readonly Buffer[]): Buffe
 const QUERY = writeQuery(0x1234, "hooks.example.com", TYPE_A)!;
 const ADDRESS = Buffer.of(192, 0, 2, 7);
 
-test("a query has one question, the name in labels, and asks for recursion", () => {
+test("a query has one question and desires recursion", () => {
   const bytes = writeQuery(0xbeef, "a.example", TYPE_AAAA)!;
   assert.equal(bytes.toString("hex"), "beef01000001000000000000016107" + "6578616d706c6500001c0001");
 });
 
-test("text that is no name of a message is not written", () => {
+test("writes no query for an invalid name", () => {
   const label = "a".repeat(63);
   assert.ok(writeQuery(1, `${label}.${label}.${label}.${"a".repeat(61)}`, TYPE_A));
   const bad = ["", "a..b", ".", `${label}a.test`, `${label}.${label}.${label}.${"a".repeat(62)}`, "a b.test", "é.test"];
   for (const name of bad) assert.equal(writeQuery(1, name, TYPE_A), null, name);
 });
 
-test("addresses, their number and the shortest TTL are read; other records are skipped", () => {
+test("reads addresses, their number and the shortest TTL", () => {
   const records = [
     record(5, 50, Buffer.from([0xc0, 0x12])),
     record(16, 1, Buffer.from("text"), Buffer.from("\x03\xff\x00\x7f\x00", "latin1")),
@@ -51,7 +51,7 @@ test("addresses, their number and the shortest TTL are read; other records are s
   assert.equal(formatAddress(read.addresses[0]!), "192.0.2.7");
 });
 
-test("a TTL with its highest bit set is 0, the highest without it stays", () => {
+test("a TTL with its highest bit set counts as 0", () => {
   for (const [wire, ttl] of [
     [0xffffffff, 0],
     [0x80000000, 0],
@@ -62,7 +62,7 @@ test("a TTL with its highest bit set is 0, the highest without it stays", () => 
   }
 });
 
-test("the question of a response may have other cases of letters, no other letters", () => {
+test("compares the question of a response without case", () => {
   const upper = Buffer.from(answer(QUERY, 0, []));
   upper.write("HOOKS", 13, "latin1");
   assert.ok(readResponse(upper, QUERY) !== null);
@@ -70,7 +70,7 @@ test("the question of a response may have other cases of letters, no other lette
   assert.equal(readResponse(upper, QUERY), null);
 });
 
-test("response codes are told apart, also without a question", () => {
+test("distinguishes response codes, also without a question", () => {
   const of = (flags: number) => readResponse(answer(QUERY, flags, []), QUERY);
   assert.deepEqual(
     [of(1), of(2), of(3), of(4), of(5), of(9)].map((one) => (one as { error: string }).error),
@@ -80,12 +80,12 @@ test("response codes are told apart, also without a question", () => {
   const bare = answer(QUERY, 1, []).subarray(0, 12);
   bare.writeUInt16BE(0, 4);
   assert.deepEqual(readResponse(bare, QUERY), { error: "FORMERR" });
-  // That a name does not exist is only believed for the name that was asked for.
+  // NXDOMAIN counts only for the name of the query.
   bare.writeUInt16BE(0x8183, 2);
   assert.equal(readResponse(bare, QUERY), null);
 });
 
-test("random bytes, and answers that are cut or changed, never throw or give more than the bound", () => {
+test("random and damaged messages never throw or exceed the bound", () => {
   const valid = answer(QUERY, 0, [record(5, 9, NAME_POINTER), ...Array(20).fill(record(TYPE_A, 60, ADDRESS))]);
   const check = (bytes: Buffer) => {
     const read = readResponse(bytes, QUERY);
@@ -113,7 +113,7 @@ test("random bytes, and answers that are cut or changed, never throw or give mor
   );
 });
 
-test("the name servers of resolv.conf are read, three at most; without any it is this machine", () => {
+test("reads at most three name servers; the default is this machine", () => {
   const text =
     "# nameserver 192.0.2.9\nsearch a.test\nnameserver 192.0.2.1\n nameserver\t2001:db8::1 # one\n" +
     "nameserver bad\nnameserver fe80::1%eth0\nnameserver 192.0.2.3\noptions ndots:5\n";
@@ -121,7 +121,7 @@ test("the name servers of resolv.conf are read, three at most; without any it is
   assert.deepEqual(readResolvConf("options ndots:5\n"), ["127.0.0.1"]);
 });
 
-test("a server that does not answer eight queries in a row is asked last for 10 s", () => {
+test("tries a server last for 10 s after eight unanswered queries", () => {
   const servers = new DnsServers(["192.0.2.1:53", "[2001:db8::1]:5353"]);
   const order = (now: number) => servers.inOrder(now).map(({ host, port, family }) => `${host} ${port} ${family}`);
   const [first, second] = ["192.0.2.1 53 4", "2001:db8::1 5353 6"];

@@ -37,7 +37,7 @@ async function setUp(t: TestContext, zone: Zone, args: string[] = ["--dns-second
   return { dns, far, proxy, get, asked };
 }
 
-/** The proxy's names with a clock that the test turns. */
+/** The proxy's resolver with a clock that the test controls. */
 async function setUpClock(t: TestContext, zone: Zone) {
   const dns = await startDns(zone);
   let clock = 0;
@@ -46,7 +46,7 @@ async function setUpClock(t: TestContext, zone: Zone) {
     names.close();
     await dns.close();
   });
-  /** Looks the name up at this second; how often it has been asked for by then. */
+  /** Looks up the name at this second; returns the number of queries so far. */
   return async (host: string, seconds: number): Promise<number> => {
     clock = seconds * 1000;
     await new Promise((resolve) => names.lookup(host, resolve));
@@ -54,13 +54,13 @@ async function setUpClock(t: TestContext, zone: Zone) {
   };
 }
 
-test("rebinding: what was vetted is what is dialled, and the next answer is vetted again", async (t) => {
+test("rebinding: dials vetted addresses and vets the next answer", async (t) => {
   const { get, asked, proxy } = await setUp(t, (_, type, nth) =>
     type === "A" ? { addresses: [nth === 1 ? "127.0.0.1" : "10.0.0.5"], ttl: 0 } : { addresses: [] },
   );
   assert.match(await get("rebind.test"), /^HTTP\/1\.1 200/);
   assert.equal(asked("rebind.test"), "A,AAAA");
-  // The shortest time that an answer is kept is 5 s.
+  // The minimum cache time of an answer is 5 s.
   await new Promise((resolve) => setTimeout(resolve, 5200));
   assert.match(await get("rebind.test"), /^HTTP\/1\.1 403 egress-denied: rebind\.test resolves to a private address/);
   await proxy.stop();
@@ -70,7 +70,7 @@ test("rebinding: what was vetted is what is dialled, and the next answer is vett
   );
 });
 
-test("one query a name is in flight, answers are kept for their TTL, refusals for a moment", async (t) => {
+test("sends one query per name and caches answers and failures", async (t) => {
   const { get, asked } = await setUp(t, (name) =>
     name === "none.test" ? { rcode: "NXDOMAIN" } : { addresses: ["127.0.0.1"], ttl: 60 },
   );
@@ -83,7 +83,7 @@ test("one query a name is in flight, answers are kept for their TTL, refusals fo
   assert.equal(asked("none.test"), "A,AAAA");
 });
 
-test("an answer is kept for its TTL, but at least 5 s and at most 300 s", async (t) => {
+test("caches an answer for its TTL within 5 to 300 s", async (t) => {
   const ttls: Record<string, number> = { "none.test": 0, "minute.test": 60, "day.test": 86_400 };
   const askedAt = await setUpClock(t, (name) => ({ addresses: ["127.0.0.1"], ttl: ttls[name]! }));
   for (const [name, seconds] of Object.entries({ "none.test": 5, "minute.test": 60, "day.test": 300 })) {
@@ -93,7 +93,7 @@ test("an answer is kept for its TTL, but at least 5 s and at most 300 s", async 
   }
 });
 
-test("of a CNAME and its addresses the shortest TTL counts; a failure is kept for 5 s, whatever its SOA says", async (t) => {
+test("caches by the shortest TTL, and failures for 5 s", async (t) => {
   const askedAt = await setUpClock(t, (name) => {
     if (name === "gone.test") return { rcode: "NXDOMAIN" };
     if (name === "broken.test") return { rcode: "SERVFAIL" };
@@ -105,7 +105,7 @@ test("of a CNAME and its addresses the shortest TTL counts; a failure is kept fo
     assert.equal(await askedAt(name, seconds - 0.1), 1, `${name} was forgotten`);
     assert.equal(await askedAt(name, seconds + 0.1), 2, `${name} was kept`);
   }
-  // A server that fails is asked a second time at once.
+  // A failing server gets a second query immediately.
   const first = await askedAt("broken.test", 0);
   assert.equal(await askedAt("broken.test", 4.9), first);
   assert.equal(await askedAt("broken.test", 5.1), 2 * first);
@@ -137,12 +137,12 @@ test("a public name that is an alias of an internal one is vetted by its address
   assert.deepEqual([record.addresses, record.address], [["10.0.0.5"], undefined]);
 });
 
-test("one family that fails does not hold the other back", async (t) => {
+test("a failure of one family does not delay the other", async (t) => {
   const { get } = await setUp(t, (_, type) => (type === "A" ? { addresses: ["127.0.0.1"] } : { rcode: "SERVFAIL" }));
   assert.match(await get("half.test"), /^HTTP\/1\.1 200/);
 });
 
-test("NXDOMAIN, SERVFAIL, no address and silence are told apart", async (t) => {
+test("distinguishes NXDOMAIN, SERVFAIL, no address and silence", async (t) => {
   const { get, proxy } = await setUp(t, (name) => {
     if (name === "fail.test") return { rcode: "SERVFAIL" };
     if (name === "silent.test") return "silent";
@@ -162,13 +162,13 @@ test("NXDOMAIN, SERVFAIL, no address and silence are told apart", async (t) => {
   );
 });
 
-test("a truncated answer is asked for again by TCP", async (t) => {
+test("repeats a query by TCP after a truncated answer", async (t) => {
   const { get, dns } = await setUp(t, () => ({ truncated: ["127.0.0.1"] }));
   assert.match(await get("big.test"), /^HTTP\/1\.1 200/);
   assert.ok(dns.queries.some((q) => q.transport === "tcp"));
 });
 
-test("of public and private answers only what may be dialled is dialled", async (t) => {
+test("dials only the allowed addresses of an answer", async (t) => {
   const { get, proxy } = await setUp(t, () => ({
     addresses: ["10.0.0.5", "127.0.0.1", "169.254.169.254", "::ffff:10.0.0.5"],
   }));
@@ -178,7 +178,7 @@ test("of public and private answers only what may be dialled is dialled", async 
   assert.equal((record.addresses as string[]).length, 4);
 });
 
-test("a denied name is never asked for", async (t) => {
+test("never resolves a denied name", async (t) => {
   const { get, dns } = await setUp(t, () => ({ addresses: ["127.0.0.1"] }));
   assert.match(
     await get("169.254.169.254"),
@@ -193,11 +193,11 @@ test("a denied name is never asked for", async (t) => {
   assert.equal(dns.queries.length, 0);
 });
 
-test("resolvers in front that are silent or not there are passed over", async (t) => {
-  // Its port is free again: a query there is answered by "port unreachable".
+test("skips resolvers that are silent or missing", async (t) => {
+  // Its port is closed again: a query there gets "port unreachable".
   const gone = createSocket("udp4").bind(0, "127.0.0.1");
   await once(gone, "listening");
-  const nobody = `127.0.0.1:${gone.address().port}`;
+  const closed = `127.0.0.1:${gone.address().port}`;
   gone.close();
   await once(gone, "close");
   const dead = createSocket("udp4").bind(0, "127.0.0.1");
@@ -206,7 +206,7 @@ test("resolvers in front that are silent or not there are passed over", async (t
   t.after(() => dead.close());
   const dns = await startDns(() => ({ addresses: ["127.0.0.1"] }));
   const far = await listen((socket) => socket.end("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"));
-  const resolvers = ["--resolver", nobody, "--resolver", `127.0.0.1:${port}`, "--resolver", dns.address];
+  const resolvers = ["--resolver", closed, "--resolver", `127.0.0.1:${port}`, "--resolver", dns.address];
   const args = [...resolvers, "--dns-seconds", "4", ...OPEN_LOOPBACK];
   const proxy = await startProxy({ policy: {}, args });
   t.after(async () => {
@@ -220,10 +220,10 @@ test("resolvers in front that are silent or not there are passed over", async (t
   );
 });
 
-test("a resolver that this machine has no route to is one line and exit status 2", {
+test("a resolver without a route is one line and exit status 2", {
   skip: netnsMissing() ?? false,
 }, (t) => {
-  // A network namespace with nothing in it has no route to anything.
+  // A network namespace without interfaces has no route.
   const name = `ort-alone-${process.pid}`;
   execFileSync("ip", ["netns", "add", name]);
   t.after(() => execFileSync("ip", ["netns", "del", name]));
@@ -248,7 +248,7 @@ test("a resolver that this machine has no route to is one line and exit status 2
   }
 });
 
-test("a client that goes away while its name is resolved leaves no dial behind", async (t) => {
+test("a client that leaves during a lookup causes no dial", async (t) => {
   const { proxy } = await setUp(t, () => "silent");
   const client = await RawClient.open(proxy.port);
   client.socket.write("CONNECT slow.test:443 HTTP/1.1\r\n\r\n");

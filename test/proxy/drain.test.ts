@@ -25,7 +25,7 @@ async function accepts(port: number): Promise<boolean> {
   }
 }
 
-test("SIGTERM: not ready but serving, then not accepting, then tunnels end by themselves, then exit 0", async () => {
+test("SIGTERM starts a graceful shutdown with exit status 0", async () => {
   const proxy = await startProxy({ env: drains(1, 60), args: OPEN_LOOPBACK });
   const far = await listen((socket) => socket.pipe(socket));
   const early = await RawClient.open(proxy.port);
@@ -52,7 +52,7 @@ test("SIGTERM: not ready but serving, then not accepting, then tunnels end by th
   await far.close();
 });
 
-test("what does not end in time is closed and recorded; a second signal skips the waiting; SIGINT is the same", async () => {
+test("resets tunnels after the drain time or a second signal", async () => {
   for (const [signal, second, env] of [
     ["SIGTERM", null, drains(0, 1)],
     ["SIGTERM", "SIGTERM", drains(600, 600)],
@@ -77,7 +77,7 @@ test("what does not end in time is closed and recorded; a second signal skips th
   }
 });
 
-test("kept-alive connections: told to close while leaving; the response under way is finished first", async () => {
+test("closes keep-alive connections after the current response", async () => {
   const proxy = await startProxy({ env: drains(1, 60), args: OPEN_LOOPBACK });
   const held: Socket[] = [];
   const far = await listen((socket) => {
@@ -87,8 +87,8 @@ test("kept-alive connections: told to close while leaving; the response under wa
     });
   });
   const get = (path: string) => `GET http://127.0.0.1:${far.port}${path} HTTP/1.1\r\nHost: x\r\n\r\n`;
-  const [idle, slow, told] = await Promise.all([1, 2, 3].map(() => RawClient.open(proxy.port)));
-  for (const client of [idle!, slow!, told!]) {
+  const [idle, slow, next] = await Promise.all([1, 2, 3].map(() => RawClient.open(proxy.port)));
+  for (const client of [idle!, slow!, next!]) {
     client.socket.write(get("/first"));
     await client.untilText("\r\n\r\nok");
     assert.doesNotMatch(client.text, /Connection: close/);
@@ -97,18 +97,18 @@ test("kept-alive connections: told to close while leaving; the response under wa
   while (held.length === 0) await sleep(10);
   const stopped = proxy.stop();
   await proxy.untilStatus((status) => status.phase === "leaving");
-  told!.socket.write(get("/second"));
-  await told!.untilText("Connection: close");
+  next!.socket.write(get("/second"));
+  await next!.untilText("Connection: close");
   await proxy.untilStatus((status) => status.phase === "draining");
   await idle!.untilEnd();
   held[0]!.write("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nlate");
   await slow!.untilText("Connection: close\r\n\r\nlate");
-  for (const client of [idle!, slow!, told!]) client.socket.destroy();
+  for (const client of [idle!, slow!, next!]) client.socket.destroy();
   assert.equal(await stopped, 0);
   await far.close();
 });
 
-test("a kept-alive connection whose next head comes while draining is sent elsewhere: 503, try again", async () => {
+test("answers 503 to a next request while draining", async () => {
   const proxy = await startProxy({ env: drains(0, 60), args: OPEN_LOOPBACK });
   const far = await listen((socket) => {
     socket.on("data", () => socket.write("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"));
@@ -132,7 +132,7 @@ test("a kept-alive connection whose next head comes while draining is sent elsew
   await far.close();
 });
 
-/** One address in front of a fleet, as a Service is: new connections go to proxies that were ready a moment ago. */
+/** One address in front of a fleet, like a Service: new connections go to proxies that were ready a moment ago. */
 async function frontOf(fleet: () => readonly ProxyHandle[]) {
   let ready: ProxyHandle[] = [...fleet()];
   let turn = 0;
@@ -162,7 +162,7 @@ async function frontOf(fleet: () => readonly ProxyHandle[]) {
   return { port: front.port, close };
 }
 
-test("a rolling restart of two proxies behind one address loses no delivery", async () => {
+test("a rolling restart behind one address loses no delivery", async () => {
   const start = () => startProxy({ env: drains(1, 10), args: OPEN_LOOPBACK });
   let fleet = [await start(), await start()];
   const front = await frontOf(() => fleet);

@@ -6,7 +6,7 @@ import { test } from "node:test";
 import { startEcho } from "../../proxy/tools/echo.ts";
 import { OUTRIDER } from "../harness/proxy.ts";
 
-test("echo answers the caller's address as text, and what the forwarding headers claim as JSON", async () => {
+test("echo answers the address as text, and header claims as JSON", async () => {
   const echo = await startEcho({ host: "127.0.0.1", port: 0 });
   const base = `http://127.0.0.1:${echo.port}`;
   assert.equal(await (await fetch(`${base}/ip`)).text(), "127.0.0.1\n");
@@ -29,7 +29,7 @@ test("echo answers the caller's address as text, and what the forwarding headers
   await echo.close();
 });
 
-test("a path that is no URL is answered too, and a HEAD without a body", async (t) => {
+test("echo answers invalid paths, and HEAD without a body", async (t) => {
   const echo = await startEcho({ host: "127.0.0.1", port: 0 });
   t.after(() => echo.close());
   const get = (method: string, path: string) =>
@@ -51,7 +51,7 @@ test("a caller through a dual-stack listener is shown as IPv4", async (t) => {
   assert.equal(await (await fetch(`http://127.0.0.1:${echo.port}/ip`)).text(), "127.0.0.1\n");
 });
 
-test("the command prints where it listens, answers, and ends with exit status 0 on a signal", async () => {
+test("echo prints its address and ends with status 0 on a signal", async () => {
   for (const signal of ["SIGTERM", "SIGINT"] as const) {
     const child = spawn(OUTRIDER, ["echo", "--listen", "127.0.0.1:0"], { stdio: ["ignore", "pipe", "inherit"] });
     const [line] = (await once(child.stdout, "data")) as [Buffer];

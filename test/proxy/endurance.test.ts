@@ -18,7 +18,7 @@ after(async () => {
   assert.doesNotMatch(proxy.stderr(), /"level":"(error|fatal)"|Error:/);
 });
 
-/** One tunnel from CONNECT to its end; what came back. */
+/** One tunnel from CONNECT to its end; returns its input. */
 function tunnel(port: number): Promise<number> {
   return new Promise((resolve, reject) => {
     let received = 0;
@@ -32,7 +32,7 @@ function tunnel(port: number): Promise<number> {
   });
 }
 
-test(`${TUNNELS} short tunnels leave neither handles nor memory behind`, { timeout: 600_000 }, async () => {
+test(`${TUNNELS} short tunnels leak neither handles nor memory`, { timeout: 600_000 }, async () => {
   const far = await listen((socket) => socket.on("data", () => socket.end("bye")));
   const round = async (count: number): Promise<void> => {
     let left = count;
@@ -58,7 +58,7 @@ test(`${TUNNELS} short tunnels leave neither handles nor memory behind`, { timeo
   await far.close();
 });
 
-test(`${IDLE} tunnels that are left idle end by themselves, and nothing of them stays`, {
+test(`${IDLE} idle tunnels end and leak nothing`, {
   timeout: 240_000,
 }, async (t) => {
   const far = await listen((socket) => socket.resume());
@@ -85,7 +85,7 @@ test(`${IDLE} tunnels that are left idle end by themselves, and nothing of them 
   }
   console.log(`memory after each ${IDLE} idle tunnels: ${memory.map(Math.round).join(" ")} MiB`);
   assert.ok(proxy.handles() <= before + 5, `handles grew from ${before} to ${proxy.handles()}`);
-  // An idle tunnel takes 6 KiB, all of them 30 MiB. The heap takes 20 MiB more in its own time: the median step counts.
+  // An idle tunnel takes 6 KiB, all of them 30 MiB. The heap grows by 20 MiB more at some time: the median step counts.
   const steps = memory.slice(1).map((after, i) => after - memory[i]!);
   const median = steps.sort((a, b) => a - b)[1]!;
   assert.ok(median < 10, `memory grows by ${median} MiB every ${IDLE} idle tunnels: ${memory}`);

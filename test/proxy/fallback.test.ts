@@ -6,8 +6,8 @@ import { test } from "node:test";
 import { OPEN_LOOPBACK, startProxy, tempFolder } from "../harness/proxy.ts";
 import { exchange, listen, RawClient } from "../harness/raw.ts";
 
-test("where Node has no hook for accepted sockets, everything works by ordinary reads", async () => {
-  // The hook is for Linux alone: elsewhere is where it is not.
+test("works with ordinary reads without Node's hook for sockets", async () => {
+  // The hook exists on Linux only: other platforms do not have it.
   const preload = join(tempFolder(), "elsewhere.mjs");
   writeFileSync(preload, 'Object.defineProperty(process, "platform", { value: "elsewhere" });\n');
   const proxy = await startProxy({ args: OPEN_LOOPBACK, env: { NODE_OPTIONS: `--import ${preload}` } });

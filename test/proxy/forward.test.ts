@@ -4,7 +4,7 @@ import { after, before, test } from "node:test";
 import { OPEN_LOOPBACK, type ProxyHandle, startProxy } from "../harness/proxy.ts";
 import { exchange, listen, RawClient } from "../harness/raw.ts";
 
-/** A receiver that keeps every byte and answers each request head with what `answer` says. */
+/** A receiver that keeps every byte and answers each request head with the result of `answer`. */
 async function receiver(answer: (head: string, socket: Socket, nth: number) => void) {
   const state = { text: "", heads: [] as string[], connections: 0 };
   const server = await listen((socket) => {
@@ -14,7 +14,7 @@ async function receiver(answer: (head: string, socket: Socket, nth: number) => v
       state.text += chunk.toString("latin1");
       pending += chunk.toString("latin1");
       for (let end = pending.indexOf("\r\n\r\n"); end !== -1; end = pending.indexOf("\r\n\r\n")) {
-        // What stands in front of the method is the body before it.
+        // Bytes before the method are the body of the previous request.
         const start = pending.search(/[A-Z]{3,} \//);
         const head = pending.slice(start, end + 4);
         pending = pending.slice(end + 4);
@@ -41,7 +41,7 @@ after(async () => {
   assert.equal(await proxy.stop(), 0);
 });
 
-test("headers arrive as they were sent: Host from the URI, hop-by-hop fields dropped, Via added, nothing invented", async () => {
+test("forwards end-to-end headers unchanged", async () => {
   const far = await receiver((_, socket) => socket.write(ok("hi")));
   const answer = await exchange(
     proxy.port,
@@ -58,7 +58,7 @@ test("headers arrive as they were sent: Host from the URI, hop-by-hop fields dro
   await far.close();
 });
 
-test("one client connection carries requests for several hosts, each decided by itself; upstream connections are reused", async () => {
+test("decides each request of a connection independently", async () => {
   const far = await receiver((head, socket) => socket.write(ok(/Host: (\S+?):/.exec(head)![1]!)));
   const client = await RawClient.open(proxy.port);
   const get = (host: string) => client.socket.write(`GET http://${host}:${far.port}/ HTTP/1.1\r\nHost: x\r\n\r\n`);
@@ -81,7 +81,7 @@ test("one client connection carries requests for several hosts, each decided by 
   await far.close();
 });
 
-test("pipelined requests are answered in order", async () => {
+test("answers pipelined requests in order", async () => {
   const far = await receiver((head, socket) => socket.write(ok(/GET (\S+)/.exec(head)![1]!)));
   const client = await RawClient.open(proxy.port);
   const get = (path: string) => `GET http://a.example:${far.port}${path} HTTP/1.1\r\nHost: x\r\n\r\n`;
@@ -92,7 +92,7 @@ test("pipelined requests are answered in order", async () => {
   await far.close();
 });
 
-test("chunked bodies pass both ways; extensions and trailers are dropped, the framing stays whole", async () => {
+test("relays chunked bodies without extensions and trailers", async () => {
   const far = await receiver((_, socket) =>
     socket.write(
       "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-T\r\n\r\n5;x=y\r\nhello\r\n0\r\nX-T: 1\r\n\r\n",
@@ -107,7 +107,7 @@ test("chunked bodies pass both ways; extensions and trailers are dropped, the fr
     client.text,
     "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nVia: 1.1 outrider\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
   );
-  // What arrives together may become one chunk.
+  // Chunks that arrive together may become one.
   assert.match(
     far.state.text,
     /Transfer-Encoding: chunked\r\nVia: 1\.1 outrider\r\n\r\n(3\r\nabc\r\n2\r\nde|5\r\nabcde)\r\n0\r\n\r\n$/,
@@ -147,7 +147,7 @@ test("Expect: 100-continue, HEAD, 204 and 304", async () => {
   await far.close();
 });
 
-test("a response without length ends with the connection; an HTTP/1.0 client gets no chunks", async () => {
+test("a response without length ends with its connection", async () => {
   const far = await receiver((head, socket) => {
     if (head.startsWith("GET /open")) socket.end("HTTP/1.1 200 OK\r\n\r\nuntil the end");
     else socket.write("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n1\r\nc\r\n0\r\n\r\n");
@@ -160,7 +160,7 @@ test("a response without length ends with the connection; an HTTP/1.0 client get
   await far.close();
 });
 
-test("an upstream that breaks off: 502 before its head, an abnormal end after it", async () => {
+test("a broken upstream gives 502 before its head, else a reset", async () => {
   const far = await receiver((head, socket) => {
     if (head.startsWith("GET /nothing")) socket.destroy();
     else if (head.startsWith("GET /garbage")) socket.write("SSH-2.0-OpenSSH\r\n");
@@ -179,7 +179,7 @@ test("an upstream that breaks off: 502 before its head, an abnormal end after it
   await far.close();
 });
 
-test("a request on a reused connection that dies is never sent twice", async () => {
+test("never resends a request of a failed reused connection", async () => {
   const far = await receiver((_, socket, nth) => {
     if (nth === 1) socket.write(ok("one"));
     else socket.destroy();
@@ -199,7 +199,7 @@ test("a request on a reused connection that dies is never sent twice", async () 
   await far.close();
 });
 
-test("smuggling attempts and requests that are not for a proxy are refused, and nothing is forwarded", async () => {
+test("refuses smuggling attempts and origin-form requests", async () => {
   const far = await receiver((_, socket) => socket.write(ok("never")));
   const uri = `http://a.example:${far.port}`;
   const rows: [string, RegExp][] = [
@@ -227,7 +227,7 @@ test("smuggling attempts and requests that are not for a proxy are refused, and 
   await far.close();
 });
 
-test("a client that half-closes before its upstream is there gets its answer", async () => {
+test("answers a client that half-closes before the upstream connects", async () => {
   const far = await receiver((_, socket) => socket.write(ok("hi")));
   const client = await RawClient.open(proxy.port);
   client.socket.end(
@@ -244,7 +244,7 @@ test("a client that half-closes before its upstream is there gets its answer", a
   await far.close();
 });
 
-test("every request that is pipelined in front of a half-close is answered", async () => {
+test("answers every request that precedes a half-close", async () => {
   const far = await receiver((head, socket) => socket.write(ok(/GET (\S+)/.exec(head)![1]!)));
   const get = (path: string) => `GET http://a.example:${far.port}${path} HTTP/1.1\r\nHost: x\r\n\r\n`;
   const before = proxy.records().length;
@@ -262,7 +262,7 @@ test("every request that is pipelined in front of a half-close is answered", asy
   await far.close();
 });
 
-test("OPTIONS and TRACE are forwarded as often as Max-Forwards permits", async () => {
+test("forwards OPTIONS and TRACE according to Max-Forwards", async () => {
   const far = await receiver((_, socket) => socket.write(ok("")));
   const ask = (method: string, value: string) =>
     exchange(
@@ -285,7 +285,7 @@ test("OPTIONS and TRACE are forwarded as often as Max-Forwards permits", async (
   await far.close();
 });
 
-test("Max-Forwards: 0 needs credentials and a target that the policy allows, too", async () => {
+test("Max-Forwards: 0 needs credentials and an allowed target", async () => {
   const denied = await exchange(
     proxy.port,
     "OPTIONS http://denied.example/ HTTP/1.1\r\nHost: x\r\nMax-Forwards: 0\r\n\r\n",
@@ -293,7 +293,7 @@ test("Max-Forwards: 0 needs credentials and a target that the policy allows, too
   assert.match(denied, /^HTTP\/1\.1 403 egress-denied: /);
 });
 
-test("OPTIONS for a URI without a path asks about the server", async () => {
+test("forwards OPTIONS for a URI without a path as *", async () => {
   const lines: string[] = [];
   const far = await listen((socket) => {
     socket.on("data", (chunk) => {
@@ -323,7 +323,7 @@ test("an HTTP/1.0 answer with Transfer-Encoding is a 502", async () => {
   }
 });
 
-test("a 1xx or 204 with a body's framing loses it, and its connection is not used again", async () => {
+test("removes body framing of 1xx and 204 and drops the connection", async () => {
   for (const framing of ["Content-Length: 5", "Transfer-Encoding: chunked"]) {
     for (const status of ["204 No Content", "103 Early Hints"]) {
       const final = status.startsWith("204") ? "" : ok("ok");
@@ -341,14 +341,14 @@ test("a 1xx or 204 with a body's framing loses it, and its connection is not use
   }
 });
 
-test("an upstream connection that is authenticated by NTLM or Negotiate serves no other client", async () => {
+test("never shares connections authenticated by NTLM or Negotiate", async () => {
   const far = await receiver((head, socket) => {
     const asks = /\/401/.test(head) ? "WWW-Authenticate: Basic realm=x, NTLM TlRM\r\n" : "";
     socket.write(`HTTP/1.1 200 OK\r\n${asks}Content-Length: 5\r\n\r\n${String(socket.remotePort).padEnd(5)}`);
   });
   const clients = await Promise.all([1, 2].map(() => RawClient.open(proxy.port)));
   let answers = 0;
-  /** The upstream connection, by its port, that a request of a client went over. */
+  /** The port of the upstream connection that a request of a client used. */
   const via = async (index: number, path: string, fields = ""): Promise<string> => {
     const client = clients[index]!;
     const from = client.text.length;
@@ -362,7 +362,7 @@ test("an upstream connection that is authenticated by NTLM or Negotiate serves n
   assert.equal(await via(0, "/", "Authorization: NTLM TlRM\r\n"), shared);
   const other = await via(1, "/");
   assert.notEqual(other, shared);
-  // Its own client stays on it, and it remains bound without further credentials.
+  // Its own client keeps it, and it stays bound without further credentials.
   assert.equal(await via(0, "/"), shared);
   assert.equal(await via(1, "/"), other);
   assert.equal(await via(1, "/401"), other);

@@ -63,7 +63,7 @@ const wire = fc.oneof(
   fc.tuple(fc.constantFrom(...GOOD), part, fc.nat(80)).map(([good, p, at]) => good.slice(0, at) + p + good.slice(at)),
 );
 
-/** Our reading of one head: null while it is incomplete or when it is refused. */
+/** The parsed head: null while it is incomplete or when it is refused. */
 function ours(pieces: readonly Buffer[]): Head | null {
   const parser = new HeadParser();
   for (const piece of pieces) {
@@ -81,7 +81,7 @@ interface Seen {
   coding: string | undefined;
 }
 
-/** Reads a head with the parser of `node:http`, as its servers do; null when it refuses it. */
+/** Parses a head with `node:http`, as its servers do; null when it refuses it. */
 function makeNodeReader() {
   let seen: Seen | null = null;
   const look = (request: IncomingMessage) => {
@@ -106,10 +106,10 @@ function makeNodeReader() {
   };
 }
 
-/** What the URL standard takes for the host of a target. */
+/** The host of a target according to the URL standard. */
 const urlHost = (url: string): string => new URL(url).hostname.replace(/^\[|\]$|\.$/g, "");
 
-test(`fuzzed heads never throw, whatever the split, and yield no target that node:http reads otherwise (SEED=${seed})`, async () => {
+test(`fuzzed heads never throw and agree with node:http (SEED=${seed})`, async () => {
   const node = makeNodeReader();
   let both = 0;
   let targets = 0;
@@ -141,6 +141,6 @@ test(`fuzzed heads never throw, whatever the split, and yield no target that nod
     }),
     { numRuns: RUNS, seed, interruptAfterTimeLimit: 90_000, markInterruptAsFailure: true },
   );
-  // Not vacuous: many heads are read by both, and many of them name a target.
+  // Both parsers must accept many heads, and many of them must contain a target.
   assert.ok(both > 500 && targets > 100, `${both} heads read by both, ${targets} with a target`);
 });

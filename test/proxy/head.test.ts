@@ -5,7 +5,7 @@ import { HeadParser, MAX_HEAD_BYTES } from "../../proxy/http/head.ts";
 
 type Outcome = { head: object; rest: string } | { refusal: object } | null;
 
-/** Feeds pieces until the parser answers; what comes after the answer is part of the rest. */
+/** Feeds pieces until the parser answers; later bytes are part of the rest. */
 function parse(pieces: readonly Buffer[]): Outcome {
   const parser = new HeadParser();
   for (const [i, piece] of pieces.entries()) {
@@ -72,7 +72,7 @@ const BAD: [string, 400 | 431][] = [
   [`GET http://a/ HTTP/1.1\r\nHost: a\r\n${"X: y\r\n".repeat(MAX_HEAD_BYTES / 4)}`, 431],
 ];
 
-test("good heads are read whole, with the bytes behind them", () => {
+test("parses valid heads and returns the bytes after them", () => {
   for (const text of GOOD) {
     const result = parse([bytes(text)]);
     assert.ok(result !== null && "head" in result, text);
@@ -80,7 +80,7 @@ test("good heads are read whole, with the bytes behind them", () => {
   }
 });
 
-test("bad heads are refused with 400, endless ones with 431", () => {
+test("refuses bad heads with 400 and endless ones with 431", () => {
   for (const [text, status] of BAD) {
     const result = parse([bytes(text)]);
     assert.ok(result !== null && "refusal" in result, JSON.stringify(text.slice(0, 200)));
@@ -104,7 +104,7 @@ test("every split of the bytes gives the same result", () => {
   }
 });
 
-test("chunked bodies: strict sizes, CRLF only, extensions and trailers dropped, the same for every split", () => {
+test("parses chunked bodies strictly, the same for every split", () => {
   const read = (pieces: readonly Buffer[]): string => {
     const body = new ChunkedBody();
     let payload = "";
@@ -146,7 +146,7 @@ test("chunked bodies: strict sizes, CRLF only, extensions and trailers dropped, 
   }
 });
 
-test("white space inside of a field value is read in linear time", () => {
+test("parses white space in a field value in linear time", () => {
   const time = (length: number): number => {
     const head = bytes(`GET http://a/ HTTP/1.1\r\nHost: a\r\nX: \t a${" ".repeat(length)}b \t\r\n\r\n`);
     const began = performance.now();
@@ -157,7 +157,7 @@ test("white space inside of a field value is read in linear time", () => {
     return spent;
   };
   time(16_000);
-  // Quadratic time was 300 ms for each.
+  // With quadratic time it was 300 ms each.
   const best = Math.min(...Array.from({ length: 10 }, () => time(16_000)));
   assert.ok(best < 20, `${best} ms`);
 });

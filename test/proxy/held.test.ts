@@ -3,7 +3,7 @@ import { test } from "node:test";
 import { LineReader } from "../../proxy/http/head.ts";
 import { Held } from "../../proxy/http/held.ts";
 
-test("bytes that are held come back whole, in any pieces, and pieces are not changed", () => {
+test("returns all held bytes and does not change the pieces", () => {
   const text = "0123456789".repeat(100);
   for (const size of [1, 3, 255, 256, 257, 999, 1000]) {
     const whole = Buffer.from(text);
@@ -19,15 +19,15 @@ test("bytes that are held come back whole, in any pieces, and pieces are not cha
   assert.equal(new Held().take().length, 0);
 });
 
-test("64 KiB that arrive byte by byte take little more memory than 64 KiB", () => {
+test("64 KiB in single bytes take little more than 64 KiB", () => {
   const held = new Held();
   for (let i = 0; i < 65_536; i++) held.append(Buffer.from([i & 255]));
   assert.equal(held.length, 65_536);
-  // The pieces themselves are garbage; what is kept is one buffer outside of the heap.
+  // The pieces themselves are garbage; the held bytes are one buffer outside the heap.
   assert.ok(held.take().buffer.byteLength <= 131_072);
 });
 
-test("a line that arrives byte by byte is read in linear time", () => {
+test("reads a line of single bytes in linear time", () => {
   const time = (length: number): number => {
     const reader = new LineReader(1_000_000, "test");
     const bytes = Buffer.from(`${"x".repeat(length)}\r\n`);

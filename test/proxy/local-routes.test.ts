@@ -31,7 +31,7 @@ Local:
         /32 host LOCAL tos=4
 `;
 
-test("local routes of IPv4 count, but for the default route of transparent proxies", () => {
+test("reads local IPv4 routes except a local default route", () => {
   assert.deepEqual(localNetworks4(FIB_TRIE), [
     "10.8.0.0/24",
     "10.9.0.0/24",
@@ -41,7 +41,7 @@ test("local routes of IPv4 count, but for the default route of transparent proxi
   ]);
 });
 
-test("local and anycast routes of IPv6 count, but for the default route of transparent proxies", () => {
+test("reads local IPv6 routes except a local default route", () => {
   const zero = "0".repeat(32);
   const line = (base: string, prefix: string, flags: string) =>
     `${base} ${prefix} ${zero} 00 ${zero} 00000000 00000002 00000000 ${flags}       lo`;
@@ -56,6 +56,6 @@ test("local and anycast routes of IPv6 count, but for the default route of trans
   assert.deepEqual(localNetworks6(text), ["2600:9::/64", "fd00::2/128", "fd00::/128"]);
 });
 
-test("this machine's own networks have its loopback", () => {
+test("the own networks include loopback", () => {
   assert.ok(ownNetworks().includes("127.0.0.0/8"));
 });

@@ -9,7 +9,7 @@ function makeJob(zone: string): Job {
   return { zone, waitsFor: new Set(), runsFor: null };
 }
 
-/** Enters so many jobs and counts the results. */
+/** Enters this many jobs and counts the results. */
 function enterMany(queue: LookupQueue<Job>, count: number, of: (i: number) => { client: string; zone: string }) {
   const result: Record<"start" | "wait" | "full", Job[]> = { start: [], wait: [], full: [] };
   for (let i = 0; i < count; i++) {
@@ -20,7 +20,7 @@ function enterMany(queue: LookupQueue<Job>, count: number, of: (i: number) => { 
   return result;
 }
 
-test("the zone of a name is its last two labels, or three below such as co.uk", () => {
+test("a zone has two labels, or three below such as co.uk", () => {
   const zones: Record<string, string> = {
     "a.b.example.com": "example.com",
     "example.com": "example.com",
@@ -36,7 +36,7 @@ test("the zone of a name is its last two labels, or three below such as co.uk", 
   for (const [host, zone] of Object.entries(zones)) assert.equal(zoneOf(host), zone);
 });
 
-test("no zone and no client takes more than a quarter of the slots or of the queue", () => {
+test("a zone or client gets at most a quarter of the slots", () => {
   for (const of of [
     (i: number) => ({ client: "one", zone: `zone${i}` }),
     (i: number) => ({ client: `client${i}`, zone: "one" }),
@@ -56,7 +56,7 @@ test("a zone of one client leaves most of the share of that client", () => {
   assert.ok(other > dead, `${other} slots`);
 });
 
-test("beside 16 greedy clients, each with many zones, a newcomer starts at once", () => {
+test("a new client starts immediately beside 16 greedy ones", () => {
   const queue = new LookupQueue<Job>(SLOTS, PLACES);
   for (let greedy = 0; greedy < 16; greedy++) {
     enterMany(queue, 300, (i) => ({ client: `client${greedy}`, zone: `zone${greedy}.${i}` }));
@@ -91,7 +91,7 @@ test("clients take turns, and so do the zones of a client", () => {
   assert.equal(queue.next(), null);
 });
 
-test("where greedy clients left no slot, the next free slot goes to a client without any", () => {
+test("the next free slot goes to a client without slots", () => {
   const queue = new LookupQueue<Job>(SLOTS, PLACES * 8);
   const started = new Map<string, Job>();
   for (let greedy = 0; greedy < 40; greedy++) {
@@ -104,7 +104,7 @@ test("where greedy clients left no slot, the next free slot goes to a client wit
   assert.ok(next.runsFor !== null && !started.has(next.runsFor), `${next.runsFor} has slots`);
 });
 
-test("a job that waits for a greedy client starts when a newcomer needs it too", () => {
+test("a waiting job starts when a new client needs it too", () => {
   const queue = new LookupQueue<Job>(SLOTS, PLACES);
   const { wait } = enterMany(queue, 300, (i) => ({ client: "greedy", zone: `zone${i}` }));
   assert.equal(queue.enter(wait[50]!, "greedy"), "wait");
@@ -112,7 +112,7 @@ test("a job that waits for a greedy client starts when a newcomer needs it too",
   assert.deepEqual([wait[50]!.runsFor, wait[50]!.waitsFor.size], ["newcomer", 0]);
 });
 
-test("every job that waits starts in the end, and nothing is left counted", () => {
+test("every waiting job starts, and all counts return to zero", () => {
   const queue = new LookupQueue<Job>(SLOTS, PLACES);
   let random = 1;
   const next = (below: number) => {

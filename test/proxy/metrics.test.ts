@@ -25,7 +25,7 @@ const value = (families: ReturnType<typeof parse>, sample: string): number => {
   return line === undefined ? Number.NaN : Number(line.split(" ").at(-1));
 };
 
-test("metrics under load: counts are exact, names are those of the docs, no label carries a host", async () => {
+test("metrics are exact under load and match the docs", async () => {
   const hosts = Array.from({ length: 50 }, (_, i) => `tenant-${i}.example`);
   const proxy = await startProxy({
     policy: { deny: [{ name: "denied", hosts: ["denied.example"] }] },

@@ -8,7 +8,7 @@ import { startProxy } from "../harness/proxy.ts";
 const run = promisify(execFile);
 const missing = netnsMissing();
 
-test("nobody reaches the proxy or its admin port through the proxy, by any local address or name, whatever is opened", {
+test("denies the proxy's own ports on every local address", {
   skip: missing ?? false,
 }, async (t) => {
   const net = makeNetns([], []);
@@ -36,7 +36,7 @@ test("nobody reaches the proxy or its admin port through the proxy, by any local
   for (const target of [...addresses, ...names]) {
     for (const port of [4750, 9750]) assert.equal(await ask(target, port), "403", `${target}:${port}`);
   }
-  // The ranges really are open: another port of the same address is dialled, and refused by nobody but the kernel.
+  // The ranges really are open: another port of the same address is dialled, and the kernel refuses it.
   for (const target of addresses) assert.equal(await ask(target, 4751), "502", target);
   for (const record of proxy.records().filter((r) => !r.target.endsWith(":4751"))) {
     assert.equal(record.address, undefined, "no dial was made");

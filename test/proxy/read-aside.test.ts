@@ -21,7 +21,7 @@ for (let left = 0; left < 8; left++) {
 console.log("read");
 `;
 
-test("a long policy file is read also without file descriptors for a thread", () => {
+test("reads a long policy file without descriptors for a thread", () => {
   const cwd = new URL("../..", import.meta.url).pathname;
   const command = 'ulimit -n 64; exec "$0" --input-type=module -e "$1"';
   assert.equal(execFileSync("sh", ["-c", command, process.execPath, SCRIPT], { cwd, encoding: "utf8" }), "read\n");

@@ -23,7 +23,7 @@ after(async () => {
 
 const recordOf = (port: number) => proxy.waitRecord((r) => r.target === `127.0.0.1:${port}`);
 
-/** Asks for a tunnel without collecting what comes through it; the answer is read off. */
+/** Opens a tunnel without collecting its bytes; reads only the answer. */
 async function rawTunnel(port: number): Promise<Socket> {
   const socket = connect({ port: proxy.port, host: "127.0.0.1", allowHalfOpen: true });
   socket.write(`CONNECT 127.0.0.1:${port} HTTP/1.1\r\n\r\n`);
@@ -37,7 +37,7 @@ async function rawTunnel(port: number): Promise<Socket> {
   return socket;
 }
 
-/** Writes random bytes, heeding back-pressure, then FIN; their SHA-256. */
+/** Writes random bytes with back-pressure, then FIN; returns their SHA-256. */
 async function pour(socket: Socket): Promise<string> {
   const hash = createHash("sha256");
   for (let sent = 0; sent < BULK; sent += MiB) {
@@ -49,7 +49,10 @@ async function pour(socket: Socket): Promise<string> {
   return hash.digest("hex");
 }
 
-/** Reads nothing until the sender is stuck, then all of it; its SHA-256 and what the proxy's memory grew by until then. */
+/**
+ * Reads nothing until the sender is blocked, then everything. Returns the SHA-256 and the growth of the proxy's memory
+ * until then.
+ */
 async function drink(socket: Socket, sender: Socket): Promise<{ digest: string; grown: number; stuckAt: number }> {
   const first = proxy.rss();
   for (let same = 0, last = -1; same < 4; ) {
@@ -64,7 +67,7 @@ async function drink(socket: Socket, sender: Socket): Promise<{ digest: string; 
 }
 
 for (const direction of ["up", "down"] as const) {
-  test(`64 MiB ${direction} to a reader that sleeps first: the sender waits, memory stays, every byte arrives`, async () => {
+  test(`back-pressure on 64 MiB ${direction} loses no byte`, async () => {
     const accepted = Promise.withResolvers<Socket>();
     const far = await listen((socket) => {
       socket.pause();
@@ -74,7 +77,7 @@ for (const direction of ["up", "down"] as const) {
     const upstream = await accepted.promise;
     const [from, to] = direction === "up" ? [client, upstream] : [upstream, client];
     const [sent, { digest, grown, stuckAt }] = await Promise.all([pour(from), drink(to, from)]);
-    assert.ok(stuckAt < BULK / 2, `${stuckAt} bytes went into a tunnel that nobody read`);
+    assert.ok(stuckAt < BULK / 2, `${stuckAt} bytes went into a tunnel without a reader`);
     assert.ok(grown < 40, `memory grew by ${grown} MiB`);
     assert.equal(digest, sent);
     to.end();
@@ -86,7 +89,7 @@ for (const direction of ["up", "down"] as const) {
   });
 }
 
-test("more streams than there are read buffers of their own: every byte of each arrives", async () => {
+test("more streams than bulk buffers lose no byte", async () => {
   const far = await listen((socket) => socket.pipe(socket));
   const one = async () => {
     const sent = randomBytes(2 * MiB);
@@ -97,7 +100,7 @@ test("more streams than there are read buffers of their own: every byte of each 
     assert.ok(client.bytes.equals(sent));
     client.socket.destroy();
   };
-  // 80 streams want 160 buffers; the second time, the first ones have given theirs back.
+  // 80 streams need 160 buffers; in the second round, the first ones have released theirs.
   for (let round = 0; round < 2; round++) await Promise.all(Array.from({ length: 80 }, one));
   await far.close();
 });
@@ -107,7 +110,7 @@ interface Ends {
   upstream: Socket;
 }
 
-test("the record says who ended a tunnel and how; a reset on one side is a reset on the other", async () => {
+test("records how a tunnel ended and relays resets", async () => {
   const ends = {
     "client-end": ({ client }: Ends) => client.socket.end(),
     "upstream-end": ({ upstream }: Ends) => upstream.end(),
@@ -146,7 +149,7 @@ test("the record says who ended a tunnel and how; a reset on one side is a reset
     await far.close();
   }
 });
-test("a 1 MiB POST that is refused reads its whole 403", async () => {
+test("the sender of a refused 1 MiB POST reads its whole 403", async () => {
   const client = await RawClient.open(proxy.port);
   client.socket.write(`POST http://10.0.0.5/ HTTP/1.1\r\nHost: x\r\nContent-Length: ${MiB}\r\n\r\n`);
   client.socket.write(Buffer.alloc(MiB));
@@ -157,7 +160,7 @@ test("a 1 MiB POST that is refused reads its whole 403", async () => {
   client.socket.destroy();
 });
 
-test("a client that goes away while its target is dialled takes the dial with it", async (t) => {
+test("cancels the dial when the client disconnects", async (t) => {
   const deaf = await deafListener();
   t.after(deaf.close);
   const client = await RawClient.open(proxy.port);
@@ -170,7 +173,7 @@ test("a client that goes away while its target is dialled takes the dial with it
   assert.equal(client.text, "");
 });
 
-test("a target that never answers is a 504 after the connect time", async (t) => {
+test("a silent target is a 504 after the connect time", async (t) => {
   const deaf = await deafListener();
   t.after(deaf.close);
   const client = await RawClient.open(proxy.port);

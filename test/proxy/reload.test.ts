@@ -10,7 +10,7 @@ const HOSTS = "127.0.0.1 keep.example a.example b.example\n";
 const keepOnly = manifest({ defaultAction: "Deny", allow: [{ hosts: ["keep.example"] }] });
 const open = manifest({});
 
-/** Replaces a file as editors and operators do: written beside it, then renamed over it. */
+/** Replaces a file as editors and operators do: written to another name, then renamed. */
 function replace(file: string, text: string): void {
   writeFileSync(`${file}.new`, text);
   renameSync(`${file}.new`, file);
@@ -24,7 +24,7 @@ function swapVolume(folder: string, version: number, text: string): void {
   renameSync(join(folder, "..data_tmp"), join(folder, "..data"));
 }
 
-test("a swapped ConfigMap volume: new requests and open tunnels follow it, what is permitted goes on", async () => {
+test("applies a swapped ConfigMap to requests and open tunnels", async () => {
   const folder = tempFolder();
   swapVolume(folder, 1, open);
   symlinkSync("..data/policy.json", join(folder, "policy.json"));
@@ -54,7 +54,7 @@ test("a swapped ConfigMap volume: new requests and open tunnels follow it, what 
   await far.close();
 });
 
-test("truncated, empty, wrong and missing files keep the last good policy; status, metric and log say why", async () => {
+test("keeps the last valid policy and reports the reason", async () => {
   const proxy = await startProxy({ policy: keepOnly, args: OPEN_LOOPBACK, hosts: HOSTS });
   const far = await listen((socket) => socket.end("hi"));
   const good = (await proxy.untilStatus((status) => status.policyError === null)).policy!.hash;
@@ -83,7 +83,7 @@ test("truncated, empty, wrong and missing files keep the last good policy; statu
   await far.close();
 });
 
-test("passwords reload: a removed one ends its tunnels, an empty one changes nothing, a new one is good", async () => {
+test("reloads passwords and resets tunnels of removed ones", async () => {
   const folder = tempFolder();
   const password = (name: string, text: string) => replace(join(folder, name), text);
   password("alice", "one");
@@ -124,7 +124,7 @@ const REQUESTS_A_SECOND = 500;
 const STEADY_MS = 100;
 const REVOKED_MS = 5000;
 
-test(`${RELOADS} reloads under load: one whole policy decides each request, what is permitted stays, what is forbidden ends`, async (t) => {
+test(`one policy decides each request during ${RELOADS} reloads`, async (t) => {
   const policies = ["a", "b"].map((host) => manifest({ deny: [{ name: `no-${host}`, hosts: [`${host}.example`] }] }));
   const proxy = await startProxy({ policy: policies[0]!, args: OPEN_LOOPBACK, hosts: HOSTS });
   const far = await listen((socket) => {
@@ -153,7 +153,7 @@ test(`${RELOADS} reloads under load: one whole policy decides each request, what
     if (answer === "") cut++;
     else assert.match(answer, /^HTTP\/1\.1 (200|403) /);
   };
-  // Open loop: what a slow machine is late with is asked for at the next tick, so that the rate holds.
+  // Open loop: a slow machine catches up at the next tick, so that the rate is constant.
   const open = new Set<Promise<void>>();
   const began = performance.now();
   const ticks = setInterval(() => {
@@ -166,7 +166,7 @@ test(`${RELOADS} reloads under load: one whole policy decides each request, what
 
   const doomed: { client: RawClient; closed: Promise<void> }[] = [];
   for (let i = 1; i <= RELOADS; i++) {
-    // A truncated file in between must change nothing.
+    // A truncated file in between must not change anything.
     if (i % 10 === 0) {
       replace(proxy.policyFile, policies[i % 2]!.slice(0, 60));
       proxy.signal("SIGHUP");
@@ -193,7 +193,7 @@ test(`${RELOADS} reloads under load: one whole policy decides each request, what
   await proxy.waitRecord(() => proxy.records().length >= total);
   const records = proxy.records();
   assert.equal(records.length, total, "no tunnel to a permitted host has ended");
-  // What was under way while it became forbidden is cut off: a 403 would say that it was never sent.
+  // Requests that were sent before their denial are reset: a 403 would claim that they were never sent.
   assert.equal(records.filter((record) => record.close === "revoked").length, cut + RELOADS);
   for (const record of records) {
     if (record.close === "revoked") continue;
@@ -210,7 +210,7 @@ test(`${RELOADS} reloads under load: one whole policy decides each request, what
   assert.equal(await proxy.stop(), 0);
 });
 
-test("a reload while a target is dialled: what is forbidden by then gets its reason instead of a tunnel", async (t) => {
+test("a reload during a dial refuses a newly denied request", async (t) => {
   const proxy = await startProxy({ policy: open, args: [...OPEN_LOOPBACK, "--connect-seconds", "20"], hosts: HOSTS });
   const deaf = await deafListener();
   t.after(deaf.close);

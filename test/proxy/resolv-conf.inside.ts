@@ -7,7 +7,7 @@ import { startDns } from "../harness/dns.ts";
 import { finish } from "../harness/finish.ts";
 import { manifest, OPEN_LOOPBACK, OUTRIDER, tempFolder } from "../harness/proxy.ts";
 
-/** Explains a name where resolv.conf has this text; what was printed. */
+/** Explains a name with this text in resolv.conf; returns the output. */
 async function explain(resolvConf: string, name: string): Promise<string> {
   const folder = tempFolder();
   writeFileSync(join(folder, "policy.json"), manifest({}));
@@ -27,19 +27,19 @@ async function startOn(t: TestContext, host: string, address: string): Promise<v
   t.after(() => dns.close());
 }
 
-test("the first name server that answers", async (t) => {
+test("uses the first name server that answers", async (t) => {
   await startOn(t, "127.0.0.53", "127.0.0.5");
-  // Nothing listens on the first one.
+  // The first one has no listener.
   const text = "search a.test\nnameserver 127.0.0.9\nnameserver 127.0.0.53\noptions ndots:5\n";
   assert.match(await explain(text, "hooks.test:443"), / {2}address {2}127\.0\.0\.5 /);
 });
 
-test("this machine, where there is none", async (t) => {
+test("uses this machine without a name server", async (t) => {
   await startOn(t, "127.0.0.1", "127.0.0.6");
   assert.match(await explain("options ndots:5\n", "hooks.test:443"), / {2}address {2}127\.0\.0\.6 /);
 });
 
-test("no name server at all is a failure of the name", async () => {
+test("a missing name server is a failure of the name", async () => {
   const text = await explain("nameserver 127.0.0.9\n", "hooks.test:443");
   assert.match(text, /unknown[\s\S]*cannot resolve hooks\.test: no resolver answers/);
 });

@@ -3,7 +3,7 @@ import { test } from "node:test";
 import { OPEN_LOOPBACK, startProxy } from "../harness/proxy.ts";
 import { listen, RawClient } from "../harness/raw.ts";
 
-test("--reuse-port: processes share one port; one that dies takes only its own clients, one that joins gets some", async () => {
+test("--reuse-port lets processes share one port", async () => {
   const first = await startProxy({ args: [...OPEN_LOOPBACK, "--reuse-port"] });
   const join = () => startProxy({ args: [...OPEN_LOOPBACK, "--reuse-port"], listen: `127.0.0.1:${first.port}` });
   const second = await join();
@@ -42,7 +42,7 @@ test("--reuse-port: processes share one port; one that dies takes only its own c
   await far.close();
 });
 
-test("without --reuse-port a second process is told that the port is taken", async () => {
+test("a second process without --reuse-port fails", async () => {
   const first = await startProxy({ args: OPEN_LOOPBACK });
   await assert.rejects(startProxy({ listen: `127.0.0.1:${first.port}` }), /the address is in use/);
   await first.stop();

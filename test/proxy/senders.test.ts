@@ -9,19 +9,19 @@ import { makeNetns, type Netns, netnsMissing } from "../harness/netns.ts";
 import { type ProxyHandle, startProxy, tempFolder } from "../harness/proxy.ts";
 import { BODY, SENDERS, type Sender } from "./senders/senders.ts";
 
-/** Real senders, a real proxy and real receivers on two hosts of their own, joined by a wire with no way out. */
+/** Real senders, a real proxy and real receivers on two hosts, joined by a wire without a route out. */
 
 const here = new URL("senders/", import.meta.url).pathname;
 const folder = tempFolder();
 const ca = join(folder, "ca.pem");
 const RECEIVER = "11.0.0.10";
 const RECEIVER6 = "2600:1::10";
-/** Nothing listens there. */
+/** Without a listener. */
 const CLOSED = "11.0.0.11";
 const SILENT = "11.0.0.99";
-/** They stand on the far side, so that a leak would be seen arriving. */
+/** They are on the far side, so that a leak would arrive there. */
 const FAR_TRAPS = ["10.0.0.5", "169.254.169.254", "64:ff9b::a00:5"];
-/** And these on the proxy's own host. */
+/** These are on the proxy's own host. */
 const NEAR_TRAPS = ["127.0.0.1", "::1"];
 const HOSTS = `
 ${RECEIVER} hooks.example other.example x.competitor.example
@@ -85,7 +85,7 @@ const lacks = (sender: Sender): string | false => {
   return spawnSync(tool!, args).error === undefined ? false : `needs ${tool}`;
 };
 
-/** Runs a sender on the proxy's host, with the proxy in its environment as Convoy has it; each URL leaves one record. */
+/** Runs a sender on the proxy's host, with the proxy in its environment as in Convoy; each URL creates one record. */
 async function send(sender: Sender, urls: string[], password = "s3cret", user = sender.user) {
   const url = `http://${user}:${password}@127.0.0.1:${proxy.port}`;
   const { PATH, HOME } = process.env;
@@ -120,15 +120,15 @@ function packets(): { ipv4: string; tcp: string } {
 }
 
 interface Refusal {
-  /** `{port}` stands for the one that was asked for. */
+  /** `{port}` is a placeholder for the requested port. */
   phrase: string;
   status: number;
   code: string;
-  /** The policy's: what it permits may still fail. */
+  /** The decision of the policy: an allowed request may still fail. */
   verdict: "allow" | "deny";
 }
 
-/** Asks for a host by https and by http, and expects this refusal in the sender's words and in the record. */
+/** Requests a host by https and by http, and expects this refusal in the sender's output and in the record. */
 async function expectRefusal(sender: Sender, host: string, refusal: Refusal): Promise<void> {
   for (const scheme of ["https", "http"] as const) {
     const url = `${scheme}://${host}/hook`;
@@ -164,7 +164,7 @@ const REFUSED: [host: string, refusal: Refusal][] = [
   ["nat64.example", denied("address", "nat64.example resolves to a private address (10.0.0.0/8)")],
 ];
 
-/** Permitted, and then it does not work out. */
+/** Allowed, but the connection fails. */
 const FAILED: [host: string, refusal: Refusal][] = [
   ["nowhere.example", failed("dns-failed", 502, "egress-dns: cannot resolve nowhere.example: no resolver answers")],
   ["closed.example", failed("refused", 502, "egress-connect: closed.example:{port} refused the connection")],
@@ -172,8 +172,8 @@ const FAILED: [host: string, refusal: Refusal][] = [
 ];
 
 for (const sender of SENDERS) {
-  // These tests come first: no earlier connection can then send a late packet.
-  test(`${sender.name}: what is refused says why in the sender's own words, and no packet leaves`, {
+  // These tests are first, so that no earlier connection can send a late packet.
+  test(`${sender.name}: shows the reason of a refusal; no packet leaves`, {
     skip: lacks(sender),
   }, async () => {
     sender.prepare?.(folder);
@@ -196,7 +196,7 @@ for (const sender of SENDERS) {
 }
 
 for (const sender of SENDERS) {
-  test(`${sender.name}: what is allowed arrives as it was sent, over IPv4 and IPv6`, {
+  test(`${sender.name}: delivers unchanged over IPv4 and IPv6`, {
     skip: lacks(sender),
   }, async () => {
     const before = packets();
@@ -211,12 +211,12 @@ for (const sender of SENDERS) {
         assert.doesNotMatch(got.join("\n"), /^(proxy-|x-forwarded-for|forwarded|x-real-ip)/im);
       }
     }
-    // The counters that stood still above do count.
+    // The counters of the previous test do increase.
     assert.notDeepEqual(packets(), before);
     assert.ok(hits.includes(`hit ${RECEIVER} 443`) && hits.includes(`hit ${RECEIVER6} 80`));
   });
 
-  test(`${sender.name}: an unknown name, a refused port and a silent host are told apart`, {
+  test(`${sender.name}: distinguishes failures of name, port and host`, {
     skip: lacks(sender),
   }, async () => {
     for (const [host, failure] of FAILED) await expectRefusal(sender, host, failure);
@@ -225,7 +225,7 @@ for (const sender of SENDERS) {
   test(`${sender.name}: the user name may be empty`, { skip: lacks(sender) }, async () => {
     const { status, text } = await send(sender, ["http://hooks.example/hook"], "s3cret", "");
     if (sender.sendsEmptyUser) assert.equal(status, 0, text);
-    // It sends no credentials at all then: such a sender needs a user name in its URL.
+    // Then it sends no credentials at all: such a sender needs a user name in its URL.
     else
       assert.ok(
         text.includes(
@@ -241,7 +241,7 @@ for (const sender of SENDERS) {
 }
 
 const go = SENDERS.find((sender) => sender.name.startsWith("Go"))!;
-test("Go: one kept connection carries plain requests for several hosts, and each is decided", {
+test("Go: decides each plain request of a shared connection", {
   skip: lacks(go),
 }, async () => {
   const urls = ["hooks.example", "other.example", "six.example", "private.example"].map((h) => `http://${h}/hook`);
@@ -256,7 +256,7 @@ test("Go: one kept connection carries plain requests for several hosts, and each
   assert.equal(new Set(records.map((record) => record.source)).size, 1);
 });
 
-test("none of all this was ever seen by an internal address", { skip: missing ?? false }, () => {
+test("no packet reached an internal address", { skip: missing ?? false }, () => {
   const traps = [...FAR_TRAPS, ...NEAR_TRAPS];
   assert.deepEqual(
     hits.filter((line) => traps.includes(line.split(" ")[1]!)),

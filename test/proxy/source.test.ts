@@ -7,7 +7,7 @@ import { promisify } from "node:util";
 import { makeNetns, type Netns, netnsMissing } from "../harness/netns.ts";
 import { OUTRIDER, type ProxyHandle, type ProxyStatus, runOutrider, startProxy } from "../harness/proxy.ts";
 
-/** A machine with several addresses, and a receiver on another one that says whom it sees. */
+/** A machine with several addresses, and a receiver on another one that answers with the address of its caller. */
 
 const RECEIVER = "11.0.0.10";
 const RECEIVER6 = "2600:1::10";
@@ -57,7 +57,7 @@ after(async () => {
 const inside = async (command: string, ...args: string[]) =>
   (await run("ip", ["netns", "exec", net.inside, command, ...args], { timeout: 20_000 })).stdout;
 
-/** Who the receiver saw when a name was asked for through the proxy; or the status and reason of the refusal. */
+/** The address that the receiver saw in a request through the proxy; or the status and reason of the refusal. */
 async function seen(proxy: ProxyHandle, name: string, tunnel = true): Promise<string> {
   const via = ["--proxy", proxy.url(), ...(tunnel ? ["--proxytunnel"] : [])];
   const format = tunnel ? "%{http_connect}" : "%{http_code}";
@@ -83,7 +83,7 @@ const sources = (...list: string[]) => list.flatMap((ip) => ["--source-address",
 const start = (args: string[], policy: object = {}) =>
   startProxy({ policy, args, hosts: HOSTS, netns: net.inside, env: { OUTRIDER_RESOLVER: "127.0.0.1:53" } });
 
-test("each destination host keeps one source, all sources are used, IPv6 has its own", {
+test("each destination host has a fixed source per family", {
   skip: missing ?? false,
 }, async () => {
   const proxy = await start(sources(ONE, TWO, SIX));
@@ -103,7 +103,7 @@ test("each destination host keeps one source, all sources are used, IPv6 has its
   await again.stop();
 });
 
-test("an address that goes away closes readiness and its hosts, never to another source; it is used again when it is back", {
+test("a missing source gets no replacement and is used again later", {
   skip: missing ?? false,
 }, async () => {
   const proxy = await start(sources(ONE, TWO, SIX));
@@ -126,7 +126,7 @@ test("an address that goes away closes readiness and its hosts, never to another
   await proxy.stop();
 });
 
-test("an address that this machine does not have: not ready, 503; a bind that is allowed to lie changes nothing", {
+test("an unassigned source is 503, also with ip_nonlocal_bind", {
   skip: missing ?? false,
 }, async () => {
   const nonlocal = (on: 0 | 1) => inside("sh", "-c", `echo ${on} > /proc/sys/net/ipv4/ip_nonlocal_bind`);
@@ -143,7 +143,7 @@ test("an address that this machine does not have: not ready, 503; a bind that is
   await nonlocal(0);
 });
 
-test("a target of a family without a source address is refused; the sources themselves are no targets", {
+test("denies families without a source, and sources as targets", {
   skip: missing ?? false,
 }, async () => {
   const proxy = await start(sources(ONE));
@@ -154,7 +154,7 @@ test("a target of a family without a source address is refused; the sources them
   await proxy.stop();
 });
 
-test("a source without any local port left is overloaded, and takes no other source instead", {
+test("a source without free ports is overloaded", {
   skip: missing ?? false,
 }, async () => {
   const range = "/proc/sys/net/ipv4/ip_local_port_range";
@@ -163,7 +163,7 @@ test("a source without any local port left is overloaded, and takes no other sou
   await untilStatus(proxy, (status) => status.ready);
   const source = await seen(proxy, NAMES[0]!);
   await inside("sh", "-c", `echo 50000 50001 > ${range}`);
-  // Its own ports are given, since the two that are left are the proxy's. It holds each tunnel until it has all answers.
+  // The local ports of the clients are set, since the proxy needs the two that are left. Tunnels stay open until all are answered.
   const script = `const [port, name] = process.argv.slice(1); const sockets = [];
     const ask = (i) => { if (i === 4) { for (const socket of sockets) socket.destroy(); return; }
       const socket = require("net").connect({ port, host: "127.0.0.1", localAddress: "127.0.0.1", localPort: 61000 + i });
@@ -180,7 +180,7 @@ test("a source without any local port left is overloaded, and takes no other sou
   await proxy.stop();
 });
 
-test("verification proves every source by itself, and a mapped source by the address that the world sees", {
+test("verifies every source, a mapped one by its static IP", {
   skip: missing ?? false,
 }, async () => {
   const verification = { echoURLs: [`http://${NAMES[0]}:8080/ip`], intervalSeconds: 1, timeoutSeconds: 1 };
@@ -212,7 +212,7 @@ test("wrong source addresses are one line and exit 2", async () => {
   const policy = join(import.meta.dirname, "../../examples/acl.yaml");
   for (const [args, message] of [
     [["--source-address", "eth0"], /--source-address must be an IP address, not "eth0"/],
-    [["--source-address", ONE, "--source-address", ONE], /--source-address: an address is there twice/],
+    [["--source-address", ONE, "--source-address", ONE], /--source-address: the address is given twice/],
   ] as const) {
     const result = await runOutrider(["proxy", "--policy", policy, ...args]);
     assert.equal(result.status, 2);

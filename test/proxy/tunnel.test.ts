@@ -22,7 +22,7 @@ const tunnelTo = async (port: number, early = ""): Promise<RawClient> => {
   return client;
 };
 
-/** Writes all of it, heeding back-pressure; its SHA-256. */
+/** Writes all bytes with back-pressure; returns their SHA-256. */
 async function pour(socket: Socket, total: number): Promise<string> {
   const hash = createHash("sha256");
   for (let sent = 0; sent < total; sent += MiB) {
@@ -33,7 +33,7 @@ async function pour(socket: Socket, total: number): Promise<string> {
   return hash.digest("hex");
 }
 
-test("the answer is exactly one 200 line, and early bytes reach the upstream first", async () => {
+test("answers one 200 line and relays early bytes first", async () => {
   let got = "";
   const upstream = await listen((socket) => {
     socket.on("data", (chunk) => {
@@ -55,7 +55,7 @@ test("the answer is exactly one 200 line, and early bytes reach the upstream fir
   await upstream.close();
 });
 
-test("64 MiB each way at once arrive whole", async () => {
+test("relays 64 MiB in both directions at once", async () => {
   const up = createHash("sha256");
   let down = "";
   let received = 0;
@@ -91,7 +91,7 @@ test("64 MiB each way at once arrive whole", async () => {
   await upstream.close();
 });
 
-test("half-close is relayed both ways: each side may still answer after the other's FIN", async () => {
+test("relays a half-close in both directions", async () => {
   const upstream = await listen((socket) => {
     socket.resume();
     socket.on("end", () => socket.end("answer after your FIN"));
@@ -117,7 +117,7 @@ test("half-close is relayed both ways: each side may still answer after the othe
   await other.close();
 });
 
-test("1,000 tunnels at once, each with its own bytes", async () => {
+test("relays 1,000 concurrent tunnels", async () => {
   const upstream = await listen((socket) => socket.pipe(socket));
   const clients: RawClient[] = [];
   for (let i = 0; i < 1000; i += 100) {
@@ -130,7 +130,7 @@ test("1,000 tunnels at once, each with its own bytes", async () => {
   await upstream.close();
 });
 
-test("refused connection and failed dial say so before any 200", async () => {
+test("reports a failed dial before any 200", async () => {
   const upstream = await listen(() => {});
   await upstream.close();
   const client = await RawClient.open(proxy.port);
@@ -142,7 +142,7 @@ test("refused connection and failed dial say so before any 200", async () => {
   client.socket.destroy();
 });
 
-test("a client that says much and leaves: an upstream that ended first still gets every byte", async () => {
+test("an upstream that ended first still gets every byte", async () => {
   let received = 0;
   const ended = Promise.withResolvers<void>();
   const upstream = await listen((socket) => {
@@ -163,7 +163,7 @@ test("a client that says much and leaves: an upstream that ended first still get
   await upstream.close();
 });
 
-test("a listener for both families records its clients by the addresses that they have", async () => {
+test("a dual-stack listener records IPv4 clients as IPv4", async () => {
   const both = await startProxy({ listen: "[::]:0", args: OPEN_LOOPBACK });
   const far = await listen((socket) => socket.end());
   for (const [host, source] of [

@@ -22,7 +22,7 @@ after(() => {
   for (const server of open) server.close();
 });
 
-/** An echo server whose answers the test chooses; null: it accepts and says nothing. */
+/** An echo server whose answers the test chooses; null: it accepts and sends nothing. */
 async function startEcho(tls?: { key: Buffer; cert: Buffer }, host = "127.0.0.1") {
   const state = { say: null as ((response: ServerResponse) => void) | null, asked: 0 };
   const answer = (_: IncomingMessage, response: ServerResponse) => {
@@ -34,7 +34,7 @@ async function startEcho(tls?: { key: Buffer; cert: Buffer }, host = "127.0.0.1"
   server.listen(0, host);
   await once(server, "listening");
   const { port } = server.address() as AddressInfo;
-  /** Waits until it was asked so many more times. */
+  /** Waits for this many more requests. */
   const untilAsked = async (more: number) => {
     for (const wanted = state.asked + more; state.asked < wanted; ) await sleep(50);
   };
@@ -56,7 +56,7 @@ const policyOf = (echoURLs: string[], more: object = {}) => ({
   verification: { echoURLs, intervalSeconds: 1, timeoutSeconds: 1, staleAfterSeconds: 3, ...more },
 });
 
-/** A receiver, and requests to it; what is counted is what arrived. */
+/** A receiver, and requests to it; counts those that arrived. */
 async function startReceiver(proxy: () => ProxyHandle) {
   const state = { arrived: 0 };
   const far = await listen((socket) => {
@@ -77,7 +77,7 @@ async function startReceiver(proxy: () => ProxyHandle) {
 const proven = (status: { verification: { verified: boolean }[] }) => status.verification.every((one) => one.verified);
 const unproven = (status: { verification: { verified: boolean }[] }) => !proven(status);
 
-test("silent from the start, right, wrong, silent, right: only what was sent while proven arrives", async () => {
+test("only requests sent while proven arrive", async () => {
   const echo = await startEcho();
   const proxy = await startProxy({ policy: policyOf([echo.url]), args: OPEN_LOOPBACK });
   const far = await startReceiver(() => proxy);
@@ -103,7 +103,7 @@ test("silent from the start, right, wrong, silent, right: only what was sent whi
   assert.equal((await proxy.admin("/readyz")).status, 200);
   await passed();
 
-  // Opened before the last good round: it keeps the source it was opened with.
+  // Opened before the last good round: it keeps its source address.
   const quiet = await listen((socket) => socket.pipe(socket));
   const old = await RawClient.open(proxy.port);
   await old.connect(`127.0.0.1:${quiet.port}`);
@@ -118,7 +118,7 @@ test("silent from the start, right, wrong, silent, right: only what was sent whi
   await young.connect(`127.0.0.1:${quiet.port}`);
   await proxy.untilStatus(unproven);
   assert.equal(wrongs, 1, "the first wrong answer closes the gate");
-  await young.until(() => young.socket.destroyed, "end of the tunnel that nobody vouches for");
+  await young.until(() => young.socket.destroyed, "end of the unproven tunnel");
   old.socket.write("unharmed");
   await old.untilText("unharmed");
   old.socket.destroy();
@@ -138,7 +138,7 @@ test("silent from the start, right, wrong, silent, right: only what was sent whi
   assert.match(text, /outrider_proxy_egress_verified\{address="ipv4"\} 1\n/);
   assert.match(text, /outrider_proxy_egress_mismatch_total [1-9]/);
 
-  // Silence after a proof: it stands for staleAfterSeconds, then the gate closes.
+  // Silence after a proof: it holds for staleAfterSeconds, then the gate closes.
   echo.state.say = null;
   await passed();
   await proxy.untilStatus(unproven);
@@ -147,7 +147,7 @@ test("silent from the start, right, wrong, silent, right: only what was sent whi
   for (const server of [far, quiet]) await server.close();
 });
 
-test("one right answer and one wrong one are no proof; a wrong one and silence neither; right and silence are", async () => {
+test("a wrong answer prevents a proof, silence does not", async () => {
   const [one, two] = [await startEcho(), await startEcho()];
   one.state.say = says(RIGHT);
   two.state.say = says(WRONG);
@@ -160,7 +160,7 @@ test("one right answer and one wrong one are no proof; a wrong one and silence n
   await proxy.stop();
 });
 
-test("answers that are no answers: redirects, errors, garbage, broken JSON, floods; each is named, none is a proof", async () => {
+test("an invalid echo answer is reported and is no proof", async () => {
   const echo = await startEcho();
   const rows: [(response: ServerResponse) => void, RegExp][] = [
     [says("", 302), /answered 302; redirects are not followed/],
@@ -182,7 +182,7 @@ test("answers that are no answers: redirects, errors, garbage, broken JSON, floo
   await proxy.stop();
 });
 
-test("onUnverified Allow: everything passes, status and metrics tell", async () => {
+test("onUnverified Allow: allows requests and reports the state", async () => {
   const echo = await startEcho();
   echo.state.say = says(WRONG);
   const proxy = await startProxy({ policy: policyOf([echo.url], { onUnverified: "Allow" }), args: OPEN_LOOPBACK });
@@ -194,7 +194,7 @@ test("onUnverified Allow: everything passes, status and metrics tell", async () 
   await far.close();
 });
 
-test("a reload keeps a proof that is still right, and drops one that is not; --readiness policy tells only of the policy", async () => {
+test("a reload keeps a proof only if it is still right", async () => {
   const echo = await startEcho();
   echo.state.say = says(RIGHT);
   const proxy = await startProxy({ policy: policyOf([echo.url]), args: [...OPEN_LOOPBACK, "--readiness", "policy"] });
@@ -217,7 +217,7 @@ test("a reload keeps a proof that is still right, and drops one that is not; --r
   await far.close();
 });
 
-test("an address that leaves the policy takes along what was opened from it, and nothing else", async () => {
+test("removing an address resets only its connections", async () => {
   const NEXT = "203.0.113.11";
   const echo = await startEcho();
   echo.state.say = says(RIGHT);
@@ -239,7 +239,7 @@ test("an address that leaves the policy takes along what was opened from it, and
   const wire = `GET http://127.0.0.1:${far.port}/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n`;
   const early = await tunnel();
   assert.match(await exchange(proxy.port, wire), /^HTTP\/1\.1 200 /);
-  // The NAT moves: from the next round on, only the second address is seen.
+  // The NAT changes: from the next round on, only the second address is seen.
   echo.state.say = says(NEXT);
   await echo.untilAsked(2);
   const late = await tunnel();
@@ -262,7 +262,7 @@ test("an address that leaves the policy takes along what was opened from it, and
   await far.close();
 });
 
-test("an address that was seen takes along what it opened, however many edits lie between", async () => {
+test("removing an address resets its connections after later edits", async () => {
   for (const between of [{ staticIPs: [] }, { verification: undefined }]) {
     const removed: [string, number][] = [];
     let now = 0;
@@ -292,7 +292,7 @@ test("an address that was seen takes along what it opened, however many edits li
   }
 });
 
-test("POST /verify asks at once; a wrong answer closes what waits in the pool", async () => {
+test("POST /verify starts a round; a wrong answer empties the pool", async () => {
   const echo = await startEcho();
   echo.state.say = says(RIGHT);
   const policy = policyOf([echo.url], { intervalSeconds: 3600, staleAfterSeconds: 3600 });
@@ -319,12 +319,12 @@ test("POST /verify asks at once; a wrong answer closes what waits in the pool", 
   await far.close();
 });
 
-test("each family is proven by itself: what only IPv6 vouches for goes by IPv6", async () => {
+test("verifies each family separately", async () => {
   const six = "2001:db8:5::10";
   const [echo4, echo6] = [await startEcho(), await startEcho(undefined, "::1")];
   echo4.state.say = says(WRONG);
   echo6.state.say = says(six);
-  // Each family has an echo server of its own; to the other family it has no address.
+  // Each family has its own echo server, without an address of the other family.
   const urls = [echo4.url, echo6.url];
   const policy = { ...policyOf(urls), staticIPs: [{ address: RIGHT }, { address: six }] };
   const proxy = await startProxy({ policy, args: OPEN_LOOPBACK, hosts: "127.0.0.1 both.example\n::1 both.example\n" });
@@ -347,7 +347,7 @@ test("each family is proven by itself: what only IPv6 vouches for goes by IPv6",
   await far.close();
 });
 
-test("https echo URLs: the certificate is verified; outrider verify sees through the proxy what the proxy sees", {
+test("verifies certificates of https echo URLs", {
   skip: missing ?? false,
 }, async () => {
   const { key, cert } = makeCertificate(tempFolder(), ["echo.example"]);
@@ -369,7 +369,7 @@ test("https echo URLs: the certificate is verified; outrider verify sees through
   assert.deepEqual([wrong.status, wrong.stdout], [1, `${echo.url}  ${RIGHT}  not expected: 203.0.113.11\n`]);
   const locked = await verify(["--proxy", proxy.url("", "wrong")]);
   assert.equal(locked.status, 1);
-  assert.match(locked.stdout, /no answer: the proxy said 407 egress-auth: wrong proxy credentials/);
+  assert.match(locked.stdout, /no answer: the proxy answered 407 egress-auth: wrong proxy credentials/);
   const nothing = await verify(["--proxy", proxy.url("", "s3cret")]);
   assert.deepEqual([nothing.status, nothing.stdout], [0, `${echo.url}  ${RIGHT}\n`]);
   for (const [args, message] of [

@@ -16,7 +16,7 @@ function listeningPorts(pid: number): number[] {
     .sort();
 }
 
-test("a proxy that listens is warmed up, and nothing of that is left: no record, count, port or connection", async () => {
+test("a warm-up leaves no record, count, port or connection", async () => {
   const proxy = await startProxy({ policy: { defaultAction: "Deny" }, args: ["--log-level", "debug"] });
   const lines = proxy.stderr().trim().split("\n");
   const at = (msg: string) => lines.findIndex((line) => line.includes(`"msg":"${msg}"`));
@@ -34,12 +34,12 @@ test("a proxy that listens is warmed up, and nothing of that is left: no record,
   assert.deepEqual(proxy.records(), []);
 });
 
-test("where it cannot warm up it says so and serves", { skip: netnsMissing() ?? false }, async (t) => {
+test("serves with a warning when the warm-up fails", { skip: netnsMissing() ?? false }, async (t) => {
   // A network namespace whose loopback is down has no 127.0.0.1.
   const name = `ort-cold-${process.pid}`;
   execFileSync("ip", ["netns", "add", name]);
   t.after(() => execFileSync("ip", ["netns", "del", name]));
   const proxy = await startProxy({ policy: {}, netns: name, listen: ":0", admin: ":0" });
-  assert.match(proxy.stderr(), /"msg":"not warmed up: the first requests take longer"/);
+  assert.match(proxy.stderr(), /"msg":"warm-up failed: the first requests are slower"/);
   assert.equal(await proxy.stop(), 0);
 });

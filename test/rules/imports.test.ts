@@ -37,11 +37,11 @@ const imports = globSync("{proxy,operator}/**/*.ts", { cwd: root }).flatMap((fil
 const isBuiltin = (name: string): boolean => name.startsWith("node:") && builtinModules.includes(name.slice(5));
 const isOurs = (name: string): boolean => /^(proxy|operator)\//.test(name);
 
-/** What proxy and operator share, besides the policy engine: how to read a command line and to write a log. */
+/** Shared by both programs besides the policy engine: command line options and the log. */
 const COMMAND_LINE = /^proxy\/cli\//;
 const POLICY = /^proxy\/policy\//;
 
-/** Of the files that match `from`, which of our files each may import. */
+/** The files that each file matching `from` may import. */
 const RULES: readonly [rule: string, from: RegExp, allowed: readonly RegExp[]][] = [
   ["the policy engine imports only itself", POLICY, [POLICY]],
   ["the command line imports only itself and the policy engine", COMMAND_LINE, [COMMAND_LINE, POLICY]],
@@ -86,13 +86,13 @@ const PURE = /^operator\/(injection|reconcile\/(decision|placement|objects|statu
 const PURE_MODULES = ["node:crypto", "node:util", "node:zlib", "ipaddr.js", "yaml"];
 const PURE_KUBE = ["operator/kube/resource.ts", "operator/kube/mapping.ts"];
 
-test("pure folders do no I/O, nor does what they import", () => {
+test("pure folders and their imports do no I/O", () => {
   const reached = new Set(imports.map(({ file }) => file).filter((file) => PURE.test(file)));
   assert.ok(reached.size > 25);
   for (const from of reached) {
     for (const { name, isType, what } of imports.filter(({ file }) => file === from)) {
       if (isType) continue;
-      // Of node:net only the function that reads text.
+      // Only the function of node:net that parses text.
       const isPure = PURE_MODULES.includes(name) || (name === "node:net" && what === "{ isIP }");
       if (!isOurs(name)) assert.ok(isPure, `${from}: ${name}`);
       if (name.startsWith("operator/kube/")) assert.ok(PURE_KUBE.includes(name), `${from}: ${name}`);

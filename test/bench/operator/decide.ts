@@ -4,8 +4,8 @@ import { statusOf } from "../../../operator/reconcile/status/status.ts";
 import { manySlots } from "../../operator/many-slots.ts";
 
 /**
- * Time for which one decision and its status block the event loop: the same process answers admissions.
- * Usage: node test/bench/operator/decide.ts [SLOTS NODES]
+ * Time for which one decision and its status block the event loop, in the process that also answers admissions. Usage:
+ * node test/bench/operator/decide.ts [SLOTS NODES]
  */
 
 const ROUNDS = 5;

@@ -8,7 +8,7 @@ import { applyPolicy, install, makeNamespace, type Operator, startOperator } fro
 
 /**
  * `make bench-operator`: many policies at once on a real API server. Fleets have no proxies here: simulated nodes run
- * pods that never answer, which is the costly case for whoever asks them.
+ * pods that never answer, which is the worst case for the operator.
  */
 
 const { values } = parseArgs({
@@ -63,7 +63,7 @@ const writes = () =>
         user.endsWith(":outrider-operator") && !["get", "list", "watch"].includes(verb) && !path.includes("/leases"),
     );
 
-/** Waits until it is so; seconds since `began`. */
+/** Waits for the condition; seconds since `began`. */
 async function until(what: string, began: number, look: () => Promise<boolean>): Promise<number> {
   while (!(await look())) {
     if (Date.now() - began > LIMIT_MS) throw new Error(`${what}: not within ${LIMIT_MS / 1000} s`);
@@ -98,7 +98,7 @@ note("writes so far", writes().length, "requests");
 const edited = POLICIES >> 1;
 const path = `/api/v1/namespaces/${namespaceOf(edited)}/configmaps/${nameOf(edited)}-egress-policy`;
 let edition = 0;
-/** Edits one policy five times; the longest time until its ConfigMap followed. */
+/** Edits one policy five times; the longest time until its ConfigMap changed. */
 async function edit(): Promise<number> {
   let slowest = 0;
   for (let i = 0; i < 5; i++) {
@@ -113,23 +113,23 @@ async function edit(): Promise<number> {
   }
   return slowest;
 }
-note("an edit until its ConfigMap has it, slowest of 5, at once", await edit(), "s");
+note("from an edit to its ConfigMap, slowest of 5, immediately", await edit(), "s");
 
-// Statuses still follow the pods: settled is when nothing was written for a while.
+// Statuses still follow the pods: waits until there were no writes for a while.
 const settled = async () => {
   const before = writes().length;
   await sleep(5000);
   return writes().length === before;
 };
-note("until nothing is written any more", await until("settled", began, settled), "s");
-note("an edit until its ConfigMap has it, slowest of 5, settled", await edit(), "s");
+note("until the last write", await until("settled", began, settled), "s");
+note("from an edit to its ConfigMap, slowest of 5, settled", await edit(), "s");
 await until("settled again", began, settled);
 await operator.stop();
 const before = writes().length;
 const again = Date.now();
 operator = await startOperator(plane, { name: "again" });
 await operator.untilLeading();
-note("a new operator with these policies: leads after", (Date.now() - again) / 1000, "s");
+note("time until a new operator leads", (Date.now() - again) / 1000, "s");
 const reconciled = async () => {
   const text = await (await fetch(`${operator.metrics}/metrics`)).text();
   const results = [
@@ -137,10 +137,10 @@ const reconciled = async () => {
   ];
   return results.reduce((sum, match) => sum + Number(match[1]), 0) >= POLICIES;
 };
-note("and has looked at each after", await until("reconciled", again, reconciled), "s");
+note("time until it has reconciled all policies", await until("reconciled", again, reconciled), "s");
 await sleep(5000);
 const fresh = writes().slice(before);
-note("writes that it made", fresh.length, "requests");
+note("its writes", fresh.length, "requests");
 for (const { verb, path } of fresh.slice(0, 5)) console.log(`  ${verb} ${path}`);
 note("memory of the new operator", memory(operator).now, "MiB");
 console.log(JSON.stringify(figures));

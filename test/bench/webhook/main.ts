@@ -6,17 +6,17 @@ import { startOperator } from "../../operator/operator.ts";
 import { createPod, installWebhook, makeSenders, podOf, proxyOf, SECRET_PATH } from "../../webhook/shared.ts";
 
 /**
- * What an admission costs: a real operator behind a real API server. Reviews are posted to it as the API server does, and
- * pods are created, those that opted in and those that did not in turn. `main.ts [PODS_PER_SECOND] [SECONDS]`
+ * Costs of an admission: a real operator behind a real API server. The benchmark posts reviews as the API server does,
+ * and creates pods, alternately with and without opt-in. `main.ts [PODS_PER_SECOND] [SECONDS]`
  */
 
 const PER_SECOND = Number(process.argv[2] ?? 50);
 const SECONDS = Number(process.argv[3] ?? 20);
-/** The first of them compile the code. */
+/** The first reviews compile the code. */
 const WARM_SECONDS = 5;
 const READY_MS = 30_000;
 
-/** Milliseconds of each, begun at a steady rate whether earlier ones have ended or not. */
+/** Milliseconds of each, started at a constant rate, independently of earlier ones. */
 async function measure(seconds: number, one: (index: number) => Promise<void>): Promise<number[]> {
   const ms: number[] = [];
   const open: Promise<void>[] = [];

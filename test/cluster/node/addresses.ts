@@ -1,13 +1,15 @@
-/** Every address of a test cluster, in one place. No two clusters can meet, so that they all have the same. */
+/**
+ * Every address of a test cluster, in one place. Clusters are isolated from each other, so all use the same addresses.
+ */
 
-/** One IP family of the network: how it is written and which networks there are. */
+/** One IP family of the network, with its notation and its networks. */
 export interface Family {
   /** Of nft. */
   table: "ip" | "ip6";
   bits: 32 | 128;
-  /** Of nodes and pods: what the gateway translates. */
+  /** Of nodes and pods: the gateway translates these. */
   private: string;
-  /** The nodes' segment: the gateway's side, and the nodes'. */
+  /** The segment of the nodes: addresses of the gateway and of the nodes. */
   nodes: string;
   inside: string;
   node(index: number): string;
@@ -16,11 +18,13 @@ export interface Family {
   outside: string;
   farSide: string;
   between: string;
-  /** Hosts of the "internet". Public as far as any registry of special-purpose addresses can tell, and nowhere but here. */
+  /**
+   * Hosts of the "internet". Public according to the registries of special-purpose addresses, and reachable only here.
+   */
   hosts: string;
   receiver: string;
   echo: string;
-  /** What the gateway may translate to. */
+  /** Addresses to which the gateway may translate. */
   staticIPs: readonly [string, string];
   pods: string;
   podCIDR(index: number): string;
@@ -69,7 +73,7 @@ export const SIX: Family = {
 
 export const FAMILIES = [FOUR, SIX] as const;
 
-/** Names are asked there, by IPv4. */
+/** The DNS server, by IPv4. */
 export const DNS_HOST = "11.0.0.53";
 export const STATIC_IPS = FOUR.staticIPs;
 /** Addresses for the nodes themselves: routed to their segment, and never translated. */

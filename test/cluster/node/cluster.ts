@@ -13,15 +13,15 @@ import { Node } from "./node.ts";
 import { DNS_SERVICE } from "./settings.ts";
 
 const NODE_TOOLS = ["kubelet", "kube-proxy", "coredns"];
-/** The tools that a real cluster runs, its image's and its installation's among them: for `runInNamespace`. */
+/** The tools of a real cluster, including those of its image and its installation, for `runInNamespace`. */
 export const CLUSTER_TOOLS: readonly string[] = [...planeTools({ controllers: true }), ...NODE_TOOLS, "helm", "sender"];
-/** In the order in which they start. */
+/** In the order of their start. */
 const COMPONENTS: readonly Component[] = ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"];
 const READY_MS = 60_000;
-/** The kernel takes a moment to forget what was killed. */
+/** The kernel needs a moment to clean up killed processes. */
 const FORGET_MS = 10_000;
 
-/** The reason why no real cluster can run here; null when one can, perhaps after its programs are built. */
+/** The reason why no real cluster can run here; null when it can, possibly after a build of its programs. */
 export function clusterMissing(): string | null {
   return machineMissing() ?? controlPlaneMissing({ controllers: true }) ?? toolsMissing(CLUSTER_TOOLS);
 }
@@ -32,13 +32,13 @@ export interface Cluster {
   network: Network;
   nodes: readonly Node[];
   internet: Internet;
-  /** Starts a node again that was stopped. */
+  /** Restarts a stopped node. */
   startNode(index: number): Promise<void>;
-  /** Starts every program again after {@link halt}, in any order in which they come up. */
+  /** Restarts every program after {@link halt}, in any order. */
   resume(): Promise<void>;
-  /** Ends every program of the cluster as a power cut would; etcd's data stay. */
+  /** Kills every program of the cluster, as a power cut would; etcd's data are kept. */
   halt(): Promise<void>;
-  /** Ends everything. @throws when something of it is left, or a packet tried to leave */
+  /** Ends everything. @throws when processes are left, or a packet tried to leave */
   stop(): Promise<void>;
 }
 
@@ -83,7 +83,7 @@ export interface ClusterOptions {
   dualStack?: boolean;
 }
 
-/** Starts one; this process has to be in a network namespace that has loopback alone (`runInNamespace`). */
+/** Starts a cluster; this process has to be in a network namespace with only loopback (`runInNamespace`). */
 export async function startCluster({ nodes: count = 1, dualStack = false }: ClusterOptions = {}): Promise<Cluster> {
   const families = dualStack ? FAMILIES : [FOUR];
   removeGroups(false);

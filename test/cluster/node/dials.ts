@@ -5,13 +5,13 @@ type Element = Pair | { elem: { val: Pair } };
 type Pair = { concat: [string, number] };
 
 /**
- * Every connection that pods of a node try to open, seen by the node before anything is translated; so a ClusterIP is seen as
- * such. Pods on the same bridge are seen as well (br_netfilter).
+ * Records every connection attempt of the pods of a node, before any translation, so that ClusterIPs are visible as
+ * such. Pods on the same bridge are included (br_netfilter).
  */
 export class Dials {
   readonly #enter: readonly string[];
 
-  /** `enter`: puts a command into the node's network namespace. `pods`: addresses of the pods that are watched. */
+  /** `enter`: puts a command into the node's network namespace. `pods`: addresses of the watched pods. */
   constructor(enter: readonly string[], pods: readonly string[]) {
     this.#enter = enter;
     this.#nft(
@@ -35,7 +35,7 @@ export class Dials {
     );
   }
 
-  /** What was dialled so far, as `ADDRESS:PORT`, sorted. */
+  /** The dialled addresses so far, as `ADDRESS:PORT`, sorted. */
   seen(): string[] {
     const { nftables } = JSON.parse(this.#nft(["-j", "list", "set", "ip", "dials", "seen"])) as {
       nftables: { set?: { elem?: Element[] } }[];

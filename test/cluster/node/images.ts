@@ -4,14 +4,14 @@ import { fullName, imageOf, layerOf, writeArchive } from "../../../bin/image/arc
 import { tar, tree } from "../../../bin/image/tar.ts";
 import { findTool } from "../tools.ts";
 
-/** Images of the node tests, as OCI archives. No registry has them: pods never pull. */
+/** Images of the node tests, as OCI archives. No registry has them, and pods never pull. */
 
-/** The project's own, as `make image-archive` makes it. */
+/** The project's own image, as built by `make image-archive`. */
 export const IMAGE = "outrider:test";
-/** A sender like Convoy, and what holds a pod's namespaces. */
+/** A sender like Convoy, and the sandbox of pods. */
 export const SENDER_IMAGE = "outrider-test-sender:1";
 
-/** Writes both archives into a folder; their paths. */
+/** Writes both archives into a folder; returns their paths. */
 export async function makeImages(folder: string): Promise<string[]> {
   mkdirSync(folder, { recursive: true });
   const program = await findTool("sender");

@@ -6,13 +6,14 @@ import { type DnsReply, startDns } from "../../harness/dns.ts";
 import { DNS_HOST, FOUR, SIX } from "./addresses.ts";
 
 /**
- * The receiver of webhooks and the DNS server of the "internet"; run by internet.ts in its network namespace, with a folder.
- * Every request is a line of `received.jsonl`; names are answered from `zone.json`, read for every question.
+ * The receiver of webhooks and the DNS server of the "internet"; run by internet.ts in its network namespace, with a
+ * folder. Every request is a line of `received.jsonl`; names are answered from `zone.json`, which is read for every
+ * query.
  */
 
 const folder = process.argv[2]!;
 
-/** A name's answers: one after the other, the last one for ever (rebinding). */
+/** Answers of a name: one after the other; the last one is repeated (rebinding). */
 export type Zone = Record<string, string[][]>;
 
 const answer = (request: IncomingMessage, response: ServerResponse) => {
@@ -26,7 +27,7 @@ const answer = (request: IncomingMessage, response: ServerResponse) => {
 };
 for (const { receiver } of [FOUR, SIX]) {
   const server = createServer(answer);
-  // Idle connections of proxies end only when these want it.
+  // Only the proxies close idle connections.
   server.keepAliveTimeout = 60_000;
   server.listen(80, receiver);
   await once(server, "listening");

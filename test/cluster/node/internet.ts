@@ -10,14 +10,14 @@ import type { Zone } from "./internet.inside.ts";
 export interface Received {
   /** Milliseconds since the epoch. */
   at: number;
-  /** The address that it came from. */
+  /** The source address of the request. */
   address: string;
   host: string;
   path: string;
 }
 
 const START_MS = 15_000;
-/** What the echo server is asked, by address: names may be refused or forged. */
+/** Answers of the echo server, by address: refused or forged ones. */
 export const ECHO_URL = `http://${FOUR.echo}/ip`;
 /** The same by name, which has addresses of both families. */
 export const ECHO_NAME_URL = "http://echo.example/ip";
@@ -49,13 +49,13 @@ export class Internet {
     }
   }
 
-  /** What its names are from now on; `hooks.example` is always the receiver, `echo.example` the echo server. */
+  /** Sets its names; `hooks.example` is always the receiver, `echo.example` the echo server. */
   zone(names: Zone): void {
     const all = { "hooks.example": [[FOUR.receiver]], "echo.example": [[FOUR.echo, SIX.echo]], ...names };
     writeFileSync(join(this.#folder, "zone.json"), JSON.stringify(all));
   }
 
-  /** Requests that the receiver got, from the nth on. */
+  /** Requests of the receiver, from the nth on. */
   received(from = 0): Received[] {
     const file = join(this.#folder, "received.jsonl");
     if (!existsSync(file)) return [];

@@ -3,15 +3,15 @@ import { existsSync, readdirSync, readFileSync, rmdirSync } from "node:fs";
 import { join } from "node:path";
 import { aptLine, CLUSTER_PROGRAMS, PLUGIN_PACKAGE, packagesMissing, programMissing } from "../../harness/packages.ts";
 
-/** What a real node needs of the machine that it runs on. */
+/** Requirements of a real node on this machine. */
 
-/** Where Debian and where everybody else has CNI plugins. */
+/** Folders of the CNI plugins: in Debian, and elsewhere. */
 const PLUGIN_FOLDERS = ["/usr/lib/cni", "/opt/cni/bin"];
 const PLUGINS = ["bridge", "host-local", "loopback"];
 const CGROUPS = "/sys/fs/cgroup";
 const GROUP = /^outrider-(\d+)-node-\d+$/;
 
-/** The folder that has the CNI plugins of a bridge. */
+/** The folder with the CNI plugins of a bridge. */
 export const pluginFolder = (): string | undefined =>
   PLUGIN_FOLDERS.find((folder) => PLUGINS.every((name) => existsSync(join(folder, name))));
 
@@ -56,7 +56,7 @@ function removeGroup(folder: string): void {
   rmdirSync(folder);
 }
 
-/** Removes the control groups of nodes that are gone. Those of this process are left over as well where `own` says so. */
+/** Removes the control groups of ended nodes. With `own` also those of this process. */
 export function removeGroups(own: boolean): string[] {
   const left: string[] = [];
   for (const hierarchy of hierarchies()) {
@@ -66,7 +66,7 @@ export function removeGroups(own: boolean): string[] {
       try {
         removeGroup(join(hierarchy, name));
       } catch (error) {
-        // The kernel takes a moment to forget what was killed.
+        // The kernel needs a moment to clean up killed processes.
         left.push(`${join(hierarchy, name)}: ${(error as Error).message}`);
       }
     }

@@ -4,7 +4,7 @@ import { Program } from "../processes.ts";
 
 const MADE_MS = 5000;
 
-/** A network namespace for as long as a process of its own lives. */
+/** A network namespace that exists as long as its process. */
 export class Namespace {
   readonly #holder: Program;
   readonly enter: readonly string[];
@@ -12,7 +12,7 @@ export class Namespace {
   constructor(name: string, folder: string) {
     this.#holder = new Program(name, ["unshare", "--net", "sleep", "infinity"], join(folder, `${name}.log`));
     this.#holder.start();
-    // The program becomes `unshare`, and then `sleep`, under the same process id.
+    // The program becomes `unshare`, and then `sleep`, with the same process id.
     const own = execFileSync("readlink", ["/proc/self/ns/net"], { encoding: "utf8" });
     const link = `/proc/${this.#holder.pid}/ns/net`;
     for (const began = Date.now(); ; ) {
@@ -31,7 +31,7 @@ export class Namespace {
   }
 }
 
-/** Runs a program to its end; what it printed. @throws when it fails */
+/** Runs a program to its end and returns its output. @throws when it fails */
 export function run(command: readonly string[], input?: string): string {
   return execFileSync(command[0]!, command.slice(1), { encoding: "utf8", input, stdio: ["pipe", "pipe", "inherit"] });
 }

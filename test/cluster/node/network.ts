@@ -1,7 +1,7 @@
 import { DNS_HOST, FAMILIES, type Family, FOUR, NODE_IPS_RANGE, SIX } from "./addresses.ts";
 import { Namespace, run } from "./namespace.ts";
 
-/** Where a node is. */
+/** Address of a node. */
 export interface NodePlace {
   name: string;
   address: string;
@@ -10,7 +10,7 @@ export interface NodePlace {
   enter: readonly string[];
 }
 
-/** Packets to addresses that are none of ours: dropped at the gateway, counted, and named. */
+/** Packets to unknown addresses: dropped at the gateway, counted, and reported. */
 export interface Foreign {
   packets: number;
   addresses: string[];
@@ -30,11 +30,11 @@ export class Network {
   readonly #internet: Namespace;
   readonly #others: readonly Namespace[];
 
-  /** `count`: nodes. This process has to be in a network namespace that has loopback alone. */
+  /** `count`: nodes. This process has to be in a network namespace with only loopback. */
   constructor(folder: string, count: number) {
     const links = JSON.parse(run(["ip", "-j", "link"])) as { ifname: string }[];
     if (links.some(({ ifname }) => ifname.startsWith("eth"))) {
-      throw new Error("a node's network is made in a namespace of its own, which this process is not in");
+      throw new Error("a node's network needs its own network namespace, but this process is not in one");
     }
     this.#gateway = new Namespace("gateway", folder);
     this.#internet = new Namespace("internet", folder);
@@ -46,7 +46,7 @@ export class Network {
       enter: index === 0 ? [] : this.#others[index - 1]!.enter,
     }));
     for (const enter of this.#all()) {
-      // Without duplicate address detection, which would hold IPv6 back for a second or two.
+      // Without duplicate address detection, which would delay IPv6 by a second or two.
       const quiet = "for f in all default; do echo 0 >/proc/sys/net/ipv6/conf/$f/accept_dad; done";
       run([...enter, "sh", "-c", quiet]);
       run([...enter, "ip", "link", "set", "lo", "up"]);
@@ -67,14 +67,14 @@ export class Network {
     return this.#internet.enter;
   }
 
-  /** What the gateway translates connections of nodes and pods to; undefined: it lets them through as they are. */
+  /** Sets the address to which the gateway translates connections of nodes and pods; undefined: no translation. */
   snat(address: string | undefined, { table, private: own }: Family = FOUR): void {
     const rule = `add rule ${table} nat post oifname "outside" ${table} saddr ${own} snat to ${address}`;
-    // The chain stays: without it for a moment, what begins then is never translated.
+    // The chain is kept: connections that began without it would never be translated.
     this.#nft(`flush chain ${table} nat post\n${address === undefined ? "" : rule}\n`);
   }
 
-  /** Gives a node a further address, or takes it away. */
+  /** Adds an address to a node, or removes it. */
   give(node: number, address: string): void {
     run([...this.nodes[node]!.enter, "ip", "addr", "add", `${address}/32`, "dev", "eth0"]);
   }
@@ -173,7 +173,7 @@ export class Network {
       for (const one of [outside, ...staticIPs])
         run([...gateway, "ip", "addr", "add", `${one}/${prefix}`, "dev", "outside"]);
       run([...gateway, "ip", "route", "add", hosts, "via", farSide]);
-      // The way back of what was not translated: a leak has to be seen there.
+      // The return route of untranslated packets, so that a leak is visible there.
       run([...internet, "ip", "route", "add", family.private, "via", outside]);
     }
     run([...internet, "ip", "addr", "add", `${DNS_HOST}/32`, "dev", "lo"]);
@@ -181,7 +181,7 @@ export class Network {
     run([...gateway, "ip", "route", "add", NODE_IPS_RANGE, "dev", "br0"]);
   }
 
-  /** Every link is one that was made above, and so is every route. @throws otherwise: nothing is started then */
+  /** Checks that only the links and routes that were created above exist. @throws otherwise: nothing is started then */
   #assertClosed(): void {
     const link = /^(lo|br0|eth0|outside|node-\d+)$/;
     const route = {
@@ -197,7 +197,7 @@ export class Network {
           .filter(Boolean);
         bad.push(...lines.filter((line) => !route[flag].test(line)));
       }
-      if (bad.length > 0) throw new Error(`the test network has more than was put there: ${bad.join(", ")}`);
+      if (bad.length > 0) throw new Error(`unexpected links or routes in the test network: ${bad.join(", ")}`);
     }
   }
 }

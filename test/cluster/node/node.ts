@@ -16,22 +16,22 @@ export type NodeProgram = "containerd" | "kubelet" | "kube-proxy" | "kube-router
 const START_MS = 30_000;
 const LOOK_MS = 30;
 
-/** What a node is made of. */
+/** Options of a node. */
 export interface NodeParts {
   place: NodePlace;
   /** Of the cluster. */
   folder: string;
-  /** Of its pods; the first one is the node's main one. */
+  /** Of its pods; the first one is the node's main address. */
   families: readonly Family[];
   kubelet: string;
   kubeProxy: string;
-  /** kubeconfigs that name the API server by an address that the node reaches. */
+  /** kubeconfigs with an address of the API server that the node reaches. */
   kubeletConfig: string;
   proxyConfig: string;
   adminConfig: string;
 }
 
-/** A real node: kubelet, containerd and kube-proxy in namespaces of their own. */
+/** A real node: kubelet, containerd and kube-proxy in their own namespaces. */
 export class Node {
   readonly place: NodePlace;
   readonly #parts: NodeParts;
@@ -53,7 +53,7 @@ export class Node {
     return this.#parts.families.map(({ podCIDR }) => podCIDR(this.place.index));
   }
 
-  /** kubeconfig of `admin` for programs on this node, with the server address that its kubelet has. */
+  /** kubeconfig of `admin` for programs on this node, with the server address of its kubelet. */
   get adminConfig(): string {
     return this.#parts.adminConfig;
   }
@@ -77,7 +77,7 @@ export class Node {
     return new Program(`${this.name} init`, command, this.#log("init"));
   }
 
-  /** Starts the node with containerd and these images; the kubelet comes last ({@link startKubelet}). */
+  /** Starts the node with containerd and these images; the kubelet is started later ({@link startKubelet}). */
   async start(images: readonly string[]): Promise<void> {
     writeFileSync(this.#log("init"), "");
     this.#init.start();
@@ -121,7 +121,10 @@ export class Node {
     return ["nsenter", `--target=${pid}`, "--mount", "--pid", "--uts", "--ipc", "--net", "--", ...command];
   }
 
-  /** `unshare` stays, and its child is process 1 of the node. With a network namespace to enter it is the same process. */
+  /**
+   * `unshare` keeps running, and its child is process 1 of the node. When it enters a network namespace, it is the same
+   * process.
+   */
   #unshare(): number {
     return this.#init.pid;
   }
@@ -139,14 +142,16 @@ export class Node {
     return program;
   }
 
-  /** Ends a program as a crash would. What runs in another pid namespace is a child of the program that put it there. */
+  /**
+   * Kills a program, as a crash would. In another pid namespace the program is a child of the process that entered it.
+   */
   async kill(name: NodeProgram): Promise<void> {
     const program = this.program(name);
     for (const pid of childrenOf(program.pid)) process.kill(pid, "SIGKILL");
     await program.stop();
   }
 
-  /** Ends the node as a power cut would. */
+  /** Kills the node, as a power cut would. */
   async stop(): Promise<void> {
     const [pid] = this.#init.running ? childrenOf(this.#unshare()) : [];
     if (pid !== undefined) process.kill(pid, "SIGKILL");
@@ -175,14 +180,14 @@ export class Node {
     writeFileSync(file("kube-proxy.json"), JSON.stringify(kubeProxySettings(place.name, proxyConfig, families)));
   }
 
-  /** Gives the node a further address; what pods send to others leaves from it from now on. */
+  /** Adds an address to the node; packets of pods leave from it from now on. */
   leaveAs(address: string): void {
     run([...this.place.enter, "ip", "addr", "add", `${address}/24`, "dev", "eth0"]);
     this.#leaves = `snat to ${address}`;
     this.#masquerade();
   }
 
-  /** What leaves the node for others gets the node's address. */
+  /** Packets that leave the node get the node's address. */
   #masquerade(): void {
     for (const family of this.#parts.families) {
       const leaves = family.table === "ip" ? this.#leaves : "masquerade";

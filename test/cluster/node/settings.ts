@@ -8,7 +8,7 @@ import { pluginFolder } from "./machine.ts";
 
 export const DNS_SERVICE = "10.96.0.10";
 
-/** After everything that translates sources of its own (priority 100). */
+/** After all other source translation (priority 100). */
 export const masquerade = (
   { table, pods, services, nodes }: Family,
   leaves: string,
@@ -52,7 +52,7 @@ state = "/run/containerd"
 
 [plugins."io.containerd.grpc.v1.cri"]
   sandbox_image = "${fullName(SENDER_IMAGE)}"
-  # Where nobody may lower it, runc fails at sandboxes: "can't get final child's PID from pipe: EOF".
+  # If no process may lower it, runc fails at sandboxes: "can't get final child's PID from pipe: EOF".
   restrict_oom_score_adj = true
 
   [plugins."io.containerd.grpc.v1.cri".cni]

@@ -5,7 +5,7 @@ import { startDns } from "../../harness/dns.ts";
 import { type ProxyHandle, startProxy } from "../../harness/proxy.ts";
 import { exchange, RawClient } from "../../harness/raw.ts";
 
-/** Callers of the admin port who hold connections, ask in strange ways, or are pages in a browser. */
+/** Callers of the admin port that hold connections, send strange requests, or are pages in a browser. */
 
 const statusOf = (answer: string) => answer.slice(9, 12);
 const refusedConnections = async (proxy: ProxyHandle) => {
@@ -16,7 +16,7 @@ const refusedConnections = async (proxy: ProxyHandle) => {
 const request = (line: string, fields: readonly string[]) =>
   `${line} HTTP/1.1\r\n${[...fields, "Connection: close"].join("\r\n")}\r\n\r\n`;
 
-test("/explain and /verify answer local names and pages of their own origin only", async () => {
+test("/explain and /verify accept local and same-origin callers only", async () => {
   const proxy = await startProxy({ policy: {}, hosts: "10.9.8.7 a.example\n" });
   const base = await Baseline.of(proxy);
   const at = `127.0.0.1:${proxy.adminPort}`;
@@ -59,7 +59,7 @@ test("/explain and /verify answer local names and pages of their own origin only
   assert.equal(await proxy.stop(), 0);
 });
 
-test("request targets that are no path get 400, without a word in the log", async () => {
+test("invalid request targets get 400 without a log line", async () => {
   const proxy = await startProxy({ policy: {} });
   const base = await Baseline.of(proxy);
   const before = proxy.stderr();
@@ -76,7 +76,7 @@ test("request targets that are no path get 400, without a word in the log", asyn
 
 const HELD = 300;
 
-test("probes are answered while somebody holds connections open, and these are ended", async () => {
+test("answers probes while a client holds connections open", async () => {
   const proxy = await startProxy({ policy: {} });
   const base = await Baseline.of(proxy);
   const descriptors = proxy.handles();
@@ -97,7 +97,7 @@ test("probes are answered while somebody holds connections open, and these are e
   assert.equal(await proxy.stop(), 0);
 });
 
-test("a caller that asks again before it took its answer, or never takes it, is cut off", async () => {
+test("disconnects callers that do not read their answers", async () => {
   const proxy = await startProxy({ policy: {} });
   const base = await Baseline.of(proxy);
   const before = proxy.rss();
@@ -119,7 +119,7 @@ test("a caller that asks again before it took its answer, or never takes it, is 
   assert.equal(await proxy.stop(), 0);
 });
 
-test("explanations at once are bounded", async (t) => {
+test("limits concurrent explanations", async (t) => {
   const dns = await startDns(() => "silent");
   t.after(() => dns.close());
   const proxy = await startProxy({ policy: {}, args: ["--resolver", dns.address, "--dns-seconds", "2"] });

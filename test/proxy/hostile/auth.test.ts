@@ -36,7 +36,7 @@ async function tunnel(proxy: ProxyHandle, port: number, credentials: string | Bu
 const refused = async (proxy: ProxyHandle, port: number, credentials: string | Buffer) =>
   (await exchange(proxy.port, wire(port, credentials))).split("\r\n")[0]!.slice(9, 12);
 
-test("a name with a password of its own needs that password", async (t) => {
+test("a name with its own password needs that password", async (t) => {
   const { proxy, far } = await start(t, {
     PROXY_PASSWORD: "shared",
     PROXY_PASSWORD_PREVIOUS: "older",
@@ -53,13 +53,13 @@ test("a name with a password of its own needs that password", async (t) => {
   assert.equal(await proxy.stop(), 0);
 });
 
-test("clients with the shared password are counted by address, whatever name they claim", async (t) => {
+test("counts clients with the shared password by address", async (t) => {
   const files = { PROXY_PASSWORD: "shared", billing: "b-pass", "127.0.0.1": "own" };
   const { proxy, far } = await start(t, files, { maxTunnelsPerClient: 2 });
   const base = await Baseline.of(proxy);
   const open = [await tunnel(proxy, far.port, "one:shared"), await tunnel(proxy, far.port, "two:shared")];
   assert.equal(await refused(proxy, far.port, "three:shared"), "503");
-  // They cannot use up the tunnels of a client with a name, also if that name is an address.
+  // They cannot use up the tunnels of a client with a name, even if that name is an address.
   for (const pair of ["billing:b-pass", "billing:b-pass", "127.0.0.1:own", "127.0.0.1:own"]) {
     open.push(await tunnel(proxy, far.port, pair));
   }
@@ -69,7 +69,7 @@ test("clients with the shared password are counted by address, whatever name the
   assert.equal(await proxy.stop(), 0);
 });
 
-test("a claimed name is shown so that it is no other one's", async (t) => {
+test("shows a claimed name so that it equals no other name", async (t) => {
   const long = `${"a".repeat(64)}bcd`;
   const { proxy, far } = await start(t, { PROXY_PASSWORD: "shared", [long]: "own" });
   const base = await Baseline.of(proxy);
@@ -89,7 +89,7 @@ test("a claimed name is shown so that it is no other one's", async (t) => {
   assert.equal(await proxy.stop(), 0);
 });
 
-test("a name that gets a password of its own ends the tunnels of those who claimed it", async (t) => {
+test("a new password for a name resets tunnels that claimed it", async (t) => {
   const { proxy, far, folder } = await start(t, { PROXY_PASSWORD: "shared" });
   const base = await Baseline.of(proxy);
   const claimed = await tunnel(proxy, far.port, "shop:shared");
@@ -104,7 +104,7 @@ test("a name that gets a password of its own ends the tunnels of those who claim
   assert.equal(await proxy.stop(), 0);
 });
 
-test("passwords and names are compared byte by byte", async (t) => {
+test("compares passwords and names byte by byte", async (t) => {
   const files = { PROXY_PASSWORD: latin1("p\xe4ss\n"), user: latin1("\xff\xfe") };
   const { proxy, far } = await start(t, files);
   const base = await Baseline.of(proxy);
@@ -128,7 +128,7 @@ test("passwords and names are compared byte by byte", async (t) => {
 
 const GUESSES = 200;
 
-test("wrong passwords are answered late, right ones from the same address at once", async (t) => {
+test("delays the answers to wrong passwords only", async (t) => {
   const { proxy, far } = await start(t, { PROXY_PASSWORD: "shared" });
   const base = await Baseline.of(proxy);
   const times: number[] = [];
@@ -151,7 +151,7 @@ test("wrong passwords are answered late, right ones from the same address at onc
   assert.equal(await proxy.stop(), 0);
 });
 
-test("control characters of a client or an address reach the log as escapes only", async (t) => {
+test("logs control characters of clients as escapes only", async (t) => {
   const { proxy } = await start(t, { PROXY_PASSWORD: "shared" });
   const base = await Baseline.of(proxy);
   const head = Buffer.concat([

@@ -11,7 +11,7 @@ type Zone = Parameters<typeof startDns>[0];
 const RIGHT = "127.0.0.1";
 const WRONG = "127.6.6.6";
 
-/** Names that ask one server, on real sockets. */
+/** Lookups with one server, on real sockets. */
 async function setUp(t: TestContext, zone: Zone, timeoutSeconds = 2) {
   const dns = await startDns(zone);
   const names = new Names({ servers: [dns.address], timeoutSeconds, hosts: new Map() });
@@ -35,7 +35,7 @@ function changed(answer: Buffer, change: (copy: Buffer) => void): Buffer {
   return copy;
 }
 
-/** The answer with the address that nobody may use, changed once more. */
+/** The answer with an address that is always denied, modified. */
 function wrong(answer: Buffer, change: (copy: Buffer) => void): Buffer {
   return changed(answer, (copy) => {
     copy.set([127, 6, 6, 6], copy.length - 4);
@@ -53,7 +53,7 @@ const FOREIGN: Record<string, (copy: Buffer) => void> = {
   "two questions": (copy) => copy.writeUInt16BE(2, 4),
 };
 for (const [what, change] of Object.entries(FOREIGN)) {
-  test(`a packet with ${what} is not taken as the answer`, async (t) => {
+  test(`ignores a packet with ${what}`, async (t) => {
     const { look } = await setUp(t, (_, type) => {
       if (type !== "A") return { addresses: [] };
       return { addresses: [RIGHT], forge: (answer) => [wrong(answer, change), answer] };
@@ -62,7 +62,7 @@ for (const [what, change] of Object.entries(FOREIGN)) {
   });
 }
 
-test("the query itself, sent back, is not taken as the answer", async (t) => {
+test("ignores a copy of the query", async (t) => {
   const { look } = await setUp(t, () => ({ addresses: [], forge: (_, query) => [query] }), 1);
   assert.equal(await look("mirror.test"), "dns-timeout");
 });
@@ -80,7 +80,7 @@ test("malformed answers of one name do not fail lookups of other names", async (
   assert.deepEqual(await Promise.all(bad), Array(10).fill("dns-failed"));
 });
 
-test("of an answer at most 16 addresses per family are kept, the rest is counted", async (t) => {
+test("keeps 16 addresses per family and counts the others", async (t) => {
   const four = Array.from({ length: 4000 }, (_, i) => `127.1.${i >> 8}.${i & 255}`);
   const six = Array.from({ length: 40 }, (_, i) => `2001:db8::${(i + 1).toString(16)}`);
   const { lookup } = await setUp(t, (_, type) => ({ truncated: type === "A" ? four : six }));
@@ -108,7 +108,7 @@ test("an answer that is truncated by TCP as well is a failure", async (t) => {
   assert.ok(dns.queries.length <= 8, `${dns.queries.length} queries`);
 });
 
-test("a name in labels that point at themselves is read in one step", async (t) => {
+test("reads a name with a pointer to itself in one step", async (t) => {
   const { look } = await setUp(t, (_, type) => {
     if (type !== "A") return { addresses: [] };
     // The owner name of the record is a pointer to itself.
@@ -131,7 +131,7 @@ test("a record with data of the wrong length is a failure, not an address", asyn
   assert.equal(await look("long.test"), "dns-failed");
 });
 
-test("without a file descriptor a lookup is overloaded, is not kept, and works afterwards", async (t) => {
+test("a lookup without descriptors is overloaded and not cached", async (t) => {
   const { look } = await setUp(t, (_, type) => ({ addresses: type === "A" ? [RIGHT] : [] }));
   assert.deepEqual(await look("before.test"), [RIGHT]);
   const limit = (count: string) => execFileSync("prlimit", ["--pid", String(process.pid), `--nofile=${count}:`]);
@@ -150,7 +150,7 @@ test("without a file descriptor a lookup is overloaded, is not kept, and works a
   assert.deepEqual(await look("scarce.test"), [RIGHT]);
 });
 
-test("names can be closed at any moment of a lookup", async (t) => {
+test("lookups can be closed at any moment", async (t) => {
   const dns = await startDns((name, type) => {
     if (name.startsWith("big")) return { truncated: [RIGHT] };
     return { addresses: type === "A" ? [RIGHT] : [] };
@@ -159,7 +159,7 @@ test("names can be closed at any moment of a lookup", async (t) => {
   for (let i = 0; i < 200; i++) {
     const names = new Names({ servers: [dns.address], timeoutSeconds: 1, hosts: new Map() });
     const answer = new Promise<Answer>((resolve) => names.lookup(i % 2 === 0 ? "big.test" : "plain.test", resolve));
-    // Ticks first, then turns of the event loop.
+    // First ticks, then turns of the event loop.
     for (let tick = 0; tick < Math.min(i, 20); tick++) await null;
     for (let turn = 20; turn < i / 4; turn++) await new Promise((resolve) => setImmediate(resolve));
     if (i % 5 === 0) await new Promise((resolve) => process.nextTick(resolve));
@@ -203,7 +203,7 @@ test("a lost packet is sent again long before the time limit", async (t) => {
   clearTimeout(timer);
 });
 
-test("one of two servers that fails, and one that is silent and then answers, give an answer", async (t) => {
+test("a failing and a slow server together give an answer", async (t) => {
   const failing = await startDns(() => ({ rcode: "SERVFAIL" }));
   const slow = await startDns(async (_, type) => {
     await new Promise((resolve) => setTimeout(resolve, 700));
@@ -224,7 +224,7 @@ test("an answer for one family is used when the other one never comes", async (t
   assert.deepEqual(await look("half.test"), [RIGHT]);
 });
 
-test("the cache is bounded by addresses, and the oldest names leave it first", async (t) => {
+test("limits the cache by addresses and evicts the oldest names", async (t) => {
   const four = Array.from({ length: 16 }, (_, i) => `127.0.0.${i + 1}`);
   const six = Array.from({ length: 16 }, (_, i) => `2001:db8::${i + 1}`);
   const { look, dns } = await setUp(t, (_, type) => ({ addresses: type === "A" ? four : six, ttl: 300 }));

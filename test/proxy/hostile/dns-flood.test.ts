@@ -8,7 +8,7 @@ import { exchange, listen } from "../../harness/raw.ts";
 
 type Zone = Parameters<typeof startDns>[0];
 const GOOD: DnsReply = { addresses: ["127.0.0.1"], ttl: 0 };
-/** Zones that answer at once; all others are silent. */
+/** Zones that answer immediately; all others are silent. */
 const OTHERS = Array.from({ length: 12 }, (_, i) => `hooks.receiver${i}.test`);
 const PER_SECOND = 300;
 
@@ -28,7 +28,7 @@ async function setUp(t: TestContext, zone: Zone, options: { args?: string[]; env
   return { dns, far, proxy };
 }
 
-/** Sends a CONNECT from an address of loopback; the status of its answer. */
+/** Sends a CONNECT from an address of loopback; returns the status of its answer. */
 function tunnel(proxy: ProxyHandle, host: string, port: number, localAddress = "127.0.0.1"): Promise<number> {
   return new Promise((resolve, reject) => {
     const socket = connect({ host: proxy.host, port: proxy.port, localAddress });
@@ -47,7 +47,9 @@ async function boundCount(proxy: ProxyHandle, bound: string): Promise<number> {
   return Number(new RegExp(`^outrider_proxy_bound_total\\{bound="${bound}"\\} (\\d+)`, "m").exec(text)?.[1]);
 }
 
-/** Asks for `name(i)` so many times a second, for so many seconds; resolves with the statuses when all are answered. */
+/**
+ * Requests `name(i)` this many times a second for this many seconds; resolves with the statuses when all are answered.
+ */
 async function flood(seconds: number, ask: (i: number) => Promise<number>): Promise<number[]> {
   const all: Promise<number>[] = [];
   const began = Date.now();
@@ -75,7 +77,7 @@ const SILENT_BUT_OTHERS: Zone = (name) => (OTHERS.includes(name) ? GOOD : "silen
 
 for (const other of ["127.0.0.1", "127.0.0.9"]) {
   const who = other === "127.0.0.1" ? "the same" : "another";
-  test(`names in a zone that never answers do not starve other names of ${who} client`, async (t) => {
+  test(`a silent zone does not starve other names of ${who} client`, async (t) => {
     const { proxy, far } = await setUp(t, SILENT_BUT_OTHERS);
     const baseline = await Baseline.of(proxy);
     const flooded = flood(3, (i) => tunnel(proxy, `n${i}.dead.test`, 443));
@@ -89,7 +91,7 @@ for (const other of ["127.0.0.1", "127.0.0.9"]) {
   });
 }
 
-test("names in as many silent zones as names do not starve other clients", async (t) => {
+test("one silent zone per name does not starve other clients", async (t) => {
   const { proxy, far } = await setUp(t, SILENT_BUT_OTHERS);
   const baseline = await Baseline.of(proxy);
   const flooded = flood(3, (i) => tunnel(proxy, `hooks.dead${i}.test`, 443));
@@ -98,10 +100,10 @@ test("names in as many silent zones as names do not starve other clients", async
   await baseline.restored((await flooded).length + others.length);
 });
 
-test("names in as many silent zones as names do not starve zones that answered before", async (t) => {
+test("one silent zone per name does not starve answering zones", async (t) => {
   const { proxy, far, dns } = await setUp(t, SILENT_BUT_OTHERS);
   for (const host of OTHERS) assert.equal(await tunnel(proxy, host, far.port), 200);
-  // An answer is kept for 5 s at least: the flood begins in time for the names to be asked for again.
+  // An answer is cached for 5 s at least: the flood begins early enough for another lookup of these names.
   const flooded = flood(8, (i) => tunnel(proxy, `hooks.dead${i}.test`, 443));
   await new Promise((resolve) => setTimeout(resolve, 4500));
   const others = await askOthers((host) => tunnel(proxy, host, far.port));
@@ -110,7 +112,7 @@ test("names in as many silent zones as names do not starve zones that answered b
   await flooded;
 });
 
-test("a name that was never asked for is overloaded, and is not kept as a failure", async (t) => {
+test("a name without a query is overloaded and not cached", async (t) => {
   let dead = true;
   const { proxy, far, dns } = await setUp(t, () => (dead ? "silent" : GOOD));
   const names = Array.from({ length: 400 }, (_, i) => `n${i}.dead.test`);
@@ -129,7 +131,7 @@ test("a name that was never asked for is overloaded, and is not kept as a failur
   assert.match(record.reason as string, /^too many names are being resolved; n\d+\.dead\.test was not looked up$/);
 });
 
-test("an echo URL is resolved while clients use up their lookups", async (t) => {
+test("resolves an echo URL while clients use all their slots", async (t) => {
   const echo = await listen((socket) =>
     socket.on("data", () => socket.end("HTTP/1.1 200 OK\r\nContent-Length: 12\r\n\r\n198.51.100.1")),
   );
@@ -147,14 +149,14 @@ test("an echo URL is resolved while clients use up their lookups", async (t) => 
   });
   const flooded = flood(9, (i) => tunnel(proxy, `hooks.dead${i}.test`, 443, `127.0.0.${(i % 8) + 2}`));
   await new Promise((resolve) => setTimeout(resolve, 1500));
-  // The failure of its first lookup is kept for 5 s. Its echo URL is asked again every 2 s.
+  // The failure of its first lookup is cached for 5 s. The proxy tries its echo URL every 2 s.
   alive = true;
   await proxy.untilStatus((status) => status.verification[0]?.verified === true, 15_000);
   await flooded;
 });
 
-test("answers with 4,000 addresses leave memory flat, and a record shows 16 of them", async (t) => {
-  // Not allowed, so none of them is dialled.
+test("answers with 4,000 addresses do not grow the memory", async (t) => {
+  // The name is not allowed, so none of its addresses is dialled.
   const many = Array.from({ length: 4000 }, (_, i) => `10.9.${i >> 8}.${i & 255}`);
   const { proxy } = await setUp(t, (_, type) => (type === "A" ? { truncated: many } : { addresses: [] }), {
     env: { NODE_OPTIONS: "--max-old-space-size=64" },
@@ -177,7 +179,7 @@ test("answers with 4,000 addresses leave memory flat, and a record shows 16 of t
   await baseline.restored(count);
 });
 
-test("a name with more addresses than are kept connects, and its record says how many were cut", async (t) => {
+test("the record counts the addresses beyond the limit", async (t) => {
   const many = Array.from({ length: 40 }, (_, i) => `127.0.1.${i + 1}`);
   const { proxy } = await setUp(t, (_, type) => ({ addresses: type === "A" ? many : [] }));
   const far = await listen((socket) => socket.on("data", () => socket.end("hi")), "127.0.1.1");

@@ -5,14 +5,14 @@ import { Baseline } from "../../harness/baseline.ts";
 import { OPEN_LOOPBACK, runOutrider, startProxy } from "../../harness/proxy.ts";
 import { listen } from "../../harness/raw.ts";
 
-/** Echo servers that do not answer with an address, but with whatever keeps a reader busy. */
+/** Echo servers that send no address, but data that keeps a reader busy. */
 
 const RIGHT = "203.0.113.10";
 const answer = `HTTP/1.1 200 OK\r\nContent-Length: ${RIGHT.length}\r\n\r\n${RIGHT}`;
 const chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
 const interim = (status: number, fields = "") => `HTTP/1.1 ${status} Wait\r\n${fields}\r\n`;
 
-/** Writes a part again and again, as fast as it is read, until the connection ends. */
+/** Repeats a part as fast as it is read, until the connection ends. */
 function endless(socket: Socket, start: string, part: string): void {
   socket.write(start);
   const more = () => {
@@ -28,7 +28,7 @@ function drip(socket: Socket, text: string): void {
   socket.once("close", () => clearInterval(timer));
 }
 
-/** What the server does, and what is said of it; null: it proves the address. */
+/** The answer of the server, and the expected error; null: it proves the address. */
 const ROWS: [name: string, act: (socket: Socket) => void, error: RegExp | null][] = [
   ["interim responses, then the answer", (s) => s.end(interim(103, "Link: </x>\r\n") + interim(100) + answer), null],
   ["endless interim responses", (s) => endless(s, "", interim(103)), /more than 8 interim responses/],
@@ -49,7 +49,7 @@ const ROWS: [name: string, act: (socket: Socket) => void, error: RegExp | null][
   ["the answer", (s) => s.end(answer), null],
 ];
 
-test("hostile echo servers are cut off within bytes and time, and the next answer is taken", async (t) => {
+test("limits bytes and time of hostile echo servers", async (t) => {
   let act = ROWS[0]![1];
   const server = await listen((socket) => socket.once("data", () => act(socket)));
   t.after(server.close);
@@ -74,7 +74,7 @@ test("hostile echo servers are cut off within bytes and time, and the next answe
   assert.equal(await proxy.stop(), 0);
 });
 
-test("outrider verify skips interim responses of a proxy and prints no control characters of it", async (t) => {
+test("outrider verify skips interim responses and escapes controls", async (t) => {
   let reply = `${interim(103)}HTTP/1.1 407 \x9b2J\u001b[2J\r\n\r\n`;
   const proxy = await listen((socket) => socket.once("data", () => socket.end(reply, "latin1")));
   t.after(proxy.close);
@@ -82,5 +82,5 @@ test("outrider verify skips interim responses of a proxy and prints no control c
   const refused = await runOutrider([...args, "--timeout-seconds", "5"]);
   assert.match(refused.stdout, /no answer: the proxy answered with broken HTTP/);
   reply = `${interim(103)}HTTP/1.1 407 \x9b2J\r\n\r\n`;
-  assert.match((await runOutrider(args)).stdout, /no answer: the proxy said 407 \\u009b2J\n/);
+  assert.match((await runOutrider(args)).stdout, /no answer: the proxy answered 407 \\u009b2J\n/);
 });

@@ -5,7 +5,7 @@ import { Baseline } from "../../harness/baseline.ts";
 import { OPEN_LOOPBACK, type ProxyHandle, startProxy } from "../../harness/proxy.ts";
 import { exchange, listen } from "../../harness/raw.ts";
 
-/** Receivers that answer as if the proxy had refused: senders and people must be able to tell who speaks. */
+/** Receivers that answer as if the proxy had refused: senders must be able to distinguish them. */
 
 let proxy: ProxyHandle;
 let baseline: Baseline;
@@ -19,7 +19,7 @@ after(async () => {
   assert.equal(await proxy.stop(), 0);
 });
 
-/** The status line and the fields that a client gets when a receiver answers with these. */
+/** The status line and the fields that a client gets for these of a receiver. */
 async function relayed(statusLine: string, fields: readonly string[]): Promise<string[]> {
   requests++;
   const far = await listen((socket) => {
@@ -34,7 +34,7 @@ async function relayed(statusLine: string, fields: readonly string[]): Promise<s
   return lines.filter((line) => !/^(content-length|via|connection):/i.test(line));
 }
 
-test("fields of refusals are removed from a target's answer, others stay", async () => {
+test("removes only refusal fields from a target's answer", async () => {
   const forged = [
     "X-Outrider-Error: egress-denied: no",
     "x-envoy-response-flags: UF",
@@ -44,7 +44,7 @@ test("fields of refusals are removed from a target's answer, others stay", async
   assert.deepEqual(lines, ["HTTP/1.1 200 OK", "x-envoy-upstream-service-time: 7"]);
 });
 
-test("members of Proxy-Status that are called outrider are removed, others stay", async () => {
+test("removes only members of Proxy-Status called outrider", async () => {
   const others = 'cdn.example; received-status=200; details="a, outrider; error=dns_error"';
   const lines = await relayed("502 Bad Gateway", [
     "Proxy-Status: outrider; error=destination_ip_prohibited",
@@ -54,7 +54,7 @@ test("members of Proxy-Status that are called outrider are removed, others stay"
   assert.deepEqual(lines, ["HTTP/1.1 502 Bad Gateway", `proxy-status: ${others}, edge`]);
 });
 
-test("lists of Proxy-Status are read as structured fields", () => {
+test("parses Proxy-Status as structured fields", () => {
   const rows: [string, string][] = [
     ["outrider", ""],
     ["outrider;error=x, a", "a"],
@@ -64,7 +64,7 @@ test("lists of Proxy-Status are read as structured fields", () => {
     ['a; b="x\\", outrider", c', 'a; b="x\\", outrider", c'],
     ["a;b=-1.5;c=?1;d=:aGk=:;e=@12;f", "a;b=-1.5;c=?1;d=:aGk=:;e=@12;f"],
     ["outrider2, outrider.example, my-outrider", "outrider2, outrider.example, my-outrider"],
-    // No such lists: whoever reads them has to ignore them.
+    // Not valid lists: readers have to ignore them.
     ["", ""],
     ["a,", ""],
     [",outrider", ""],
@@ -77,14 +77,14 @@ test("lists of Proxy-Status are read as structured fields", () => {
   for (const [list, expected] of rows) assert.equal(withoutMembers(list, "outrider"), expected, list);
 });
 
-test("a reason phrase that reads like a refusal becomes the phrase of its status", async () => {
+test("replaces a reason phrase that looks like a refusal", async () => {
   assert.deepEqual(await relayed("403 egress-denied: 10.0.0.5 is private; policy a/b", []), ["HTTP/1.1 403 Forbidden"]);
   assert.deepEqual(await relayed("200  \tEGRESS-x", []), ["HTTP/1.1 200 OK"]);
   assert.deepEqual(await relayed("799 egress-x", []), ["HTTP/1.1 799 "]);
   assert.deepEqual(await relayed("403 No egress-denied here", []), ["HTTP/1.1 403 No egress-denied here"]);
 });
 
-test("a target's 407 is a 502: senders take a 407 for a wrong proxy password", async () => {
+test("replaces a target's 407 by 502", async () => {
   const [first, ...lines] = await relayed("407 Proxy Authentication Required", ['Proxy-Authenticate: Basic realm="x"']);
   assert.match(first!, /^HTTP\/1\.1 502 egress-connect: 127\.0\.0\.1:\d+ answered with 407, which is for proxies$/);
   assert.ok(lines.includes("Proxy-Status: outrider; error=http_protocol_error; received-status=407"), lines.join("|"));

@@ -7,7 +7,7 @@ import { Baseline } from "../../harness/baseline.ts";
 import { OPEN_LOOPBACK, type ProxyHandle, startProxy } from "../../harness/proxy.ts";
 import { exchange, listen, RawClient } from "../../harness/raw.ts";
 
-/** Answers of hostile receivers on plain http: what is refused, what is changed, and what other clients get to see. */
+/** Answers of hostile receivers on plain http: refused ones, changed ones, and the effect on other clients. */
 
 /** Clients that read late: the sizes of their responses differ by less than the proxy buffers for one of them. */
 const CLIENTS = 30;
@@ -48,7 +48,7 @@ const status = (text: string): string => text.slice(0, text.indexOf("\r\n"));
 const get = (port: number, path = "/", fields = ""): string =>
   `GET http://a.example:${port}${path} HTTP/1.1\r\nHost: x\r\n${fields}\r\n`;
 
-/** One answer to a fresh client, through a receiver that says only this. */
+/** One answer to a new client, from a receiver that sends only this. */
 async function answered(answer: string, fields = ""): Promise<string> {
   const far = await receiver(() => answer);
   const text = await exchange(proxy.port, get(far.port, "/", `Connection: close\r\n${fields}`));
@@ -61,7 +61,7 @@ async function bound(name: string): Promise<number> {
   return Number(new RegExp(`outrider_proxy_bound_total\\{bound="${name}"\\} (\\d+)`).exec(text)?.[1]);
 }
 
-test("16 heads with a status of 1xx are read before an answer, one more is a 502", async () => {
+test("a 17th interim response is a 502", async () => {
   const baseline = await Baseline.of(proxy);
   const interim = "HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n";
   assert.match(await answered(interim.repeat(16) + OK), /^HTTP\/1\.1 200 OK$/);
@@ -74,7 +74,7 @@ test("16 heads with a status of 1xx are read before an answer, one more is a 502
   await baseline.restored(2);
 });
 
-test("an answer may have 256 fields and 64 Connection names, a request as well", async () => {
+test("accepts 256 fields and 64 Connection names, not more", async () => {
   const baseline = await Baseline.of(proxy);
   const fields = (count: number) => "a: b\r\n".repeat(count);
   const names = (count: number) => `Connection: ${Array.from({ length: count }, (_, i) => `n${i}`).join()}\r\n`;
@@ -105,7 +105,7 @@ test("more than 256 trailers end the response", async () => {
   await baseline.restored(1);
 });
 
-/** Bytes of an endless response that the proxy relays to a client that does not read: what the kernel and the proxy buffer. */
+/** Bytes of an endless response for a client that does not read: the buffers of kernel and proxy. */
 async function buffered(port: number): Promise<number> {
   const client = connect(proxy.port, "127.0.0.1");
   await once(client, "connect");
@@ -118,7 +118,7 @@ async function buffered(port: number): Promise<number> {
   return Number(bytesDown);
 }
 
-test("clients that read late get the whole of a response that ends with its connection", async () => {
+test("late readers get a complete response without length", async () => {
   const baseline = await Baseline.of(proxy);
   const far = await listen((socket) => {
     socket.once("data", (chunk) => {

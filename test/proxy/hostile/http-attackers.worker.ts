@@ -2,8 +2,8 @@ import { connect, createServer, type Socket } from "node:net";
 import { parentPort, workerData } from "node:worker_threads";
 
 /**
- * Hostile receivers and clients, in a thread of their own so that they do not delay the client that is measured. The
- * receiver answers by path and at full speed; the clients of one kind send or read without a pause until the next kind.
+ * Hostile receivers and clients, in their own thread so that they do not delay the measured client. The receiver
+ * answers by path at full speed. The clients of one kind send or read without a pause until the next kind.
  */
 
 const { proxyPort, clients } = workerData as { proxyPort: number; clients: number };
@@ -15,7 +15,7 @@ const FIELDS = "a:\r\n".repeat(8_800);
 const TOKENS = `Connection: ${"b,".repeat(15_000)}c\r\n`;
 const TRAILERS = "t:\r\n".repeat(4_000);
 
-/** What the receiver sends: once after each request head, and then again and again until the connection ends. */
+/** Bytes of the receiver: once after each request head, and then repeated until the connection ends. */
 const ANSWERS: Readonly<Record<string, { once: string; endless?: Buffer }>> = {
   empty: { once: "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n" },
   bulk: { once: "HTTP/1.1 200 OK\r\nContent-Length: 999999999999\r\n\r\n", endless: block("x") },
@@ -27,7 +27,7 @@ const ANSWERS: Readonly<Record<string, { once: string; endless?: Buffer }>> = {
   trailers: { once: `HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n${TRAILERS}\r\n` },
 };
 
-/** What a hostile client sends: once, and then again and again. */
+/** Bytes of a hostile client: once, and then repeated. */
 const REQUESTS: Readonly<Record<string, { path: string; head: string; endless?: Buffer }>> = {
   "tiny-chunks-sent": { path: "/sink", head: "Transfer-Encoding: chunked\r\n", endless: block("1\r\nx\r\n") },
   "fields-sent": { path: "/empty", head: "a:\r\n".repeat(3_900) },
@@ -62,7 +62,7 @@ const receiver = createServer((socket) => {
 let kind = "";
 const open = new Set<Socket>();
 
-/** One client of the kind that runs; when its connection ends, another one takes its place. */
+/** One client of the current kind; another one replaces it when its connection ends. */
 function start(port: number, mine: string): void {
   if (kind !== mine) return;
   const socket = connect(proxyPort, "127.0.0.1");
@@ -77,7 +77,7 @@ function start(port: number, mine: string): void {
   const path = sent?.path ?? `/${mine}`;
   socket.write(`${method} http://127.0.0.1:${port}${path} HTTP/1.1\r\nHost: x\r\n${sent?.head ?? ""}\r\n`, "latin1");
   if (sent?.endless !== undefined) pump(socket, sent.endless);
-  // A complete answer ends one attack, and the next one begins at once.
+  // A complete answer ends one attack, and the next one begins immediately.
   socket.on("data", (chunk) => {
     if (mine !== "bulk" && mine !== "tiny-chunks" && chunk.subarray(-4).toString("latin1") === "\r\n\r\n")
       socket.destroy();

@@ -9,7 +9,7 @@ import { listen, RawClient } from "../../harness/raw.ts";
 
 /** The goal is 5 on an idle machine. Tests run on loaded machines with two cores, so the test allows more. */
 const MAX_RATIO = 10;
-/** One delay of the scheduler must not decide. */
+/** A single delay of the scheduler must not decide. */
 const SLACK_MS = 20;
 const CONNECTS = 15;
 const ROUNDS = 2;
@@ -34,14 +34,14 @@ after(async () => {
 });
 
 async function run(kind: string): Promise<void> {
-  const told = once(attackers, "message");
+  const started = once(attackers, "message");
   attackers.postMessage(kind);
-  await told;
+  await started;
 }
 
 const median = (times: readonly number[]): number => [...times].sort((a, b) => a - b)[times.length >> 1]!;
 
-/** Times of CONNECTs, in milliseconds, while attackers of a kind are at work. */
+/** Times of CONNECTs in milliseconds, during attacks of a kind. */
 async function connects(kind: string): Promise<number[]> {
   await run(kind);
   await sleep(WARM_UP_MS);
@@ -69,7 +69,7 @@ const KINDS = [
 ];
 
 for (const kind of KINDS) {
-  test(`a CONNECT beside ${kind} is about as fast as beside a download`, async () => {
+  test(`a CONNECT is not slowed down by ${kind}`, async () => {
     const baseline = await Baseline.of(proxy);
     const times = { bulk: [] as number[], attack: [] as number[] };
     for (let round = 0; round < ROUNDS; round++) {

@@ -8,7 +8,7 @@ import { exchange, listen, RawClient } from "../../harness/raw.ts";
 
 /** Heads with a status of 1xx, which many clients take for the answer (docs/adr/0015-interim-responses.md). */
 
-/** The final answer comes when the client is already at its next request. */
+/** The final answer comes when the client has already sent its next request. */
 const LATE_MS = 300;
 const SCRIPT = new URL("../senders/shared.py", import.meta.url).pathname;
 
@@ -61,7 +61,7 @@ const request = (path: string, fields: string, minor = 1): string =>
 const FINAL = "HTTP/1.1 200 OK\r\nContent-Length: 9\r\nVia: 1.1 outrider\r\nConnection: close\r\n\r\na.example";
 const CONTINUE = "HTTP/1.1 100 Continue\r\nVia: 1.1 outrider\r\n\r\n";
 
-test("one 100 goes to a client that expects it, everything else with 1xx is dropped", async () => {
+test("forwards one expected 100 and drops other 1xx responses", async () => {
   const baseline = await Baseline.of(proxy);
   const expect = "Expect: 100-Continue\r\n";
   assert.equal(await exchange(proxy.port, request("103-100-102-100-199", expect)), CONTINUE + FINAL);

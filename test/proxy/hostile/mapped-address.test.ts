@@ -29,7 +29,7 @@ const statusLine = async (port: number, target: string, plain: boolean) => {
 };
 const HOSTS = ["resolved.example", "listed.example", "[::ffff:127.0.0.5]", "[::ffff:7f00:5]"];
 
-test("an IPv4-mapped address does not leave by IPv4 where the policy has no static IP for IPv4", async () => {
+test("denies an IPv4-mapped address without an IPv4 static IP", async () => {
   const proxy = await start({
     allow: [{ hosts: ["*"], cidrs: ["::/0"] }, { cidrs: ["::/0"] }],
     staticIPs: [{ address: "2600::10" }],
@@ -48,7 +48,7 @@ test("an IPv4-mapped address does not leave by IPv4 where the policy has no stat
   await proxy.stop();
 });
 
-test("an IPv4-mapped address is dialled and recorded as the IPv4 address", async () => {
+test("dials and records an IPv4-mapped address as IPv4", async () => {
   const proxy = await start({});
   for (const host of HOSTS) {
     assert.match(await statusLine(proxy.port, `${host}:${receiver.port}`, false), /^HTTP\/1\.1 200 /, host);

@@ -13,7 +13,7 @@ import { listen, RawClient } from "../../harness/raw.ts";
 /** Senders and receivers that use up the proxy's file descriptors. */
 
 const OPEN_FILES = 256;
-/** Files that the proxy reads at the moment of a look, such as the kernel's routes. */
+/** Files that the proxy reads for a moment, such as the kernel's routes. */
 const SPARE_FILES = 2;
 const noPrlimit =
   spawnSync("prlimit", ["--version"]).error === undefined ? false : "needs prlimit (Debian: util-linux)";
@@ -21,12 +21,12 @@ const noNetns = netnsMissing() ?? false;
 
 const connectHead = (target: string) => `CONNECT ${target} HTTP/1.1\r\nHost: ${target}\r\n\r\n`;
 
-/** Takes what comes, and closes with its peer. */
+/** Reads all input, and closes with its peer. */
 const receive = (host: string) => listen((socket) => socket.resume().on("end", () => socket.end()), host);
 
 /**
- * Waits until a running proxy has no more descriptors than at rest, then lowers its limit of open files so that it can open
- * so many more, and no others.
+ * Waits until a running proxy has no more descriptors than at rest, then lowers its limit of open files to this many
+ * more.
  */
 async function leaveFiles(proxy: ProxyHandle, atRest: number, free: number): Promise<void> {
   for (let i = 0; i < 100 && proxy.handles() > atRest; i++) await sleep(50);
@@ -38,7 +38,7 @@ async function leaveFiles(proxy: ProxyHandle, atRest: number, free: number): Pro
 
 const giveFiles = (proxy: ProxyHandle) => execFileSync("prlimit", ["--pid", `${proxy.pid}`, "--nofile=1024:"]);
 
-/** One more connection is accepted while so many files are free: how a request on it is answered. */
+/** Opens one more connection with this many free descriptors; returns the answer to a request on it. */
 async function answered(proxy: ProxyHandle, target: string): Promise<string> {
   const client = await RawClient.open(proxy.port);
   client.socket.write(connectHead(target));
@@ -47,7 +47,7 @@ async function answered(proxy: ProxyHandle, target: string): Promise<string> {
   return client.text.split("\r\n")[0]!;
 }
 
-test("the tunnels are capped by the limit of open files, and more get 503 overloaded", async () => {
+test("the limit of open files limits the tunnels", async () => {
   const { tunnels } = shareFiles(OPEN_FILES);
   const receiver = await receive("127.0.0.1");
   const proxy = await startProxy({ args: OPEN_LOOPBACK, openFiles: OPEN_FILES });
@@ -67,7 +67,7 @@ test("the tunnels are capped by the limit of open files, and more get 503 overlo
   await receiver.close();
 });
 
-test("a flood of connections at a limit of 64 open files is outlived", async () => {
+test("survives a flood of connections with 64 open files", async () => {
   const receiver = await receive("127.0.0.1");
   const proxy = await startProxy({ args: OPEN_LOOPBACK, openFiles: 64 });
   const baseline = await Baseline.of(proxy);
@@ -75,7 +75,7 @@ test("a flood of connections at a limit of 64 open files is outlived", async () 
   for (let round = 0; round < 4; round++) {
     for (let i = 0; i < 50; i++) {
       const client = await RawClient.open(proxy.port);
-      // Every other one is silent.
+      // Every second address is silent.
       if (i % 2 === 0) client.socket.write(connectHead(`127.0.0.1:${receiver.port}`));
       clients.push(client);
     }
@@ -92,7 +92,7 @@ test("a flood of connections at a limit of 64 open files is outlived", async () 
   await receiver.close();
 });
 
-test("out of file descriptors: 503, and all of it works again afterwards", { skip: noPrlimit }, async (t) => {
+test("recovers from a lack of file descriptors", { skip: noPrlimit }, async (t) => {
   const receiver = await receive("127.0.0.5");
   const dns = await startDns((_, type) => ({ addresses: type === "A" ? ["127.0.0.5"] : [], ttl: 5 }));
   const args = [...OPEN_LOOPBACK, "--resolver", dns.address, "--source-address", "127.0.0.1"];
@@ -116,7 +116,7 @@ test("out of file descriptors: 503, and all of it works again afterwards", { ski
     assert.equal(answer, `HTTP/1.1 503 egress-unavailable: ${reason}`);
     assert.equal(dns.queries.length, 0);
   });
-  await t.test("the process, its policy and its source addresses outlast it", async () => {
+  await t.test("keeps the process, its policy and its source addresses", async () => {
     await leaveFiles(proxy, atRest, 0);
     // Accepted and closed by libuv, which keeps a spare descriptor for this.
     assert.equal(await answered(proxy, `127.0.0.5:${receiver.port}`).catch(() => ""), "");
@@ -127,7 +127,7 @@ test("out of file descriptors: 503, and all of it works again afterwards", { ski
     assert.deepEqual([status.ready, status.policyError, status.sources[0]?.assigned], [true, null, true]);
     assert.doesNotMatch(proxy.stderr(), /source addresses changed|"level":"fatal"/);
   });
-  await t.test("names are resolved and targets are connected to again", async () => {
+  await t.test("resolves names and connects to targets again", async () => {
     requests++;
     const client = await RawClient.open(proxy.port);
     await client.connect(`one.example:${receiver.port}`);
@@ -141,7 +141,7 @@ test("out of file descriptors: 503, and all of it works again afterwards", { ski
   await receiver.close();
 });
 
-test("a name with many silent addresses holds no more than 8 descriptors", {
+test("a name with silent addresses uses at most 8 descriptors", {
   skip: noNetns,
   timeout: 30_000,
 }, async () => {
@@ -153,7 +153,7 @@ test("a name with many silent addresses holds no more than 8 descriptors", {
   const inside = (...command: string[]) =>
     execFileSync("ip", ["netns", "exec", net.inside, ...command], { encoding: "utf8" });
   const idle = proxy.handles();
-  // A client in the network namespace of the proxy sends so many requests and waits for their answers.
+  // A client in the network namespace of the proxy sends this many requests and waits for their answers.
   const script = (count: number) => `const net = require("net"); let left = ${count};
     for (let i = 0; i < ${count}; i++) { const socket = net.connect(${proxy.port}, "127.0.0.1");
       socket.write("CONNECT many.example:443 HTTP/1.1\\r\\n\\r\\n");
@@ -185,7 +185,7 @@ test("a name with many silent addresses holds no more than 8 descriptors", {
   net.close();
 });
 
-test("a rejected promise that nobody handles ends the process with its stack in the log", async () => {
+test("an unhandled rejection ends the process and logs its stack", async () => {
   const policy = { allow: [{ hosts: ["*"], cidrs: ["127.0.0.1/32"] }] };
   const fault = new URL("./fault.ts", import.meta.url).pathname;
   const proxy = await startProxy({ policy, args: OPEN_LOOPBACK, env: { NODE_OPTIONS: `--import ${fault}` } });

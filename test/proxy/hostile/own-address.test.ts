@@ -7,7 +7,7 @@ import { makeNetns, type Netns, netnsMissing } from "../../harness/netns.ts";
 import { OUTRIDER, type ProxyHandle, type ProxyStatus, startProxy } from "../../harness/proxy.ts";
 
 /**
- * Names whose owner lets them point at the proxy's own machine: by addresses of interfaces that are down, by local routes
+ * Names whose owner points them at the proxy's own machine: by addresses of interfaces that are down, by local routes
  * (AnyIP), by routes in other tables. All of them look public, and each reaches every local service.
  */
 
@@ -40,7 +40,7 @@ const inside = async (command: string, ...args: string[]) =>
 before(async () => {
   if (skip) return;
   net = makeNetns(["11.0.0.10"], []);
-  // As kube-ipvs0, which is a dummy interface; some kernels of test machines have none.
+  // Like kube-ipvs0, which is a dummy interface; some kernels of test machines do not support it.
   if (spawnSync("ip", ["-n", net.inside, "link", "add", "d0", "type", "dummy"]).status !== 0) {
     ip("link", "add", "d0", "type", "veth", "peer", "name", "d1");
   }
@@ -90,7 +90,7 @@ async function statusOf(proxy: ProxyHandle): Promise<ProxyStatus> {
 
 const NAMES = ["down.example", "no-carrier.example", "any-ip.example", "any-ip6.example", "other-table.example"];
 
-test("addresses that are local to this machine are refused, however they got there", { skip }, async (t) => {
+test("denies all local addresses of this machine", { skip }, async (t) => {
   const proxy = await start({ allow: [{ hosts: ["opened.example"], cidrs: [ANY_IP] }] });
   for (const name of NAMES) {
     await t.test(name, async () => {
@@ -109,14 +109,14 @@ test("addresses that are local to this machine are refused, however they got the
       assert.match(line, /^HTTP\/1\.1 403 egress-denied: /, name);
     }
   });
-  await t.test("a rule that names the range still opens it for its hosts", async () => {
+  await t.test("a rule with the range opens it for its hosts", async () => {
     assert.match(await asked(proxy, "opened.example", PORT), /^HTTP\/1\.1 200 /);
   });
-  await t.test("each is one denied record", async () => {
+  await t.test("writes one denied record for each", async () => {
     const record = await proxy.waitRecord((r) => r.target === `other-table.example:${PORT}`);
     assert.deepEqual([record.verdict, record.code], ["deny", "address"]);
   });
-  await t.test("an address that appears later is refused at once", async () => {
+  await t.test("denies a new address immediately", async () => {
     for (const [i, address] of LATER.entries()) {
       ip("addr", "add", `${address}/32`, "dev", "d0");
       assert.match(await asked(proxy, `later-${i}.example`, PORT), /403 .*own machine/, address);
@@ -125,7 +125,7 @@ test("addresses that are local to this machine are refused, however they got the
   await proxy.stop();
 });
 
-test("a source on an interface that is down is no target, and is not assigned", { skip }, async () => {
+test("a source on a down interface is not assigned", { skip }, async () => {
   const proxy = await start({}, ["--source-address", DOWN]);
   const { ready, sources } = await statusOf(proxy);
   assert.deepEqual([ready, sources], [false, [{ address: DOWN, assigned: false }]]);
@@ -136,7 +136,7 @@ test("a source on an interface that is down is no target, and is not assigned", 
   await other.stop();
 });
 
-test("the far side is still reached, and so are own addresses that the command line opens", { skip }, async () => {
+test("connects to own addresses that the command line opens", { skip }, async () => {
   const proxy = await start({}, ["--allow-cidr", ANY_IP, "--allow-cidr", `${DOWN}/32`]);
   assert.match(await asked(proxy, "far.example", 9000), /^HTTP\/1\.1 502 .* refused the connection/);
   for (const name of ["any-ip.example", "down.example"]) {

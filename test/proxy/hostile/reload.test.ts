@@ -9,7 +9,7 @@ import { memoryGroup } from "../../harness/memory.ts";
 import { manifest, OUTRIDER, type ProxyHandle, runOutrider, startProxy, tempFolder } from "../../harness/proxy.ts";
 import { exchange } from "../../harness/raw.ts";
 
-/** Policy and password files that are long, wrong in thousands of places, or no files at all. */
+/** Policy and password files that are long, wrong in thousands of places, or not regular files. */
 
 const keepOnly = manifest({ defaultAction: "Deny", allow: [{ hosts: ["keep.example"] }] });
 const HOSTS = 40_000;
@@ -81,7 +81,7 @@ test("signals during a long read end with the last file in force", async () => {
   assert.equal(await proxy.stop(), 0);
 });
 
-test("what is no regular file is refused at once, and the last good policy stays", async () => {
+test("rejects files that are not regular, without blocking", async () => {
   const folder = tempFolder();
   writeFileSync(join(folder, "billing"), "b-pass");
   const proxy = await startProxy({
@@ -168,7 +168,7 @@ test("a file that needs much memory to be read does not get a container killed",
   assert.equal(await proxy.stop(), 0);
 });
 
-test("a pipe is read at the start; passwords still reload, and a pipe that is silent does not block for ever", async () => {
+test("reads a pipe at the start, with a time limit", async () => {
   const folder = tempFolder();
   writeFileSync(join(folder, "billing"), "one");
   const shell = `exec "$0" proxy --policy <(printf '%s' "$1") --listen 127.0.0.1:0 --admin 127.0.0.1:0 --password-dir "$2"`;

@@ -40,7 +40,7 @@ const authorization = `Proxy-Authorization: Basic ${Buffer.from("any:s3cret").to
 const delivery = () => exchange(proxy.port, `CONNECT 127.0.0.1:${far.port} HTTP/1.1\r\n${authorization}\r\n\r\n`);
 
 for (const first of ["", "CONNECT 127.0.0.1"]) {
-  test(`2,200 connections of one address that send ${first === "" ? "nothing" : "half a head"} block nobody`, async () => {
+  test(`2,200 clients that send ${first === "" ? "nothing" : "half a head"} block no others`, async () => {
     const base = await Baseline.of(proxy);
     const attackers = await silent(2200, "127.0.0.7", first);
     for (let i = 0; i < 20; i++) assert.match(await delivery(), /^HTTP\/1\.1 200 /);
@@ -50,7 +50,7 @@ for (const first of ["", "CONNECT 127.0.0.1"]) {
   });
 }
 
-test("silent connections of many addresses give their places to clients that send a request", async () => {
+test("silent connections are closed in favour of requests", async () => {
   const base = await Baseline.of(proxy);
   const attackers: Socket[] = [];
   for (let i = 0; i < 10; i++) attackers.push(...(await silent(250, `127.0.0.${20 + i}`)));
@@ -62,7 +62,7 @@ test("silent connections of many addresses give their places to clients that sen
   await base.restored(20);
 });
 
-test("the first head has one deadline from accept, which further bytes do not extend", async () => {
+test("further bytes do not extend the deadline of the first head", async () => {
   const base = await Baseline.of(proxy);
   const client = await RawClient.open(proxy.port);
   const opened = Date.now();

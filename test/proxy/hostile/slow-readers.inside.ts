@@ -17,7 +17,8 @@ let proxy: ProxyHandle;
 let endless: Awaited<ReturnType<typeof listen>>;
 let far: Awaited<ReturnType<typeof listen>>;
 before(async () => {
-  // Small kernel buffers in this network namespace: thousands of full ones of the usual size take all TCP memory of a machine.
+  // Small kernel buffers in this network namespace: thousands of full ones of default size take all TCP memory of a
+  // machine.
   writeFileSync("/proc/sys/net/ipv4/tcp_wmem", "4096 16384 65536");
   writeFileSync("/proc/sys/net/ipv4/tcp_rmem", "4096 131072 131072");
   proxy = await startProxy({ policy: {}, args: [...OPEN_LOOPBACK, "--buffer-mib", String(BUFFER_MIB)] });
@@ -68,7 +69,7 @@ const kinds = {
 };
 
 for (const [kind, request] of Object.entries(kinds)) {
-  test(`${CLIENTS} clients that never read (${kind}) leave memory for ordinary deliveries`, async () => {
+  test(`${CLIENTS} clients that never read (${kind}) leave enough memory`, async () => {
     const base = await Baseline.of(proxy);
     const clients = await deaf(request());
     let highest = 0;

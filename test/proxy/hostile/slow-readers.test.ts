@@ -1,6 +1,6 @@
 import { test } from "node:test";
 import { namespaceMissing, runInNamespace } from "../../harness/namespace.ts";
 
-test("clients that never read leave memory for ordinary deliveries", { skip: namespaceMissing() ?? false }, () =>
+test("clients that never read leave enough memory", { skip: namespaceMissing() ?? false }, () =>
   runInNamespace(new URL("slow-readers.inside.ts", import.meta.url)),
 );

@@ -1,20 +1,20 @@
 import { execFileSync } from "node:child_process";
 import { join } from "node:path";
 
-/** What every sender posts. */
+/** The body that every sender posts. */
 export const BODY = '{"event":"paid"}';
 
-/** A refusal as the proxy words it. */
+/** A refusal in the words of the proxy. */
 interface Refused {
   url: string;
   status: number;
   phrase: string;
 }
 
-/** A program that sends webhooks: how it is run, and what its user reads when the proxy refuses. */
+/** A program that sends webhooks: its command, and its output when the proxy refuses. */
 export interface Sender {
   name: string;
-  /** Fails to start where the tool is missing. */
+  /** Fails to start when the tool is missing. */
   tool: string[];
   prepare?: (folder: string) => void;
   command(what: { urls: string[]; ca: string; folder: string }): { command: string[]; env?: Record<string, string> };
@@ -23,7 +23,7 @@ export interface Sender {
   sendsEmptyUser: boolean;
   /** For a refused CONNECT. */
   showsTunnel(refused: Refused): { exit: number; expected: string };
-  /** For refused plain http, where the proxy's answer is taken for the receiver's. */
+  /** For refused plain http, where the sender treats the proxy's answer as the receiver's. */
   showsPlain(refused: Refused): { exit: number; expected: string };
 }
 
@@ -75,7 +75,7 @@ const node: Sender = {
   }),
   user: "sender",
   sendsEmptyUser: false,
-  // undici tunnels plain http as well, and says the status of a refused CONNECT and nothing else.
+  // undici tunnels plain http as well, and prints only the status of a refused CONNECT.
   showsTunnel: ({ status }) => ({ exit: 1, expected: `Proxy response (${status}) !== 200 when HTTP Tunneling` }),
   showsPlain: ({ status }) => ({ exit: 1, expected: `Proxy response (${status}) !== 200 when HTTP Tunneling` }),
 };
