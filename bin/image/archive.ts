@@ -50,7 +50,7 @@ const json = (value: unknown) => Buffer.from(JSON.stringify(value));
 export const layerOf = (entries: readonly TarEntry[]): Blob => blob(MEDIA.layer, Buffer.concat([...tar(entries)]));
 const descriptor = ({ mediaType, digest, size }: Blob) => ({ mediaType, digest, size });
 
-/** What the Dockerfile says as well: a test compares them. */
+/** Configuration of the image. The Dockerfile has the same one; a test compares them. */
 export function imageConfig() {
   const { name, description, license, version } = packageJson();
   return {

@@ -10,7 +10,7 @@ import { build, type Metafile } from "esbuild";
 
 export const ROOT = new URL("../..", import.meta.url).pathname;
 export const DIST = "dist";
-/** What `node` is given in the image. */
+/** File that `node` runs in the image. */
 export const ENTRY = "dist/outrider.js";
 
 // Packages in CommonJS call `require` for what Node has.
@@ -59,7 +59,7 @@ function sbom(): string {
   return `${JSON.stringify(sbom, null, 2)}\n`;
 }
 
-/** Makes dist/ anew; the files in it with their sizes in bytes. */
+/** Builds a new dist/. Returns its files with their sizes in bytes. */
 export async function makeBundle(): Promise<{ file: string; bytes: number }[]> {
   const folder = join(ROOT, DIST);
   rmSync(folder, { recursive: true, force: true });

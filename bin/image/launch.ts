@@ -1,3 +1,3 @@
-// What `node` starts in the image; bin/outrider's part there. V8's flags are the image's and the chart's: a running
-// process cannot choose the size of its young generation any more.
+// Entry point in the image, in place of bin/outrider. The image and the chart set the flags of V8: a running process can
+// no longer choose the size of its young generation.
 await (process.argv[2] === "operator" ? import("../../operator/main.ts") : import("../../proxy/main.ts"));

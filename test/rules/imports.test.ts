@@ -37,7 +37,7 @@ const imports = globSync("{proxy,operator}/**/*.ts", { cwd: root }).flatMap((fil
 const isBuiltin = (name: string): boolean => name.startsWith("node:") && builtinModules.includes(name.slice(5));
 const isOurs = (name: string): boolean => /^(proxy|operator)\//.test(name);
 
-/** What proxy and operator share, besides the policy engine: how to read a command line and to write a log. */
+/** Shared by both programs besides the policy engine: command line options and the log. */
 const COMMAND_LINE = /^proxy\/cli\//;
 const POLICY = /^proxy\/policy\//;
 
