@@ -8,28 +8,32 @@ STAMP := node_modules/.stamp
 VERSION = $(shell sed -n 's/^  "version": "\(.*\)",/\1/p' package.json)
 IMAGE ?= outrider:$(VERSION)
 
-.PHONY: help install run demo test lint fmt types generate verify tools cluster bundle image image-archive cover bench bench-operator bench-webhook soak fuzz clean
+.PHONY: help install run demo test test-quick lint fmt types generate verify tools cluster bundle image image-archive cover bench bench-operator bench-webhook soak fuzz clean
 
-help: ## print this
+help: ## print this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(STAMP) ## install the packages of package-lock.json, Node 24 among them
 
-# npm may be told not to run install scripts; the one of the package `node` fetches its binary from the npm registry.
+# npm may be configured not to run install scripts. The script of the package `node` gets its binary from the npm registry.
 $(STAMP): package-lock.json
 	npm ci
 	test -x $(NODE) || (cd node_modules/node && node installArchSpecificPackage)
 	$(NODE) --version
 	touch $@
 
-run: install ## start the proxy with examples/acl.yaml and an echo server, and print curl lines to try
+run: install ## start the proxy with examples/acl.yaml and an echo server, and print curl commands to try
 	$(NODE) examples/run.ts
 
-demo: install ## helm install, kubectl apply, annotate on a real cluster of its own (as root), or DEMO_CONTEXT=yours (DEMO_IMAGE=…); DEMO_EXIT=1
+demo: install ## install and try outrider on a temporary real cluster (as root), or on yours: DEMO_CONTEXT=NAME DEMO_IMAGE=IMAGE (DEMO_EXIT=1: exit at the end)
 	$(NODE) test/cluster/demo.ts
 
-test: install types lint ## install, check types and style, run all tests (FILES="test/policy/*.test.ts": some)
-	$(NODE) test/run.ts $(FILES)
+# TIER may have several names: TIER="quick control-plane".
+test: install types lint ## all tests, after types and lint (TIER=quick|control-plane|node: one tier, FILES="test/policy/*.test.ts": some files)
+	$(NODE) test/run.ts $(addprefix --tier=,$(TIER)) $(FILES)
+
+test-quick: install types lint verify ## types, lint, generated files, and the tests that start no process (about a minute)
+	$(NODE) test/run.ts --tier=quick
 
 types: install ## check the types
 	$(TSC) -p .
@@ -37,40 +41,40 @@ types: install ## check the types
 lint: install ## check style and lint rules
 	$(BIOME) check --error-on-warnings .
 
-fmt: install ## format and mend what can be mended
+fmt: install ## format, and fix what can be fixed automatically
 	$(BIOME) check --write .
 
-generate: install ## make types and docs/crd.md of crds/egresspolicies.yaml, the chart's README and its copy of the CRD
+generate: install ## write what is generated: types and docs/crd.md from the CRD, README and CRD of the chart
 	$(NODE) crds/generate.ts
 	$(NODE) charts/generate.ts
 
-verify: install ## check that what `make generate` makes is up to date
+verify: install ## check that generated files are up to date
 	$(NODE) crds/generate.ts --verify
 	$(NODE) charts/generate.ts --verify
 
-tools: install ## get the programs of the test cluster, as `make demo` and `make test` do: KUBEBUILDER_ASSETS, ~/.cache, or a build with Go (once, 10 to 25 minutes)
+tools: install ## get the programs of the test cluster: from KUBEBUILDER_ASSETS, ~/.cache, or a build with Go (once, 10 to 25 minutes)
 	$(NODE) test/cluster/make-tools.ts
 
-cluster: install ## start a real control plane with two simulated nodes, print its KUBECONFIG, end with Ctrl-C
+cluster: install ## start a control plane with two simulated nodes, and print its KUBECONFIG (Ctrl-C ends it)
 	$(NODE) test/cluster/up.ts
 
-bundle: install ## make dist/: operator and proxy without node_modules, their licences, an SBOM
+bundle: install ## build dist/: operator and proxy without node_modules, their licences, an SBOM
 	$(NODE) bin/image/bundle.ts
 
-# docker has a command line even where no engine runs.
-image: ## build the image of the Dockerfile with docker or buildah (IMAGE=outrider:TAG, BASE=a base with Node.js 24)
+# The docker command can exist without a running engine.
+image: ## build the image with docker or buildah (IMAGE=outrider:TAG, BASE=a base image with Node.js 24)
 	@if docker info >/dev/null 2>&1; then engine="docker build"; \
 	elif command -v buildah >/dev/null; then engine="buildah build"; \
 	else echo "make image needs docker (with its engine running) or buildah; make image-archive needs neither" >&2; exit 2; fi; \
 	$$engine $(if $(BASE),--build-arg BASE=$(BASE)) --build-arg VERSION=$(VERSION) -t $(IMAGE) .
 
-image-archive: install ## make the image as an OCI archive, without an engine or a registry (IMAGE=outrider:TAG, ARGS="--out FILE")
+image-archive: install ## build the image as an OCI archive, without an engine or a registry (IMAGE=outrider:TAG, ARGS="--out FILE")
 	$(NODE) bin/image/archive.ts --name $(IMAGE) $(ARGS)
 
 cover: install ## run all tests with coverage of proxy/
 	$(NODE) --test --test-concurrency=1 --test-force-exit --experimental-test-coverage --test-coverage-include='proxy/**' 'test/**/*.test.ts'
 
-bench: install ## measure CPU, memory and latency beside squid, tinyproxy, nginx (Debian packages; as root): docs/performance.md
+bench: install ## compare CPU, memory and latency with squid, tinyproxy and nginx (Debian packages; as root): docs/performance.md
 	$(NODE) --expose-gc test/bench/main.ts $(ARGS)
 
 bench-operator: install ## measure 500 policies at once on a real API server: docs/performance.md
@@ -79,11 +83,11 @@ bench-operator: install ## measure 500 policies at once on a real API server: do
 bench-webhook: install ## measure admissions on a real API server (ARGS="PODS_PER_SECOND SECONDS"): docs/performance.md
 	$(NODE) test/bench/webhook/main.ts $(ARGS)
 
-soak: install ## 15 minutes of load on a real node, as root: memory must not grow (ARGS=MINUTES): docs/performance.md
+soak: install ## load a real node for 15 minutes, and check that memory does not grow (as root; ARGS=MINUTES): docs/performance.md
 	$(NODE) test/e2e/soak.ts $(ARGS)
 
 fuzz: install ## send hostile traffic through one proxy for minutes (SEED=… MINUTES=… ARGS="--without KIND"; ARGS=--help)
 	$(NODE) test/fuzz/main.ts $(ARGS)
 
-clean: ## remove what the other targets made
+clean: ## remove the output of the other targets
 	rm -rf node_modules coverage dist outrider-*.tar .cache

@@ -28,7 +28,7 @@ function range(low: number | undefined, high: number | undefined, unit: string):
   return [low === undefined ? `at most ${high}${unit}` : `${low} to ${high}${unit}`];
 }
 
-/** Bounds in words; those of a list's items stand with the list. */
+/** Bounds in words. A list also shows the bounds of its items. */
 function bounds(schema: Schema): string {
   const parts = [
     ...range(schema.minItems, schema.maxItems, " entries"),

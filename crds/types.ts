@@ -1,6 +1,6 @@
 import type { Schema } from "./schema.ts";
 
-/** Objects that get an interface of their own; the others are written where they stand. */
+/** Objects that get an interface of their own. Others are written in place. */
 const NAMES: Readonly<Record<string, string>> = {
   spec: "EgressPolicySpec",
   "spec.allow[]": "AllowRuleSpec",

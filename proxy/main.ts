@@ -44,7 +44,7 @@ async function main(argv: string[]): Promise<number> {
   }
   const run = Object.hasOwn(COMMANDS, command) ? COMMANDS[command] : undefined;
   if (run !== undefined) return run(rest);
-  const meant = nearest(command, Object.keys(COMMANDS));
+  const meant = nearest(command, ["operator", ...Object.keys(COMMANDS)]);
   throw new UsageError(`unknown command "${command}"${meant ? `; did you mean ${meant}?` : "; see --help"}`);
 }
 

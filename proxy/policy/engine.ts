@@ -2,7 +2,7 @@ import { type Address, type Cidr, CidrSet, cidr, formatAddress, parseAddress, si
 import { hashDocument, type PolicyDocument } from "./document.ts";
 import { HostSet, parseHostPattern } from "./host.ts";
 import { PolicyError, type PortRange, type PortSpec, parseCidrs, parsePorts, type Rule, ruleLabel } from "./rules.ts";
-import { forms, isLoopback, neverAllowed, parseNat64Prefix, specialPurpose } from "./special.ts";
+import { type AddressClass, forms, isLoopback, neverAllowed, parseNat64Prefix, specialPurpose } from "./special.ts";
 import type { Target } from "./target.ts";
 
 /** Codes of the refusals by policy (the whole list: `proxy/outcome/refusals.ts`). */
@@ -202,11 +202,17 @@ const listed = (code: DenyCode, rule: string, reason: string, soft = true): Vett
 
 const classed = (reason: string): Vetted => ({ in: false, soft: false, refusal: { code: "address", reason } });
 
+/** A class as a part of a reason: `a private address (10.0.0.0/8)`. */
+function describeClass({ name, network }: AddressClass): string {
+  const article = /^(?!uniq)[aeiou]/i.test(name) ? "an" : "a";
+  return `${article} ${name} address (${network.text})`;
+}
+
 function hardRefusal(set: PolicySet, target: Target, views: readonly Address[]): string | undefined {
   for (const view of views) {
     const never = neverAllowed(view);
     if (never !== undefined && !(isLoopback(never) && set.allowCIDRs.has(view))) {
-      return `a ${never.name} address (${never.network.text})`;
+      return describeClass(never);
     }
     if (set.statics.has(view)) return "one of the policy's own static IPs";
     if (set.denyCIDRs.has(view)) return "in a range that this proxy denies";
@@ -221,7 +227,7 @@ const OWN_MACHINE = "an address of the proxy's own machine";
 
 function specialName(set: PolicySet, form: Address): string | undefined {
   const klass = specialPurpose(form);
-  if (klass !== undefined) return `a ${klass.name} address (${klass.network.text})`;
+  if (klass !== undefined) return describeClass(klass);
   if (set.own.has(form)) return OWN_MACHINE;
   if (set.blocked.has(form)) return "in a blocked range";
   return undefined;

@@ -26,6 +26,9 @@ Exit status: 0 all allowed, 1 any denied or unknown, 2 wrong usage.
 
 ${optionHelp(OPTIONS)}`;
 
+/** Exit status if a target is wrong. */
+const EXIT_USAGE = 2;
+
 function print(explanation: Explanation, policy: string): string {
   const lines = [`${explanation.target}  ${explanation.verdict}`];
   if (explanation.rule !== undefined) lines.push(`  rule     ${explanation.rule}`);
@@ -49,18 +52,21 @@ export async function runExplain(argv: readonly string[]): Promise<number> {
   }
   requirePolicy(config);
   if (positionals.length === 0) throw new UsageError("explain needs at least one TARGET: URL, host:port or IP:port");
-  const targets = positionals.map((text) => {
-    const target = parseAsked(text);
-    if (target === null) throw new UsageError(`"${text}" is no target: write a URL, host:port or IP:port`);
-    return target;
-  });
   const set = compileFor(loadSource(config).document, config, []);
   const hosts = config.hosts === undefined ? new Map() : readHosts(config.hosts);
   if (values.has("resolve")) await requireRoutes(config.resolvers);
   const timeoutSeconds = config.dnsSeconds ?? set.document.proxy.timeouts.dnsSeconds;
   const names = new Names({ servers: config.resolvers, timeoutSeconds, hosts });
   let denied = false;
-  for (const target of targets) {
+  let wrong = false;
+  for (const text of positionals) {
+    const target = parseAsked(text);
+    if (target === null) {
+      // The other targets are still explained.
+      console.error(`outrider: "${text}" is no target: write a URL, host:port or IP:port`);
+      wrong = true;
+      continue;
+    }
     const ask = values.has("resolve") || hosts.has(target.host);
     const explanation = ask ? await explainTarget(set, names, target) : explain(set, target, null);
     denied ||= explanation.verdict !== "allow";
@@ -71,5 +77,6 @@ export async function runExplain(argv: readonly string[]): Promise<number> {
     } else console.log(print(explanation, policy));
   }
   names.close();
+  if (wrong) return EXIT_USAGE;
   return denied ? 1 : 0;
 }

@@ -12,6 +12,22 @@ export interface Crew {
   close(): void;
 }
 
+/** A proxy failed an operation that has to work before anything can be measured. */
+export class PeerError extends Error {
+  constructor(proxy: string, cause: unknown) {
+    super(`${proxy}: ${cause instanceof Error ? cause.message : String(cause)}`, { cause });
+  }
+}
+
+/** Waits for work that needs a proxy. @throws PeerError with the name of the proxy */
+export async function needing<T>(proxy: string, work: Promise<T>): Promise<T> {
+  try {
+    return await work;
+  } catch (error) {
+    throw new PeerError(proxy, error);
+  }
+}
+
 async function member(file: string): Promise<ChildProcess> {
   const child = fork(new URL(file, import.meta.url), { stdio: ["ignore", "inherit", "inherit", "ipc"] });
   const [word] = (await Promise.race([once(child, "message"), once(child, "exit")])) as [unknown];

@@ -77,7 +77,12 @@ async function openTunnels(job: Job & { kind: "open" }, route: Route): Promise<P
   const lane = async () => {
     while (all.length < job.clients) await openOne();
   };
-  await Promise.all(Array.from({ length: Math.min(OPENING, job.clients) }, lane));
+  try {
+    await Promise.all(Array.from({ length: Math.min(OPENING, job.clients) }, lane));
+  } catch (error) {
+    closeAll(all);
+    throw error;
+  }
   const act = (lane: number, done: Done) => all[lane]!.exchange(bytes, job.frame.down, done);
   return { job, act, close: () => closeAll(all) };
 }

@@ -3,7 +3,7 @@ import { cpus } from "node:os";
 import { resolve } from "node:path";
 import { parseArgs } from "node:util";
 import { loadAverage } from "./cpu.ts";
-import { startCrew } from "./crew.ts";
+import { PeerError, startCrew } from "./crew.ts";
 import { isolate } from "./isolate.ts";
 import { isInstalled, otherCheckout, PEERS, type Running, startPeer } from "./peers.ts";
 import { seriesFigures, seriesTable } from "./report.ts";
@@ -65,24 +65,45 @@ console.log(`${cpus()[0]!.model}, ${cpus().length} cores, load ${loadAverage()}`
 for (const peer of present) console.log(`${peer.name}: ${peer.version()}`);
 
 const crew = await startCrew();
+/** Prints why a proxy could not be measured. The exit status is 1 at the end. */
+function fail(workload: string, message: string): void {
+  console.error(`${workload}: ${message}`);
+  process.exitCode = 1;
+}
+
+/** Measures one workload; a proxy that fails ends only this workload. */
+async function attempt(workload: string, measure: () => Promise<void>): Promise<void> {
+  console.error(`... ${workload}`);
+  try {
+    await measure();
+  } catch (error) {
+    if (!(error instanceof PeerError)) throw error;
+    fail(workload, error.message);
+  }
+}
+
 const running: Running[] = [];
 for (const peer of present) running.push(await startPeer(peer, `${PROXY_CORE}`));
 for (const workload of WORKLOADS) {
   if (only !== undefined && !only.includes(workload.name)) continue;
-  console.error(`... ${workload.name}`);
-  const series = await measureSlices(crew, workload, running, { rounds, seconds, core: PROXY_CORE });
-  console.log(`\n${seriesTable(series)}`);
-  for (const figure of seriesFigures(series)) lines.push(JSON.stringify(figure));
+  await attempt(workload.name, async () => {
+    const series = await measureSlices(crew, workload, running, { rounds, seconds, core: PROXY_CORE });
+    console.log(`\n${seriesTable(series)}`);
+    for (const figure of seriesFigures(series)) lines.push(JSON.stringify(figure));
+  });
 }
 for (const name of SINGLES) {
   if (only !== undefined && !only.includes(name)) continue;
-  console.error(`... ${name}`);
-  const { text, figures } = await measureSingle(name, crew, { peers: present, running, core: `${PROXY_CORE}`, rounds });
-  console.log(`\n${text}`);
-  for (const figure of figures) lines.push(JSON.stringify(figure));
+  await attempt(name, async () => {
+    const options = { peers: present, running, core: `${PROXY_CORE}`, rounds };
+    const { text, figures, failures = [] } = await measureSingle(name, crew, options);
+    console.log(`\n${text}`);
+    for (const failure of failures) fail(name, failure);
+    for (const figure of figures) lines.push(JSON.stringify(figure));
+  });
 }
 for (const proxy of running) await proxy.stop();
 crew.close();
 if (values.json !== undefined) writeFileSync(values.json, `${lines.join("\n")}\n`);
 else console.log(`\n${lines.join("\n")}`);
-process.exit(0);
+process.exit();

@@ -1,5 +1,5 @@
 import { cpuMs, residentKiB } from "./cpu.ts";
-import type { Crew } from "./crew.ts";
+import { type Crew, needing, PeerError } from "./crew.ts";
 import { nextPorts, outriderKnows, PEERS, type Peer, type Running, startPeer } from "./peers.ts";
 import { measurePolicy } from "./policy.ts";
 import { rotated, spread } from "./ratios.ts";
@@ -14,6 +14,8 @@ import { judged, short, table } from "./report.ts";
 export interface Single {
   text: string;
   figures: object[];
+  /** Proxies that could not be measured, with the reason. */
+  failures?: string[];
 }
 
 const IDLE_TUNNELS = 5000;
@@ -28,12 +30,21 @@ const settle = () => new Promise((resolve) => setTimeout(resolve, SETTLE_MS));
 async function idle(crew: Crew, peers: readonly Peer[], core: string): Promise<Single> {
   const rows: string[][] = [];
   const figures: object[] = [];
+  const failures: string[] = [];
   for (const peer of peers) {
     const proxy = await startPeer(peer, core);
     await settle();
     const empty = residentKiB(proxy.pids());
     const job = { kind: "open", clients: IDLE_TUNNELS, frame: FRAME } as const;
-    await crew.prepare("idle", job, proxy.route("tunnel")!);
+    try {
+      await needing(peer.name, crew.prepare("idle", job, proxy.route("tunnel")!));
+    } catch (error) {
+      if (!(error instanceof PeerError)) throw error;
+      failures.push(error.message);
+      rows.push([peer.name, "failed", short(empty / 1024), "", ""]);
+      await proxy.stop();
+      continue;
+    }
     await settle();
     const full = residentKiB(proxy.pids());
     await crew.finish("idle");
@@ -54,6 +65,7 @@ async function idle(crew: Crew, peers: readonly Peer[], core: string): Promise<S
   return {
     text: `idle: resident memory with ${IDLE_TUNNELS} idle tunnels, fresh processes\n${table(head, rows)}`,
     figures,
+    failures,
   };
 }
 
@@ -64,7 +76,7 @@ async function latency(crew: Crew, running: readonly Running[], rounds: number):
   for (let round = 0; round < rounds; round++) {
     for (const proxy of rotated(running, round)) {
       const route = proxy.route("tunnel")!;
-      await crew.prepare("idle", { kind: "open", clients: IDLE_TUNNELS, frame: FRAME }, route);
+      await needing(proxy.name, crew.prepare("idle", { kind: "open", clients: IDLE_TUNNELS, frame: FRAME }, route));
       await crew.prepare("rate", rate, route);
       await crew.run("rate", WARM_SECONDS);
       const outcome = await crew.run("rate", LATENCY_SECONDS);

@@ -1,5 +1,5 @@
 import { coreBusyMs, cpuMs } from "./cpu.ts";
-import type { Crew } from "./crew.ts";
+import { type Crew, needing } from "./crew.ts";
 import type { Running } from "./peers.ts";
 import { rotated } from "./ratios.ts";
 import type { Outcome } from "./wire.ts";
@@ -71,7 +71,7 @@ export async function measureSlices(
   const fit = proxies.filter((proxy) => proxy.route(workload.what) !== null);
   const series = fit.map((proxy): Series => ({ workload, proxy: proxy.name, slices: [] }));
   for (const proxy of fit) {
-    await crew.prepare(proxy.name, workload.job, proxy.route(workload.what)!);
+    await needing(proxy.name, crew.prepare(proxy.name, workload.job, proxy.route(workload.what)!));
     await crew.run(proxy.name, WARM_SECONDS, proxy.name === "outrider" ? workload.warmOps : 0);
   }
   for (let round = 0; round < options.rounds; round++) {
