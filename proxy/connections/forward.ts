@@ -491,7 +491,8 @@ export class Exchange implements Handler, UpstreamOwner {
   onClosed(): boolean {
     if (this.#over && !this.#leaving) return false;
     this.#leave("client-gone");
-    this.#client.socket.destroy();
+    // Not FIN, where the client half-closed inside of its own body: an answer that has begun would look complete.
+    reset(this.#client.socket);
     return false;
   }
 

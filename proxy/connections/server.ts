@@ -134,6 +134,11 @@ export class ProxyServer implements ConnectionServer {
   }
 
   #accept(socket: Socket): void {
+    // Reset before it was accepted: the client expects no answer, and limits need its address.
+    if (socket.remoteAddress === undefined) {
+      socket.destroy();
+      return;
+    }
     this.now = performance.now();
     if (this.#clients.size >= this.settings.maxConnections) {
       const [oldest] = this.#silent;

@@ -236,7 +236,7 @@ test("a roll-out that cannot end is not Ready, says what it waits for, and goes 
   assert.equal(conditionOf(policy, "Ready")?.status, "False");
   assert.match(
     conditionOf(policy, "ProxyAvailable")!.message,
-    /^2 of 2 proxies are available; 1 as .* now, 2 as .* before; /,
+    /^2 of 2 proxies are available; 1 with the new settings, 2 with the old ones; /,
   );
   await makePasswords(cluster);
   await untilCondition(plane, NS, "webhooks", "Ready", "True", undefined, SECRET_MS);

@@ -242,6 +242,8 @@ test(`survives ${KILLS} kills at random moments (SEED=${seed})`, async () => {
     console.log(`kill ${i + 1} ${how}; wanted: ${specs.join(", ") || "nothing"}; ${documents.count} documents`);
   }
   const last = await start(plane.url);
+  // The state may be right already, and a process that has just been started dies from SIGTERM.
+  await last.untilLeading();
   let problems = await differences();
   for (const began = Date.now(); problems.length > 0 && Date.now() - began < CONVERGE_MS; ) {
     await sleep(200);

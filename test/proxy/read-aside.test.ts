@@ -4,7 +4,7 @@ import { test } from "node:test";
 
 const SCRIPT = `
 import { closeSync, openSync } from "node:fs";
-import { readAside } from "./proxy/read-aside.ts";
+import { readAside } from "./proxy/config/read-aside.ts";
 const hosts = Array.from({ length: 3000 }, (_, i) => "- h" + i + ".example.org");
 const config = { policy: "acl.yaml", sourceAddresses: [] };
 const fds = [];
