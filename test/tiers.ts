@@ -13,6 +13,8 @@ const HEAVY =
 /** Tier of a test file. `path`: from the root of the repository. */
 export function tierOf(path: string, text: string): Tier {
   if (path.startsWith("test/e2e/")) return "node";
+  // They load the proxy.
+  if (path.startsWith("test/proxy/hostile/")) return "control plane";
   return HEAVY.test(text) ? "control plane" : "quick";
 }
 

@@ -13,6 +13,7 @@ const root = new URL("../..", import.meta.url).pathname;
 /** Texts that are checked for words: docs, help, messages, comments. */
 const TEXTS = [
   "*.md",
+  "Dockerfile",
   "Makefile",
   ".ci/run",
   ".github/**/*.{md,yml}",
@@ -23,15 +24,15 @@ const TEXTS = [
   "docs/providers/*.md",
   "examples/operator/*.yaml",
   "operator/**/*.ts",
-  "test/rules/*.ts",
+  "test/{fuzz,rules,tools}/*.ts",
   "test/{run,tiers}.ts",
 ];
 
 /** Sources whose comments are checked for their openings. */
-const COMMENTS = ["bin/**/*.ts", "charts/**/*.ts", "crds/**/*.ts", "operator/**/*.ts", "test/rules/*.ts"];
+const COMMENTS = ["bin/**/*.ts", "charts/**/*.ts", "crds/**/*.ts", "operator/**/*.ts", "test/{fuzz,rules,tools}/*.ts"];
 
 /** Test files whose names are checked for their length. */
-const TESTS = ["test/{injection,rules}/**/*.test.ts"];
+const TESTS = ["test/{chart,cluster,crds,harness,image,injection,operator,rules,tools,webhook}/**/*.{test,inside}.ts"];
 
 /** Words with their replacement. */
 const WORDS: readonly [pattern: RegExp, fix: string][] = [
