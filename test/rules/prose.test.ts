@@ -20,19 +20,22 @@ const TEXTS = [
   "bin/**",
   "charts/**/*.{md,ts,tpl,txt,yaml,json,mjs}",
   "crds/**/*.{md,ts,yaml}",
-  "docs/{README,crd,glossary,injection,operator,quickstart,release,runbook,senders}.md",
-  "docs/providers/*.md",
-  "examples/operator/*.yaml",
-  "operator/**/*.ts",
-  "test/{fuzz,rules,tools}/*.ts",
-  "test/{run,tiers}.ts",
+  "docs/**/*.md",
+  "examples/**/*.{yaml,md,ts,cfg,service}",
+  "{operator,proxy}/**/*.ts",
+  "test/{bench,cluster,e2e,examples,fuzz,harness,image,policy,proxy,rules,tools}/**/*.ts",
+  "test/*.ts",
 ];
 
 /** Sources whose comments are checked for their openings. */
-const COMMENTS = ["bin/**/*.ts", "charts/**/*.ts", "crds/**/*.ts", "operator/**/*.ts", "test/{fuzz,rules,tools}/*.ts"];
+const COMMENTS = [
+  "{bin,charts,crds,operator,proxy}/**/*.ts",
+  "test/{bench,cluster,e2e,examples,fuzz,harness,image,policy,proxy,rules,tools}/**/*.ts",
+  "test/*.ts",
+];
 
 /** Test files whose names are checked for their length. */
-const TESTS = ["test/{chart,cluster,crds,harness,image,injection,operator,rules,tools,webhook}/**/*.{test,inside}.ts"];
+const TESTS = ["test/**/*.{test,inside}.ts"];
 
 /** Words with their replacement. */
 const WORDS: readonly [pattern: RegExp, fix: string][] = [
