@@ -79,7 +79,7 @@ function start(group: string[]): Promise<unknown> {
   return once(stream, "end");
 }
 
-/** The ran of each tier, and how many of its files. */
+/** Results of each tier, and how many of its files ran. */
 function printTiers(): void {
   console.log("\ntier            files  passed  failed  skipped");
   for (const [tier, { passed, failed, skipped }] of byTier) {
