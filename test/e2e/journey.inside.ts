@@ -104,14 +104,14 @@ test("denies every internal target with its reason, without dialling", async () 
     [`http://${pod}:8080/environment`, privately(pod)],
     [`http://${service}:9750/status`, privately(service)],
     [`http://${METADATA}/latest/meta-data/`, `${METADATA} is a cloud metadata address (${METADATA}/32)`],
-    [`http://[::ffff:${METADATA}]/`, `::ffff:a9fe:a9fe is a cloud metadata address (${METADATA}/32)`],
+    [`http://[::ffff:${METADATA}]/`, `${METADATA} is a cloud metadata address (${METADATA}/32)`],
     ["http://webhooks-egress.convoy.svc.cluster.local:4750/", resolves("webhooks-egress.convoy.svc.cluster.local")],
     ["https://kubernetes.default.svc.cluster.local/", resolves("kubernetes.default.svc.cluster.local")],
     ["https://api.evil.example/", resolves("api.evil.example")],
     ["http://node.evil.example:10250/pods", resolves("node.evil.example")],
     ["http://pod.evil.example:8080/environment", resolves("pod.evil.example")],
     ["http://metadata.evil.example/", `metadata.evil.example resolves to a cloud metadata address (${METADATA}/32)`],
-    ["http://mapped.evil.example/", "mapped.evil.example resolves to IPv6, for which there is no static IP"],
+    ["http://mapped.evil.example/", resolves("mapped.evil.example")],
   ];
   for (const [target, reason] of cases) {
     const { error, status, body } = await send(sender!, target);
