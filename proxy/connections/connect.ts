@@ -1,14 +1,14 @@
 import { dial } from "../egress/dial.ts";
-import { decideTarget } from "../egress/route.ts";
+import { decideTarget, type Route } from "../egress/route.ts";
 import type { Head } from "../http/head.ts";
 import { Held } from "../http/held.ts";
 import type { AccessRecord } from "../outcome/access-record.ts";
 import type { Failure } from "../outcome/refusals.ts";
 import { formatAddress } from "../policy/cidr.ts";
-import { formatTarget, parseAuthority } from "../policy/target.ts";
+import { formatTarget, parseAuthority, type Target } from "../policy/target.ts";
 import { reset } from "../sockets/reset.ts";
-import { UPSTREAM_ONREAD } from "../sockets/upstream.ts";
-import type { Connection, Handler } from "./handler.ts";
+import { UPSTREAM_ONREAD, type UpstreamSocket } from "../sockets/upstream.ts";
+import type { Connection, Entry, Handler, Passage } from "./handler.ts";
 import { Tunnel } from "./tunnel.ts";
 
 /** The whole success answer: senders and their libraries compare little else (RFC 9110 §9.3.6). */
@@ -41,62 +41,61 @@ export class Connect implements Handler {
       this.#fail({ code: "bad-request", reason: "the CONNECT target is not host:port" });
       return;
     }
-    const shown = formatTarget(target);
-    this.#record.target = shown;
+    this.#record.target = formatTarget(target);
     const entry = client.enter(head, this.#record);
     if ("code" in entry) {
       this.#fail(entry);
       return;
     }
-    const { server } = client;
-    const drop = decideTarget(entry.policy, server, target, this.#record, (route) => {
-      if ("code" in route) {
-        this.#fail(route);
+    const drop = decideTarget(entry.policy, client.server, target, this.#record, (route) => {
+      if ("code" in route) this.#fail(route);
+      else this.#reach(target, route, entry);
+    });
+    // The callback may have run already, and `#reach` has set the way to cancel its dial.
+    this.#stop ??= drop;
+  }
+
+  #reach(target: Target, { addresses, ways }: Exclude<Route, Failure>, entry: Entry): void {
+    const began = performance.now();
+    const options = {
+      target,
+      policy: entry.policy,
+      deadlineMs: entry.settings.connectMs,
+      shown: this.#record.target,
+      onread: UPSTREAM_ONREAD,
+      ways,
+    };
+    this.#stop = dial(addresses, options, (result) => {
+      const opened = performance.now();
+      this.#record.connectMs = opened - began;
+      if ("code" in result) {
+        this.#fail(result);
         return;
       }
-      const began = performance.now();
-      const { ways } = route;
-      const options = {
-        target,
-        policy: entry.policy,
-        deadlineMs: entry.settings.connectMs,
-        shown,
-        onread: UPSTREAM_ONREAD,
-        ways,
-      };
-      this.#stop = dial(route.addresses, options, (result) => {
-        this.#record.connectMs = performance.now() - began;
-        if ("code" in result) {
-          this.#fail(result);
-          return;
-        }
-        this.#record.address = formatAddress(result.address);
-        this.#record.local = result.socket.localAddress ?? "";
-        const way = ways[result.address.family]!;
-        const passage = {
-          record: this.#record,
-          target,
-          address: result.address,
-          way,
-          dialled: began,
-          opened: performance.now(),
-        };
-        const closed = client.begin(entry, passage);
-        if (closed !== null) {
-          result.socket.destroy();
-          this.#fail(closed);
-          return;
-        }
-        const tunnel = new Tunnel(client, result.socket, this.#record, entry.settings.idleMs, server.now);
-        client.handler = tunnel;
-        client.socket.write(ESTABLISHED);
-        const early = this.#early.take();
-        if (early.length > 0) tunnel.onData(early);
-        if (this.#ended) tunnel.onEnd();
-        else if (early.length >= MAX_EARLY_BYTES && !result.socket.writableNeedDrain) client.socket.resume();
-      });
+      const { socket, address } = result;
+      const passage = { record: this.#record, target, address, way: ways[address.family]!, dialled: began, opened };
+      this.#open(socket, passage, entry);
     });
-    this.#stop ??= drop;
+  }
+
+  /** The upstream is connected: the last check, the 200, and the tunnel. */
+  #open(upstream: UpstreamSocket, passage: Passage, entry: Entry): void {
+    const client = this.#client;
+    this.#record.address = formatAddress(passage.address);
+    this.#record.local = upstream.localAddress ?? "";
+    const closed = client.begin(entry, passage);
+    if (closed !== null) {
+      upstream.destroy();
+      this.#fail(closed);
+      return;
+    }
+    const tunnel = new Tunnel(client, upstream, this.#record, entry.settings.idleMs, client.server.now);
+    client.handler = tunnel;
+    client.socket.write(ESTABLISHED);
+    const early = this.#early.take();
+    if (early.length > 0) tunnel.onData(early);
+    if (this.#ended) tunnel.onEnd();
+    else if (early.length >= MAX_EARLY_BYTES && !upstream.writableNeedDrain) client.socket.resume();
   }
 
   onData(chunk: Buffer): void {

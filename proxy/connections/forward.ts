@@ -1,15 +1,8 @@
 import { dial } from "../egress/dial.ts";
 import { decideTarget, type Route } from "../egress/route.ts";
-import { type BodyReader, ChunkedBody, chunkHeader, LengthBody, UntilClose } from "../http/body.ts";
-import {
-  bindsConnection,
-  continueHead,
-  expectsContinue,
-  maxForwards,
-  requestHead,
-  responseHead,
-} from "../http/fields.ts";
-import { type Head, type ResponseHead, ResponseHeadParser } from "../http/head.ts";
+import { type BodyReader, ChunkedBody, chunkHeader, LengthBody } from "../http/body.ts";
+import { bindsConnection, maxForwards, requestHead } from "../http/fields.ts";
+import type { Head } from "../http/head.ts";
 import { Held } from "../http/held.ts";
 import type { AccessRecord } from "../outcome/access-record.ts";
 import { countBound } from "../outcome/bounds.ts";
@@ -22,14 +15,10 @@ import { reset } from "../sockets/reset.ts";
 import { inLaterTurn } from "../sockets/turns.ts";
 import { adopt, UPSTREAM_ONREAD, type UpstreamOwner, type UpstreamSocket } from "../sockets/upstream.ts";
 import type { Connection, Entry, Handler } from "./handler.ts";
+import { ResponseRelay } from "./response-relay.ts";
 
 /** Limit of the client bytes that are held until the upstream can take them; then reading from the client pauses. */
 const MAX_HELD_BYTES = 65_536;
-/**
- * Limit of heads with a status of 1xx before one response. Servers send one or two (100, 103), or one in some seconds
- * while they work (102); Go's client accepts five.
- */
-const MAX_INTERIM_HEADS = 16;
 /**
  * Limit of the lines of a chunked body, and of the fields of interim heads, in one read (64 KiB) of a connection.
  * Beyond it the connection waits for the next turn of the event loop (`turns.ts`). A flood of tiny chunks thus delays
@@ -60,18 +49,9 @@ export class Exchange implements Handler, UpstreamOwner {
   readonly #held = new Held();
   /** How often an OPTIONS or TRACE may still be forwarded; null: no such limit. */
   #forwards: number | null = null;
-  #interimHeads = 0;
-  #interimFields = 0;
-  /** A 100 was forwarded. */
-  #continued = false;
-  /** The upstream sent a message that violates HTTP: its connection is not reused. */
-  #faulty = false;
   /** The client half-closed. */
   #ended = false;
-  #parser: ResponseHeadParser | null = new ResponseHeadParser();
-  #response: ResponseHead | null = null;
-  #body: BodyReader | null = null;
-  #chunked = false;
+  readonly #response: ResponseRelay;
   #close: boolean;
   #active: number;
   #over = false;
@@ -85,6 +65,16 @@ export class Exchange implements Handler, UpstreamOwner {
     this.#request = head.chunked ? new ChunkedBody() : new LengthBody(head.contentLength ?? 0);
     this.#close = !head.keepAlive || head.minor === 0;
     this.#active = client.server.now;
+    this.#response = new ResponseRelay(head, this.#record, this.#toClient, {
+      via: () => client.server.settings.via,
+      closes: () => this.#closesAfterResponse(),
+    });
+  }
+
+  #closesAfterResponse(): boolean {
+    // A client that half-closed may have sent more requests before.
+    const hasEnded = this.#ended && this.#held.length === 0;
+    return this.#close || !this.#request.done || hasEnded || this.#client.server.phase !== "serving";
   }
 
   start(rest: Buffer): void {
@@ -275,16 +265,16 @@ export class Exchange implements Handler, UpstreamOwner {
     if (!this.#request.done) this.#client.socket.resume();
   }
 
-  get #linesDown(): number {
-    return this.#interimFields + (this.#body?.lines ?? 0);
-  }
-
   upstreamRead(length: number): boolean {
     this.#active = this.#client.server.now;
-    const lines = this.#linesDown;
-    this.#takeResponse(copyOut(length));
+    const { lines } = this.#response;
+    const state = this.#response.feed(copyOut(length));
+    // The response has begun: only a reset can report the failure (RFC 9112 §8).
+    if (state === "broken") this.#cut("upstream-broken");
+    else if (state === "complete") this.#complete();
+    else if (state !== null) this.#fail(state);
     this.#flushDown();
-    if (this.#over || this.#linesDown - lines <= MAX_LINES_PER_TURN) return true;
+    if (this.#over || this.#response.lines - lines <= MAX_LINES_PER_TURN) return true;
     countBound("turn-lines");
     this.#upstream?.pause();
     inLaterTurn(() => this.#resumeUpstream());
@@ -297,110 +287,9 @@ export class Exchange implements Handler, UpstreamOwner {
     if (socket.writableLength > 0) this.#client.noteBuffered();
   }
 
-  #takeResponse(chunk: Buffer): void {
-    let rest: Buffer | null = chunk;
-    while (rest !== null && rest.length > 0 && this.#parser !== null) {
-      const parsed = this.#parser.feed(rest);
-      if (parsed === null) return;
-      if ("error" in parsed) {
-        this.#fail({ code: "reset", reason: `${this.#record.target} answered with broken HTTP: ${parsed.error}` });
-        return;
-      }
-      rest = parsed.rest;
-      if (!this.#takeHead(parsed.head, rest)) return;
-    }
-    if (this.#over || this.#body === null || rest === null) return;
-    this.#relayBody(rest);
-  }
-
-  /** False: the exchange is over. */
-  #takeHead(head: ResponseHead, rest: Buffer): boolean {
-    if (head.status === 101) {
-      this.#fail({ code: "reset", reason: `${this.#record.target} switched protocols without being asked` });
-      return false;
-    }
-    if (head.status < 200) return this.#takeInterim(head);
-    if (head.status === 407) {
-      const reason = `${this.#record.target} answered with 407, which is for proxies`;
-      this.#fail({ code: "reset", reason, receivedStatus: 407 });
-      return false;
-    }
-    const { via } = this.#client.server.settings;
-    this.#parser = null;
-    this.#response = head;
-    const bodiless = this.#head.method === "HEAD" || head.status === 204 || head.status === 304;
-    // RFC 9110 §8.6, RFC 9112 §6.1: a 204 has neither, and another reader may expect a body.
-    if (head.status === 204 && (head.chunked || head.contentLength !== undefined)) this.#faulty = true;
-    this.#bound ||= bindsConnection(head.headers);
-    if (bodiless) this.#body = new LengthBody(0);
-    else if (head.chunked) this.#body = new ChunkedBody();
-    else if (head.contentLength !== undefined) this.#body = new LengthBody(head.contentLength);
-    else {
-      this.#body = new UntilClose();
-      this.#close = true;
-    }
-    if (!this.#request.done) this.#close = true;
-    // A client that half-closed may have sent more requests before.
-    if (this.#ended && this.#held.length === 0) this.#close = true;
-    this.#chunked = head.chunked && this.#head.minor === 1 && !(bodiless && this.#head.method !== "HEAD");
-    const close = this.#close || this.#client.server.phase !== "serving";
-    this.#close = close;
-    this.#toClient.add(responseHead(head, { chunked: this.#chunked, close, via }));
-    if (this.#body.done) {
-      // Bytes that belong to no response: no later request may receive them.
-      if (rest.length > 0) this.#faulty = true;
-      this.#complete();
-      return false;
-    }
-    return true;
-  }
-
-  /**
-   * Handles a head with a status of 1xx. One 100 goes to a client that waits for it. Every other one is dropped, since
-   * clients take it for the answer (docs/adr/0015-interim-responses.md). False: the exchange is over.
-   */
-  #takeInterim(head: ResponseHead): boolean {
-    if (++this.#interimHeads > MAX_INTERIM_HEADS) {
-      countBound("response-head");
-      const reason = `${this.#record.target} sent more than ${MAX_INTERIM_HEADS} heads before its answer`;
-      this.#fail({ code: "reset", reason });
-      return false;
-    }
-    this.#interimFields += head.headers.length;
-    this.#parser = new ResponseHeadParser();
-    if (head.chunked || head.contentLength !== undefined) this.#faulty = true;
-    if (head.status === 100 && !this.#continued && expectsContinue(this.#head)) {
-      this.#continued = true;
-      this.#toClient.add(continueHead(head.minor, this.#client.server.settings.via));
-    }
-    return true;
-  }
-
-  #relayBody(chunk: Buffer): void {
-    let rest: Buffer | null;
-    try {
-      rest = this.#body!.feed(chunk, this.#relayPayload);
-    } catch {
-      // The response has begun: only a reset can report the failure (RFC 9112 §8).
-      this.#cut("upstream-broken");
-      return;
-    }
-    if (rest === null) return;
-    if (this.#chunked) this.#toClient.add("0\r\n\r\n");
-    if (rest.length > 0) this.#faulty = true;
-    this.#complete();
-  }
-
-  readonly #relayPayload = (payload: Buffer): void => {
-    this.#record.bytesDown += payload.length;
-    if (this.#chunked) this.#toClient.add(chunkHeader(payload));
-    this.#toClient.add(payload);
-    if (this.#chunked) this.#toClient.add("\r\n");
-  };
-
   upstreamEnd(): void {
     if (this.#over) return;
-    if (this.#body instanceof UntilClose) {
+    if (this.#response.endsWithUpstream) {
       this.#complete();
       return;
     }
@@ -417,7 +306,7 @@ export class Exchange implements Handler, UpstreamOwner {
 
   #broken(): void {
     if (this.#over) return;
-    if (this.#response !== null) {
+    if (this.#response.begun) {
       this.#cut("upstream-reset");
       return;
     }
@@ -432,9 +321,9 @@ export class Exchange implements Handler, UpstreamOwner {
     const upstream = this.#upstream!;
     upstream.owner = undefined;
     this.#upstream = null;
-    const reusable = this.#response!.keepAlive && !this.#faulty && this.#request.done;
-    if (reusable && !(this.#body instanceof UntilClose)) {
-      const owner = this.#bound ? this.#client : undefined;
+    this.#close ||= this.#response.closes;
+    if (this.#response.keepsUpstream && this.#request.done) {
+      const owner = this.#bound || this.#response.bindsConnection ? this.#client : undefined;
       server.pool.put(this.#poolKey, upstream, { opened: this.#opened, now: server.now, owner });
     } else upstream.destroy();
     const { socket } = this.#client;
@@ -487,7 +376,7 @@ export class Exchange implements Handler, UpstreamOwner {
   }
 
   #fail(failure: Failure): void {
-    if (this.#response !== null) {
+    if (this.#response.begun) {
       this.#cut(failure.code);
       return;
     }
