@@ -61,7 +61,8 @@ export interface EgressPolicySpec {
 
   /**
    * Source addresses for the allow lists of webhook receivers. They are published in the ConfigMap
-   * <policy>-egress-ips. Proxies do not use an address family (IPv4, IPv6) that has no address here.
+   * <policy>-egress-ips. If the list is not empty, proxies connect only over the address families (IPv4, IPv6)
+   * of its Active and Retiring addresses.
    */
   staticIPs?: StaticIPSpec[];
 
@@ -202,7 +203,8 @@ export interface StaticIPSpec {
 
   /**
    * Active: published and used. Pending: published but not used yet, so that receivers can prepare. Retiring:
-   * still published, and without new requests while another address serves.
+   * still published. With NodeAddress and KubeVIP it gets no new requests while a proxy of another address
+   * serves. With External and PodIP, change the NAT gateway or the pool.
    * @default "Active"
    */
   phase: "Active" | "Pending" | "Retiring";
@@ -279,8 +281,8 @@ export interface VerificationSpec {
   timeoutSeconds: number;
 
   /**
-   * Validity of a proof while no echo URL answers, so that an outage of the echo servers does not block
-   * requests. A wrong answer ends the proof at once.
+   * How long, in seconds, a proof stays valid while no echo URL answers. An outage of the echo servers then does
+   * not block requests. A wrong answer ends the proof at once.
    * @default 600
    */
   staleAfterSeconds: number;
@@ -306,11 +308,11 @@ export interface AuthenticationSpec {
   mode: "None" | "Basic";
 
   /**
-   * Secret with the passwords, in the policy's namespace. The keys PROXY_PASSWORD and PROXY_PASSWORD_PREVIOUS
-   * are valid for every user name that is not a key of the Secret; two keys allow a rotation. Every other key is
-   * the name of a client, which needs the password of that key. Do not use the key outrider, since it is the
-   * user name of pods without a client annotation. Use only the characters A-Z a-z 0-9 . _ ~ - in passwords,
-   * since they become part of a URL.
+   * Secret with the passwords, in the policy's namespace. PROXY_PASSWORD and PROXY_PASSWORD_PREVIOUS are shared
+   * passwords, for user names that are not keys of the Secret. Use both during a password rotation. Every other
+   * key is a user name, and its value is the password of that user. Do not create a key named outrider. Pods
+   * without the annotation egress.outrider.dev/client use this user name with the shared password. Use only the
+   * characters A-Z a-z 0-9 . _ ~ - in passwords, since they become part of a URL.
    */
   secretRef?: {
     /** Name of the Secret. */
@@ -347,7 +349,7 @@ export interface ProxySpec {
   /** Labels of the nodes that proxies may run on, such as nodes with fixed addresses. */
   nodeSelector?: Record<string, string>;
 
-  /** Tolerations of the proxies, besides not-ready and unreachable for 30 s. */
+  /** Further tolerations of the proxy pods. The operator always adds not-ready and unreachable, each for 30 s. */
   tolerations?: Toleration[];
 
   /** Further labels of the proxy pods. */
@@ -380,7 +382,7 @@ export interface ProxySpec {
     connectSeconds: number;
 
     /**
-     * Time after which an idle tunnel is closed.
+     * Time without traffic after which a tunnel or request is reset.
      * @default 300
      */
     idleSeconds: number;
@@ -398,14 +400,14 @@ export interface ProxySpec {
    */
   limits: {
     /**
-     * Open tunnels of one proxy.
+     * Limit of concurrent tunnels and requests of one proxy.
      * @default 10000
      */
     maxTunnels: number;
 
     /**
-     * Open tunnels of one client on one proxy; 0 for no limit. A client is a user name with its own password, or
-     * else a source address.
+     * Limit of concurrent tunnels and requests of one client on one proxy; 0 for no limit. A client is a user name
+     * with its own password, or else a source address.
      * @default 0
      */
     maxTunnelsPerClient: number;
@@ -418,8 +420,8 @@ export interface ProxySpec {
   denyStatus: 403 | 502;
 
   /**
-   * Information about an address in the reason of a denied request, which tenants can read. Class: only its
-   * class, such as private. Full: also the address.
+   * Information about an address in the reason of a denied request, which tenants can read. Class: its class and
+   * network, such as private (10.0.0.0/8). Full: also the address.
    * @default "Class"
    */
   reasonDetail: "Class" | "Full";
@@ -555,8 +557,8 @@ export interface EgressPolicyStatus {
   observedGeneration?: number;
 
   /**
-   * Ready summarizes the others: Accepted (the spec is valid), Programmed (objects are applied),
-   * PolicyDistributed (every ready proxy runs exactly this policy), ProxyAvailable, IPsAssigned,
+   * Ready summarizes the others except WorkloadsInjected: Accepted (the spec is valid), Programmed (objects are
+   * applied), PolicyDistributed (every ready proxy runs exactly this policy), ProxyAvailable, IPsAssigned,
    * EgressIPVerified, WorkloadsInjected, NetworkPolicyApplied.
    */
   conditions?: Condition[];

@@ -26,7 +26,7 @@ export const RANGE_OPTIONS: readonly Option[] = [
     name: "nat64-prefix",
     value: "CIDR",
     repeat: true,
-    help: "NAT64 prefix besides 64:ff9b::/96; its addresses are vetted as the IPv4 addresses in them",
+    help: "NAT64 prefix besides 64:ff9b::/96; the proxy checks the embedded IPv4 address",
   },
 ];
 
@@ -59,7 +59,7 @@ export const PROXY_OPTIONS: readonly Option[] = [
   {
     name: "password-dir",
     value: "DIR",
-    help: "folder with one password file per client (PROXY_PASSWORD: any other user name)",
+    help: "folder with one password file per user name; the file PROXY_PASSWORD is for all other user names",
   },
   {
     name: "on-bad-policy",
@@ -77,7 +77,7 @@ export const PROXY_OPTIONS: readonly Option[] = [
   {
     name: "idle-seconds",
     value: "N",
-    help: "reset a tunnel after this many seconds without traffic (default 300, or the policy's)",
+    help: "reset a tunnel or request after this many seconds without traffic (default 300, or the policy's)",
   },
   {
     name: "max-tunnels",
@@ -87,7 +87,7 @@ export const PROXY_OPTIONS: readonly Option[] = [
   {
     name: "buffer-mib",
     value: "N",
-    help: "limit of MiB buffered for clients and targets that do not read; above it the slowest connections are reset (default: a quarter of the memory limit, 32 to 1024)",
+    help: "limit of MiB buffered for clients and targets that do not read; above it the connections that have waited longest are reset (default: a quarter of the memory limit, 32 to 1024)",
   },
   {
     name: "source-address",

@@ -18,7 +18,7 @@ const MAX_INTERIM_HEADS = 16;
  */
 export type ResponseState = null | "complete" | "broken" | Failure;
 
-/** What the relay asks its exchange. */
+/** Questions of the relay to its exchange. */
 export interface ResponseContext {
   /** Whether the final head gets `Via`. */
   via(): boolean;
