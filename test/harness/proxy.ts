@@ -1,6 +1,7 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { get } from "node:http";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { finish } from "./finish.ts";
@@ -187,10 +188,20 @@ export async function startProxy(options: ProxyOptions): Promise<ProxyHandle> {
   const started = JSON.parse(line) as { listen: string; admin: string };
   const portOf = (text: string) => Number(text.slice(text.lastIndexOf(":") + 1));
   const port = portOf(started.listen);
-  const admin = async (path: string) => {
-    const response = await fetch(`http://127.0.0.1:${portOf(started.admin)}${path}`);
-    return { status: response.status, text: await response.text() };
-  };
+  const admin = (path: string) =>
+    new Promise<{ status: number; text: string }>((resolve, reject) => {
+      // A connection of its own, like a probe of the kubelet: a kept-alive one may be closed just when it is used.
+      const request = get({ host: "127.0.0.1", port: portOf(started.admin), path, agent: false }, (response) => {
+        response.setEncoding("utf8");
+        let text = "";
+        response.on("data", (chunk: string) => {
+          text += chunk;
+        });
+        response.on("end", () => resolve({ status: response.statusCode!, text }));
+        response.on("error", reject);
+      });
+      request.on("error", reject);
+    });
   return {
     host: "127.0.0.1",
     port,
