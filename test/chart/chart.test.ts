@@ -207,11 +207,11 @@ async function knownMetrics(): Promise<Set<string>> {
   );
   const webhook = new Registry();
   new WebhookMetrics(webhook);
-  const told = [...operator.registry.getMetricsAsArray(), ...webhook.getMetricsAsArray()].map(({ name }) => name);
+  const exported = [...operator.registry.getMetricsAsArray(), ...webhook.getMetricsAsArray()].map(({ name }) => name);
   // docs/metrics.md is held against the proxy's /metrics by its own test.
   const page = readFileSync(join(ROOT, "docs/metrics.md"), "utf8");
   const proxy = [...page.matchAll(/^\| `(outrider_proxy_\w+)`/gm)].map((match) => match[1]!);
-  return new Set([...told, ...proxy].flatMap((name) => [name, `${name}_bucket`, `${name}_count`, `${name}_sum`]));
+  return new Set([...exported, ...proxy].flatMap((name) => [name, `${name}_bucket`, `${name}_count`, `${name}_sum`]));
 }
 
 test("alerts and dashboard use existing metrics", async () => {

@@ -107,7 +107,7 @@ export const AGREEMENTS: readonly Agreement[] = [
   ...both(except, ["internal.example", "*.internal.example", "*"], ["10.0.0.5", "a..b", ""]),
   ...differ(
     host,
-    "a pattern cannot tell 0xyz from the IPv4 spelling 0xff: a last label begins with a letter or _",
+    "a pattern cannot distinguish 0xyz from the IPv4 spelling 0xff: a last label begins with a letter or _",
     "engine",
     ["a.0xyz", "7zip", "*.3com"],
   ),
@@ -192,5 +192,8 @@ export const AGREEMENTS: readonly Agreement[] = [
     "https://u:p@echo.example/",
     "https://e.example/#x",
   ]),
-  ...differ(echo, "a pattern cannot tell", "schema", ["https://echo.example:99999/", "https://[::::]/"]),
+  ...differ(echo, "a pattern cannot check the range of a port and the groups of an address", "schema", [
+    "https://echo.example:99999/",
+    "https://[::::]/",
+  ]),
 ];

@@ -94,7 +94,7 @@ const specs = fc.record({
   injection: fc.record(
     {
       conflictPolicy: fc.constantFrom("Respect", "Overwrite"),
-      containers: fc.constantFrom([], ["agent"], ["nobody"]),
+      containers: fc.constantFrom([], ["agent"], ["missing"]),
       initContainers: fc.constantFrom([], ["fetch"]),
       noProxy: fc.constantFrom([], ["otel.monitoring.svc", ".svc"], ["10.0.0.5", "otel:4317"]),
     },

@@ -3,7 +3,7 @@ import type { JsonPatch, PodLike } from "../../operator/injection/inject.ts";
 import type { InjectionTarget } from "../../operator/injection/variables.ts";
 import { withDefaults } from "../harness/defaults.ts";
 
-/** What an admission knows of the policy `convoy/webhooks` with this spec. */
+/** Injection target of the policy `convoy/webhooks` with this spec. */
 export function targetOf(spec: object, clusterIP?: string): InjectionTarget {
   const host = "webhooks-egress.convoy.svc.cluster.local";
   const policy = {

@@ -7,7 +7,7 @@ import type { Facts } from "../../operator/reconcile/facts/facts.ts";
 import { statusOf } from "../../operator/reconcile/status/status.ts";
 import { manySlots } from "./many-slots.ts";
 
-/** What one reconcile reads only once, however many slots there are. Counted, since times depend on the machine. */
+/** Facts that one reconcile reads only once, for any number of slots. The test counts reads, not time. */
 
 const OPTIONS = { image: "outrider:1", imagePullPolicy: "IfNotPresent" as const, adminFrom: ["outrider-system"] };
 const applied = { problem: undefined, networkPolicy: undefined };

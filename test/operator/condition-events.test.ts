@@ -72,7 +72,7 @@ for (const [what, before, after, event] of [
 ] as const satisfies readonly (readonly [string, Short | undefined, Short, string | undefined])[]) {
   test(`${event ?? "no"} event: ${what}`, () => {
     const now = condition(after);
-    const told = isReported(now, before === undefined ? undefined : condition(before));
-    assert.equal(told ? (isTrouble(now) ? "Warning" : "Normal") : undefined, event);
+    const reported = isReported(now, before === undefined ? undefined : condition(before));
+    assert.equal(reported ? (isTrouble(now) ? "Warning" : "Normal") : undefined, event);
   });
 }

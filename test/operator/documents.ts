@@ -11,7 +11,7 @@ import type { ControlPlane } from "../cluster/control-plane.ts";
 /** Longer than any test. */
 const WATCH_SECONDS = 1800;
 
-/** What is wrong with a ConfigMap of a document; undefined: it is whole. */
+/** Fault of the ConfigMap of a document; undefined if it is whole. */
 function wrong({ metadata, data, binaryData }: ConfigMap): string | undefined {
   const document = data?.["policy.json"];
   if (document === undefined) return "policy.json is missing";
@@ -31,7 +31,7 @@ function wrong({ metadata, data, binaryData }: ConfigMap): string | undefined {
 export class DocumentWatch {
   /** Versions that were seen. */
   count = 0;
-  /** What was wrong with them, and how the watch ended if it did before its time. */
+  /** Faults of these versions, and the reason if the watch ended early. */
   readonly problems: string[] = [];
   readonly #client: Client;
   readonly #stop = new AbortController();

@@ -34,7 +34,7 @@ const LONG_NS = "n".repeat(63);
 const LIVE = "live";
 const OPERATOR = "system:serviceaccount:outrider-system:outrider-operator";
 const MANIFEST = new URL("../../examples/operator/operator.yaml", import.meta.url).pathname;
-/** What only a cluster-wide role can give, and only --discover-cidrs needs. */
+/** Resources that only a cluster-wide role can grant, and only --discover-cidrs needs. */
 const CLUSTER_WIDE = ["nodes", "servicecidrs", "endpointslices"];
 let plane: ControlPlane;
 let operator: Operator;
@@ -242,7 +242,7 @@ test("names foreign objects, and continues after they are deleted", {
     await untilCondition(plane, ns, policy, "Programmed", "True");
     await untilChildren(ns, policy);
   }
-  console.log(`nine policies whose names were free again went on within ${Date.now() - began} ms`);
+  console.log(`nine policies whose names were free again were programmed within ${Date.now() - began} ms`);
 });
 
 test("ignores a child without owner reference until it is restored", {
@@ -288,7 +288,7 @@ test("does not write an object that replaced a child", { skip }, async () => {
 });
 
 test("a policy that is deleted and created again gets its own children", { skip }, async () => {
-  const ns = "anew";
+  const ns = "recreated";
   await makeNamespace(plane, ns);
   const path = policyPath(ns, "webhooks");
   const troubles = logMark();
@@ -376,7 +376,7 @@ test("deletion works with force-delete and with an invalid spec", {
     assert.match(conditionOf(policy, "Ready")!.message, new RegExp(`: sender-${name}$`));
     assert.equal(conditionOf(policy, "ProxyAvailable")!.status, "True");
   }
-  // What it needs while it is in use comes back, from the spec that was valid last.
+  // The operator restores a child of a policy in use, from the last valid spec.
   await plane.delete(pathOf("Service", ns, "invalid-egress"));
   await plane.until(pathOf("Service", ns, "invalid-egress"), (found) => found !== undefined, "the Service comes back");
   await plane.kubectl(["annotate", "egpol", "-n", ns, "forced", "egress.outrider.dev/force-delete=true"]);
@@ -422,14 +422,14 @@ test("a rolling update without a node is not Ready", {
   await applyPolicy(plane, "no-node", "webhooks", {});
   await untilCondition(plane, "no-node", "webhooks", "ProxyAvailable", "True");
   await applyPolicy(plane, "no-node", "webhooks", { proxy: { nodeSelector: { disk: "none" } } });
-  const told = (policy: EgressPolicy | undefined) => {
+  const explained = (policy: EgressPolicy | undefined) => {
     const { status, message } = conditionOf(policy, "ProxyAvailable") ?? {};
     return (
       status === "False" &&
       /^2 of 2 proxies .* 1 with the new settings, 2 with the old ones; \S+: 0\/\d+ nodes/.test(message ?? "")
     );
   };
-  const policy = await plane.until<EgressPolicy>(policyPath("no-node", "webhooks"), told, "the scheduler's words");
+  const policy = await plane.until<EgressPolicy>(policyPath("no-node", "webhooks"), explained, "the scheduler's words");
   assert.match(conditionOf(policy, "Ready")!.message, /^ProxyAvailable: 2 of 2 proxies .* nodes are available: /);
   await applyPolicy(plane, "no-node", "webhooks", {});
   await untilCondition(plane, "no-node", "webhooks", "ProxyAvailable", "True");
@@ -637,9 +637,9 @@ test("kubectl get -o wide, wait and describe show the state", { skip }, async ()
   // One line for what went well, however often, and one for what did not.
   type Event = KubeObject & { type: string; reason: string; message: string; count: number };
   const { items } = (await plane.get<{ items: Event[] }>(`/api/v1/namespaces/${LIVE}/events`))!;
-  const told = items.filter(({ message }) => /^[A-Z]\w+: /.test(message) && !/^Scaled|^Created/.test(message));
+  const recorded = items.filter(({ message }) => /^[A-Z]\w+: /.test(message) && !/^Scaled|^Created/.test(message));
   assert.deepEqual(
-    told.map(({ type, reason, message }) => `${type} ${reason} ${message.slice(0, invalid.length)}`).sort(),
+    recorded.map(({ type, reason, message }) => `${type} ${reason} ${message.slice(0, invalid.length)}`).sort(),
     [`Normal Ready Ready: the fleet serves this policy`, `Warning Invalid ${invalid}`],
   );
 });

@@ -50,7 +50,7 @@ test("explains why no proxy has an address", () => {
     why([node("a", [IP]), node("b")], mapped),
     `no proxy runs yet on node a, which has 10.0.4.7 (for ${IP})`,
   );
-  // What is bound decides, where both are listed.
+  // The bound address decides if nodes list both addresses.
   assert.match(why([node("a", [IP]), node("b", ["10.0.4.7"])], mapped), /^no proxy runs yet on node b,/);
   assert.equal(
     why([node("a", [IP])], spec(), [proxy("a", IP)]),

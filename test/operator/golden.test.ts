@@ -60,7 +60,7 @@ interface Input {
     /** Why its container does not run, in the kubelet's words. */
     waiting?: { reason: string; message?: string };
     error?: string;
-    /** What its container listens on, by name. */
+    /** Ports of its container, by name. */
     ports?: Record<string, number>;
   }[];
   injected?: string[];

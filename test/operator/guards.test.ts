@@ -140,8 +140,8 @@ test("the API server stores NetworkPolicies as applied, and once", { skip }, asy
   const budget = `/apis/policy/v1/namespaces/${ns}/poddisruptionbudgets/${PROXY}`;
   const { uid } = (await plane.get<KubeObject>(budget))!.metadata;
   await plane.delete(budget);
-  const anew = (found: KubeObject | undefined) => found !== undefined && found.metadata.uid !== uid;
-  await plane.until<KubeObject>(budget, anew, "the budget comes back");
+  const recreated = (found: KubeObject | undefined) => found !== undefined && found.metadata.uid !== uid;
+  await plane.until<KubeObject>(budget, recreated, "the budget is created again");
   await untilCondition(plane, ns, "webhooks", "Programmed", "True");
   assert.equal(writesIn(ns).length, written);
   assert.deepEqual(warnings(), []);

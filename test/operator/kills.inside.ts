@@ -155,7 +155,7 @@ after(async () => {
 const list = async (path: string) => (await plane.get<{ items: KubeObject[] }>(path))!.items;
 
 /** Objects in the namespace as `Kind/name`, without those of every namespace. */
-async function standing(): Promise<string[]> {
+async function existingObjects(): Promise<string[]> {
   const kinds = {
     ConfigMap: `/api/v1/namespaces/${NS}/configmaps`,
     Service: `/api/v1/namespaces/${NS}/services`,
@@ -224,9 +224,9 @@ async function differences(): Promise<string[]> {
     if (policy.status?.summary?.policyHash !== found.metadata.annotations![ANNOTATION.hash])
       problems.push(`${name}: the status names another document`);
   }
-  const stands = await standing();
-  const extra = stands.filter((child) => !children.includes(child));
-  const missing = children.filter((child) => !stands.includes(child));
+  const existing = await existingObjects();
+  const extra = existing.filter((child) => !children.includes(child));
+  const missing = children.filter((child) => !existing.includes(child));
   if (extra.length > 0) problems.push(`too much: ${extra.join(", ")}`);
   if (missing.length > 0) problems.push(`missing: ${missing.join(", ")}`);
   return problems;

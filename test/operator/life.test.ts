@@ -253,7 +253,7 @@ test("logs one line for a wrong token and for a wrong CA", {
   const stranger = new Authority(folder);
   const cases = [
     {
-      kubeconfig: wrongConfig(right, "wrong-token", (text) => text.replace(/"token":"[^"]+"/, '"token":"nobody"')),
+      kubeconfig: wrongConfig(right, "wrong-token", (text) => text.replace(/"token":"[^"]+"/, '"token":"unknown"')),
       line: "the API server rejects the credentials, retrying",
       reason: /401 Unauthorized/,
     },

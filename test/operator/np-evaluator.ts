@@ -82,7 +82,7 @@ export function lets(
   );
 }
 
-/** What the API server would refuse: networks with host bits, in another family, or not strictly inside of theirs. */
+/** Fails for blocks that the API server rejects: with host bits, in another family, not strictly inside theirs. */
 export function assertBlocks(policy: object): void {
   const { spec } = policy as { spec: Spec };
   const peers = [

@@ -7,7 +7,7 @@ import { FleetRunner } from "../cluster/fleet.ts";
 import { listen, RawClient } from "../harness/raw.ts";
 import { applyPolicy, install, makeNamespace, type Operator, startOperator, untilCondition } from "./operator.ts";
 
-/** What API servers and networks do to an operator: its proxies serve on, and it recovers by itself, without a flood. */
+/** Faults of API servers and networks. The proxies keep serving. The operator recovers by itself, without a flood. */
 
 /** Longer than a Lease, and than the patience of most clients. */
 const API_DOWN_MS = 60_000;

@@ -38,7 +38,7 @@ let echoURL: string;
 /** Answers of the echo server: the address that it reports, by source address. */
 const seen = new Map<string, string>();
 
-/** What is bound: the second static IP is mapped by a router. */
+/** Address that the proxy binds. A router maps the second static IP. */
 const bound = (i: number) => (i === 1 ? "10.0.4.21" : IPS[i]!);
 function put(i: number): void {
   execFileSync("ip", ["addr", "add", `${bound(i)}/32`, "dev", "lo"]);

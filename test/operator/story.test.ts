@@ -185,7 +185,7 @@ test("keeps a deleted policy until no pod uses it", {
     spec: { containers: [{ name: "sender", image: "sender:test" }] },
   };
   await plane.request("POST", `/api/v1/namespaces/${NS}/pods`, pod);
-  await plane.until(`/api/v1/namespaces/${NS}/pods/sender`, (found) => found !== undefined, "the sender stands");
+  await plane.until(`/api/v1/namespaces/${NS}/pods/sender`, (found) => found !== undefined, "the sender exists");
   const held = (policy: EgressPolicy | undefined) =>
     policy?.metadata.finalizers?.includes("egress.outrider.dev/in-use");
   await plane.until<EgressPolicy>(POLICY, (policy) => held(policy) === true, "the policy is held");

@@ -49,7 +49,7 @@ const reviewsOf = async (all: readonly Replica[]) => {
 };
 
 onPlane("an outage of the webhook rejects only pods that opted in", async () => {
-  assert.equal((await createPod(plane, "convoy", podOf("nobody"))).status, 201);
+  assert.equal((await createPod(plane, "convoy", podOf("no-opt-in"))).status, 201);
   const fleet = { label: "webhooks", labels: { [LABEL.fleet]: "webhooks" } };
   assert.equal((await createPod(plane, "convoy", podOf("a-proxy", fleet))).status, 201);
   assert.equal((await createPod(plane, "convoy", podOf("asks-nothing", { annotation: "" }))).status, 201);
@@ -130,15 +130,15 @@ onPlane("rejects an unknown policy and finds a new one", async () => {
 onPlane("a dry run shows the injection without events", async () => {
   await stage.withReplicas([{}], async () => {
     type Events = { items: { involvedObject: { name: string } }[] };
-    const told = async (name: string) =>
+    const eventsOf = async (name: string) =>
       (await plane.get<Events>("/api/v1/namespaces/convoy/events"))!.items.filter(
         ({ involvedObject }) => involvedObject.name === name,
       ).length;
     const dry = await createPod(plane, "convoy", podOf("dry", { annotation: "webhooks" }), "?dryRun=All");
     assert.equal(proxyOf(dry), PROXY);
     assert.equal((await createPod(plane, "convoy", podOf("wet", { annotation: "webhooks" }))).status, 201);
-    await until("the event of the real one", async () => (await told("wet")) > 0);
-    assert.equal(await told("dry"), 0);
+    await until("the event of the real one", async () => (await eventsOf("wet")) > 0);
+    assert.equal(await eventsOf("dry"), 0);
     const { stderr, status } = await plane.kubectl(
       ["create", "-n", "convoy", "-f", "-"],
       JSON.stringify(podOf("by-hand", { annotation: "nothing-here" })),

@@ -21,7 +21,7 @@ export async function untilAdmitting(plane: ControlPlane, operator: Operator, na
   const pod = {
     apiVersion: "v1",
     kind: "Pod",
-    metadata: { name: "probe", annotations: { "egress.outrider.dev/policy": "nobody" } },
+    metadata: { name: "probe", annotations: { "egress.outrider.dev/policy": "missing" } },
     spec: { containers: [{ name: "a", image: "a" }] },
   };
   for (const began = Date.now(); ; ) {

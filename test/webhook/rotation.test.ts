@@ -119,8 +119,8 @@ onStage("replicas agree on one certificate and replace a damaged Secret", async 
     for (const { port } of all) assert.equal(await shownBy(port), leaf);
     await plane.patch(SECRET_PATH, { data: { "tls.key": Buffer.from("broken").toString("base64") } });
     await until("it is whole again", async () => (await stage.secretText("tls.key")).includes("PRIVATE KEY"));
-    const mended = await stage.secretText("tls.crt");
-    for (const { port } of all) await until("it is shown", async () => (await shownBy(port)) === mended);
+    const repaired = await stage.secretText("tls.crt");
+    for (const { port } of all) await until("it is shown", async () => (await shownBy(port)) === repaired);
     await stage.untilAdmitted(true);
   });
 });

@@ -103,7 +103,7 @@ for (const sender of SENDERS) {
     for (const client of [undefined, "billing"]) {
       const env = injected({ authentication }, client);
       for (const scheme of ["https", "http"]) {
-        // What a sender's own command adds is its CA: the switch for proxies comes from the patch alone.
+        // A sender's own command adds only its CA. The switch for proxies comes from the patch alone.
         const run = sender.command({ urls: [`${scheme}://hooks.example/hook`], ca, folder });
         const delivered = await send(run.command, { ...run.env, NODE_USE_ENV_PROXY: "", ...env }, proxies.Basic);
         assert.equal(delivered.status, 0, delivered.text);

@@ -26,7 +26,7 @@ const policy = {
   spec: {},
 } as EgressPolicy;
 
-const told: { about: KubeObject; reason: string }[] = [];
+const recorded: { about: KubeObject; reason: string }[] = [];
 const parts: AdmitParts = {
   lookup: (_, name) => {
     if (name === "broken") return Promise.reject(new Error("the API server is away"));
@@ -36,7 +36,7 @@ const parts: AdmitParts = {
   },
   optIn: optInByName,
   inject: injectOne,
-  record: (about, { reason }) => told.push({ about, reason }),
+  record: (about, { reason }) => recorded.push({ about, reason }),
   clusterDomain: "cluster.local",
 };
 
@@ -115,7 +115,7 @@ async function ask(body: object, given?: Given): Promise<Response> {
 }
 
 test("patches a pod that opted in, with warnings and events", async () => {
-  told.length = 0;
+  recorded.length = 0;
   const ownerReferences = [
     { apiVersion: "v1", kind: "Other", name: "other", uid: "o" },
     { apiVersion: "apps/v1", kind: "ReplicaSet", name: "agent", uid: "r", controller: true },
@@ -128,19 +128,19 @@ test("patches a pod that opted in, with warnings and events", async () => {
   ]);
   assert.deepEqual(answer.warnings, ["one variable is set"]);
   const metadata = { name: "agent", namespace: "convoy", uid: "r" };
-  assert.deepEqual(told, [{ about: { apiVersion: "apps/v1", kind: "ReplicaSet", metadata }, reason: "Injected" }]);
+  assert.deepEqual(recorded, [{ about: { apiVersion: "apps/v1", kind: "ReplicaSet", metadata }, reason: "Injected" }]);
 });
 
 test("records events of bare pods with a name, and none in a dry run", async () => {
-  told.length = 0;
+  recorded.length = 0;
   await ask(review(pod("webhooks", { name: "bare" })));
   assert.deepEqual(
-    told.map(({ about }) => [about.kind, about.metadata.name]),
+    recorded.map(({ about }) => [about.kind, about.metadata.name]),
     [["Pod", "bare"]],
   );
   const nameless = await ask(review(pod("webhooks")));
   const dry = await ask(review(pod("webhooks", { name: "bare" }), { dryRun: true }));
-  assert.equal(told.length, 1);
+  assert.equal(recorded.length, 1);
   assert.ok(nameless.patch !== undefined && dry.patch === nameless.patch);
 });
 

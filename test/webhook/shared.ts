@@ -58,7 +58,7 @@ export function podOf(
       annotations: annotation === undefined ? {} : { [LABEL.policy]: annotation },
     },
     spec: {
-      schedulerName: "nobody",
+      schedulerName: "no-scheduler",
       containers: [{ name: "app", image: "sender:1", env: [{ name: "HTTP_PROXY", value: "" }] }],
     },
   };

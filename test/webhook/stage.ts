@@ -21,13 +21,13 @@ import {
 const SPEED = 10;
 const ADMITTED_MS = 30_000;
 
-/** What the tests read of the webhook configuration. */
+/** Fields of the webhook configuration that the tests read. */
 export interface Configuration {
   metadata: { managedFields: { manager: string; fieldsV1: object }[] };
   webhooks: { clientConfig: { caBundle?: string } }[];
 }
 
-/** And of the Secret. */
+/** Fields of the Secret that the tests read. */
 export interface Secret {
   metadata: { uid: string; ownerReferences?: { kind: string; name: string }[] };
   data: Record<string, string>;
@@ -92,7 +92,7 @@ export class Stage {
     }
   }
 
-  /** What the API server trusts, as PEM. */
+  /** CA certificates that the API server trusts, as PEM. */
   async bundle(): Promise<string> {
     const found = await this.plane.get<Configuration>(CONFIGURATION_PATH);
     return Buffer.from(found!.webhooks[0]!.clientConfig.caBundle ?? "", "base64").toString();

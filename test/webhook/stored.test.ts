@@ -188,6 +188,6 @@ for (const file of globSync("*.yaml", { cwd: root }).sort()) {
       (object as { spec: { containers: { env?: { name: string }[] }[] } }).spec.containers.map(({ env = [] }) =>
         env.map(({ name }) => name),
       );
-    assert.deepEqual(order(stored), order(whole), "variables stand in this order");
+    assert.deepEqual(order(stored), order(whole), "variables are in this order");
   });
 }

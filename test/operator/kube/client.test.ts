@@ -21,7 +21,7 @@ let endedToken: string;
 
 before(async () => {
   if (skip) return;
-  plane = await startControlPlane({ users: { nobody: [] } });
+  plane = await startControlPlane({ users: { unprivileged: [] } });
   proxy = await startFaultProxy(plane);
   client = new Client(configFrom(proxy.config()), { metrics: new KubeMetrics(registry) });
   // Created and deleted early: the API server accepts a token for some seconds after the deletion of its account.
@@ -75,14 +75,14 @@ onPlane("a rejected call is an ApiError with code, reason and causes", async () 
   assert.equal(invalid.causes[0]?.field, "metadata.name");
   const gone = await failure(client.delete(CONFIG_MAPS, "missing", "default"));
   assert.equal(gone.code, 404);
-  const nobody = new Client(configFrom(plane.userConfig("nobody")));
-  const forbidden = await failure(nobody.list(CONFIG_MAPS));
+  const unprivileged = new Client(configFrom(plane.userConfig("unprivileged")));
+  const forbidden = await failure(unprivileged.list(CONFIG_MAPS));
   assert.equal(`${forbidden.code} ${forbidden.reason}`, "403 Forbidden");
   const stranger = new Client(configFrom(plane.kubeconfig("wrong", { token: "wrong-token" })));
   const unknown = await failure(stranger.list(CONFIG_MAPS));
   assert.equal(`${unknown.code} ${unknown.reason}`, "401 Unauthorized");
   assert.doesNotMatch(JSON.stringify(unknown) + unknown.stack, /wrong-token/);
-  nobody.close();
+  unprivileged.close();
   stranger.close();
 });
 

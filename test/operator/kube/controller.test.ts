@@ -23,7 +23,7 @@ function makeController(reconcile: (key: string, signal: AbortSignal) => Promise
   };
   return { clock, controller, lines, results };
 }
-const conflict = () => new ApiError(409, "Conflict", "somebody else was faster");
+const conflict = () => new ApiError(409, "Conflict", "another client was faster");
 
 test("handles each outcome of a reconcile", async () => {
   const outcomes: (() => Outcome)[] = [

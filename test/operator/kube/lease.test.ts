@@ -124,7 +124,7 @@ onPlane("one of two processes leads, and the other takes over", async () => {
   await until("the first hears of the second", () => one.lost);
   const taken = journal.indexOf("two");
   const count = journal.length;
-  await until("the second goes on writing", () => journal.length > count + 20);
+  await until("the second continues to write", () => journal.length > count + 20);
   assert.ok(journal.slice(taken).every((who) => who === "two"));
   const object = { metadata: { name: "pair", namespace: "default" } };
   const late = one.client.apply(CONFIG_MAPS, object, { fieldManager: "test" });
@@ -164,11 +164,11 @@ onPlane("a process that slept past its deadline does not lead", async () => {
   const object = { metadata: { name: "sleeper", namespace: "default" } };
   const late = one.client.apply(CONFIG_MAPS, object, { fieldManager: "test" });
   await assert.rejects(late, (error: unknown) => error instanceof ApiError && error.reason === "NotAllowedToWrite");
-  await until("nobody else led meanwhile, so that it goes on", () => one.election.isLeader);
+  await until("no other process led meanwhile, so it leads again", () => one.election.isLeader);
   assert.equal(one.lost, false);
   skipped = 120_000;
   await direct.delete(LEASES, "sleeper", "default");
-  await until("somebody may have led and deleted the lease: it gives up", () => one.lost);
+  await until("another process may have led and deleted the lease: it gives up", () => one.lost);
 });
 
 onPlane("a leader pauses during an outage and leads again", async () => {
@@ -180,7 +180,7 @@ onPlane("a leader pauses during an outage and leads again", async () => {
   await new Promise((resolve) => setTimeout(resolve, 20_000 / SPEED));
   assert.deepEqual([one.election.isLeader, one.lost], [false, false]);
   one.proxy.refuse = undefined;
-  await until("it goes on", () => one.election.isLeader);
+  await until("it leads again", () => one.election.isLeader);
   const spec = await leaseOf("paused");
   assert.deepEqual([spec.holderIdentity, spec.leaseTransitions, one.lost], ["one", 0, false]);
 });

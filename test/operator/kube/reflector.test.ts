@@ -28,7 +28,7 @@ let writer: Client;
 
 before(async () => {
   if (skip) return;
-  plane = await startControlPlane({ users: { nobody: [] } });
+  plane = await startControlPlane({ users: { unprivileged: [] } });
   proxy = await startFaultProxy(plane);
   writer = new Client(configFrom(plane.userConfig()));
 });
@@ -124,10 +124,10 @@ onPlane("reports the list, then every change with the previous object", async ()
   await put("plain", "b", { v: "2" });
   await put("plain", "a", { v: "2" });
   await writer.delete(CONFIG_MAPS, "b", "plain");
-  await until("the deletion is told", () => changes.at(-1)?.change === "deleted");
-  const told = changes.filter(({ key }) => key !== "plain/kube-root-ca.crt");
+  await until("the deletion is reported", () => changes.at(-1)?.change === "deleted");
+  const reported = changes.filter(({ key }) => key !== "plain/kube-root-ca.crt");
   assert.deepEqual(
-    told.map(({ change, key, data, before }) => [change, key, data, before?.data]),
+    reported.map(({ change, key, data, before }) => [change, key, data, before?.data]),
     [
       ["added", "plain/a", { v: "1" }, undefined],
       ["added", "plain/b", { v: "2" }, undefined],
@@ -143,7 +143,7 @@ onPlane("watches metadata only", async () => {
   reflector.start();
   await reflector.synced();
   await put("bare", "a", { v: "1" });
-  await until("the change is told", () => changes.length > 0);
+  await until("the change is reported", () => changes.length > 0);
   const held = reflector.store.get("bare/a");
   assert.deepEqual([held?.kind, held?.apiVersion, held?.data], ["ConfigMap", "v1", undefined]);
 });
@@ -189,10 +189,10 @@ onPlane("ignores a partial event and receives it again", async () => {
   await reflector.synced();
   await until("the watch is there", () => watchesOf("cuts").length === 1);
   await put("cuts", "a", { v: "1" });
-  await until("the first is told", () => changes.length === 1);
+  await until("the first is reported", () => changes.length === 1);
   proxy.cutNextEvent = true;
   await put("cuts", "a", { v: "2", long: "x".repeat(5000) });
-  await until("the second is told", () => changes.length === 2);
+  await until("the second is reported", () => changes.length === 2);
   assert.equal(proxy.cutNextEvent, false);
   assert.deepEqual(
     changes.map(({ data }) => data?.v),
@@ -218,7 +218,7 @@ onPlane("resumes a watch after 75 s of silence", async () => {
   assert.ok(delays.includes(75_000));
   assert.ok((await metric("outrider_reflector_last_contact_seconds", { resource: "configmaps" })) > 70);
   proxy.stalled = false;
-  await until("the change is told", () => data(reflector, "silent/a") === "1");
+  await until("the change is reported", () => data(reflector, "silent/a") === "1");
   assert.equal(await metric("outrider_reflector_relists_total", {}), 1);
 });
 
@@ -257,7 +257,7 @@ onPlane("backs off from 0.8 to 30 s and logs a problem once", async () => {
 });
 
 onPlane("logs a missing right once and works after it is granted", async () => {
-  const { reflector, lines, metric } = await watched("grants", { user: "nobody" });
+  const { reflector, lines, metric } = await watched("grants", { user: "unprivileged" });
   reflector.start();
   await until(
     "three refusals",
@@ -273,7 +273,7 @@ onPlane("logs a missing right once and works after it is granted", async () => {
   await writer.apply({ ...rbac, kind: "Role", plural: "roles" }, role, SSA);
   const binding = {
     metadata: { name: "look", namespace: "grants" },
-    subjects: [{ kind: "User", name: "nobody", apiGroup: rbac.group }],
+    subjects: [{ kind: "User", name: "unprivileged", apiGroup: rbac.group }],
     roleRef: { kind: "Role", name: "look", apiGroup: rbac.group },
   };
   await writer.apply({ ...rbac, kind: "RoleBinding", plural: "rolebindings" }, binding, SSA);
@@ -312,7 +312,7 @@ onPlane("logs a missing kind once and watches it after the install", async () =>
   const odd = { metadata: { name: "w", namespace: "widgets" }, spec: { deep: [{ unknown: { to: "this program" } }] } };
   const made = await writer.apply<KubeObject & { spec: unknown }>(widgets, odd, SSA);
   assert.deepEqual(made.spec, odd.spec);
-  await until("the widget is told", () => reflector.store.get("widgets/w") !== undefined);
+  await until("the widget is reported", () => reflector.store.get("widgets/w") !== undefined);
 });
 
 onPlane("the audit finds, repairs and counts a missed change", async () => {
@@ -356,13 +356,13 @@ onPlane("lists again after a compaction and reports changes", async () => {
   await plane.compact();
   await plane.kill("kube-apiserver");
   await plane.revive("kube-apiserver");
-  const told = changes.length;
+  const reportedBefore = changes.length;
   proxy.refuse = undefined;
   await until(
     "the list is read again",
     async () => (await metric("outrider_reflector_relists_total", { cause: "expired" })) > 0,
   );
-  const since = changes.slice(told).filter(({ key }) => key !== "gaps/kube-root-ca.crt");
+  const since = changes.slice(reportedBefore).filter(({ key }) => key !== "gaps/kube-root-ca.crt");
   assert.deepEqual(since.map(({ change, key }) => `${change} ${key}`).sort(), [
     "added gaps/comes",
     "added gaps/reborn",
@@ -374,7 +374,7 @@ onPlane("lists again after a compaction and reports changes", async () => {
   const expired = writer.watch(CONFIG_MAPS, { resourceVersion: old, timeoutSeconds: 5, onEvent: () => {} });
   await assert.rejects(expired, (error: unknown) => error instanceof ApiError && error.code === 410);
   await put("gaps", "after", { v: "3" });
-  await until("the watch goes on", () => data(reflector, "gaps/after") === "3");
+  await until("the watch continues", () => data(reflector, "gaps/after") === "3");
 });
 
 onPlane("loses nothing after a restart of etcd or API server", async () => {
@@ -392,11 +392,11 @@ onPlane("loses nothing after a restart of etcd or API server", async () => {
         () => false,
       ),
     );
-    await until(`${component}: the change is told`, () => data(reflector, "restarts/a") === component);
+    await until(`${component}: the change is reported`, () => data(reflector, "restarts/a") === component);
   }
 });
 
-onPlane(`${OBJECTS} objects with ${UPDATES} updates each: all told, in order, through resets`, async () => {
+onPlane(`${OBJECTS} objects with ${UPDATES} updates each: all reported, in order, through resets`, async () => {
   const { reflector, changes, metric } = await watched("many");
   reflector.start();
   await reflector.synced();
@@ -415,11 +415,11 @@ onPlane(`${OBJECTS} objects with ${UPDATES} updates each: all told, in order, th
   await Promise.all(Array.from({ length: WRITERS }, write));
   const last = (index: number) => data(reflector, `many/o${index}`) === String(UPDATES);
   await until("the last versions are there", () => Array.from({ length: OBJECTS }, (_, i) => i).every(last));
-  const told = new Map<string, string[]>();
-  for (const { key, data } of changes) told.set(key, [...(told.get(key) ?? []), data?.v ?? ""]);
+  const reported = new Map<string, string[]>();
+  for (const { key, data } of changes) reported.set(key, [...(reported.get(key) ?? []), data?.v ?? ""]);
   const wanted = Array.from({ length: UPDATES }, (_, index) => String(index + 1));
-  told.delete("many/kube-root-ca.crt");
-  assert.equal(told.size, OBJECTS);
-  for (const [key, versions] of told) assert.deepEqual(versions, wanted, key);
+  reported.delete("many/kube-root-ca.crt");
+  assert.equal(reported.size, OBJECTS);
+  for (const [key, versions] of reported) assert.deepEqual(versions, wanted, key);
   assert.equal(await metric("outrider_reflector_relists_total", {}), 1);
 });
