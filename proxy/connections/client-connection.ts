@@ -385,6 +385,8 @@ export class ClientConnection implements Connection, Holder {
       this.refuse({ code: "bad-request", reason }, this.newRecord("http", ""), false);
     }
   }
+
+  /** Resets a client that takes nothing of the last answer for {@link FLUSH_MS}. */
   #sweepUnsent(now: number): void {
     const unsent = this.socket.writableLength;
     if (unsent !== this.#unsent) {
