@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { test } from "node:test";
 import { OPERATOR_OPTIONS } from "../../operator/config.ts";
 import { variableOf } from "../../proxy/cli/options.ts";
+import { freePort } from "../cluster/processes.ts";
 import { runOutrider, tempFolder } from "../harness/proxy.ts";
 
 const folder = tempFolder();
@@ -22,6 +23,7 @@ const kubeconfig = file(
     users: [{ name: "u", user: { token: "t" } }],
   }),
 );
+const port = await freePort();
 const IMAGE = "--proxy-image=outrider:1";
 
 test("--help and docs/operator.md show every option, its variable and its default", async () => {
@@ -79,8 +81,8 @@ for (const [what, args, message] of [
   ["an address that is no IP", [IMAGE, "--health=localhost:1"], /^outrider: --health must be IP:PORT/],
   [
     "a port in use",
-    [IMAGE, `--kubeconfig=${kubeconfig}`, "--health=127.0.0.1:18999", "--metrics=127.0.0.1:18999"],
-    /^outrider: --metrics 127\.0\.0\.1:18999: the address is in use$/,
+    [IMAGE, `--kubeconfig=${kubeconfig}`, `--health=127.0.0.1:${port}`, `--metrics=127.0.0.1:${port}`],
+    new RegExp(`^outrider: --metrics 127\\.0\\.0\\.1:${port}: the address is in use$`),
   ],
 ] as const) {
   test(`one line and exit status 2: ${what}`, async () => {
