@@ -12,8 +12,8 @@ export interface PodReview {
   pod: KubeObject;
 }
 
-/** A parsed review: of a pod that is being created, of another object, or not valid. */
-export type Review = { kind: "pod"; review: PodReview } | { kind: "other"; uid: string } | { kind: "bad"; why: string };
+/** A parsed review: of a pod that is being created, or of another object. */
+export type Review = { kind: "pod"; review: PodReview } | { kind: "other"; uid: string };
 
 const API_VERSION = "admission.k8s.io/v1";
 /** Characters of a quoted value. */
@@ -21,9 +21,9 @@ const MAX_SHOWN = 80;
 
 const shown = (value: unknown): string => (JSON.stringify(value) ?? "nothing").slice(0, MAX_SHOWN);
 
-/** Parses the body of a request. Anything unknown is rejected. */
-export function readReview(body: string): Review {
-  const bad = (why: string): Review => ({ kind: "bad", why });
+/** Parses the body of a request. Anything unknown is an error. */
+export function readReview(body: string): Review | { error: string } {
+  const bad = (error: string) => ({ error });
   let value: unknown;
   try {
     value = JSON.parse(body);

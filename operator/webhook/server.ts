@@ -149,7 +149,7 @@ async function review(parts: WebhookParts, request: IncomingMessage): Promise<Re
   const text = await readBody(request);
   const at = clock.now();
   const read = readReview(text);
-  if (read.kind === "bad") throw new BadRequest(400, read.why);
+  if ("error" in read) throw new BadRequest(400, read.error);
   if (read.kind === "other") return { body: writeReview(read.uid, {}), result: "other", at };
   const { namespace, pod, dryRun, uid } = read.review;
   const admission = await admit(parts, read.review);

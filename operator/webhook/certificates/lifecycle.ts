@@ -76,29 +76,23 @@ function canonicalName(name: string): string {
   return isIP(name) === 0 ? name : ipaddr.parse(name).toString();
 }
 
-/** Parses the data of the Secret. A string is the problem. */
-export function readHeld(data: SecretTexts): HeldCertificates | string {
-  for (const key of Object.values(SECRET_KEY)) if (data[key] === undefined) return `has no ${key}`;
+/** Parses the data of the Secret. */
+export function readHeld(data: SecretTexts): HeldCertificates | { error: string } {
+  for (const key of Object.values(SECRET_KEY)) if (data[key] === undefined) return { error: `has no ${key}` };
+  const { bundle, authorityKey, leaf: leafFile, leafKey } = SECRET_KEY;
   try {
-    const authorities = (data[SECRET_KEY.bundle]!.match(PEM) ?? []).map(readCertificate);
+    const authorities = (data[bundle]!.match(PEM) ?? []).map(readCertificate);
     const [first, ...rest] = authorities;
-    if (first === undefined) return `${SECRET_KEY.bundle} has no certificate`;
+    if (first === undefined) return { error: `${bundle} has no certificate` };
     if (authorities.some(({ x509 }) => !x509.ca))
-      return `${SECRET_KEY.bundle} contains a certificate that is not an authority`;
-    if (!fits(first, data[SECRET_KEY.authorityKey]!))
-      return `${SECRET_KEY.authorityKey} is not the key of ${SECRET_KEY.bundle}`;
-    const leaf = readCertificate(data[SECRET_KEY.leaf]!);
-    if (!fits(leaf, data[SECRET_KEY.leafKey]!)) return `${SECRET_KEY.leafKey} is not the key of ${SECRET_KEY.leaf}`;
-    if (issuerOf(leaf, authorities) === undefined)
-      return `${SECRET_KEY.leaf} is not signed by any of ${SECRET_KEY.bundle}`;
-    return {
-      authorities: [first, ...rest],
-      authorityKey: data[SECRET_KEY.authorityKey]!,
-      leaf,
-      leafKey: data[SECRET_KEY.leafKey]!,
-    };
+      return { error: `${bundle} contains a certificate that is not an authority` };
+    if (!fits(first, data[authorityKey]!)) return { error: `${authorityKey} is not the key of ${bundle}` };
+    const leaf = readCertificate(data[leafFile]!);
+    if (!fits(leaf, data[leafKey]!)) return { error: `${leafKey} is not the key of ${leafFile}` };
+    if (issuerOf(leaf, authorities) === undefined) return { error: `${leafFile} is not signed by any of ${bundle}` };
+    return { authorities: [first, ...rest], authorityKey: data[authorityKey]!, leaf, leafKey: data[leafKey]! };
   } catch (error) {
-    return (error as Error).message;
+    return { error: (error as Error).message };
   }
 }
 

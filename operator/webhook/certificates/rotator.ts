@@ -152,14 +152,14 @@ export class CertificateRotator {
   #read(secret: Secret | undefined): HeldCertificates | undefined {
     if (secret === undefined) return undefined;
     const held = readHeld(textsOf(secret));
-    if (typeof held !== "string") return held;
+    if (!("error" in held)) return held;
     const { namespace, name, labels } = secret.metadata;
     if (labels?.[LABEL.managedBy] !== MANAGED_BY) {
       const fix = "delete it, or mount your own certificates and set --webhook-cert-dir";
-      throw new Error(`Secret ${namespace}/${name} does not belong to this operator and ${held}; ${fix}`);
+      throw new Error(`Secret ${namespace}/${name} does not belong to this operator and ${held.error}; ${fix}`);
     }
     this.#options.log.warn(
-      { secret: `${namespace}/${name}`, reason: held },
+      { secret: `${namespace}/${name}`, reason: held.error },
       "the Secret is damaged, creating new certificates",
     );
     return undefined;
