@@ -16,6 +16,9 @@ import { TIERS, type Tier, tierNamed, tierOf } from "./tiers.ts";
  * Usage: node test/run.ts [--tier quick|control-plane|node] [FILE…]
  */
 
+/** Limit of a test without a `timeout` of its own, and of a hook. A test that hangs fails by its name. */
+const TEST_TIMEOUT_MS = 60 * 1000;
+/** Limit of a file, also for code that blocks its process. */
 const FILE_TIMEOUT_MS = 20 * 60 * 1000;
 const root = new URL("..", import.meta.url).pathname;
 const { values, positionals } = parseArgs({
@@ -43,7 +46,7 @@ const files = named.map(where).filter((file) => wanted.length === 0 || wanted.in
 const counts = { passed: 0, failed: 0 };
 const byTier = new Map(TIERS.map((tier) => [tier, { passed: 0, failed: 0, skipped: 0 }]));
 const skips: string[] = [];
-const execArgv = ["--import", new URL("flush.ts", import.meta.url).href];
+const execArgv = ["--import", new URL("flush.ts", import.meta.url).href, `--test-timeout=${TEST_TIMEOUT_MS}`];
 const isOnNodes = (file: string) => tierOfFile(file) === "node";
 const groups = [files.filter(isOnNodes), files.filter((file) => !isOnNodes(file))].filter((group) => group.length > 0);
 /** Files of `quick` share no ports and no programs. */

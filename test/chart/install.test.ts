@@ -6,7 +6,7 @@ import { after, before, test } from "node:test";
 import { OPERATOR_OPTIONS } from "../../operator/config.ts";
 import { Client } from "../../operator/kube/client.ts";
 import { readOwner } from "../../operator/webhook/certificates/owner.ts";
-import { type ControlPlane, controlPlaneMissing, startControlPlane } from "../cluster/control-plane.ts";
+import { BOOT, type ControlPlane, controlPlaneMissing, startControlPlane } from "../cluster/control-plane.ts";
 import { FleetRunner } from "../cluster/fleet.ts";
 import { freePort, Program } from "../cluster/processes.ts";
 import { OUTRIDER, tempFolder } from "../harness/proxy.ts";
@@ -147,7 +147,7 @@ before(async () => {
   before0 = await inventory(plane);
   fleet = new FleetRunner(plane);
   fleet.start();
-});
+}, BOOT);
 after(async () => {
   if (skip) return;
   await replica?.stop();

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { readdirSync, readFileSync, readlinkSync } from "node:fs";
 import { after, before, test } from "node:test";
-import { type ControlPlane, controlPlaneMissing, startControlPlane } from "./control-plane.ts";
+import { BOOT, type ControlPlane, controlPlaneMissing, startControlPlane } from "./control-plane.ts";
 
 /** Properties that tests rely on: a real control plane with controllers and simulated nodes. */
 
@@ -16,7 +16,7 @@ before(async () => {
   const began = Date.now();
   plane = await startControlPlane(OPTIONS);
   console.log(`a control plane with two simulated nodes is ready after ${Date.now() - began} ms`);
-});
+}, BOOT);
 after(async () => {
   if (!skip) await plane.stop();
 });

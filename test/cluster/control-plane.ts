@@ -41,6 +41,9 @@ export interface PlaneOptions {
   controllerFlags?: readonly string[];
 }
 
+/** Options of a hook that starts a control plane: on a busy machine it takes longer than a test may. */
+export const BOOT = { timeout: 180_000 };
+
 /** The tools that a control plane with these options needs. */
 export function planeTools(options: PlaneOptions = {}): string[] {
   const nodes = (options.kwokNodes ?? 0) > 0;

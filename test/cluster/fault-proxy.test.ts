@@ -3,8 +3,8 @@ import { EventEmitter, once } from "node:events";
 import { readFileSync } from "node:fs";
 import type { IncomingMessage } from "node:http";
 import { Agent, request } from "node:https";
-import { after, before, beforeEach, test } from "node:test";
-import { type ControlPlane, controlPlaneMissing, startControlPlane } from "./control-plane.ts";
+import { after, afterEach, before, test } from "node:test";
+import { BOOT, type ControlPlane, controlPlaneMissing, startControlPlane } from "./control-plane.ts";
 import { type FaultProxy, startFaultProxy } from "./fault-proxy.ts";
 
 /** Each fault, as a plain https client in front of a real API server sees it. */
@@ -21,10 +21,8 @@ before(async () => {
   plane = await startControlPlane();
   proxy = await startFaultProxy(plane);
   agent = new Agent({ keepAlive: true, ca: readFileSync(plane.authority.file) });
-});
-beforeEach(() => {
-  if (!skip) proxy.refuse = undefined;
-});
+}, BOOT);
+afterEach(() => proxy?.endFaults());
 after(async () => {
   if (skip) return;
   agent.destroy();

@@ -33,6 +33,8 @@ export interface FaultProxy {
   delayMs: number;
   /** Closes every connection with a RST. */
   reset(): void;
+  /** Ends every fault. For `afterEach`: a test that fails halfway leaves none to the next test. */
+  endFaults(): void;
   /** Number of requests, optionally of this method and with this text in their path. */
   count(method?: string, part?: string): number;
   /**
@@ -66,11 +68,14 @@ export async function startFaultProxy(plane: ControlPlane): Promise<FaultProxy> 
     reset() {
       for (const socket of open) socket.resetAndDestroy();
     },
+    endFaults() {
+      Object.assign(proxy, { refuse: undefined, stalled: false, cutNextEvent: false, delayMs: 0 });
+    },
     count: (method, part = "") =>
       proxy.seen.filter((one) => (method === undefined || one.method === method) && one.path.includes(part)).length,
     config: (user) => plane.userConfig(user, proxy.url),
     close: async () => {
-      proxy.stalled = false;
+      proxy.endFaults();
       proxy.reset();
       await new Promise((resolve) => server.close(resolve));
     },

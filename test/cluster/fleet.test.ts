@@ -3,7 +3,7 @@ import { after, before, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { LABEL } from "../../operator/api/names.ts";
 import { RawClient } from "../harness/raw.ts";
-import { type ControlPlane, controlPlaneMissing, startControlPlane } from "./control-plane.ts";
+import { BOOT, type ControlPlane, controlPlaneMissing, startControlPlane } from "./control-plane.ts";
 import { FleetRunner } from "./fleet.ts";
 
 /** Runs real proxies for a hand-written Deployment, as a kubelet would. */
@@ -80,7 +80,7 @@ before(async () => {
   plane = await startControlPlane(OPTIONS);
   fleet = new FleetRunner(plane);
   fleet.start();
-});
+}, BOOT);
 after(async () => {
   if (skip) return;
   await fleet.stop();

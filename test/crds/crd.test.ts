@@ -5,7 +5,7 @@ import { CRD_FILE, readSchema, walk } from "../../crds/schema.ts";
 import { hashDocument } from "../../proxy/policy/document.ts";
 import { readManifest } from "../../proxy/policy/policy-file.ts";
 import { PolicyError } from "../../proxy/policy/rules.ts";
-import { type ControlPlane, controlPlaneMissing, startControlPlane } from "../cluster/control-plane.ts";
+import { BOOT, type ControlPlane, controlPlaneMissing, startControlPlane } from "../cluster/control-plane.ts";
 import { runOutrider } from "../harness/proxy.ts";
 import { AGREEMENTS } from "./agree.ts";
 import { EVERYTHING } from "./everything.ts";
@@ -70,7 +70,7 @@ before(async () => {
   good(
     await kubectl(["wait", "--for=condition=Established", "--timeout=30s", "crd/egresspolicies.egress.outrider.dev"]),
   );
-});
+}, BOOT);
 after(async () => {
   if (!skip) await plane.stop();
 });

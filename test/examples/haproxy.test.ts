@@ -18,7 +18,7 @@ async function freePort(): Promise<number> {
   return server.port;
 }
 
-test("examples/haproxy: a rolling restart loses no delivery", { skip: missing }, async (t) => {
+test("examples/haproxy: a rolling restart loses no delivery", { skip: missing, timeout: 180_000 }, async (t) => {
   const ports = await Promise.all(Array.from({ length: 5 }, freePort));
   const [front, ...behind] = ports as [number, number, number, number, number];
   let text = example.replace("bind :4750", `bind 127.0.0.1:${front}`);

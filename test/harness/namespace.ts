@@ -2,6 +2,9 @@ import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
 import { getTools, NO_BUILD } from "../cluster/tools.ts";
 
+/** Limit of a test inside a namespace, in milliseconds: real nodes and proxies start there. */
+const TEST_MS = 180_000;
+
 /** The reason why tests cannot have a network namespace of their own here; null when they can. */
 export function namespaceMissing(): string | null {
   if (process.getuid?.() !== 0) return "needs root, for a network namespace";
@@ -48,7 +51,7 @@ export async function startInNamespace(
  * when one of its tests fails
  */
 export async function runInNamespace(file: URL, tools: readonly string[] = []): Promise<void> {
-  const child = await startInNamespace(["--test-reporter=spec", file.pathname], {
+  const child = await startInNamespace(["--test-reporter=spec", `--test-timeout=${TEST_MS}`, file.pathname], {
     tools,
     stdio: ["ignore", "pipe", "inherit"],
     env: { NODE_TEST_CONTEXT: undefined },

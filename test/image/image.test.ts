@@ -157,7 +157,7 @@ test("the Dockerfile has the same user, entry point, ports and labels", () => {
   );
 });
 
-test("the Dockerfile copies and installs all that the bundle needs", () => {
+test("the Dockerfile copies and installs all that the bundle needs", { timeout: 180_000 }, () => {
   const source = join(folder, "src");
   mkdirSync(source);
   const [, build] = dockerfile.split(/^FROM /m);

@@ -6,7 +6,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import type { ConfigMap } from "../../operator/api/objects.ts";
 import type { KubeObject } from "../../operator/kube/resource.ts";
 import { Authority } from "../cluster/certificates.ts";
-import { type ControlPlane, controlPlaneMissing, startControlPlane } from "../cluster/control-plane.ts";
+import { BOOT, type ControlPlane, controlPlaneMissing, startControlPlane } from "../cluster/control-plane.ts";
 import { type FaultProxy, isWrite, type Seen, startFaultProxy } from "../cluster/fault-proxy.ts";
 import { freePort } from "../cluster/processes.ts";
 import { installWebhook, untilAdmitting } from "../webhook/installed.ts";
@@ -40,7 +40,7 @@ before(async () => {
   plane = await startControlPlane({ audit: true });
   await install(plane);
   await makeNamespace(plane, NS);
-});
+}, BOOT);
 const ends: (() => Promise<void>)[] = [];
 afterEach(async () => {
   if (skip) return;
@@ -217,7 +217,7 @@ const warnings = (operator: Operator) =>
     .map((line) => JSON.parse(line) as { level: number | string; msg: string; reason?: string })
     .filter(({ level }) => level === "warn" || level === "error" || Number(level) >= 40);
 
-test("waits for the API server and logs it once", { skip }, async () => {
+test("waits for the API server and logs it once", { skip, timeout: 180_000 }, async () => {
   const kubeconfig = await plane.accountConfig("outrider-system", "outrider-operator");
   await plane.kill("kube-apiserver");
   const operator = await start({ kubeconfig });

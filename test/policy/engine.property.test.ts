@@ -11,7 +11,7 @@ const POLICIES = 15_000;
 const ASKS = 6;
 const seed = Number(process.env.SEED ?? Date.now() & 0x7fffffff);
 
-test(`decides as the naive evaluator (SEED=${seed})`, (t) => {
+test(`decides as the naive evaluator (SEED=${seed})`, { timeout: 180_000 }, (t) => {
   const seen = new Map<string, number>();
   const oneCase = (
     doc: PolicyDocument,

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { ANNOTATION, BUNDLE_GIVEN, LABEL } from "../../operator/api/names.ts";
 import { BUNDLE_MANAGER } from "../../operator/webhook/certificates/rotator.ts";
-import { type ControlPlane, controlPlaneMissing } from "../cluster/control-plane.ts";
+import { BOOT, type ControlPlane, controlPlaneMissing } from "../cluster/control-plane.ts";
 import { freePort, Program } from "../cluster/processes.ts";
 import { makeNamespace } from "../operator/operator.ts";
 import { type Balancer, shownBy } from "./balancer.ts";
@@ -30,7 +30,7 @@ const ENDPOINT_MS = 1000;
 const UNTOUCHED_MS = 3000;
 
 const skip = controlPlaneMissing({ controllers: true }) ?? false;
-const onPlane = (name: string, run: () => Promise<void>) => test(name, { skip }, run);
+const onPlane = (name: string, run: () => Promise<void>) => test(name, { skip, timeout: 180_000 }, run);
 let stage: Stage;
 let plane: ControlPlane;
 let balancer: Balancer;
@@ -38,7 +38,7 @@ before(async () => {
   if (skip) return;
   stage = await startStage();
   ({ plane, balancer } = stage);
-});
+}, BOOT);
 after(async () => {
   if (!skip) await stage.stop();
 });

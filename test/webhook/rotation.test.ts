@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { Client } from "../../operator/kube/client.ts";
 import { readOwner } from "../../operator/webhook/certificates/owner.ts";
-import { controlPlaneMissing } from "../cluster/control-plane.ts";
+import { BOOT, controlPlaneMissing } from "../cluster/control-plane.ts";
 import { configFrom } from "../operator/kube/shared.ts";
 import { shownBy } from "./balancer.ts";
 import { startLoad } from "./load.ts";
@@ -18,11 +18,11 @@ const PER_SECOND = 20;
 const BURST = 8;
 
 const skip = controlPlaneMissing({ controllers: true }) ?? false;
-const onStage = (name: string, run: () => Promise<void>) => test(name, { skip }, run);
+const onStage = (name: string, run: () => Promise<void>) => test(name, { skip, timeout: 180_000 }, run);
 let stage: Stage;
 before(async () => {
   if (!skip) stage = await startStage();
-});
+}, BOOT);
 after(async () => {
   if (!skip) await stage.stop();
 });

@@ -1,13 +1,13 @@
 import assert from "node:assert/strict";
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { after, before, test } from "node:test";
+import { after, afterEach, before, test } from "node:test";
 import { KubeConfig } from "@kubernetes/client-node";
 import { Registry } from "prom-client";
 import { ApiError, Client, pathOf } from "../../../operator/kube/client.ts";
 import { KubeMetrics } from "../../../operator/kube/metrics.ts";
 import type { KubeObject } from "../../../operator/kube/resource.ts";
-import { type ControlPlane, controlPlaneMissing, startControlPlane } from "../../cluster/control-plane.ts";
+import { BOOT, type ControlPlane, controlPlaneMissing, startControlPlane } from "../../cluster/control-plane.ts";
 import { type FaultProxy, startFaultProxy } from "../../cluster/fault-proxy.ts";
 import { CONFIG_MAPS, type ConfigMap, configFrom, NAMESPACES, SERVICE_ACCOUNTS, SERVICES, until } from "./shared.ts";
 
@@ -33,7 +33,8 @@ before(async () => {
   });
   endedToken = (JSON.parse(asked.body) as { status: { token: string } }).status.token;
   await client.delete(SERVICE_ACCOUNTS, "short", "default");
-});
+}, BOOT);
+afterEach(() => proxy?.endFaults());
 after(async () => {
   if (skip) return;
   client.close();

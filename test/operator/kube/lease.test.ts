@@ -8,7 +8,7 @@ import { EventRecorder } from "../../../operator/kube/events.ts";
 import { LeaseElection } from "../../../operator/kube/lease.ts";
 import { KubeMetrics } from "../../../operator/kube/metrics.ts";
 import type { KubeObject } from "../../../operator/kube/resource.ts";
-import { type ControlPlane, controlPlaneMissing, startControlPlane } from "../../cluster/control-plane.ts";
+import { BOOT, type ControlPlane, controlPlaneMissing, startControlPlane } from "../../cluster/control-plane.ts";
 import { type FaultProxy, startFaultProxy } from "../../cluster/fault-proxy.ts";
 import { fastClock, ManualClock } from "./clocks.ts";
 import { CONFIG_MAPS, type ConfigMap, configFrom, EVENTS, LEASES, NAMESPACES, until } from "./shared.ts";
@@ -25,7 +25,7 @@ before(async () => {
   if (skip) return;
   plane = await startControlPlane();
   direct = new Client(configFrom(plane.userConfig()));
-});
+}, BOOT);
 after(async () => {
   if (skip) return;
   direct.close();

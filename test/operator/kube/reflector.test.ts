@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { after, before, test } from "node:test";
+import { after, afterEach, before, test } from "node:test";
 import pino from "pino";
 import { Registry } from "prom-client";
 import { ApiError, Client } from "../../../operator/kube/client.ts";
@@ -7,7 +7,7 @@ import type { Clock } from "../../../operator/kube/clock.ts";
 import { KubeMetrics } from "../../../operator/kube/metrics.ts";
 import { Reflector, type ReflectorOptions } from "../../../operator/kube/reflector.ts";
 import { type KubeObject, keyOf, type Resource } from "../../../operator/kube/resource.ts";
-import { type ControlPlane, controlPlaneMissing, startControlPlane } from "../../cluster/control-plane.ts";
+import { BOOT, type ControlPlane, controlPlaneMissing, startControlPlane } from "../../cluster/control-plane.ts";
 import { type FaultProxy, startFaultProxy } from "../../cluster/fault-proxy.ts";
 import { fastClock } from "./clocks.ts";
 import { CONFIG_MAPS, type ConfigMap, CRDS, configFrom, NAMESPACES, until } from "./shared.ts";
@@ -20,7 +20,7 @@ const UPDATES = 10;
 const WRITERS = 4;
 
 const skip = controlPlaneMissing() ?? false;
-const onPlane = (name: string, run: () => Promise<void>) => test(name, { skip }, run);
+const onPlane = (name: string, run: () => Promise<void>) => test(name, { skip, timeout: 180_000 }, run);
 let plane: ControlPlane;
 let proxy: FaultProxy;
 /** Writes past the proxy, so that faults hit the reflectors alone. */
@@ -31,7 +31,8 @@ before(async () => {
   plane = await startControlPlane({ users: { unprivileged: [] } });
   proxy = await startFaultProxy(plane);
   writer = new Client(configFrom(plane.userConfig()));
-});
+}, BOOT);
+afterEach(() => proxy?.endFaults());
 after(async () => {
   if (skip) return;
   writer.close();
