@@ -1,7 +1,6 @@
 import assert from "node:assert/strict";
-import { readFileSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
-import { after, before, test } from "node:test";
+import { readFileSync } from "node:fs";
+import { before, test } from "node:test";
 import { KubeConfig } from "@kubernetes/client-node";
 import { parseAllDocuments } from "yaml";
 import type { EgressPolicy } from "../../operator/api/egresspolicy.ts";
@@ -12,8 +11,7 @@ import type { KubeObject } from "../../operator/kube/resource.ts";
 import { stamp } from "../../operator/reconcile/objects/compare.ts";
 import { Writer } from "../../operator/reconcile/writes/writer.ts";
 import { makeLog } from "../../proxy/cli/log.ts";
-import { type ControlPlane, controlPlaneMissing, startControlPlane } from "../cluster/control-plane.ts";
-import { FleetRunner } from "../cluster/fleet.ts";
+import { BOOT, controlPlaneMissing, startControlPlane } from "../cluster/control-plane.ts";
 import {
   applyPolicy,
   conditionOf,
@@ -23,7 +21,9 @@ import {
   policyPath,
   startOperator,
   untilCondition,
+  warningsOf,
 } from "./operator.ts";
+import { type Stage, startStage } from "./stage.ts";
 
 /** Rare cases: names at their limits, foreign objects, quotas, deleted namespaces, policies that are created again. */
 
@@ -36,27 +36,17 @@ const OPERATOR = "system:serviceaccount:outrider-system:outrider-operator";
 const MANIFEST = new URL("../../examples/operator/operator.yaml", import.meta.url).pathname;
 /** Resources that only a cluster-wide role can grant, and only --discover-cidrs needs. */
 const CLUSTER_WIDE = ["nodes", "servicecidrs", "endpointslices"];
-let plane: ControlPlane;
-let operator: Operator;
-let fleet: FleetRunner;
+let { plane, operator, again } = {} as Stage;
 
 before(async () => {
   if (skip) return;
-  plane = await startControlPlane({ kwokNodes: 3, audit: true });
-  await install(plane);
-  const grants = join(plane.folder, "grants.yaml");
-  writeFileSync(grants, 'grants: [{namespaces: ["*"], providers: [KubeVIP], staticIPs: [203.0.113.0/24]}]\n');
-  operator = await startOperator(plane, { args: ["--scrape-seconds=1", `--grants=${grants}`] });
-  await operator.untilLeading();
-  fleet = new FleetRunner(plane, { refuse: ({ metadata }) => metadata.namespace !== LIVE });
-  fleet.start();
-});
-after(async () => {
-  if (skip) return;
-  await fleet.stop();
-  await operator.stop();
-  await plane.stop();
-});
+  ({ plane, operator, again } = await startStage({
+    plane: { kwokNodes: 3, audit: true },
+    grants: 'grants: [{namespaces: ["*"], providers: [KubeVIP], staticIPs: [203.0.113.0/24]}]\n',
+    operator: () => ({ args: ["--scrape-seconds=1"] }),
+    fleet: { refuse: ({ metadata }) => metadata.namespace !== LIVE },
+  }));
+}, BOOT);
 
 const KINDS = {
   ConfigMap: { group: "/api/v1", plural: "configmaps" },
@@ -100,15 +90,6 @@ async function untilChildren(namespace: string, name: string): Promise<void> {
   for (const [kind, child] of childrenOf(name)) {
     await plane.until<KubeObject>(pathOf(kind, namespace, child), own, `${kind} ${child} is the policy's`);
   }
-}
-
-/** Warnings and errors in the operator's log since a moment. */
-function logMark(of: Operator = operator, from = readFileSync(of.program.log, "utf8").length): () => string[] {
-  return () =>
-    readFileSync(of.program.log, "utf8")
-      .slice(from)
-      .split("\n")
-      .filter((line) => /"level":"(warn|error|fatal)"/.test(line));
 }
 
 /** A pod that uses a policy's fleet. */
@@ -291,7 +272,7 @@ test("a policy that is deleted and created again gets its own children", { skip 
   const ns = "recreated";
   await makeNamespace(plane, ns);
   const path = policyPath(ns, "webhooks");
-  const troubles = logMark();
+  const logged = operator.log().length;
   await applyPolicy(plane, ns, "webhooks", {});
   await untilCondition(plane, ns, "webhooks", "ProxyAvailable", "True");
   // Their end is held up: they run on beside those of the new policy.
@@ -326,7 +307,7 @@ test("a policy that is deleted and created again gets its own children", { skip 
   }
   const own = (found: { items: Pod[] } | undefined) => found?.items.length === 2;
   await plane.until(folderOf("Pod", ns), own, "the old pods go");
-  assert.deepEqual(troubles(), []);
+  assert.deepEqual(warningsOf(operator, logged), []);
 });
 
 test("a deleted namespace terminates with policies in use", { skip }, async () => {
@@ -341,14 +322,14 @@ test("a deleted namespace terminates with policies in use", { skip }, async () =
   await untilHeld(ns, "used");
   await plane.delete(policyPath(ns, "used"));
   await untilCondition(plane, ns, "used", "Ready", "False", "InUse");
-  const troubles = logMark();
+  const logged = operator.log().length;
   const audited = plane.audit().length;
   await plane.delete(`/api/v1/namespaces/${ns}`);
   await plane.until(policyPath(ns, "used"), gone, "the policy in use goes");
   assert.ok(await plane.get(pathOf("Pod", ns, "sender")), "its sender is still there");
   await plane.patch(pathOf("Pod", ns, "sender"), { metadata: { finalizers: null } });
   await plane.until(`/api/v1/namespaces/${ns}`, gone, "the namespace is gone");
-  assert.deepEqual(troubles(), []);
+  assert.deepEqual(warningsOf(operator, logged), []);
   const refused = plane
     .audit()
     .slice(audited)
@@ -655,6 +636,7 @@ async function untilDescribed(wanted: RegExp): Promise<void> {
 
 test("--namespaces needs rights in these namespaces only", {
   skip,
+  timeout: 180_000,
 }, async () => {
   await operator.stop();
   const [own, other] = ["team-a", "team-c"] as const;
@@ -680,13 +662,11 @@ test("--namespaces needs rights in these namespaces only", {
     const binding = { apiVersion, kind: "RoleBinding", metadata, roleRef, subjects: [account] };
     await plane.apply(`${rbac}/namespaces/${ns}/rolebindings/outrider-operator`, binding);
   }
-  const grants = join(plane.folder, "grants.yaml");
   const audited = plane.audit().length;
-  operator = await startOperator(plane, {
+  operator = await again({
     name: "namespaced",
-    args: [...names.map((ns) => `--namespaces=${ns}`), "--discover-cidrs=off", `--grants=${grants}`],
+    args: [...names.map((ns) => `--namespaces=${ns}`), "--discover-cidrs=off"],
   });
-  await operator.untilLeading();
   for (const ns of [other, ...names]) await applyPolicy(plane, ns, "webhooks", {});
   for (const ns of names) await untilCondition(plane, ns, "webhooks", "ProxyAvailable", "True");
   // The operator does not watch nodes, so it cannot report a shortage.
@@ -703,7 +683,7 @@ test("--namespaces needs rights in these namespaces only", {
     .slice(audited)
     .filter(({ user, path, code }) => user === OPERATOR && code === 403 && !path.includes(`/namespaces/${own}/`));
   assert.deepEqual(refused, []);
-  const troubles = logMark(operator, 0)().filter((line) => !line.includes(`${own}/`));
+  const troubles = warningsOf(operator).filter((line) => !line.includes(`${own}/`));
   assert.deepEqual(troubles, []);
 });
 
@@ -712,7 +692,7 @@ for (const [what, serviceCIDR, families] of [
   ["IPv4 and IPv6", "10.96.0.0/16,fd00:10:96::/112", ["IPv4", "IPv6"]],
   ["IPv6 and IPv4", "fd00:10:96::/112,10.96.0.0/16", ["IPv6", "IPv4"]],
 ] as const) {
-  test(`the client Service has an address of each family: ${what}`, { skip }, async () => {
+  test(`the client Service has an address of each family: ${what}`, { skip, timeout: 180_000 }, async () => {
     const two = await startControlPlane({ serviceCIDR });
     let second: Operator | undefined;
     try {

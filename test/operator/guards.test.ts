@@ -1,23 +1,14 @@
 import assert from "node:assert/strict";
-import { readFileSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
-import { after, before, test } from "node:test";
+import { before, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { EgressPolicy } from "../../operator/api/egresspolicy.ts";
 import type { KubeObject } from "../../operator/kube/resource.ts";
 import type { NetworkPolicy } from "../../operator/reconcile/objects/networkpolicy.ts";
-import { type ControlPlane, controlPlaneMissing, startControlPlane } from "../cluster/control-plane.ts";
+import { BOOT, controlPlaneMissing } from "../cluster/control-plane.ts";
 import { ip } from "../policy/evaluator.ts";
 import { lets } from "./np-evaluator.ts";
-import {
-  applyPolicy,
-  conditionOf,
-  install,
-  makeNamespace,
-  type Operator,
-  startOperator,
-  untilCondition,
-} from "./operator.ts";
+import { applyPolicy, conditionOf, makeNamespace, untilCondition, warningsOf } from "./operator.ts";
+import { type Stage, startStage } from "./stage.ts";
 
 /** NetworkPolicies on a real API server, under exactly the role that is shipped. Nothing enforces them here. */
 
@@ -25,24 +16,17 @@ const skip = controlPlaneMissing({ kwokNodes: 3 }) ?? false;
 /** Several times what the operator waits after a change of its own objects. */
 const QUIET_MS = 1500;
 const OPERATOR = "system:serviceaccount:outrider-system:outrider-operator";
-let plane: ControlPlane;
-let operator: Operator;
+let { plane, operator } = {} as Stage;
 
 before(async () => {
   if (skip) return;
-  plane = await startControlPlane({ kwokNodes: 3, audit: true });
-  await install(plane);
-  const grants = join(plane.folder, "grants.yaml");
-  writeFileSync(grants, 'grants: [{namespaces: ["*"], providers: [KubeVIP], staticIPs: [203.0.113.0/24]}]\n');
-  const args = ["--scrape-seconds=1", `--grants=${grants}`, "--metrics-namespaces=monitoring"];
-  operator = await startOperator(plane, { args });
-  await operator.untilLeading();
-});
-after(async () => {
-  if (skip) return;
-  await operator.stop();
-  await plane.stop();
-});
+  ({ plane, operator } = await startStage({
+    plane: { kwokNodes: 3, audit: true },
+    grants: 'grants: [{namespaces: ["*"], providers: [KubeVIP], staticIPs: [203.0.113.0/24]}]\n',
+    operator: () => ({ args: ["--scrape-seconds=1", "--metrics-namespaces=monitoring"] }),
+    fleet: { refuse: () => true },
+  }));
+}, BOOT);
 
 const folder = (ns: string) => `/apis/networking.k8s.io/v1/namespaces/${ns}/networkpolicies`;
 const PROXY = "webhooks-egress";
@@ -60,10 +44,6 @@ const pod = (label: string) => ({ pod: { [`egress.outrider.dev/${label}`]: "webh
 
 /** Writes of the operator to NetworkPolicies of a namespace. */
 const writesIn = (ns: string) => plane.writes(OPERATOR).filter(({ path }) => path.startsWith(`${folder(ns)}/`));
-const warnings = () =>
-  readFileSync(operator.program.log, "utf8")
-    .split("\n")
-    .filter((line) => /"level":"(warn|error|fatal)"/.test(line));
 
 /** Edits like `kubectl edit`: the complete object, as another manager. */
 async function edit(ns: string, name: string, change: (object: NetworkPolicy) => void): Promise<NetworkPolicy> {
@@ -78,7 +58,7 @@ async function edit(ns: string, name: string, change: (object: NetworkPolicy) =>
   return body;
 }
 
-test("the API server stores NetworkPolicies as applied, and once", { skip }, async () => {
+test("the API server stores NetworkPolicies as applied, and once", { skip, timeout: 180_000 }, async () => {
   const ns = "convoy";
   await makeNamespace(plane, ns);
   const additionalEgress = [
@@ -144,7 +124,7 @@ test("the API server stores NetworkPolicies as applied, and once", { skip }, asy
   await plane.until<KubeObject>(budget, recreated, "the budget is created again");
   await untilCondition(plane, ns, "webhooks", "Programmed", "True");
   assert.equal(writesIn(ns).length, written);
-  assert.deepEqual(warnings(), []);
+  assert.deepEqual(warningsOf(operator), []);
 });
 
 test("applies thousands of networks, and widens too many", {
@@ -193,6 +173,7 @@ for (const [what, name, change] of [
 ] as const satisfies readonly (readonly [string, string, (object: NetworkPolicy) => unknown])[]) {
   test(`reverts an edit: ${what}`, { skip }, async () => {
     const ns = "edited";
+    const logged = operator.log().length;
     await makeNamespace(plane, ns);
     await applyPolicy(plane, ns, "webhooks", both);
     await applied(ns);
@@ -208,7 +189,7 @@ for (const [what, name, change] of [
       "it is as it was",
     );
     assert.equal(back.metadata.uid, before.metadata.uid);
-    assert.deepEqual(warnings(), []);
+    assert.deepEqual(warningsOf(operator, logged), []);
   });
 }
 
@@ -342,7 +323,7 @@ test("the senders' NetworkPolicy follows the nodes of proxies", { skip }, async 
   await reach("10.9.0.7", false);
 });
 
-test("the shipped role is sufficient, and objects go with their policy", { skip }, async () => {
+test("the shipped role is sufficient, and objects go with their policy", { skip, timeout: 180_000 }, async () => {
   const refused = plane.audit().filter(({ user, code }) => user === OPERATOR && code === 403);
   assert.deepEqual(refused, []);
   const ns = "ended";

@@ -14,7 +14,16 @@ import { type ControlPlane, startControlPlane } from "../cluster/control-plane.t
 import { type FaultProxy, isWrite, startFaultProxy } from "../cluster/fault-proxy.ts";
 import { FleetRunner } from "../cluster/fleet.ts";
 import { DocumentWatch } from "./documents.ts";
-import { conditionOf, install, LEASE, makeNamespace, type Operator, policyPath, startOperator } from "./operator.ts";
+import {
+  conditionOf,
+  install,
+  LEASE,
+  makeNamespace,
+  makePasswords,
+  type Operator,
+  policyPath,
+  startOperator,
+} from "./operator.ts";
 import { randomFrom } from "./random.ts";
 
 /**
@@ -132,11 +141,7 @@ before(async () => {
   plane = await startControlPlane({ kwokNodes: 4 });
   await install(plane);
   await makeNamespace(plane, NS);
-  const secret = { apiVersion: "v1", kind: "Secret", stringData: { PROXY_PASSWORD: "s3cret" } };
-  await plane.apply(`/api/v1/namespaces/${NS}/secrets/proxy-passwords`, {
-    ...secret,
-    metadata: { name: "proxy-passwords" },
-  });
+  await makePasswords(plane, NS);
   grants = join(plane.folder, "grants.yaml");
   writeFileSync(grants, `grants: [{namespaces: [${NS}], providers: [KubeVIP], staticIPs: [203.0.113.0/24]}]\n`);
   faults = await startFaultProxy(plane);
@@ -232,7 +237,7 @@ async function differences(): Promise<string[]> {
   return problems;
 }
 
-test(`survives ${KILLS} kills at random moments (SEED=${seed})`, async () => {
+test(`survives ${KILLS} kills at random moments (SEED=${seed})`, { timeout: 400_000 }, async () => {
   const args = ["--scrape-seconds=1", `--grants=${grants}`];
   const start = (server: string) => startOperator(plane, { args, server });
   for (let i = 0; i < 3; i++) await act();

@@ -1,28 +1,17 @@
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
 import { once } from "node:events";
-import { writeFileSync } from "node:fs";
 import { createServer, request } from "node:http";
 import type { AddressInfo } from "node:net";
-import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { EgressPolicy } from "../../operator/api/egresspolicy.ts";
 import { isReady, type Node, type Pod } from "../../operator/api/objects.ts";
 import { slotId } from "../../operator/fleet/slots.ts";
 import type { KubeObject } from "../../operator/kube/resource.ts";
-import { type ControlPlane, startControlPlane } from "../cluster/control-plane.ts";
-import { FleetRunner } from "../cluster/fleet.ts";
-import {
-  applyPolicy,
-  conditionOf,
-  install,
-  makeNamespace,
-  type Operator,
-  policyPath,
-  startOperator,
-  untilCondition,
-} from "./operator.ts";
+import { BOOT } from "../cluster/control-plane.ts";
+import { applyPolicy, conditionOf, makePasswords, policyPath, untilCondition } from "./operator.ts";
+import { type Stage, startStage } from "./stage.ts";
 
 /**
  * Nodes list their addresses, and real proxies bind them. The test adds the addresses to the loopback interface of
@@ -35,9 +24,7 @@ const SOURCES = ["203.0.113.20", "10.0.4.21", "203.0.113.22", "203.0.113.23"] as
 const ADDRESSES = "egress.outrider.dev/addresses";
 const PHASE = "egress.outrider.dev/phase";
 const WAIT_MS = 30_000;
-let plane: ControlPlane;
-let operator: Operator;
-let fleet: FleetRunner;
+let plane: Stage["plane"];
 let target: string;
 /** Every address that a request came from. */
 const callers = new Set<string>();
@@ -68,29 +55,20 @@ const spec = (staticIPs: readonly StaticIP[], proxy: object = {}) => ({
 });
 
 before(async () => {
-  plane = await startControlPlane({ kwokNodes: 4, realProxies: true });
-  await install(plane);
-  await makeNamespace(plane, NS);
-  const secret = { apiVersion: "v1", kind: "Secret", metadata: { name: "proxy-passwords" } };
-  const stringData = { PROXY_PASSWORD: "s3cret" };
-  await plane.apply(`/api/v1/namespaces/${NS}/secrets/proxy-passwords`, { ...secret, stringData });
   echo.listen(0, "127.0.0.1");
   await once(echo, "listening");
   target = `http://127.0.0.1:${(echo.address() as AddressInfo).port}/ip`;
-  const grants = join(plane.folder, "grants.yaml");
   const ranges = "[203.0.113.16/28, 10.0.4.0/24]";
-  writeFileSync(grants, `grants: [{namespaces: [${NS}], providers: [NodeAddress], staticIPs: ${ranges}}]\n`);
-  operator = await startOperator(plane, { args: ["--scrape-seconds=1", `--grants=${grants}`] });
-  await operator.untilLeading();
-  fleet = new FleetRunner(plane, { args: () => ["--allow-cidr=127.0.0.0/8"] });
-  fleet.start();
-});
-after(async () => {
-  echo.close();
-  await fleet.stop();
-  await operator.stop();
-  await plane.stop();
-});
+  ({ plane } = await startStage({
+    plane: { kwokNodes: 4, realProxies: true },
+    namespaces: [NS],
+    grants: `grants: [{namespaces: [${NS}], providers: [NodeAddress], staticIPs: ${ranges}}]\n`,
+    operator: () => ({ args: ["--scrape-seconds=1"] }),
+    fleet: { args: () => ["--allow-cidr=127.0.0.0/8"] },
+  }));
+  await makePasswords(plane, NS);
+}, BOOT);
+after(() => echo.close());
 
 /** Listed addresses of a node, besides its internal one. */
 async function nodeLists(node: string, ...more: { type: string; address: string }[]): Promise<void> {

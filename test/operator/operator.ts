@@ -39,11 +39,17 @@ export async function install(plane: ControlPlane): Promise<void> {
   await plane.until(path, established, "the CRD is established");
 }
 
-/** Starts an operator as its ServiceAccount. `server`: another way to the API server; `kubeconfig`: another file. */
-export async function startOperator(
-  plane: ControlPlane,
-  options: { args?: readonly string[]; server?: string; kubeconfig?: string; name?: string } = {},
-): Promise<Operator> {
+export interface OperatorOptions {
+  args?: readonly string[];
+  /** URL of a proxy to the API server. */
+  server?: string;
+  /** Default: a new one for the ServiceAccount of the operator. */
+  kubeconfig?: string;
+  name?: string;
+}
+
+/** Starts an operator as its ServiceAccount. */
+export async function startOperator(plane: ControlPlane, options: OperatorOptions = {}): Promise<Operator> {
   const account = ["outrider-system", "outrider-operator"] as const;
   const config = options.kubeconfig ?? (await plane.accountConfig(...account, options.server ?? plane.url));
   const [health, metrics] = [await freePort(), await freePort()];
@@ -81,6 +87,17 @@ export async function startOperator(
   };
 }
 
+/**
+ * Warnings and errors that an operator has logged from a position in its log. A test that expects none takes
+ * `operator.log().length` as its start, so that it does not fail for the warnings of others.
+ */
+export const warningsOf = (operator: Operator, from = 0): string[] =>
+  operator
+    .log()
+    .slice(from)
+    .split("\n")
+    .filter((line) => /"level":"(warn|error|fatal)"/.test(line));
+
 /** The path of a policy. */
 export const policyPath = (namespace: string, name: string): string =>
   `/apis/egress.outrider.dev/v1alpha1/namespaces/${namespace}/egresspolicies/${name}`;
@@ -95,6 +112,13 @@ export function applyPolicy(plane: ControlPlane, namespace: string, name: string
 /** Makes a namespace. */
 export async function makeNamespace(plane: ControlPlane, name: string): Promise<void> {
   await plane.apply(`/api/v1/namespaces/${name}`, { apiVersion: "v1", kind: "Namespace", metadata: { name } });
+}
+
+/** Creates the Secret `proxy-passwords` with one client. */
+export async function makePasswords(plane: ControlPlane, namespace: string): Promise<void> {
+  const secret = { apiVersion: "v1", kind: "Secret", metadata: { name: "proxy-passwords" } };
+  const stringData = { PROXY_PASSWORD: "s3cret" };
+  await plane.apply(`/api/v1/namespaces/${namespace}/secrets/proxy-passwords`, { ...secret, stringData });
 }
 
 /** A condition of a policy. */

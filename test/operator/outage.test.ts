@@ -1,11 +1,11 @@
 import assert from "node:assert/strict";
-import { after, before, test } from "node:test";
+import { after, afterEach, before, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
-import { type ControlPlane, controlPlaneMissing, startControlPlane } from "../cluster/control-plane.ts";
+import { BOOT, controlPlaneMissing } from "../cluster/control-plane.ts";
 import { type FaultProxy, isWrite, startFaultProxy } from "../cluster/fault-proxy.ts";
-import { FleetRunner } from "../cluster/fleet.ts";
 import { listen, RawClient } from "../harness/raw.ts";
-import { applyPolicy, install, makeNamespace, type Operator, startOperator, untilCondition } from "./operator.ts";
+import { applyPolicy, untilCondition } from "./operator.ts";
+import { type Stage, startStage } from "./stage.ts";
 
 /** Faults of API servers and networks. The proxies keep serving. The operator recovers by itself, without a flood. */
 
@@ -17,35 +17,38 @@ const FAULT_MS = 4000;
 const ERRORS_MS = 10_000;
 
 const skip = controlPlaneMissing({ kwokNodes: 2 }) ?? false;
-let plane: ControlPlane;
+/** A fault, and the time until every proxy runs the newest spec again. */
+const LIMITS = { skip, timeout: 240_000 };
+let { plane, operator, fleet } = {} as Stage;
 let faults: FaultProxy;
-let operator: Operator;
-let fleet: FleetRunner;
 let receiver: Awaited<ReturnType<typeof listen>>;
 let edits = 0;
 const NS = "convoy";
 
 before(async () => {
   if (skip) return;
-  // Unlike kubelets, simulated nodes do not repair the status of their pods after an outage.
-  plane = await startControlPlane({ kwokNodes: 2, controllerFlags: ["--node-monitor-grace-period=10m"] });
-  await install(plane);
-  await makeNamespace(plane, NS);
-  faults = await startFaultProxy(plane);
   receiver = await listen((socket) => socket.pipe(socket));
-  operator = await startOperator(plane, { args: ["--scrape-seconds=1"], server: faults.url });
-  await operator.untilLeading();
-  fleet = new FleetRunner(plane, { args: () => ["--allow-cidr=127.0.0.0/8"] });
-  fleet.start();
+  ({ plane, operator, fleet } = await startStage({
+    // Unlike kubelets, simulated nodes do not repair the status of their pods after an outage.
+    plane: { kwokNodes: 2, controllerFlags: ["--node-monitor-grace-period=10m"] },
+    namespaces: [NS],
+    operator: async (plane) => {
+      faults = await startFaultProxy(plane);
+      return { args: ["--scrape-seconds=1"], server: faults.url };
+    },
+    fleet: { args: () => ["--allow-cidr=127.0.0.0/8"] },
+  }));
   await edit();
+}, BOOT);
+/** A test that fails halfway leaves no fault to the next test. */
+afterEach(async () => {
+  if (skip) return;
+  faults.endFaults();
+  for (const name of ["etcd", "kube-apiserver"] as const) if (!plane.program(name).running) await plane.revive(name);
 });
 after(async () => {
-  if (skip) return;
-  await receiver.close();
-  await fleet.stop();
-  await operator.stop();
-  await faults.close();
-  await plane.stop();
+  await receiver?.close();
+  await faults?.close();
 });
 
 /** Applies another policy. */
@@ -93,7 +96,7 @@ function lives(pid: number): void {
   assert.equal(operator.program.pid, pid);
 }
 
-test("survives an outage of the API server", { skip }, async () => {
+test("survives an outage of the API server", LIMITS, async () => {
   const { pid } = operator.program;
   await plane.kill("kube-apiserver");
   await serves(API_DOWN_MS);
@@ -105,7 +108,7 @@ test("survives an outage of the API server", { skip }, async () => {
   lives(pid);
 });
 
-test("survives an outage of etcd", { skip }, async () => {
+test("survives an outage of etcd", LIMITS, async () => {
   const { pid } = operator.program;
   await plane.kill("etcd");
   await serves(ETCD_DOWN_MS);
@@ -118,7 +121,7 @@ test("survives an outage of etcd", { skip }, async () => {
   lives(pid);
 });
 
-test("converges while connections are reset every second", { skip }, async () => {
+test("converges while connections are reset every second", LIMITS, async () => {
   const resets = setInterval(() => faults.reset(), 1000);
   try {
     for (const began = Date.now(); Date.now() - began < FAULT_MS; ) await edit();
@@ -127,7 +130,7 @@ test("converges while connections are reset every second", { skip }, async () =>
   }
 });
 
-test("respects Retry-After of a 429, then converges", { skip }, async () => {
+test("respects Retry-After of a 429, then converges", LIMITS, async () => {
   await edit();
   faults.seen.length = 0;
   faults.refuse = (method, path) =>
@@ -141,7 +144,7 @@ test("respects Retry-After of a 429, then converges", { skip }, async () => {
   await distributed();
 });
 
-test("sends few requests during 10 s of status 500, then converges", { skip }, async () => {
+test("sends few requests during 10 s of status 500, then converges", LIMITS, async () => {
   const { pid } = operator.program;
   await edit();
   faults.refuse = () => ({ status: 500 });
@@ -158,7 +161,7 @@ test("sends few requests during 10 s of status 500, then converges", { skip }, a
   lives(pid);
 });
 
-test("converges after stalled and broken connections", { skip }, async () => {
+test("converges after stalled and broken connections", LIMITS, async () => {
   faults.stalled = true;
   await ask();
   await sleep(FAULT_MS / 2);
@@ -167,20 +170,20 @@ test("converges after stalled and broken connections", { skip }, async () => {
   await distributed();
 });
 
-test("converges after a watch that ends within an event", { skip }, async () => {
+test("converges after a watch that ends within an event", LIMITS, async () => {
   for (let i = 0; i < 2; i++) {
     faults.cutNextEvent = true;
     await edit();
   }
 });
 
-test("converges with a latency of 300 ms", { skip }, async () => {
+test("converges with a latency of 300 ms", LIMITS, async () => {
   faults.delayMs = 300;
   await edit();
   faults.delayMs = 0;
 });
 
-test("a settled operator only renews its Lease", { skip }, async () => {
+test("a settled operator only renews its Lease", LIMITS, async () => {
   await edit();
   await sleep(2000);
   faults.seen.length = 0;

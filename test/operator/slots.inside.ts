@@ -1,28 +1,17 @@
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
 import { once } from "node:events";
-import { writeFileSync } from "node:fs";
 import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
-import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { gzipSync } from "node:zlib";
 import type { EgressPolicy } from "../../operator/api/egresspolicy.ts";
 import { isReady, type Pod } from "../../operator/api/objects.ts";
 import { slotId } from "../../operator/fleet/slots.ts";
 import type { KubeObject } from "../../operator/kube/resource.ts";
-import { type ControlPlane, startControlPlane } from "../cluster/control-plane.ts";
-import { FleetRunner } from "../cluster/fleet.ts";
-import {
-  applyPolicy,
-  conditionOf,
-  install,
-  makeNamespace,
-  type Operator,
-  policyPath,
-  startOperator,
-  untilCondition,
-} from "./operator.ts";
+import { BOOT } from "../cluster/control-plane.ts";
+import { applyPolicy, conditionOf, makePasswords, policyPath, untilCondition } from "./operator.ts";
+import { type Stage, startStage } from "./stage.ts";
 
 /**
  * One slot for each static IP: real proxies bind addresses that this test puts on the loopback interface of its own
@@ -31,9 +20,7 @@ import {
 
 const NS = "convoy";
 const IPS = ["203.0.113.20", "203.0.113.21", "203.0.113.22", "203.0.113.23", "203.0.113.25"] as const;
-let plane: ControlPlane;
-let operator: Operator;
-let fleet: FleetRunner;
+let { plane, operator, again } = {} as Stage;
 let echoURL: string;
 /** Answers of the echo server: the address that it reports, by source address. */
 const seen = new Map<string, string>();
@@ -46,8 +33,6 @@ function put(i: number): void {
 function take(i: number): void {
   execFileSync("ip", ["addr", "del", `${bound(i)}/32`, "dev", "lo"]);
 }
-
-const grantsFile = () => join(plane.folder, "grants.yaml");
 
 const echo = createServer((request, response) => {
   const from = request.socket.remoteAddress!.replace("::ffff:", "");
@@ -62,38 +47,22 @@ const spec = (indexes: readonly number[]) => ({
 });
 
 before(async () => {
-  plane = await startControlPlane({ kwokNodes: 4, realProxies: true });
-  await install(plane);
-  await makeNamespace(plane, NS);
-  const secret = {
-    apiVersion: "v1",
-    kind: "Secret",
-    metadata: { name: "proxy-passwords" },
-    stringData: { PROXY_PASSWORD: "s3cret" },
-  };
-  await plane.apply(`/api/v1/namespaces/${NS}/secrets/proxy-passwords`, secret);
   echo.listen(0, "127.0.0.1");
   await once(echo, "listening");
   echoURL = `http://127.0.0.1:${(echo.address() as AddressInfo).port}/ip`;
   IPS.forEach((address, i) => {
     seen.set(bound(i), address);
   });
-  const grants = grantsFile();
-  writeFileSync(
-    grants,
-    `grants: [{namespaces: [${NS}], providers: [KubeVIP], staticIPs: [203.0.113.16/28, 10.0.4.0/24]}]\n`,
-  );
-  operator = await startOperator(plane, { args: ["--scrape-seconds=1", `--grants=${grants}`] });
-  await operator.untilLeading();
-  fleet = new FleetRunner(plane, { args: () => ["--allow-cidr=127.0.0.0/8"] });
-  fleet.start();
-});
-after(async () => {
-  echo.close();
-  await fleet.stop();
-  await operator.stop();
-  await plane.stop();
-});
+  ({ plane, operator, again } = await startStage({
+    plane: { kwokNodes: 4, realProxies: true },
+    namespaces: [NS],
+    grants: `grants: [{namespaces: [${NS}], providers: [KubeVIP], staticIPs: [203.0.113.16/28, 10.0.4.0/24]}]\n`,
+    operator: () => ({ args: ["--scrape-seconds=1"] }),
+    fleet: { args: () => ["--allow-cidr=127.0.0.0/8"] },
+  }));
+  await makePasswords(plane, NS);
+}, BOOT);
+after(() => echo.close());
 
 const list = async <T>(path: string) => (await plane.get<{ items: T[] }>(path))!.items;
 const deployments = () => list<KubeObject>(`/apis/apps/v1/namespaces/${NS}/deployments`);
@@ -340,8 +309,7 @@ test("a forged ConfigMap does not replace a grant", async () => {
   const path = "/api/v1/namespaces/default/configmaps/forger-egress-policy";
   await plane.patch(path, { binaryData: { "spec.json.gz": forged } });
   await applyPolicy(plane, "default", "forger", { allow: [{ hosts: ["a.example"], ports: ["9000-8000"] }] });
-  operator = await startOperator(plane, { args: ["--scrape-seconds=1", `--grants=${grantsFile()}`] });
-  await operator.untilLeading();
+  operator = await again();
   const policy = await untilCondition(plane, "default", "forger", "Programmed", "False", "NotAccepted");
   assert.match(
     conditionOf(policy, "Programmed")!.message,

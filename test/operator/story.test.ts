@@ -1,26 +1,15 @@
 import assert from "node:assert/strict";
-import { after, before, test } from "node:test";
+import { before, test } from "node:test";
 import type { EgressPolicy } from "../../operator/api/egresspolicy.ts";
 import type { ConfigMap } from "../../operator/api/objects.ts";
-import { type ControlPlane, controlPlaneMissing, startControlPlane } from "../cluster/control-plane.ts";
-import { FleetRunner } from "../cluster/fleet.ts";
-import {
-  applyPolicy,
-  conditionOf,
-  install,
-  makeNamespace,
-  type Operator,
-  policyPath,
-  startOperator,
-  untilCondition,
-} from "./operator.ts";
+import { BOOT, controlPlaneMissing } from "../cluster/control-plane.ts";
+import { applyPolicy, conditionOf, policyPath, untilCondition } from "./operator.ts";
+import { type Stage, startStage } from "./stage.ts";
 
 /** The story of a policy on a real API server: real proxies load the very document that the operator wrote. */
 
 const skip = controlPlaneMissing({ kwokNodes: 3 }) ?? false;
-let plane: ControlPlane;
-let operator: Operator;
-let fleet: FleetRunner;
+let { plane, operator, fleet, again } = {} as Stage;
 const NS = "convoy";
 const POLICY = policyPath(NS, "webhooks");
 const cm = (name: string) => `/api/v1/namespaces/${NS}/configmaps/${name}`;
@@ -29,20 +18,12 @@ const deployment = `/apis/apps/v1/namespaces/${NS}/deployments/webhooks-egress`;
 
 before(async () => {
   if (skip) return;
-  plane = await startControlPlane({ kwokNodes: 3, audit: true });
-  await install(plane);
-  await makeNamespace(plane, NS);
-  operator = await startOperator(plane, { args: ["--scrape-seconds=1", "--resync-seconds=5"] });
-  await operator.untilLeading();
-  fleet = new FleetRunner(plane);
-  fleet.start();
-});
-after(async () => {
-  if (skip) return;
-  await fleet.stop();
-  await operator.stop();
-  await plane.stop();
-});
+  ({ plane, operator, fleet, again } = await startStage({
+    plane: { kwokNodes: 3, audit: true },
+    namespaces: [NS],
+    operator: () => ({ args: ["--scrape-seconds=1", "--resync-seconds=5"] }),
+  }));
+}, BOOT);
 
 /** The `/status` of every proxy. */
 async function hashes(): Promise<string[]> {
@@ -105,8 +86,7 @@ test("an invalid edit changes only the status", { skip }, async () => {
   // Also after a restart of the operator, and after an edit of the ConfigMap.
   await operator.stop();
   await plane.patch(cm("webhooks-egress-policy"), { data: { "policy.json": "{}" } });
-  operator = await startOperator(plane, { args: ["--scrape-seconds=1", "--resync-seconds=5"] });
-  await operator.untilLeading();
+  operator = await again();
   const document = before!.data!["policy.json"];
   await plane.until<ConfigMap>(
     cm("webhooks-egress-policy"),

@@ -11,10 +11,11 @@ import type { Container } from "../../operator/injection/pod.ts";
 import { markerOf } from "../../operator/injection/variables.ts";
 import type { KubeObject } from "../../operator/kube/resource.ts";
 import { covers } from "../../operator/reconcile/objects/compare.ts";
-import { type ControlPlane, controlPlaneMissing, startControlPlane } from "../cluster/control-plane.ts";
+import { BOOT, controlPlaneMissing } from "../cluster/control-plane.ts";
 import { freePort } from "../cluster/processes.ts";
 import { targetOf } from "../injection/policies.ts";
-import { applyPolicy, install, makeNamespace, type Operator, policyPath, startOperator } from "../operator/operator.ts";
+import { applyPolicy, policyPath } from "../operator/operator.ts";
+import { type Stage, startStage } from "../operator/stage.ts";
 import { installWebhook, untilAdmitting } from "./installed.ts";
 
 /** Creates every golden pod on a real API server, which calls a real operator, and compares the stored pod. */
@@ -41,8 +42,7 @@ interface Expected {
   stored?: KubeObject;
 }
 
-let plane: ControlPlane;
-let operator: Operator;
+let plane: Stage["plane"];
 let other: Server;
 
 /** Another webhook, behind ours by its name, that puts a container in front of a pod's. */
@@ -95,21 +95,20 @@ async function startOther(): Promise<void> {
 
 before(async () => {
   if (skip) return;
-  plane = await startControlPlane({ controllers: true });
-  await install(plane);
-  await makeNamespace(plane, NS);
-  const port = await freePort();
-  await installWebhook(plane, port);
-  operator = await startOperator(plane, { args: [`--webhook=127.0.0.1:${port}`, "--webhook-names=127.0.0.1"] });
-  await untilAdmitting(plane, operator, NS);
+  const stage = await startStage({
+    plane: { controllers: true },
+    namespaces: [NS],
+    operator: async (plane) => {
+      const port = await freePort();
+      await installWebhook(plane, port);
+      return { args: [`--webhook=127.0.0.1:${port}`, "--webhook-names=127.0.0.1"] };
+    },
+  });
+  plane = stage.plane;
+  await untilAdmitting(plane, stage.operator, NS);
   await startOther();
-});
-after(async () => {
-  if (skip) return;
-  other.close();
-  await operator.stop("SIGKILL");
-  await plane.stop();
-});
+}, BOOT);
+after(() => other?.close());
 
 /** Creates a pod; the answer, and what kubectl would print as warnings. */
 function create(pod: object, dryRun: boolean) {

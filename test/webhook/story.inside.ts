@@ -4,23 +4,14 @@ import { once } from "node:events";
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
-import { after, before, test } from "node:test";
+import { before, test } from "node:test";
 import type { EgressPolicy } from "../../operator/api/egresspolicy.ts";
 import type { KubeObject } from "../../operator/kube/resource.ts";
-import { type ControlPlane, startControlPlane } from "../cluster/control-plane.ts";
-import { FleetRunner } from "../cluster/fleet.ts";
+import { BOOT } from "../cluster/control-plane.ts";
 import { freePort } from "../cluster/processes.ts";
 import { makeCertificate } from "../harness/certificate.ts";
-import {
-  applyPolicy,
-  conditionOf,
-  install,
-  makeNamespace,
-  type Operator,
-  policyPath,
-  startOperator,
-  untilCondition,
-} from "../operator/operator.ts";
+import { applyPolicy, conditionOf, policyPath, untilCondition } from "../operator/operator.ts";
+import { type Stage, startStage } from "../operator/stage.ts";
 import { SENDERS } from "../proxy/senders/senders.ts";
 import { installWebhook, untilAdmitting } from "./installed.ts";
 
@@ -39,35 +30,27 @@ const built = process.env.OUTRIDER_SENDER_FOLDER;
 
 type Container = { name: string; image: string; env?: { name: string; value?: string; valueFrom?: object }[] };
 type StoredPod = KubeObject & { spec: { containers: Container[]; initContainers?: Container[] } };
-let plane: ControlPlane;
-let operator: Operator;
-let fleet: FleetRunner;
-let webhookArgs: string[];
+let { plane, operator, fleet, again } = {} as Stage;
 let folder: string;
 
 before(async () => {
   execFileSync("ip", ["addr", "add", `${RECEIVER}/32`, "dev", "lo"]);
-  plane = await startControlPlane({ kwokNodes: 3, realProxies: true });
-  folder = plane.folder;
-  await install(plane);
-  await makeNamespace(plane, NS);
-  const port = await freePort();
-  await installWebhook(plane, port);
-  webhookArgs = ["--scrape-seconds=1", `--webhook=127.0.0.1:${port}`, "--webhook-names=127.0.0.1"];
-  operator = await startOperator(plane, { args: webhookArgs });
-  await operator.untilLeading();
-  makeCertificate(folder, ["hooks.example"]);
-  writeFileSync(join(folder, "hosts"), `${RECEIVER} hooks.example x.competitor.example\n`);
-  fleet = new FleetRunner(plane, {
-    args: () => [`--hosts=${join(folder, "hosts")}`, `--allow-cidr=${RECEIVER}/32`, "--resolver=127.0.0.1:53"],
-  });
-  fleet.start();
-});
-after(async () => {
-  await fleet?.stop();
-  await operator?.stop("SIGKILL");
-  await plane?.stop();
-});
+  ({ plane, operator, fleet, again } = await startStage({
+    plane: { kwokNodes: 3, realProxies: true },
+    namespaces: [NS],
+    operator: async (plane) => {
+      folder = plane.folder;
+      makeCertificate(folder, ["hooks.example"]);
+      writeFileSync(join(folder, "hosts"), `${RECEIVER} hooks.example x.competitor.example\n`);
+      const port = await freePort();
+      await installWebhook(plane, port);
+      return { args: ["--scrape-seconds=1", `--webhook=127.0.0.1:${port}`, "--webhook-names=127.0.0.1"] };
+    },
+    fleet: {
+      args: () => [`--hosts=${join(folder, "hosts")}`, `--allow-cidr=${RECEIVER}/32`, "--resolver=127.0.0.1:53"],
+    },
+  }));
+}, BOOT);
 
 const pods = async () => (await plane.get<{ items: StoredPod[] }>(`/api/v1/namespaces/${NS}/pods`))!.items;
 const senders = async () => (await pods()).filter(({ metadata }) => metadata.labels?.app !== undefined);
@@ -268,8 +251,7 @@ test("rejects only requesting pods while no operator runs", async () => {
   const refused = await plane.kubectl(["create", "-f", "-"], pod("asks", ASKS));
   assert.match(refused.stderr, /failed calling webhook "inject\.egress\.outrider\.dev"/);
   assert.equal((await plane.kubectl(["create", "-f", "-"], pod("other", {}))).status, 0);
-  operator = await startOperator(plane, { args: webhookArgs, name: "again" });
-  await operator.untilLeading();
+  operator = await again({ name: "again" });
   await plane.kubectl(["delete", "egpol", "-n", NS, "webhooks", "--wait=false"]);
   const policy = await untilCondition(plane, NS, "webhooks", "Ready", "False", "InUse");
   assert.match(conditionOf(policy, "Ready")!.message, /agent-/);
