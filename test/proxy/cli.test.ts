@@ -15,7 +15,7 @@ const file = (name: string, text: string): string => {
 };
 const good = file("good.yaml", manifest({ defaultAction: "Deny", allow: [{ name: "ok", hosts: ["ok.example"] }] }));
 
-test("a bad policy is one line with field and fix, exit 2", { timeout: 180_000 }, async () => {
+test("a bad policy is one line with field and fix, exit 2", { timeout: 400_000 }, async () => {
   const rows: [string, RegExp][] = [
     [manifest({ alow: [] }), /spec\.alow: unknown key; did you mean allow\?/],
     [manifest({ allow: [{ hots: ["a.example"] }] }), /spec\.allow\[0\]\.hots: unknown key; did you mean hosts\?/],
@@ -78,7 +78,7 @@ test("a bad policy is one line with field and fix, exit 2", { timeout: 180_000 }
   }
 });
 
-test("wrong usage is one line and exit 2", { timeout: 180_000 }, async () => {
+test("wrong usage is one line and exit 2", { timeout: 400_000 }, async () => {
   const busy = await listen(() => {});
   const busy6 = await listen(() => {}, "::1");
   const badHosts = file("bad-hosts", "10.0.0.5 fine.example\n10.0.0.300 wrong.example\n");
