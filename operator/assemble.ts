@@ -9,6 +9,7 @@ import { Informers } from "./kube/informers.ts";
 import type { OperatorMetrics } from "./metrics.ts";
 import { adminNamespaces, ownNamespace } from "./namespaces.ts";
 import { addCaches, type Caches } from "./reconcile/facts/caches.ts";
+import { Claims } from "./reconcile/facts/claims.ts";
 import {
   type FetchStatus,
   MAX_STATUS_BYTES,
@@ -83,6 +84,7 @@ export function assemble({ config, log, metrics, identity }: Shared, client: Cli
     ...{ client, caches, scraper, events, log },
     grants: config.grants,
     blockedCIDRs: () => ranges.list,
+    onClaims: () => triggers.waiting(),
     fleet: { image: config.image, imagePullPolicy: config.imagePullPolicy, adminFrom: adminNamespaces(config) },
     clusterDomain: config.clusterDomain,
   });
@@ -95,8 +97,10 @@ export function assemble({ config, log, metrics, identity }: Shared, client: Cli
   const surroundings = () => ({
     scraper,
     grants: config.grants,
-    // Only the leader has claims. The Deployments of slots also show which policy has an address.
-    claims: new Map(),
+    // Only the leader accepts specs. Injection does not depend on the owners of addresses.
+    claims: new Claims(),
+    interned: (policy: EgressPolicy) => policy,
+    acceptedSpecOf: () => undefined,
     blockedCIDRs: ranges.list,
     now: Date.now(),
   });

@@ -1,6 +1,7 @@
 import { createHash } from "node:crypto";
 import { formatAddress, parseAddress } from "../../proxy/policy/cidr.ts";
 import type { EgressPolicySpec } from "../api/egresspolicy.ts";
+import type { Pod } from "../api/objects.ts";
 
 /**
  * Value of the slot label where one Deployment has all addresses. An id of a slot is six hex digits, so it never equals
@@ -51,4 +52,13 @@ export function usedAddresses(spec: EgressPolicySpec): string[] {
 /** Ids of the slots that are not retiring. */
 export function lastingSlots(slots: readonly Slot[]): ReadonlySet<string> {
   return new Set(slots.flatMap(({ id, retiring }) => (retiring ? [] : [id])));
+}
+
+const SOURCE_OPTION = "--source-address=";
+
+/** Canonical address that the proxy of a pod binds, from its arguments; undefined if it binds none. */
+export function boundSource({ spec }: Pod): string | undefined {
+  const args = (spec?.containers ?? []).flatMap((container) => container.args ?? []);
+  const source = args.find((arg) => arg.startsWith(SOURCE_OPTION));
+  return source === undefined ? undefined : canonicalAddress(source.slice(SOURCE_OPTION.length));
 }

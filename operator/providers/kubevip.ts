@@ -8,6 +8,8 @@ import { assignedByBinding } from "./binding.ts";
 import type { Provider } from "./provider.ts";
 
 const DEFAULT_CLASS = "kube-vip.io/kube-vip-class";
+/** Annotation of Services: the addresses that kube-vip assigns to them. */
+export const LOAD_BALANCER_IPS = "kube-vip.io/loadbalancerIPs";
 /** No program listens on this port: the Service holds an address and forwards nothing. */
 const SINK_PORT = 65_534;
 
@@ -43,7 +45,7 @@ export function natGatewayService(
   return {
     apiVersion: "v1",
     kind: "Service",
-    metadata: { ...metadata, annotations: { ...annotations, "kube-vip.io/loadbalancerIPs": slot.source } },
+    metadata: { ...metadata, annotations: { ...annotations, [LOAD_BALANCER_IPS]: slot.source } },
     spec: {
       type: "LoadBalancer",
       loadBalancerClass,

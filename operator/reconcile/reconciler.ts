@@ -1,19 +1,21 @@
 import type { Logger } from "../../proxy/cli/log.ts";
 import type { EgressPolicy, EgressPolicySpec } from "../api/egresspolicy.ts";
 import { RESOURCE } from "../api/kinds.ts";
-import { ANNOTATION, EVENT_REASON, FIELD_MANAGER, FINALIZER, REASON } from "../api/names.ts";
+import { ANNOTATION, childName, EVENT_REASON, FIELD_MANAGER, FINALIZER, REASON, SPEC_KEY } from "../api/names.ts";
+import type { ConfigMap } from "../api/objects.ts";
 import { ApiError, type Client } from "../kube/client.ts";
 import type { Outcome } from "../kube/controller.ts";
 import type { EventRecorder } from "../kube/events.ts";
-import type { KubeObject } from "../kube/resource.ts";
+import { type KubeObject, keyOf } from "../kube/resource.ts";
 import type { Grants } from "../providers/grants.ts";
-import { lastAccepted } from "./decision/accept.ts";
 import { decide, type Effective, type Plan } from "./decision/decide.ts";
 import type { Desired, FleetOptions } from "./decision/desire.ts";
+import { exclusiveAddresses } from "./decision/ownership.ts";
 import { addedWithoutNotice } from "./decision/published-ips.ts";
 import type { Caches } from "./facts/caches.ts";
+import { Claims } from "./facts/claims.ts";
 import type { Facts } from "./facts/facts.ts";
-import { gather, withWritten } from "./facts/gather.ts";
+import { gather, isControlledBy, withWritten } from "./facts/gather.ts";
 import type { StatusScraper } from "./facts/status-scraper.ts";
 import { unpackSpec } from "./objects/configmap.ts";
 import { type Applied, statusOf } from "./status/status.ts";
@@ -37,6 +39,8 @@ export interface ReconcilerOptions {
   log: Logger;
   grants: Grants;
   blockedCIDRs: () => readonly string[];
+  /** The claimed addresses have changed, so another policy may be accepted now. */
+  onClaims: () => void;
   fleet: FleetOptions;
   clusterDomain: string;
   /** Milliseconds since the epoch. */
@@ -83,12 +87,13 @@ export class PolicyReconciler {
   readonly #now: () => number;
   /** Spec by policy uid: the same object as long as its generation is the same, since memos compare it by identity. */
   readonly #specs = new Map<string, { generation: number | undefined; spec: EgressPolicySpec }>();
-  /** Last accepted spec, by policy uid. */
+  /** Last accepted spec, by policy uid, once this process has put it in force. */
   readonly #kept = new Map<string, EgressPolicySpec>();
-  /**
-   * Uid of the policy by accepted exclusive address, so that concurrent reconciles cannot accept one for two policies.
-   */
-  readonly #claims = new Map<string, string>();
+  /** Unpacked specs by ConfigMap. Undefined if it cannot be read. */
+  readonly #stored = new WeakMap<ConfigMap, { spec: EgressPolicySpec | undefined }>();
+  readonly #claims = new Claims();
+  /** Keys of the policies that wait for an address. */
+  readonly #waiting = new Set<string>();
 
   constructor(options: ReconcilerOptions) {
     this.#options = options;
@@ -103,9 +108,7 @@ export class PolicyReconciler {
     const stored = this.#options.caches.policies.get(key);
     if (stored === undefined) return { result: "success" };
     const policy = this.#interned(stored);
-    const { scraper, grants, caches } = this.#options;
-    const blockedCIDRs = this.#options.blockedCIDRs();
-    const facts = gather(caches, policy, { scraper, grants, claims: this.#claims, blockedCIDRs, now: this.#now() });
+    const facts = this.#gather(policy);
     const held = isInUse(facts);
     await this.#setFinalizers(policy, held);
     if (facts.namespaceTerminating || (policy.metadata.deletionTimestamp !== undefined && !held)) {
@@ -114,20 +117,62 @@ export class PolicyReconciler {
     return this.#pursue(facts);
   }
 
+  /** Keys of the policies whose newest or last accepted spec is rejected because of an address of another policy. */
+  get waiting(): Iterable<string> {
+    return this.#waiting;
+  }
+
   /** Removes the state of a deleted policy. */
   forget(policy: EgressPolicy): void {
     const uid = policy.metadata.uid!;
+    const key = keyOf(policy);
     this.#specs.delete(uid);
     this.#kept.delete(uid);
     this.#pods.forget(uid);
     this.#writer.forget(uid);
-    this.#claim(uid, []);
+    this.#waiting.delete(key);
+    this.#claim(key, []);
+  }
+
+  /** The last accepted spec of a policy: from memory, else as its ConfigMap stores it. */
+  acceptedSpecOf(policy: EgressPolicy): EgressPolicySpec | undefined {
+    const { uid, namespace, name } = policy.metadata;
+    // Memory first, since others can write to the ConfigMap.
+    const known = this.#kept.get(uid!);
+    if (known !== undefined) return known;
+    const configMap = this.#options.caches.configMaps.get(`${namespace}/${childName.document(name)}`);
+    if (configMap === undefined || !isControlledBy(configMap, policy)) return undefined;
+    return this.#unpacked(policy, configMap);
+  }
+
+  #unpacked({ metadata: { namespace, name } }: EgressPolicy, configMap: ConfigMap): EgressPolicySpec | undefined {
+    const packed = configMap.binaryData?.[SPEC_KEY];
+    const known = this.#stored.get(configMap);
+    if (packed === undefined || known !== undefined) return known?.spec;
+    let spec: EgressPolicySpec | undefined;
+    try {
+      spec = unpackSpec(packed);
+    } catch (error) {
+      this.#options.log.warn({ namespace, name, err: error }, "cannot read the last accepted spec");
+    }
+    this.#stored.set(configMap, { spec });
+    return spec;
+  }
+
+  #gather(policy: EgressPolicy): Facts {
+    const { caches, scraper, grants } = this.#options;
+    return gather(caches, policy, {
+      ...{ scraper, grants, claims: this.#claims },
+      interned: (other) => this.#interned(other),
+      acceptedSpecOf: (other) => this.acceptedSpecOf(other),
+      blockedCIDRs: this.#options.blockedCIDRs(),
+      now: this.#now(),
+    });
   }
 
   /** Replaces the addresses that a policy claims. */
-  #claim(uid: string, addresses: readonly string[]): void {
-    for (const [address, holder] of this.#claims) if (holder === uid) this.#claims.delete(address);
-    for (const address of addresses) this.#claims.set(address, uid);
+  #claim(key: string, addresses: Iterable<string>): void {
+    if (this.#claims.replace(key, addresses)) this.#options.onClaims();
   }
 
   #interned(policy: EgressPolicy): EgressPolicy {
@@ -158,7 +203,12 @@ export class PolicyReconciler {
   }
 
   async #pursue(facts: Facts): Promise<Outcome> {
-    const plan = decide(facts, () => this.#keptSpec(facts), this.#options.fleet);
+    const { policy } = facts;
+    // Deleted meanwhile: its claims would never be released.
+    if (this.#options.caches.policies.get(keyOf(policy))?.metadata.uid !== policy.metadata.uid) {
+      return { result: "success" };
+    }
+    const plan = decide(facts, () => this.acceptedSpecOf(policy), this.#options.fleet);
     this.#remember(facts.policy, plan);
     const { applied, children } = await this.#carryOut(facts, plan);
     // After a start, proxies are polled before the first status, which would otherwise be wrong for a moment.
@@ -168,15 +218,16 @@ export class PolicyReconciler {
     return this.#outcome(facts, plan.effective, applied);
   }
 
-  /** Keeps an accepted spec, and the addresses that the policy has from now on. */
-  #remember({ metadata, spec }: EgressPolicy, { accepted, effective }: Plan): void {
-    const uid = metadata.uid!;
-    if (accepted !== undefined) this.#kept.set(uid, spec);
-    const exclusive = effective?.provider.shape.kind === "Slots" ? effective.slots : [];
-    this.#claim(
-      uid,
-      exclusive.flatMap(({ address, source }) => [address, source]),
-    );
+  /** Keeps the spec in force, the addresses that the policy has from now on, and whether it waits for others. */
+  #remember(policy: EgressPolicy, { effective, rejection, keptRejection }: Plan): void {
+    const key = keyOf(policy);
+    const waits = [rejection, keptRejection].some((one) => one?.reason === REASON.conflicted);
+    if (waits) this.#waiting.add(key);
+    else this.#waiting.delete(key);
+    // Existing objects are left unchanged, and so are the claims.
+    if (effective === undefined) return;
+    this.#kept.set(policy.metadata.uid!, effective.spec);
+    this.#claim(key, exclusiveAddresses(effective.spec).keys());
   }
 
   /** Applies a plan, and patches pods before and after. */
@@ -191,25 +242,6 @@ export class PolicyReconciler {
     await this.#pods.label(facts, effective, "after");
     await this.#pods.refresh(facts, effective.hash);
     return { applied, children: withWritten(facts.children, written) };
-  }
-
-  /** The last accepted spec, which the ConfigMap of the document also stores. */
-  #keptSpec({ policy, children }: Facts): EgressPolicySpec | undefined {
-    const uid = policy.metadata.uid!;
-    // Memory first, since others can write to the ConfigMap.
-    const known = this.#kept.get(uid);
-    if (known !== undefined) return known;
-    const packed = lastAccepted(policy, children.configMaps);
-    if (packed === undefined) return undefined;
-    try {
-      const spec = unpackSpec(packed);
-      this.#kept.set(uid, spec);
-      return spec;
-    } catch (error) {
-      const { namespace, name } = policy.metadata;
-      this.#options.log.warn({ namespace, name, err: error }, "cannot read the last accepted spec");
-      return undefined;
-    }
   }
 
   async #apply(facts: Facts, desired: Desired, written: KubeObject[]): Promise<Applied> {

@@ -1,8 +1,9 @@
-import type { EgressPolicy } from "../api/egresspolicy.ts";
+import type { EgressPolicy, EgressPolicySpec } from "../api/egresspolicy.ts";
 import { LABEL } from "../api/names.ts";
 import type { Pod } from "../api/objects.ts";
+import { SHARED } from "../fleet/slots.ts";
 import type { Controller } from "../kube/controller.ts";
-import { keyOf } from "../kube/resource.ts";
+import { type KubeObject, keyOf } from "../kube/resource.ts";
 import { providerOf } from "../providers/index.ts";
 import { type CacheListeners, type Caches, ownerOf } from "./facts/caches.ts";
 import type { StatusScraper } from "./facts/status-scraper.ts";
@@ -14,12 +15,12 @@ const COALESCE_MS = 200;
 
 /** Parts of the operator that a change concerns. */
 export interface TriggerTargets {
-  caches: Pick<Caches, "policies">;
+  caches: Pick<Caches, "policies" | "deployments" | "proxies">;
   /** False before every cache has its first complete list. */
   hasSynced(): boolean;
   ranges: Pick<BlockedRanges, "update">;
   scraper: Pick<StatusScraper, "see" | "forget">;
-  reconciler: Pick<PolicyReconciler, "forget">;
+  reconciler: Pick<PolicyReconciler, "forget" | "waiting" | "acceptedSpecOf">;
   controller: Pick<Controller, "enqueue" | "enqueueAfter">;
 }
 
@@ -42,9 +43,8 @@ export class Triggers implements CacheListeners {
     const { controller, reconciler } = this.#targets();
     controller.enqueue(keyOf(policy));
     if (event === "deleted") reconciler.forget(policy);
-    const changed = event !== "updated" || before?.metadata.generation !== policy.metadata.generation;
-    // An address may be free now, or an older policy may request it.
-    if (changed && [policy, before].some((one) => one !== undefined && usesSlots(one))) this.all(usesSlots);
+    // It may have been an older policy that requests an address. Its generation also changes when its deletion begins.
+    if (event !== "updated" || before?.metadata.generation !== policy.metadata.generation) this.waiting();
   };
 
   readonly child = (owner: string): void => this.#targets().controller.enqueueAfter(owner, COALESCE_MS);
@@ -56,20 +56,38 @@ export class Triggers implements CacheListeners {
     else scraper.see(pod, owner);
   };
 
-  readonly slot = (): void => this.all(usesSlots);
+  readonly released = (): void => this.waiting();
+
+  /** Enqueues the policies that wait for an address of another one. */
+  waiting(): void {
+    const { controller, reconciler } = this.#targets();
+    for (const key of reconciler.waiting) controller.enqueue(key);
+  }
 
   /** Slots run on nodes; a Deployment for all addresses does not depend on the list of nodes. */
-  readonly nodes = (): void => this.all(usesSlots);
+  readonly nodes = (): void => this.all((policy) => this.#hasSlots(policy));
+
+  /** Whether a policy requests slots, has them by its last accepted spec, or still runs some of a former spec. */
+  #hasSlots(policy: EgressPolicy): boolean {
+    const { caches, reconciler } = this.#targets();
+    if (usesSlots(policy.spec)) return true;
+    const accepted = reconciler.acceptedSpecOf(policy);
+    if (accepted !== undefined && usesSlots(accepted)) return true;
+    const isSlot = ({ metadata }: KubeObject) => (metadata.labels?.[LABEL.slot] ?? SHARED) !== SHARED;
+    const key = keyOf(policy);
+    return caches.deployments.by("owner", key).some(isSlot) || caches.proxies.by("owner", key).some(isSlot);
+  }
 
   readonly ranges = (): void => {
     const { hasSynced, ranges } = this.#targets();
     if (hasSynced() && ranges.update()) this.all();
   };
 
-  readonly namespace = (name: string): void => this.all(({ metadata }) => metadata.namespace === name);
+  readonly namespace = (name: string): void => {
+    this.all(({ metadata }) => metadata.namespace === name);
+    // No policy of a namespace that terminates blocks others.
+    this.waiting();
+  };
 }
 
-/** Whether a policy has slots, and with them addresses that no other policy may have. */
-function usesSlots({ spec }: EgressPolicy): boolean {
-  return providerOf(spec)?.shape.kind === "Slots";
-}
+const usesSlots = (spec: EgressPolicySpec): boolean => providerOf(spec)?.shape.kind === "Slots";

@@ -13,7 +13,7 @@ import { parseGrants } from "../../operator/providers/grants.ts";
 import { decide } from "../../operator/reconcile/decision/decide.ts";
 import { documentOf } from "../../operator/reconcile/decision/document.ts";
 import { labelPatches } from "../../operator/reconcile/decision/pod-labels.ts";
-import type { Facts } from "../../operator/reconcile/facts/facts.ts";
+import type { Facts, Holder } from "../../operator/reconcile/facts/facts.ts";
 import { type Applied, statusOf } from "../../operator/reconcile/status/status.ts";
 import { withDefaults } from "../harness/defaults.ts";
 
@@ -32,6 +32,8 @@ interface Input {
   /** The spec that was accepted before. */
   kept?: EgressPolicy["spec"];
   others?: EgressPolicy[];
+  /** Other policies that hold exclusive addresses, by address. */
+  holders?: Record<string, Holder>;
   grants?: unknown[];
   blockedCIDRs?: string[];
   nodes?: (Partial<Node> & { name: string } & Pick<ObjectMeta, "labels" | "annotations">)[];
@@ -41,7 +43,6 @@ interface Input {
     source?: string;
     addresses?: string;
     status?: Deployment["status"];
-    holder?: string;
     hpa?: boolean;
   }[];
   /** The published list of before. */
@@ -144,27 +145,19 @@ function factsOf(input: Input): Facts {
       polled: true,
     };
   });
-  const holders = new Map(
-    (input.deployments ?? []).flatMap(({ address, holder }): [string, string][] =>
-      address !== undefined && holder !== undefined ? [[address, holder]] : [],
-    ),
-  );
   return {
     now: NOW,
     policy,
     namespaceTerminating: false,
-    others: input.others ?? [],
-    holderOf: (address) => holders.get(address),
+    others: () => input.others ?? [],
+    holdersOf: (address) => (input.holders?.[address] === undefined ? [] : [input.holders[address]]),
+    acceptedSpecOf: ({ metadata }) => (metadata.uid === policy.metadata.uid ? input.kept : undefined),
     grants: parseGrants(JSON.stringify({ grants: input.grants ?? [] })),
     blockedCIDRs,
     children: {
       configMaps,
       services: new Map(),
-      deployments: new Map(
-        deployments
-          .filter((_, i) => input.deployments![i]!.holder === undefined)
-          .map((one) => [one.metadata.name, one]),
-      ),
+      deployments: new Map(deployments.map((one) => [one.metadata.name, one])),
       others: [],
     },
     proxies,

@@ -11,6 +11,7 @@ import { documentOf } from "../../operator/reconcile/decision/document.ts";
 import { handoverOf } from "../../operator/reconcile/decision/handover.ts";
 import { resolveSpec } from "../../operator/reconcile/decision/resolved-spec.ts";
 import type { Caches } from "../../operator/reconcile/facts/caches.ts";
+import { Claims } from "../../operator/reconcile/facts/claims.ts";
 import type { Facts } from "../../operator/reconcile/facts/facts.ts";
 import { gather } from "../../operator/reconcile/facts/gather.ts";
 import { StatusScraper } from "../../operator/reconcile/facts/status-scraper.ts";
@@ -171,7 +172,12 @@ test("pods that have ended, such as evicted ones, do not count", () => {
   const caches = new Proxy({} as Caches, { get: (_, kind) => cacheOf(kind === "proxies" ? [...pods] : []) });
   const scraper = new StatusScraper({ fetch: () => Promise.reject(new Error()), intervalMs: 1, onChange: () => {} });
   const policy = { metadata: { name: "webhooks", namespace: "convoy", uid: "1" }, spec: {} } as unknown as EgressPolicy;
-  const around = { scraper, grants: parseGrants('{"grants":[]}'), claims: new Map(), blockedCIDRs: [], now: 0 };
+  const around = {
+    ...{ scraper, grants: parseGrants('{"grants":[]}'), blockedCIDRs: [], now: 0 },
+    claims: new Claims(),
+    interned: (one: EgressPolicy) => one,
+    acceptedSpecOf: () => undefined,
+  };
   assert.deepEqual(
     gather(caches, policy, around).proxies.map(({ pod }) => pod.metadata.name),
     ["runs", "waits"],

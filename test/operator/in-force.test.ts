@@ -5,6 +5,7 @@ import { childName, SPEC_KEY } from "../../operator/api/names.ts";
 import type { ConfigMap } from "../../operator/api/objects.ts";
 import { parseGrants } from "../../operator/providers/grants.ts";
 import type { Caches } from "../../operator/reconcile/facts/caches.ts";
+import { Claims } from "../../operator/reconcile/facts/claims.ts";
 import { StatusScraper } from "../../operator/reconcile/facts/status-scraper.ts";
 import { inForce } from "../../operator/reconcile/in-force.ts";
 import { packSpec } from "../../operator/reconcile/objects/configmap.ts";
@@ -43,7 +44,9 @@ const scraper = new StatusScraper({ fetch: () => Promise.reject(new Error()), in
 const around = () => ({
   scraper,
   grants: parseGrants(JSON.stringify({ grants: [] })),
-  claims: new Map<string, string>(),
+  claims: new Claims(),
+  interned: (policy: EgressPolicy) => policy,
+  acceptedSpecOf: () => undefined,
   blockedCIDRs: [],
   now: 0,
 });

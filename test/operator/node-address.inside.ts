@@ -276,7 +276,7 @@ test("an address belongs to one policy with a grant", async () => {
   const loser = await untilCondition(plane, NS, "younger", "Accepted", "False", "Conflicted");
   assert.equal(
     conditionOf(loser, "Accepted")!.message,
-    "spec.staticIPs: 203.0.113.22 belongs to policy convoy/webhooks",
+    "spec.staticIPs[0].address: 203.0.113.22 is held by policy convoy/webhooks; use another address, or remove it there",
   );
   await applyPolicy(plane, "default", "stranger", spec([ip(0)]));
   const stranger = await untilCondition(plane, "default", "stranger", "Accepted", "False", "NotGranted");

@@ -232,10 +232,19 @@ test("rejects an address of another policy until it is free", async () => {
   const loser = await untilCondition(plane, NS, "younger", "Accepted", "False", "Conflicted");
   assert.equal(
     conditionOf(loser, "Accepted")!.message,
-    "spec.staticIPs: 203.0.113.20 belongs to policy convoy/webhooks",
+    "spec.staticIPs[0].address: 203.0.113.20 is held by policy convoy/webhooks; use another address, or remove it there",
   );
   await plane.delete(policyPath(NS, "webhooks"));
   await untilCondition(plane, NS, "younger", "Accepted", "True");
+  const draining = (await pods()).filter(({ metadata: { labels } }) => {
+    return (
+      labels!["egress.outrider.dev/fleet"] === "webhooks" && labels!["egress.outrider.dev/slot"] === slotId(IPS[0])
+    );
+  });
+  assert.deepEqual(
+    draining.map(({ metadata }) => metadata.name),
+    [],
+  );
   await untilCondition(plane, NS, "younger", "Ready", "True");
   await applyPolicy(plane, "default", "stranger", spec([3]));
   const stranger = await untilCondition(plane, "default", "stranger", "Accepted", "False", "NotGranted");

@@ -2,12 +2,13 @@ import { PolicyError } from "../../../proxy/policy/rules.ts";
 import type { EgressPolicy, EgressPolicySpec } from "../../api/egresspolicy.ts";
 import { childName, REASON, type Reason, SPEC_KEY } from "../../api/names.ts";
 import type { ConfigMap } from "../../api/objects.ts";
-import { type Slot, slotsOf } from "../../fleet/slots.ts";
+import { canonicalAddress, slotId } from "../../fleet/slots.ts";
 import { notGranted } from "../../providers/grants.ts";
 import { PROVIDER_NAMES, providerOf } from "../../providers/index.ts";
 import type { Facts } from "../facts/facts.ts";
 import { type Accepted, configMapBytes, MAX_CONFIGMAP_BYTES } from "../objects/configmap.ts";
 import { documentOf } from "./document.ts";
+import { conflictOf } from "./ownership.ts";
 
 /** Why a spec is rejected. The user has to fix it. */
 export interface Rejection {
@@ -15,82 +16,30 @@ export interface Rejection {
   message: string;
 }
 
-/** Order of policies that request the same address: by creation, then by namespace and name (GEP-713). */
-export function isOlder(a: EgressPolicy, b: EgressPolicy): boolean {
-  const key = ({ metadata }: EgressPolicy) => `${metadata.creationTimestamp} ${metadata.namespace}/${metadata.name}`;
-  return key(a) < key(b);
-}
+/** An accepted spec, or why it is rejected. */
+export type Verdict = { accepted: Accepted } | Rejection;
 
-/** A policy that may have slots, with the addresses that it requests. */
-interface Rival {
-  policy: EgressPolicy;
-  addresses: ReadonlySet<string>;
-}
+/** Results of {@link validate} by spec. */
+const validated = new WeakMap<EgressPolicySpec, { blocked: readonly string[]; result: Verdict }>();
 
-/** Other policies that request slots. A policy without a grant cannot have an address, so it does not count. */
-function rivalsOf({ others, grants }: Facts): Rival[] {
-  return others.flatMap((policy): Rival[] => {
-    const provider = providerOf(policy.spec);
-    if (provider?.shape.kind !== "Slots") return [];
-    if (notGranted(grants, policy.metadata.namespace!, provider, policy.spec) !== undefined) return [];
-    return [{ policy, addresses: new Set(slotsOf(policy.spec).flatMap(({ address, source }) => [address, source])) }];
-  });
-}
-
-/**
- * An address that another policy has. A policy that has a slot for an address keeps it. If no policy has one, the
- * oldest policy that requests the address gets it.
- */
-function conflict(facts: Facts, slots: readonly Slot[]): { address: string; winner: EgressPolicy } | undefined {
-  const { policy, others, holderOf } = facts;
-  const rivals = rivalsOf(facts);
-  for (const slot of slots) {
-    const own = [slot.address, slot.source];
-    const holder = own.map(holderOf).find((uid) => uid !== undefined);
-    if (holder === policy.metadata.uid) continue;
-    const older = rivals
-      .filter(({ addresses }) => own.some((address) => addresses.has(address)))
-      .map((rival) => rival.policy)
-      .filter((other) => isOlder(other, policy));
-    const [first, ...rest] = older;
-    const oldest = rest.reduce((found, other) => (isOlder(other, found ?? other) ? other : found), first);
-    const winner = others.find((other) => other.metadata.uid === holder) ?? oldest;
-    if (winner !== undefined) return { address: slot.address, winner };
+/** An address, or the id of a slot, that two slots of one spec share. A Pending address has no slot yet. */
+function repeated(spec: EgressPolicySpec): string | undefined {
+  const taken = new Map<string, string>();
+  for (const [i, ip] of (spec.staticIPs ?? []).entries()) {
+    if (ip.phase === "Pending") continue;
+    const own = new Set([ip.address, ip.sourceAddress ?? ip.address].map(canonicalAddress)).add(slotId(ip.address));
+    const path = `spec.staticIPs[${i}]`;
+    for (const one of own) {
+      const other = taken.get(one);
+      if (other !== undefined) return `${path}: ${one} is also used by ${other}; each slot needs addresses of its own`;
+    }
+    for (const one of own) taken.set(one, path);
   }
   return undefined;
 }
 
-/** An address that two slots of one spec share. */
-function repeated(slots: readonly Slot[]): string | undefined {
-  const taken = new Set<string>();
-  for (const { id, address, source } of slots) {
-    const own = new Set([id, address, source]);
-    if ([...own].some((one) => taken.has(one))) return source;
-    for (const one of own) taken.add(one);
-  }
-  return undefined;
-}
-
-/** Whether the addresses of slots conflict with each other, or with another policy. */
-function judgeSlots(facts: Facts, spec: EgressPolicySpec): Rejection | undefined {
-  const slots = slotsOf(spec);
-  const lost = conflict(facts, slots);
-  if (lost !== undefined) {
-    const { namespace, name } = lost.winner.metadata;
-    return {
-      reason: REASON.conflicted,
-      message: `spec.staticIPs: ${lost.address} belongs to policy ${namespace}/${name}`,
-    };
-  }
-  const twice = repeated(slots);
-  if (twice !== undefined)
-    return { reason: REASON.invalid, message: `spec.staticIPs: ${twice} occurs twice; remove one` };
-  return undefined;
-}
-
-/** Validates the spec of a policy. */
-export function judgeSpec(facts: Facts): { accepted: Accepted } | Rejection {
-  const { policy, grants } = facts;
+/** Validates the spec of a policy by itself: without grants, and without other policies. */
+function validate(policy: EgressPolicy, blockedCIDRs: readonly string[]): Verdict {
   const { spec } = policy;
   const provider = providerOf(spec);
   if (provider === undefined) {
@@ -102,7 +51,7 @@ export function judgeSpec(facts: Facts): { accepted: Accepted } | Rejection {
   }
   let accepted: Accepted;
   try {
-    accepted = documentOf(policy, facts.blockedCIDRs);
+    accepted = documentOf(policy, blockedCIDRs);
   } catch (error) {
     if (!(error instanceof PolicyError)) throw error;
     return { reason: REASON.invalid, message: error.message };
@@ -115,9 +64,27 @@ export function judgeSpec(facts: Facts): { accepted: Accepted } | Rejection {
       message: `spec: the policy document has ${document} bytes, and ${bytes} with the stored spec; a ConfigMap holds at most ${MAX_CONFIGMAP_BYTES}; use fewer hosts, or wildcards`,
     };
   }
-  const refused = notGranted(grants, policy.metadata.namespace!, provider, spec);
-  if (refused !== undefined) return { reason: REASON.notGranted, message: refused };
-  return (provider.shape.kind === "Slots" ? judgeSlots(facts, spec) : undefined) ?? { accepted };
+  const twice = provider.shape.kind === "Slots" ? repeated(spec) : undefined;
+  return twice === undefined ? { accepted } : { reason: REASON.invalid, message: twice };
+}
+
+/** Validates a spec, and whether its namespace may use its provider and addresses. */
+function validateGranted(policy: EgressPolicy, { blockedCIDRs, grants }: Facts): Verdict {
+  const { spec } = policy;
+  const known = validated.get(spec);
+  const result = known?.blocked === blockedCIDRs ? known.result : validate(policy, blockedCIDRs);
+  if (result !== known?.result) validated.set(spec, { blocked: blockedCIDRs, result });
+  if (!("accepted" in result)) return result;
+  const refused = notGranted(grants, policy.metadata.namespace!, providerOf(spec)!, spec);
+  return refused === undefined ? result : { reason: REASON.notGranted, message: refused };
+}
+
+/** Decides whether the spec of a policy is accepted. */
+export function judgeSpec(facts: Facts): Verdict {
+  const result = validateGranted(facts.policy, facts);
+  if (!("accepted" in result)) return result;
+  const conflict = conflictOf(facts, (other) => "accepted" in validateGranted(other, facts));
+  return conflict === undefined ? result : { reason: REASON.conflicted, message: conflict };
 }
 
 /** The last accepted spec as the ConfigMap of a policy stores it; undefined if none was accepted yet. */

@@ -1,7 +1,7 @@
 import { ANNOTATION, childName, LABEL } from "../../api/names.ts";
 import { type Deployment, isRolledOut, isUnschedulable } from "../../api/objects.ts";
 import type { ProxyFacts } from "../../fleet/proxy-status.ts";
-import { canonicalAddress, SHARED, slotId } from "../../fleet/slots.ts";
+import { boundSource, SHARED, slotId } from "../../fleet/slots.ts";
 import { isOnNode } from "../../providers/provider.ts";
 import type { Facts } from "../facts/facts.ts";
 import { annotatedAddresses } from "../placement/placement.ts";
@@ -69,15 +69,6 @@ function addressesOf(deployment: Deployment): FormerAddress[] {
   return address === undefined ? [] : [{ address, source: annotations?.[ANNOTATION.source] ?? address }];
 }
 
-const SOURCE_OPTION = "--source-address=";
-
-/** Address that a proxy binds, from its arguments. */
-function boundSource({ pod }: ProxyFacts): string | undefined {
-  const args = (pod.spec?.containers ?? []).flatMap((container) => container.args ?? []);
-  const source = args.find((arg) => arg.startsWith(SOURCE_OPTION));
-  return source === undefined ? undefined : canonicalAddress(source.slice(SOURCE_OPTION.length));
-}
-
 /** Addresses of the former fleet. For proxies whose Deployment is deleted, only the published list still has them. */
 function formerOf(
   { spec, provider, slots, published }: ResolvedSpec,
@@ -89,7 +80,7 @@ function formerOf(
   const others = noLongerUsed(spec, published).flatMap((address): FormerAddress[] => {
     const proxy = orphans.find(({ slot }) => slot === SHARED || slot === slotId(address));
     if (proxy === undefined || annotated.some((one) => one.address === address)) return [];
-    return [{ address, source: boundSource(proxy) ?? address }];
+    return [{ address, source: boundSource(proxy.pod) ?? address }];
   });
   const addresses = [...annotated, ...others];
   const shared = keep.filter((deployment) => slotLabel(deployment) === SHARED).flatMap(addressesOf);

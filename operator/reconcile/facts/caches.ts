@@ -5,6 +5,7 @@ import type { ConfigMap, Deployment, EndpointSlice, Node, Pod, Service, ServiceC
 import { optIn } from "../../injection/inject.ts";
 import { type Cache, type Informers, type OnChange, withoutManagedFields } from "../../kube/informers.ts";
 import type { KubeObject } from "../../kube/resource.ts";
+import { heldByDeployment, heldByProxy, heldByService } from "./held-addresses.ts";
 
 /** Label that names the policy of an object. Each kind has its own, since users set `policy` on pods as they like. */
 type OwnerLabel = typeof LABEL.policy | typeof LABEL.fleet | typeof LABEL.injected;
@@ -72,11 +73,14 @@ function podParts(pod: KubeObject): KubeObject {
   return { apiVersion: pod.apiVersion, kind: pod.kind, metadata };
 }
 
-/** Addresses of a slot's Deployment: the static IP and the address that its proxy binds. */
-const slotAddresses = ({ metadata: { annotations } }: KubeObject): string[] =>
-  [...new Set([annotations?.[ANNOTATION.address], annotations?.[ANNOTATION.source]])].filter(
-    (one) => one !== undefined,
-  );
+/** Handler that notices when an object of a slot no longer holds an address. */
+function released<T extends KubeObject>(held: (object: T) => string[], { released }: CacheListeners): OnChange<T> {
+  return (event, object, before) => {
+    if (before === undefined) return;
+    const now = event === "deleted" ? [] : held(object);
+    if (held(before).some((one) => !now.includes(one))) released();
+  };
+}
 
 /** Excludes pods that have ended: they send nothing, and finished pods of a Job exist until a user deletes them. */
 const RUNNING = "status.phase!=Succeeded,status.phase!=Failed";
@@ -114,8 +118,8 @@ export interface CacheListeners {
   /** An object of a policy, a pod of its fleet, or a pod that uses it changed. `owner`: key of the policy. */
   child(owner: string): void;
   proxy: OnChange<Pod>;
-  /** The Deployment of a slot was created or deleted, so an address may be free. */
-  slot(): void;
+  /** A Deployment, a Service or a proxy of a slot no longer holds an address, which may be free now. */
+  released(): void;
   /** Nodes, services or API servers changed. */
   ranges(): void;
   /** A node was added or removed, or its labels, taints or addresses changed. */
@@ -144,11 +148,20 @@ function childBy(label: OwnerLabel, { child }: CacheListeners): OnChange<KubeObj
 /** Policies, and the objects that they own. */
 function addOwnedCaches(informers: Informers, listeners: CacheListeners): Omit<PolicyCaches, "proxies" | "pods"> {
   const child = childBy(LABEL.policy, listeners);
+  const serviceReleased = released(heldByService, listeners);
+  const deploymentReleased = released(heldByDeployment, listeners);
   const owned = { labelSelector: fleetSelector, indexes: { owner: ownedBy(LABEL.policy) } };
   return {
     policies: informers.add(RESOURCE.policy, listeners.policy),
     configMaps: informers.add<ConfigMap>(RESOURCE.configMap, child, owned),
-    services: informers.add<Service>(RESOURCE.service, child, owned),
+    services: informers.add<Service>(
+      RESOURCE.service,
+      (event, object, before) => {
+        child(event, object, before);
+        serviceReleased(event, object, before);
+      },
+      { ...owned, indexes: { ...owned.indexes, held: heldByService } },
+    ),
     accounts: informers.add<KubeObject>(RESOURCE.serviceAccount, child, owned),
     budgets: informers.add<KubeObject>(RESOURCE.pdb, child, owned),
     networkPolicies: informers.add<KubeObject>(RESOURCE.networkPolicy, child, owned),
@@ -156,9 +169,9 @@ function addOwnedCaches(informers: Informers, listeners: CacheListeners): Omit<P
       RESOURCE.deployment,
       (event, object, before) => {
         child(event, object, before);
-        if (event !== "updated" && object.metadata.annotations?.[ANNOTATION.address] !== undefined) listeners.slot();
+        deploymentReleased(event, object, before);
       },
-      { ...owned, indexes: { ...owned.indexes, address: slotAddresses }, transform: replicaManagers },
+      { ...owned, indexes: { ...owned.indexes, held: heldByDeployment }, transform: replicaManagers },
     ),
   };
 }
@@ -166,14 +179,16 @@ function addOwnedCaches(informers: Informers, listeners: CacheListeners): Omit<P
 /** Proxy pods, and the metadata of all pods. */
 function addPodCaches(informers: Informers, listeners: CacheListeners): Pick<PolicyCaches, "proxies" | "pods"> {
   const ofFleet = childBy(LABEL.fleet, listeners);
+  const proxyReleased = released(heldByProxy, listeners);
   return {
     proxies: informers.add<Pod>(
       RESOURCE.pod,
       (event, object, before) => {
         listeners.proxy(event, object, before);
         ofFleet(event, object, before);
+        proxyReleased(event, object, before);
       },
-      { labelSelector: fleetSelector, indexes: { owner: ownedBy(LABEL.fleet) } },
+      { labelSelector: fleetSelector, indexes: { owner: ownedBy(LABEL.fleet), held: heldByProxy } },
     ),
     pods: informers.add<KubeObject>(
       RESOURCE.pod,

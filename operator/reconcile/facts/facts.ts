@@ -1,4 +1,4 @@
-import type { EgressPolicy } from "../../api/egresspolicy.ts";
+import type { EgressPolicy, EgressPolicySpec } from "../../api/egresspolicy.ts";
 import type { ConfigMap, Deployment, Node, Service } from "../../api/objects.ts";
 import type { ProxyFacts } from "../../fleet/proxy-status.ts";
 import type { KubeObject, ObjectMeta } from "../../kube/resource.ts";
@@ -18,16 +18,26 @@ export interface RequestingPod {
   namespaceLabels: Readonly<Record<string, string>> | undefined;
 }
 
+/** A policy that holds an exclusive address. */
+export interface Holder {
+  /** Key (namespace/name) of the policy, which may be deleted. */
+  policy: string;
+  /** Only objects that are about to end hold the address: proxies that drain, or the Service of their slot. */
+  draining: boolean;
+}
+
 /** Snapshot of all that decisions about one policy depend on. */
 export interface Facts {
   /** Milliseconds since the epoch. */
   now: number;
   policy: EgressPolicy;
   namespaceTerminating: boolean;
-  /** All other policies. */
-  others: readonly EgressPolicy[];
-  /** Uid of the policy that has a slot for an address, or binds it. */
-  holderOf(address: string): string | undefined;
+  /** All other policies now, except those in namespaces that terminate. */
+  others(): readonly EgressPolicy[];
+  /** Policies that hold an exclusive address now: more than one only in a state that an earlier version left. */
+  holdersOf(address: string): readonly Holder[];
+  /** Last accepted spec of this or another policy. The same object as its newest spec if that is accepted. */
+  acceptedSpecOf(policy: EgressPolicy): EgressPolicySpec | undefined;
   grants: Grants;
   /** Ranges of this cluster that no target may be in, besides the special-purpose ones. */
   blockedCIDRs: readonly string[];

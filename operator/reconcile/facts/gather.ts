@@ -6,15 +6,19 @@ import { canonicalAddress, SHARED } from "../../fleet/slots.ts";
 import type { KubeObject } from "../../kube/resource.ts";
 import type { Grants } from "../../providers/grants.ts";
 import type { Caches } from "./caches.ts";
+import type { Claims } from "./claims.ts";
 import type { Children, Facts } from "./facts.ts";
+import { holdersIn } from "./holders.ts";
 import type { StatusScraper } from "./status-scraper.ts";
 
 /** Inputs of facts besides the caches. */
 export interface Surroundings {
   scraper: Pick<StatusScraper, "latest">;
   grants: Grants;
-  /** Accepted exclusive addresses, with the uid of their policy. */
-  claims: ReadonlyMap<string, string>;
+  claims: Pick<Claims, "ownerOf">;
+  /** A policy with its newest spec as the same object as long as its generation is the same. */
+  interned(policy: EgressPolicy): EgressPolicy;
+  acceptedSpecOf: Facts["acceptedSpecOf"];
   /** The same array as long as the ranges are the same: memos compare it by identity. */
   blockedCIDRs: readonly string[];
   now: number;
@@ -45,12 +49,15 @@ export function isControlledBy(object: KubeObject, policy: EgressPolicy): boolea
   );
 }
 
-/** Uid of the policy that has an address: by its claim, or by the Deployment of its slot. */
-function holderIn(caches: Caches, claims: ReadonlyMap<string, string>, address: string): string | undefined {
-  const owners = caches.deployments
-    .by("address", address)
-    .map(({ metadata }) => metadata.ownerReferences?.find(({ controller }) => controller === true)?.uid);
-  return claims.get(address) ?? owners.find((uid) => uid !== undefined);
+/** Whether a namespace terminates. False if namespaces are not watched. */
+const isTerminating = ({ namespaces }: Caches, name: string): boolean =>
+  namespaces?.get(name)?.status?.phase === "Terminating";
+
+/** All other policies. In a namespace that terminates, no policy is reconciled, so none there can be accepted. */
+function othersThan(uid: string | undefined, caches: Caches): EgressPolicy[] {
+  return caches.policies
+    .list()
+    .filter(({ metadata }) => metadata.uid !== uid && !isTerminating(caches, metadata.namespace!));
 }
 
 /** Gathers the facts of a policy from the caches. */
@@ -62,9 +69,10 @@ export function gather(caches: Caches, policy: EgressPolicy, around: Surrounding
   return {
     now: around.now,
     policy,
-    namespaceTerminating: space?.status?.phase === "Terminating",
-    others: caches.policies.list().filter((other) => other.metadata.uid !== uid),
-    holderOf: (address) => holderIn(caches, around.claims, address),
+    namespaceTerminating: isTerminating(caches, namespace!),
+    others: () => othersThan(uid, caches).map(around.interned),
+    holdersOf: (address) => holdersIn(caches, around.claims, address),
+    acceptedSpecOf: around.acceptedSpecOf,
     grants: around.grants,
     blockedCIDRs: around.blockedCIDRs,
     children: {

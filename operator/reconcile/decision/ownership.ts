@@ -1,0 +1,128 @@
+import type { EgressPolicy, EgressPolicySpec } from "../../api/egresspolicy.ts";
+import { canonicalAddress } from "../../fleet/slots.ts";
+import { keyOf } from "../../kube/resource.ts";
+import { notGranted } from "../../providers/grants.ts";
+import { providerOf } from "../../providers/index.ts";
+import type { Facts, Holder } from "../facts/facts.ts";
+
+/** Addresses by spec: reading them takes 0.1 ms, and a decision may need those of many policies. */
+const memo = new WeakMap<EgressPolicySpec, ReadonlyMap<string, string>>();
+
+/**
+ * Addresses of a spec that no other policy may have, with the field of each: its static IPs and the addresses that
+ * proxies bind. Pending ones are among them, since they are published. Empty for providers without slots.
+ */
+export function exclusiveAddresses(spec: EgressPolicySpec): ReadonlyMap<string, string> {
+  const known = memo.get(spec);
+  if (known !== undefined) return known;
+  const found = new Map<string, string>();
+  const ips = providerOf(spec)?.shape.kind === "Slots" ? (spec.staticIPs ?? []) : [];
+  for (const [i, ip] of ips.entries()) {
+    for (const key of ["address", "sourceAddress"] as const) {
+      const address = ip[key] === undefined ? undefined : canonicalAddress(ip[key]);
+      if (address !== undefined && !found.has(address)) found.set(address, `spec.staticIPs[${i}].${key}`);
+    }
+  }
+  memo.set(spec, found);
+  return found;
+}
+
+/** Order of policies that request the same address: by creation, then by namespace and name (GEP-713). */
+export function isOlder(a: EgressPolicy, b: EgressPolicy): boolean {
+  const key = ({ metadata }: EgressPolicy) => `${metadata.creationTimestamp} ${metadata.namespace}/${metadata.name}`;
+  return key(a) < key(b);
+}
+
+const byAge = (a: EgressPolicy, b: EgressPolicy): number => (isOlder(a, b) ? -1 : 1);
+
+const FIX = "; use another address, or remove it there";
+
+/** Owners of exclusive addresses, as one decision sees them. */
+class Owners {
+  readonly #facts: Facts;
+  #policies: EgressPolicy[] | undefined;
+
+  constructor(facts: Facts) {
+    this.#facts = facts;
+  }
+
+  /** All policies, oldest first. Sorted only if an address is not claimed. */
+  get policies(): readonly EgressPolicy[] {
+    this.#policies ??= [this.#facts.policy, ...this.#facts.others()].sort(byAge);
+    return this.#policies;
+  }
+
+  /**
+   * Owner of an address: the policy that holds it, else the one that has it in its last accepted spec, such as a
+   * Pending address after a restart. Of several ones, which an earlier version allowed, the oldest policy.
+   */
+  of(address: string): Holder | undefined {
+    const holders = this.#facts.holdersOf(address);
+    if (holders.length === 0) return this.#reserved(address);
+    if (holders.length === 1) return holders[0];
+    const byKey = new Map(holders.map((holder) => [holder.policy, holder]));
+    const oldest = this.policies.find((policy) => byKey.has(keyOf(policy)));
+    return byKey.get(oldest === undefined ? [...byKey.keys()].sort()[0]! : keyOf(oldest));
+  }
+
+  #reserved(address: string): Holder | undefined {
+    const { acceptedSpecOf, grants } = this.#facts;
+    const found = this.policies.find((policy) => {
+      const spec = acceptedSpecOf(policy);
+      if (spec === undefined || !exclusiveAddresses(spec).has(address)) return false;
+      // A grant may have been revoked. Proxies that still run hold their addresses.
+      return notGranted(grants, policy.metadata.namespace!, providerOf(spec)!, spec) === undefined;
+    });
+    return found === undefined ? undefined : { policy: keyOf(found), draining: false };
+  }
+}
+
+/**
+ * Older policies that win free addresses, by address: those that could be accepted now. Each takes all of its addresses
+ * or none, in the order of age. So a policy that is rejected blocks no other, and the oldest policy whose addresses are
+ * all free is always accepted.
+ */
+function winnersOf(
+  { policy, acceptedSpecOf }: Facts,
+  owners: Owners,
+  isValid: (policy: EgressPolicy) => boolean,
+): ReadonlyMap<string, EgressPolicy> {
+  const winners = new Map<string, EgressPolicy>();
+  for (const other of owners.policies) {
+    if (!isOlder(other, policy)) break;
+    // An accepted spec holds its addresses already.
+    if (other.metadata.deletionTimestamp !== undefined || acceptedSpecOf(other) === other.spec) continue;
+    const wanted = [...exclusiveAddresses(other.spec).keys()];
+    const key = keyOf(other);
+    const isFree = (address: string) => !winners.has(address) && (owners.of(address)?.policy ?? key) === key;
+    if (wanted.length === 0 || !wanted.every(isFree) || !isValid(other)) continue;
+    for (const address of wanted) winners.set(address, other);
+  }
+  return winners;
+}
+
+/**
+ * Why a policy may not have the exclusive addresses of its spec; undefined if each is free or its own. `isValid`:
+ * whether a spec would be accepted if its addresses were free.
+ */
+export function conflictOf(facts: Facts, isValid: (policy: EgressPolicy) => boolean): string | undefined {
+  const { policy } = facts;
+  const own = keyOf(policy);
+  const owners = new Owners(facts);
+  const free: string[] = [];
+  const wanted = exclusiveAddresses(policy.spec);
+  for (const [address, field] of wanted) {
+    const owner = owners.of(address);
+    if (owner === undefined) free.push(address);
+    else if (owner.policy !== own) {
+      const until = owner.draining ? " until its proxies on this address have ended" : FIX;
+      return `${field}: ${address} is held by policy ${owner.policy}${until}`;
+    }
+  }
+  if (free.length === 0) return undefined;
+  const winners = winnersOf(facts, owners, isValid);
+  const lost = free.find((address) => winners.has(address));
+  if (lost === undefined) return undefined;
+  const winner = keyOf(winners.get(lost)!);
+  return `${wanted.get(lost)}: ${lost} is requested by policy ${winner}, which is older${FIX}`;
+}
