@@ -33,14 +33,13 @@ export function isOlder(a: EgressPolicy, b: EgressPolicy): boolean {
   return key(a) < key(b);
 }
 
-const byAge = (a: EgressPolicy, b: EgressPolicy): number => (isOlder(a, b) ? -1 : 1);
-
 const FIX = "; use another address, or remove it there";
 
 /** Owners of exclusive addresses, as one decision sees them. */
 class Owners {
   readonly #facts: Facts;
-  #policies: EgressPolicy[] | undefined;
+  #policies: readonly EgressPolicy[] | undefined;
+  #reserved: ReadonlyMap<string, Holder> | undefined;
 
   constructor(facts: Facts) {
     this.#facts = facts;
@@ -48,7 +47,7 @@ class Owners {
 
   /** All policies, oldest first. Sorted only if an address is not claimed. */
   get policies(): readonly EgressPolicy[] {
-    this.#policies ??= [this.#facts.policy, ...this.#facts.others()].sort(byAge);
+    this.#policies ??= [this.#facts.policy, ...this.#facts.others()].sort((a, b) => (isOlder(a, b) ? -1 : 1));
     return this.#policies;
   }
 
@@ -58,45 +57,84 @@ class Owners {
    */
   of(address: string): Holder | undefined {
     const holders = this.#facts.holdersOf(address);
-    if (holders.length === 0) return this.#reserved(address);
+    if (holders.length === 0) {
+      this.#reserved ??= reservedOf(this.#facts, this.policies);
+      return this.#reserved.get(address);
+    }
     if (holders.length === 1) return holders[0];
     const byKey = new Map(holders.map((holder) => [holder.policy, holder]));
     const oldest = this.policies.find((policy) => byKey.has(keyOf(policy)));
     return byKey.get(oldest === undefined ? [...byKey.keys()].sort()[0]! : keyOf(oldest));
   }
+}
 
-  #reserved(address: string): Holder | undefined {
-    const { acceptedSpecOf, grants } = this.#facts;
-    const found = this.policies.find((policy) => {
-      const spec = acceptedSpecOf(policy);
-      if (spec === undefined || !exclusiveAddresses(spec).has(address)) return false;
-      // A grant may have been revoked. Proxies that still run hold their addresses.
-      return notGranted(grants, policy.metadata.namespace!, providerOf(spec)!, spec) === undefined;
-    });
-    return found === undefined ? undefined : { policy: keyOf(found), draining: false };
+/** Addresses of last accepted specs. A grant may have been revoked; proxies that still run hold their addresses. */
+function reservedOf({ acceptedSpecOf, grants }: Facts, policies: readonly EgressPolicy[]): ReadonlyMap<string, Holder> {
+  const reserved = new Map<string, Holder>();
+  for (const policy of policies) {
+    const spec = acceptedSpecOf(policy);
+    if (spec === undefined) continue;
+    const addresses = exclusiveAddresses(spec);
+    if (addresses.size === 0) continue;
+    if (notGranted(grants, policy.metadata.namespace!, providerOf(spec)!, spec) !== undefined) continue;
+    const holder = { policy: keyOf(policy), draining: false };
+    for (const address of addresses.keys()) if (!reserved.has(address)) reserved.set(address, holder);
   }
+  return reserved;
+}
+
+/** Older policies that wait for addresses, oldest first. */
+function waitingBefore({ policy, acceptedSpecOf }: Facts, policies: readonly EgressPolicy[]): EgressPolicy[] {
+  return policies.filter((other) => {
+    if (!isOlder(other, policy) || other.metadata.deletionTimestamp !== undefined) return false;
+    // An accepted spec holds its addresses already.
+    return acceptedSpecOf(other) !== other.spec && exclusiveAddresses(other.spec).size > 0;
+  });
+}
+
+/** The policies of a list that request one of the addresses, or an address of such a policy, and so on. */
+function related(policies: readonly EgressPolicy[], addresses: readonly string[]): ReadonlySet<EgressPolicy> {
+  const byAddress = new Map<string, EgressPolicy[]>();
+  for (const policy of policies) {
+    for (const address of exclusiveAddresses(policy.spec).keys()) {
+      const known = byAddress.get(address);
+      if (known === undefined) byAddress.set(address, [policy]);
+      else known.push(policy);
+    }
+  }
+  const found = new Set<EgressPolicy>();
+  // A set that grows while it is iterated over: each address is visited once.
+  const reached = new Set(addresses);
+  for (const address of reached) {
+    for (const policy of byAddress.get(address) ?? []) {
+      if (found.has(policy)) continue;
+      found.add(policy);
+      for (const one of exclusiveAddresses(policy.spec).keys()) reached.add(one);
+    }
+  }
+  return found;
 }
 
 /**
  * Older policies that win free addresses, by address: those that could be accepted now. Each takes all of its addresses
  * or none, in the order of age. So a policy that is rejected blocks no other, and the oldest policy whose addresses are
- * all free is always accepted.
+ * all free is always accepted. `free`: addresses that matter.
  */
 function winnersOf(
-  { policy, acceptedSpecOf }: Facts,
+  facts: Facts,
   owners: Owners,
+  free: readonly string[],
   isValid: (policy: EgressPolicy) => boolean,
 ): ReadonlyMap<string, EgressPolicy> {
   const winners = new Map<string, EgressPolicy>();
-  for (const other of owners.policies) {
-    if (!isOlder(other, policy)) break;
-    // An accepted spec holds its addresses already.
-    if (other.metadata.deletionTimestamp !== undefined || acceptedSpecOf(other) === other.spec) continue;
-    const wanted = [...exclusiveAddresses(other.spec).keys()];
-    const key = keyOf(other);
-    const isFree = (address: string) => !winners.has(address) && (owners.of(address)?.policy ?? key) === key;
-    if (wanted.length === 0 || !wanted.every(isFree) || !isValid(other)) continue;
-    for (const address of wanted) winners.set(address, other);
+  const waiting = waitingBefore(facts, owners.policies);
+  const rivals = related(waiting, free);
+  for (const rival of waiting.filter((one) => rivals.has(one))) {
+    const wanted = [...exclusiveAddresses(rival.spec).keys()];
+    const key = keyOf(rival);
+    if (wanted.some((address) => winners.has(address)) || !isValid(rival)) continue;
+    if (wanted.some((address) => (owners.of(address)?.policy ?? key) !== key)) continue;
+    for (const address of wanted) winners.set(address, rival);
   }
   return winners;
 }
@@ -120,7 +158,7 @@ export function conflictOf(facts: Facts, isValid: (policy: EgressPolicy) => bool
     }
   }
   if (free.length === 0) return undefined;
-  const winners = winnersOf(facts, owners, isValid);
+  const winners = winnersOf(facts, owners, free, isValid);
   const lost = free.find((address) => winners.has(address));
   if (lost === undefined) return undefined;
   const winner = keyOf(winners.get(lost)!);
