@@ -396,15 +396,17 @@ test("of two policies that already share an address, the oldest keeps it", () =>
   const world = new World();
   world.edit("convoy/older", specOf([{ address: ip(1) }]));
   world.edit("billing/younger", specOf([{ address: ip(1) }]));
-  world.reconcile("convoy/older");
-  const forged = new World();
-  forged.edit("unused/unused", specOf([{ address: ip(9) }]));
-  forged.edit("billing/younger", specOf([{ address: ip(1) }]));
-  forged.reconcile("billing/younger");
-  for (const object of forged.deployments.list()) world.deployments.set(object);
+  const other = new World();
+  other.edit("convoy/older", specOf([{ address: ip(1) }]));
+  other.reconcile("convoy/older");
+  const younger = new World();
+  younger.edit("billing/younger", specOf([{ address: ip(1) }]));
+  younger.reconcile("billing/younger");
+  // The Deployment of the younger policy is found first.
+  for (const object of [...younger.deployments.list(), ...other.deployments.list()]) world.deployments.set(object);
   for (const first of ["convoy/older", "billing/younger"]) {
     world.restart(ALL);
-    const verdicts = [first, "convoy/older", "billing/younger"].map((key) => messageOf(world.reconcile(key, false)));
+    const verdicts = [first, "convoy/older", "billing/younger"].map((one) => messageOf(world.reconcile(one, false)));
     assert.equal(verdicts[1], "accepted");
     assert.match(verdicts[2]!, /is held by policy convoy\/older/);
   }
