@@ -6,7 +6,7 @@ import { LABEL } from "../../operator/api/names.ts";
 import type { Pod } from "../../operator/api/objects.ts";
 import { slotId } from "../../operator/fleet/slots.ts";
 import type { KubeObject } from "../../operator/kube/resource.ts";
-import { type ControlPlane, controlPlaneMissing, startControlPlane } from "../cluster/control-plane.ts";
+import { BOOT, type ControlPlane, controlPlaneMissing, startControlPlane } from "../cluster/control-plane.ts";
 import {
   applyPolicy,
   conditionOf,
@@ -26,6 +26,8 @@ import {
 
 const OPTIONS = { kwokNodes: 3, realProxies: true };
 const skip = controlPlaneMissing(OPTIONS) ?? false;
+/** Restarts of the operator, and garbage collection, on a busy machine. */
+const SLOW = { skip, timeout: 240_000 };
 const SPACES = ["billing", "convoy"] as const;
 let plane: ControlPlane;
 let operator: Operator;
@@ -60,7 +62,7 @@ before(async () => {
     `grants: [{namespaces: [${SPACES.join()}], providers: [KubeVIP], staticIPs: [203.0.113.0/24, 10.0.4.0/24]}]\n`,
   );
   await start();
-});
+}, BOOT);
 after(async () => {
   if (skip) return;
   await operator.stop();
@@ -110,7 +112,7 @@ const slotPaths = (namespace: string, policy: string, address: string) => ({
   service: `/api/v1/namespaces/${namespace}/services/${policy}-egress-${slotId(address)}`,
 });
 
-test("rejects the source address of another policy, across namespaces", { skip }, async () => {
+test("rejects the source address of another policy, across namespaces", SLOW, async () => {
   await applyPolicy(plane, "convoy", "victim", specOf([{ address: ip(10), sourceAddress: source(10) }]));
   await accepted("convoy", "victim");
   const own = specOf([{ address: ip(11), sourceAddress: source(11) }]);
@@ -178,7 +180,7 @@ test("offers a changed source address after the old proxy has ended", { skip }, 
   await accepted("billing", "waiter");
 });
 
-test("holds the addresses of a deleted policy until its last proxy has ended", { skip }, async () => {
+test("holds the addresses of a deleted policy until its last proxy has ended", SLOW, async () => {
   const spec = specOf([{ address: ip(40), sourceAddress: source(40) }]);
   await applyPolicy(plane, "convoy", "deleted", spec);
   await untilPod("convoy", "deleted", ip(40));
@@ -206,7 +208,7 @@ test("holds the addresses of a deleted policy until its last proxy has ended", {
   await accepted("billing", "cousin");
 });
 
-test("a proxy that has ended holds no address, although its pod exists", { skip }, async () => {
+test("a proxy that has ended holds no address, although its pod exists", SLOW, async () => {
   await applyPolicy(plane, "convoy", "evicted", specOf([{ address: ip(45) }]));
   await untilPod("convoy", "evicted", ip(45));
   await applyPolicy(plane, "billing", "follower", specOf([{ address: ip(45) }]));
@@ -220,7 +222,7 @@ test("a proxy that has ended holds no address, although its pod exists", { skip 
   await accepted("billing", "follower");
 });
 
-test("reserves Pending addresses, also after a restart", { skip }, async () => {
+test("reserves Pending addresses, also after a restart", SLOW, async () => {
   const used = { address: ip(50) };
   const owner = specOf([used, { address: ip(51), phase: "Pending" }]);
   await applyPolicy(plane, "convoy", "planner", owner);
