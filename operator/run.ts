@@ -89,11 +89,22 @@ function makeElection({ config, log, metrics, identity }: Shared, client: Client
   });
 }
 
-/** Waits for the caches and the Lease, then reconciles. Returns the timer of resyncs. */
-async function lead({ config, log }: Shared, parts: Parts, election: LeaseElection | undefined) {
+/**
+ * Waits for the caches and the Lease, then reconciles. `ended`: aborted when the shutdown begins. Returns the timer of
+ * resyncs; undefined if the shutdown was first.
+ */
+async function lead(
+  { config, log }: Shared,
+  parts: Parts,
+  election: LeaseElection | undefined,
+  ended: AbortSignal,
+): Promise<NodeJS.Timeout | undefined> {
   await parts.informers.synced();
   log.info("all objects are listed");
   await election?.start();
+  // The former leader has written until now, and the watches may not have reported it yet.
+  await parts.informers.catchUp();
+  if (ended.aborted) return undefined;
   parts.ranges.update();
   parts.scraper.start();
   parts.controller.start();
@@ -135,12 +146,14 @@ export async function runOperator(argv: readonly string[]): Promise<number> {
   if (config.leaderElect) election = makeElection(shared, clients.lease, parts, onLost);
   parts.informers.start();
   let resync: NodeJS.Timeout | undefined;
-  const leading = lead(shared, parts, election).then((timer) => {
+  const ended = new AbortController();
+  const leading = lead(shared, parts, election, ended.signal).then((timer) => {
     resync = timer;
   });
   leading.catch((error: unknown) => log.error({ err: error }, "cannot lead"));
   const end = Promise.race([signal, lost.promise]);
   const why = await Promise.race([end, leading.then(() => end)]);
+  ended.abort();
   log.info({ why }, "shutting down");
   clearInterval(resync);
   return shutDown(parts, election, webhook, hasLost, () => {

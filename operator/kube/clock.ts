@@ -31,6 +31,12 @@ export function sleep(clock: Clock, ms: number, signal: AbortSignal): Promise<vo
   });
 }
 
+/** Resolves as soon as the signal is aborted. */
+export function aborted(signal: AbortSignal): Promise<void> {
+  if (signal.aborted) return Promise.resolve();
+  return new Promise((resolve) => signal.addEventListener("abort", () => resolve(), { once: true }));
+}
+
 /** Back-off after a number of failures in a row, in milliseconds. It doubles up to a maximum, with a jitter of 20 %. */
 export function backOff(failures: number, firstMs: number, maxMs: number, random: () => number): number {
   const full = Math.min(firstMs * 2 ** Math.min(failures - 1, 64), maxMs);

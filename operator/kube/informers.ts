@@ -11,6 +11,10 @@ export interface Cache<T extends KubeObject> {
   get(key: string): T | undefined;
   by(index: string, value: string): T[];
   list(): T[];
+  /**
+   * Resolves when the cache has everything that the API server has now. For a cache that a live read has contradicted.
+   */
+  catchUp(): Promise<void>;
 }
 
 /** Handler of a change of a cached object. */
@@ -22,6 +26,7 @@ export interface InformerOptions {
   metrics: KubeMetrics;
   /** Namespaces to watch; empty: all. */
   namespaces: readonly string[];
+  /** Interval of comparing caches with the API server. */
   resyncMs: number;
 }
 
@@ -32,6 +37,8 @@ export interface CacheOptions<T extends KubeObject> {
   /** Watches this namespace alone. */
   namespace?: string;
   metadataOnly?: boolean;
+  /** Longest interval of comparing this cache with the API server. For kinds with few objects. */
+  compareMs?: number;
   indexes?: Record<string, (object: T) => readonly string[]>;
   /** Drops what is not needed. Default: managedFields. */
   transform?: (object: T) => T;
@@ -47,7 +54,10 @@ export function withoutManagedFields<T extends KubeObject>(object: T): T {
 export class Informers {
   readonly #options: InformerOptions;
   readonly #outage: Outage;
-  readonly #reflectors: Pick<Reflector<KubeObject>, "synced" | "start" | "retry" | "stop" | "hasSynced">[] = [];
+  readonly #reflectors: {
+    resource: Resource;
+    reflector: Pick<Reflector<KubeObject>, "synced" | "start" | "retry" | "stop" | "hasSynced" | "catchUp">;
+  }[] = [];
 
   constructor(options: InformerOptions) {
     this.#options = options;
@@ -57,23 +67,26 @@ export class Informers {
   /** Adds the cache of a kind: one watch for all namespaces, or one for each configured namespace. */
   add<T extends KubeObject>(resource: Resource, onChange: OnChange<T>, options: CacheOptions<T> = {}): Cache<T> {
     const { client, log, metrics, resyncMs } = this.#options;
-    const { namespace, transform = withoutManagedFields, ...rest } = options;
+    const { namespace, transform = withoutManagedFields, compareMs = resyncMs, ...rest } = options;
     const reflectors = this.#scopes(resource, namespace).map(
       (scope) =>
         new Reflector<T>({
           ...{ client, resource, log, metrics, onChange, transform },
           outage: this.#outage,
-          relistMs: resyncMs,
+          relistMs: Math.min(compareMs, resyncMs),
           namespace: scope,
           ...rest,
         }),
     );
-    this.#reflectors.push(...reflectors);
+    this.#reflectors.push(...reflectors.map((reflector) => ({ resource, reflector })));
     const stores = reflectors.map((reflector) => reflector.store);
     return {
       get: (key) => stores.map((store) => store.get(key)).find((object) => object !== undefined),
       by: (index, value) => stores.flatMap((store) => store.by(index, value)),
       list: () => stores.flatMap((store) => store.list()),
+      catchUp: async () => {
+        await Promise.all(reflectors.map((reflector) => reflector.catchUp("doubt")));
+      },
     };
   }
 
@@ -85,24 +98,40 @@ export class Informers {
   }
 
   start(): void {
-    for (const reflector of this.#reflectors) reflector.start();
+    for (const { reflector } of this.#reflectors) reflector.start();
   }
 
   /** Ends every back-off: the next attempts start now. */
   retry(): void {
-    for (const reflector of this.#reflectors) reflector.retry();
+    for (const { reflector } of this.#reflectors) reflector.retry();
   }
 
   /** Resolves when every cache has its first complete list. */
   async synced(): Promise<void> {
-    await Promise.all(this.#reflectors.map((reflector) => reflector.synced()));
+    await Promise.all(this.#reflectors.map(({ reflector }) => reflector.synced()));
+  }
+
+  /**
+   * Resolves when every cache has everything that the API server had at the time of the call. A process that begins to
+   * lead needs it: its watches may lag behind the writes of the former leader.
+   */
+  async catchUp(): Promise<void> {
+    const began = performance.now();
+    const found = await Promise.all(
+      this.#reflectors.map(async ({ resource, reflector }) => {
+        const differences = await reflector.catchUp("takeover");
+        return differences > 0 ? [resource.plural] : [];
+      }),
+    );
+    const ms = Math.round(performance.now() - began);
+    this.#options.log.info({ relisted: [...new Set(found.flat())], ms }, "all caches have caught up");
   }
 
   get hasSynced(): boolean {
-    return this.#reflectors.every((reflector) => reflector.hasSynced);
+    return this.#reflectors.every(({ reflector }) => reflector.hasSynced);
   }
 
   async stop(): Promise<void> {
-    await Promise.all(this.#reflectors.map((reflector) => reflector.stop()));
+    await Promise.all(this.#reflectors.map(({ reflector }) => reflector.stop()));
   }
 }

@@ -53,7 +53,7 @@ export class KubeMetrics {
     this.activeWorkers = gauge("controller_runtime_active_workers", "Workers that reconcile now", ["controller"]);
     this.leader = gauge("leader_election_master_status", "1 while this process is the leader", ["name"]);
     const causes: ("resource" | "cause")[] = ["resource", "cause"];
-    const relists = "Complete lists, by cause: start, expired, audit";
+    const relists = "Complete lists, by cause: start, expired, audit, takeover, doubt";
     this.relists = counter("outrider_reflector_relists_total", relists, causes);
     const missed = "Changes that a later list found and no watch had delivered";
     this.missed = counter("outrider_reflector_missed_total", missed, causes);

@@ -1,7 +1,7 @@
 import type { Logger } from "pino";
-import { Audit } from "./audit.ts";
 import type { Client, WatchEvent } from "./client.ts";
-import { backOff, type Clock, sleep, systemClock } from "./clock.ts";
+import { aborted, backOff, type Clock, sleep, systemClock } from "./clock.ts";
+import { Comparison } from "./comparison.ts";
 import { ApiError } from "./error.ts";
 import type { KubeMetrics } from "./metrics.ts";
 import type { Outage } from "./outage.ts";
@@ -25,6 +25,10 @@ const SHORT_MS = 1000;
 const LASTING_MS = 10 * 1000;
 /** Interval of comparisons with a list. A comparison begins after 80 to 100 % of it. */
 const AUDIT_MS = 10 * 60 * 1000;
+/** Time in which the watch has to deliver what a list has. Later it counts as missed, and the store is listed again. */
+const PATIENCE_MS = { audit: 10 * 1000, takeover: 2 * 1000, doubt: 2 * 1000 };
+/** Longest back-off of a comparison that reconciles wait for. */
+const MAX_COMPARE_RETRY_MS = 5 * 1000;
 
 export type Change = "added" | "updated" | "deleted";
 
@@ -50,7 +54,9 @@ export interface ReflectorOptions<T extends KubeObject> {
   relistMs?: number | undefined;
 }
 
-type Cause = "start" | "expired" | "audit";
+/** Why a store is compared: at intervals, before this process leads, or after a live read found something else. */
+export type Doubt = keyof typeof PATIENCE_MS;
+type Cause = "start" | "expired" | Doubt;
 
 /**
  * Keeps a store equal to the state of the API server: a complete list, then a watch that is resumed after every break.
@@ -65,13 +71,16 @@ export class Reflector<T extends KubeObject> {
   readonly #synced = Promise.withResolvers<void>();
   #running: Promise<unknown> | undefined;
   #forgetContact: (() => void) | undefined;
-  #audit: Audit | undefined;
+  readonly #comparisons = new Set<Comparison>();
   #hasSynced = false;
   /** Version from which the watch resumes; undefined if a list is needed first. */
   #version: string | undefined;
   #cause: Cause = "start";
+  /** Whether another list is needed after the one in progress. */
+  #isRequested = false;
   #failures = 0;
   #waiting: AbortController | undefined;
+  #watching: AbortController | undefined;
   #problem = "";
   #heardAt: number;
 
@@ -110,6 +119,7 @@ export class Reflector<T extends KubeObject> {
   /** Resolves when no more changes are reported. */
   async stop(): Promise<void> {
     this.#stop.abort();
+    for (const comparison of this.#comparisons) comparison.end();
     await this.#running;
     this.#forgetContact?.();
   }
@@ -117,7 +127,8 @@ export class Reflector<T extends KubeObject> {
   async #run(): Promise<void> {
     while (!this.#stop.signal.aborted) {
       try {
-        if (this.#version === undefined) await this.#list();
+        // Again if another list was requested meanwhile.
+        while (this.#version === undefined) await this.#list();
         await this.#watch();
       } catch (error) {
         if (this.#stop.signal.aborted) return;
@@ -165,6 +176,8 @@ export class Reflector<T extends KubeObject> {
   async #list(): Promise<void> {
     const { client, resource, metrics, log } = this.#options;
     const cause = this.#cause;
+    const older = [...this.#comparisons];
+    this.#isRequested = false;
     // Changes are reported after the list is complete: a partial list would look like deletions.
     const { items, resourceVersion } = await client.listAll<T>(resource, {
       ...this.#scope(),
@@ -172,12 +185,12 @@ export class Reflector<T extends KubeObject> {
     });
     this.#heard();
     metrics?.relists.inc({ resource: resource.plural, cause });
-    this.#audit = undefined;
     const found = this.#replace(items);
-    this.#version = resourceVersion;
-    this.#cause = "expired";
+    for (const comparison of older) comparison.end();
+    this.#version = this.#isRequested ? undefined : resourceVersion;
+    if (!this.#isRequested) this.#cause = "expired";
     if (this.#hasSynced) {
-      // An audit has counted its differences already. This list also has newer changes.
+      // A comparison has counted its differences already. This list also has newer changes.
       if (cause === "expired") metrics?.missed.inc({ resource: resource.plural, cause }, found);
       log.info({ resource: resource.plural, cause, found }, "listed again");
       return;
@@ -201,6 +214,7 @@ export class Reflector<T extends KubeObject> {
   async #watch(): Promise<void> {
     const { client, resource } = this.#options;
     const ended = new AbortController();
+    this.#watching = ended;
     const end = () => ended.abort();
     this.#stop.signal.addEventListener("abort", end);
     const started = this.#clock.now();
@@ -221,13 +235,13 @@ export class Reflector<T extends KubeObject> {
           cancel();
           cancel = expectNews();
           this.#apply(event);
-          this.#compare(ended);
         },
       });
       if (this.#clock.now() - started < SHORT_MS)
         throw new ApiError(0, "Short", `watch of ${resource.plural}: ended at once`);
     } finally {
       cancel();
+      this.#watching = undefined;
       this.#stop.signal.removeEventListener("abort", end);
       if (this.#clock.now() - started >= LASTING_MS) this.#failures = 0;
     }
@@ -245,12 +259,11 @@ export class Reflector<T extends KubeObject> {
     this.#heard();
     this.#version = object.metadata.resourceVersion!;
     if (type === "BOOKMARK") return;
-    if (type !== "DELETED") {
-      this.#put(object as T);
-      return;
-    }
-    this.#audit?.deleted(keyOf(object));
-    this.#remove(keyOf(object));
+    const key = keyOf(object);
+    if (type === "DELETED") this.#remove(key);
+    else this.#put(object as T);
+    const deletedAt = type === "DELETED" ? object.metadata.resourceVersion : undefined;
+    for (const comparison of this.#comparisons) comparison.changed(key, deletedAt);
   }
 
   /** Stores an object and reports the change. False if the store had this version. */
@@ -281,39 +294,74 @@ export class Reflector<T extends KubeObject> {
     }
   }
 
-  /** Lists metadata at intervals and compares it with the store, while the watch runs. */
+  /**
+   * Resolves when the store has everything that the API server had at the time of the call: by the watch, or else by
+   * another list. Returns the number of objects that differed then. Retries until it succeeds or the reflector stops.
+   */
+  async catchUp(doubt: Doubt): Promise<number> {
+    const { resource, log, outage } = this.#options;
+    for (let failures = 1; ; failures++) {
+      try {
+        return await this.#compare(doubt);
+      } catch (error) {
+        if (this.#stop.signal.aborted) return 0;
+        const failure = error instanceof ApiError ? error : new ApiError(0, "Bug", String(error), { cause: error });
+        const level = failures > 1 || outage?.covers(failure) ? "debug" : "warn";
+        log[level]({ reason: failure.message }, `cannot compare the cache of ${resource.plural}, retrying`);
+        const wait = backOff(failures, FIRST_WATCH_RETRY_MS, MAX_COMPARE_RETRY_MS, this.#random);
+        await sleep(this.#clock, failure.retryAfterMs ?? wait, this.#stop.signal);
+      }
+    }
+  }
+
+  /** Compares the store with a list of metadata at intervals. */
   async #auditPeriodically(): Promise<void> {
-    const { client, resource, log, relistMs = AUDIT_MS } = this.#options;
+    const { resource, log, relistMs = AUDIT_MS } = this.#options;
     const signal = this.#stop.signal;
     while (!signal.aborted) {
       await sleep(this.#clock, relistMs * (0.8 + 0.2 * this.#random()), signal);
       if (signal.aborted || this.#version === undefined) continue;
-      const audit = new Audit();
-      this.#audit = audit;
       try {
-        const { items, resourceVersion } = await client.listAll(resource, {
-          ...this.#scope(),
-          metadataOnly: true,
-          signal,
-        });
-        audit.listed(items, resourceVersion);
+        await this.#compare("audit");
       } catch (error) {
         log.debug({ err: error, resource: resource.plural }, "comparison skipped: the list failed");
       }
     }
   }
 
-  /** Ends the watch if it has missed a change. */
-  #compare(watch: AbortController): void {
-    const differences = this.#audit?.differences(this.#version!, this.store);
-    if (differences === undefined) return;
-    this.#audit = undefined;
-    if (differences === 0) return;
-    this.#cause = "audit";
-    const { resource, metrics, log } = this.#options;
-    metrics?.missed.inc({ resource: resource.plural, cause: "audit" }, differences);
-    const text = `watch of ${resource.plural}: ${differences} objects differ from a list`;
-    log.warn(`${text}, listing again`);
-    watch.abort(new ApiError(0, "Missed", text));
+  /** Compares the store with a list of metadata. @throws ApiError if the list fails */
+  async #compare(doubt: Doubt): Promise<number> {
+    const { client, resource, metrics, log } = this.#options;
+    const comparison = new Comparison(this.store);
+    this.#comparisons.add(comparison);
+    try {
+      // The whole list is consistent: no resourceVersion means the newest state, not that of a cache of the server.
+      const scope = { ...this.#scope(), metadataOnly: true, signal: this.#stop.signal };
+      for await (const page of client.pages(resource, scope)) {
+        comparison.add(page.items);
+        if (page.continue === undefined) comparison.complete(page.resourceVersion);
+      }
+      await sleep(this.#clock, PATIENCE_MS[doubt], comparison.over);
+      const { differences } = comparison;
+      if (comparison.over.aborted) return 0;
+      metrics?.missed.inc({ resource: resource.plural, cause: doubt }, differences);
+      const text = `watch of ${resource.plural}: ${differences} objects differ from a list`;
+      log.warn({ cause: doubt }, `${text}, listing again`);
+      this.#listAgain(doubt, text);
+      await aborted(comparison.over);
+      return differences;
+    } finally {
+      this.#comparisons.delete(comparison);
+    }
+  }
+
+  /** Replaces the store by a list that is requested from now on. */
+  #listAgain(cause: Cause, text: string): void {
+    this.#cause = cause;
+    this.#failures = 0;
+    this.#isRequested = true;
+    this.#version = undefined;
+    this.#watching?.abort(new ApiError(0, "Missed", text));
+    this.#waiting?.abort();
   }
 }

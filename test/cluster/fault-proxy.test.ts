@@ -158,3 +158,20 @@ test("kubectl uses it with its kubeconfig", { skip }, async () => {
   assert.deepEqual([status, stdout, stderr], [0, "configmap/first\n", ""]);
   assert.ok(proxy.seen.length > before);
 });
+
+test("holds selected paths and drops selected events", { skip }, async () => {
+  const watching = await watch();
+  proxy.holds = (path) => path.includes("watch=");
+  await plane.request("POST", MAPS, write("selected"));
+  assert.equal((await ask(`${MAPS}/selected`)).status, 200);
+  assert.equal(watching.state.text, "");
+  proxy.swallow = (_, event) => event.includes('"dropped"');
+  await plane.request("POST", MAPS, write("dropped"));
+  await plane.request("POST", MAPS, write("passed"));
+  proxy.holds = undefined;
+  await watching.until(() => watching.state.text.includes('"passed"'));
+  proxy.swallow = undefined;
+  assert.match(watching.state.text, /"selected"/);
+  assert.doesNotMatch(watching.state.text, /"dropped"/);
+  watching.close();
+});

@@ -27,6 +27,10 @@ export interface FaultProxy {
   refuse: ((method: string, path: string) => Instead | undefined) | undefined;
   /** While true nothing is forwarded in either direction. Connections stay open, and nothing is lost afterwards. */
   stalled: boolean;
+  /** Requests and answers of these paths are stalled, such as the watches of one kind. */
+  holds: ((path: string) => boolean) | undefined;
+  /** Drops an event of a watch, as if the API server had never sent it. `event`: a line of JSON. */
+  swallow: ((path: string, event: string) => boolean) | undefined;
   /** Cuts the next event of a watch in the middle and closes that connection. */
   cutNextEvent: boolean;
   /** Milliseconds before each request is passed on. */
@@ -49,6 +53,19 @@ export const isWrite = ({ method }: Seen): boolean => method !== "GET";
 
 const STALL_LOOK_MS = 20;
 
+/** Complete lines of a stream, each with its end. */
+async function* lines(stream: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
+  let rest: Buffer = Buffer.alloc(0);
+  for await (const chunk of stream) {
+    rest = Buffer.concat([rest, chunk]);
+    for (let end = rest.indexOf("\n"); end >= 0; end = rest.indexOf("\n")) {
+      yield rest.subarray(0, end + 1);
+      rest = rest.subarray(end + 1);
+    }
+  }
+  if (rest.length > 0) yield rest;
+}
+
 /** Starts a proxy in front of a control plane. */
 export async function startFaultProxy(plane: ControlPlane): Promise<FaultProxy> {
   const { key, cert } = plane.authority.issue("fault-proxy", "/CN=fault-proxy", ["IP:127.0.0.1"]);
@@ -63,13 +80,16 @@ export async function startFaultProxy(plane: ControlPlane): Promise<FaultProxy> 
     connections: 0,
     refuse: undefined,
     stalled: false,
+    holds: undefined,
+    swallow: undefined,
     cutNextEvent: false,
     delayMs: 0,
     reset() {
       for (const socket of open) socket.resetAndDestroy();
     },
     endFaults() {
-      Object.assign(proxy, { refuse: undefined, stalled: false, cutNextEvent: false, delayMs: 0 });
+      Object.assign(proxy, { refuse: undefined, stalled: false, holds: undefined, swallow: undefined });
+      Object.assign(proxy, { cutNextEvent: false, delayMs: 0 });
     },
     count: (method, part = "") =>
       proxy.seen.filter((one) => (method === undefined || one.method === method) && one.path.includes(part)).length,
@@ -80,14 +100,14 @@ export async function startFaultProxy(plane: ControlPlane): Promise<FaultProxy> 
       await new Promise((resolve) => server.close(resolve));
     },
   };
-  const untilPassing = async () => {
-    while (proxy.stalled) await sleep(STALL_LOOK_MS);
+  const untilPassing = async (path: string) => {
+    while (proxy.stalled || proxy.holds?.(path)) await sleep(STALL_LOOK_MS);
   };
 
   const passOn = async (incoming: IncomingMessage, answer: ServerResponse) => {
     const [method, path] = [incoming.method!, incoming.url!];
     if (proxy.delayMs > 0) await sleep(proxy.delayMs);
-    await untilPassing();
+    await untilPassing(path);
     if (incoming.socket.destroyed) return;
     const outgoing = request(`${plane.url}${path}`, { method, headers: incoming.headers, ca, agent: false });
     outgoing.on("error", () => incoming.socket.destroy());
@@ -99,13 +119,15 @@ export async function startFaultProxy(plane: ControlPlane): Promise<FaultProxy> 
   };
 
   const passBack = async (path: string, back: IncomingMessage, incoming: IncomingMessage, answer: ServerResponse) => {
-    await untilPassing();
+    await untilPassing(path);
     answer.writeHead(back.statusCode!, back.headers);
     answer.flushHeaders();
     try {
-      for await (const chunk of back as AsyncIterable<Buffer>) {
-        await untilPassing();
-        if (proxy.cutNextEvent && path.includes("watch=")) {
+      const isWatch = path.includes("watch=");
+      for await (const chunk of isWatch ? lines(back) : (back as AsyncIterable<Buffer>)) {
+        await untilPassing(path);
+        if (isWatch && proxy.swallow?.(path, chunk.toString())) continue;
+        if (isWatch && proxy.cutNextEvent) {
           proxy.cutNextEvent = false;
           // Leaving the loop closes the other side: after half a line, further text would be parsed as a line again.
           answer.write(chunk.subarray(0, chunk.length / 2), () => incoming.socket.destroy());
@@ -113,7 +135,7 @@ export async function startFaultProxy(plane: ControlPlane): Promise<FaultProxy> 
         }
         answer.write(chunk);
       }
-      await untilPassing();
+      await untilPassing(path);
       answer.end();
     } catch {
       // The API server closed the connection, so this proxy does as well.

@@ -135,6 +135,13 @@ export function addCaches(informers: Informers, listeners: CacheListeners, disco
   return { ...addOwnedCaches(informers, listeners), ...addPodCaches(informers, listeners), ...cluster };
 }
 
+/**
+ * Longest interval of comparing the caches of policies and Deployments with the API server, in milliseconds. With the
+ * time that a watch gets to deliver what is missing, missed changes are found within a minute. These kinds have few
+ * objects; others, such as all pods of the cluster, are compared at every resync.
+ */
+const COMPARE_MS = 45 * 1000;
+
 /** Handler that also notifies the previous owner: if a user edits the label, the operator has to restore it. */
 function childBy(label: OwnerLabel, { child }: CacheListeners): OnChange<KubeObject> {
   return (_, object, before) => {
@@ -152,7 +159,7 @@ function addOwnedCaches(informers: Informers, listeners: CacheListeners): Omit<P
   const deploymentReleased = released(heldByDeployment, listeners);
   const owned = { labelSelector: fleetSelector, indexes: { owner: ownedBy(LABEL.policy) } };
   return {
-    policies: informers.add(RESOURCE.policy, listeners.policy),
+    policies: informers.add(RESOURCE.policy, listeners.policy, { compareMs: COMPARE_MS }),
     configMaps: informers.add<ConfigMap>(RESOURCE.configMap, child, owned),
     services: informers.add<Service>(
       RESOURCE.service,
@@ -171,7 +178,12 @@ function addOwnedCaches(informers: Informers, listeners: CacheListeners): Omit<P
         child(event, object, before);
         deploymentReleased(event, object, before);
       },
-      { ...owned, indexes: { ...owned.indexes, held: heldByDeployment }, transform: replicaManagers },
+      {
+        ...owned,
+        compareMs: COMPARE_MS,
+        indexes: { ...owned.indexes, held: heldByDeployment },
+        transform: replicaManagers,
+      },
     ),
   };
 }

@@ -340,6 +340,80 @@ onPlane("the audit finds, repairs and counts a missed change", async () => {
   assert.ok(changes.some(({ change, key }) => change === "deleted" && key === "audits/ghost"));
 });
 
+onPlane("the audit of a quiet namespace waits for no bookmark", async () => {
+  const { reflector, metric } = await watched("quiet", { relistMs: 10_000 });
+  await put("quiet", "a", { v: "1" });
+  reflector.start();
+  await reflector.synced();
+  reflector.store.delete("quiet/a");
+  // The API server sends a bookmark once a minute.
+  await until("the audit has repaired it", () => data(reflector, "quiet/a") === "1", 20_000);
+  assert.equal(await metric("outrider_reflector_missed_total", { cause: "audit" }), 1);
+});
+
+onPlane("catches up with a stalled watch by another list", async () => {
+  const { reflector, metric, changes } = await watched("lags");
+  for (const name of ["stays", "changes", "goes"]) await put("lags", name, { v: "1" });
+  reflector.start();
+  await reflector.synced();
+  await until("the watch is there", () => watchesOf("lags").length === 1);
+  proxy.holds = (path) => path.includes("/lags/") && path.includes("watch=");
+  await put("lags", "changes", { v: "2" });
+  await put("lags", "comes", { v: "2" });
+  await writer.delete(CONFIG_MAPS, "goes", "lags");
+  assert.equal(data(reflector, "lags/changes"), "1");
+  assert.equal(await reflector.catchUp("takeover"), 3);
+  assert.equal(data(reflector, "lags/changes"), "2");
+  assert.equal(data(reflector, "lags/comes"), "2");
+  assert.equal(reflector.store.get("lags/goes"), undefined);
+  assert.equal(await metric("outrider_reflector_missed_total", { cause: "takeover" }), 3);
+  assert.equal(await metric("outrider_reflector_relists_total", { cause: "takeover" }), 1);
+  proxy.holds = undefined;
+  await put("lags", "changes", { v: "3" });
+  await until("the watch continues", () => data(reflector, "lags/changes") === "3");
+  const values = changes.filter(({ key }) => key === "lags/changes").map(({ data }) => data?.v);
+  assert.deepEqual(values, ["1", "2", "3"]);
+});
+
+onPlane("catches up with a late watch without another list", async () => {
+  // The clock is slow, so that the watch has time enough.
+  const { reflector, metric } = await watched("late", { speed: 0.2 });
+  await put("late", "a", { v: "1" });
+  reflector.start();
+  await reflector.synced();
+  await until("the watch is there", () => watchesOf("late").length === 1);
+  proxy.holds = (path) => path.includes("/late/") && path.includes("watch=");
+  await put("late", "a", { v: "2" });
+  const lists = proxy.count("GET", "/late/configmaps?");
+  const caughtUp = reflector.catchUp("takeover");
+  await until("the list is requested", () => proxy.count("GET", "/late/configmaps?") > lists);
+  proxy.holds = undefined;
+  assert.equal(await caughtUp, 0);
+  assert.equal(data(reflector, "late/a"), "2");
+  assert.equal(await metric("outrider_reflector_relists_total", {}), 1);
+});
+
+onPlane("catches up as soon as the API server answers again", async () => {
+  const { reflector, lines } = await watched("away");
+  reflector.start();
+  await reflector.synced();
+  let refused = 0;
+  proxy.refuse = (_, path) => {
+    if (!path.includes("/away/") || path.includes("watch=")) return undefined;
+    refused++;
+    return { status: 500, body: "" };
+  };
+  let isOver = false;
+  const caughtUp = reflector.catchUp("takeover").then(() => {
+    isOver = true;
+  });
+  await until("three refusals", () => refused >= 3);
+  assert.equal(isOver, false);
+  proxy.refuse = undefined;
+  await caughtUp;
+  assert.equal(lines.filter((line) => line.includes("cannot compare the cache")).length > 0, true);
+});
+
 onPlane("lists again after a compaction and reports changes", async () => {
   const old = (await writer.list(CONFIG_MAPS, { namespace: "default", limit: 1 })).resourceVersion;
   const { reflector, changes, metric } = await watched("gaps");
