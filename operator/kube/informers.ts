@@ -11,10 +11,8 @@ export interface Cache<T extends KubeObject> {
   get(key: string): T | undefined;
   by(index: string, value: string): T[];
   list(): T[];
-  /**
-   * Resolves when the cache has everything that the API server has now. For a cache that a live read has contradicted.
-   */
-  catchUp(): Promise<void>;
+  /** Compares the cache with the API server in the background: a live read has contradicted it. */
+  doubt(): void;
 }
 
 /** Handler of a change of a cached object. */
@@ -84,8 +82,8 @@ export class Informers {
       get: (key) => stores.map((store) => store.get(key)).find((object) => object !== undefined),
       by: (index, value) => stores.flatMap((store) => store.by(index, value)),
       list: () => stores.flatMap((store) => store.list()),
-      catchUp: async () => {
-        await Promise.all(reflectors.map((reflector) => reflector.catchUp("doubt")));
+      doubt: () => {
+        for (const reflector of reflectors) reflector.doubt();
       },
     };
   }

@@ -81,6 +81,7 @@ export class Reflector<T extends KubeObject> {
   #failures = 0;
   #waiting: AbortController | undefined;
   #watching: AbortController | undefined;
+  #doubted: Promise<void> | undefined;
   #problem = "";
   #heardAt: number;
 
@@ -312,6 +313,13 @@ export class Reflector<T extends KubeObject> {
         await sleep(this.#clock, failure.retryAfterMs ?? wait, this.#stop.signal);
       }
     }
+  }
+
+  /** Catches up in the background: a live read has contradicted the store. */
+  doubt(): void {
+    this.#doubted ??= this.catchUp("doubt").then(() => {
+      this.#doubted = undefined;
+    });
   }
 
   /** Compares the store with a list of metadata at intervals. */

@@ -12,7 +12,7 @@ import { decide, type Effective, type Plan } from "./decision/decide.ts";
 import type { Desired, FleetOptions } from "./decision/desire.ts";
 import { exclusiveAddresses } from "./decision/ownership.ts";
 import { addedWithoutNotice } from "./decision/published-ips.ts";
-import type { Caches } from "./facts/caches.ts";
+import { type Caches, hasInjectedPods } from "./facts/caches.ts";
 import { Claims } from "./facts/claims.ts";
 import type { Facts } from "./facts/facts.ts";
 import { gather, isControlledBy, withWritten } from "./facts/gather.ts";
@@ -56,12 +56,9 @@ const FOREGROUND = "foregroundDeletion";
 
 const isNetworkPolicy = ({ kind }: KubeObject): boolean => kind === RESOURCE.networkPolicy.kind;
 
-/**
- * Whether deletion has to wait: pods use the fleet, no user forces the deletion, and the namespace is not terminating.
- */
-function isInUse({ policy, injected, namespaceTerminating }: Facts): boolean {
-  if (injected.length === 0 || namespaceTerminating) return false;
-  return policy.metadata.annotations?.[ANNOTATION.forceDelete] !== "true";
+/** Whether deletion waits for the pods that use the fleet: no user forces it, and the namespace is not terminating. */
+function waitsForPods({ policy, namespaceTerminating }: Facts): boolean {
+  return !namespaceTerminating && policy.metadata.annotations?.[ANNOTATION.forceDelete] !== "true";
 }
 
 /** Existing object of a policy. */
@@ -109,7 +106,10 @@ export class PolicyReconciler {
     if (stored === undefined) return { result: "success" };
     const policy = this.#interned(stored);
     const facts = this.#gather(policy);
-    const held = isInUse(facts);
+    const held = facts.injected.length > 0 && waitsForPods(facts);
+    if (!held && waitsForPods(facts) && (await this.#isUsedUnseen(policy))) {
+      return { result: "requeue", afterMs: PENDING_MS };
+    }
     await this.#setFinalizers(policy, held);
     if (facts.namespaceTerminating || (policy.metadata.deletionTimestamp !== undefined && !held)) {
       return { result: "success" };
@@ -181,6 +181,19 @@ export class PolicyReconciler {
     if (known !== undefined && known.generation === generation) return { ...policy, spec: known.spec };
     this.#specs.set(uid!, { generation, spec: policy.spec });
     return policy;
+  }
+
+  /**
+   * Whether pods use a policy with our finalizer although the cache has none. The finalizer is removed only after a live
+   * list: without it, the fleet of these pods would be deleted with the policy.
+   */
+  async #isUsedUnseen({ metadata: { namespace, name, finalizers } }: EgressPolicy): Promise<boolean> {
+    if (finalizers?.includes(FINALIZER) !== true) return false;
+    const { client, caches, log } = this.#options;
+    if (!(await hasInjectedPods(client, namespace!, name))) return false;
+    log.warn({ namespace, name }, "pods use this policy that the cache does not have, comparing the cache");
+    caches.pods.doubt();
+    return true;
   }
 
   /** Sets the finalizer on policies in use only, so that a deleted operator blocks the deletion of no other policy. */
@@ -265,7 +278,7 @@ export class PolicyReconciler {
     const due = problem === undefined ? desired.removals : desired.removals.filter(isNetworkPolicy);
     for (const object of due) {
       try {
-        await this.#writer.remove(object);
+        await this.#writer.remove(facts.policy, object);
       } catch (error) {
         const found = problemOf(error);
         problem ??= found;

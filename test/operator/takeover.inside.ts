@@ -277,7 +277,7 @@ test("finds a missed edit and a missed deletion within a minute", async () => {
     await operator.untilLeading();
     await applyPolicy(plane, NS, P, { deny: [{ hosts: ["one.example"] }] });
     await untilCondition(plane, NS, P, "Programmed", "True");
-    // The API server has no more to tell about the fleet, so that nothing but the comparison shows what was missed.
+    // Afterwards the API server sends no other events of the fleet, so only the comparison finds what was missed.
     await until(
       "the fleet is rolled out",
       async () => (await untilCondition(plane, NS, P, "ProxyAvailable", "True")) !== undefined,

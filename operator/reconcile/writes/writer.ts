@@ -77,7 +77,7 @@ export class Writer {
       (owner) => owner.controller === true && owner.kind === KIND && owner.name === policy.metadata.name,
     );
     if (former === undefined) throw nameTaken(object);
-    await this.remove(found);
+    await this.remove(policy, found);
     throw new Obstacle(REASON.replacing, `${object.kind} ${name} still belongs to a deleted policy of this name`);
   }
 
@@ -126,15 +126,34 @@ export class Writer {
     }
   }
 
-  /** Deletes an object by uid. It is no error if the object does not exist. */
-  async remove(object: KubeObject): Promise<void> {
-    const { name, namespace, uid, deletionTimestamp } = object.metadata;
+  /**
+   * Deletes an object in the version that the decision was made on, and only if the decision was made on the newest spec.
+   * It is no error if the object does not exist. @throws ApiError with reason Conflict if the object or the policy has
+   * changed: the caches lag, and the policy has to be reconciled again
+   */
+  async remove(policy: EgressPolicy, object: KubeObject): Promise<void> {
+    const { name, namespace, uid, resourceVersion, deletionTimestamp } = object.metadata;
     if (deletionTimestamp !== undefined) return;
+    await this.#confirm(policy);
+    const preconditions = { ...(uid && { uid }), ...(resourceVersion && { resourceVersion }) };
     try {
-      const preconditions = uid === undefined ? {} : { uid };
       await this.#client.delete(resourceOf(object), name, namespace, { ...preconditions, propagation: "Background" });
     } catch (error) {
-      if (!(error instanceof ApiError && (error.code === 404 || error.code === 409))) throw error;
+      if (!(error instanceof ApiError && error.code === 404)) throw error;
     }
+  }
+
+  /**
+   * Reads the version of the policy from the API server. @throws ApiError with reason Conflict if the cached spec is not
+   * the newest
+   */
+  async #confirm({ metadata: { name, namespace, uid, generation } }: EgressPolicy): Promise<void> {
+    // The role has no `get`, which a list of one name does not need.
+    const one = { namespace, fieldSelector: `metadata.name=${name}`, metadataOnly: true };
+    const { items } = await this.#client.list(RESOURCE.policy, one);
+    const now = items[0]?.metadata;
+    if (now?.uid === uid && now?.generation === generation) return;
+    const text = `${KIND} ${namespace}/${name}: the API server has generation ${now?.generation ?? "none"}, the cache ${generation}`;
+    throw new ApiError(409, "Conflict", text);
   }
 }
