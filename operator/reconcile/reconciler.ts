@@ -11,12 +11,13 @@ import type { Grants } from "../providers/grants.ts";
 import { decide, type Effective, type Plan } from "./decision/decide.ts";
 import type { Desired, FleetOptions } from "./decision/desire.ts";
 import { exclusiveAddresses } from "./decision/ownership.ts";
-import { addedWithoutNotice } from "./decision/published-ips.ts";
-import { type Caches, hasInjectedPods } from "./facts/caches.ts";
+import { addedWithoutNotice, noLongerUsed, readPublished } from "./decision/published-ips.ts";
+import type { Caches } from "./facts/caches.ts";
 import { Claims } from "./facts/claims.ts";
 import type { Facts } from "./facts/facts.ts";
 import { gather, isControlledBy, withWritten } from "./facts/gather.ts";
 import type { StatusScraper } from "./facts/status-scraper.ts";
+import { hasInjectedPods, hasOtherProxies } from "./facts/unseen.ts";
 import { unpackSpec } from "./objects/configmap.ts";
 import { type Applied, statusOf } from "./status/status.ts";
 import { PodPatcher } from "./writes/pod-patches.ts";
@@ -59,6 +60,16 @@ const isNetworkPolicy = ({ kind }: KubeObject): boolean => kind === RESOURCE.net
 /** Whether deletion waits for the pods that use the fleet: no user forces it, and the namespace is not terminating. */
 function waitsForPods({ policy, namespaceTerminating }: Facts): boolean {
   return !namespaceTerminating && policy.metadata.annotations?.[ANNOTATION.forceDelete] !== "true";
+}
+
+/** Whether a plan deletes an object, or removes an address from the published list. */
+function takesAway({ metadata }: EgressPolicy, { effective, desired }: Plan): boolean {
+  if (effective === undefined || desired === undefined) return false;
+  if (desired.removals.length > 0) return true;
+  const name = childName.published(metadata.name);
+  const next = readPublished(desired.objects.find((object) => object.metadata.name === name));
+  const listed = new Set([...(next?.ipv4 ?? []), ...(next?.ipv6 ?? [])]);
+  return noLongerUsed(effective.spec, effective.published).some((address) => !listed.has(address));
 }
 
 /** Existing object of a policy. */
@@ -187,12 +198,28 @@ export class PolicyReconciler {
    * Whether pods use a policy with our finalizer although the cache has none. The finalizer is removed only after a live
    * list: without it, the fleet of these pods would be deleted with the policy.
    */
-  async #isUsedUnseen({ metadata: { namespace, name, finalizers } }: EgressPolicy): Promise<boolean> {
+  async #isUsedUnseen(policy: EgressPolicy): Promise<boolean> {
+    const { namespace, name, finalizers } = policy.metadata;
     if (finalizers?.includes(FINALIZER) !== true) return false;
     const { client, caches, log } = this.#options;
-    if (!(await hasInjectedPods(client, namespace!, name))) return false;
+    if (!(await hasInjectedPods(client, policy))) return false;
     log.warn({ namespace, name }, "pods use this policy that the cache does not have, comparing the cache");
     caches.pods.doubt();
+    return true;
+  }
+
+  /**
+   * Whether a plan takes something away from a fleet that has pods which the cache lacks. Such a proxy may still use an
+   * object that the plan deletes, or an address that it no longer publishes.
+   */
+  async #concernsUnseen({ policy, proxies }: Facts, plan: Plan): Promise<boolean> {
+    if (!takesAway(policy, plan)) return false;
+    const { client, caches, log } = this.#options;
+    const known = new Set(proxies.map(({ pod }) => pod.metadata.uid));
+    if (!(await hasOtherProxies(client, policy, known))) return false;
+    const { namespace, name } = policy.metadata;
+    log.info({ namespace, name }, "the fleet has proxies that the cache does not have, comparing the cache");
+    caches.proxies.doubt();
     return true;
   }
 
@@ -223,6 +250,7 @@ export class PolicyReconciler {
     }
     const plan = decide(facts, () => this.acceptedSpecOf(policy), this.#options.fleet);
     this.#remember(facts.policy, plan);
+    if (await this.#concernsUnseen(facts, plan)) return { result: "requeue", afterMs: PENDING_MS };
     const { applied, children } = await this.#carryOut(facts, plan);
     // After a start, proxies are polled before the first status, which would otherwise be wrong for a moment.
     if (facts.proxies.some(({ polled }) => !polled)) return { result: "requeue", afterMs: UNPOLLED_MS };

@@ -6,7 +6,7 @@ import { after, before, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { EgressPolicy } from "../../operator/api/egresspolicy.ts";
 import { RESOURCE } from "../../operator/api/kinds.ts";
-import { childName, FINALIZER, LABEL } from "../../operator/api/names.ts";
+import { ANNOTATION, childName, FINALIZER, LABEL } from "../../operator/api/names.ts";
 import type { ConfigMap } from "../../operator/api/objects.ts";
 import { slotId } from "../../operator/fleet/slots.ts";
 import { Client, type WatchEvent } from "../../operator/kube/client.ts";
@@ -36,9 +36,6 @@ const P = "webhooks";
 const IPS = ["203.0.113.20", "203.0.113.21", "203.0.113.22"] as const;
 /** Missed events of policies and Deployments are found within this time. */
 const HEALED_MS = 60_000;
-
-/** Garbage collection learns of a new kind within half a minute. */
-const COLLECTED_MS = 60_000;
 
 let plane: ControlPlane;
 let fleet: FleetRunner;
@@ -147,7 +144,9 @@ async function clear(): Promise<void> {
   }
   await plane.patch(policyPath(NS, P), { metadata: { finalizers: null } });
   await plane.delete(policyPath(NS, P));
-  await until("the fleet is deleted", async () => (await deployments()).length === 0, COLLECTED_MS);
+  // Garbage collection would learn of the new kind within half a minute.
+  for (const { metadata } of await deployments()) await plane.delete(deploymentPath(metadata.name));
+  await until("no proxy runs", () => fleet.pods.length === 0);
   if ((await plane.get(LEASE)) !== undefined) await plane.delete(LEASE);
 }
 
@@ -155,6 +154,7 @@ const list = async (path: string) => (await plane.get<{ items: KubeObject[] }>(p
 const deployments = () => list(`/apis/apps/v1/namespaces/${NS}/deployments`);
 const slotOf = async (address: string) =>
   (await deployments()).find(({ metadata }) => metadata.name === childName.slot(P, slotId(address)));
+const deploymentPath = (name: string) => `/apis/apps/v1/namespaces/${NS}/deployments/${name}`;
 const podPath = (name: string) => `/api/v1/namespaces/${NS}/pods/${name}`;
 const finalizers = async () => (await plane.get<EgressPolicy>(policyPath(NS, P)))?.metadata.finalizers ?? [];
 
@@ -270,6 +270,34 @@ test("a leader that missed a pod keeps the finalizer", async () => {
   }
 });
 
+test("an address stays published while a proxy that the leader missed may use it", async () => {
+  const way = await startFaultProxy(plane);
+  const operator = await startOperator(plane, { args, server: way.url });
+  try {
+    await operator.untilLeading();
+    const [both, one] = [[{ address: IPS[0] }, { address: IPS[1] }], [{ address: IPS[0] }]];
+    await applyPolicy(plane, NS, P, { staticIPs: both, proxy: { replicas: 1 } });
+    await untilCondition(plane, NS, P, "PolicyDistributed", "True");
+    way.swallow = (path) => watchesOf("pods")(path) && !podWatch(path);
+    await applyPolicy(plane, NS, P, { staticIPs: both, proxy: { replicas: 2 } });
+    await until("two proxies run", () => fleet.pods.length === 2);
+    await applyPolicy(plane, NS, P, { staticIPs: one, proxy: { replicas: 2 } });
+    const path = `/api/v1/namespaces/${NS}/configmaps/${childName.published(P)}`;
+    const isGone = (found: ConfigMap | undefined) => found?.data?.["ips.json"]?.includes(IPS[1]) === false;
+    await plane.until<ConfigMap>(path, isGone, "the address is removed");
+    // Proxies confirm the new policy after their pods are annotated.
+    for (const { metadata } of await list(`/api/v1/namespaces/${NS}/pods?labelSelector=${LABEL.fleet}=${P}`)) {
+      assert.ok(metadata.annotations?.[ANNOTATION.refresh] !== undefined, metadata.name);
+    }
+    assert.ok((await missed(operator, "pods", "doubt")) > 0);
+  } finally {
+    way.swallow = undefined;
+    await operator.stop();
+    await way.close();
+    await clear();
+  }
+});
+
 test("finds a missed edit and a missed deletion within a minute", async () => {
   const way = await startFaultProxy(plane);
   const operator = await startOperator(plane, { args, server: way.url });
@@ -282,7 +310,7 @@ test("finds a missed edit and a missed deletion within a minute", async () => {
       "the fleet is rolled out",
       async () => (await untilCondition(plane, NS, P, "ProxyAvailable", "True")) !== undefined,
     );
-    const fleet = `/apis/apps/v1/namespaces/${NS}/deployments/${childName.fleet(P)}`;
+    const fleet = deploymentPath(childName.fleet(P));
     const before = (await plane.get<KubeObject>(fleet))!;
     way.swallow = (path) => watchesOf("egresspolicies")(path) || watchesOf("deployments")(path);
     const began = Date.now();

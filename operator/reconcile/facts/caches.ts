@@ -3,7 +3,6 @@ import { RESOURCE } from "../../api/kinds.ts";
 import { ANNOTATION, LABEL, MANAGED_BY, PROXY_NAME } from "../../api/names.ts";
 import type { ConfigMap, Deployment, EndpointSlice, Node, Pod, Service, ServiceCIDR } from "../../api/objects.ts";
 import { optIn } from "../../injection/inject.ts";
-import type { Client } from "../../kube/client.ts";
 import { type Cache, type Informers, type OnChange, withoutManagedFields } from "../../kube/informers.ts";
 import type { KubeObject } from "../../kube/resource.ts";
 import { heldByDeployment, heldByProxy, heldByService } from "./held-addresses.ts";
@@ -84,22 +83,10 @@ function released<T extends KubeObject>(held: (object: T) => string[], { release
 }
 
 /** Excludes pods that have ended: they send nothing, and finished pods of a Job exist until a user deletes them. */
-const RUNNING = "status.phase!=Succeeded,status.phase!=Failed";
+export const RUNNING = "status.phase!=Succeeded,status.phase!=Failed";
 
-/** Whether pods use a policy, by a list from the API server. @throws ApiError */
-export async function hasInjectedPods(
-  client: Pick<Client, "pages">,
-  namespace: string,
-  policy: string,
-): Promise<boolean> {
-  const selection = { labelSelector: `${LABEL.injected}=${policy}`, fieldSelector: RUNNING };
-  // Pages of a list may be empty although others follow.
-  const pages = client.pages(RESOURCE.pod, { namespace, ...selection, metadataOnly: true, limit: 1 });
-  for await (const { items } of pages) if (items.length > 0) return true;
-  return false;
-}
-
-const fleetSelector = `${LABEL.managedBy}=${MANAGED_BY},${LABEL.name}=${PROXY_NAME}`;
+/** Selects objects of fleets. */
+export const fleetSelector = `${LABEL.managedBy}=${MANAGED_BY},${LABEL.name}=${PROXY_NAME}`;
 
 /** Objects that belong to policies, and the pods that use them. */
 interface PolicyCaches {

@@ -49,15 +49,20 @@ export function isControlledBy(object: KubeObject, policy: EgressPolicy): boolea
   );
 }
 
-/** Whether a namespace terminates. False if namespaces are not watched. */
-const isTerminating = ({ namespaces }: Caches, name: string): boolean =>
-  namespaces?.get(name)?.status?.phase === "Terminating";
+/**
+ * Whether the namespace of a policy terminates. False if namespaces are not watched. No policy can be created in such a
+ * namespace, so a younger policy belongs to a new namespace of the same name, which the cache does not have yet.
+ */
+function isTerminating({ namespaces }: Caches, { metadata }: EgressPolicy): boolean {
+  const space = namespaces?.get(metadata.namespace!);
+  const since = space?.metadata.deletionTimestamp;
+  const isYounger = since !== undefined && Date.parse(metadata.creationTimestamp ?? since) > Date.parse(since);
+  return space?.status?.phase === "Terminating" && !isYounger;
+}
 
 /** All other policies. In a namespace that terminates, no policy is reconciled, so none there can be accepted. */
 function othersThan(uid: string | undefined, caches: Caches): EgressPolicy[] {
-  return caches.policies
-    .list()
-    .filter(({ metadata }) => metadata.uid !== uid && !isTerminating(caches, metadata.namespace!));
+  return caches.policies.list().filter((other) => other.metadata.uid !== uid && !isTerminating(caches, other));
 }
 
 /** Gathers the facts of a policy from the caches. */
@@ -69,7 +74,7 @@ export function gather(caches: Caches, policy: EgressPolicy, around: Surrounding
   return {
     now: around.now,
     policy,
-    namespaceTerminating: isTerminating(caches, namespace!),
+    namespaceTerminating: isTerminating(caches, policy),
     others: () => othersThan(uid, caches).map(around.interned),
     holdersOf: (address) => holdersIn(caches, around.claims, address),
     acceptedSpecOf: around.acceptedSpecOf,

@@ -15,11 +15,14 @@ const { values } = parseArgs({
   options: {
     policies: { type: "string", default: "500" },
     hosts: { type: "string", default: "50" },
+    pods: { type: "string", default: "1500" },
     json: { type: "string" },
   },
 });
 const POLICIES = Number(values.policies);
 const HOSTS = Number(values.hosts);
+/** Pods besides those of the fleets. */
+const PODS = Number(values.pods);
 const NAMESPACES = 10;
 const PARALLEL = 8;
 const LOOK_MS = 200;
@@ -47,7 +50,11 @@ function memory({ program }: Operator): { now: number; peak: number } {
 
 const plane = await startControlPlane({ kwokNodes: 2, audit: true });
 await install(plane);
-for (let i = 0; i < NAMESPACES; i++) await makeNamespace(plane, `team-${i}`);
+for (let i = 0; i < NAMESPACES; i++) {
+  await makeNamespace(plane, `team-${i}`);
+  const account = { apiVersion: "v1", kind: "ServiceAccount", metadata: { name: "default" } };
+  await plane.apply(`/api/v1/namespaces/team-${i}/serviceaccounts/default`, account);
+}
 let operator = await startOperator(plane);
 await operator.untilLeading();
 note("memory of an operator without policies", memory(operator).now, "MiB");
@@ -125,11 +132,24 @@ note("until the last write", await until("settled", began, settled), "s");
 note("from an edit to its ConfigMap, slowest of 5, settled", await edit(), "s");
 await until("settled again", began, settled);
 await operator.stop();
+let nextPod = 0;
+const createPod = async () => {
+  for (let i = nextPod++; i < PODS; i = nextPod++) {
+    const metadata = { name: `other-${i}`, namespace: namespaceOf(i) };
+    // No scheduler of this name exists, so that the pods only are in the lists.
+    const spec = { schedulerName: "none", containers: [{ name: "app", image: "app:test" }] };
+    const { status } = await plane.request("POST", `/api/v1/namespaces/${namespaceOf(i)}/pods`, { metadata, spec });
+    if (status !== 201) throw new Error(`pod other-${i}: ${status}`);
+  }
+};
+await Promise.all(Array.from({ length: PARALLEL }, createPod));
 const before = writes().length;
 const again = Date.now();
 operator = await startOperator(plane, { name: "again" });
 await operator.untilLeading();
 note("time until a new operator leads", (Date.now() - again) / 1000, "s");
+const caughtUp = /"ms":(\d+)[^\n]*all caches have caught up/.exec(operator.log());
+note(`of this, comparison of the caches, with ${POLICIES + PODS} pods`, Number(caughtUp![1]), "ms");
 const reconciled = async () => {
   const text = await (await fetch(`${operator.metrics}/metrics`)).text();
   const results = [
