@@ -6,7 +6,7 @@ import { RESOURCE } from "../../operator/api/kinds.ts";
 import { Client } from "../../operator/kube/client.ts";
 import type { KubeObject } from "../../operator/kube/resource.ts";
 import { Writer } from "../../operator/reconcile/writes/writer.ts";
-import { type ControlPlane, controlPlaneMissing, startControlPlane } from "../cluster/control-plane.ts";
+import { BOOT, type ControlPlane, controlPlaneMissing, startControlPlane } from "../cluster/control-plane.ts";
 import { configFrom } from "./kube/shared.ts";
 import { applyPolicy, install, policyPath } from "./operator.ts";
 
@@ -25,7 +25,7 @@ before(async () => {
   await install(plane);
   client = new Client(configFrom(plane.userConfig()));
   writer = new Writer(client, pino({ level: "silent" }));
-});
+}, BOOT);
 after(async () => {
   if (skip) return;
   client.close();

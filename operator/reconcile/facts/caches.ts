@@ -141,7 +141,7 @@ export function addCaches(informers: Informers, listeners: CacheListeners, disco
  * time that a watch gets to deliver what is missing, missed changes are found within a minute. These kinds have few
  * objects; others, such as all pods of the cluster, are compared at every resync.
  */
-const COMPARE_MS = 45 * 1000;
+const COMPARE_MS = 40 * 1000;
 
 /** Handler that also notifies the previous owner: if a user edits the label, the operator has to restore it. */
 function childBy(label: OwnerLabel, { child }: CacheListeners): OnChange<KubeObject> {
