@@ -47,8 +47,9 @@ export class RawClient {
     socket.on("close", changed);
   }
 
-  static async open(port: number, host = "127.0.0.1"): Promise<RawClient> {
-    const socket = connect({ port, host, allowHalfOpen: true, noDelay: true });
+  /** `from`: the local address; default: the kernel chooses. */
+  static async open(port: number, host = "127.0.0.1", from?: string): Promise<RawClient> {
+    const socket = connect({ port, host, allowHalfOpen: true, noDelay: true, ...(from && { localAddress: from }) });
     await once(socket, "connect");
     return new RawClient(socket);
   }

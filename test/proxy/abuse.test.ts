@@ -103,3 +103,52 @@ test("--max-tunnels: further tunnels get 503", async () => {
   await small.stop();
   await far.close();
 });
+
+test("maxTunnelsPerClient limits each client address on its own", async () => {
+  const far = await listen((socket) => {
+    socket.on("data", (chunk) => {
+      if (String(chunk).startsWith("GET")) socket.write("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    });
+  });
+  const policy = { proxy: { limits: { maxTunnelsPerClient: 2 } } };
+  const small = await startProxy({ policy, args: OPEN_LOOPBACK });
+  const connectWire = `CONNECT 127.0.0.1:${far.port} HTTP/1.1\r\n\r\n`;
+  const plainWire = `GET http://127.0.0.1:${far.port}/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n`;
+  /** The answer to a request from this address; the connection stays open. */
+  const ask = async (from: string, wire: string) => {
+    const client = await RawClient.open(small.port, "127.0.0.1", from);
+    client.socket.write(wire);
+    await client.untilText("\r\n\r\n");
+    return client;
+  };
+  const open: RawClient[] = [];
+  const tunnel = async (from: string) => {
+    open.push(await ask(from, connectWire));
+    assert.match(open.at(-1)!.text, /^HTTP\/1\.1 200 Connection established/, from);
+  };
+  const limit = /^HTTP\/1\.1 503 egress-unavailable: this client has 2 tunnels, its limit\r\n/;
+  const refuses = async (from: string) => {
+    for (const wire of [connectWire, plainWire]) {
+      const client = await ask(from, wire);
+      assert.match(client.text, limit, from);
+      client.socket.destroy();
+    }
+  };
+  for (const from of ["127.0.0.1", "127.0.0.1", "127.0.0.2", "127.0.0.2"]) await tunnel(from);
+  await refuses("127.0.0.1");
+  await refuses("127.0.0.2");
+  await tunnel("127.0.0.3");
+  // Refused requests count for none, and the end of a tunnel makes room for one.
+  open[0]!.socket.resetAndDestroy();
+  await small.untilStatus(({ active }) => active === 4);
+  const plain = await ask("127.0.0.1", plainWire);
+  assert.match(plain.text, /^HTTP\/1\.1 200 OK/);
+  await small.untilStatus(({ active }) => active === 4);
+  await tunnel("127.0.0.1");
+  await refuses("127.0.0.1");
+  await refuses("127.0.0.2");
+  for (const client of [...open, plain]) client.socket.destroy();
+  await small.stop();
+  assert.equal(small.records().filter(({ code }) => code === "overloaded").length, 8);
+  await far.close();
+});

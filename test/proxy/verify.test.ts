@@ -10,6 +10,7 @@ import pino from "pino";
 import { Verifier } from "../../proxy/egress/verifier.ts";
 import { readDocument } from "../../proxy/policy/document.ts";
 import { makeCertificate, opensslMissing } from "../harness/certificate.ts";
+import { deafListener, untilDialling } from "../harness/deaf.ts";
 import { manifest, OPEN_LOOPBACK, type ProxyHandle, runOutrider, startProxy, tempFolder } from "../harness/proxy.ts";
 import { exchange, listen, RawClient } from "../harness/raw.ts";
 
@@ -291,6 +292,43 @@ test("removing an address resets its connections after later edits", async () =>
     verifier.stop();
   }
 });
+
+for (const kind of ["CONNECT", "GET"] as const) {
+  for (const [loss, reason] of [
+    ["silence", /^HTTP\/1\.1 503 egress-unavailable: the source address 203\.0\.113\.10 is not proven any more/],
+    ["a wrong answer", /^HTTP\/1\.1 503 egress-unavailable: the connection began before a wrong source address/],
+  ] as const) {
+    test(`refuses a ${kind} whose proof is lost during its dial: ${loss}`, async (t) => {
+      const echo = await startEcho();
+      echo.state.say = says(RIGHT);
+      const proxy = await startProxy({
+        policy: policyOf([echo.url]),
+        args: [...OPEN_LOOPBACK, "--connect-seconds", "60"],
+      });
+      await proxy.untilStatus(proven);
+      const deaf = await deafListener();
+      t.after(deaf.close);
+      const client = await RawClient.open(proxy.port);
+      const target = `127.0.0.1:${deaf.port}`;
+      const wire = kind === "GET" ? `GET http://${target}/ HTTP/1.1\r\nHost: x` : `CONNECT ${target} HTTP/1.1`;
+      client.socket.write(`${wire}\r\n\r\n`);
+      await untilDialling(deaf.port, 1);
+      echo.state.say = loss === "silence" ? null : says(WRONG);
+      await proxy.untilStatus(unproven, 20_000);
+      if (loss === "a wrong answer") {
+        // The gate is open again, but this connection may have left from the wrong address.
+        echo.state.say = says(RIGHT);
+        await proxy.untilStatus(proven);
+      }
+      deaf.hear();
+      await client.untilEnd(30_000);
+      assert.match(client.text, reason);
+      assert.equal((await proxy.waitRecord((record) => record.target === target)).code, "unverified");
+      client.socket.destroy();
+      assert.equal(await proxy.stop(), 0);
+    });
+  }
+}
 
 test("POST /verify starts a round; a wrong answer empties the pool", async () => {
   const echo = await startEcho();
