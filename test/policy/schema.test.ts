@@ -2,7 +2,11 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import fc from "fast-check";
+import { walk as crdFields, readSchema } from "../../crds/schema.ts";
+import { PROXY_OPTIONS, readConfig, settingsOf } from "../../proxy/config/config.ts";
 import { encodeDocument, makeDocument, readDocument } from "../../proxy/policy/document.ts";
+import { readManifest } from "../../proxy/policy/policy-file.ts";
+import { dnsSecondsOf } from "../../proxy/policy-installer.ts";
 import { documentArb } from "./arbitraries.ts";
 
 /**
@@ -103,6 +107,72 @@ function places(value: unknown, part: Schema, put: (other: unknown) => unknown, 
   });
   return [here, ...fields];
 }
+
+/** Fields of the smallest document and their defaults. Lists without entries, and the version, have none. */
+const SMALLEST = {
+  staticIPs: [{ address: "203.0.113.10" }],
+  verification: { echoURLs: ["https://echo.example/"] } as never,
+};
+const GIVEN = [".version", ".policy", ".staticIPs[0].address", ".verification.echoURLs"];
+
+/** The default of a place in a document, by the path of its field in the CRD: a list without its index. */
+const defaults = (): Map<string, { value: unknown; part: Schema }> => {
+  const document = JSON.parse(encodeDocument(makeDocument(SMALLEST)));
+  const leaves = places(document, schema, (other) => other, "").filter(
+    ({ value, path }) =>
+      (typeof value !== "object" || path === ".ports") && !GIVEN.some((given) => path.startsWith(given)),
+  );
+  return new Map(
+    leaves
+      .filter(({ path }) => !path.startsWith(".ports["))
+      .map(({ path, value, part }) => [`spec${path.replace("[0]", "[]")}`, { value, part }]),
+  );
+};
+
+test("reader, schema and CRD have the same defaults", () => {
+  const found = defaults();
+  assert.ok(found.size >= 16, `${found.size} fields with a default: ${[...found.keys()]}`);
+  const inCrd = new Map([...crdFields(readSchema())].map(([path, field]) => [path, field]));
+  for (const [path, { value, part }] of found) {
+    const crd = inCrd.get(path) ?? assert.fail(`the CRD lacks ${path}`);
+    // Its default depends on the provider (`withInterval`).
+    if (path !== "spec.verification.intervalSeconds") assert.deepEqual(crd.default, value, `the CRD: ${path}`);
+    // The ports have their schema at another place, where a rule has no default.
+    const own = path === "spec.ports" ? schema.properties!.ports! : part;
+    assert.deepEqual(own.default, value, `the schema: ${path}`);
+  }
+});
+
+test("a manifest without fields has the defaults of a document", () => {
+  const manifest = {
+    apiVersion: "egress.outrider.dev/v1alpha1",
+    kind: "EgressPolicy",
+    metadata: { name: "test", namespace: "test" },
+    spec: SMALLEST,
+  };
+  assert.equal(encodeDocument(readManifest(manifest).document), encodeDocument(makeDocument(SMALLEST)));
+});
+
+test("a proxy without a policy has the defaults of a document", () => {
+  const { config } = readConfig(PROXY_OPTIONS, ["--policy", "x"], {});
+  const document = makeDocument({});
+  assert.deepEqual(settingsOf(config, null), settingsOf(config, document));
+  assert.equal(dnsSecondsOf(config, null), document.proxy.timeouts.dnsSeconds);
+});
+
+test("--help has the defaults of a document", () => {
+  const { proxy } = makeDocument({});
+  const shown: Record<string, string | number> = {
+    ...{ "dns-seconds": proxy.timeouts.dnsSeconds, "connect-seconds": proxy.timeouts.connectSeconds },
+    ...{ "idle-seconds": proxy.timeouts.idleSeconds, "drain-seconds": proxy.timeouts.drainSeconds },
+    ...{ "max-tunnels": proxy.limits.maxTunnels, "deny-status": proxy.denyStatus },
+    ...{ "reason-detail": proxy.reasonDetail.toLowerCase(), "access-log": proxy.accessLog.toLowerCase() },
+  };
+  const shared = PROXY_OPTIONS.filter(({ help }) => help.includes("or the policy's)"));
+  assert.deepEqual(shared.map(({ name }) => name).sort(), Object.keys(shown).sort());
+  for (const { name, help } of shared) assert.ok(help.endsWith(`(default ${shown[name]}, or the policy's)`), help);
+});
+
 interface Place {
   value: unknown;
   part: Schema;
