@@ -154,6 +154,32 @@ test("a container gets all variables or none", () => {
   });
 });
 
+test("the password precedes every URL, wherever the pod has it", () => {
+  const target = targetOf({ authentication: { mode: "Basic", secretRef: { name: "proxy-passwords" } } });
+  const password = {
+    name: PASSWORD_NAME,
+    valueFrom: { secretKeyRef: { name: "proxy-passwords", key: "PROXY_PASSWORD" } },
+  };
+  const urls = URL_NAMES.map((name) => ({ name, value: OWN[2]! }));
+  const others = [...NO_PROXY_NAMES.map((name) => ({ name, value: "" })), { name: "NODE_USE_ENV_PROXY", value: "1" }];
+  const secrets = { "proxy-passwords": { PROXY_PASSWORD: PASSWORD } };
+  const places = urls.map((_, i) => [...urls.slice(0, i), password, ...urls.slice(i)]);
+  for (const [i, env] of [...places, [...urls, password], [password, ...urls, password], urls].entries()) {
+    const pod = {
+      metadata: { annotations: { [LABEL.policy]: "webhooks" } },
+      spec: { containers: [{ name: "agent", env: [...env, ...others] }] },
+    };
+    const stored = applied(pod, inject(pod, target).patch);
+    const after = stored.spec!.containers![0]!.env!;
+    const found = environment(after, secrets);
+    for (const name of URL_NAMES)
+      assert.equal(found[name], `http://outrider:${PASSWORD}@${HOST}`, `place ${i}: ${name}`);
+    assert.equal(after.filter(({ name }) => name === PASSWORD_NAME).length, 1);
+    // In front of all of them, it stays where it is.
+    if (i === 0) assert.deepEqual(after, pod.spec.containers[0]!.env);
+  }
+});
+
 test("keeps other fields and their order", () => {
   const ours = new Set([...NAMES.filter((name) => !["A", "B", "ALL_PROXY"].includes(name)), "JAVA_TOOL_OPTIONS"]);
   holds((pod, _, stored) => {
