@@ -46,8 +46,9 @@ function outputOf({ namespaceLabels, policy, clusterIP, pod, addedLater }: Input
 
 const files = globSync("*.yaml", { cwd: root }).sort();
 
-test("golden pods cover every documented case", () => {
+test("the folder has cases, and nothing else", () => {
   assert.ok(files.length >= 40, `${files.length} files`);
+  assert.deepEqual(globSync("*", { cwd: root }).sort(), files);
 });
 
 for (const file of files) {

@@ -209,7 +209,15 @@ function readable(object: object): object {
   return rest;
 }
 
-for (const file of globSync("test/operator/golden/*.in.yaml", { cwd: root }).sort()) {
+const inputs = globSync("test/operator/golden/*.in.yaml", { cwd: root }).sort();
+
+test("the folder has cases, and no result without its input", () => {
+  assert.ok(inputs.length >= 20, `${inputs.length} cases`);
+  const others = globSync("test/operator/golden/*", { cwd: root }).filter((file) => !inputs.includes(file));
+  assert.deepEqual(others.sort(), inputs.map((file) => file.replace(".in.yaml", ".out.yaml")).sort());
+});
+
+for (const file of inputs) {
   test(`${file} gives the recorded result`, () => {
     const text = stringify(outputOf(readInput(file)), { lineWidth: 0 });
     const out = join(root, file.replace(".in.yaml", ".out.yaml"));

@@ -11,6 +11,7 @@ import { OPEN_LOOPBACK, OUTRIDER, startProxy } from "../harness/proxy.ts";
 import { exchange, listen, RawClient } from "../harness/raw.ts";
 
 type Zone = Parameters<typeof startDns>[0];
+const LOOPBACK: DnsReply = { addresses: ["127.0.0.1"] };
 
 async function setUp(t: TestContext, zone: Zone, args: string[] = ["--dns-seconds", "1"]) {
   const dns = await startDns(zone);
@@ -249,11 +250,41 @@ test("a resolver without a route is one line and exit status 2", {
 });
 
 test("a client that leaves during a lookup causes no dial", async (t) => {
-  const { proxy } = await setUp(t, () => "silent");
-  const client = await RawClient.open(proxy.port);
-  client.socket.write("CONNECT slow.test:443 HTTP/1.1\r\n\r\n");
-  await new Promise((resolve) => setTimeout(resolve, 200));
-  client.socket.resetAndDestroy();
-  const record = await proxy.waitRecord((r) => r.target === "slow.test:443");
-  assert.deepEqual([record.close, record.address, record.connectMs], ["client-gone", undefined, undefined]);
+  const answer = Promise.withResolvers<DnsReply>();
+  const { proxy, far, dns, get } = await setUp(t, (name) => (name === "slow.test" ? answer.promise : LOOPBACK), [
+    "--dns-seconds",
+    "30",
+  ]);
+  let accepted = 0;
+  const target = await listen((socket) => {
+    accepted++;
+    socket.destroy();
+  });
+  t.after(target.close);
+  for (const wire of [
+    `CONNECT slow.test:${target.port} HTTP/1.1\r\n\r\n`,
+    `GET http://slow.test:${target.port}/ HTTP/1.1\r\nHost: x\r\n\r\n`,
+  ]) {
+    const client = await RawClient.open(proxy.port);
+    client.socket.write(wire);
+    await proxy.untilStatus(({ active }) => active === 1);
+    client.socket.resetAndDestroy();
+    await proxy.untilStatus(({ active, connections }) => active === 0 && connections === 0);
+  }
+  assert.deepEqual(dns.queries.map(({ name }) => name).join(), "slow.test,slow.test");
+  answer.resolve(LOOPBACK);
+  // The next request uses the answer, so the proxy has it.
+  const waiting = await exchange(proxy.port, `CONNECT slow.test:${far.port} HTTP/1.1\r\n\r\nhello`);
+  assert.match(waiting, /^HTTP\/1\.1 200 /);
+  assert.match(await get("other.test"), /^HTTP\/1\.1 200 /);
+  assert.equal(accepted, 0);
+  await proxy.stop();
+  const records = proxy.records().filter((record) => record.target === `slow.test:${target.port}`);
+  assert.deepEqual(
+    records.map(({ kind, close, address, connectMs }) => [kind, close, address, connectMs]),
+    [
+      ["connect", "client-gone", undefined, undefined],
+      ["http", "client-gone", undefined, undefined],
+    ],
+  );
 });

@@ -239,7 +239,7 @@ test("answers a client that half-closes before the upstream connects", async () 
   cut.socket.end(`POST http://a.example:${far.port}/cut HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nab`);
   await cut.untilEnd();
   assert.equal(cut.text, "");
-  await proxy.waitRecord((record) => record.close === "client-gone");
+  await proxy.waitRecord((record) => record.close === "client-gone" && record.target === `a.example:${far.port}`);
   for (const { socket } of [client, cut]) socket.destroy();
   await far.close();
 });
@@ -291,6 +291,13 @@ test("Max-Forwards: 0 needs credentials and an allowed target", async () => {
     "OPTIONS http://denied.example/ HTTP/1.1\r\nHost: x\r\nMax-Forwards: 0\r\n\r\n",
   );
   assert.match(denied, /^HTTP\/1\.1 403 egress-denied: /);
+  const locked = await startProxy({ policy: {}, args: OPEN_LOOPBACK, env: { PROXY_PASSWORD: "s3cret" } });
+  const ask = (fields: string) =>
+    exchange(locked.port, `OPTIONS http://127.0.0.1:9999/ HTTP/1.1\r\nHost: x\r\nMax-Forwards: 0\r\n${fields}\r\n`);
+  assert.match(await ask(""), /^HTTP\/1\.1 407 egress-auth: /);
+  const authorization = `Proxy-Authorization: Basic ${Buffer.from("any:s3cret").toString("base64")}\r\n`;
+  assert.match(await ask(authorization), /^HTTP\/1\.1 200 OK\r\nAllow: OPTIONS\r\n/);
+  assert.equal(await locked.stop(), 0);
 });
 
 test("forwards OPTIONS for a URI without a path as *", async () => {

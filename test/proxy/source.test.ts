@@ -14,6 +14,8 @@ const RECEIVER6 = "2600:1::10";
 const ONE = "203.0.113.10";
 const TWO = "203.0.113.11";
 const SIX = "2001:db8:5::10";
+/** An address of the machine in a public range, and no source: only that it is the machine's own denies it. */
+const OWN = "11.0.0.20";
 const NAMES = Array.from({ length: 24 }, (_, i) => `host-${i}.example`);
 const HOSTS = `${RECEIVER} ${NAMES.join(" ")}\n${RECEIVER6} six.example\n`;
 const missing = netnsMissing();
@@ -143,15 +145,28 @@ test("an unassigned source is 503, also with ip_nonlocal_bind", {
   await nonlocal(0);
 });
 
-test("denies families without a source, and sources as targets", {
+test("denies families without a source, sources and own addresses", {
   skip: missing ?? false,
-}, async () => {
+}, async (t) => {
+  address("add", OWN);
+  t.after(() => address("del", OWN));
   const proxy = await start(sources(ONE));
-  assert.equal(await seen(proxy, "six.example"), "403");
-  assert.equal(await seen(proxy, ONE), "403");
-  const record = await proxy.waitRecord((r) => r.target === "six.example:8080");
-  assert.match(String(record.reason), /IPv6, for which there is no static IP/);
+  for (const tunnel of [true, false]) {
+    for (const target of ["six.example", ONE, OWN]) assert.equal(await seen(proxy, target, tunnel), "403", target);
+  }
   await proxy.stop();
+  const reasons = (target: string) =>
+    proxy
+      .records()
+      .filter((r) => r.target === target)
+      .map(({ reason }) => reason);
+  for (const [target, reason] of [
+    ["six.example:8080", "six.example resolves to IPv6, for which there is no static IP"],
+    [`${ONE}:8080`, `${ONE} is one of the policy's own static IPs`],
+    [`${OWN}:8080`, `${OWN} is an address of the proxy's own machine`],
+  ] as const) {
+    assert.deepEqual(reasons(target), [reason, reason]);
+  }
 });
 
 test("a source without free ports is overloaded", {

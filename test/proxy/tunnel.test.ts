@@ -142,25 +142,54 @@ test("reports a failed dial before any 200", async () => {
   client.socket.destroy();
 });
 
+/** Directions with a buffer of their own (`bulk.ts`): when all are taken, a tunnel reads on while bytes are unsent. */
+const BULK_BUFFERS = 64;
+
 test("an upstream that ended first still gets every byte", async () => {
-  let received = 0;
-  const ended = Promise.withResolvers<void>();
+  const sink = await listen((socket) => socket.resume());
+  const others = await Promise.all(Array.from({ length: BULK_BUFFERS }, () => tunnelTo(sink.port)));
+  for (const other of others) other.socket.write(Buffer.alloc(MiB / 2));
+  await Promise.all(others.map((other) => other.until(() => other.socket.writableLength === 0, "end of its upload")));
+
+  const accepted = Promise.withResolvers<Socket>();
   const upstream = await listen((socket) => {
-    socket.end("first word");
     socket.pause();
-    setTimeout(() => socket.resume(), 500);
-    socket.on("data", (chunk) => {
-      received += chunk.length;
-    });
-    socket.on("end", ended.resolve);
-    socket.on("error", ended.reject);
+    socket.end("first word");
+    accepted.resolve(socket);
   });
   const client = await tunnelTo(upstream.port);
-  client.socket.end(Buffer.alloc(8 * MiB));
-  await ended.promise;
-  assert.equal(received, 8 * MiB);
+  const socket = await accepted.promise;
+  await client.untilEnd();
   assert.equal(client.text, "first word");
+  const sent = createHash("sha256");
+  let total = 0;
+  while ((await proxy.untilStatus(() => true)).bufferedBytes === 0) {
+    assert.ok(total < 64 * MiB, "the kernel takes everything");
+    const piece = randomBytes(8192);
+    sent.update(piece);
+    total += piece.length;
+    await new Promise((resolve) => client.socket.write(piece, resolve));
+  }
+  // The proxy reads this FIN while it still has bytes for the upstream, and closes the connection of the client.
+  client.socket.end();
+  await client.until(() => client.socket.closed, "close of the client's connection");
+  assert.ok((await proxy.untilStatus(() => true)).bufferedBytes > 0, "bytes are still unsent");
+
+  const received = createHash("sha256");
+  let count = 0;
+  socket.on("data", (chunk) => {
+    count += chunk.length;
+    received.update(chunk);
+  });
+  socket.resume();
+  await once(socket, "end");
+  assert.equal(count, total);
+  assert.equal(received.digest("hex"), sent.digest("hex"));
+  const record = await proxy.waitRecord((r) => r.target === `127.0.0.1:${upstream.port}`);
+  assert.deepEqual([record.bytesUp, record.bytesDown, record.close], [total, 10, "upstream-end"]);
+  for (const other of others) other.socket.destroy();
   await upstream.close();
+  await sink.close();
 });
 
 test("a dual-stack listener records IPv4 clients as IPv4", async () => {

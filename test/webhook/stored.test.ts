@@ -5,6 +5,7 @@ import { createServer, type Server } from "node:https";
 import type { AddressInfo } from "node:net";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
 import { parseAllDocuments } from "yaml";
 import type { EgressPolicy } from "../../operator/api/egresspolicy.ts";
 import type { Container } from "../../operator/injection/pod.ts";
@@ -28,6 +29,9 @@ const ADDED = "test.example/added-later";
 
 /** Policies that the API server does not take, or addresses that it does not have: shown by the pure tests alone. */
 const ELSEWHERE = ["svix-basic-without-address.yaml", "svix-ipv6.yaml", "java-bare.yaml"];
+
+/** The API server rejects it, since the key of its Secret is not valid. */
+const INVALID = "basic-client-invalid.yaml";
 
 interface Golden {
   policy: Record<string, unknown>;
@@ -119,8 +123,11 @@ function create(pod: object, dryRun: boolean) {
   );
 }
 
-/** The policy with this spec, once the operator's webhook works with it. */
-async function settled(golden: Golden, pod: object): Promise<{ policy: EgressPolicy; marker: string | undefined }> {
+const POLL_MS = 50;
+const SETTLE_MS = 15_000;
+
+/** The policy with this spec, once the operator's webhook works with it. `stored`: the pod as it will be. */
+async function settled(golden: Golden, pod: object, stored: KubeObject | undefined) {
   await applyPolicy(plane, NS, "webhooks", golden.policy);
   const path = policyPath(NS, "webhooks");
   const seen = (policy: EgressPolicy | undefined) => {
@@ -128,19 +135,27 @@ async function settled(golden: Golden, pod: object): Promise<{ policy: EgressPol
     return ready && policy?.status?.endpoint?.clusterIP !== undefined;
   };
   const policy = (await plane.until<EgressPolicy>(path, seen, "the operator has seen the policy"))!;
-  const target = { ...targetOf(golden.policy), policy };
-  const marker = markerOf(target);
-  // Its cache follows within milliseconds.
-  for (const began = Date.now(); Date.now() - began < 3000; ) {
+  const marker = markerOf({ ...targetOf(golden.policy), policy });
+  // Its cache follows within milliseconds. A pod that requests no policy keeps the marker that it has.
+  const injected = stored?.metadata.annotations?.[MARKER] !== undefined;
+  const wanted = stored === undefined ? golden.pod.metadata.annotations?.[MARKER] : injected ? marker : undefined;
+  let last = "";
+  for (const began = Date.now(); Date.now() - began < SETTLE_MS; await sleep(POLL_MS)) {
     const { body } = await create(pod, true);
-    const found = body.metadata?.annotations?.[MARKER];
-    if (found === undefined || marker === undefined || found === marker) break;
-    await new Promise((resolve) => setTimeout(resolve, 50));
+    if (body.metadata?.annotations?.[MARKER] === wanted) return { policy, marker };
+    last = JSON.stringify(body.metadata ?? body);
   }
-  return { policy, marker };
+  return assert.fail(`a pod never gets the marker ${wanted}: ${last}`);
 }
 
-for (const file of globSync("*.yaml", { cwd: root }).sort()) {
+const files = globSync("*.yaml", { cwd: root }).sort();
+
+test("the folder has golden pods, and those that are left out", () => {
+  assert.ok(files.length > ELSEWHERE.length, `${files.length} files`);
+  for (const file of ELSEWHERE) assert.ok(files.includes(file), file);
+});
+
+for (const file of files) {
   const [first, second] = parseAllDocuments(readFileSync(join(root, file), "utf8"));
   const golden = first!.toJS() as Golden & { about: string };
   const expected = second!.toJS() as Expected;
@@ -157,9 +172,10 @@ for (const file of globSync("*.yaml", { cwd: root }).sort()) {
     };
     const { ownerReferences: __, ...metadata } = golden.pod.metadata;
     const pod = { apiVersion: "v1", kind: "Pod", metadata: { ...metadata, annotations }, spec };
-    const { policy, marker } = await settled(golden, pod);
+    // A rejected pod has no metadata.
+    const { policy, marker } = await settled(golden, pod, file === INVALID ? undefined : expected.stored);
     const { status, body } = await create(pod, false);
-    if (file === "basic-client-invalid.yaml") {
+    if (file === INVALID) {
       assert.equal(status, 422, body.message);
       return;
     }
