@@ -2,6 +2,8 @@ import assert from "node:assert/strict";
 import { exchange, listen } from "./raw.ts";
 
 const EVERY_MS = 5;
+/** Limit of deliveries under way: a slow machine gets no more than it can take. */
+const MAX_OPEN = 32;
 const RETRY_MS = 200;
 const MAX_ATTEMPTS = 5;
 
@@ -38,6 +40,7 @@ export async function startDeliveries(proxyPort: number) {
     while (going) {
       const one = deliver(sent++).finally(() => open.delete(one));
       open.add(one);
+      if (open.size >= MAX_OPEN) await Promise.race(open);
       await new Promise((resolve) => setTimeout(resolve, EVERY_MS));
     }
     await Promise.all(open);

@@ -11,7 +11,8 @@ const ROOT = new URL("../..", import.meta.url).pathname;
 export const OUTRIDER = join(ROOT, "bin/outrider");
 /** Opens receivers on loopback, which no other option opens. */
 export const OPEN_LOOPBACK = ["--allow-cidr", "127.0.0.0/8", "--allow-cidr", "::1/128"];
-const START_MS = 15_000;
+/** A loaded machine takes much longer than the usual second. */
+const START_MS = 60_000;
 /** A proxy that has not ended by then is killed, and its exit status is -1. */
 const STOP_MS = 60_000;
 

@@ -12,6 +12,12 @@ const drains = (delay: number, drain: number) => ({
   OUTRIDER_DRAIN_SECONDS: `${drain}`,
 });
 
+/** In this time a loaded machine sends a request and sees the phase. */
+const DELAY_SECONDS = 5;
+/** Time limit for a change of the phase on a loaded machine. */
+const PHASE_MS = 60_000;
+const untilPhase = (proxy: ProxyHandle, phase: string) => proxy.untilStatus((now) => now.phase === phase, PHASE_MS);
+
 /** Whether a connection is accepted. */
 async function accepts(port: number): Promise<boolean> {
   const socket = connect(port, "127.0.0.1");
@@ -26,17 +32,17 @@ async function accepts(port: number): Promise<boolean> {
 }
 
 test("SIGTERM starts a graceful shutdown with exit status 0", async () => {
-  const proxy = await startProxy({ env: drains(1, 60), args: OPEN_LOOPBACK });
+  const proxy = await startProxy({ env: drains(DELAY_SECONDS, 120), args: OPEN_LOOPBACK });
   const far = await listen((socket) => socket.pipe(socket));
   const early = await RawClient.open(proxy.port);
   await early.connect(`127.0.0.1:${far.port}`);
   const stopped = proxy.stop("SIGTERM");
-  await proxy.untilStatus((status) => status.phase === "leaving");
+  await untilPhase(proxy, "leaving");
   assert.deepEqual(await proxy.admin("/readyz"), { status: 503, text: "draining\n" });
   const late = await RawClient.open(proxy.port);
   await late.connect(`127.0.0.1:${far.port}`);
 
-  await proxy.untilStatus((status) => status.phase === "draining");
+  await untilPhase(proxy, "draining");
   assert.equal(await accepts(proxy.port), false);
   assert.equal((await proxy.admin("/livez")).status, 200);
   for (const client of [early, late]) {
@@ -78,7 +84,7 @@ test("resets tunnels after the drain time or a second signal", async () => {
 });
 
 test("closes keep-alive connections after the current response", async () => {
-  const proxy = await startProxy({ env: drains(1, 60), args: OPEN_LOOPBACK });
+  const proxy = await startProxy({ env: drains(DELAY_SECONDS, 120), args: OPEN_LOOPBACK });
   const held: Socket[] = [];
   const far = await listen((socket) => {
     socket.on("data", (chunk) => {
@@ -96,10 +102,10 @@ test("closes keep-alive connections after the current response", async () => {
   slow!.socket.write(get("/slow"));
   while (held.length === 0) await sleep(10);
   const stopped = proxy.stop();
-  await proxy.untilStatus((status) => status.phase === "leaving");
+  await untilPhase(proxy, "leaving");
   next!.socket.write(get("/second"));
   await next!.untilText("Connection: close");
-  await proxy.untilStatus((status) => status.phase === "draining");
+  await untilPhase(proxy, "draining");
   await idle!.untilEnd();
   held[0]!.write("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nlate");
   await slow!.untilText("Connection: close\r\n\r\nlate");
@@ -109,7 +115,7 @@ test("closes keep-alive connections after the current response", async () => {
 });
 
 test("answers 503 to a next request while draining", async () => {
-  const proxy = await startProxy({ env: drains(0, 60), args: OPEN_LOOPBACK });
+  const proxy = await startProxy({ env: drains(0, 120), args: OPEN_LOOPBACK });
   const far = await listen((socket) => {
     socket.on("data", () => socket.write("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"));
   });
@@ -118,7 +124,7 @@ test("answers 503 to a next request while draining", async () => {
   client.socket.write(wire + wire.slice(0, 10));
   await client.untilText("\r\n\r\nok");
   const stopped = proxy.stop();
-  await proxy.untilStatus((status) => status.phase === "draining");
+  await untilPhase(proxy, "draining");
   client.socket.write(wire.slice(10));
   await client.untilEnd();
   assert.match(client.text, /ok(HTTP\/1\.1 503 egress-unavailable: this proxy is shutting down\r\n[\s\S]*)$/);
@@ -136,7 +142,10 @@ test("answers 503 to a next request while draining", async () => {
 async function frontOf(fleet: () => readonly ProxyHandle[]) {
   let ready: ProxyHandle[] = [...fleet()];
   let turn = 0;
+  let looking = false;
   const look = setInterval(async () => {
+    if (looking) return;
+    looking = true;
     const answers = await Promise.all(
       fleet().map(async (proxy) => {
         const page = await proxy.admin("/readyz").catch(() => null);
@@ -144,6 +153,7 @@ async function frontOf(fleet: () => readonly ProxyHandle[]) {
       }),
     );
     ready = answers.filter((proxy) => proxy !== null);
+    looking = false;
   }, 100);
   const front = await listen((socket) => {
     const chosen = ready[turn++ % ready.length];
@@ -159,11 +169,11 @@ async function frontOf(fleet: () => readonly ProxyHandle[]) {
     clearInterval(look);
     await front.close();
   };
-  return { port: front.port, close };
+  return { port: front.port, uses: (proxy: ProxyHandle) => ready.includes(proxy), close };
 }
 
-test("a rolling restart behind one address loses no delivery", async () => {
-  const start = () => startProxy({ env: drains(1, 10), args: OPEN_LOOPBACK });
+test("a rolling restart behind one address loses no delivery", { timeout: 300_000 }, async () => {
+  const start = () => startProxy({ env: drains(DELAY_SECONDS, 120), args: OPEN_LOOPBACK });
   let fleet = [await start(), await start()];
   const front = await frontOf(() => fleet);
   const deliveries = await startDeliveries(front.port);
@@ -171,9 +181,8 @@ test("a rolling restart behind one address loses no delivery", async () => {
     const old = fleet[0]!;
     const fresh = await start();
     fleet = [...fleet, fresh];
-    await sleep(300);
-    const stopped = old.stop();
-    assert.equal(await stopped, 0);
+    while (!front.uses(fresh)) await sleep(20);
+    assert.equal(await old.stop(), 0);
     fleet = fleet.filter((proxy) => proxy !== old);
   }
   const { sent, delivered, retries } = await deliveries.stop();
