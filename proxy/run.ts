@@ -125,8 +125,8 @@ export async function runProxy(argv: readonly string[]): Promise<number> {
   const verifier = new Verifier({
     ask: makeAsk(names, () => installer.echoSet),
     log,
-    onWrong: (way, since) => server.endUnproven(way, since, Number.POSITIVE_INFINITY),
-    onRemoved: (way, until) => server.endUnproven(way, Number.NEGATIVE_INFINITY, until),
+    onWrong: (route, since) => server.endUnproven(route, since, Number.POSITIVE_INFINITY),
+    onRemoved: (route, until) => server.endUnproven(route, Number.NEGATIVE_INFINITY, until),
   });
   const onAcceptError = makeAcceptLog(log);
   const server: ProxyServer = new ProxyServer({

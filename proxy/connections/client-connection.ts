@@ -1,6 +1,6 @@
 import type { Socket } from "node:net";
 import { type Credentials, guesses, type Known } from "../config/credentials.ts";
-import { decideAgain } from "../egress/route.ts";
+import { decideAgain } from "../egress/decide-target.ts";
 import { type Head, HeadParser } from "../http/head.ts";
 import type { AccessRecord } from "../outcome/access-record.ts";
 import { countBound } from "../outcome/bounds.ts";
@@ -11,7 +11,7 @@ import { reset } from "../sockets/reset.ts";
 import type { Buffers, Holder } from "./buffers.ts";
 import { Connect } from "./connect.ts";
 import { Exchange } from "./forward.ts";
-import type { Connection, Entry, Handler, Passage, ProxyContext } from "./handler.ts";
+import type { Connection, Entry, Handler, OpenRequest, ProxyContext } from "./handler.ts";
 
 /** The interface of the server for its client connections. */
 export interface ConnectionServer extends ProxyContext {
@@ -111,7 +111,7 @@ export class ClientConnection implements Connection, Holder {
   /** The key under which the limits count this request; null while none is counted. */
   #counted: string | null = null;
   #known: Known | null = null;
-  #passage: Passage | null = null;
+  #request: OpenRequest | null = null;
 
   constructor(socket: Socket, server: ConnectionServer, sharedReads: boolean) {
     this.socket = socket;
@@ -215,15 +215,16 @@ export class ClientConnection implements Connection, Holder {
    * The last check, just before the 200 and before each plain request: the policy or the gate may have changed since
    * the entry stage.
    */
-  begin(entry: Entry, passage: Passage): Failure | null {
+  begin(entry: Entry, request: OpenRequest): Failure | null {
     const { server } = this;
     const changed = server.policy !== entry.policy || server.credentials !== entry.credentials;
-    const refused = (changed ? this.#decideAgain(passage) : null) ?? server.gate.refusal(passage.way, passage.dialled);
-    if (refused === null) this.#passage = passage;
+    const refused =
+      (changed ? this.#decideAgain(request) : null) ?? server.gate.refusal(request.route, request.dialled);
+    if (refused === null) this.#request = request;
     return refused;
   }
 
-  #decideAgain({ target, address, record }: Passage): Failure | null {
+  #decideAgain({ target, address, record }: OpenRequest): Failure | null {
     const { policy, credentials } = this.server;
     if (credentials.required && (this.#known === null || !credentials.has(this.#known))) {
       return { code: "auth", reason: "these proxy credentials are no longer valid" };
@@ -236,10 +237,10 @@ export class ClientConnection implements Connection, Holder {
 
   /** Applies a new policy after a reload: ends a request that it denies. */
   revoke(): void {
-    if (this.#passage === null || this.handler === null) return;
-    const refused = this.#decideAgain(this.#passage);
+    if (this.#request === null || this.handler === null) return;
+    const refused = this.#decideAgain(this.#request);
     if (refused === null) return;
-    const { record } = this.#passage;
+    const { record } = this.#request;
     record.code = refused.code;
     record.reason = refused.reason;
     if (refused.rule !== undefined) record.rule = refused.rule;
@@ -247,9 +248,10 @@ export class ClientConnection implements Connection, Holder {
   }
 
   /** Ends a request whose upstream connection was opened on an egress path between two moments. */
-  endUnproven(way: string, since: number, until: number): void {
-    const passage = this.#passage;
-    if (passage?.way.key === way && passage.opened >= since && passage.opened <= until) this.handler?.abort("unproven");
+  endUnproven(route: string, since: number, until: number): void {
+    const request = this.#request;
+    if (request?.route.key === route && request.opened >= since && request.opened <= until)
+      this.handler?.abort("unproven");
   }
 
   /** Since when it waits in its present state, by the server's clock. */
@@ -307,7 +309,7 @@ export class ClientConnection implements Connection, Holder {
       this.server.release(this.#counted);
       this.#counted = null;
     }
-    this.#passage = null;
+    this.#request = null;
     this.server.record(record);
     if (this.#gone) this.#forget();
   }

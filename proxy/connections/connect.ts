@@ -1,5 +1,5 @@
+import { decideTarget, type Vetted } from "../egress/decide-target.ts";
 import { dial } from "../egress/dial.ts";
-import { decideTarget, type Route } from "../egress/route.ts";
 import type { Head } from "../http/head.ts";
 import { Held } from "../http/held.ts";
 import type { AccessRecord } from "../outcome/access-record.ts";
@@ -8,7 +8,7 @@ import { formatAddress } from "../policy/cidr.ts";
 import { formatTarget, parseAuthority, type Target } from "../policy/target.ts";
 import { reset } from "../sockets/reset.ts";
 import { UPSTREAM_ONREAD, type UpstreamSocket } from "../sockets/upstream.ts";
-import type { Connection, Entry, Handler, Passage } from "./handler.ts";
+import type { Connection, Entry, Handler, OpenRequest } from "./handler.ts";
 import { Tunnel } from "./tunnel.ts";
 
 /** The whole success answer: senders and their libraries compare little else (RFC 9110 §9.3.6). */
@@ -47,15 +47,15 @@ export class Connect implements Handler {
       this.#fail(entry);
       return;
     }
-    const drop = decideTarget(entry.policy, client.server, target, this.#record, (route) => {
-      if ("code" in route) this.#fail(route);
-      else this.#reach(target, route, entry);
+    const drop = decideTarget(entry.policy, client.server, target, this.#record, (vetted) => {
+      if ("code" in vetted) this.#fail(vetted);
+      else this.#reach(target, vetted, entry);
     });
     // The callback may have run already, and `#reach` has set the way to cancel its dial.
     this.#stop ??= drop;
   }
 
-  #reach(target: Target, { addresses, ways }: Exclude<Route, Failure>, entry: Entry): void {
+  #reach(target: Target, { addresses, routes }: Vetted, entry: Entry): void {
     const began = performance.now();
     const options = {
       target,
@@ -63,7 +63,7 @@ export class Connect implements Handler {
       deadlineMs: entry.settings.connectMs,
       shown: this.#record.target,
       onread: UPSTREAM_ONREAD,
-      ways,
+      routes,
     };
     this.#stop = dial(addresses, options, (result) => {
       const opened = performance.now();
@@ -73,17 +73,17 @@ export class Connect implements Handler {
         return;
       }
       const { socket, address } = result;
-      const passage = { record: this.#record, target, address, way: ways[address.family]!, dialled: began, opened };
-      this.#open(socket, passage, entry);
+      const request = { record: this.#record, target, address, route: routes[address.family]!, dialled: began, opened };
+      this.#open(socket, request, entry);
     });
   }
 
   /** The upstream is connected: the last check, the 200, and the tunnel. */
-  #open(upstream: UpstreamSocket, passage: Passage, entry: Entry): void {
+  #open(upstream: UpstreamSocket, request: OpenRequest, entry: Entry): void {
     const client = this.#client;
-    this.#record.address = formatAddress(passage.address);
+    this.#record.address = formatAddress(request.address);
     this.#record.local = upstream.localAddress ?? "";
-    const closed = client.begin(entry, passage);
+    const closed = client.begin(entry, request);
     if (closed !== null) {
       upstream.destroy();
       this.#fail(closed);

@@ -1,5 +1,5 @@
+import { decideTarget, type Vetted } from "../egress/decide-target.ts";
 import { dial } from "../egress/dial.ts";
-import { decideTarget, type Route } from "../egress/route.ts";
 import { type BodyReader, ChunkedBody, chunkHeader, LengthBody } from "../http/body.ts";
 import { bindsConnection, maxForwards, requestHead } from "../http/fields.ts";
 import type { Head } from "../http/head.ts";
@@ -102,14 +102,14 @@ export class Exchange implements Handler, UpstreamOwner {
       return;
     }
     this.#entry = entry;
-    const drop = decideTarget(entry.policy, client.server, absolute.target, this.#record, (route) => {
-      if ("code" in route) this.#fail(route);
-      else this.#reach(absolute, route, entry);
+    const drop = decideTarget(entry.policy, client.server, absolute.target, this.#record, (vetted) => {
+      if ("code" in vetted) this.#fail(vetted);
+      else this.#reach(absolute, vetted, entry);
     });
     this.#stop ??= drop;
   }
 
-  #reach(absolute: AbsoluteTarget, { addresses, ways }: Exclude<Route, Failure>, entry: Entry): void {
+  #reach(absolute: AbsoluteTarget, { addresses, routes }: Vetted, entry: Entry): void {
     if (this.#forwards === 0) {
       this.#answerHere();
       return;
@@ -121,12 +121,12 @@ export class Exchange implements Handler, UpstreamOwner {
       this.#poolKey = key;
       this.#opened = opened;
       const { target } = absolute;
-      const passage = { record: this.#record, target, address, way: ways[address.family]!, dialled, opened };
-      const closed = this.#client.begin(entry, passage);
+      const request = { record: this.#record, target, address, route: routes[address.family]!, dialled, opened };
+      const closed = this.#client.begin(entry, request);
       if (closed === null) this.#send(socket, address, absolute);
       else this.#fail(closed);
     };
-    const keyOf = (address: Address) => `${shown} ${formatAddress(address)} ${ways[address.family]!.key}`;
+    const keyOf = (address: Address) => `${shown} ${formatAddress(address)} ${routes[address.family]!.key}`;
     for (const address of addresses) {
       const key = keyOf(address);
       const pooled = pool.take(key, this.#client);
@@ -140,7 +140,14 @@ export class Exchange implements Handler, UpstreamOwner {
     }
     const began = performance.now();
     const { connectMs: deadlineMs } = entry.settings;
-    const options = { target: absolute.target, policy: entry.policy, deadlineMs, shown, ways, onread: UPSTREAM_ONREAD };
+    const options = {
+      target: absolute.target,
+      policy: entry.policy,
+      deadlineMs,
+      shown,
+      routes,
+      onread: UPSTREAM_ONREAD,
+    };
     this.#stop = dial(addresses, options, (result) => {
       this.#record.connectMs = performance.now() - began;
       if ("code" in result) {

@@ -3,7 +3,7 @@ import type { Settings } from "../config/config.ts";
 import type { Credentials } from "../config/credentials.ts";
 import type { Names } from "../dns/names.ts";
 import type { Gate } from "../egress/gate.ts";
-import type { Way } from "../egress/verifier.ts";
+import type { Route } from "../egress/route.ts";
 import type { Head } from "../http/head.ts";
 import type { AccessRecord } from "../outcome/access-record.ts";
 import type { Failure } from "../outcome/refusals.ts";
@@ -31,11 +31,11 @@ export interface Handler {
 }
 
 /** A request that has its upstream connection, with everything that is needed to decide it again. */
-export interface Passage {
+export interface OpenRequest {
   record: AccessRecord;
   target: Target;
   address: Address;
-  way: Way;
+  route: Route;
   /** When its upstream connection was started, and when it was established (monotonic ms). */
   dialled: number;
   opened: number;
@@ -74,7 +74,7 @@ export interface Connection {
   /** The entry stage: policy, credentials, limits. */
   enter(head: Head, record: AccessRecord): Entry | Failure;
   /** The last check before a request is sent; null: it may be sent. */
-  begin(entry: Entry, passage: Passage): Failure | null;
+  begin(entry: Entry, request: OpenRequest): Failure | null;
   /** Answers a refusal, writes the record and closes the connection. `headOnly`: the request was a HEAD. */
   refuse(failure: Failure, record: AccessRecord, headOnly: boolean): void;
   /** Writes the record of the request and releases its place in the limits. */

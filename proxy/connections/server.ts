@@ -108,8 +108,8 @@ export class ProxyServer implements ConnectionServer {
    * Resets connections that were opened on an egress path between two moments (monotonic ms), since they may have left
    * from a wrong address (`unproven`).
    */
-  endUnproven(way: string, since: number, until: number): void {
-    for (const client of this.#clients) client.endUnproven(way, since, until);
+  endUnproven(route: string, since: number, until: number): void {
+    for (const client of this.#clients) client.endUnproven(route, since, until);
     this.pool.close();
   }
 

@@ -5,7 +5,7 @@ import { type Address, formatAddress, parseAddress } from "../policy/cidr.ts";
 import { type PolicySet, refuseOwn } from "../policy/engine.ts";
 import type { Target } from "../policy/target.ts";
 import { openFileLimit, shareFiles } from "../sockets/descriptors.ts";
-import type { Ways } from "./gate.ts";
+import type { Routes } from "./route.ts";
 import { assignedAddresses, type Source } from "./source-address.ts";
 
 /** Delay before the next address is tried in parallel (RFC 8305 §5, connection attempt delay). */
@@ -33,7 +33,7 @@ export interface DialOptions {
   /** `host:port`, for the reason. */
   shown: string;
   /** The source address of each family; absent: the machine chooses. */
-  ways?: Ways;
+  routes?: Routes;
   /** Reads into a buffer instead of stream chunks (see `upstream.ts`). */
   onread?: TcpNetConnectOpts["onread"];
 }
@@ -123,7 +123,7 @@ export function dial(vetted: readonly Address[], options: DialOptions, done: (re
   const attempt = () => {
     clearTimeout(stagger);
     const address = addresses[next++]!;
-    const source = options.ways?.[address.family]?.source;
+    const source = options.routes?.[address.family]?.source;
     const socket = connect({
       host: formatAddress(address),
       port: options.target.port,

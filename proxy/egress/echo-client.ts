@@ -4,12 +4,13 @@ import type { Names } from "../dns/names.ts";
 import { type BodyReader, ChunkedBody, LengthBody, UntilClose } from "../http/body.ts";
 import { ResponseHeadParser } from "../http/head.ts";
 import type { AccessRecord } from "../outcome/access-record.ts";
+import type { Failure } from "../outcome/refusals.ts";
 import { formatAddress, parseAddress } from "../policy/cidr.ts";
 import type { PolicySet } from "../policy/engine.ts";
 import { plainLine } from "../policy/rules.ts";
 import type { Target } from "../policy/target.ts";
+import { decideTarget, type Vetted } from "./decide-target.ts";
 import { type DialOptions, dial } from "./dial.ts";
-import { decideTarget, type Route } from "./route.ts";
 import type { Ask } from "./verifier.ts";
 
 /** Limit in bytes of an echo body: it is an address, or JSON with one. */
@@ -131,9 +132,9 @@ export function observe(url: URL, raw: Socket, timeoutMs: number): Promise<strin
 }
 
 /** Connects to one of the addresses, or rejects with the reason. */
-function dialled(route: Exclude<Route, { code: string }>, options: Omit<DialOptions, "ways">) {
+function dialled(vetted: Vetted, options: Omit<DialOptions, "routes">) {
   return new Promise<Socket>((resolve, reject) => {
-    dial(route.addresses, { ...options, ways: route.ways }, (result) => {
+    dial(vetted.addresses, { ...options, routes: vetted.routes }, (result) => {
       if ("code" in result) reject(new Error(result.reason));
       else resolve(result.socket);
     });
@@ -145,12 +146,13 @@ function dialled(route: Exclude<Route, { code: string }>, options: Omit<DialOpti
  * the policy's lists. The gate is skipped, because it waits for this answer.
  */
 export function makeAsk(names: Names, echoSet: () => PolicySet | null): Ask {
-  return async (url, way, timeoutMs) => {
-    if (way.source !== undefined && !way.source.assigned) throw new Error(`${way.key} is not assigned to this machine`);
+  return async (url, route, timeoutMs) => {
+    if (route.source !== undefined && !route.source.assigned)
+      throw new Error(`${route.key} is not assigned to this machine`);
     const began = performance.now();
     const host = hostOfUrl(url);
     const target: Target = { host, ip: parseAddress(host) !== null, port: portOfUrl(url) };
-    const gate = { waysFor: () => ({ 4: way, 6: way }), entry: () => null, refusal: () => null };
+    const gate = { routesFor: () => ({ 4: route, 6: route }), entry: () => null, refusal: () => null };
     const unread: AccessRecord = {
       kind: "connect",
       started: 0,
@@ -162,15 +164,15 @@ export function makeAsk(names: Names, echoSet: () => PolicySet | null): Ask {
     };
     const set = echoSet();
     if (set === null) throw new Error("this proxy has no policy yet");
-    const route = await new Promise<Route>((resolve) => {
+    const vetted = await new Promise<Vetted | Failure>((resolve) => {
       decideTarget(set, { names, gate }, target, unread, resolve);
     });
-    if ("code" in route) throw new Error(route.reason);
-    const addresses = route.addresses.filter((address) => address.family === way.family);
-    if (addresses.length === 0) throw new Error(`${host} has no IPv${way.family} address`);
+    if ("code" in vetted) throw new Error(vetted.reason);
+    const addresses = vetted.addresses.filter((address) => address.family === route.family);
+    if (addresses.length === 0) throw new Error(`${host} has no IPv${route.family} address`);
     const left = () => Math.max(1, Math.ceil(timeoutMs - (performance.now() - began)));
     const socket = await dialled(
-      { addresses, ways: route.ways },
+      { addresses, routes: vetted.routes },
       { target, policy: set, shown: url.host, deadlineMs: left() },
     );
     return observe(url, socket, left());

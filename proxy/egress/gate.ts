@@ -1,12 +1,10 @@
 import type { Failure } from "../outcome/refusals.ts";
+import type { Route, Routes } from "./route.ts";
 import type { Sources } from "./source-address.ts";
-import type { Verifier, Way } from "./verifier.ts";
-
-/** The egress paths for a destination host; null: no source address has that family. */
-export type Ways = Readonly<Record<4 | 6, Way | null>>;
+import type { Verifier } from "./verifier.ts";
 
 /** Without source addresses the machine chooses: one path per family, for every host. */
-const MACHINE: Ways = { 4: { key: "ipv4", family: 4 }, 6: { key: "ipv6", family: 6 } };
+const MACHINE: Routes = { 4: { key: "ipv4", family: 4 }, 6: { key: "ipv6", family: 6 } };
 
 /** Decides whether a request may leave now, and from which address: only from one that is assigned and proven. */
 export class Gate {
@@ -18,34 +16,34 @@ export class Gate {
     this.#verifier = verifier;
   }
 
-  waysFor(host: string): Ways {
+  routesFor(host: string): Routes {
     if (this.#sources.list.length === 0) return MACHINE;
-    const way = (family: 4 | 6): Way | null => {
+    const route = (family: 4 | 6): Route | null => {
       const source = this.#sources.pick(host, family);
       return source === null ? null : { key: source.address, family, source };
     };
-    return { 4: way(4), 6: way(6) };
+    return { 4: route(4), 6: route(6) };
   }
 
   /** Null: open. `dialled`: start of the connection that is to be used (monotonic ms). */
-  refusal(way: Way | null, dialled?: number): Failure | null {
-    if (way === null) return { code: "unverified", reason: "there is no source address of this family" };
-    if (way.source !== undefined && !way.source.assigned) {
-      return { code: "unverified", reason: `source address ${way.key} is not assigned to this machine` };
+  refusal(route: Route | null, dialled?: number): Failure | null {
+    if (route === null) return { code: "unverified", reason: "there is no source address of this family" };
+    if (route.source !== undefined && !route.source.assigned) {
+      return { code: "unverified", reason: `source address ${route.key} is not assigned to this machine` };
     }
-    if (dialled !== undefined && this.#verifier.wrongSince(way.key, dialled)) {
+    if (dialled !== undefined && this.#verifier.wrongSince(route.key, dialled)) {
       return { code: "unverified", reason: `the connection began before a wrong source address was seen; try again` };
     }
-    return this.#verifier.open(way.key) ? null : { code: "unverified", reason: this.#verifier.reason(way.key) };
+    return this.#verifier.open(route.key) ? null : { code: "unverified", reason: this.#verifier.reason(route.key) };
   }
 
   /** The check before any DNS query: null when at least one path is open. */
-  entry(ways: Ways): Failure | null {
-    const four = this.refusal(ways[4]);
+  entry(routes: Routes): Failure | null {
+    const four = this.refusal(routes[4]);
     if (four === null) return null;
-    const six = this.refusal(ways[6]);
+    const six = this.refusal(routes[6]);
     if (six === null) return null;
-    return ways[4] === null ? six : four;
+    return routes[4] === null ? six : four;
   }
 
   /** Why the gate is not ready: a source is not assigned or a path is not proven. Null: ready. */

@@ -1,20 +1,12 @@
 import type { Logger } from "../cli/log.ts";
 import { formatAddress, parseAddress } from "../policy/cidr.ts";
 import type { PolicyDocument, Verification } from "../policy/document.ts";
+import type { Route } from "./route.ts";
 import type { Source } from "./source-address.ts";
-
-/** An egress path with its own proof: a source address, or a family where the machine chooses the source. */
-export interface Way {
-  /** The source address, or `ipv4`, `ipv6`. */
-  key: string;
-  family: 4 | 6;
-  /** The source to bind; absent: the machine chooses. */
-  source?: Source;
-}
 
 /** The state of an egress path. Times in milliseconds: `…At` since the epoch, others monotonic. */
 interface Proof {
-  way: Way;
+  route: Route;
   /** Canonical addresses, one of which every answer must contain; empty: any answer is right. */
   expected: ReadonlySet<string>;
   /** Start of the last good round (monotonic); null: never proven, or a wrong answer since. */
@@ -27,6 +19,7 @@ interface Proof {
 
 /** The part of `/status` about one egress path. Times are RFC 3339. */
 export interface ProofStatus {
+  /** Key of the route. Operators of other versions read it under this name. */
   way: string;
   family: 4 | 6;
   verified: boolean;
@@ -39,19 +32,19 @@ export interface ProofStatus {
 }
 
 /** Requests one echo URL on one egress path and returns the address that it saw. Rejects without an answer. */
-export type Ask = (url: URL, way: Way, timeoutMs: number) => Promise<string>;
+export type Ask = (url: URL, route: Route, timeoutMs: number) => Promise<string>;
 
 /** Dependencies of a {@link Verifier}. */
 export interface VerifierOptions {
   ask: Ask;
   log: Logger;
   /** Called for a wrong address: connections opened since then (monotonic ms) may have left from it. */
-  onWrong: (way: string, since: number) => void;
+  onWrong: (route: string, since: number) => void;
   /**
    * Called for an address that is no longer expected: connections opened until then (monotonic ms) may have left from
    * it.
    */
-  onRemoved: (way: string, until: number) => void;
+  onRemoved: (route: string, until: number) => void;
   /** Milliseconds, monotonic. */
   now?: () => number;
   /** Random number from 0 to 1. */
@@ -66,20 +59,23 @@ const JITTER = 0.2;
 const UNPROVEN_INTERVAL_MS = 2000;
 
 /** Egress paths of a document (each source, or each family of its static IPs) with the addresses that must be seen. */
-export function waysOf(document: PolicyDocument, sources: readonly Source[]): { way: Way; expected: Set<string> }[] {
+export function routesOf(
+  document: PolicyDocument,
+  sources: readonly Source[],
+): { route: Route; expected: Set<string> }[] {
   const canonical = (text: string) => formatAddress(parseAddress(text)!);
   if (sources.length > 0) {
     return sources.map((source) => {
       const mapped = document.staticIPs.find((ip) => canonical(ip.sourceAddress ?? ip.address) === source.address);
       const expected = new Set([mapped === undefined ? source.address : canonical(mapped.address)]);
-      return { way: { key: source.address, family: source.family, source }, expected };
+      return { route: { key: source.address, family: source.family, source }, expected };
     });
   }
   const seen = document.staticIPs.filter((ip) => ip.phase !== "Pending").map((ip) => parseAddress(ip.address)!);
   const families = seen.length === 0 ? ([4] as const) : ([4, 6] as const);
   return families
     .map((family) => ({
-      way: { key: `ipv${family}`, family },
+      route: { key: `ipv${family}`, family },
       expected: new Set(seen.filter((address) => address.family === family).map(formatAddress)),
     }))
     .filter(({ expected }) => seen.length === 0 || expected.size > 0);
@@ -128,10 +124,10 @@ export class Verifier {
       clearTimeout(this.#timer);
       return;
     }
-    for (const { way, expected } of waysOf(document, sources)) {
-      const old = before.get(way.key);
+    for (const { route, expected } of routesOf(document, sources)) {
+      const old = before.get(route.key);
       const fresh: Proof = {
-        way,
+        route,
         expected,
         since: null,
         provenAt: null,
@@ -140,8 +136,8 @@ export class Verifier {
         error: "not checked yet",
       };
       const holds = old?.observed.every((address) => expected.size === 0 || expected.has(address)) ?? false;
-      this.#proofs.set(way.key, old !== undefined && holds ? { ...old, way, expected } : fresh);
-      this.#remove(way.key, expected);
+      this.#proofs.set(route.key, old !== undefined && holds ? { ...old, route, expected } : fresh);
+      this.#remove(route.key, expected);
     }
     this.checkNow();
   }
@@ -196,9 +192,9 @@ export class Verifier {
   status(): ProofStatus[] {
     const time = (ms: number | null) => (ms === null ? null : new Date(ms).toISOString());
     return [...this.#proofs.values()].map((proof) => ({
-      way: proof.way.key,
-      family: proof.way.family,
-      verified: this.verified(proof.way.key),
+      way: proof.route.key,
+      family: proof.route.family,
+      verified: this.verified(proof.route.key),
       expected: [...proof.expected],
       observed: proof.observed,
       provenAt: time(proof.provenAt),
@@ -221,7 +217,7 @@ export class Verifier {
       this.#running = false;
       const settings = this.#settings;
       if (settings === null) return;
-      const proven = [...this.#proofs.values()].every((proof) => this.verified(proof.way.key));
+      const proven = [...this.#proofs.values()].every((proof) => this.verified(proof.route.key));
       const interval = settings.intervalSeconds * 1000 * (1 - JITTER * this.#random());
       const wait = proven ? interval : Math.min(interval, UNPROVEN_INTERVAL_MS);
       const delay = this.#again ? 0 : Math.max(0, wait - (this.#now() - began));
@@ -244,7 +240,7 @@ export class Verifier {
     await Promise.all(
       echoURLs.map(async (text) => {
         try {
-          const address = await this.#options.ask(new URL(text), proof.way, timeoutSeconds * 1000);
+          const address = await this.#options.ask(new URL(text), proof.route, timeoutSeconds * 1000);
           if (generation !== this.#generation) return;
           if (proof.expected.size === 0 || proof.expected.has(address)) right.push(address);
           else {
@@ -258,36 +254,36 @@ export class Verifier {
     );
     if (generation !== this.#generation) return;
     const { log } = this.#options;
-    const before = this.verified(proof.way.key);
+    const before = this.verified(proof.route.key);
     proof.checkedAt = Date.now();
     if (wrong) return;
     proof.error = errors.length > 0 ? errors.join("; ") : null;
     if (right.length === 0) {
-      log.warn({ way: proof.way.key, error: proof.error }, "no echo URL answers");
+      log.warn({ way: proof.route.key, error: proof.error }, "no echo URL answers");
       return;
     }
     proof.since = began;
     proof.provenAt = proof.checkedAt;
     proof.observed = [...new Set(right)];
-    const used = this.#usedOf(proof.way.key);
+    const used = this.#usedOf(proof.route.key);
     for (const [address, until] of used) used.set(address, Math.min(until, this.#now()));
     for (const address of right) used.set(address, Number.POSITIVE_INFINITY);
-    if (!before) log.info({ way: proof.way.key, observed: proof.observed }, "source address proven");
+    if (!before) log.info({ way: proof.route.key, observed: proof.observed }, "source address proven");
   }
 
   /** The gate closes before the end of the round. */
   #wrong(proof: Proof, url: string, address: string): void {
     const since = proof.since ?? 0;
-    this.#wrongAt.set(proof.way.key, this.#now());
+    this.#wrongAt.set(proof.route.key, this.#now());
     this.mismatches++;
     proof.since = null;
     proof.observed = [address];
     proof.error = `${url} saw ${address}`;
     this.#options.log.error(
-      { way: proof.way.key, observed: address, expected: [...proof.expected], url },
+      { way: proof.route.key, observed: address, expected: [...proof.expected], url },
       "wrong source",
     );
-    this.#options.onWrong(proof.way.key, since);
+    this.#options.onWrong(proof.route.key, since);
   }
 
   stop(): void {

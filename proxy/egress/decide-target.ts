@@ -1,0 +1,102 @@
+import type { Answer, Names } from "../dns/names.ts";
+import type { AccessRecord } from "../outcome/access-record.ts";
+import type { Failure } from "../outcome/refusals.ts";
+import { type Address, formatAddress, parseAddress } from "../policy/cidr.ts";
+import { decideName, type PolicySet, vetAll } from "../policy/engine.ts";
+import type { Target } from "../policy/target.ts";
+import type { Gate } from "./gate.ts";
+import type { Routes } from "./route.ts";
+
+/** Addresses of one name that a record and a reason show. The others are counted (a record is one line of a log). */
+const MAX_SHOWN = 16;
+
+/** Where a permitted request may go: vetted addresses, each with the egress path of its family. */
+export interface Vetted {
+  addresses: readonly Address[];
+  routes: Routes;
+}
+
+/** Context of a decision besides the request's policy. */
+export interface Deciding {
+  readonly names: Names;
+  readonly gate: Pick<Gate, "routesFor" | "entry" | "refusal">;
+}
+
+/** The address of a client (`IP:port`), which it cannot forge as it can a user name. Empty for this process itself. */
+function addressOf(source: string): string {
+  return source.slice(0, Math.max(0, source.lastIndexOf(":")));
+}
+
+/** Writes the addresses into the record: the first ones, and the number of the others. */
+function note(record: AccessRecord, addresses: readonly Address[], more: number): void {
+  const shown = addresses.length > MAX_SHOWN ? addresses.slice(0, MAX_SHOWN) : addresses;
+  record.addresses = shown.map(formatAddress);
+  const cut = addresses.length - shown.length + more;
+  if (cut > 0) record.addressesCut = cut;
+}
+
+/** The addresses of the record as a part of a reason. */
+function listOf({ addresses = [], addressesCut }: AccessRecord): string {
+  const cut = addressesCut === undefined ? "" : `, and ${addressesCut} more`;
+  return ` (${addresses.join(", ")}${cut})`;
+}
+
+/**
+ * Decides one target: name stage, gate, resolve, vet. Writes rule, reason, addresses and times into the record and
+ * calls `done` once, possibly before it returns. The returned function cancels the DNS lookup.
+ */
+export function decideTarget(
+  set: PolicySet,
+  { names, gate }: Deciding,
+  target: Target,
+  record: AccessRecord,
+  done: (result: Vetted | Failure) => void,
+): () => void {
+  const stage = decideName(set, target);
+  if ("code" in stage) {
+    done(stage);
+    return () => {};
+  }
+  const routes = gate.routesFor(target.host);
+  const shut = gate.entry(routes);
+  if (shut !== null) {
+    done(shut);
+    return () => {};
+  }
+  const vetted = (addresses: readonly Address[], more: number) => {
+    note(record, addresses, more);
+    const all = vetAll(set, target, stage, addresses);
+    if (all.refusal !== undefined) {
+      const full = set.document.proxy.reasonDetail === "Full" ? listOf(record) : "";
+      done({ ...all.refusal, reason: all.refusal.reason + full });
+      return;
+    }
+    record.rule = all.rule;
+    if (all.wouldDeny !== undefined) record.wouldDeny = all.wouldDeny;
+    // One family may be proven while the other is not.
+    const open = all.dial.filter((address) => gate.refusal(routes[address.family]) === null);
+    if (open.length > 0) done({ addresses: open, routes });
+    else done(gate.refusal(routes[all.dial[0]!.family])!);
+  };
+  if (target.ip) {
+    vetted([parseAddress(target.host)!], 0);
+    return () => {};
+  }
+  const asked = performance.now();
+  const answered = (answer: Answer) => {
+    record.dnsMs = performance.now() - asked;
+    if ("code" in answer) done(answer);
+    else vetted(answer.addresses, answer.more ?? 0);
+  };
+  return names.lookup(target.host, answered, addressOf(record.source));
+}
+
+/** Decides again for the dialled address, without DNS: null when it is still permitted. */
+export function decideAgain(set: PolicySet, target: Target, address: Address, record: AccessRecord): Failure | null {
+  const stage = decideName(set, target);
+  if ("code" in stage) return stage;
+  const all = vetAll(set, target, stage, [address]);
+  if (all.refusal !== undefined) return all.refusal;
+  if (all.wouldDeny !== undefined) record.wouldDeny = all.wouldDeny;
+  return null;
+}
