@@ -1,26 +1,21 @@
 import type { Socket } from "node:net";
-import { type Credentials, guesses, type Known } from "../config/credentials.ts";
-import { decideAgain } from "../egress/decide-target.ts";
 import { type Head, HeadParser } from "../http/head.ts";
-import type { AccessRecord } from "../outcome/access-record.ts";
+import { type AccessRecord, newRecord, noteFailure, notePolicy } from "../outcome/access-record.ts";
 import { countBound } from "../outcome/bounds.ts";
 import { type Failure, isDenial, refusalBytes } from "../outcome/refusals.ts";
-import type { PolicySet } from "../policy/engine.ts";
-import { copyOut } from "../sockets/read-buffer.ts";
+import { type ClientOwner, clientAddress, own } from "../sockets/client.ts";
 import { reset } from "../sockets/reset.ts";
 import type { Buffers, Holder } from "./buffers.ts";
+import { CLOSED, CUT, type CurrentRequest, type Phase } from "./client-phase.ts";
 import { Connect } from "./connect.ts";
-import { Exchange } from "./forward.ts";
-import type { Connection, Entry, Handler, OpenRequest, ProxyContext } from "./handler.ts";
+import { Forward } from "./forward.ts";
+import type { Connection, Entry, Handler, OpenRequest } from "./handler.ts";
+import { LingeringClose } from "./lingering-close.ts";
+import { Permit, type PermitServer } from "./permit.ts";
 
 /** The interface of the server for its client connections. */
-export interface ConnectionServer extends ProxyContext {
-  readonly policy: PolicySet | null;
-  readonly credentials: Credentials;
+export interface ConnectionServer extends PermitServer {
   readonly buffers: Buffers;
-  /** Counts one request under a client's key; returns a sentence when a limit forbids it. */
-  acquire(key: string): string | null;
-  release(key: string): void;
   record(record: AccessRecord): void;
   /** The connection has sent its first head, or is gone. */
   spoke(client: ClientConnection): void;
@@ -32,8 +27,6 @@ export interface ConnectionServer extends ProxyContext {
   forget(client: ClientConnection): void;
 }
 
-type ClientSocket = Socket & { client?: ClientConnection };
-
 /**
  * From accept to the end of the first head, and for each later head from its first byte. Further bytes do not extend
  * it.
@@ -41,45 +34,9 @@ type ClientSocket = Socket & { client?: ClientConnection };
 const HEAD_TIMEOUT_MS = 10_000;
 /** Longer than any sender keeps an idle connection (Go: 90 s), so that no request meets a closing one. */
 const KEEP_ALIVE_MS = 120_000;
-/** Limits of the unread rest of a refused request: bodies of webhooks fit, and no RST destroys the answer. */
-const LINGER_BYTES = 4 * 1024 * 1024;
-const LINGER_MS = 1000;
-/** Time limit for a client that reads none of the last bytes of an answer; then it is reset. */
-const FLUSH_MS = 30_000;
-
-function onData(this: ClientSocket, chunk: Buffer): void {
-  this.client!.data(chunk);
-}
-
-/** The address of a client. An IPv4 client of a dual-stack listener is shown with its IPv4 address. */
-function peerOf({ remoteAddress = "" }: Socket): string {
-  return remoteAddress.startsWith("::ffff:") && remoteAddress.includes(".") ? remoteAddress.slice(7) : remoteAddress;
-}
-
-/** Receives data that an accepted socket read into the shared buffer, where Node allows that (`accept.ts`). */
-export function onClientRead(this: Socket, length: number): boolean {
-  const { client } = this as ClientSocket;
-  if (client === undefined) return false;
-  if (client.bulk !== null) return client.bulk(length);
-  client.data(copyOut(length));
-  return true;
-}
-
-function onEnd(this: ClientSocket): void {
-  this.client!.end();
-}
-function onDrain(this: ClientSocket): void {
-  this.client!.handler?.onDrain();
-}
-function onError(this: ClientSocket, error: NodeJS.ErrnoException): void {
-  this.client!.error = error;
-}
-function onClose(this: ClientSocket): void {
-  this.client!.closed();
-}
 
 /** One accepted connection: reads heads, passes each request to its handler, refuses and lingers. */
-export class ClientConnection implements Connection, Holder {
+export class ClientConnection implements Connection, ClientOwner, Holder {
   readonly socket: Socket;
   readonly server: ConnectionServer;
   /** The address of the client. */
@@ -90,63 +47,54 @@ export class ClientConnection implements Connection, Holder {
   readonly accepted: number;
   /** Whether it reads by `onread` (`accept.ts`). */
   readonly sharedReads: boolean;
-  /** Takes bytes from a buffer of its own (`bulk.ts`); false: reading must pause. */
+  /** Takes the reads of a socket with a buffer of its own (`bulk.ts`); false: reading must pause. Null: shared buffer. */
   bulk: ((length: number) => boolean) | null = null;
-  handler: Handler | null = null;
-  error: NodeJS.ErrnoException | null = null;
-  #parser: HeadParser | null = null;
+  #phase: Phase;
   /** Number of heads received. Before the first one the client gets no keep-alive time. */
   #requests = 0;
-  /** Start of the wait for this head, of the idle time between two requests, or of progress of the last answer. */
-  #since: number;
-  /** Bytes that may still be discarded while lingering; -1: not lingering. */
-  #linger = -1;
-  #lingerTimer: NodeJS.Timeout | undefined;
-  /** Unsent bytes of the last answer at the last sweep. */
-  #unsent = 0;
-  /** The socket is closed. */
-  #gone = false;
+  /** The last error of the socket. */
+  #error: NodeJS.ErrnoException | null = null;
   /** The last sweep found the socket destroyed. */
   #seenDestroyed = false;
-  /** The key under which the limits count this request; null while none is counted. */
-  #counted: string | null = null;
-  #known: Known | null = null;
-  #request: OpenRequest | null = null;
 
   constructor(socket: Socket, server: ConnectionServer, sharedReads: boolean) {
     this.socket = socket;
     this.server = server;
     this.sharedReads = sharedReads;
-    this.from = peerOf(socket);
+    this.from = clientAddress(socket);
     this.source = `${this.from.includes(":") ? `[${this.from}]` : this.from}:${socket.remotePort}`;
     this.accepted = server.now;
-    this.#since = server.now;
-    (socket as ClientSocket).client = this;
-    socket.on("error", onError);
-    if (sharedReads) socket.resume();
-    else socket.on("data", onData);
-    socket.on("end", onEnd);
-    socket.on("drain", onDrain);
-    socket.on("close", onClose);
+    this.#phase = { name: "silent", since: server.now };
+    own(socket, this, sharedReads);
   }
 
+  /** Bytes of the client have arrived. */
   data(chunk: Buffer): void {
-    if (this.handler !== null) {
-      this.handler.onData(chunk);
+    const phase = this.#phase;
+    switch (phase.name) {
+      case "request":
+        phase.handler.onData(chunk);
+        return;
+      case "silent":
+        this.#readHead(phase.since, new HeadParser(), chunk);
+        return;
+      case "idle":
+        this.#readHead(this.server.now, new HeadParser(), chunk);
+        return;
+      case "head":
+        this.#readHead(phase.since, phase.parser, chunk);
+        return;
+      case "closing":
+        phase.close.discard(chunk.length);
+    }
+  }
+
+  #readHead(since: number, parser: HeadParser, chunk: Buffer): void {
+    const result = parser.feed(chunk);
+    if (result === null) {
+      if (this.#phase.name !== "head") this.#phase = { name: "head", since, parser };
       return;
     }
-    if (this.#linger >= 0) {
-      this.#linger -= chunk.length;
-      if (this.#linger < 0) this.socket.destroy();
-      return;
-    }
-    if (this.#parser === null) {
-      this.#parser = new HeadParser();
-      if (this.#requests > 0) this.#since = this.server.now;
-    }
-    const result = this.#parser.feed(chunk);
-    if (result === null) return;
-    this.#parser = null;
     if (this.#requests === 0) this.server.spoke(this);
     if ("refusal" in result) {
       const { status, reason } = result.refusal;
@@ -158,180 +106,101 @@ export class ClientConnection implements Connection, Holder {
 
   #dispatch(head: Head, rest: Buffer): void {
     if (this.#requests++ > 0) this.server.woke(this);
-    const handler = head.method === "CONNECT" ? new Connect(this, head) : new Exchange(this, head);
-    this.handler = handler;
+    const handler = head.method === "CONNECT" ? new Connect(this, head) : new Forward(this, head);
+    this.#phase = { name: "request", handler, permit: new Permit(this.server, this.from) };
     handler.start(rest);
   }
 
+  /** The request that is not over, even if its client has disconnected. */
+  get #request(): CurrentRequest | null {
+    const phase = this.#phase;
+    return phase.name === "request" || phase.name === "flushing" ? phase : null;
+  }
+
+  handOver(handler: Handler): void {
+    const { permit } = this.#request!;
+    this.#phase = { name: "request", handler, permit };
+  }
+
   newRecord(kind: AccessRecord["kind"], target: string): AccessRecord {
-    const shown = target.length > 300 ? `${target.slice(0, 300)}...` : target;
-    const record: AccessRecord = {
-      kind,
-      started: Date.now(),
-      source: this.source,
-      target: shown,
-      verdict: "allow",
-      bytesUp: 0,
-      bytesDown: 0,
-    };
+    const record = newRecord(kind, this.source, target);
     const { policy } = this.server;
-    if (policy !== null) {
-      record.policy = policy.document.policy;
-      record.hash = policy.hash;
-    }
+    if (policy !== null) notePolicy(record, policy);
     return record;
   }
 
-  /** The entry stage: policy, credentials, limits. */
   enter(head: Head, record: AccessRecord): Entry | Failure {
-    const { server } = this;
-    const { policy, credentials } = server;
-    if (policy === null) return { code: "no-policy", reason: "this proxy has no valid policy yet" };
-    // The first request of an accepted connection is still served; later ones are refused, so that the client
-    // reconnects elsewhere.
-    if (server.phase === "draining" && this.#requests > 1) {
-      return { code: "draining", reason: "this proxy is shutting down" };
-    }
-    let key = this.from;
-    if (credentials.required) {
-      const known = credentials.check(head.authorization);
-      if (known === null) {
-        const none = head.authorization === undefined;
-        const reason = `${none ? "no" : "wrong"} proxy credentials; set them in the proxy URL`;
-        return { code: "auth", reason, ...(none ? {} : { delayMs: guesses.wrong(key, performance.now()) }) };
-      }
-      record.client = known.name;
-      this.#known = known;
-      // An address has no space in it.
-      if (known.countedAs !== null) key = `client ${known.countedAs}`;
-    }
-    const full = server.acquire(key);
-    if (full !== null) return { code: "overloaded", reason: full };
-    this.#counted = key;
-    return { policy, settings: server.settings, credentials };
+    return this.#request!.permit.enter(head, record, this.#requests === 1);
   }
 
-  /**
-   * The last check, just before the 200 and before each plain request: the policy or the gate may have changed since
-   * the entry stage.
-   */
   begin(entry: Entry, request: OpenRequest): Failure | null {
-    const { server } = this;
-    const changed = server.policy !== entry.policy || server.credentials !== entry.credentials;
-    const refused =
-      (changed ? this.#decideAgain(request) : null) ?? server.gate.refusal(request.route, request.dialled);
-    if (refused === null) this.#request = request;
-    return refused;
-  }
-
-  #decideAgain({ target, address, record }: OpenRequest): Failure | null {
-    const { policy, credentials } = this.server;
-    if (credentials.required && (this.#known === null || !credentials.has(this.#known))) {
-      return { code: "auth", reason: "these proxy credentials are no longer valid" };
-    }
-    if (policy === null) return null;
-    record.policy = policy.document.policy;
-    record.hash = policy.hash;
-    return decideAgain(policy, target, address, record);
+    return this.#request!.permit.begin(entry, request);
   }
 
   /** Applies a new policy after a reload: ends a request that it denies. */
   revoke(): void {
-    if (this.#request === null || this.handler === null) return;
-    const refused = this.#decideAgain(this.#request);
-    if (refused === null) return;
-    const { record } = this.#request;
-    record.code = refused.code;
-    record.reason = refused.reason;
-    if (refused.rule !== undefined) record.rule = refused.rule;
-    this.handler.abort("revoked");
+    const request = this.#request;
+    if (request?.permit.revoked()) request.handler.abort("revoked");
   }
 
   /** Ends a request whose upstream connection was opened on an egress path between two moments. */
   endUnproven(route: string, since: number, until: number): void {
     const request = this.#request;
-    if (request?.route.key === route && request.opened >= since && request.opened <= until)
-      this.handler?.abort("unproven");
+    if (request?.permit.openedOn(route, since, until)) request.handler.abort("unproven");
   }
 
-  /** Since when it waits in its present state, by the server's clock. */
+  /** Since when it waits for its next request or for its end, by the server's clock; now, while it does neither. */
   get since(): number {
-    return this.#since;
+    const phase = this.#phase;
+    switch (phase.name) {
+      case "silent":
+      case "head":
+      case "idle":
+        return phase.since;
+      case "closing":
+        return phase.close.since;
+      default:
+        return this.server.now;
+    }
   }
 
-  /** The last response of this connection is written: FIN, then discard what still comes. */
   farewell(): void {
-    this.#close("");
+    this.#close("", 0);
   }
 
-  #close(bytes: string): void {
-    this.handler = null;
-    this.#linger = LINGER_BYTES;
-    this.#since = this.server.now;
-    this.#unsent = 0;
+  #close(bytes: string, delayMs: number): void {
+    const close = new LingeringClose(this);
+    this.#phase = { name: "closing", close };
     this.server.rests(this);
-    this.socket.end(bytes, "latin1", () => {
-      if (!this.#gone) this.#lingerTimer = setTimeout(() => this.socket.destroy(), LINGER_MS);
-    });
-    if (this.socket.writableLength > 0) this.noteBuffered();
-    this.socket.resume();
+    close.start(bytes, delayMs);
   }
 
-  /** The same after a delay; until then the input is discarded. */
-  #closeLater(bytes: string, ms: number): void {
-    this.handler = null;
-    this.#linger = LINGER_BYTES;
-    this.#since = this.server.now;
-    this.server.rests(this);
-    this.#lingerTimer = setTimeout(() => this.#close(bytes), ms);
-    this.socket.resume();
-  }
-
-  /** Answers a refusal, closes lingering and writes the record. `headOnly`: the request was a HEAD. */
   refuse(failure: Failure, record: AccessRecord, headOnly: boolean): void {
     record.verdict = isDenial(failure.code) || failure.code === "auth" ? "deny" : record.verdict;
-    record.code = failure.code;
-    record.reason = failure.reason;
-    if (failure.rule !== undefined) record.rule = failure.rule;
+    noteFailure(record, failure);
     record.close = "refused";
     const policy = record.policy ?? "";
     const denyStatus = this.server.settings.denyStatus;
     const bytes = refusalBytes(failure, { policy, denyStatus, head: headOnly });
     this.finish(record);
-    if (this.socket.destroyed) this.handler = null;
-    else if (failure.delayMs) this.#closeLater(bytes, failure.delayMs);
-    else this.#close(bytes);
+    if (this.socket.destroyed) this.#phase = CUT;
+    else this.#close(bytes, failure.delayMs ?? 0);
   }
 
-  /** One request is over: its record is written, its place is free. */
   finish(record: AccessRecord): void {
-    if (this.#counted !== null) {
-      this.server.release(this.#counted);
-      this.#counted = null;
-    }
-    this.#request = null;
+    this.#request?.permit.release();
     this.server.record(record);
-    if (this.#gone) this.#forget();
+    if (this.#phase.name === "flushing") this.#forget();
   }
 
-  /** Counts what this connection keeps for slow peers. */
-  noteBuffered(): void {
-    this.server.buffers.note(this);
+  cut(record: AccessRecord): void {
+    this.finish(record);
+    this.#phase = CUT;
+    reset(this.socket);
   }
 
-  buffered(): number {
-    return this.handler === null ? this.socket.writableLength : this.handler.buffered();
-  }
-
-  shed(): void {
-    if (this.handler === null) reset(this.socket);
-    else this.handler.abort("buffer-limit");
-  }
-
-  /** The exchange is complete, and the connection continues with the bytes that the client sent behind it. */
   next(rest: Buffer): void {
-    this.handler = null;
-    this.#since = this.server.now;
+    this.#phase = { name: "idle", since: this.server.now };
     if (this.server.phase === "draining") {
       this.socket.end();
       return;
@@ -341,59 +210,110 @@ export class ClientConnection implements Connection, Holder {
     if (rest.length > 0) this.data(rest);
   }
 
-  /** No request is under way or begun, and there was one: the connection can be closed without a loss. */
-  get idle(): boolean {
-    return this.handler === null && this.#parser === null && this.#linger < 0 && this.#requests > 0;
+  noteBuffered(): void {
+    this.server.buffers.note(this);
+  }
+
+  buffered(): number {
+    return this.#request?.handler.buffered() ?? this.socket.writableLength;
+  }
+
+  shed(): void {
+    const request = this.#request;
+    if (request === null) reset(this.socket);
+    else request.handler.abort("buffer-limit");
+  }
+
+  /** The server ends: resets a request, and closes a connection without one. */
+  abort(): void {
+    const request = this.#request;
+    if (request === null) this.socket.destroy();
+    else request.handler.abort("drain");
+  }
+
+  /** The server drains: closes a connection between two requests, which loses none. */
+  drain(): void {
+    if (this.#phase.name === "idle") this.socket.end();
   }
 
   end(): void {
-    if (this.handler !== null) this.handler.onEnd();
-    else if (this.#linger < 0) this.socket.end();
+    const phase = this.#phase;
+    switch (phase.name) {
+      case "request":
+        phase.handler.onEnd();
+        return;
+      case "silent":
+      case "head":
+      case "idle":
+        this.socket.end();
+    }
+  }
+
+  /** The socket has room again. */
+  drained(): void {
+    if (this.#phase.name === "request") this.#phase.handler.onDrain();
+  }
+
+  /** An error of the socket, whose close follows. */
+  failed(error: NodeJS.ErrnoException): void {
+    this.#error = error;
   }
 
   /** The socket is closed. */
   closed(): void {
-    if (this.#gone) return;
-    this.#gone = true;
-    clearTimeout(this.#lingerTimer);
+    const phase = this.#phase;
+    switch (phase.name) {
+      case "flushing":
+      case "closed":
+        return;
+      case "request":
+        if (phase.handler.onClosed(this.#error)) {
+          this.#phase = { ...phase, name: "flushing" };
+          return;
+        }
+        break;
+      case "closing":
+        phase.close.cancel();
+    }
     this.server.spoke(this);
-    const lingering = this.handler?.onClosed(this.error) ?? false;
-    if (!lingering) this.#forget();
+    this.#forget();
   }
 
   #forget(): void {
-    this.handler = null;
+    this.#phase = CLOSED;
     this.server.forget(this);
   }
 
+  /** Enforces the time limits of the phase. Called once a second. */
   sweep(now: number): void {
     // A destroyed socket normally closes in the same turn of the event loop: this one never will.
     if (this.socket.destroyed && this.#seenDestroyed) this.closed();
     this.#seenDestroyed = this.socket.destroyed;
-    if (this.handler !== null) {
-      this.handler.sweep(now);
-      return;
-    }
-    if (this.#linger >= 0) {
-      this.#sweepUnsent(now);
-      return;
-    }
-    const limit = this.#parser === null && this.#requests > 0 ? KEEP_ALIVE_MS : HEAD_TIMEOUT_MS;
-    if (now - this.#since < limit) return;
-    if (this.#requests === 0) countBound("silent-connections");
-    if (this.#parser === null) this.socket.destroy();
-    else {
-      const reason = `the request head was not complete within ${HEAD_TIMEOUT_MS / 1000} s`;
-      this.refuse({ code: "bad-request", reason }, this.newRecord("http", ""), false);
+    const phase = this.#phase;
+    switch (phase.name) {
+      case "request":
+      case "flushing":
+        phase.handler.sweep(now);
+        return;
+      case "closing":
+        phase.close.sweep(now);
+        return;
+      case "silent":
+        if (now - phase.since < HEAD_TIMEOUT_MS) return;
+        countBound("silent-connections");
+        this.socket.destroy();
+        return;
+      case "idle":
+        if (now - phase.since >= KEEP_ALIVE_MS) this.socket.destroy();
+        return;
+      case "head":
+        if (now - phase.since >= HEAD_TIMEOUT_MS) this.#refuseLate();
     }
   }
 
-  /** Resets a client that takes nothing of the last answer for {@link FLUSH_MS}. */
-  #sweepUnsent(now: number): void {
-    const unsent = this.socket.writableLength;
-    if (unsent !== this.#unsent) {
-      this.#unsent = unsent;
-      this.#since = now;
-    } else if (unsent > 0 && now - this.#since >= FLUSH_MS) reset(this.socket);
+  #refuseLate(): void {
+    if (this.#requests === 0) countBound("silent-connections");
+    const reason = `the request head was not complete within ${HEAD_TIMEOUT_MS / 1000} s`;
+    this.refuse({ code: "bad-request", reason }, this.newRecord("http", ""), false);
   }
 }

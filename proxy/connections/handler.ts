@@ -68,8 +68,8 @@ export interface Connection {
   readonly sharedReads: boolean;
   /** Takes the bytes of a read buffer of its own (`bulk.ts`); false: reading must pause. */
   bulk: ((length: number) => boolean) | null;
-  /** The handler of the bytes that arrive; null between two requests. */
-  handler: Handler | null;
+  /** Another handler continues the request: a CONNECT becomes a tunnel. */
+  handOver(handler: Handler): void;
   newRecord(kind: AccessRecord["kind"], target: string): AccessRecord;
   /** The entry stage: policy, credentials, limits. */
   enter(head: Head, record: AccessRecord): Entry | Failure;
@@ -79,6 +79,8 @@ export interface Connection {
   refuse(failure: Failure, record: AccessRecord, headOnly: boolean): void;
   /** Writes the record of the request and releases its place in the limits. */
   finish(record: AccessRecord): void;
+  /** The same, and resets the connection. */
+  cut(record: AccessRecord): void;
   /** The last response is written: sends FIN and discards what still arrives. */
   farewell(): void;
   /** Waits for the next request; `rest` are bytes of it that have arrived. */

@@ -8,9 +8,10 @@ import { type Bound, countBound } from "../outcome/bounds.ts";
 import { refusalBytes } from "../outcome/refusals.ts";
 import type { PolicySet } from "../policy/engine.ts";
 import { KEEP_ALIVE_SECONDS, shareReadBuffer } from "../sockets/accept.ts";
+import { onClientRead } from "../sockets/client.ts";
 import { Pool } from "../sockets/pool.ts";
 import { Buffers } from "./buffers.ts";
-import { ClientConnection, type ConnectionServer, onClientRead } from "./client-connection.ts";
+import { ClientConnection, type ConnectionServer } from "./client-connection.ts";
 
 const SWEEP_MS = 1000;
 /** Limit of connections of one source address without a complete first head. Honest clients send theirs at once. */
@@ -262,7 +263,7 @@ export class ProxyServer implements ConnectionServer {
   drain(): Promise<void> {
     this.phase = "draining";
     this.#server.close();
-    for (const client of this.#clients) if (client.idle) client.socket.end();
+    for (const client of this.#clients) client.drain();
     return new Promise((resolve) => {
       if (this.#clients.size === 0) resolve();
       else this.#emptied = resolve;
@@ -272,10 +273,7 @@ export class ProxyServer implements ConnectionServer {
   /** Resets all open connections (record: `drain`) and resolves when every connection is closed. */
   async close(): Promise<void> {
     const drained = this.drain();
-    for (const client of this.#clients) {
-      if (client.handler === null) client.socket.destroy();
-      else client.handler.abort("drain");
-    }
+    for (const client of this.#clients) client.abort();
     this.pool.close();
     this.names.close();
     await drained;

@@ -3,13 +3,16 @@ import { countBound } from "../outcome/bounds.ts";
 import { BULK_AFTER_BYTES, Bulk } from "../sockets/bulk.ts";
 import { copyOut } from "../sockets/read-buffer.ts";
 import { reset } from "../sockets/reset.ts";
-import { adopt, type UpstreamOwner, type UpstreamSocket } from "../sockets/upstream.ts";
+import type { UpstreamOwner, UpstreamSocket } from "../sockets/upstream.ts";
 import type { Connection, Handler } from "./handler.ts";
 
 /** Idle time after which TCP keep-alive starts; short tunnels thereby save four system calls. */
 const KEEP_ALIVE_MS = 15_000;
 /** After both sides have ended, the upstream gets this long to take the bytes that the client sent before its end. */
 const LINGER_MS = 5000;
+
+/** The whole success answer: senders and their libraries compare little else (RFC 9110 §9.3.6). */
+const ESTABLISHED = Buffer.from("HTTP/1.1 200 Connection established\r\n\r\n");
 
 /** Whether a direction has just reached the number of bytes from which it counts as bulk. */
 const passes = (bytes: number, added: number): boolean => bytes >= BULK_AFTER_BYTES && bytes - added < BULK_AFTER_BYTES;
@@ -33,15 +36,23 @@ export class Tunnel implements Handler, UpstreamOwner {
   #up: Bulk | null = null;
   #down: Bulk | null = null;
 
-  constructor(client: Connection, upstream: UpstreamSocket, record: AccessRecord, idleMs: number, now: number) {
+  constructor(client: Connection, upstream: UpstreamSocket, record: AccessRecord, idleMs: number) {
     this.client = client;
     this.#upstream = upstream;
     this.#record = record;
     this.#idleMs = idleMs;
-    this.#active = now;
+    this.#active = client.server.now;
     upstream.owner = this;
-    adopt(upstream);
     upstream.resume();
+  }
+
+  /** Answers the CONNECT and relays what the client sent before the answer. */
+  begin(early: Buffer, ended: boolean): void {
+    const { socket } = this.client;
+    socket.write(ESTABLISHED);
+    if (early.length > 0) this.onData(early);
+    if (ended) this.onEnd();
+    else if (!this.#upstream.writableNeedDrain) socket.resume();
   }
 
   onData(chunk: Buffer): void {

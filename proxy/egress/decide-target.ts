@@ -11,7 +11,7 @@ import type { Routes } from "./route.ts";
 const MAX_SHOWN = 16;
 
 /** Where a permitted request may go: vetted addresses, each with the egress path of its family. */
-export interface Vetted {
+export interface Destinations {
   addresses: readonly Address[];
   routes: Routes;
 }
@@ -50,7 +50,7 @@ export function decideTarget(
   { names, gate }: Deciding,
   target: Target,
   record: AccessRecord,
-  done: (result: Vetted | Failure) => void,
+  done: (result: Destinations | Failure) => void,
 ): () => void {
   const stage = decideName(set, target);
   if ("code" in stage) {

@@ -3,13 +3,13 @@ import { connect as connectTls } from "node:tls";
 import type { Names } from "../dns/names.ts";
 import { type BodyReader, ChunkedBody, LengthBody, UntilClose } from "../http/body.ts";
 import { ResponseHeadParser } from "../http/head.ts";
-import type { AccessRecord } from "../outcome/access-record.ts";
+import { newRecord } from "../outcome/access-record.ts";
 import type { Failure } from "../outcome/refusals.ts";
 import { formatAddress, parseAddress } from "../policy/cidr.ts";
 import type { PolicySet } from "../policy/engine.ts";
 import { plainLine } from "../policy/rules.ts";
 import type { Target } from "../policy/target.ts";
-import { decideTarget, type Vetted } from "./decide-target.ts";
+import { type Destinations, decideTarget } from "./decide-target.ts";
 import { type DialOptions, dial } from "./dial.ts";
 import type { Ask } from "./verifier.ts";
 
@@ -132,7 +132,7 @@ export function observe(url: URL, raw: Socket, timeoutMs: number): Promise<strin
 }
 
 /** Connects to one of the addresses, or rejects with the reason. */
-function dialled(vetted: Vetted, options: Omit<DialOptions, "routes">) {
+function dialled(vetted: Destinations, options: Omit<DialOptions, "routes">) {
   return new Promise<Socket>((resolve, reject) => {
     dial(vetted.addresses, { ...options, routes: vetted.routes }, (result) => {
       if ("code" in result) reject(new Error(result.reason));
@@ -153,19 +153,10 @@ export function makeAsk(names: Names, echoSet: () => PolicySet | null): Ask {
     const host = hostOfUrl(url);
     const target: Target = { host, ip: parseAddress(host) !== null, port: portOfUrl(url) };
     const gate = { routesFor: () => ({ 4: route, 6: route }), entry: () => null, refusal: () => null };
-    const unread: AccessRecord = {
-      kind: "connect",
-      started: 0,
-      source: "",
-      target: host,
-      verdict: "allow",
-      bytesUp: 0,
-      bytesDown: 0,
-    };
     const set = echoSet();
     if (set === null) throw new Error("this proxy has no policy yet");
-    const vetted = await new Promise<Vetted | Failure>((resolve) => {
-      decideTarget(set, { names, gate }, target, unread, resolve);
+    const vetted = await new Promise<Destinations | Failure>((resolve) => {
+      decideTarget(set, { names, gate }, target, newRecord("connect", "", host), resolve);
     });
     if ("code" in vetted) throw new Error(vetted.reason);
     const addresses = vetted.addresses.filter((address) => address.family === route.family);

@@ -1,6 +1,10 @@
 import { write, writeSync } from "node:fs";
 import { asciiJson } from "../cli/log.ts";
-import type { Code } from "./refusals.ts";
+import type { PolicySet } from "../policy/engine.ts";
+import type { Code, Failure } from "./refusals.ts";
+
+/** Limit in characters of a target that could not be parsed. */
+const MAX_TARGET = 300;
 
 /** The record of one tunnel or request. Times in milliseconds, sizes in bytes. */
 export interface AccessRecord {
@@ -34,6 +38,25 @@ export interface AccessRecord {
   policy?: string;
   hash?: string;
   wouldDeny?: { code: Code; rule: string };
+}
+
+/** The record of a request that has just arrived. */
+export function newRecord(kind: AccessRecord["kind"], source: string, target: string): AccessRecord {
+  const shown = target.length > MAX_TARGET ? `${target.slice(0, MAX_TARGET)}...` : target;
+  return { kind, started: Date.now(), source, target: shown, verdict: "allow", bytesUp: 0, bytesDown: 0 };
+}
+
+/** Writes the policy that decides into the record. */
+export function notePolicy(record: AccessRecord, policy: PolicySet): void {
+  record.policy = policy.document.policy;
+  record.hash = policy.hash;
+}
+
+/** Writes why the request was refused or ended into the record. */
+export function noteFailure(record: AccessRecord, { code, reason, rule }: Failure): void {
+  record.code = code;
+  record.reason = reason;
+  if (rule !== undefined) record.rule = rule;
 }
 
 const round = (ms: number): number => Math.round(ms * 100) / 100;

@@ -93,11 +93,13 @@ test("answers pipelined requests in order", async () => {
 });
 
 test("relays chunked bodies without extensions and trailers", async () => {
-  const far = await receiver((_, socket) =>
-    socket.write(
-      "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-T\r\n\r\n5;x=y\r\nhello\r\n0\r\nX-T: 1\r\n\r\n",
-    ),
-  );
+  const response =
+    "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-T\r\n\r\n5;x=y\r\nhello\r\n0\r\nX-T: 1\r\n\r\n";
+  const far = await receiver((_, socket) => {
+    // An answer to an incomplete request would close the connection.
+    const answer = () => (far.state.text.endsWith("\r\n0\r\n\r\n") ? socket.write(response) : setImmediate(answer));
+    answer();
+  });
   const client = await RawClient.open(proxy.port);
   client.socket.write(`POST http://a.example:${far.port}/ HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n`);
   client.socket.write("3;ext\r\nabc\r\n");
@@ -241,6 +243,30 @@ test("answers a client that half-closes before the upstream connects", async () 
   assert.equal(cut.text, "");
   await proxy.waitRecord((record) => record.close === "client-gone" && record.target === `a.example:${far.port}`);
   for (const { socket } of [client, cut]) socket.destroy();
+  await far.close();
+});
+
+test("notices a client that disconnects while its upstream does not read", async () => {
+  const far = await listen((socket) => socket.once("data", () => socket.pause().write(ok("hi"))));
+  const request = (length: number) =>
+    `POST http://a.example:${far.port}/ HTTP/1.1\r\nHost: x\r\nContent-Length: ${length}\r\n\r\n${"b".repeat(length)}`;
+  const client = await RawClient.open(proxy.port);
+  client.socket.write(request(10));
+  await client.untilText("hi");
+  const [upstream] = far.sockets;
+  // The receiver answers and does not read, until the proxy itself has to keep more bytes than it wants to.
+  for (let buffered = 0; buffered < 65_536; ) {
+    const { length } = client.bytes;
+    client.socket.write(request(40_000));
+    buffered = (await proxy.untilStatus(({ active }) => active === 1)).bufferedBytes;
+    upstream!.write(ok("hi"));
+    await client.until(() => client.bytes.length > length && client.text.endsWith("hi"), "the answer");
+    await proxy.untilStatus(({ active }) => active === 0);
+  }
+  client.socket.write(request(1000));
+  await proxy.untilStatus(({ active }) => active === 1);
+  client.socket.resetAndDestroy();
+  await proxy.waitRecord(({ close, bytesUp }) => close === "client-gone" && bytesUp === 1000);
   await far.close();
 });
 

@@ -1,0 +1,109 @@
+import { type Credentials, guesses, type Known } from "../config/credentials.ts";
+import { decideAgain } from "../egress/decide-target.ts";
+import type { Head } from "../http/head.ts";
+import { type AccessRecord, noteFailure, notePolicy } from "../outcome/access-record.ts";
+import type { Failure } from "../outcome/refusals.ts";
+import type { PolicySet } from "../policy/engine.ts";
+import type { Entry, OpenRequest, ProxyContext } from "./handler.ts";
+
+/** State of the server that decides whether a request may be sent. */
+export interface PermitServer extends ProxyContext {
+  readonly policy: PolicySet | null;
+  readonly credentials: Credentials;
+  /** Counts one request under a client's key; returns a sentence when a limit forbids it. */
+  acquire(key: string): string | null;
+  release(key: string): void;
+}
+
+/**
+ * The permission of one request: given by policy, credentials and limits at the entry stage, checked again before the
+ * request is sent, and after each reload until it is over.
+ */
+export class Permit {
+  readonly #server: PermitServer;
+  /** The address of the client. */
+  readonly #from: string;
+  /** The key under which the limits count this request; null while none is counted. */
+  #counted: string | null = null;
+  #known: Known | null = null;
+  /** Set while it has its upstream connection. */
+  #open: OpenRequest | null = null;
+
+  constructor(server: PermitServer, from: string) {
+    this.#server = server;
+    this.#from = from;
+  }
+
+  /** The entry stage: policy, credentials, limits. `first`: the first request of its connection. */
+  enter(head: Head, record: AccessRecord, first: boolean): Entry | Failure {
+    const server = this.#server;
+    const { policy, credentials } = server;
+    if (policy === null) return { code: "no-policy", reason: "this proxy has no valid policy yet" };
+    // The first request of an accepted connection is still served; later ones are refused, so that the client
+    // reconnects elsewhere.
+    if (server.phase === "draining" && !first) return { code: "draining", reason: "this proxy is shutting down" };
+    let key = this.#from;
+    if (credentials.required) {
+      const known = credentials.check(head.authorization);
+      if (known === null) {
+        const none = head.authorization === undefined;
+        const reason = `${none ? "no" : "wrong"} proxy credentials; set them in the proxy URL`;
+        return { code: "auth", reason, ...(none ? {} : { delayMs: guesses.wrong(key, performance.now()) }) };
+      }
+      record.client = known.name;
+      this.#known = known;
+      // An address has no space in it.
+      if (known.countedAs !== null) key = `client ${known.countedAs}`;
+    }
+    const full = server.acquire(key);
+    if (full !== null) return { code: "overloaded", reason: full };
+    this.#counted = key;
+    return { policy, settings: server.settings, credentials };
+  }
+
+  /**
+   * The last check, just before the 200 and before each plain request: the policy or the gate may have changed since
+   * the entry stage. Null: it may be sent.
+   */
+  begin(entry: Entry, request: OpenRequest): Failure | null {
+    const { policy, credentials, gate } = this.#server;
+    const changed = policy !== entry.policy || credentials !== entry.credentials;
+    const refused = (changed ? this.#decideAgain(request) : null) ?? gate.refusal(request.route, request.dialled);
+    if (refused === null) this.#open = request;
+    return refused;
+  }
+
+  #decideAgain({ target, address, record }: OpenRequest): Failure | null {
+    const { policy, credentials } = this.#server;
+    if (credentials.required && (this.#known === null || !credentials.has(this.#known))) {
+      return { code: "auth", reason: "these proxy credentials are no longer valid" };
+    }
+    if (policy === null) return null;
+    notePolicy(record, policy);
+    return decideAgain(policy, target, address, record);
+  }
+
+  /** Decides an open request again after a reload, and writes a denial into its record. True: it is denied. */
+  revoked(): boolean {
+    const request = this.#open;
+    if (request === null) return false;
+    const refused = this.#decideAgain(request);
+    if (refused === null) return false;
+    noteFailure(request.record, refused);
+    return true;
+  }
+
+  /** Whether its upstream connection was established on an egress path between two moments (monotonic ms). */
+  openedOn(route: string, since: number, until: number): boolean {
+    const request = this.#open;
+    return request?.route.key === route && request.opened >= since && request.opened <= until;
+  }
+
+  /** The request is over: its place in the limits is free. */
+  release(): void {
+    this.#open = null;
+    if (this.#counted === null) return;
+    this.#server.release(this.#counted);
+    this.#counted = null;
+  }
+}

@@ -1,0 +1,140 @@
+import { type Destinations, decideTarget } from "../egress/decide-target.ts";
+import { dial } from "../egress/dial.ts";
+import type { Head } from "../http/head.ts";
+import { Held } from "../http/held.ts";
+import type { AccessRecord } from "../outcome/access-record.ts";
+import type { Failure } from "../outcome/refusals.ts";
+import { formatAddress } from "../policy/cidr.ts";
+import type { Target } from "../policy/target.ts";
+import { adopt, UPSTREAM_ONREAD, type UpstreamSocket } from "../sockets/upstream.ts";
+import type { Connection, Entry, Handler, OpenRequest } from "./handler.ts";
+
+/**
+ * Limit of the bytes that a client may send before its upstream is connected, such as a TLS ClientHello or a body; then
+ * reading pauses.
+ */
+const MAX_EARLY_BYTES = 65_536;
+
+/** The handler that relays a request. `early`: bytes that arrived before; `ended`: the client has half-closed. */
+interface Relay extends Handler {
+  begin(early: Buffer, ended: boolean): void;
+}
+
+type Connected = (socket: UpstreamSocket, request: OpenRequest, entry: Entry) => void;
+type Serve = (destinations: Destinations, entry: Entry) => boolean;
+
+/** A request from its head to its upstream connection: enter, decide, resolve, vet, dial. */
+export abstract class Reaching implements Handler {
+  protected readonly client: Connection;
+  protected readonly head: Head;
+  protected readonly record: AccessRecord;
+  readonly #early = new Held();
+  /** The client half-closed. */
+  #ended = false;
+  /** Cancels the DNS lookup or the dial; without effect when they are done. */
+  #stop: (() => void) | null = null;
+
+  constructor(client: Connection, head: Head, record: AccessRecord) {
+    this.client = client;
+    this.head = head;
+    this.record = record;
+  }
+
+  /** Reads the head. `rest`: the bytes behind it. */
+  start(rest: Buffer): void {
+    if (rest.length > 0) this.onData(rest);
+    this.begin();
+  }
+
+  /** Parses the head, and calls {@link reach} or answers. */
+  protected abstract begin(): void;
+
+  /**
+   * Enters, decides and dials. `connected` calls {@link open}. `serve`: serves the request without a dial; false: it
+   * cannot.
+   */
+  protected reach(target: Target, connected: Connected, serve: Serve = () => false): void {
+    const { client, record } = this;
+    const entry = client.enter(this.head, record);
+    if ("code" in entry) {
+      this.fail(entry);
+      return;
+    }
+    let stopDial: (() => void) | null = null;
+    const stopLookup = decideTarget(entry.policy, client.server, target, record, (decided) => {
+      if ("code" in decided) this.fail(decided);
+      else if (!serve(decided, entry)) stopDial = this.#dial(target, decided, entry, connected);
+    });
+    this.#stop = () => (stopDial ?? stopLookup)();
+  }
+
+  #dial(target: Target, { addresses, routes }: Destinations, entry: Entry, connected: Connected): () => void {
+    const { record } = this;
+    const { policy, settings } = entry;
+    const options = { target, policy, deadlineMs: settings.connectMs, shown: record.target, routes };
+    const dialled = performance.now();
+    return dial(addresses, { ...options, onread: UPSTREAM_ONREAD }, (result) => {
+      const opened = performance.now();
+      record.connectMs = opened - dialled;
+      if ("code" in result) {
+        this.fail(result);
+        return;
+      }
+      const { socket, address } = result;
+      adopt(socket);
+      connected(socket, { record, target, address, route: routes[address.family]!, dialled, opened }, entry);
+    });
+  }
+
+  /** The last check; then another handler relays the request. */
+  protected open(socket: UpstreamSocket, request: OpenRequest, entry: Entry, makeRelay: () => Relay): void {
+    this.record.address = formatAddress(request.address);
+    this.record.local = socket.localAddress ?? "";
+    const refused = this.client.begin(entry, request);
+    if (refused !== null) {
+      socket.destroy();
+      this.fail(refused);
+      return;
+    }
+    const relay = makeRelay();
+    this.client.handOver(relay);
+    relay.begin(this.#early.take(), this.#ended);
+  }
+
+  onData(chunk: Buffer): void {
+    this.#early.append(chunk);
+    if (this.#early.length >= MAX_EARLY_BYTES) this.client.socket.pause();
+    this.client.noteBuffered();
+  }
+
+  onEnd(): void {
+    this.#ended = true;
+  }
+
+  onDrain(): void {
+    this.client.noteBuffered();
+  }
+
+  /** Early bytes, and bytes of earlier responses. */
+  buffered(): number {
+    return this.#early.length + this.client.socket.writableLength;
+  }
+
+  onClosed(): boolean {
+    this.abort("client-gone");
+    return false;
+  }
+
+  sweep(): void {}
+
+  abort(close: string): void {
+    this.#stop?.();
+    this.record.close = close;
+    this.client.cut(this.record);
+  }
+
+  protected fail(failure: Failure): void {
+    this.#early.take();
+    this.client.refuse(failure, this.record, this.head.method === "HEAD");
+  }
+}
