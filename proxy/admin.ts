@@ -19,7 +19,7 @@ export interface Status {
 }
 
 /** The parts of the proxy that the admin port reports on. */
-export interface AdminParts {
+interface AdminParts {
   proxy: ProxyServer;
   status: Status;
   reload: Reload;

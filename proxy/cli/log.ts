@@ -1,5 +1,6 @@
 import pino from "pino";
 
+/** The logger of both programs. */
 export type Logger = pino.Logger;
 
 /** Levels of `--log-level`. */

@@ -7,7 +7,7 @@ import { plainLine } from "../policy/rules.ts";
 import { readSmallFile } from "./files.ts";
 
 /** One password. `client` null: shared, for every user name that has no password of its own (`PROXY_PASSWORD`). */
-export interface Credential {
+interface Credential {
   /** User name, one character a byte. */
   client: string | null;
   digest: Buffer;
@@ -120,7 +120,7 @@ const MAX_DELAYED = 256;
  * Slows down the guessing of passwords: an address with many wrong ones gets delayed answers. A right password is never
  * delayed or refused, since many clients may share one address behind a NAT.
  */
-export class GuessBrake {
+class GuessBrake {
   readonly #levels = new Float64Array(SLOTS);
   /** When each counter was last updated, in seconds since the start. */
   readonly #times = new Float64Array(SLOTS);

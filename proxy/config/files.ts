@@ -1,7 +1,7 @@
 import { closeSync, constants, fstatSync, openSync, readSync, type Stats } from "node:fs";
 
 /** Options for reading a file. */
-export interface FileOptions {
+interface FileOptions {
   /** Bytes. A longer file is an error. */
   maxBytes: number;
   /** Accept a pipe, such as `<(command)` of a shell. Only for the start: reading a pipe blocks the process. */

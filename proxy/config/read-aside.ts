@@ -3,7 +3,7 @@ import { UsageError } from "../cli/usage-error.ts";
 import type { Config } from "./config.ts";
 import { MIB, memoryLimit } from "./memory.ts";
 import { type ReadPolicy, readText } from "./read-policy.ts";
-import type { Answer } from "./read-worker.ts";
+import type { WorkerAnswer } from "./read-worker.ts";
 
 /**
  * Limit in characters of a text that is parsed on the main thread: some 10 ms of YAML. A longer one would stall all
@@ -35,7 +35,7 @@ function inThread(text: string, config: Config): Promise<ReadPolicy> {
       fail(`cannot be parsed within ${MAX_READ_MS / 1000} s`);
       void worker.terminate();
     }, MAX_READ_MS);
-    worker.once("message", (answer: Answer) => {
+    worker.once("message", (answer: WorkerAnswer) => {
       if ("read" in answer) resolve(answer.read);
       else reject(new UsageError(answer.usage));
     });

@@ -5,9 +5,9 @@ import { type ReadPolicy, readText } from "./read-policy.ts";
 /** The worker thread that parses a long policy file (`read-aside.ts`): one text, one answer. */
 
 /** The answer of the thread. The class of an error is lost between threads. */
-export type Answer = { read: ReadPolicy } | { usage: string };
+export type WorkerAnswer = { read: ReadPolicy } | { usage: string };
 
-function answer(): Answer {
+function answer(): WorkerAnswer {
   try {
     return { read: readText(workerData.text, workerData.config) };
   } catch (error) {

@@ -42,8 +42,8 @@ type Phase =
 const LEAVING: Phase = { name: "leaving" };
 const OVER: Phase = { name: "over" };
 
-/** Parts of an exchange. */
-interface Parts {
+/** ExchangeParts of an exchange. */
+interface ExchangeParts {
   client: Connection;
   head: Head;
   record: AccessRecord;
@@ -72,7 +72,7 @@ export class Exchange implements Handler, UpstreamOwner {
   /** Last bytes of either side, by the server's clock (ms). */
   #active: number;
 
-  constructor({ client, head, record, onward, upstream, idleMs }: Parts) {
+  constructor({ client, head, record, onward, upstream, idleMs }: ExchangeParts) {
     this.#client = client;
     this.#head = head;
     this.#record = record;

@@ -16,10 +16,10 @@ const MAX_INTERIM_HEADS = 16;
  * State of a response after some bytes of it. Null: more bytes are needed. `broken`: its framing is invalid after its
  * head was forwarded. A failure: it cannot be forwarded, and nothing of it was.
  */
-export type ResponseState = null | "complete" | "broken" | Failure;
+type ResponseState = null | "complete" | "broken" | Failure;
 
 /** Questions of the relay to its exchange. */
-export interface ResponseContext {
+interface ResponseContext {
   /** Whether the final head gets `Via`. */
   via(): boolean;
   /** Whether the client connection is closed after this response, as far as the request and the server say. */

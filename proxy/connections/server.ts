@@ -24,7 +24,7 @@ const SILENT_GRACE_MS = 100;
 const BACKLOG = 4096;
 
 /** Dependencies of the server. */
-export interface Parts {
+interface ServerParts {
   settings: Settings;
   credentials: Credentials;
   names: Names;
@@ -49,7 +49,7 @@ export class ProxyServer implements ConnectionServer {
   readonly names: Names;
   readonly gate: Gate;
   readonly pool = new Pool();
-  readonly #onRecord: Parts["onRecord"];
+  readonly #onRecord: ServerParts["onRecord"];
   readonly #readiness: "policy" | "verified";
   /** Milliseconds, monotonic, updated once a second and at each accept: exact enough for idle times. */
   now = performance.now();
@@ -69,7 +69,7 @@ export class ProxyServer implements ConnectionServer {
   #emptied: (() => void) | undefined;
   #sweeper: NodeJS.Timeout | undefined;
 
-  constructor(parts: Parts) {
+  constructor(parts: ServerParts) {
     this.#settings = parts.settings;
     this.#credentials = parts.credentials;
     this.names = parts.names;

@@ -1,7 +1,8 @@
-import { type Address, canonicalAddress, v4 } from "../policy/cidr.ts";
+import { type Address, unmapAddress, v4 } from "../policy/cidr.ts";
 
-/** Record types of RFC 1035 and RFC 3596. */
+/** Record type of IPv4 addresses (RFC 1035). */
 export const TYPE_A = 1;
+/** Record type of IPv6 addresses (RFC 3596). */
 export const TYPE_AAAA = 28;
 /** The record type of a question. */
 export type QuestionType = typeof TYPE_A | typeof TYPE_AAAA;
@@ -29,6 +30,7 @@ const MASK_RCODE = 0x000f;
 
 /** Response codes that are not success (RFC 1035 §4.1.1). */
 const RCODES = ["", "FORMERR", "SERVFAIL", "NXDOMAIN", "NOTIMP", "REFUSED"] as const;
+/** Why a response has no addresses. `BADRESP`: another code. */
 export type Rcode = Exclude<(typeof RCODES)[number], ""> | "BADRESP";
 
 /** The addresses of an answer. `more`: the number of addresses beyond {@link MAX_ADDRESSES}. `ttl` in seconds. */
@@ -39,7 +41,7 @@ export interface Records {
 }
 
 /** The content of a response. `truncated`: the complete response needs TCP. */
-export type Response = Records | { error: Rcode } | "truncated";
+type Response = Records | { error: Rcode } | "truncated";
 
 /** Writes a query (recursion desired, no EDNS). Null when the text is not a name that fits into a message. */
 export function writeQuery(id: number, name: string, type: QuestionType): Buffer | null {
@@ -88,7 +90,7 @@ function skipName(message: Buffer, at: number): number {
 function readAddress(message: Buffer, at: number, type: QuestionType): Address {
   if (type === TYPE_A) return v4(message.readUInt32BE(at));
   const word = (i: number) => message.readUInt32BE(at + i * 4);
-  return canonicalAddress({ family: 6, words: [word(0), word(1), word(2), word(3)] });
+  return unmapAddress({ family: 6, words: [word(0), word(1), word(2), word(3)] });
 }
 
 /**

@@ -10,12 +10,12 @@ import { DnsServers } from "./servers.ts";
  * The answer for one name: addresses (IPv6 and IPv4 in turn, RFC 8305 §4), or the reason why there are none. `more`:
  * the number of addresses of the DNS answer beyond those.
  */
-export type Answer =
+export type DnsAnswer =
   | { addresses: readonly Address[]; more?: number }
   | { code: Extract<Code, "dns-nxdomain" | "dns-failed" | "dns-timeout" | "overloaded">; reason: string };
 
 interface Entry {
-  answer: Answer;
+  answer: DnsAnswer;
   expires: number;
   /** Its size for {@link MAX_CACHE_BYTES}. */
   bytes: number;
@@ -23,7 +23,7 @@ interface Entry {
 
 interface Flight extends Job {
   readonly host: string;
-  readonly waiters: Set<(answer: Answer) => void>;
+  readonly waiters: Set<(answer: DnsAnswer) => void>;
   /** The queue in which it waits or runs. */
   queue: LookupQueue<Flight>;
   /** Timer that ends the wait for a slot. */
@@ -60,7 +60,7 @@ const OWN = "";
 const MAX_KNOWN_ZONES = 4096;
 
 /** Resolvers and time limits. */
-export interface ResolveOptions {
+interface ResolveOptions {
   /** `IP:port`, in order of use; empty: the servers of resolv.conf. */
   servers: readonly string[];
   timeoutSeconds: number;
@@ -83,7 +83,7 @@ const NOTHING: Records = { addresses: [], more: 0, ttl: MAX_TTL_SECONDS };
 
 /** An answer and the time for which it is cached; 0: not cached. */
 interface Conclusion {
-  answer: Answer;
+  answer: DnsAnswer;
   seconds: number;
 }
 
@@ -155,7 +155,7 @@ export class Names {
    * Calls `done` once: immediately when the answer is cached, else later. The returned function cancels the wait.
    * `client`: the client whose slots are used; absent for lookups of this process itself.
    */
-  lookup(host: string, done: (answer: Answer) => void, client = OWN): () => void {
+  lookup(host: string, done: (answer: DnsAnswer) => void, client = OWN): () => void {
     const fixed = this.#options.hosts.get(host);
     if (fixed !== undefined) {
       done({ addresses: fixed });
@@ -185,7 +185,7 @@ export class Names {
       this.counts.miss++;
       this.#flights.set(host, flight);
     }
-    const waiter = (answer: Answer) => done(answer);
+    const waiter = (answer: DnsAnswer) => done(answer);
     flight.waiters.add(waiter);
     if (flight.query === null && admitted === "start") this.#start(flight);
     return () => {
@@ -197,7 +197,7 @@ export class Names {
 
   #makeFlight(host: string): Flight {
     const job = { zone: zoneOf(host), waitsFor: new Set<string>(), runsFor: null };
-    const base = { host, waiters: new Set<(answer: Answer) => void>(), began: performance.now(), query: null };
+    const base = { host, waiters: new Set<(answer: DnsAnswer) => void>(), began: performance.now(), query: null };
     const flight: Flight = { ...job, ...base, queue: this.#queue, timer: undefined };
     return flight;
   }
@@ -235,7 +235,7 @@ export class Names {
     });
   }
 
-  #learn(zone: string, answer: Answer): void {
+  #learn(zone: string, answer: DnsAnswer): void {
     const { code } = "code" in answer ? answer : { code: null };
     // A name that does not exist proves nothing about its zone: anyone can invent names.
     if (code === "dns-nxdomain" || code === "overloaded") return;
@@ -252,7 +252,7 @@ export class Names {
     this.#settle(flight, { code: "overloaded", reason }, 0);
   }
 
-  #settle(flight: Flight, answer: Answer, seconds: number): void {
+  #settle(flight: Flight, answer: DnsAnswer, seconds: number): void {
     if (seconds > 0) this.#keep(flight.host, answer, seconds);
     this.#drop(flight);
     for (const waiter of flight.waiters) waiter(answer);
@@ -268,7 +268,7 @@ export class Names {
     for (let next = queue.next(); next !== null; next = queue.next()) this.#start(next);
   }
 
-  #keep(host: string, answer: Answer, seconds: number): void {
+  #keep(host: string, answer: DnsAnswer, seconds: number): void {
     const addresses = "code" in answer ? 0 : answer.addresses.length;
     const text = host.length + ("code" in answer ? answer.reason.length : 0);
     const bytes = ENTRY_BYTES + text + addresses * ADDRESS_BYTES;

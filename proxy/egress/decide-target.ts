@@ -1,4 +1,4 @@
-import type { Answer, Names } from "../dns/names.ts";
+import type { DnsAnswer, Names } from "../dns/names.ts";
 import type { AccessRecord } from "../outcome/access-record.ts";
 import type { Failure } from "../outcome/refusals.ts";
 import { type Address, formatAddress, parseAddress } from "../policy/cidr.ts";
@@ -17,7 +17,7 @@ export interface Destinations {
 }
 
 /** Context of a decision besides the request's policy. */
-export interface Deciding {
+interface Deciding {
   readonly names: Names;
   readonly gate: Pick<Gate, "routesFor" | "entry" | "refusal">;
 }
@@ -83,7 +83,7 @@ export function decideTarget(
     return () => {};
   }
   const asked = performance.now();
-  const answered = (answer: Answer) => {
+  const answered = (answer: DnsAnswer) => {
     record.dnsMs = performance.now() - asked;
     if ("code" in answer) done(answer);
     else vetted(answer.addresses, answer.more ?? 0);

@@ -14,7 +14,7 @@ const STAGGER_MS = 250;
  * Limit of the attempts of one request, over all of its addresses. A name with many silent addresses would hold a file
  * descriptor for each of them, and would let its owner scan ports through the proxy.
  */
-export const MAX_ATTEMPTS = 8;
+const MAX_ATTEMPTS = 8;
 /**
  * Limit of the additional attempts (all but the first one of each request) of all requests: silent addresses must not
  * take the file descriptors of other requests. At the limit a request tries its next address when an attempt fails, or
@@ -39,7 +39,7 @@ export interface DialOptions {
 }
 
 /** The connection and the address that answered first, or the reason for the failure. */
-export type Dialled = { socket: Socket; address: Address } | Failure;
+type Dialled = { socket: Socket; address: Address } | Failure;
 
 const OUT_OF_FILES: Failure = { code: "overloaded", reason: "this proxy has no file descriptor left" };
 

@@ -33,7 +33,7 @@ export function hostOfUrl(url: URL): string {
 }
 
 /** Reads an echo body: an address as text, or JSON with `ip`. @throws Error */
-export function parseEcho(body: string): string {
+function parseEcho(body: string): string {
   const trimmed = body.trim();
   let text: unknown = trimmed;
   if (trimmed.startsWith("{")) {

@@ -18,7 +18,7 @@ interface Proof {
 }
 
 /** The part of `/status` about one egress path. Times are RFC 3339. */
-export interface ProofStatus {
+interface ProofStatus {
   /** Key of the route. Operators of other versions read it under this name. */
   way: string;
   family: 4 | 6;
@@ -35,7 +35,7 @@ export interface ProofStatus {
 export type Ask = (url: URL, route: Route, timeoutMs: number) => Promise<string>;
 
 /** Dependencies of a {@link Verifier}. */
-export interface VerifierOptions {
+interface VerifierOptions {
   ask: Ask;
   log: Logger;
   /** Called for a wrong address: connections opened since then (monotonic ms) may have left from it. */
@@ -59,10 +59,7 @@ const JITTER = 0.2;
 const UNPROVEN_INTERVAL_MS = 2000;
 
 /** Egress paths of a document (each source, or each family of its static IPs) with the addresses that must be seen. */
-export function routesOf(
-  document: PolicyDocument,
-  sources: readonly Source[],
-): { route: Route; expected: Set<string> }[] {
+function routesOf(document: PolicyDocument, sources: readonly Source[]): { route: Route; expected: Set<string> }[] {
   const canonical = (text: string) => formatAddress(parseAddress(text)!);
   if (sources.length > 0) {
     return sources.map((source) => {

@@ -3,7 +3,7 @@ import { MAX_FIELDS } from "./head.ts";
 import { Held } from "./held.ts";
 
 /** A body with invalid framing. */
-export class BodyError extends Error {
+class BodyError extends Error {
   readonly code = "BAD_BODY";
 }
 

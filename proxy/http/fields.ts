@@ -47,7 +47,7 @@ export function maxForwards(head: Head): number | null | { error: string } {
 }
 
 /** Additions of this proxy to the head of a forwarded request. */
-export interface RequestOptions {
+interface RequestOptions {
   /** The request target: origin-form, or `*`. */
   path: string;
   authority: string;
@@ -79,7 +79,7 @@ const phraseOf = ({ status, reason }: ResponseHead): string =>
   OWN_PHRASE.test(reason) ? (STATUS_CODES[status] ?? "") : reason;
 
 /** Additions of this proxy to the head of a forwarded response. */
-export interface ResponseOptions {
+interface ResponseOptions {
   chunked: boolean;
   close: boolean;
   via: boolean;

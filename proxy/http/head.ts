@@ -20,7 +20,7 @@ export interface Head {
 }
 
 /** The status and the reason for a head that breaks the rules. */
-export interface HeadRefusal {
+interface HeadRefusal {
   status: 400 | 431;
   reason: string;
 }
@@ -30,7 +30,7 @@ export const MAX_HEAD_BYTES = 16_384;
 /** Limit of the fields of one head, or of one trailer section. Apache, Envoy and hyper allow 100 by default. */
 export const MAX_FIELDS = 256;
 /** Limit of the names in all Connection and Proxy-Connection fields of one head. Senders write one or two. */
-export const MAX_CONNECTION_TOKENS = 64;
+const MAX_CONNECTION_TOKENS = 64;
 
 const TOKEN = /^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$/;
 const FIELD_VALUE = /^[\t\x20-\x7e\x80-\xff]*$/;
@@ -49,7 +49,7 @@ class Malformed extends Error {
  * The framing of a message as its fields declare it. Whatever two parsers could read in two ways is refused:
  * Content-Length twice or beside Transfer-Encoding, codings other than exactly `chunked` (RFC 9112 §6.3).
  */
-export function framing(headers: readonly [string, string][]): { contentLength?: number; chunked: boolean } {
+function framing(headers: readonly [string, string][]): { contentLength?: number; chunked: boolean } {
   let contentLength: number | undefined;
   let chunked = false;
   for (const [name, value] of headers) {
@@ -71,7 +71,7 @@ export function framing(headers: readonly [string, string][]): { contentLength?:
 const NO_TOKENS: ReadonlySet<string> = new Set();
 
 /** The tokens of all Connection and Proxy-Connection fields, lower-cased. */
-export function connectionTokens(headers: readonly [string, string][]): ReadonlySet<string> {
+function connectionTokens(headers: readonly [string, string][]): ReadonlySet<string> {
   let tokens: Set<string> | null = null;
   let count = 0;
   for (const [name, value] of headers) {
@@ -233,7 +233,7 @@ export interface ResponseHead {
 }
 
 /** Limit in octets of a response head: upstreams send more cookies than clients. */
-export const MAX_RESPONSE_HEAD_BYTES = 65_536;
+const MAX_RESPONSE_HEAD_BYTES = 65_536;
 
 /** Parses one response head, as strictly as requests: a response that is refused here becomes a 502. */
 export class ResponseHeadParser {

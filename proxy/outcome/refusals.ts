@@ -2,7 +2,7 @@
  * Every way in which a request can fail, in one closed list. The reason phrase, `Proxy-Status` (RFC 9209), the record,
  * the docs and the Envoy headers that Hookdeck Outpost reads all come from this table.
  */
-export const REFUSALS = {
+const REFUSALS = {
   "bad-request": { status: 400, phrase: "egress-bad-request:", proxyStatus: "http_request_error" },
   auth: { status: 407, phrase: "egress-auth:", proxyStatus: "http_request_denied" },
   "denied-rule": { status: 403, phrase: "egress-denied:", proxyStatus: "http_request_denied" },

@@ -5,7 +5,7 @@ import { PolicyError, Reader, type Rule, shown } from "./rules.ts";
 import { specialClass } from "./special.ts";
 
 /** The content of an acl.yaml, in the terms of a policy. */
-export interface AclResult {
+interface AclResult {
   policy: { mode: "Enforce"; defaultAction: "Allow" | "Report" | "Deny"; allow: Rule[]; deny: Rule[] };
   /** Lint warnings about parts of the file that users may not expect. */
   warnings: string[];

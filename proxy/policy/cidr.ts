@@ -59,17 +59,17 @@ function isMapped({ family, words }: Address): boolean {
  * The address that packets go to. An IPv4-mapped IPv6 address (RFC 4291 §2.5.5.2) becomes the IPv4 address in it, since
  * sockets send to it as IPv4. Without this, rules and source addresses of the wrong family would apply to it.
  */
-export function canonicalAddress(address: Address): Address {
+export function unmapAddress(address: Address): Address {
   return isMapped(address) ? v4(address.words[3]) : address;
 }
 
 /**
- * Reads an address in its {@link canonicalAddress canonical} form. Strict: dotted quad without leading zeros, or RFC 4291
+ * Reads an address in its {@link unmapAddress canonical} form. Strict: dotted quad without leading zeros, or RFC 4291
  * text without brackets and zone. Null otherwise.
  */
 export function parseAddress(text: string): Address | null {
   const written = parseWritten(text);
-  return written === null ? null : canonicalAddress(written);
+  return written === null ? null : unmapAddress(written);
 }
 
 /** Canonical text: dotted quad, or RFC 5952. */

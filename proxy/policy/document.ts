@@ -10,7 +10,7 @@ export interface StaticIP {
 }
 
 /** Settings of the proxy in a policy. Command-line options override them. */
-export interface ProxySettings {
+interface ProxySettings {
   timeouts: { dnsSeconds: number; connectSeconds: number; idleSeconds: number; drainSeconds: number };
   limits: { maxTunnels: number; maxTunnelsPerClient: number };
   denyStatus: 403 | 502;
@@ -67,8 +67,9 @@ const DOCUMENT_KEYS = [
   "proxy",
 ] as const;
 
-/** Bounds of the lists of addresses and echo URLs; those of the CRD are not higher. */
+/** Limit of the static IPs of a document; that of the CRD is not higher. */
 export const MAX_STATIC_IPS = 64;
+/** Limit of the echo URLs; that of the CRD is not higher. */
 export const MAX_ECHO_URLS = 8;
 
 function readStaticIPs(reader: Reader, value: unknown, path: string): StaticIP[] {

@@ -6,7 +6,7 @@ import { type AddressClass, forms, isLoopback, neverAllowed, parseNat64Prefix, s
 import type { Target } from "./target.ts";
 
 /** Codes of the refusals by policy (the whole list: `proxy/outcome/refusals.ts`). */
-export type DenyCode = "denied-rule" | "not-allowed" | "port" | "address";
+type DenyCode = "denied-rule" | "not-allowed" | "port" | "address";
 
 /** Settings that the machine and the command line add to a document. */
 export interface CompileOptions {
@@ -29,7 +29,7 @@ export interface CompileOptions {
 }
 
 /** Why a name or an address is refused. Report mode overrides soft refusals. */
-export interface Refusal {
+interface Refusal {
   code: DenyCode;
   /** The rule that decided; `default` when no rule matched; absent for an address that its class alone refuses. */
   rule?: string;
@@ -41,7 +41,7 @@ export interface Refusal {
 type ListedRefusal = Refusal & { rule: string };
 
 /** One address in a {@link Decision}. */
-export interface VettedAddress {
+interface VettedAddress {
   address: string;
   in: boolean;
   code?: DenyCode;
@@ -87,7 +87,7 @@ export interface PolicySet {
 }
 
 /** The result of the name stage when it does not refuse. */
-export interface Candidates {
+interface Candidates {
   rules: readonly CompiledRule[];
   /** The refusal that report mode overrode. */
   overridden?: ListedRefusal;
@@ -191,7 +191,7 @@ export function decideName(set: PolicySet, target: Target): Refusal | Candidates
 }
 
 /** One address after vetting. `soft`: report mode may override the refusal. */
-export type Vetted =
+type Vetted =
   | { in: true; rule: string }
   | { in: false; soft: true; refusal: ListedRefusal }
   | { in: false; soft: false; refusal: Refusal };
@@ -251,7 +251,7 @@ export function refuseOwn(set: PolicySet, target: Target, address: Address): Ref
 }
 
 /** Vets one address of a target, independently of the others. `raw` is the address to dial. */
-export function vet(set: PolicySet, target: Target, candidates: readonly CompiledRule[], raw: Address): Vetted {
+function vet(set: PolicySet, target: Target, candidates: readonly CompiledRule[], raw: Address): Vetted {
   const shapes = forms(raw, set.nat64);
   const views = shapes[0] === raw ? shapes : [raw, ...shapes];
   const verb = target.ip ? "is" : "resolves to";
@@ -300,7 +300,7 @@ function vetClass(
 }
 
 /** The outcome of vetting all addresses of a target: those that may be dialled, and the decision for the record. */
-export interface VettedTarget {
+interface VettedTarget {
   /** Empty when refused. In the order given. */
   dial: Address[];
   rule: string;
@@ -343,7 +343,7 @@ export function vetAll(set: PolicySet, target: Target, names: Candidates, addres
 }
 
 /** The complete decision for known answers, without gate and dialling, for `explain` and tests. */
-export function decide(set: PolicySet, target: Target, addresses: readonly string[]): Decision {
+export function decideKnown(set: PolicySet, target: Target, addresses: readonly string[]): Decision {
   const names = decideName(set, target);
   if ("code" in names) return { verdict: "deny", ...names, vetted: [] };
   const parsed = addresses.map((text) => {

@@ -1,5 +1,5 @@
 import { parseAddress } from "./cidr.ts";
-import { type Decision, decide, decideName, type PolicySet } from "./engine.ts";
+import { type Decision, decideKnown, decideName, type PolicySet } from "./engine.ts";
 import { specialClass } from "./special.ts";
 import { formatTarget, parseAbsolute, parseAuthority, type Target } from "./target.ts";
 
@@ -42,7 +42,7 @@ export function explain(set: PolicySet, target: Target, addresses: readonly stri
     const reason = `the name passes by ${rule === "default" ? "the default action" : `rule ${rule}`}; its addresses are not resolved here`;
     return { target: shown, verdict: "allow", rule, reason, addresses: [], ...(wouldDeny ? { wouldDeny } : {}) };
   }
-  const decision: Decision = decide(set, target, known);
+  const decision: Decision = decideKnown(set, target, known);
   const { vetted, ...rest } = decision;
   return {
     target: shown,

@@ -18,7 +18,7 @@ export interface Rule {
 }
 
 /** One problem of an input. `path` is the field, such as `allow[3].hosts[0]`. */
-export interface Problem {
+interface Problem {
   path: string;
   message: string;
 }
@@ -71,11 +71,13 @@ export class PolicyError extends Error {
 }
 
 /**
- * Limits of lists. Those of the CRD are lower, never higher: 256 rules per list, 20,000 hosts and 500 CIDRs per rule,
+ * Limit of the rules of a list. Limits of the CRD are lower, never higher: 256 rules per list, 20,000 hosts and 500 CIDRs per rule,
  * which is what the API server's limits on the cost of CEL allow. A converted acl.yaml may have more.
  */
 export const MAX_RULES = 1024;
+/** Limit of the hosts, or of the CIDRs, of a rule. */
 export const MAX_ENTRIES = 100_000;
+/** Limit of the ports of a rule. */
 export const MAX_PORTS = 64;
 const RULE_KEYS = ["name", "hosts", "except", "cidrs", "ports"] as const;
 /** Longer words are not typing errors of a known one, and comparing them takes long. */

@@ -40,7 +40,7 @@ const RESERVED_FILES = 96;
 const FILES_PER_TUNNEL = 2;
 
 /** The shares of a limit of open files. No use takes the descriptors of another one. */
-export interface FileShares {
+interface FileShares {
   /** Concurrent tunnels and requests. */
   tunnels: number;
   /** Client connections without a current request, in addition to the tunnels. */

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { parseAllDocuments } from "yaml";
 import { readAcl } from "../../proxy/policy/acl.ts";
-import { compile, decide } from "../../proxy/policy/engine.ts";
+import { compile, decideKnown } from "../../proxy/policy/engine.ts";
 import { readPolicy } from "../../proxy/policy/policy-file.ts";
 import { PolicyError } from "../../proxy/policy/rules.ts";
 import { parseAuthority } from "../../proxy/policy/target.ts";
@@ -34,7 +34,7 @@ global_deny_list: ["bad.example", "evil.sub.example", "8.8.4.4"]
 
 const decideFor = (text: string, service: string | undefined, target: string, address: string) => {
   const set = compile(readPolicy(text, { name: "acl.yaml", service }).document);
-  const { verdict, code, wouldDeny } = decide(set, parseAuthority(target)!, [address]);
+  const { verdict, code, wouldDeny } = decideKnown(set, parseAuthority(target)!, [address]);
   return [verdict, code ?? wouldDeny?.code].join(" ").trim();
 };
 

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { formatAddress, parseAddress, parseCidr } from "../../proxy/policy/cidr.ts";
 import { makeDocument, readDocument } from "../../proxy/policy/document.ts";
-import { type CompileOptions, compile, decide } from "../../proxy/policy/engine.ts";
+import { type CompileOptions, compile, decideKnown } from "../../proxy/policy/engine.ts";
 import { specialClass } from "../../proxy/policy/special.ts";
 import { parseAuthority } from "../../proxy/policy/target.ts";
 
@@ -12,7 +12,7 @@ const TARGET = parseAuthority("a.example:443")!;
 
 /** The decision for a name with this one address. */
 function decided(address: string, partial: Parameters<typeof makeDocument>[0] = {}, options: CompileOptions = {}) {
-  const { verdict, reason, vetted } = decide(compile(makeDocument(partial), options), TARGET, [address]);
+  const { verdict, reason, vetted } = decideKnown(compile(makeDocument(partial), options), TARGET, [address]);
   return { verdict, reason, address: vetted[0]?.address };
 }
 
@@ -152,5 +152,5 @@ test("denies own networks unless the cidrs of a rule open them", () => {
   assert.equal(decided("93.184.216.34", { allow }, options).verdict, "allow");
   const set = compile(makeDocument({ allow }), options);
   const admin = parseAuthority("a.example:4750")!;
-  assert.match(decide(set, admin, ["93.184.216.34"]).reason, /this proxy itself/);
+  assert.match(decideKnown(set, admin, ["93.184.216.34"]).reason, /this proxy itself/);
 });

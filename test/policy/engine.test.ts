@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { makeDocument } from "../../proxy/policy/document.ts";
-import { compile, decide } from "../../proxy/policy/engine.ts";
+import { compile, decideKnown } from "../../proxy/policy/engine.ts";
 import { parseAuthority } from "../../proxy/policy/target.ts";
 
 test("a rule's cidrs open a private range for its hosts and ports only", () => {
@@ -11,7 +11,7 @@ test("a rule's cidrs open a private range for its hosts and ports only", () => {
       allow: [{ hosts: ["orders.shop"], cidrs: ["10.96.0.0/12"], ports: [8080] }],
     }),
   );
-  const ask = (target: string, address: string) => decide(set, parseAuthority(target)!, [address]).verdict;
+  const ask = (target: string, address: string) => decideKnown(set, parseAuthority(target)!, [address]).verdict;
   assert.equal(ask("orders.shop:8080", "10.96.3.4"), "allow");
   assert.equal(ask("orders.shop:80", "10.96.3.4"), "deny");
   assert.equal(ask("other.shop:8080", "10.96.3.4"), "deny");
@@ -35,7 +35,7 @@ test("no document opens metadata addresses or loopback", () => {
     "64:ff9b::a9fe:a9fe",
     "::ffff:127.0.0.1",
   ]) {
-    const decision = decide(set, parseAuthority("evil.example:80")!, [address]);
+    const decision = decideKnown(set, parseAuthority("evil.example:80")!, [address]);
     assert.equal(decision.code, "address", address);
   }
 });

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
 import { closeSync, openSync, readdirSync } from "node:fs";
 import { type TestContext, test } from "node:test";
-import { type Answer, Names } from "../../../proxy/dns/names.ts";
+import { type DnsAnswer, Names } from "../../../proxy/dns/names.ts";
 import { boundCounts } from "../../../proxy/outcome/bounds.ts";
 import { formatAddress } from "../../../proxy/policy/cidr.ts";
 import { startDns } from "../../harness/dns.ts";
@@ -19,7 +19,7 @@ async function setUp(t: TestContext, zone: Zone, timeoutSeconds = 2) {
     names.close();
     await dns.close();
   });
-  const lookup = (host: string) => new Promise<Answer>((resolve) => names.lookup(host, resolve, "192.0.2.1"));
+  const lookup = (host: string) => new Promise<DnsAnswer>((resolve) => names.lookup(host, resolve, "192.0.2.1"));
   /** The addresses as text, or the code. */
   const look = async (host: string): Promise<string[] | string> => {
     const answer = await lookup(host);
@@ -158,7 +158,7 @@ test("lookups can be closed at any moment", async (t) => {
   t.after(() => dns.close());
   for (let i = 0; i < 200; i++) {
     const names = new Names({ servers: [dns.address], timeoutSeconds: 1, hosts: new Map() });
-    const answer = new Promise<Answer>((resolve) => names.lookup(i % 2 === 0 ? "big.test" : "plain.test", resolve));
+    const answer = new Promise<DnsAnswer>((resolve) => names.lookup(i % 2 === 0 ? "big.test" : "plain.test", resolve));
     // First ticks, then turns of the event loop.
     for (let tick = 0; tick < Math.min(i, 20); tick++) await null;
     for (let turn = 20; turn < i / 4; turn++) await new Promise((resolve) => setImmediate(resolve));
@@ -214,7 +214,7 @@ test("a failing and a slow server together give an answer", async (t) => {
     names.close();
     await Promise.all([failing.close(), slow.close()]);
   });
-  const answer = await new Promise<Answer>((resolve) => names.lookup("mixed.test", resolve));
+  const answer = await new Promise<DnsAnswer>((resolve) => names.lookup("mixed.test", resolve));
   assert.ok("addresses" in answer, JSON.stringify(answer));
   assert.deepEqual(answer.addresses.map(formatAddress), [RIGHT]);
 });
