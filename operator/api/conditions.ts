@@ -13,9 +13,15 @@ export interface PolicyCondition {
 /** State of a condition before it is merged with the previous one. */
 export type Finding = Pick<PolicyCondition, "status" | "reason" | "message">;
 
+/** Finding with status True. */
 export const yes = (reason: Reason, message: string): Finding => ({ status: "True", reason, message });
+/** Finding with status False. */
 export const no = (reason: Reason, message: string): Finding => ({ status: "False", reason, message });
+/** Finding with status Unknown. */
 export const unknown = (reason: Reason, message: string): Finding => ({ status: "Unknown", reason, message });
+
+/** Number with its noun: `1 proxy`, `2 proxies`. The words may include a verb: `proxy is`, `proxies are`. */
+export const counted = (count: number, one: string, many: string): string => `${count} ${count === 1 ? one : many}`;
 
 /** Sorted names of objects for a message: the first `shown`, and the number of others. */
 export function joinNames(objects: readonly { metadata: { name: string } }[], shown = 3): string {

@@ -59,20 +59,23 @@ function mapPatch(
   });
 }
 
-/** A skipped container. The name `pod` stands for all of them. */
+/** Name in {@link Skipped} for all containers of a pod. */
+const WHOLE_POD = "pod";
+
+/** A skipped container. */
 interface Skipped extends Conflict {
   name: string;
 }
 
 /** Why no container of a pod can be injected. */
 function unfit(pod: PodLike, { policy }: InjectionTarget, chosen: readonly Chosen[]): Skipped | undefined {
-  const skip = (why: string, fix: string) => ({ name: "pod", why, fix });
+  const skip = (why: string, fix: string) => ({ name: WHOLE_POD, why, fix });
   if (pod.spec?.hostNetwork === true) {
     return skip("it uses the host network, so its address is that of the node", "set hostNetwork: false");
   }
   if (chosen.some(({ path }) => path.startsWith("/spec/containers/"))) return undefined;
   const listed = policy.spec.injection.containers?.length ?? 0;
-  if (listed > 0) return skip("it has no container of spec.injection.containers", "list one that it has");
+  if (listed > 0) return skip("spec.injection.containers lists none of its containers", "list those that send");
   return skip("all its containers are known sidecars", "list those that send in spec.injection.containers");
 }
 
@@ -84,7 +87,8 @@ function absentNotes({ spec }: PodLike, { policy }: InjectionTarget): Note[] {
 }
 
 function skipNote({ name, why, fix }: Skipped): Note {
-  return { reason: EVENT_REASON.injectionSkipped, message: `${name}: not injected, ${why}; ${fix}` };
+  const what = name === WHOLE_POD ? "the pod" : `container ${name}`;
+  return { reason: EVENT_REASON.injectionSkipped, message: `${what} is not injected: ${why}; ${fix}` };
 }
 
 /**
@@ -121,7 +125,7 @@ export function inject(pod: PodLike, target: InjectionTarget): Injection {
     const ignores = mayIgnore(container, target);
     if (ignores !== undefined) ignoring.push(`${container.name}: ${ignores}`);
     notes.push(...containerNotes(container, plan.noProxy, target));
-    notes.push(...plan.hints.map((text) => hint(`${container.name}: ${text}`)));
+    notes.push(...plan.hints.map((text) => hint(`container ${container.name}: ${text}`)));
   }
   if (injected.length > 0) notes.push(...policyNotes(pod, target));
   notes.push(...absentNotes(pod, target));

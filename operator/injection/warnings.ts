@@ -41,7 +41,7 @@ export function mayIgnore(container: Container, { policy }: InjectionTarget): st
     return "svix-server ignores HTTP_PROXY; set preset: Svix";
   if (isOldConvoy(container) && !isSet(variable(container, "CONVOY_LICENSE_KEY"))) {
     const unless = container.envFrom?.length ? ", unless its envFrom has CONVOY_LICENSE_KEY," : "";
-    return `Convoy ${tag} without a licence${unless} ignores proxies; use v26.3.6 or newer`;
+    return `Convoy ${tag} without a licence${unless} ignores the proxy variables; use v26.3.6 or newer`;
   }
   return undefined;
 }
@@ -85,7 +85,7 @@ function convoyNotes(container: Container, noProxy: readonly string[], { policy 
   const notes: Note[] = [];
   const { name } = container;
   if (isOldConvoy(container) && isSet(variable(container, "CONVOY_LICENSE_KEY")) && noProxy.length > 0) {
-    notes.push(incompatible(`${name}: Convoy before v26.3.6 ignores NO_PROXY`));
+    notes.push(incompatible(`container ${name}: Convoy before v26.3.6 ignores NO_PROXY; use v26.3.6 or newer`));
   }
   const clusterIP = policy.status?.endpoint?.clusterIP;
   const flags = literal(container, "CONVOY_ENABLE_FEATURE_FLAG") ?? "";
@@ -94,7 +94,7 @@ function convoyNotes(container: Container, noProxy: readonly string[], { policy 
       clusterIP === undefined ? "the proxy's address" : `${clusterIP}/${clusterIP.includes(":") ? 128 : 32}`;
     notes.push(
       incompatible(
-        `${name}: ip-rules checks the address of the proxy; allow ${range} in CONVOY_DISPATCHER_ALLOW_LIST and do not block it`,
+        `container ${name}: ip-rules checks the address of the proxy; allow ${range} in CONVOY_DISPATCHER_ALLOW_LIST and do not block it`,
       ),
     );
   }
@@ -103,7 +103,9 @@ function convoyNotes(container: Container, noProxy: readonly string[], { policy 
   if (!admitsInside(policy, collector)) {
     const { host } = collector;
     notes.push(
-      hint(`${name}: traces to ${host} go through the proxy; allow it in the policy, or add it to injection.noProxy`),
+      hint(
+        `container ${name}: traces to ${host} go through the proxy; allow it in the policy, or add it to injection.noProxy`,
+      ),
     );
   }
   return notes;
@@ -139,15 +141,15 @@ export function containerNotes(container: Container, noProxy: readonly string[],
   return [
     ...(ignores === undefined
       ? []
-      : [{ reason: EVENT_REASON.mayIgnoreProxy, message: `${container.name}: ${ignores}` }]),
+      : [{ reason: EVENT_REASON.mayIgnoreProxy, message: `container ${container.name}: ${ignores}` }]),
     ...wideEntries(
-      `${container.name}: NO_PROXY`,
+      `NO_PROXY of container ${container.name}`,
       noProxy.filter((entry) => !target.policy.spec.injection.noProxy?.includes(entry)),
       target,
     ),
     ...(target.policy.spec.preset === "Java" && target.policy.spec.injection.conflictPolicy !== "Overwrite"
       ? wideEntries(
-          `${container.name}: http.nonProxyHosts`,
+          `http.nonProxyHosts of container ${container.name}`,
           exclusionsOf(literal(container, JAVA_NAME) ?? "", target.policy.spec.injection.noProxy ?? []).filter(
             (entry) => entry !== "*",
           ),

@@ -54,6 +54,8 @@ const memo = new WeakMap<
   { grants: Grants; namespace: string; provider: Provider; result: string | undefined }
 >();
 
+const FIX = "ask the administrator of the operator for one (--grants)";
+
 /** Why a namespace may not use the provider and the addresses of its policy. Providers without slots need no grant. */
 export function notGranted(
   grants: Grants,
@@ -82,13 +84,13 @@ function whyNotGranted(
       grant.providers.includes(provider.name),
   );
   if (own.length === 0) {
-    return `spec.nat.provider: namespace ${namespace} has no grant for ${provider.name}; ask the administrator of the operator for one (--grants)`;
+    return `spec.nat.provider: namespace ${namespace} has no grant for ${provider.name}; ${FIX}`;
   }
   for (const [i, ip] of (spec.staticIPs ?? []).entries()) {
     for (const key of ["address", "sourceAddress"] as const) {
       const address = parseAddress(ip[key] ?? ip.address);
       if (address !== null && own.some((grant) => grant.staticIPs.some((cidr) => contains(cidr, address)))) continue;
-      return `spec.staticIPs[${i}].${key}: namespace ${namespace} has no grant for ${ip[key] ?? ip.address}`;
+      return `spec.staticIPs[${i}].${key}: namespace ${namespace} has no grant for ${ip[key] ?? ip.address}; ${FIX}`;
     }
   }
   return undefined;

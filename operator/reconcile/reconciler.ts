@@ -1,4 +1,5 @@
 import type { Logger } from "../../proxy/cli/log.ts";
+import { counted } from "../api/conditions.ts";
 import type { EgressPolicy, EgressPolicySpec } from "../api/egresspolicy.ts";
 import { RESOURCE } from "../api/kinds.ts";
 import { ANNOTATION, childName, EVENT_REASON, FIELD_MANAGER, FINALIZER, REASON, SPEC_KEY } from "../api/names.ts";
@@ -319,7 +320,8 @@ export class PolicyReconciler {
   #warnAddresses(policy: EgressPolicy, { spec, published }: Effective): void {
     const added = addedWithoutNotice(spec, published);
     if (added.length === 0) return;
-    const message = `${added.join(", ")} is used without having been Pending before, so receivers had no notice`;
+    const ips = counted(added.length, "static IP is", "static IPs are");
+    const message = `${ips} in use without a Pending phase before: ${added.join(", ")}; receivers had no notice`;
     this.#options.events.event(policy, "Warning", EVENT_REASON.addedWithoutNotice, message);
   }
 

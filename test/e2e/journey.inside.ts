@@ -239,7 +239,7 @@ test("a stuck rolling update is not Ready and continues by itself", async () => 
   assert.equal(conditionOf(policy, "Ready")?.status, "False");
   assert.match(
     conditionOf(policy, "ProxyAvailable")!.message,
-    /^2 of 2 proxies are available; 1 with the new settings, 2 with the old ones; /,
+    /^2 of 2 proxies are available; 1 proxy has the new settings, 2 have the old ones; /,
   );
   await makePasswords(cluster);
   await untilCondition(plane, NS, "webhooks", "Ready", "True", undefined, SECRET_MS);

@@ -144,7 +144,7 @@ test("creates all objects for names at their limits", { skip }, async () => {
   }
   // No proxy answers here: what served before has to stay.
   const exchanged = await untilCondition(plane, LONG_NS, LONG_NAME, "Programmed", "False", "Progressing");
-  assert.match(conditionOf(exchanged, "Programmed")!.message, /^old proxies are still running: /);
+  assert.match(conditionOf(exchanged, "Programmed")!.message, /^waiting for \d+ old prox(y|ies) to end: /);
   assert.ok(await plane.get(pathOf("Deployment", LONG_NS, `${LONG_NAME}-egress`)));
   for (const name of [`${LONG_NAME}p`, "a.b", "1a", "a-"]) {
     const { status, body } = await plane.request<{ message: string }>(
@@ -207,7 +207,7 @@ test("names foreign objects, and continues after they are deleted", {
     const { message } = conditionOf(found, "Programmed")!;
     assert.equal(
       message,
-      `${kind} ${name} exists and does not belong to this policy; delete or rename it, or rename the policy`,
+      `${kind} ${name} exists and does not belong to this policy; delete it, or create the policy under another name`,
     );
     assert.equal(conditionOf(found, "Ready")!.message, `Programmed: ${message}`);
     written.set(policy, (await plane.get<KubeObject>(pathOf(kind, ns, name)))!);
@@ -407,7 +407,9 @@ test("a rolling update without a node is not Ready", {
     const { status, message } = conditionOf(policy, "ProxyAvailable") ?? {};
     return (
       status === "False" &&
-      /^2 of 2 proxies .* 1 with the new settings, 2 with the old ones; \S+: 0\/\d+ nodes/.test(message ?? "")
+      /^2 of 2 proxies .* 1 proxy has the new settings, 2 have the old ones; proxy \S+: 0\/\d+ nodes/.test(
+        message ?? "",
+      )
     );
   };
   const policy = await plane.until<EgressPolicy>(policyPath("no-node", "webhooks"), explained, "the scheduler's words");

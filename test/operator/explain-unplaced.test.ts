@@ -45,25 +45,35 @@ const shortage = (nodes: Node[] | undefined, wanted: Spec, provider: Provider) =
 
 test("explains why no proxy has an address", () => {
   const mapped = spec({ staticIPs: [{ address: IP, sourceAddress: "10.0.4.7" }] });
-  assert.equal(why([node("a", [IP]), node("b")], spec()), `no proxy runs yet on node a, which has ${IP}`);
+  assert.equal(why([node("a", [IP]), node("b")], spec()), `node a has ${IP}, but its proxy does not run there yet`);
   assert.equal(
     why([node("a", [IP]), node("b")], mapped),
-    `no proxy runs yet on node a, which has 10.0.4.7 (for ${IP})`,
+    `node a has 10.0.4.7 (for ${IP}), but its proxy does not run there yet`,
   );
   // The bound address decides if nodes list both addresses.
-  assert.match(why([node("a", [IP]), node("b", ["10.0.4.7"])], mapped), /^no proxy runs yet on node b,/);
+  assert.match(
+    why([node("a", [IP]), node("b", ["10.0.4.7"])], mapped),
+    /^node b has 10\.0\.4\.7 .*, but its proxy does/,
+  );
   assert.equal(
     why([node("a", [IP])], spec(), [proxy("a", IP)]),
     `the proxy on node a cannot bind ${IP}, although the node lists ${IP}; add the address to an interface of the node, or set sourceAddress if a router maps it`,
   );
-  assert.match(why([node("a", [IP]), node("b")], spec(), [proxy("b", IP)]), /^no proxy runs yet on node a/);
+  assert.match(
+    why([node("a", [IP]), node("b")], spec(), [proxy("b", IP)]),
+    /^node a has .*, but its proxy does not run/,
+  );
+  assert.match(
+    why([node("b", [IP]), node("a", [IP])], spec()),
+    /^nodes a, b have 203\.0\.113\.20, but its proxy does not/,
+  );
   assert.equal(
     why([node("a", [IP]), node("b", [], { labels: { egress: "fixed" } })], spec(selecting)),
-    `node a has ${IP}, but spec.nat.nodeAddress.nodeSelector does not select it`,
+    `node a has ${IP}, but not the labels of spec.nat.nodeAddress.nodeSelector; label a node that has the address, or change spec.nat.nodeAddress.nodeSelector`,
   );
   assert.equal(
     why([node("a")], spec()),
-    `the only node for ${IP} is a, which does not have it; add the address to that node`,
+    `only node a can run the proxy for ${IP}, and it does not have the address; add the address to that node`,
   );
   assert.match(
     why([node("a"), node("b")], spec()),
@@ -72,15 +82,19 @@ test("explains why no proxy has an address", () => {
   const slip = { ...node("b"), metadata: { name: "b", annotations: { "egress.outrider.dev/addresses": `${IP}/32` } } };
   assert.equal(
     why([node("a"), slip], spec()),
-    `no node lists ${IP}; annotation egress.outrider.dev/addresses on node b contains an invalid address: ${IP}/32`,
+    `no node lists ${IP}; annotation egress.outrider.dev/addresses on node b contains an invalid address: ${IP}/32; correct the annotation`,
   );
   const ending = { ...proxy("a", IP), slot: slotId("203.0.113.21") };
   ending.pod.spec = { hostNetwork: true };
   assert.equal(
     why([node("a", [IP]), node("b")], spec(), [ending]),
-    `node a has ${IP} but can run only one proxy of a policy; the proxy starts after p has ended`,
+    `node a has ${IP}, but still runs proxy p, and a node can run only one proxy of a policy; the new proxy starts after p has ended`,
   );
-  assert.match(why([node("a", [], { unschedulable: true })], spec()), /^no node can run a proxy for 203\.0\.113\.20$/);
+  const two = spec({ staticIPs: [{ address: IP }, { address: "203.0.113.21" }] });
+  assert.equal(
+    why([node("a", [], { unschedulable: true }), node("b", ["203.0.113.21"])], two),
+    `no node lists ${IP}, and no other node can run its proxy; needed for other static IPs: b; cordoned: a; add a node that has the address`,
+  );
   assert.match(
     why(undefined, spec()),
     /the operator does not watch nodes .*; set spec\.proxy\.nodeSelector so that it selects only the node/,
@@ -90,19 +104,28 @@ test("explains why no proxy has an address", () => {
 test("explains a shortage of nodes", () => {
   const two = spec({ staticIPs: [{ address: IP }, { address: "203.0.113.21" }] });
   const tainted = { taints: [{ key: "team", effect: "NoSchedule" }] };
-  assert.match(
-    shortage([node("a")], spec(selecting), nodeAddress)!,
-    /^1 static IPs need 1 nodes, but 0 can run a proxy \(check spec\.nat\.nodeAddress\.nodeSelector, tolerations, cordoned nodes\)$/,
+  assert.equal(
+    shortage([node("a")], spec(selecting), nodeAddress),
+    "too few nodes for 1 static IP: 0 of 1 node can run a proxy; not selected by spec.nat.nodeAddress.nodeSelector: a; add nodes, or make these usable",
   );
-  assert.match(
-    shortage([node("a")], two, kubeVIP)!,
-    /^2 static IPs need 2 nodes, but 1 can .*spec\.proxy\.nodeSelector/,
+  assert.equal(
+    shortage([node("a")], two, kubeVIP),
+    "too few nodes for 2 static IPs: 1 of 1 node can run a proxy; add nodes",
   );
-  for (const state of [{ unschedulable: true }, tainted]) {
+  const mixed = [node("a"), node("c", [], { unschedulable: true }), node("b", [], tainted)];
+  assert.equal(
+    shortage(mixed, two, kubeVIP),
+    "too few nodes for 2 static IPs: 1 of 3 nodes can run a proxy; cordoned: c; with a taint that spec.proxy.tolerations does not tolerate: b; add nodes, or make these usable",
+  );
+  const states = [
+    { state: { unschedulable: true }, reason: "cordoned" },
+    { state: tainted, reason: "with a taint that spec.proxy.tolerations does not tolerate" },
+  ];
+  for (const { state, reason } of states) {
     const nodes = [node("a", [IP], state), node("b"), node("c")];
     assert.equal(
       shortage(nodes, two, nodeAddress),
-      `node a has ${IP} but cannot run a proxy (check tolerations, cordoned nodes)`,
+      `no node that has ${IP} can run a proxy; ${reason}: a; make such a node usable, or move the address to another node`,
     );
     assert.equal(shortage(nodes, two, kubeVIP), undefined);
   }

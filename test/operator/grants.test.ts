@@ -21,7 +21,7 @@ test("a grant allows addresses of a provider to namespaces", () => {
   assert.equal(notGranted(GRANTS, "other", kubeVIP, spec({ address: "198.51.100.9" })), undefined);
   assert.match(
     notGranted(GRANTS, "convoy", kubeVIP, spec({ address: "203.0.113.17" }, { address: "203.0.113.32" }))!,
-    /^spec\.staticIPs\[1\]\.address: namespace convoy has no grant for 203\.0\.113\.32$/,
+    /^spec\.staticIPs\[1\]\.address: namespace convoy has no grant for 203\.0\.113\.32; ask the administrator/,
   );
   assert.match(
     notGranted(GRANTS, "convoy", kubeVIP, spec({ address: "203.0.113.17", sourceAddress: "10.0.0.7" }))!,

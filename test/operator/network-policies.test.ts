@@ -202,21 +202,22 @@ test("senders reach old slots during a migration", () => {
   assert.ok(!lets(senders, "to", ip("10.244.0.9"), 4750), "pods are selected by label");
 });
 
-const effect = "with an effect only if the network plugin enforces NetworkPolicies";
-const unbound = "the proxies have none, since NetworkPolicies have no effect on the networks of nodes";
+const effect = "(no effect unless the network plugin enforces NetworkPolicies)";
+const unbound =
+  "the proxies have no NetworkPolicy, since they use the networks of nodes, where it would have no effect";
 const huge = Array.from({ length: 64 }, () => ({
   to: Array.from({ length: 64 }, (_, i) => ({
     podSelector: { matchLabels: { [`${"k".repeat(200)}/${i}`]: "v".repeat(63) } },
   })),
 }));
 for (const [what, spec, given, expected] of [
-  ["both", SENDERS, {}, ["True", "Applied", `webhooks-egress and webhooks-egress-senders are applied, ${effect}`]],
-  ["the proxies' alone", {}, {}, ["True", "Applied", `webhooks-egress is applied, ${effect}`]],
+  ["both", SENDERS, {}, ["True", "Applied", `webhooks-egress and webhooks-egress-senders are applied ${effect}`]],
+  ["the proxies' alone", {}, {}, ["True", "Applied", `webhooks-egress is applied ${effect}`]],
   [
     "the senders' alone",
     { networkPolicy: { proxy: "Disabled", senders: "Enabled" } },
     {},
-    ["True", "Applied", `webhooks-egress-senders is applied, ${effect}`],
+    ["True", "Applied", `webhooks-egress-senders is applied ${effect}`],
   ],
   [
     "none",
@@ -229,7 +230,7 @@ for (const [what, spec, given, expected] of [
     "on nodes' networks, senders",
     { ...KUBEVIP, ...SENDERS },
     {},
-    ["True", "Applied", `webhooks-egress-senders is applied, ${effect}; ${unbound}`],
+    ["True", "Applied", `webhooks-egress-senders is applied ${effect}; ${unbound}`],
   ],
   [
     "on nodes' networks that are not watched",
@@ -238,7 +239,7 @@ for (const [what, spec, given, expected] of [
     [
       "True",
       "Applied",
-      `webhooks-egress-senders is applied, ${effect}; ${unbound}; nodes are not watched, so senders reach only the nodes that run proxies now`,
+      `webhooks-egress-senders is applied ${effect}; ${unbound}; the operator does not watch nodes (--discover-cidrs off), so senders reach only nodes that run a proxy now`,
     ],
   ],
   [

@@ -171,7 +171,10 @@ test("keeps a deleted policy until no pod uses it", {
   await plane.until<EgressPolicy>(POLICY, (policy) => held(policy) === true, "the policy is held");
   await plane.kubectl(["delete", "egpol", "-n", NS, "webhooks", "--wait=false"]);
   const policy = await untilCondition(plane, NS, "webhooks", "Ready", "False", "InUse");
-  assert.match(conditionOf(policy, "Ready")!.message, /deletion waits for pods that use this fleet: sender$/);
+  assert.match(
+    conditionOf(policy, "Ready")!.message,
+    /the deletion waits until 1 injected pod has ended: sender; remove/,
+  );
   assert.equal(fleet.pods.length, 3);
   await plane.delete(`/api/v1/namespaces/${NS}/pods/sender?gracePeriodSeconds=0`);
   const gone = (found: unknown) => found === undefined;

@@ -187,7 +187,7 @@ test("WorkloadsInjected names outdated and missed pods", async () => {
   const outdated = await untilCondition(plane, NS, "webhooks", "WorkloadsInjected", "False", "Outdated");
   assert.match(
     conditionOf(outdated, "WorkloadsInjected")!.message,
-    /^0\/4 pods have the current settings; outdated: agent-.*; restart them$/,
+    /^0 of 4 pods have the current proxy settings; 4 pods have outdated ones: agent-.* \(restart them\)$/,
   );
   assert.equal(conditionOf(outdated, "Ready")!.status, "True");
   for (const name of ["agent", "server"]) await plane.kubectl(["rollout", "restart", "-n", NS, `deployment/${name}`]);
@@ -203,7 +203,7 @@ test("WorkloadsInjected names outdated and missed pods", async () => {
   const missed = await untilCondition(plane, NS, "webhooks", "WorkloadsInjected", "False", "Missed");
   assert.match(
     conditionOf(missed, "WorkloadsInjected")!.message,
-    /^4\/5 pods .* not injected: early \(created before the webhook ran; restart the pods\)/,
+    /^4 of 5 pods have .*; 1 pod is not injected: early \(created before the webhook ran, .*; restart it\)/,
   );
   await plane.delete(`/api/v1/namespaces/${NS}/pods/early?gracePeriodSeconds=0`);
 });

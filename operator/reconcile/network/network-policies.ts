@@ -56,11 +56,12 @@ function fitReach(spec: EgressPolicySpec, blocked: readonly string[]): Reach {
   if (bytesOf(exact) <= MAX_BYTES) return { egress: exact, widened: undefined };
   const attempt = (grain: Grain): Opening[] => reachOf(spec, blocked, grain);
   const grain = GRAINS.find((one) => bytesOf(egressRules(attempt(one))) <= MAX_BYTES) ?? GRAINS.at(-1)!;
-  const size = `the networks that the proxies may reach need ${bytesOf(exact)} bytes, and a NetworkPolicy may have at most ${MAX_BYTES}`;
-  const networks = `networks of allow rules are widened to at least /${grain[4]} (IPv4) and /${grain[6]} (IPv6)`;
+  const size = `the exact rules of the proxies' NetworkPolicy would have ${bytesOf(exact)} bytes; the limit is ${MAX_BYTES}`;
+  const networks = `the networks of allow rules are widened to /${grain[4]} (IPv4) and /${grain[6]} (IPv6) or larger, each with the ports of all these rules`;
+  const fix = "use fewer or larger networks in cidrs of allow rules";
   return {
     egress: egressRules(attempt(grain)),
-    widened: `${size}: ${networks}, each with the ports of all of them; public ranges of the cluster are not excluded`,
+    widened: `${size}; ${networks}; public ranges of the cluster are not excluded; ${fix}`,
   };
 }
 
@@ -117,7 +118,7 @@ export function networkPolicies(
     const bytes = bytesOf(senders.spec);
     if (bytes <= MAX_BYTES) built.objects.push(senders);
     else {
-      built.tooLarge = `spec.networkPolicy.additionalEgress: the senders' NetworkPolicy would have ${bytes} bytes; the limit is ${MAX_BYTES}, so the existing one is left unchanged`;
+      built.tooLarge = `spec.networkPolicy.additionalEgress: the senders' NetworkPolicy would have ${bytes} bytes; the limit is ${MAX_BYTES}, so the existing one is left unchanged; use fewer or larger networks`;
     }
   }
   return built;
@@ -134,7 +135,8 @@ export function judgeNetworkPolicies(
   problem: { reason: Reason; message: string } | undefined,
 ): Finding {
   const { proxy, senders } = spec.networkPolicy;
-  const unbound = "the proxies have none, since NetworkPolicies have no effect on the networks of nodes";
+  const unbound =
+    "the proxies have no NetworkPolicy, since they use the networks of nodes, where it would have no effect";
   if (problem !== undefined) return no(problem.reason, problem.message);
   if (tooLarge !== undefined) return no(REASON.tooLarge, tooLarge);
   if (proxy === "Disabled" && senders === "Disabled") {
@@ -144,10 +146,10 @@ export function judgeNetworkPolicies(
   const names = objects.map(({ metadata }) => metadata.name);
   const be = names.length === 1 ? "is" : "are";
   const notes = [
-    `${names.join(" and ")} ${be} applied, with an effect only if the network plugin enforces NetworkPolicies`,
+    `${names.join(" and ")} ${be} applied (no effect unless the network plugin enforces NetworkPolicies)`,
     ...(proxy === "Enabled" && !names.includes(childName.fleet(policy.metadata.name)) ? [unbound] : []),
     ...(senders === "Enabled" && provider.shape.kind === "Slots" && nodes === undefined
-      ? ["nodes are not watched, so senders reach only the nodes that run proxies now"]
+      ? ["the operator does not watch nodes (--discover-cidrs off), so senders reach only nodes that run a proxy now"]
       : []),
     ...(widened === undefined ? [] : [widened]),
   ];

@@ -1,3 +1,4 @@
+import { joinNames } from "../../api/conditions.ts";
 import type { EgressPolicySpec } from "../../api/egresspolicy.ts";
 import type { Node } from "../../api/objects.ts";
 
@@ -25,9 +26,23 @@ export function isSelected({ metadata }: Node, spec: EgressPolicySpec): boolean 
   return Object.entries(selectorOf(spec).labels).every(([key, value]) => metadata.labels?.[key] === value);
 }
 
-/** Whether a node can run a proxy of this policy. An estimate for messages: the scheduler decides. */
+/** Why a node cannot run a proxy of this policy; undefined if it can. An estimate for messages: the scheduler decides. */
+function whyUnusable(node: Node, spec: EgressPolicySpec): string | undefined {
+  if (!isSelected(node, spec)) return `not selected by ${selectorOf(spec).field}`;
+  if (node.spec?.unschedulable === true) return "cordoned";
+  if (!isTolerated(node, spec, () => false)) return "with a taint that spec.proxy.tolerations does not tolerate";
+  return undefined;
+}
+
+/** Whether a node can run a proxy of this policy. */
 export function canTake(node: Node, spec: EgressPolicySpec): boolean {
-  return node.spec?.unschedulable !== true && isSelected(node, spec) && isTolerated(node, spec, () => false);
+  return whyUnusable(node, spec) === undefined;
+}
+
+/** Nodes that cannot run a proxy of this policy, by reason: `cordoned: a; not selected by FIELD: b, c`. */
+export function unusable(nodes: readonly Node[], spec: EgressPolicySpec): string[] {
+  const byReason = Map.groupBy(nodes, (node) => whyUnusable(node, spec));
+  return [...byReason].flatMap(([why, some]) => (why === undefined ? [] : [`${why}: ${joinNames(some)}`])).sort();
 }
 
 /** Whether a policy tolerates the taints of a node, without those that `ignored` matches. */

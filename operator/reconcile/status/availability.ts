@@ -1,8 +1,9 @@
-import { type Finding, no, yes } from "../../api/conditions.ts";
+import { counted, type Finding, no, yes } from "../../api/conditions.ts";
 import type { EgressPolicySpec } from "../../api/egresspolicy.ts";
 import { LABEL, REASON } from "../../api/names.ts";
 import { type Deployment, isRolledOut, isSeen, whyNotRunning } from "../../api/objects.ts";
 import type { ProxyFacts } from "../../fleet/proxy-status.ts";
+import type { Effective } from "../decision/decide.ts";
 import type { Facts } from "../facts/facts.ts";
 
 /** Wanted and available proxies of a fleet, and whether all of them have the newest settings. */
@@ -18,10 +19,10 @@ export interface Availability {
 function trouble({ pod, ready, terminating }: ProxyFacts, spec: EgressPolicySpec | undefined): string | undefined {
   if (ready || terminating) return undefined;
   const why = whyNotRunning(pod);
-  if (why !== "ContainerCreating") return why === undefined ? undefined : `${pod.metadata.name}: ${why}`;
+  if (why !== "ContainerCreating") return why === undefined ? undefined : `proxy ${pod.metadata.name}: ${why}`;
   // A missing Secret also shows as ContainerCreating: the kubelet reports a volume that it waits for in events only.
   const secret = spec?.authentication?.mode === "Basic" ? spec.authentication.secretRef?.name : undefined;
-  return secret === undefined ? undefined : `${pod.metadata.name}: ${why} (needs Secret ${secret})`;
+  return secret === undefined ? undefined : `proxy ${pod.metadata.name}: ${why} (needs Secret ${secret})`;
 }
 
 const total = (deployments: readonly Deployment[], count: (one: Deployment) => number | undefined): number =>
@@ -40,10 +41,13 @@ function conditionOf(
   for (const { metadata, status } of deployments) {
     const found = status?.conditions?.find((condition) => condition.type === type && condition.status === value);
     if (found !== undefined)
-      return { reason: found.reason, text: `${metadata.name}: ${found.message ?? found.reason}` };
+      return { reason: found.reason, text: `Deployment ${metadata.name}: ${found.message ?? found.reason}` };
   }
   return undefined;
 }
+
+const newerAndOlder = (newest: number, older: number) =>
+  `${counted(newest, "proxy has", "proxies have")} the new settings, ${counted(older, "has", "have")} the old ones`;
 
 /** Old proxies that still serve do not make a fleet available: they may not require the password of the new spec. */
 function judgeRollout(
@@ -53,16 +57,20 @@ function judgeRollout(
 ): Finding {
   const failure = conditionOf(deployments, "ReplicaFailure", "True");
   if (failure !== undefined) return no(REASON.replicaFailure, failure.text);
-  if (!deployments.every(isSeen)) return no(REASON.progressing, "a changed Deployment is not rolled out yet");
+  const unseen = deployments.find((one) => !isSeen(one));
+  if (unseen !== undefined) {
+    const message = `the Deployment controller has not processed the newest spec of ${unseen.metadata.name} yet`;
+    return no(REASON.progressing, message);
+  }
   const wanted = replicasOf(deployments);
-  const available = `${availableOf(deployments)} of ${wanted} proxies are available`;
+  const available = `${availableOf(deployments)} of ${counted(wanted, "proxy is", "proxies are")} available`;
   if (deployments.every(isRolledOut)) return yes(REASON.available, available);
   const newest = total(deployments, ({ status }) => status?.updatedReplicas);
   const older = total(deployments, ({ status }) => status?.replicas) - newest;
   const stuck = conditionOf(deployments, "Progressing", "False");
   const message = [
     available,
-    ...(older === 0 ? [] : [`${newest} with the new settings, ${older} with the old ones`]),
+    ...(older === 0 ? [] : [newerAndOlder(newest, older)]),
     ...(stuck === undefined ? [] : [stuck.text]),
     ...proxies.flatMap((proxy) => trouble(proxy, spec) ?? []).slice(0, 1),
   ].join("; ");
@@ -70,24 +78,29 @@ function judgeRollout(
   return no(stuck?.reason === REASON.deadlineExceeded ? REASON.deadlineExceeded : REASON.progressing, message);
 }
 
+const NO_DEPLOYMENT =
+  "no Deployment of the proxies exists; the operator creates it unless Programmed names an obstacle";
+const ALL_PENDING = "no proxy runs, since all static IPs are Pending; set the phase of one to Active";
+
 /**
  * Availability of a fleet. `retiring`: ids of slots whose proxies need not become available, unless there are no
  * others.
  */
 export function availability(
   facts: Facts,
-  spec: EgressPolicySpec | undefined,
+  effective: Effective | undefined,
   retiring: ReadonlySet<string>,
 ): Availability {
   const all = [...facts.children.deployments.values()];
   const lasting = all.filter(({ metadata }) => !retiring.has(metadata.labels?.[LABEL.slot] ?? ""));
   const wanted = replicasOf(all);
+  const allPending = effective?.provider.shape.kind === "Slots" && effective.slots.length === 0;
   const finding = (): Finding => {
-    if (all.length === 0) return no(REASON.unavailable, "there is no Deployment");
-    if (wanted === 0) return no(REASON.unavailable, "the fleet has 0 replicas");
-    if (lasting.length === 0) return judgeRollout(all, facts.proxies, spec);
+    if (all.length === 0) return no(REASON.unavailable, allPending ? ALL_PENDING : NO_DEPLOYMENT);
+    if (wanted === 0) return no(REASON.unavailable, "the Deployment of the proxies has 0 replicas; scale it up");
+    if (lasting.length === 0) return judgeRollout(all, facts.proxies, effective?.spec);
     const proxies = facts.proxies.filter(({ slot }) => !retiring.has(slot));
-    return judgeRollout(lasting, proxies, spec);
+    return judgeRollout(lasting, proxies, effective?.spec);
   };
   return { wanted, available: availableOf(all), finding: finding() };
 }

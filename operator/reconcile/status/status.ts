@@ -1,4 +1,5 @@
 import {
+  counted,
   type Finding,
   joinNames,
   mergeConditions,
@@ -8,7 +9,15 @@ import {
   yes,
 } from "../../api/conditions.ts";
 import type { EgressPolicySpec, EgressPolicyStatus } from "../../api/egresspolicy.ts";
-import { type ConditionType, childName, clientHost, REASON, type Reason, SERVICE_PORT } from "../../api/names.ts";
+import {
+  type ConditionType,
+  childName,
+  clientHost,
+  LABEL,
+  REASON,
+  type Reason,
+  SERVICE_PORT,
+} from "../../api/names.ts";
 import { isUnschedulable } from "../../api/objects.ts";
 import { isOpen, type ProxyFacts, type ProxyStatus } from "../../fleet/proxy-status.ts";
 import type { Slot } from "../../fleet/slots.ts";
@@ -54,7 +63,7 @@ interface Observed {
 /** Pods named in the message of a deletion that waits: users have to act on them. */
 const IN_USE_SHOWN = 10;
 
-const nothing = "no spec was accepted yet";
+const nothing = "the operator has no valid spec; the condition Accepted has the reason";
 
 const podNames = (proxies: readonly ProxyFacts[]) => joinNames(proxies.map(({ pod }) => pod));
 
@@ -76,22 +85,27 @@ function programmed(facts: Facts, { plan, applied }: StatusInput): Finding {
   if (shortage !== undefined) return no(REASON.notEnoughNodes, shortage);
   const { waiting = [], formerProxies = [] } = desired ?? {};
   if (waiting.length > 0) {
-    return no(REASON.progressing, `slots are updated one at a time; ${waiting.length} still wait`);
+    const rest = counted(waiting.length, "proxy still waits", "proxies still wait");
+    return no(REASON.progressing, `the operator updates one proxy at a time; ${rest}`);
   }
   if (formerProxies.length > 0) {
-    return no(REASON.progressing, `old proxies are still running: ${podNames(formerProxies)}`);
+    const old = counted(formerProxies.length, "old proxy", "old proxies");
+    return no(REASON.progressing, `waiting for ${old} to end: ${podNames(formerProxies)}`);
   }
-  return yes(REASON.programmed, "all objects are applied");
+  return yes(REASON.programmed, "all objects of the policy are applied");
 }
 
 function distributed(ready: readonly ProxyFacts[], effective: Effective | undefined): Finding {
   if (effective === undefined) return no(REASON.notAccepted, nothing);
-  if (ready.length === 0) return no(REASON.noProxy, "no proxy is ready");
+  if (ready.length === 0) {
+    return no(REASON.noProxy, "no proxy is ready; ProxyAvailable, EgressIPVerified or IPsAssigned has the reason");
+  }
   const late = ready.filter((proxy) => proxy.status?.hash !== effective.hash);
-  if (late.length === 0) return yes(REASON.distributed, `every ready proxy runs ${effective.hash}`);
+  if (late.length === 0) return yes(REASON.distributed, `every ready proxy runs policy document ${effective.hash}`);
   const why = late[0]!.status?.policyError ?? late[0]!.error;
-  const count = `${ready.length - late.length} of ${ready.length} ready proxies run ${effective.hash}`;
-  return no(REASON.propagating, `${count}; not yet: ${podNames(late)}${why ? ` (${why})` : ""}`);
+  const total = counted(ready.length, "ready proxy runs", "ready proxies run");
+  const count = `${ready.length - late.length} of ${total} policy document ${effective.hash}`;
+  return no(REASON.propagating, `${count}; not confirmed by: ${podNames(late)}${why ? ` (${why})` : ""}`);
 }
 
 function verified(proxies: readonly ProxyFacts[], spec: EgressPolicySpec): Finding {
@@ -102,32 +116,41 @@ function verified(proxies: readonly ProxyFacts[], spec: EgressPolicySpec): Findi
     const wrong = status?.proofs.find((proof) => proof.observed.some((seen) => !proof.expected.includes(seen)));
     if (wrong === undefined || wrong.expected.length === 0) continue;
     const expected = wrong.expected.join(" or ");
-    return no(REASON.mismatch, `${pod.metadata.name} sends from ${wrong.observed.join(", ")}, not from ${expected}`);
+    const fault = `proxy ${pod.metadata.name} sends from ${wrong.observed.join(", ")}; expected ${expected}`;
+    return no(REASON.mismatch, `${fault}; correct the route or NAT of the proxy, or spec.staticIPs`);
   }
   const ready = proxies.filter((proxy) => proxy.ready);
-  const unproven = (ready.length > 0 ? ready : present).filter(({ status }) => !isOpen(status));
+  const judged = ready.length > 0 ? ready : present;
+  const unproven = judged.filter(({ status }) => !isOpen(status));
   if (unproven.length > 0) {
     const error = unproven[0]!.status?.proofs.find((proof) => !proof.verified)?.error ?? unproven[0]!.error;
-    return no(REASON.unproven, `not proven: ${podNames(unproven)}${error ? ` (${error})` : ""}`);
+    const count = `${unproven.length} of ${counted(judged.length, "proxy has", "proxies have")} no valid proof`;
+    const names = `${podNames(unproven)}${error ? ` (${error})` : ""}`;
+    return no(REASON.unproven, `${count} of the source address: ${names}; make the echo URLs reachable`);
   }
-  if (ready.length === 0) return unknown(REASON.noProxy, "no proxy is ready");
+  if (ready.length === 0)
+    return unknown(REASON.noProxy, "no proxy is ready; the condition ProxyAvailable has the reason");
   const isSilent = ({ provenAt, checkedAt }: ProxyStatus["proofs"][number]) => checkedAt !== provenAt;
   const silent = ready.filter(({ status }) => status?.proofs.some(isSilent));
   if (silent.length > 0) {
     const error = silent[0]!.status?.proofs.find(isSilent)?.error;
-    return yes(REASON.stale, `no echo URL answers, the last proof is still valid: ${podNames(silent)} (${error})`);
+    const count = `${silent.length} of ${counted(ready.length, "ready proxy", "ready proxies")}`;
+    const message = `no echo URL answers ${count}, and the last proof is still valid: ${podNames(silent)} (${error})`;
+    return yes(REASON.stale, message);
   }
-  return yes(REASON.verified, `every ready proxy sends from a published address`);
+  return yes(REASON.verified, "every ready proxy sends from a published address");
 }
 
-/** Pods that use a pool need one of its addresses each. Unused addresses of the pool are no problem. */
+/** Each proxy needs an address of its pool. Unused addresses of the pool are no problem. */
 function pooled(proxies: readonly ProxyFacts[], slots: readonly Slot[]): Finding {
   const sources = new Set(slots.map(({ source }) => source));
   const placed = proxies.filter(({ terminating, ips }) => !terminating && ips.length > 0);
-  if (placed.length === 0) return no(REASON.unassigned, "no proxy has an address yet");
+  if (placed.length === 0) return no(REASON.unassigned, "no proxy pod has an IP address yet");
   const strays = placed.filter(({ ips }) => !ips.some((ip) => sources.has(ip)));
   if (strays.length === 0) return yes(REASON.assigned, "every proxy has a static IP");
-  return no(REASON.unassigned, `proxies without a static IP: ${podNames(strays)}`);
+  const count = `${strays.length} of ${counted(placed.length, "proxy has", "proxies have")} no address of spec.staticIPs`;
+  const fix = "enlarge the address pool, or correct spec.nat.podIP.annotations or spec.staticIPs";
+  return no(REASON.unassigned, `${count}: ${podNames(strays)}; ${fix}`);
 }
 
 function assigned(facts: Facts, effective: Effective | undefined, { states, active }: Observed): Finding {
@@ -138,18 +161,20 @@ function assigned(facts: Facts, effective: Effective | undefined, { states, acti
     case "Deployment":
       switch (shape.address) {
         case "outside":
-          return yes(REASON.outside, "addresses are assigned outside of the cluster");
+          return yes(REASON.outside, "the static IPs are assigned outside of the cluster");
         case "of-pod":
           return pooled(facts.proxies, effective.slots);
       }
       break;
     case "Slots": {
       const missing = active.filter(({ state, slot }) => state === "Unassigned" && slot !== undefined);
-      if (missing.length === 0) return yes(REASON.assigned, "every address is on a node");
-      const all = `no proxy has ${missing.map(({ address }) => address).join(", ")}`;
+      if (missing.length === 0) return yes(REASON.assigned, "every Active static IP is assigned to a proxy");
+      const total = counted(active.length, "static IP is", "static IPs are");
+      const addresses = missing.map(({ address }) => address).join(", ");
+      const all = `${missing.length} of ${total} not assigned to a proxy: ${addresses}`;
       switch (shape.address) {
         case "follows-ready-pod":
-          return no(REASON.unassigned, all);
+          return no(REASON.unassigned, `${all}; ${effective.provider.name} assigns it to the node of its ready proxy`);
         case "on-node": {
           const placement = effective.placements.get(missing[0]!.slot!)!;
           return no(REASON.unassigned, `${all}; ${whyUnassigned(facts, effective.spec, placement)}`);
@@ -181,7 +206,10 @@ const BLOCKING_UNBOUND: readonly (keyof Findings)[] = [
 /** Condition Ready. */
 function summary(facts: Facts, effective: Effective | undefined, findings: Findings, observed: Observed): Finding {
   if (facts.policy.metadata.deletionTimestamp !== undefined) {
-    return no(REASON.inUse, `deletion waits for pods that use this fleet: ${joinNames(facts.injected, IN_USE_SHOWN)}`);
+    const pods = counted(facts.injected.length, "injected pod has", "injected pods have");
+    const names = joinNames(facts.injected, IN_USE_SHOWN);
+    const fix = `remove ${LABEL.policy} from their pod templates`;
+    return no(REASON.inUse, `the deletion waits until ${pods} ended: ${names}; ${fix}`);
   }
   const onNode = effective !== undefined && isOnNode(effective.provider.shape);
   const unbound = observed.proxies.some(({ terminating, status, pod }) => {
@@ -209,7 +237,7 @@ function observe(facts: Facts, effective: Effective | undefined, now: string, ho
   return {
     states,
     active: states.filter(({ address }) => (phases.get(address) ?? "Active") === "Active"),
-    fleet: availability(facts, effective?.spec, retiring),
+    fleet: availability(facts, effective, retiring),
     proxies: facts.proxies.filter(({ slot }) => !retiring.has(slot)),
     ready: facts.proxies.filter((proxy) => proxy.ready),
     workloads: effective === undefined ? undefined : judgeWorkloads(facts, effective.spec, host),

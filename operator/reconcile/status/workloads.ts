@@ -1,6 +1,6 @@
-import { type Finding, joinNames, no, unknown, yes } from "../../api/conditions.ts";
+import { counted, type Finding, joinNames, no, unknown, yes } from "../../api/conditions.ts";
 import type { EgressPolicySpec } from "../../api/egresspolicy.ts";
-import { ANNOTATION, REASON, SERVICE_PORT } from "../../api/names.ts";
+import { ANNOTATION, LABEL, REASON, SERVICE_PORT } from "../../api/names.ts";
 import { type Coverage, coverage, mayIgnoreProxy } from "../../injection/coverage.ts";
 import { markerOf } from "../../injection/variables.ts";
 import type { Facts, RequestingPod } from "../facts/facts.ts";
@@ -17,21 +17,25 @@ const MAX_REASON_CHARS = 500;
 
 const requestingPods = (pods: readonly RequestingPod[]) => joinNames(pods.map(({ pod }) => pod));
 
+const restart = (pods: readonly RequestingPod[]) => (pods.length === 1 ? "restart it" : "restart them");
+
 /** Missed pods with the reason that admission wrote on them, or that they are older than the webhook. */
 function whyMissed(missed: readonly RequestingPod[]): string {
   const reasonOf = ({ pod }: RequestingPod) => pod.metadata.annotations?.[ANNOTATION.skipped];
   const left = missed.filter((one) => reasonOf(one) !== undefined);
   const early = missed.filter((one) => !left.includes(one));
-  const parts =
-    early.length === 0
-      ? []
-      : [`not injected: ${requestingPods(early)} (created before the webhook ran; restart the pods)`];
+  const parts: string[] = [];
+  if (early.length > 0) {
+    const what = `${counted(early.length, "pod is", "pods are")} not injected: ${requestingPods(early)}`;
+    const cause = "created before the webhook ran, or before the label or annotation was added";
+    parts.push(`${what} (${cause}; ${restart(early)})`);
+  }
   if (left.length > 0) {
     const [first] = [...left].sort((a, b) => (a.pod.metadata.name < b.pod.metadata.name ? -1 : 1));
     const reason = reasonOf(first!)!.slice(0, MAX_REASON_CHARS);
-    parts.push(
-      `skipped: ${requestingPods(left)} (${first!.pod.metadata.name}: ${reason}); fix this and restart the pods`,
-    );
+    const what = `the webhook skipped ${counted(left.length, "pod, or a container of it", "pods, or containers of them")}`;
+    const cause = `${first!.pod.metadata.name}: ${reason}`;
+    parts.push(`${what}: ${requestingPods(left)} (${cause}; fix this, then ${restart(left)})`);
   }
   return parts.join("; ");
 }
@@ -51,22 +55,24 @@ export function judgeWorkloads(
   const by: Record<Coverage, RequestingPod[]> = { covered: [], stale: [], missed: [], none: [] };
   for (const one of requesting) by[coverage(one.pod, wanted, one.namespaceLabels)].push(one);
   const all = by.covered.length + by.stale.length + by.missed.length;
-  if (all === 0) return { finding: unknown(REASON.noWorkload, "no pod requests this policy"), summary: "" };
+  if (all === 0) {
+    const how = `label or annotation ${LABEL.policy}: ${policy.metadata.name}`;
+    return { finding: unknown(REASON.noWorkload, `no pod requests this policy (${how})`), summary: "" };
+  }
   const summary = `${by.covered.length}/${all}`;
   const ignoring = by.missed.filter(({ pod }) => mayIgnoreProxy(pod) !== undefined);
   const missed = by.missed.filter((one) => !ignoring.includes(one));
-  const lacking = (reason: Finding["reason"], message: string): Workloads => ({
-    finding: no(reason, `${summary} pods ${message}`),
-    summary,
-  });
-  if (missed.length > 0) return lacking(REASON.missed, `send through the proxies; ${whyMissed(missed)}`);
+  const current = `${by.covered.length} of ${counted(all, "pod has", "pods have")} the current proxy settings`;
+  if (missed.length > 0) return { finding: no(REASON.missed, `${current}; ${whyMissed(missed)}`), summary };
   if (by.stale.length > 0) {
-    const older = `have the current settings; outdated: ${requestingPods(by.stale)}; restart them`;
-    return lacking(REASON.outdated, older);
+    const what = counted(by.stale.length, "pod has", "pods have");
+    const message = `${current}; ${what} outdated ones: ${requestingPods(by.stale)} (${restart(by.stale)})`;
+    return { finding: no(REASON.outdated, message), summary };
   }
   if (ignoring.length > 0) {
-    const message = `${requestingPods(ignoring)}: ${mayIgnoreProxy(ignoring[0]!.pod)}`;
+    const what = counted(ignoring.length, "injected pod", "injected pods");
+    const message = `${what} may ignore the proxy settings: ${requestingPods(ignoring)} (${mayIgnoreProxy(ignoring[0]!.pod)})`;
     return { finding: unknown(REASON.mayIgnoreProxy, message), summary };
   }
-  return { finding: yes(REASON.injected, `${summary} pods send through the proxies`), summary };
+  return { finding: yes(REASON.injected, current), summary };
 }

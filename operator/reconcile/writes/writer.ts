@@ -35,7 +35,7 @@ export function resourceOf(object: KubeObject): Resource {
 }
 
 function nameTaken({ kind, metadata }: KubeObject): Obstacle {
-  const message = `${kind} ${metadata.name} exists and does not belong to this policy; delete or rename it, or rename the policy`;
+  const message = `${kind} ${metadata.name} exists and does not belong to this policy; delete it, or create the policy under another name`;
   return new Obstacle(REASON.nameTaken, message);
 }
 
@@ -78,7 +78,10 @@ export class Writer {
     );
     if (former === undefined) throw nameTaken(object);
     await this.remove(policy, found);
-    throw new Obstacle(REASON.replacing, `${object.kind} ${name} still belongs to a deleted policy of this name`);
+    throw new Obstacle(
+      REASON.replacing,
+      `the operator replaces ${object.kind} ${name}, which belongs to a deleted policy of this name`,
+    );
   }
 
   /** Applies an object if it differs, and returns the stored result. @throws Obstacle, ApiError */
@@ -89,7 +92,10 @@ export class Writer {
   ): Promise<KubeObject | undefined> {
     const actual = await this.#actual(policy, object, stored);
     if (actual?.metadata.deletionTimestamp !== undefined) {
-      throw new Obstacle(REASON.replacing, `${object.kind} ${object.metadata.name} is being deleted`);
+      throw new Obstacle(
+        REASON.replacing,
+        `${object.kind} ${object.metadata.name} is being deleted; the operator then creates it again`,
+      );
     }
     if (!differs(actual, object)) return undefined;
     const futile = this.#futile.get(policy.metadata.uid!) ?? new Map<string, string>();
