@@ -3,7 +3,7 @@ import { createServer, type Server } from "node:http";
 import { listenError } from "../proxy/cli/options.ts";
 
 /** Returns status and text of a page. */
-export type Page = () => Promise<{ status: number; text: string; type?: string }>;
+type Page = () => Promise<{ status: number; text: string; type?: string }>;
 
 /** Serves pages on the address of an option. @throws UsageError if it cannot listen */
 export async function servePages(

@@ -1,12 +1,17 @@
 /** Names that other programs see: group, labels, annotations, field managers, condition types and reasons. */
 
+/** API group of the CRD, and prefix of the operator's labels and annotations. */
 export const GROUP = "egress.outrider.dev";
+/** API version of the CRD. */
 export const VERSION = "v1alpha1";
+/** Kind of a policy. */
 export const KIND = "EgressPolicy";
+/** Resource name of policies in URLs and roles. */
 export const PLURAL = "egresspolicies";
 
-/** Field managers of server-side apply. Status has its own, so that neither takes over the fields of the other. */
+/** Field manager of server-side apply, for all fields except the status. */
 export const FIELD_MANAGER = "outrider";
+/** Field manager of the status. With a separate one, neither write removes the fields of the other. */
 export const STATUS_MANAGER = "outrider-status";
 
 /** Finalizer of a policy while pods use its fleet. */
@@ -96,6 +101,7 @@ export const CONDITIONS = [
   "WorkloadsInjected",
   "NetworkPolicyApplied",
 ] as const;
+/** One of the condition types. */
 export type ConditionType = (typeof CONDITIONS)[number];
 
 /** Reasons of conditions and of their events. docs/operator.md explains each of them. */
@@ -147,6 +153,7 @@ export const REASON = {
   ready: "Ready",
   inUse: "InUse",
 } as const;
+/** One of the reasons. */
 export type Reason = (typeof REASON)[keyof typeof REASON];
 
 /** Reasons of events that are not condition changes. */
@@ -176,9 +183,9 @@ export const childName = {
   senders: (policy: string) => `${policy}-egress-senders`,
 } as const;
 
-/** Keys of the document's ConfigMap. */
+/** Key of the policy document in its ConfigMap. */
 export const DOCUMENT_KEY = "policy.json";
-/** Last accepted spec, gzipped so that it fits into one ConfigMap with the document. */
+/** Key of the last accepted spec in the same ConfigMap, gzipped so that it fits into one ConfigMap with the document. */
 export const SPEC_KEY = "spec.json.gz";
 
 /** DNS name of a policy's client Service, which senders use as their proxy. */

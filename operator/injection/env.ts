@@ -16,7 +16,7 @@ import {
 } from "./variables.ts";
 
 /** Changes to one container, or the reason to skip it. */
-export type EnvPlan = { patch: JsonPatch[]; noProxy: readonly string[]; hints: string[] } | { conflict: Conflict };
+type EnvPlan = { patch: JsonPatch[]; noProxy: readonly string[]; hints: string[] } | { conflict: Conflict };
 
 /** Why a container is skipped, and the fix. */
 export interface Conflict {
@@ -24,7 +24,7 @@ export interface Conflict {
   fix: string;
 }
 
-export interface EnvContext {
+interface EnvContext {
   target: InjectionTarget;
   preset: Preset;
   wanted: Wanted;

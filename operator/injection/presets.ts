@@ -52,7 +52,7 @@ export const SENDER_URLS = [...new Set(Object.values(PRESETS).flatMap(({ urls })
 export const SENDER_NO_PROXY = [...new Set(Object.values(PRESETS).flatMap(({ noProxy }) => noProxy))];
 
 /** First release of Convoy whose community edition reads proxy variables, and whose licensed edition reads NO_PROXY. */
-export const CONVOY_SINCE = [26, 3, 6] as const;
+const CONVOY_SINCE = [26, 3, 6] as const;
 
 /** Name and tag of an image: `ghcr.io/frain-dev/convoy:v26.3.5@sha256:…` → convoy, v26.3.5. */
 export function imageOf(container: Container): { name: string; tag: string | undefined } {

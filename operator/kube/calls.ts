@@ -27,7 +27,7 @@ export interface List<T> {
   continue: string | undefined;
 }
 
-export type Subresource = "status" | "scale";
+type Subresource = "status" | "scale";
 
 export interface ApplyOptions extends CallOptions {
   fieldManager: string;

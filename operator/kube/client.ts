@@ -40,7 +40,7 @@ const IDLE_MS = 60 * 1000;
 const PROBE_MS = 30 * 1000;
 const MAX_ANSWER_BYTES = 256 * 1024 * 1024;
 
-export interface ClientOptions {
+interface ClientOptions {
   userAgent?: string;
   /** Timeout of a call with its complete answer. */
   timeoutMs?: number;

@@ -10,7 +10,7 @@ import { WorkQueue } from "./workqueue.ts";
  */
 export type Outcome = { result: "success" } | { result: "requeue"; afterMs: number } | { result: "user-error" };
 
-export interface ControllerOptions {
+interface ControllerOptions {
   /** Name in log lines and metrics. */
   name: string;
   workers: number;

@@ -1,5 +1,5 @@
 /** One cause of a rejected object (metav1.StatusCause). */
-export interface StatusCause {
+interface StatusCause {
   reason?: string;
   message?: string;
   field?: string;

@@ -37,7 +37,7 @@ interface EventRecord {
   waiting: boolean;
 }
 
-export interface EventRecorderOptions {
+interface EventRecorderOptions {
   client: Client;
   /** Reporting program: `source.component`. */
   component: string;

@@ -18,7 +18,7 @@ export interface Cache<T extends KubeObject> {
 /** Handler of a change of a cached object. */
 export type OnChange<T extends KubeObject> = ReflectorOptions<T>["onChange"];
 
-export interface InformerOptions {
+interface InformerOptions {
   client: Client;
   log: Logger;
   metrics: KubeMetrics;
@@ -29,7 +29,7 @@ export interface InformerOptions {
 }
 
 /** Selection and indexes of one cache. */
-export interface CacheOptions<T extends KubeObject> {
+interface CacheOptions<T extends KubeObject> {
   labelSelector?: string;
   fieldSelector?: string;
   /** Watches this namespace alone. */

@@ -28,7 +28,7 @@ interface LeaseSpec {
 }
 type Lease = KubeObject & { spec?: LeaseSpec };
 
-export interface LeaseOptions {
+interface LeaseOptions {
   /**
    * A client of its own, so that renewals never wait behind other calls, and can be written before this process leads.
    */

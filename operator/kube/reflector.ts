@@ -30,7 +30,7 @@ const PATIENCE_MS = { audit: 10 * 1000, takeover: 2 * 1000, doubt: 2 * 1000 };
 /** Longest back-off of a comparison that reconciles wait for. */
 const MAX_COMPARE_RETRY_MS = 5 * 1000;
 
-export type Change = "added" | "updated" | "deleted";
+type Change = "added" | "updated" | "deleted";
 
 export interface ReflectorOptions<T extends KubeObject> {
   client: Client;

@@ -19,7 +19,7 @@ export interface OwnerReference {
 }
 
 /** Fields that a manager has set (metav1.ManagedFieldsEntry). */
-export interface ManagedFields {
+interface ManagedFields {
   manager?: string;
   operation?: string;
   subresource?: string;

@@ -8,7 +8,7 @@ const MAX_RETRY_MS = 1000 * 1000;
 const RETRIES_PER_SECOND = 10;
 const RETRY_BURST = 100;
 
-export interface WorkQueueOptions {
+interface WorkQueueOptions {
   /** Label of the metrics. */
   name: string;
   metrics?: KubeMetrics | undefined;

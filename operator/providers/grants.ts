@@ -6,7 +6,7 @@ import { PROVIDER_NAMES } from "../providers/index.ts";
 import type { Provider } from "../providers/provider.ts";
 
 /** Permission of some namespaces to use providers with exclusive addresses. */
-export interface Grant {
+interface Grant {
   /** Names, or `*` for all. */
   namespaces: readonly string[];
   providers: readonly string[];

@@ -34,7 +34,7 @@ export const kubeVIP: Provider = {
  * address where the proxy is. The Service opens no way in: it has no node ports, only a sink port, and a label by which
  * kube-proxy ignores it.
  */
-export function natGatewayService(
+function natGatewayService(
   policy: EgressPolicy,
   slot: Slot,
   loadBalancerClass: string,

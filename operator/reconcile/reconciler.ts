@@ -33,7 +33,7 @@ const UNPOLLED_MS = 250;
 const OBSTACLE_MS = 10_000;
 
 /** Dependencies of a {@link PolicyReconciler}. */
-export interface ReconcilerOptions {
+interface ReconcilerOptions {
   client: Client;
   caches: Caches;
   scraper: StatusScraper;

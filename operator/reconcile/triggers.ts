@@ -14,7 +14,7 @@ import type { PolicyReconciler } from "./reconciler.ts";
 const COALESCE_MS = 200;
 
 /** Parts of the operator that a change concerns. */
-export interface TriggerTargets {
+interface TriggerTargets {
   caches: Pick<Caches, "policies" | "deployments" | "proxies">;
   /** False before every cache has its first complete list. */
   hasSynced(): boolean;

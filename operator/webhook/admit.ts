@@ -32,7 +32,7 @@ const POLICY_NAME = /^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$/;
 const MAX_NAME_SHOWN = 63;
 
 /** Object of a pod's events: its controller, where users see them, or a bare pod itself. */
-export function subjectOf({ namespace, pod }: PodReview): KubeObject | undefined {
+function subjectOf({ namespace, pod }: PodReview): KubeObject | undefined {
   const owner = pod.metadata.ownerReferences?.find(({ controller }) => controller === true);
   if (owner !== undefined) {
     const { apiVersion, kind, name, uid } = owner;

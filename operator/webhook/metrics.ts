@@ -4,7 +4,7 @@ import { Counter, Gauge, Histogram, type Registry } from "prom-client";
 const BUCKETS = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5];
 
 /** Results of reviews. */
-export const RESULTS = ["injected", "unchanged", "refused", "dry-run", "other", "invalid", "failed"] as const;
+const RESULTS = ["injected", "unchanged", "refused", "dry-run", "other", "invalid", "failed"] as const;
 export type Result = (typeof RESULTS)[number];
 
 /** Metrics of the webhook. */

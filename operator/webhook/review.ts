@@ -13,7 +13,7 @@ export interface PodReview {
 }
 
 /** A parsed review: of a pod that is being created, or of another object. */
-export type Review = { kind: "pod"; review: PodReview } | { kind: "other"; uid: string };
+type Review = { kind: "pod"; review: PodReview } | { kind: "other"; uid: string };
 
 const API_VERSION = "admission.k8s.io/v1";
 /** Characters of a quoted value. */

@@ -10,7 +10,7 @@ import type { Result, WebhookMetrics } from "./metrics.ts";
 import { type AdmissionAnswer, readReview, writeReview } from "./review.ts";
 
 /** Path in the webhook configuration. */
-export const INJECT_PATH = "/inject";
+const INJECT_PATH = "/inject";
 
 /**
  * Idle timeout of the API server's connections (controller-runtime's IdleTimeout), so that the API server closes them

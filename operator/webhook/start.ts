@@ -10,9 +10,9 @@ import { WebhookMetrics } from "./metrics.ts";
 import { makeWebhook, type Webhook, type WebhookParts } from "./server.ts";
 
 /** Secret of the generated certificates, in the namespace of the operator. Also the name of the Service. */
-export const SECRET = "outrider-webhook";
+const SECRET = "outrider-webhook";
 
-export interface StartOptions extends Omit<WebhookParts, "metrics"> {
+interface StartOptions extends Omit<WebhookParts, "metrics"> {
   config: WebhookConfig;
   /** A client of its own, so that neither leadership nor slow calls delay admissions. */
   client: Client;

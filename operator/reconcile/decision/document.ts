@@ -31,7 +31,7 @@ export interface Former {
 }
 
 /** No fleet is being replaced. */
-export const NO_FORMER: Former = { addresses: [], unbound: undefined };
+const NO_FORMER: Former = { addresses: [], unbound: undefined };
 
 /** The spec with the addresses of the former fleet as Retiring, so that its proxies can still be verified. */
 export function withFormer(spec: EgressPolicySpec, { addresses, unbound }: Former): EgressPolicySpec {

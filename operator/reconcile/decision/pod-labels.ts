@@ -19,7 +19,7 @@ export interface PodPatch {
 
 /** Labels by which client Services select, whatever the provider. */
 export const SERVING_LABELS = [LABEL.verified, LABEL.phase] as const;
-export type ServingLabel = (typeof SERVING_LABELS)[number];
+type ServingLabel = (typeof SERVING_LABELS)[number];
 
 /**
  * Retiring slots that get no new requests. None if no other slot serves: a retiring address is better than an outage. A

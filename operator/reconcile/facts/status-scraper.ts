@@ -66,7 +66,7 @@ interface ScrapedProxy {
 }
 
 /** Dependencies of a {@link StatusScraper}. */
-export interface ScraperOptions {
+interface ScraperOptions {
   fetch: FetchStatus;
   /** Polling interval of a settled proxy, in milliseconds. */
   intervalMs: number;

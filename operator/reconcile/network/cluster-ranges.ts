@@ -4,7 +4,7 @@ import type { EndpointSlice, Node, ServiceCIDR } from "../../api/objects.ts";
 import { annotatedAddresses } from "../placement/placement.ts";
 
 /** Sources of the ranges of a cluster. */
-export interface ClusterRanges {
+interface ClusterRanges {
   nodes: readonly Node[];
   serviceCIDRs: readonly ServiceCIDR[];
   /** Endpoints of `default/kubernetes`: the API server. */

@@ -19,7 +19,7 @@ export interface Placement {
 }
 
 /** Placements by the id of their slot, in the order of the spec. */
-export type Placements = ReadonlyMap<string, Placement>;
+type Placements = ReadonlyMap<string, Placement>;
 
 /** A spec with its provider, its slots, and where their proxies may run. */
 export interface PlacedSpec {
@@ -31,7 +31,7 @@ export interface PlacedSpec {
 }
 
 /** Nodes by each address that they have. */
-export type NodesByAddress = ReadonlyMap<string, readonly Node[]>;
+type NodesByAddress = ReadonlyMap<string, readonly Node[]>;
 
 /** Types of node addresses that are IP addresses (core/v1 NodeAddress). */
 const ADDRESS_TYPES = ["InternalIP", "ExternalIP"];

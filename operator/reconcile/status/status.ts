@@ -39,7 +39,7 @@ export interface Applied {
 }
 
 /** Inputs of a status besides the facts. */
-export interface StatusInput {
+interface StatusInput {
   plan: Pick<Plan, "rejection" | "effective" | "keptRejection" | "desired">;
   applied: Applied;
   clusterDomain: string;

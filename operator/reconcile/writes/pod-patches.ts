@@ -21,7 +21,7 @@ interface Refresh {
   at: number;
 }
 
-export interface PodPatcherOptions {
+interface PodPatcherOptions {
   client: Client;
   scraper: Pick<StatusScraper, "urge">;
 }

@@ -8,7 +8,7 @@ import { isControlledBy } from "../facts/gather.ts";
 import { differs } from "../objects/compare.ts";
 
 /** An obstacle that a user or another program has to remove, so a fast retry does not help. */
-export class Obstacle extends Error {
+class Obstacle extends Error {
   readonly reason: Reason;
 
   constructor(reason: Reason, message: string) {
@@ -28,7 +28,7 @@ export function problemOf(error: unknown): { reason: Reason; message: string } {
 }
 
 /** Resource of an object that a policy owns. */
-export function resourceOf(object: KubeObject): Resource {
+function resourceOf(object: KubeObject): Resource {
   const kind = CHILDREN.find((child) => RESOURCE[child].kind === object.kind);
   if (kind === undefined) throw new Error(`${object.kind} is not a kind that a policy owns`);
   return RESOURCE[kind];

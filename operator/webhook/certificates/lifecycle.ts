@@ -165,7 +165,7 @@ function withNewLeaf(held: HeldCertificates, names: readonly string[], now: numb
 }
 
 /** Certificates to write, and why; undefined if none are due. */
-export type Step = { held: HeldCertificates; why: string } | undefined;
+type Step = { held: HeldCertificates; why: string } | undefined;
 
 /**
  * The next step. `before`: certificates that this process read last. They are needed if a user deletes the Secret to

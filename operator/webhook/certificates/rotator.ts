@@ -26,7 +26,7 @@ const CONFIGURATIONS: Resource = {
 };
 
 /** Name of the webhook in its configuration. */
-export const WEBHOOK_NAME = "inject.egress.outrider.dev";
+const WEBHOOK_NAME = "inject.egress.outrider.dev";
 /** Field manager of `caBundle`, and of nothing else. */
 export const BUNDLE_MANAGER = "outrider-webhook";
 
@@ -46,7 +46,7 @@ interface WebhookEntry {
 }
 type Configuration = KubeObject & { webhooks?: WebhookEntry[] };
 
-export interface RotatorOptions {
+interface RotatorOptions {
   /** Writes on every replica, whether it leads or not. resourceVersions prevent conflicts of replicas. */
   client: Client;
   namespace: string;

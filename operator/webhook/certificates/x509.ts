@@ -155,7 +155,7 @@ function newKey(): { publicKey: KeyObject; privateKey: KeyObject; text: string }
 }
 
 /** Inputs of a new certificate. */
-export interface Making {
+interface Making {
   /** Milliseconds since 1970. */
   now: number;
   lifeMs: number;
