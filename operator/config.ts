@@ -52,14 +52,19 @@ export const OPERATOR_OPTIONS: readonly Option[] = [
     name: "leader-elect",
     value: "on|off",
     fallback: "on",
-    help: "leader election by a Lease: one of several replicas reconciles",
+    help: "leader election by a Lease, so that only one replica reconciles; off needs a single replica",
   },
   {
     name: "lease-namespace",
     value: "NAME",
     help: "namespace of the Lease (default: the pod's own, else outrider-system)",
   },
-  { name: "scrape", value: "direct|apiserver", fallback: "direct", help: "connection to /status of proxies" },
+  {
+    name: "scrape",
+    value: "direct|apiserver",
+    fallback: "direct",
+    help: "how the operator reads /status of proxies: from their pods, or through the API server (pods/proxy)",
+  },
   {
     name: "metrics-namespaces",
     value: "NAME",

@@ -354,7 +354,7 @@ test("deletion works with force-delete and with an invalid spec", {
   for (const name of ["forced", "invalid"]) {
     await plane.delete(policyPath(ns, name));
     const policy = await untilCondition(plane, ns, name, "Ready", "False", "InUse");
-    assert.match(conditionOf(policy, "Ready")!.message, new RegExp(`: sender-${name}$`));
+    assert.match(conditionOf(policy, "Ready")!.message, new RegExp(`: sender-${name}; remove `));
     assert.equal(conditionOf(policy, "ProxyAvailable")!.status, "True");
   }
   // The operator restores a child of a policy in use, from the last valid spec.
@@ -439,8 +439,11 @@ test("ProxyAvailable reports pods that quota or Pod Security rejects", { skip },
   await applyPolicy(plane, "restricted", "webhooks", {});
   await applyPolicy(plane, "restricted", "slots", kubeVIP(["203.0.113.3"]));
   const few = await untilCondition(plane, "few-pods", "webhooks", "ProxyAvailable", "False", "ReplicaFailure");
-  assert.match(conditionOf(few, "ProxyAvailable")!.message, /^webhooks-egress: .*exceeded quota: limit.*pods=1/);
-  assert.match(conditionOf(few, "Ready")!.message, /^ProxyAvailable: webhooks-egress: /);
+  assert.match(
+    conditionOf(few, "ProxyAvailable")!.message,
+    /^Deployment webhooks-egress: .*exceeded quota: limit.*pods=1/,
+  );
+  assert.match(conditionOf(few, "Ready")!.message, /^ProxyAvailable: Deployment webhooks-egress: /);
   await limit("few-pods", { pods: "10" });
   await untilCondition(plane, "few-pods", "webhooks", "ProxyAvailable", "True");
   // A shared fleet is as restricted as it can be; slots need their node's network.

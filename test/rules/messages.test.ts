@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { test } from "node:test";
 import { parse } from "yaml";
 import { counted, type PolicyCondition } from "../../operator/api/conditions.ts";
+import { CONDITIONS, REASON } from "../../operator/api/names.ts";
 
 /** Messages of the operator: counts agree with their nouns, and docs/operator.md lists every reason. */
 
@@ -53,4 +54,35 @@ test("no message of the operator writes a count before a fixed plural", () => {
       .flatMap((line, i) => (fixed.test(line) ? [`${file}:${i + 1}: ${line.trim()}`] : [])),
   );
   assert.deepEqual(hits, []);
+});
+
+const page = read("docs/operator.md");
+const COLUMNS = ["True", "False", "Unknown"] as const;
+
+/** Reasons in the table of docs/operator.md, as `Condition=Status, Reason`. */
+const documented = new Set(
+  CONDITIONS.flatMap((type) => {
+    const [row] = [...page.matchAll(new RegExp(`^\\| ${type} \\|(.*)\\|$`, "gm"))];
+    assert.ok(row !== undefined, `docs/operator.md has no row for ${type}`);
+    const cells = row[1]!.split("|");
+    return COLUMNS.flatMap((status, i) =>
+      [...cells[i]!.matchAll(/`(\w+)`/g)].map(([, reason]) => `${type}=${status}, ${reason}`),
+    );
+  }),
+);
+
+test("docs/operator.md lists the reasons of every condition and status", () => {
+  // Ready repeats the reasons of other conditions.
+  const own = recorded.filter(({ type, status }) => type !== "Ready" || status === "True");
+  const states = new Set(own.map(({ type, status, reason }) => `${type}=${status}, ${reason}`));
+  assert.ok(states.size > 25, `${states.size} states`);
+  assert.deepEqual(
+    [...states].filter((state) => !documented.has(state)),
+    [],
+  );
+});
+
+test("docs/operator.md lists every reason, and no other", () => {
+  const listed = new Set([...documented].map((state) => state.split(", ")[1]!));
+  assert.deepEqual([...listed].sort(), Object.values(REASON).sort());
 });
