@@ -589,7 +589,7 @@ export interface EgressPolicyStatus {
     /** Number of available proxies, of all wanted ones. */
     proxies?: string;
 
-    /** Number of injected pods, of all that opted in. */
+    /** Number of pods with the current proxy settings, of all that request the policy. */
     workloads?: string;
 
     /** Hash of the policy document that the proxies should run. */
@@ -630,9 +630,9 @@ export interface StaticIPStatus {
   node?: string;
 
   /**
-   * Unassigned: no proxy has the address. Assigned: a proxy has it, and no echo server has seen it yet.
-   * Verified: an echo server saw it. Mismatch: an echo server saw another address. Retiring: the address is
-   * being drained.
+   * Unassigned: no proxy has the address, or its phase is Pending. Assigned: a proxy has it (External: always),
+   * and no echo server has seen it yet. Verified: an echo server saw it. Mismatch: an echo server saw another
+   * address for the proxy of this address (NodeAddress, KubeVIP). Retiring: its phase is Retiring.
    */
   state: "Unassigned" | "Assigned" | "Verified" | "Mismatch" | "Retiring";
 

@@ -126,7 +126,7 @@ function verified(proxies: readonly ProxyFacts[], spec: EgressPolicySpec): Findi
     const error = unproven[0]!.status?.proofs.find((proof) => !proof.verified)?.error ?? unproven[0]!.error;
     const count = `${unproven.length} of ${counted(judged.length, "proxy has", "proxies have")} no valid proof`;
     const names = `${podNames(unproven)}${error ? ` (${error})` : ""}`;
-    return no(REASON.unproven, `${count} of the source address: ${names}; make the echo URLs reachable`);
+    return no(REASON.unproven, `${count} of the source address: ${names}`);
   }
   if (ready.length === 0)
     return unknown(REASON.noProxy, "no proxy is ready; the condition ProxyAvailable has the reason");
