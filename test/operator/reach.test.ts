@@ -264,7 +264,7 @@ test("widens networks that do not fit, without forbidden addresses", () => {
   const { proxy, widened } = made({ allow: rulesOf(cidrs, (i) => [2000 + i]) }, ["34.118.0.0/16"]);
   assert.match(
     widened!,
-    /^the networks that the proxies may reach need \d+ bytes, and a NetworkPolicy may have at most 524288: .* to at least \/\d+ \(IPv4\)/,
+    /^the exact rules .* would have \d+ bytes; the limit is 524288; .* widened to \/\d+ \(IPv4\) and \/\d+ \(IPv6\) or larger/,
   );
   assert.ok(bytes((proxy as { spec?: object }).spec!) < MAX_BYTES + 2000, `${bytes(proxy)} bytes`);
   for (const [i, cidr] of cidrs.entries()) {
