@@ -28,7 +28,7 @@ export function exclusiveAddresses(spec: EgressPolicySpec): ReadonlyMap<string, 
 }
 
 /** Order of policies that request the same address: by creation, then by namespace and name (GEP-713). */
-export function isOlder(a: EgressPolicy, b: EgressPolicy): boolean {
+function isOlder(a: EgressPolicy, b: EgressPolicy): boolean {
   const key = ({ metadata }: EgressPolicy) => `${metadata.creationTimestamp} ${metadata.namespace}/${metadata.name}`;
   return key(a) < key(b);
 }
