@@ -14,6 +14,7 @@ import { isOpen, type ProxyFacts, type ProxyStatus } from "../../fleet/proxy-sta
 import type { Slot } from "../../fleet/slots.ts";
 import { isOnNode } from "../../providers/provider.ts";
 import type { Effective, Plan } from "../decision/decide.ts";
+import { unitName } from "../decision/units.ts";
 import type { Facts } from "../facts/facts.ts";
 import { judgeNetworkPolicies } from "../network/network-policies.ts";
 import { shortageOf, whyUnassigned } from "../placement/explain-unplaced.ts";
@@ -74,13 +75,17 @@ function programmed(facts: Facts, { plan, applied }: StatusInput): Finding {
   const placed = effective.provider.shape.kind === "Slots" && effective.slots.every(served);
   const shortage = placed ? undefined : shortageOf(facts.nodes, effective);
   if (shortage !== undefined) return no(REASON.notEnoughNodes, shortage);
-  const { waiting = [], formerProxies = [] } = desired ?? {};
-  if (waiting.length > 0) {
-    return no(REASON.progressing, `slots are updated one at a time; ${waiting.length} still wait`);
-  }
-  if (formerProxies.length > 0) {
-    return no(REASON.progressing, `old proxies are still running: ${podNames(formerProxies)}`);
-  }
+  const { round, formerProxies = [] } = desired ?? {};
+  const [first, ...others] = round?.waiting ?? [];
+  const reasons = [
+    ...(first === undefined ? [] : [`slots are updated one at a time; ${others.length + 1} still wait`]),
+    ...(first === undefined ? [] : [`${unitName(first.unit)}: ${first.why}`]),
+    ...(first !== undefined || formerProxies.length === 0
+      ? []
+      : [`old proxies are still running: ${podNames(formerProxies)}`]),
+    ...(round?.held === undefined ? [] : [round.held]),
+  ];
+  if (reasons.length > 0) return no(REASON.progressing, reasons.join("; "));
   return yes(REASON.programmed, "all objects are applied");
 }
 

@@ -1,0 +1,103 @@
+import { type Deployment, isSeen, isUnschedulable, whyNotRunning } from "../../api/objects.ts";
+import { isOpen, type ProxyFacts } from "../../fleet/proxy-status.ts";
+import { canonicalAddress } from "../../fleet/slots.ts";
+import type { Facts } from "../facts/facts.ts";
+import type { ResolvedSpec } from "./resolved-spec.ts";
+import { isUp, type Serving } from "./serving.ts";
+import type { Unit } from "./units.ts";
+
+/** A slot, or a shared fleet, that does not surely serve with its newest settings. */
+export interface Down {
+  unit: Unit;
+  why: string;
+  /** Newest time at which its state changed, in milliseconds since the epoch. */
+  since: number;
+  /**
+   * Whether others wait for it without limit: its proxy does not run with the newest settings, and the same settings
+   * could take all proxies down.
+   */
+  endless: boolean;
+  /** False if it surely never served: its first rollout has not completed. */
+  served: boolean;
+}
+
+/**
+ * Time that others wait for a slot whose proxy runs and lacks its address or its proof, or has no node. The rollout of
+ * the others cannot be the cause. Longer than kube-vip needs to move an address, or an echo server to answer.
+ */
+export const PATIENCE_MS = 300_000;
+
+/** Times of an RFC 3339 text, in milliseconds since the epoch. */
+const times = (...texts: (string | undefined)[]): number[] =>
+  texts.flatMap((text) => (text === undefined ? [] : [Date.parse(text)])).filter((time) => !Number.isNaN(time));
+
+const progressOf = (deployment: Deployment) =>
+  deployment.status?.conditions?.find(({ type }) => type === "Progressing");
+
+/**
+ * Newest time at which the state of a slot changed. It comes from objects only, so that a restart of the operator does
+ * not extend the wait.
+ */
+function downSince(facts: Facts, { slot, label }: Unit, deployment: Deployment): number {
+  if (!isSeen(deployment)) return facts.now;
+  const state = facts.policy.status?.staticIPs?.find(({ address }) => canonicalAddress(address) === slot?.address);
+  const lost = state?.state === "Unassigned" || state?.state === "Mismatch" ? state.lastTransitionTime : undefined;
+  const pods = facts.proxies.filter((proxy) => proxy.slot === label).map(({ pod }) => pod);
+  const found = [
+    ...times(lost, deployment.metadata.creationTimestamp, progressOf(deployment)?.lastUpdateTime),
+    ...pods.flatMap(({ metadata, status }) =>
+      times(
+        metadata.creationTimestamp,
+        metadata.deletionTimestamp,
+        status?.conditions?.find(({ type }) => type === "Ready")?.lastTransitionTime,
+      ),
+    ),
+  ];
+  return found.length === 0 ? facts.now : Math.max(...found);
+}
+
+const NOT_RUNNING = "its proxy does not run yet";
+
+function reasonOf(own: readonly ProxyFacts[], serving: Serving): string {
+  const [proxy] = own;
+  if (proxy === undefined) return NOT_RUNNING;
+  const { name } = proxy.pod.metadata;
+  if (proxy.ready && proxy.status === undefined) {
+    return `the operator cannot read /status of ${name}${proxy.error === undefined ? "" : `: ${proxy.error}`}`;
+  }
+  const unbound = proxy.status?.sources.find((source) => !source.assigned);
+  if (unbound !== undefined) return `${name} does not have ${unbound.address}`;
+  if (proxy.ready && serving.surely.includes(proxy)) return "its Deployment is not rolled out";
+  const proof = proxy.status?.proofs.find(({ verified }) => !verified);
+  if (proof !== undefined) return `${name} is not verified${proof.error === null ? "" : `: ${proof.error}`}`;
+  const why = whyNotRunning(proxy.pod);
+  return why === undefined ? `${name} does not serve yet` : `${name} does not run: ${why}`;
+}
+
+/** Why a slot does not surely serve; undefined if it does. Pure. */
+export function downOf(
+  facts: Facts,
+  { spec, placements }: ResolvedSpec,
+  serving: Serving,
+  unit: Unit,
+): Down | undefined {
+  const { label, name } = unit;
+  if (isUp(facts, serving, name, label)) return undefined;
+  const deployment = facts.children.deployments.get(name);
+  if (deployment === undefined) return { unit, why: NOT_RUNNING, since: facts.now, endless: false, served: false };
+  const own = facts.proxies.filter((proxy) => proxy.slot === label && !proxy.terminating);
+  // Without a list of nodes, the proxy has to run somewhere to find out.
+  const unlisted = facts.nodes !== undefined && placements.get(label)?.nodes.length === 0;
+  const addressMissing =
+    unlisted ||
+    own.some(({ pod, status }) => isUnschedulable(pod) || (status !== undefined && !isOpen(status, spec))) ||
+    serving.inService.some(({ slot }) => slot === label);
+  const completed = progressOf(deployment)?.reason === "NewReplicaSetAvailable";
+  return {
+    unit,
+    why: reasonOf(own, serving),
+    since: downSince(facts, unit, deployment),
+    endless: !addressMissing,
+    served: completed || deployment.metadata.generation !== 1,
+  };
+}
