@@ -1,0 +1,447 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import type { EgressPolicy, EgressPolicySpec } from "../../operator/api/egresspolicy.ts";
+import { ANNOTATION, childName, LABEL } from "../../operator/api/names.ts";
+import type { ConfigMap, Deployment, Node, Pod, Service } from "../../operator/api/objects.ts";
+import { isReady } from "../../operator/api/objects.ts";
+import type { ProxyFacts, ProxyStatus } from "../../operator/fleet/proxy-status.ts";
+import { SHARED, slotId } from "../../operator/fleet/slots.ts";
+import type { KubeObject } from "../../operator/kube/resource.ts";
+import { parseGrants } from "../../operator/providers/grants.ts";
+import { decide, type Plan } from "../../operator/reconcile/decision/decide.ts";
+import type { Facts } from "../../operator/reconcile/facts/facts.ts";
+import { statusOf } from "../../operator/reconcile/status/status.ts";
+import { withDefaults } from "../harness/defaults.ts";
+
+/**
+ * Disturbances of a fleet: which writes that can take a serving proxy away happen in one reconcile. A fleet is what the
+ * operator itself would have created for a spec, with pods that run the templates.
+ */
+
+const NOW = Date.parse("2026-03-01T12:00:00.000Z");
+const MINUTE = 60_000;
+const at = (time: number) => new Date(time).toISOString();
+const LONG_AGO = at(NOW - 600 * MINUTE);
+const OPTIONS = { image: "outrider:1", imagePullPolicy: "IfNotPresent" as const, adminFrom: undefined };
+const [A, B, C] = ["203.0.113.20", "203.0.113.21", "203.0.113.22"] as const;
+const NAME = "webhooks";
+const VERIFIED = LABEL.verified;
+
+type Provider = "External" | "NodeAddress" | "KubeVIP";
+type Ip = string | { address: string; phase: string };
+const specOf = (provider: Provider, ips: readonly Ip[], proxy: object = {}): EgressPolicySpec =>
+  withDefaults({
+    nat: { provider, ...(provider === "KubeVIP" ? { kubeVIP: {} } : {}) },
+    staticIPs: ips.map((ip) => (typeof ip === "string" ? { address: ip } : ip)),
+    authentication: { mode: "Basic", secretRef: { name: "passwords" } },
+    ...(Object.keys(proxy).length === 0 ? {} : { proxy }),
+  });
+const edited = { podAnnotations: { edition: "2" } };
+const retiring = (address: string) => ({ address, phase: "Retiring" });
+const pending = (address: string) => ({ address, phase: "Pending" });
+
+const node = (name: string, address: string): Node => ({
+  apiVersion: "v1",
+  kind: "Node",
+  metadata: { name },
+  status: { addresses: [{ type: "InternalIP", address }] },
+});
+const NODES = [node("a", A), node("b", B), node("c", C)];
+
+interface World {
+  deployments: Map<string, Deployment>;
+  services: Map<string, Service>;
+  configMaps: Map<string, ConfigMap>;
+  proxies: ProxyFacts[];
+  now: number;
+}
+
+function factsOf(world: World, spec: EgressPolicySpec): Facts {
+  const policy = {
+    apiVersion: "egress.outrider.dev/v1alpha1",
+    kind: "EgressPolicy",
+    metadata: { name: NAME, namespace: "convoy", uid: "1", generation: 2 },
+    spec,
+  } as EgressPolicy;
+  const { deployments, services, configMaps, proxies, now } = world;
+  return {
+    now,
+    policy,
+    namespaceTerminating: false,
+    others: [],
+    holderOf: () => undefined,
+    grants: parseGrants(
+      JSON.stringify({
+        grants: [{ namespaces: ["*"], providers: ["NodeAddress", "KubeVIP"], staticIPs: ["203.0.113.0/24"] }],
+      }),
+    ),
+    blockedCIDRs: [],
+    children: { configMaps, services, deployments, others: [] },
+    proxies,
+    requesting: [],
+    injected: [],
+    nodes: NODES,
+  };
+}
+
+const plan = (world: World, spec: EgressPolicySpec): Plan => decide(factsOf(world, spec), () => undefined, OPTIONS);
+const empty = (): World => ({
+  deployments: new Map(),
+  services: new Map(),
+  configMaps: new Map(),
+  proxies: [],
+  now: NOW,
+});
+
+const open = (source: string | undefined): ProxyStatus => ({
+  hash: "sha256:1",
+  policyError: null,
+  ready: true,
+  sources: source === undefined ? [] : [{ address: source, assigned: true }],
+  proofs: [],
+});
+
+/** Marks a Deployment as rolled out. */
+function rolledOut(deployment: Deployment): Deployment {
+  const replicas = deployment.spec?.replicas ?? 1;
+  const generation = 3;
+  const conditions = [
+    { type: "Progressing", status: "True", reason: "NewReplicaSetAvailable", lastUpdateTime: LONG_AGO },
+  ];
+  return {
+    ...deployment,
+    metadata: { ...deployment.metadata, generation, creationTimestamp: LONG_AGO },
+    status: {
+      observedGeneration: generation,
+      ...{ replicas, updatedReplicas: replicas, availableReplicas: replicas },
+      conditions,
+    },
+  };
+}
+
+/** A ready pod of a Deployment that serves. */
+function podOf(deployment: Deployment, since: string = LONG_AGO): ProxyFacts {
+  const { metadata, spec } = deployment as unknown as {
+    metadata: KubeObject["metadata"];
+    spec: { template: { metadata: { labels: Record<string, string> }; spec: Pod["spec"] } };
+  };
+  const slot = metadata.labels![LABEL.slot]!;
+  const address = metadata.annotations?.[ANNOTATION.address];
+  const verified = spec.template.spec?.containers?.[0]?.args?.includes("--readiness=policy")
+    ? { [VERIFIED]: "true" }
+    : {};
+  const pod: Pod = {
+    apiVersion: "v1",
+    kind: "Pod",
+    metadata: {
+      name: `${metadata.name}-1`,
+      labels: { ...spec.template.metadata.labels, ...verified },
+      creationTimestamp: since,
+    },
+    spec: { ...spec.template.spec, hostNetwork: slot !== SHARED },
+    status: { phase: "Running", conditions: [{ type: "Ready", status: "True", lastTransitionTime: since }] },
+  };
+  const ready = isReady(pod);
+  return {
+    ...{ pod, slot, ready, node: "a", ips: [], terminating: false, error: undefined, polled: true },
+    status: open(address),
+  };
+}
+
+/** Takes over what a reconcile writes. Changed Deployments are rolled out, and their pods replaced, if `roll`. */
+function apply(world: World, spec: EgressPolicySpec, roll: (name: string) => boolean = () => true): World {
+  const { desired } = plan(world, spec);
+  const next: World = {
+    ...world,
+    deployments: new Map(world.deployments),
+    services: new Map(world.services),
+    configMaps: new Map(world.configMaps),
+  };
+  for (const object of desired!.objects) {
+    const { name } = object.metadata;
+    if (object.kind === "ConfigMap") next.configMaps.set(name, object as ConfigMap);
+    if (object.kind === "Service") next.services.set(name, object as Service);
+    if (object.kind !== "Deployment") continue;
+    const before = world.deployments.get(name);
+    if (stampOf(before) === stampOf(object)) continue;
+    next.deployments.set(name, rolledOut(object as Deployment));
+    next.proxies = next.proxies.filter(({ pod }) => pod.metadata.name !== `${name}-1`);
+    if (roll(name)) next.proxies = [...next.proxies, podOf(next.deployments.get(name)!)];
+  }
+  for (const { kind, metadata } of desired!.removals) {
+    if (kind !== "Deployment") continue;
+    next.deployments.delete(metadata.name);
+    next.proxies = next.proxies.filter(({ pod }) => pod.metadata.name !== `${metadata.name}-1`);
+  }
+  return next;
+}
+const stampOf = (object: KubeObject | undefined) => object?.metadata.annotations?.[ANNOTATION.applied];
+
+/** A settled fleet of a spec. */
+const settled = (spec: EgressPolicySpec): World => apply(empty(), spec);
+
+/** Changes facts of proxies. */
+const withProxies = (world: World, change: (proxy: ProxyFacts) => Partial<ProxyFacts>): World => ({
+  ...world,
+  proxies: world.proxies.map((proxy) => ({ ...proxy, ...change(proxy) })),
+});
+const unpolled = (world: World) => withProxies(world, () => ({ polled: false, status: undefined }));
+const ERROR = "connect ECONNREFUSED 10.0.0.1:9750";
+const silent = (world: World) => withProxies(world, () => ({ status: undefined, error: ERROR }));
+const of = (address: string) => (proxy: ProxyFacts) => proxy.slot === slotId(address);
+
+/** A proxy that lost its readiness. */
+function downAt(world: World, address: string, since: string, more: Partial<ProxyFacts> = {}): World {
+  return withProxies(world, (proxy) => {
+    if (!of(address)(proxy)) return {};
+    const conditions = [{ type: "Ready", status: "False", lastTransitionTime: since }];
+    return { ready: false, pod: { ...proxy.pod, status: { phase: "Running", conditions } }, ...more };
+  });
+}
+
+const slotName = (address: string) => childName.slot(NAME, slotId(address));
+
+/** Deployments that a plan changes, without those that it creates. */
+function changed(world: World, spec: EgressPolicySpec): string[] {
+  const objects = plan(world, spec).desired!.objects.filter(({ kind }) => kind === "Deployment");
+  return objects
+    .filter((object) => {
+      const before = world.deployments.get(object.metadata.name);
+      return before !== undefined && stampOf(before) !== stampOf(object);
+    })
+    .map(({ metadata }) => metadata.name);
+}
+const removed = (world: World, spec: EgressPolicySpec): string[] =>
+  plan(world, spec)
+    .desired!.removals.filter(({ kind }) => kind === "Deployment")
+    .map(({ metadata }) => metadata.name);
+const selectorIn = (world: World, spec: EgressPolicySpec) =>
+  (
+    plan(world, spec).desired!.objects.find(
+      ({ kind, metadata }) => kind === "Service" && metadata.name === childName.fleet(NAME),
+    ) as Service
+  ).spec!.selector!;
+const selectorKeys = (world: World, spec: EgressPolicySpec) => Object.keys(selectorIn(world, spec)).slice(1).join();
+const programmed = (world: World, spec: EgressPolicySpec): string => {
+  const applied = { problem: undefined, networkPolicy: undefined };
+  const status = statusOf(factsOf(world, spec), { plan: plan(world, spec), applied, clusterDomain: "cluster.local" });
+  return status.conditions!.find(({ type }) => type === "Programmed")!.message!;
+};
+
+for (const provider of ["KubeVIP", "NodeAddress"] as const) {
+  test(`${provider}: an edit changes one slot, and the next one after it serves`, () => {
+    const spec = specOf(provider, [A, B, C], edited);
+    let world = settled(specOf(provider, [A, B, C]));
+    for (const address of [A, B, C]) {
+      assert.deepEqual(changed(world, spec), [slotName(address)]);
+      const between = apply(world, spec, () => false);
+      assert.deepEqual(changed(between, spec), [], "while it does not run");
+      world = apply(world, spec);
+    }
+    assert.deepEqual(changed(world, spec), []);
+  });
+
+  test(`${provider}: an operator that starts disturbs nothing before its first polls`, () => {
+    const world = unpolled(settled(specOf(provider, [A, B, C])));
+    assert.deepEqual(changed(world, specOf(provider, [A, B, C], edited)), []);
+    assert.deepEqual(removed(world, specOf(provider, [A])), []);
+    const one = withProxies(settled(specOf(provider, [A, B, C])), (proxy) =>
+      of(B)(proxy) ? { polled: false, status: undefined } : {},
+    );
+    assert.deepEqual(changed(one, specOf(provider, [A, B, C], edited)), []);
+  });
+
+  test(`${provider}: a fleet that does not answer changes one slot`, () => {
+    const spec = specOf(provider, [A, B, C], edited);
+    const world = silent(settled(specOf(provider, [A, B, C])));
+    assert.deepEqual(changed(world, spec), [slotName(A)]);
+  });
+
+  test(`${provider}: removing a slot and changing pods are two steps`, () => {
+    const spec = specOf(provider, [A], edited);
+    const world = settled(specOf(provider, [A, B]));
+    assert.deepEqual([changed(world, spec), removed(world, spec)], [[slotName(A)], []]);
+    assert.deepEqual(
+      removed(
+        apply(world, spec, () => false),
+        spec,
+      ),
+      [],
+    );
+    assert.deepEqual(removed(apply(world, spec), spec), [slotName(B)]);
+  });
+
+  test(`${provider}: slots serve until an Active address does`, () => {
+    const world = settled(specOf(provider, [A, B]));
+    const announced = specOf(provider, [pending(A), pending(B)]);
+    assert.deepEqual(removed(world, announced), []);
+    assert.match(programmed(world, announced), /no address in phase Active; the old proxies serve until an Active/);
+    const other = specOf(provider, [retiring(C)]);
+    const created = apply(world, other, () => false);
+    assert.deepEqual(removed(created, other), []);
+    assert.deepEqual(removed(apply(world, other), other), [slotName(A), slotName(B)]);
+  });
+
+  test(`${provider}: a slot without its address holds others for a limited time`, () => {
+    const spec = specOf(provider, [A, B, C], edited);
+    const lost = (since: string) =>
+      downAt(settled(specOf(provider, [A, B, C])), C, since, {
+        status: { ...open(undefined), ready: false, sources: [{ address: C, assigned: false }] },
+      });
+    assert.deepEqual(changed(lost(at(NOW - MINUTE)), spec), [slotName(C)]);
+    assert.match(programmed(lost(at(NOW - MINUTE)), spec), new RegExp(`it waits for slot .*${C}.* does not have ${C}`));
+    assert.deepEqual(changed(lost(at(NOW - 6 * MINUTE)), spec), [slotName(A), slotName(C)]);
+  });
+
+  test(`${provider}: settings that do not run stop the others without limit`, () => {
+    const spec = specOf(provider, [A, B], edited);
+    const broken = downAt(settled(specOf(provider, [A, B])), A, LONG_AGO, { status: undefined });
+    const current = apply(broken, spec, () => false);
+    assert.deepEqual(changed({ ...current, now: NOW + 60 * MINUTE }, spec), []);
+  });
+
+  test(`${provider}: a slot that never served holds no others`, () => {
+    const spec = specOf(provider, [A, B, C], edited);
+    const world = downAt(settled(specOf(provider, [A, B, C])), C, at(NOW - MINUTE), { status: undefined });
+    const deployment = world.deployments.get(slotName(C))!;
+    world.deployments.set(slotName(C), {
+      ...deployment,
+      metadata: { ...deployment.metadata, generation: 1 },
+      status: { observedGeneration: 1, replicas: 1, updatedReplicas: 1, availableReplicas: 0 },
+    });
+    assert.deepEqual(changed(world, spec), [slotName(A), slotName(C)]);
+  });
+
+  test(`${provider}: the only slot restarts`, () => {
+    assert.deepEqual(changed(settled(specOf(provider, [A])), specOf(provider, [A], edited)), [slotName(A)]);
+  });
+}
+
+test("a KubeVIP slot waits while a restarted proxy does not answer", () => {
+  const spec = specOf("KubeVIP", [A, B, C], edited);
+  const world = apply(silent(settled(specOf("KubeVIP", [A, B, C]))), spec);
+  const restarted = withProxies(world, (proxy) => {
+    if (!of(A)(proxy)) return {};
+    const { [VERIFIED]: _, ...labels } = proxy.pod.metadata.labels!;
+    return { status: undefined, error: ERROR, pod: { ...proxy.pod, metadata: { ...proxy.pod.metadata, labels } } };
+  });
+  assert.deepEqual(changed({ ...restarted, now: NOW + 600 * MINUTE }, spec), []);
+  assert.match(programmed(restarted, spec), /cannot read \/status of webhooks-egress-\w+-1.*ECONNREFUSED/);
+});
+
+test("the only KubeVIP slot waits while it does not answer", () => {
+  const world = silent(settled(specOf("KubeVIP", [A])));
+  const spec = specOf("KubeVIP", [A], edited);
+  assert.deepEqual(changed(world, spec), []);
+  assert.match(
+    programmed(world, spec),
+    new RegExp(`cannot read /status of ${slotName(A)}-1 \\(${ERROR}\\); .*port 9750`),
+  );
+  // The edit may be the cure.
+  assert.deepEqual(changed(world, specOf("KubeVIP", [A], { adminPort: 9751 })), [slotName(A)]);
+});
+
+test("the only NodeAddress slot restarts although it does not answer", () => {
+  const world = silent(settled(specOf("NodeAddress", [A])));
+  assert.deepEqual(changed(world, specOf("NodeAddress", [A], edited)), [slotName(A)]);
+});
+
+test("a retiring slot that serves does not restart with the only other one", () => {
+  const before = specOf("NodeAddress", [A, B]);
+  const spec = specOf("NodeAddress", [retiring(A), B], edited);
+  const settledWorld = settled(before);
+  // The lasting one is down, so the retiring one serves.
+  const fallback = downAt(settledWorld, B, at(NOW - MINUTE), { status: undefined });
+  assert.deepEqual(changed(fallback, spec), [slotName(B)]);
+  // Both serve: one after the other.
+  assert.equal(changed(settledWorld, spec).length, 1);
+});
+
+test("External to KubeVIP: the Service keeps its selector while proxies do not answer", () => {
+  const shared = specOf("External", [A]);
+  const spec = specOf("KubeVIP", [B]);
+  for (const world of [unpolled(settled(shared)), silent(settled(shared))]) {
+    assert.equal(
+      selectorKeys(world, spec),
+      Object.keys(selectorIn(settled(shared), shared))
+        .slice(1)
+        .join(),
+    );
+    assert.deepEqual(removed(world, spec), []);
+  }
+  assert.match(programmed(silent(settled(shared)), spec), /Service webhooks-egress keeps its selector, .*ECONNREFUSED/);
+});
+
+test("External to KubeVIP: the Service changes after the labels, and then the fleet", () => {
+  const spec = specOf("KubeVIP", [B]);
+  let world = settled(specOf("External", [A]));
+  assert.equal(selectorKeys(world, spec), LABEL.slot);
+  const label = ({ pod }: ProxyFacts) => ({
+    pod: { ...pod, metadata: { ...pod.metadata, labels: { ...pod.metadata.labels, [VERIFIED]: "true" } } },
+  });
+  world = withProxies(
+    apply(world, spec, () => false),
+    label,
+  );
+  assert.equal(selectorKeys(world, spec), VERIFIED);
+  world = apply(world, spec);
+  assert.deepEqual(removed(world, spec), []);
+  world.proxies.push(podOf(world.deployments.get(slotName(B))!));
+  assert.deepEqual(removed(world, spec), [childName.fleet(NAME)]);
+});
+
+test("KubeVIP to External: the Service selects slots until the fleet serves", () => {
+  const spec = specOf("External", [A], { replicas: 1 });
+  const start = settled(specOf("KubeVIP", [A, B]));
+  assert.equal(selectorKeys(start, spec), VERIFIED);
+  const starting = apply(start, spec, () => false);
+  assert.equal(selectorKeys(starting, spec), VERIFIED);
+  const label = (world: World) =>
+    withProxies(world, ({ pod }) => ({
+      pod: { ...pod, metadata: { ...pod.metadata, labels: { ...pod.metadata.labels, [VERIFIED]: "true" } } },
+    }));
+  const ready = label(apply(start, spec));
+  assert.deepEqual(removed(ready, spec), []);
+  assert.equal(selectorKeys(ready, spec), LABEL.slot);
+  const labels = plan(ready, spec).desired!.round.labels;
+  assert.deepEqual([labels.retire, labels.clean], [[], []]);
+  const moved = apply(ready, spec);
+  assert.equal(moved.services.get(childName.fleet(NAME))!.spec!.selector![LABEL.slot], SHARED);
+  assert.deepEqual(removed(moved, spec).sort(), [slotName(A), slotName(B)].sort());
+});
+
+test("a selector of an older version is replaced at once", () => {
+  const spec = specOf("External", [A]);
+  const world = unpolled(settled(spec));
+  const service = world.services.get(childName.fleet(NAME))!;
+  world.services.set(childName.fleet(NAME), { ...service, spec: { selector: { [LABEL.fleet]: NAME } } });
+  assert.equal(selectorKeys(world, spec), LABEL.slot);
+  world.services.set(childName.fleet(NAME), { ...service, spec: { selector: { app: "mine" } } });
+  assert.equal(selectorKeys(world, spec), LABEL.slot);
+});
+
+test("old slots leave the nodes of new ones one after the other", () => {
+  const spec = specOf("KubeVIP", ["203.0.113.30", "203.0.113.31"]);
+  const [first, second] = ["203.0.113.30", "203.0.113.31"] as const;
+  const stuck = (address: string): ProxyFacts => ({
+    ...podOf(plan(empty(), spec).desired!.objects.find(({ metadata }) => metadata.name === slotName(address))!),
+    ready: false,
+    node: undefined,
+    status: undefined,
+  });
+  const unscheduled = (address: string) => {
+    const proxy = stuck(address);
+    const conditions = [{ type: "PodScheduled", status: "False", message: "0/2 nodes are available" }];
+    return { ...proxy, pod: { ...proxy.pod, status: { phase: "Pending", conditions } } };
+  };
+  const start = apply(settled(specOf("KubeVIP", [A, B])), spec, () => false);
+  const full = { ...start, proxies: [...start.proxies, unscheduled(first), unscheduled(second)] };
+  assert.deepEqual(removed(full, spec), [slotName(A)]);
+  const half = apply(full, spec);
+  const running = { ...stuck(first), pod: { ...stuck(first).pod, status: { phase: "Running" } } };
+  const starting = { ...half, proxies: [...half.proxies.filter((one) => !of(first)(one)), running] };
+  assert.deepEqual(removed({ ...starting, now: NOW + 600 * MINUTE }, spec), []);
+  const pod = podOf(half.deployments.get(slotName(first))!);
+  const serving = { ...half, proxies: [...half.proxies.filter((one) => !of(first)(one)), pod] };
+  assert.deepEqual(removed(serving, spec), [slotName(B)]);
+});
