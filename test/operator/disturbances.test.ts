@@ -410,6 +410,24 @@ test("KubeVIP to External: the Service selects slots until the fleet serves", ()
   assert.deepEqual(removed(moved, spec).sort(), [slotName(A), slotName(B)].sort());
 });
 
+test("KubeVIP to NodeAddress: a slot keeps its gateway Service until its turn", () => {
+  const spec = specOf("NodeAddress", [A, B]);
+  const gone = (world: World) =>
+    plan(world, spec)
+      .desired!.removals.filter(({ kind }) => kind === "Service")
+      .map(({ metadata }) => metadata.name);
+  const label = (world: World) =>
+    withProxies(world, ({ pod }) => ({
+      pod: { ...pod, metadata: { ...pod.metadata, labels: { ...pod.metadata.labels, [LABEL.phase]: "Active" } } },
+    }));
+  const start = settled(specOf("KubeVIP", [A, B]));
+  assert.deepEqual([gone(start), changed(start, spec), selectorKeys(start, spec)], [[], [], VERIFIED]);
+  const labelled = label(start);
+  assert.deepEqual([gone(labelled), changed(labelled, spec), selectorKeys(labelled, spec)], [[], [], LABEL.phase]);
+  const moved = apply(labelled, spec);
+  assert.deepEqual([gone(moved), changed(moved, spec)], [[slotName(A)], [slotName(A)]]);
+});
+
 test("a selector of an older version is replaced at once", () => {
   const spec = specOf("External", [A]);
   const world = unpolled(settled(spec));

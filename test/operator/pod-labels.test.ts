@@ -98,6 +98,21 @@ test("a retiring proxy serves while the only other one restarts", () => {
   assert.deepEqual(patches([old, only], nodeAddress, spec), {});
 });
 
+test("a retired slot stays out of service after the spec has lost it", () => {
+  const active = { ...spec, staticIPs: [{ address: NEW }] } as EgressPolicy["spec"];
+  const serving = proxy(NEW, { [PHASE]: "Active", [VERIFIED]: "true" }, { status: status(true) });
+  const old = proxy(OLD, { [PHASE]: "Retiring" }, { status: status(true) });
+  assert.deepEqual(
+    patches([old, serving], nodeAddress, active, { selector: { [PHASE]: "Active" }, kind: "correct" }),
+    {},
+  );
+  assert.deepEqual(patches([old, serving], kubeVIP, active, { selector: { [VERIFIED]: "true" }, kind: "correct" }), {});
+  const down = { ...serving, ready: false };
+  assert.deepEqual(patches([old, down], nodeAddress, active, { selector: { [PHASE]: "Active" }, kind: "correct" }), {
+    [OLD]: { [PHASE]: "Active" },
+  });
+});
+
 test("a label is kept while the stored Service selects by it", () => {
   const active = { ...spec, staticIPs: [{ address: NEW }] } as EgressPolicy["spec"];
   const old = proxy(NEW, { [VERIFIED]: "true" }, { status: status(true) });

@@ -80,7 +80,7 @@ export function desire(
   const all = [...shared, ...units.flatMap(({ objects }) => objects)];
   return {
     objects: [...shared, ...unitObjects(facts, units, round)],
-    removals: [...obsolete(facts, all, guards, handover), ...handover.remove],
+    removals: [...obsolete(facts, all, guards, handover, round), ...handover.remove],
     round,
     formerProxies: handover.running,
     networkPolicies: guards,
@@ -93,13 +93,15 @@ function obsolete(
   objects: readonly KubeObject[],
   guards: NetworkPolicies,
   { keep, running }: Handover,
+  { waiting }: Round,
 ): KubeObject[] {
   const names = new Set([...objects, ...keep].map(kindAndName));
   if (guards.tooLarge !== undefined) {
     names.add(`${RESOURCE.networkPolicy.kind}/${childName.senders(policy.metadata.name)}`);
   }
-  // Keep the objects that give a terminating proxy its address.
+  // Keep the objects that give a terminating proxy, or one whose change waits, its address.
   const kept = new Set([
+    ...waiting.map(({ unit }) => unit.label),
     ...keep.map(({ metadata }) => metadata.labels?.[LABEL.slot]),
     ...running.map(({ slot }) => slot),
   ]);

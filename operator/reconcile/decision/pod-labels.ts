@@ -1,6 +1,6 @@
 import { LABEL, SERVING_PHASE } from "../../api/names.ts";
 import { isOpen, type ProxyFacts } from "../../fleet/proxy-status.ts";
-import { lastingSlots } from "../../fleet/slots.ts";
+import { lastingSlots, SHARED } from "../../fleet/slots.ts";
 import { servingLabels } from "../../providers/provider.ts";
 import type { PlacedSpec } from "../placement/placement.ts";
 import type { Serving } from "./serving.ts";
@@ -65,7 +65,12 @@ export function labelPatches(
 ): LabelPatches {
   const selected = { ...serving.selector, ...servingLabels(provider.shape) };
   const retiring = new Set(slots.flatMap(({ id, retiring }) => (retiring ? [id] : [])));
+  const known = new Set([SHARED, ...slots.map(({ id }) => id)]);
   const state = retirement(serving, lastingSlots(slots), changing);
+  // Retiring slots, and slots that the spec no longer has, which may have been retiring.
+  const staysOut = (proxy: ProxyFacts) =>
+    retiring.has(proxy.slot) ? state === "keep" : !known.has(proxy.slot) && state !== "in" && !isIn(proxy);
+  const isIn = (proxy: ProxyFacts) => serving.inService.includes(proxy);
 
   const wanted = (key: ServingLabel, proxy: ProxyFacts): string | null => {
     const { pod, slot, status } = proxy;
@@ -74,7 +79,7 @@ export function labelPatches(
     const answers = status === undefined ? current === SERVING_VALUES[key] : isOpen(status, spec);
     const proven = key === LABEL.phase && provesByReadiness(proxy);
     if (retiring.has(slot) && state === "out") return key === LABEL.phase ? RETIRING_PHASE : null;
-    if (retiring.has(slot) && state === "keep" && current !== SERVING_VALUES[key]) return current;
+    if (staysOut(proxy) && current !== SERVING_VALUES[key]) return current;
     return proven || answers ? SERVING_VALUES[key] : null;
   };
 
@@ -85,7 +90,7 @@ export function labelPatches(
     for (const key of SERVING_LABELS) {
       const value = wanted(key, proxy);
       if ((proxy.pod.metadata.labels?.[key] ?? null) === value) continue;
-      const takes = retiring.has(proxy.slot) && state === "out" && serving.inService.includes(proxy);
+      const takes = retiring.has(proxy.slot) && state === "out" && isIn(proxy);
       const kind = selected[key] === undefined ? "clean" : takes ? "retire" : "correct";
       labels[kind][key] = value;
     }
