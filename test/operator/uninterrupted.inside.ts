@@ -1,29 +1,18 @@
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
-import { writeFileSync } from "node:fs";
 import { createServer, request, type Server } from "node:http";
-import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { EgressPolicy } from "../../operator/api/egresspolicy.ts";
 import type { Pod } from "../../operator/api/objects.ts";
 import { slotId } from "../../operator/fleet/slots.ts";
 import type { KubeObject } from "../../operator/kube/resource.ts";
-import { type ControlPlane, startControlPlane } from "../cluster/control-plane.ts";
+import { BOOT } from "../cluster/control-plane.ts";
 import { type FaultProxy, startFaultProxy } from "../cluster/fault-proxy.ts";
-import { type FleetPod, FleetRunner } from "../cluster/fleet.ts";
+import type { FleetPod } from "../cluster/fleet.ts";
 import { EndpointWatch } from "./endpoint-watch.ts";
-import {
-  applyPolicy,
-  conditionOf,
-  install,
-  LEASE,
-  makeNamespace,
-  type Operator,
-  policyPath,
-  startOperator,
-  untilCondition,
-} from "./operator.ts";
+import { applyPolicy, conditionOf, LEASE, makePasswords, policyPath, untilCondition } from "./operator.ts";
+import { type Stage, startStage } from "./stage.ts";
 
 /**
  * The client Service of a fleet that served is never without a serving proxy: real proxies, and every version of pods
@@ -41,12 +30,9 @@ const UNPROVEN = "203.0.113.28";
 /** Forwarders listen on the admin ports, the proxies on ports that are this much higher. */
 const HIDDEN = 10_000;
 const WAIT_MS = 120_000;
-let plane: ControlPlane;
-let operator: Operator;
-let fleet: FleetRunner;
+let { plane, operator, again } = {} as Stage;
 let faults: FaultProxy;
 let endpoints: EndpointWatch;
-let grants: string;
 /** While true the operator cannot read `/status`. */
 let hidden = false;
 const forwarders = new Map<string, Server>();
@@ -93,8 +79,6 @@ const one = (more: object = {}) => spec("KubeVIP", [ONE], { port: 6750, adminPor
 const moves = (provider: string, ips: readonly Ip[], more: object = {}) =>
   spec(provider, ips, { port: 7750, adminPort: 12_750, ...(provider === "External" ? { replicas: 2 } : {}), ...more });
 
-const start = () => startOperator(plane, { args: ["--scrape-seconds=1", `--grants=${grants}`], server: faults.url });
-
 /** Ends the operator without a graceful shutdown, and its Lease, which would expire after 15 s. */
 async function kill(): Promise<void> {
   await operator.stop("SIGKILL");
@@ -105,37 +89,31 @@ before(async () => {
   for (const address of [...VIPS, ...NODES, ONE, MOVED]) {
     execFileSync("ip", ["addr", "add", `${address}/32`, "dev", "lo"]);
   }
-  plane = await startControlPlane({ kwokNodes: 4, realProxies: true });
-  await install(plane);
-  await makeNamespace(plane, NS);
-  const secret = { apiVersion: "v1", kind: "Secret", metadata: { name: "proxy-passwords" } };
-  const stringData = { PROXY_PASSWORD: "s3cret" };
-  await plane.apply(`/api/v1/namespaces/${NS}/secrets/proxy-passwords`, { ...secret, stringData });
+  const ranges = "providers: [KubeVIP, NodeAddress], staticIPs: [203.0.113.0/24]";
+  ({ plane, operator, again } = await startStage({
+    plane: { kwokNodes: 4, realProxies: true },
+    namespaces: [NS],
+    grants: `grants: [{namespaces: [${NS}], ${ranges}}]\n`,
+    operator: async (started) => {
+      faults = await startFaultProxy(started);
+      endpoints = new EndpointWatch(started);
+      await endpoints.start(NS);
+      return { args: ["--scrape-seconds=1"], server: faults.url };
+    },
+    fleet: { args: proxyArgs },
+  }));
+  await makePasswords(plane, NS);
   for (const [i, address] of NODES.entries()) {
     const annotations = { "egress.outrider.dev/addresses": address };
     await plane.patch(`/api/v1/nodes/node-${i}`, { metadata: { annotations } });
   }
-  grants = join(plane.folder, "grants.yaml");
-  writeFileSync(
-    grants,
-    `grants: [{namespaces: [${NS}], providers: [KubeVIP, NodeAddress], staticIPs: [203.0.113.0/24]}]\n`,
-  );
-  faults = await startFaultProxy(plane);
-  endpoints = new EndpointWatch(plane);
-  await endpoints.start(NS);
-  fleet = new FleetRunner(plane, { args: proxyArgs });
-  fleet.start();
-  operator = await start();
-  await operator.untilLeading();
-});
+}, BOOT);
 after(async () => {
-  await fleet.stop();
   for (const server of forwarders.values()) server.closeAllConnections();
   for (const server of forwarders.values()) server.close();
   await endpoints.stop();
   await operator.stop();
   await faults.close();
-  await plane.stop();
 });
 
 type Deployment = KubeObject & { spec: { template: { metadata: { annotations?: Record<string, string> } } } };
@@ -182,7 +160,7 @@ test("an edit made while no operator runs restarts one slot at a time", async ()
   const since = endpoints.version;
   await applyPolicy(plane, NS, "vip", vip(edition("1")));
   await applyPolicy(plane, NS, "nodes", onNode(edition("1")));
-  operator = await start();
+  operator = await again();
   await until("all slots are changed", async () => {
     const counts = [(await changed("vip", "1")).length, (await changed("nodes", "1")).length];
     return counts.join() === "3,3";
@@ -245,14 +223,14 @@ test("a migration to slots waits for answers, also after a start", async () => {
   const since = endpoints.version;
   hidden = true;
   await applyPolicy(plane, NS, "moves", moves("KubeVIP", [MOVED]));
-  operator = await start();
+  operator = await again();
   await untilProgrammed("moves", /Service moves-egress keeps its selector/);
   assert.ok(!("egress.outrider.dev/verified" in (await serviceSelector())));
   hidden = false;
   // Another start in the middle.
   await plane.until(deploymentPath(slot), (found) => found !== undefined, "the slot", WAIT_MS);
   await kill();
-  operator = await start();
+  operator = await again();
   await untilGone("moves-egress");
   await ready("moves");
   assertServed("moves", since, 1);
@@ -266,8 +244,7 @@ async function refused(part: RegExp, edit: () => Promise<void>): Promise<void> {
   await untilCondition(plane, NS, "moves", "Programmed", "False", "ApplyFailed", WAIT_MS);
   // A start in this state.
   await kill();
-  operator = await start();
-  await operator.untilLeading();
+  operator = await again();
   await sleep(2000);
   faults.refuse = undefined;
 }
