@@ -290,6 +290,7 @@ for (const provider of ["KubeVIP", "NodeAddress"] as const) {
       });
     assert.deepEqual(changed(lost(at(NOW - MINUTE)), spec), [slotName(C)]);
     assert.match(programmed(lost(at(NOW - MINUTE)), spec), new RegExp(`it waits for slot .*${C}.* does not have ${C}`));
+    assert.equal(plan(lost(at(NOW - MINUTE)), spec).desired!.round.recheckAt, NOW + 4 * MINUTE);
     assert.deepEqual(changed(lost(at(NOW - 6 * MINUTE)), spec), [slotName(A), slotName(C)]);
   });
 

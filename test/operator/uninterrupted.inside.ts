@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
 import { createServer, request, type Server } from "node:http";
-import { after, before, test } from "node:test";
+import { after, afterEach, before, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { EgressPolicy } from "../../operator/api/egresspolicy.ts";
 import type { Pod } from "../../operator/api/objects.ts";
@@ -82,6 +82,8 @@ const moves = (provider: string, ips: readonly Ip[], more: object = {}) =>
 /** Ends the operator without a graceful shutdown, and its Lease, which would expire after 15 s. */
 async function kill(): Promise<void> {
   await operator.stop("SIGKILL");
+  // A renewal that was on its way would create the Lease again.
+  await sleep(500);
   await plane.delete(LEASE);
 }
 
@@ -114,6 +116,11 @@ after(async () => {
   await endpoints.stop();
   await operator.stop();
   await faults.close();
+});
+
+afterEach(() => {
+  hidden = false;
+  faults.refuse = undefined;
 });
 
 type Deployment = KubeObject & { spec: { template: { metadata: { annotations?: Record<string, string> } } } };

@@ -1,14 +1,15 @@
 import { childName, LABEL } from "../../api/names.ts";
 import { type Deployment, isUnschedulable } from "../../api/objects.ts";
-import { adminPort, type ProxyFacts } from "../../fleet/proxy-status.ts";
+import type { ProxyFacts } from "../../fleet/proxy-status.ts";
 import { SHARED } from "../../fleet/slots.ts";
 import { isOnNode } from "../../providers/provider.ts";
 import type { Facts } from "../facts/facts.ts";
 import { clientSelector, isClientSelector, matches, type Selector } from "../objects/service.ts";
+import { unreadable } from "./down-slots.ts";
 import { type LabelPatches, labelPatches } from "./pod-labels.ts";
 import { type ResolvedSpec, wantedSlots } from "./resolved-spec.ts";
 import type { Unit } from "./units.ts";
-import { type Block, blockOf, isComplete, unreadable, type View, viewOf } from "./waits.ts";
+import { type Block, blockOf, isComplete, type View, viewOf } from "./waits.ts";
 
 /**
  * A disturbance is a write that can take a proxy which may serve out of the client Service: a change of its template,
@@ -183,7 +184,7 @@ function heldBy({ facts, units }: View, dropped: readonly ProxyFacts[], keepsOld
   const silent = dropped.find(({ polled, status }) => polled && status === undefined);
   if (silent !== undefined) {
     const service = childName.fleet(facts.policy.metadata.name);
-    return `Service ${service} keeps its selector, since ${unreadable(silent)}; make port ${adminPort(silent.pod)} of the proxy reachable for the operator`;
+    return `Service ${service} keeps its selector, since ${unreadable(silent)}`;
   }
   if (!keepsOld || units.length > 0) return undefined;
   return "spec.staticIPs has no address in phase Active; the old proxies serve until an Active address has a proxy that serves";

@@ -1,5 +1,5 @@
 import { type Deployment, isSeen, isUnschedulable, whyNotRunning } from "../../api/objects.ts";
-import { isOpen, type ProxyFacts } from "../../fleet/proxy-status.ts";
+import { adminPort, isOpen, type ProxyFacts } from "../../fleet/proxy-status.ts";
 import { canonicalAddress } from "../../fleet/slots.ts";
 import type { Facts } from "../facts/facts.ts";
 import type { ResolvedSpec } from "./resolved-spec.ts";
@@ -56,15 +56,17 @@ function downSince(facts: Facts, { slot, label }: Unit, deployment: Deployment):
   return found.length === 0 ? facts.now : Math.max(...found);
 }
 
+/** That the operator cannot read `/status` of a proxy, and the fix. */
+export const unreadable = ({ pod, error }: ProxyFacts): string =>
+  `the operator cannot read /status of ${pod.metadata.name}${error === undefined ? "" : ` (${error})`}; make port ${adminPort(pod)} of the proxy reachable for the operator`;
+
 const NOT_RUNNING = "its proxy does not run yet";
 
 function reasonOf(own: readonly ProxyFacts[], serving: Serving): string {
   const [proxy] = own;
   if (proxy === undefined) return NOT_RUNNING;
   const { name } = proxy.pod.metadata;
-  if (proxy.ready && proxy.status === undefined) {
-    return `the operator cannot read /status of ${name}${proxy.error === undefined ? "" : `: ${proxy.error}`}`;
-  }
+  if (proxy.ready && proxy.status === undefined) return unreadable(proxy);
   const unbound = proxy.status?.sources.find((source) => !source.assigned);
   if (unbound !== undefined) return `${name} does not have ${unbound.address}`;
   if (proxy.ready && serving.surely.includes(proxy)) return "its Deployment is not rolled out";

@@ -3,8 +3,8 @@ import { lastingSlots, SHARED } from "../../fleet/slots.ts";
 import { isOnNode } from "../../providers/provider.ts";
 import type { Facts } from "../facts/facts.ts";
 import { proxyPorts } from "../objects/deployment.ts";
-import { type Down, downOf, PATIENCE_MS } from "./down-slots.ts";
-import { type ResolvedSpec, wantedSlots } from "./resolved-spec.ts";
+import { type Down, downOf, PATIENCE_MS, unreadable } from "./down-slots.ts";
+import type { ResolvedSpec } from "./resolved-spec.ts";
 import { type Serving, servingOf } from "./serving.ts";
 import { type Unit, unitName } from "./units.ts";
 
@@ -53,25 +53,22 @@ export function viewOf(facts: Facts, resolved: ResolvedSpec, units: readonly Uni
  * Whether the fleet of the spec serves without the proxies of other fleets: every lasting slot surely serves with its
  * newest settings. If all slots are retiring, one is enough.
  */
-export function isComplete({ units, core, down, resolved }: View): boolean {
+export function isComplete({ units, core, down }: View): boolean {
   const needed = units.filter(({ label }) => core.has(label));
   const serves = ({ label, changes }: Unit) => !changes && !down.has(label);
   const allRetiring = needed.every(({ slot }) => slot?.retiring === true);
-  if (needed.length === 0 || wantedSlots(resolved).length === 0) return false;
+  if (needed.length === 0) return false;
   return allRetiring ? needed.some(serves) : needed.every(serves);
 }
 
 const hasAnswer = ({ status }: ProxyFacts) => status !== undefined;
 
-/** That the operator cannot read `/status` of a proxy, for a message. */
-export const unreadable = ({ pod, error }: ProxyFacts) =>
-  `the operator cannot read /status of ${pod.metadata.name}${error === undefined ? "" : ` (${error})`}`;
-
 /**
- * Whether the proxies of a unit would stay out of the client Service after a restart: the Service selects by a label
- * that follows an answer, and they do not answer. A change of the admin port is no such case, since it may be the cure.
+ * A proxy of a unit that would stay out of the client Service after a restart: the Service selects by a label that
+ * follows an answer, and the proxy does not answer. A change of the admin port is no such case, since it may restore the
+ * answers.
  */
-function isLostByRestart({ resolved, serving }: View, label: string): ProxyFacts | undefined {
+function lostByRestart({ resolved, serving }: View, label: string): ProxyFacts | undefined {
   const { shape } = resolved.provider;
   if (shape.kind !== "Slots" || isOnNode(shape)) return undefined;
   const own = serving.inService.filter(({ slot }) => slot === label);
@@ -116,13 +113,13 @@ export function blockOf(view: View, target: Target): Block | undefined {
   const { serving, down, core } = view;
   const first = awaited(view, target);
   if (first !== undefined) return first;
-  const lost = target.isDeletion ? undefined : isLostByRestart(view, target.label);
+  const lost = target.isDeletion ? undefined : lostByRestart(view, target.label);
   const remaining = serving.surely.some(({ slot }) => slot !== target.label);
   const others = [...core].filter((label) => label !== target.label);
   if (lost !== undefined && (!remaining || others.some((label) => down.has(label)))) {
-    const port = adminPort(lost.pod);
-    const fix = `without it, a restarted proxy gets no requests; make port ${port} of the proxy reachable for the operator, or change spec.proxy.adminPort`;
-    return { why: `${unreadable(lost)}; ${fix}` };
+    return {
+      why: `${unreadable(lost)}, or change spec.proxy.adminPort; until then a restarted proxy would get no requests`,
+    };
   }
   return remaining ? undefined : successor(view, target);
 }
