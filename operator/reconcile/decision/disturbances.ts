@@ -8,7 +8,7 @@ import { clientSelector, isClientSelector, matches, type Selector } from "../obj
 import { unreadable } from "./down-slots.ts";
 import { type LabelPatches, labelPatches } from "./pod-labels.ts";
 import { type ResolvedSpec, wantedSlots } from "./resolved-spec.ts";
-import type { Unit } from "./units.ts";
+import { type Unit, unitName } from "./units.ts";
 import { type Block, blockOf, isComplete, type View, viewOf } from "./waits.ts";
 
 /**
@@ -27,7 +27,7 @@ export interface Round {
   waiting: Wait[];
   /** Deployments that the spec no longer needs, and that are deleted now. */
   remove: Deployment[];
-  /** Why old proxies are kept, if a user has to act. */
+  /** Why old proxies are kept. */
   held: string | undefined;
   /** Time at which a wait ends without an event, in milliseconds since the epoch. */
   recheckAt: number | undefined;
@@ -179,13 +179,21 @@ export function planRound(facts: Facts, resolved: ResolvedSpec, units: readonly 
   };
 }
 
-/** Why old proxies or the old selector stay, if a user has to act. */
-function heldBy({ facts, units }: View, dropped: readonly ProxyFacts[], keepsOld: boolean): string | undefined {
+/** Why old proxies or the old selector stay. */
+function heldBy(
+  { facts, units, core, down }: View,
+  dropped: readonly ProxyFacts[],
+  keepsOld: boolean,
+): string | undefined {
   const silent = dropped.find(({ polled, status }) => polled && status === undefined);
   if (silent !== undefined) {
     const service = childName.fleet(facts.policy.metadata.name);
     return `Service ${service} keeps its selector, since ${unreadable(silent)}`;
   }
-  if (!keepsOld || units.length > 0) return undefined;
-  return "spec.staticIPs has no address in phase Active; the old proxies serve until an Active address has a proxy that serves";
+  if (!keepsOld) return undefined;
+  if (units.length === 0) {
+    return "spec.staticIPs has no address in phase Active; the old proxies serve until an Active address has a proxy that serves";
+  }
+  const [first] = units.flatMap(({ label }) => (core.has(label) ? (down.get(label) ?? []) : []));
+  return first && `they serve until ${unitName(first.unit)} does: ${first.why}`;
 }
