@@ -1,191 +1,43 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import type { EgressPolicy, EgressPolicySpec } from "../../operator/api/egresspolicy.ts";
-import { ANNOTATION, childName, LABEL } from "../../operator/api/names.ts";
-import type { ConfigMap, Deployment, Node, Pod, Service } from "../../operator/api/objects.ts";
-import { isReady } from "../../operator/api/objects.ts";
-import type { ProxyFacts, ProxyStatus } from "../../operator/fleet/proxy-status.ts";
+import type { EgressPolicySpec } from "../../operator/api/egresspolicy.ts";
+import { childName, LABEL } from "../../operator/api/names.ts";
+import type { Service } from "../../operator/api/objects.ts";
+import type { ProxyFacts } from "../../operator/fleet/proxy-status.ts";
 import { SHARED, slotId } from "../../operator/fleet/slots.ts";
-import type { KubeObject } from "../../operator/kube/resource.ts";
-import { parseGrants } from "../../operator/providers/grants.ts";
-import { decide, type Plan } from "../../operator/reconcile/decision/decide.ts";
-import type { Facts } from "../../operator/reconcile/facts/facts.ts";
 import { statusOf } from "../../operator/reconcile/status/status.ts";
-import { withDefaults } from "../harness/defaults.ts";
+import {
+  A,
+  apply,
+  at,
+  B,
+  C,
+  edited,
+  empty,
+  factsOf,
+  LONG_AGO,
+  MINUTE,
+  NAME,
+  NOW,
+  open,
+  pending,
+  plan,
+  podOf,
+  retiring,
+  settled,
+  specOf,
+  stampOf,
+  unpolled,
+  VERIFIED,
+  type World,
+  withProxies,
+} from "./worlds.ts";
 
 /**
  * Disturbances of a fleet: which writes that can take a serving proxy away happen in one reconcile. A fleet is what the
  * operator itself would have created for a spec, with pods that run the templates.
  */
 
-const NOW = Date.parse("2026-03-01T12:00:00.000Z");
-const MINUTE = 60_000;
-const at = (time: number) => new Date(time).toISOString();
-const LONG_AGO = at(NOW - 600 * MINUTE);
-const OPTIONS = { image: "outrider:1", imagePullPolicy: "IfNotPresent" as const, adminFrom: undefined };
-const [A, B, C] = ["203.0.113.20", "203.0.113.21", "203.0.113.22"] as const;
-const NAME = "webhooks";
-const VERIFIED = LABEL.verified;
-
-type Provider = "External" | "NodeAddress" | "KubeVIP";
-type Ip = string | { address: string; phase: string };
-const specOf = (provider: Provider, ips: readonly Ip[], proxy: object = {}): EgressPolicySpec =>
-  withDefaults({
-    nat: { provider, ...(provider === "KubeVIP" ? { kubeVIP: {} } : {}) },
-    staticIPs: ips.map((ip) => (typeof ip === "string" ? { address: ip } : ip)),
-    authentication: { mode: "Basic", secretRef: { name: "passwords" } },
-    ...(Object.keys(proxy).length === 0 ? {} : { proxy }),
-  });
-const edited = { podAnnotations: { edition: "2" } };
-const retiring = (address: string) => ({ address, phase: "Retiring" });
-const pending = (address: string) => ({ address, phase: "Pending" });
-
-const node = (name: string, address: string): Node => ({
-  apiVersion: "v1",
-  kind: "Node",
-  metadata: { name },
-  status: { addresses: [{ type: "InternalIP", address }] },
-});
-const NODES = [node("a", A), node("b", B), node("c", C)];
-
-interface World {
-  deployments: Map<string, Deployment>;
-  services: Map<string, Service>;
-  configMaps: Map<string, ConfigMap>;
-  proxies: ProxyFacts[];
-  now: number;
-}
-
-function factsOf(world: World, spec: EgressPolicySpec): Facts {
-  const policy = {
-    apiVersion: "egress.outrider.dev/v1alpha1",
-    kind: "EgressPolicy",
-    metadata: { name: NAME, namespace: "convoy", uid: "1", generation: 2 },
-    spec,
-  } as EgressPolicy;
-  const { deployments, services, configMaps, proxies, now } = world;
-  return {
-    now,
-    policy,
-    namespaceTerminating: false,
-    others: [],
-    holderOf: () => undefined,
-    grants: parseGrants(
-      JSON.stringify({
-        grants: [{ namespaces: ["*"], providers: ["NodeAddress", "KubeVIP"], staticIPs: ["203.0.113.0/24"] }],
-      }),
-    ),
-    blockedCIDRs: [],
-    children: { configMaps, services, deployments, others: [] },
-    proxies,
-    requesting: [],
-    injected: [],
-    nodes: NODES,
-  };
-}
-
-const plan = (world: World, spec: EgressPolicySpec): Plan => decide(factsOf(world, spec), () => undefined, OPTIONS);
-const empty = (): World => ({
-  deployments: new Map(),
-  services: new Map(),
-  configMaps: new Map(),
-  proxies: [],
-  now: NOW,
-});
-
-const open = (source: string | undefined): ProxyStatus => ({
-  hash: "sha256:1",
-  policyError: null,
-  ready: true,
-  sources: source === undefined ? [] : [{ address: source, assigned: true }],
-  proofs: [],
-});
-
-/** Marks a Deployment as rolled out. */
-function rolledOut(deployment: Deployment): Deployment {
-  const replicas = deployment.spec?.replicas ?? 1;
-  const generation = 3;
-  const conditions = [
-    { type: "Progressing", status: "True", reason: "NewReplicaSetAvailable", lastUpdateTime: LONG_AGO },
-  ];
-  return {
-    ...deployment,
-    metadata: { ...deployment.metadata, generation, creationTimestamp: LONG_AGO },
-    status: {
-      observedGeneration: generation,
-      ...{ replicas, updatedReplicas: replicas, availableReplicas: replicas },
-      conditions,
-    },
-  };
-}
-
-/** A ready pod of a Deployment that serves. */
-function podOf(deployment: Deployment, since: string = LONG_AGO): ProxyFacts {
-  const { metadata, spec } = deployment as unknown as {
-    metadata: KubeObject["metadata"];
-    spec: { template: { metadata: { labels: Record<string, string> }; spec: Pod["spec"] } };
-  };
-  const slot = metadata.labels![LABEL.slot]!;
-  const address = metadata.annotations?.[ANNOTATION.address];
-  const verified = spec.template.spec?.containers?.[0]?.args?.includes("--readiness=policy")
-    ? { [VERIFIED]: "true" }
-    : {};
-  const pod: Pod = {
-    apiVersion: "v1",
-    kind: "Pod",
-    metadata: {
-      name: `${metadata.name}-1`,
-      labels: { ...spec.template.metadata.labels, ...verified },
-      creationTimestamp: since,
-    },
-    spec: { ...spec.template.spec, hostNetwork: slot !== SHARED },
-    status: { phase: "Running", conditions: [{ type: "Ready", status: "True", lastTransitionTime: since }] },
-  };
-  const ready = isReady(pod);
-  return {
-    ...{ pod, slot, ready, node: "a", ips: [], terminating: false, error: undefined, polled: true },
-    status: open(address),
-  };
-}
-
-/** Takes over what a reconcile writes. Changed Deployments are rolled out, and their pods replaced, if `roll`. */
-function apply(world: World, spec: EgressPolicySpec, roll: (name: string) => boolean = () => true): World {
-  const { desired } = plan(world, spec);
-  const next: World = {
-    ...world,
-    deployments: new Map(world.deployments),
-    services: new Map(world.services),
-    configMaps: new Map(world.configMaps),
-  };
-  for (const object of desired!.objects) {
-    const { name } = object.metadata;
-    if (object.kind === "ConfigMap") next.configMaps.set(name, object as ConfigMap);
-    if (object.kind === "Service") next.services.set(name, object as Service);
-    if (object.kind !== "Deployment") continue;
-    const before = world.deployments.get(name);
-    if (stampOf(before) === stampOf(object)) continue;
-    next.deployments.set(name, rolledOut(object as Deployment));
-    next.proxies = next.proxies.filter(({ pod }) => pod.metadata.name !== `${name}-1`);
-    if (roll(name)) next.proxies = [...next.proxies, podOf(next.deployments.get(name)!)];
-  }
-  for (const { kind, metadata } of desired!.removals) {
-    if (kind !== "Deployment") continue;
-    next.deployments.delete(metadata.name);
-    next.proxies = next.proxies.filter(({ pod }) => pod.metadata.name !== `${metadata.name}-1`);
-  }
-  return next;
-}
-const stampOf = (object: KubeObject | undefined) => object?.metadata.annotations?.[ANNOTATION.applied];
-
-/** A settled fleet of a spec. */
-const settled = (spec: EgressPolicySpec): World => apply(empty(), spec);
-
-/** Changes facts of proxies. */
-const withProxies = (world: World, change: (proxy: ProxyFacts) => Partial<ProxyFacts>): World => ({
-  ...world,
-  proxies: world.proxies.map((proxy) => ({ ...proxy, ...change(proxy) })),
-});
-const unpolled = (world: World) => withProxies(world, () => ({ polled: false, status: undefined }));
 const ERROR = "connect ECONNREFUSED 10.0.0.1:9750";
 const silent = (world: World) => withProxies(world, () => ({ status: undefined, error: ERROR }));
 const of = (address: string) => (proxy: ProxyFacts) => proxy.slot === slotId(address);

@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
 import { createServer, request, type Server } from "node:http";
+import { join } from "node:path";
 import { after, afterEach, before, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { EgressPolicy } from "../../operator/api/egresspolicy.ts";
@@ -11,7 +12,15 @@ import { BOOT } from "../cluster/control-plane.ts";
 import { type FaultProxy, startFaultProxy } from "../cluster/fault-proxy.ts";
 import type { FleetPod } from "../cluster/fleet.ts";
 import { EndpointWatch } from "./endpoint-watch.ts";
-import { applyPolicy, conditionOf, LEASE, makePasswords, policyPath, untilCondition } from "./operator.ts";
+import {
+  applyPolicy,
+  conditionOf,
+  LEASE,
+  makePasswords,
+  policyPath,
+  startOperator,
+  untilCondition,
+} from "./operator.ts";
 import { type Stage, startStage } from "./stage.ts";
 
 /**
@@ -30,7 +39,7 @@ const UNPROVEN = "203.0.113.28";
 /** Forwarders listen on the admin ports, the proxies on ports that are this much higher. */
 const HIDDEN = 10_000;
 const WAIT_MS = 120_000;
-let { plane, operator, again } = {} as Stage;
+let { plane, operator } = {} as Stage;
 let faults: FaultProxy;
 let endpoints: EndpointWatch;
 /** While true the operator cannot read `/status`. */
@@ -87,12 +96,19 @@ async function kill(): Promise<void> {
   await plane.delete(LEASE);
 }
 
+/** Starts the next operator. */
+async function again(): Promise<void> {
+  const args = ["--scrape-seconds=1", `--grants=${join(plane.folder, "grants.yaml")}`];
+  operator = await startOperator(plane, { args, server: faults.url });
+  await operator.untilLeading(WAIT_MS);
+}
+
 before(async () => {
   for (const address of [...VIPS, ...NODES, ONE, MOVED]) {
     execFileSync("ip", ["addr", "add", `${address}/32`, "dev", "lo"]);
   }
   const ranges = "providers: [KubeVIP, NodeAddress], staticIPs: [203.0.113.0/24]";
-  ({ plane, operator, again } = await startStage({
+  ({ plane, operator } = await startStage({
     plane: { kwokNodes: 4, realProxies: true },
     namespaces: [NS],
     grants: `grants: [{namespaces: [${NS}], ${ranges}}]\n`,
@@ -167,7 +183,7 @@ test("an edit made while no operator runs restarts one slot at a time", async ()
   const since = endpoints.version;
   await applyPolicy(plane, NS, "vip", vip(edition("1")));
   await applyPolicy(plane, NS, "nodes", onNode(edition("1")));
-  operator = await again();
+  await again();
   await until("all slots are changed", async () => {
     const counts = [(await changed("vip", "1")).length, (await changed("nodes", "1")).length];
     return counts.join() === "3,3";
@@ -230,14 +246,14 @@ test("a migration to slots waits for answers, also after a start", async () => {
   const since = endpoints.version;
   hidden = true;
   await applyPolicy(plane, NS, "moves", moves("KubeVIP", [MOVED]));
-  operator = await again();
+  await again();
   await untilProgrammed("moves", /Service moves-egress keeps its selector/);
   assert.ok(!("egress.outrider.dev/verified" in (await serviceSelector())));
   hidden = false;
   // Another start in the middle.
   await plane.until(deploymentPath(slot), (found) => found !== undefined, "the slot", WAIT_MS);
   await kill();
-  operator = await again();
+  await again();
   await untilGone("moves-egress");
   await ready("moves");
   assertServed("moves", since, 1);
@@ -251,7 +267,7 @@ async function refused(part: RegExp, edit: () => Promise<void>): Promise<void> {
   await untilCondition(plane, NS, "moves", "Programmed", "False", "ApplyFailed", WAIT_MS);
   // A start in this state.
   await kill();
-  operator = await again();
+  await again();
   await sleep(2000);
   faults.refuse = undefined;
 }

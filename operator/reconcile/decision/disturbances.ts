@@ -124,9 +124,10 @@ function planChanges(view: View, pending: boolean, budget: Budget): Wait[] {
   return view.units.flatMap((unit): Wait[] => {
     const { slot, label, changes } = unit;
     if (!changes || !isIn(view, label)) return [];
-    if (pending) return [{ unit, why: "it waits for a change of the client Service" }];
-    // A Deployment of several proxies is updated without a gap, since the Service selects the new ones from their start.
-    if (slot === undefined) return [];
+    // The Service selects new proxies of a shared fleet from their start, so its rolling update has no gap.
+    if (slot === undefined && !pending) return [];
+    // Slots could come back without the label that the Service selects then.
+    if (slot !== undefined && pending) return [{ unit, why: "it waits for a change of the client Service" }];
     const block = blockOf(view, { label, stuck: new Set(), isDeletion: false });
     if (block !== undefined) return [{ unit, why: budget.note(block) }];
     return budget.spend() ? [] : [{ unit, why: "it waits for another proxy" }];
