@@ -263,6 +263,18 @@ test("KubeVIP to External: the Service selects slots until the fleet serves", ()
   assert.deepEqual(removed(moved, spec).sort(), [slotName(A), slotName(B)].sort());
 });
 
+test("KubeVIP to External: an edit changes the new fleet while slots serve", () => {
+  const settings = { replicas: 1 };
+  const label = (world: World) =>
+    withProxies(world, ({ pod }) => ({
+      pod: { ...pod, metadata: { ...pod.metadata, labels: { ...pod.metadata.labels, [VERIFIED]: "true" } } },
+    }));
+  const ready = label(apply(settled(specOf("KubeVIP", [A, B])), specOf("External", [A], settings)));
+  const spec = specOf("External", [A], { ...settings, ...edited });
+  assert.deepEqual([changed(ready, spec), removed(ready, spec)], [[childName.fleet(NAME)], []]);
+  assert.equal(selectorKeys(ready, spec), VERIFIED);
+});
+
 test("KubeVIP to NodeAddress: a slot keeps its gateway Service until its turn", () => {
   const spec = specOf("NodeAddress", [A, B]);
   const gone = (world: World) =>
