@@ -30,9 +30,9 @@ import {
  * Service has endpoints of several Deployments, and every fleet settles once its proxies answer.
  */
 
-const RUNS = 15;
+const RUNS = 10;
 const STEPS = 40;
-const SETTLE = 60;
+const SETTLE = 40;
 const seed = Number(process.env.SEED ?? Math.floor(Math.random() * 2 ** 31));
 const random = randomFrom(seed);
 const pick = <T>(list: readonly T[]): T => list[Math.floor(random() * list.length)]!;

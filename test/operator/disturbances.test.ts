@@ -165,10 +165,41 @@ for (const provider of ["KubeVIP", "NodeAddress"] as const) {
     assert.deepEqual(changed(world, spec), [slotName(A), slotName(C)]);
   });
 
+  test(`${provider}: the last serving slot waits for one that lost its address`, () => {
+    const spec = specOf(provider, [A, B], edited);
+    const lost = { status: { ...open(undefined), ready: false, sources: [{ address: B, assigned: false }] } };
+    const world = { ...downAt(settled(specOf(provider, [A, B])), B, LONG_AGO, lost), now: NOW + 600 * MINUTE };
+    assert.deepEqual(changed(world, spec), [slotName(B)]);
+    const deployment = world.deployments.get(slotName(B))!;
+    const neverServed = {
+      ...deployment,
+      metadata: { ...deployment.metadata, generation: 1 },
+      status: { observedGeneration: 1, replicas: 1, updatedReplicas: 1, availableReplicas: 0 },
+    };
+    const fresh = { ...world, deployments: new Map(world.deployments).set(slotName(B), neverServed) };
+    assert.deepEqual(changed(fresh, spec), [slotName(A), slotName(B)]);
+  });
+
   test(`${provider}: the only slot restarts`, () => {
     assert.deepEqual(changed(settled(specOf(provider, [A])), specOf(provider, [A], edited)), [slotName(A)]);
   });
 }
+
+test("the last serving slot restarts if no node has the address of the others", () => {
+  const D = "203.0.113.29";
+  const lost = { status: { ...open(undefined), ready: false, sources: [{ address: D, assigned: false }] } };
+  for (const [provider, result] of [
+    ["NodeAddress", [slotName(A), slotName(D)]],
+    ["KubeVIP", [slotName(D)]],
+  ] as const) {
+    const world = downAt(settled(specOf(provider, [A, D])), D, LONG_AGO, lost);
+    assert.deepEqual(
+      changed({ ...world, now: NOW + 600 * MINUTE }, specOf(provider, [A, D], edited)),
+      result,
+      provider,
+    );
+  }
+});
 
 test("a KubeVIP slot waits while a restarted proxy does not answer", () => {
   const spec = specOf("KubeVIP", [A, B, C], edited);

@@ -2,6 +2,7 @@ import { type Deployment, isSeen, isUnschedulable, whyNotRunning } from "../../a
 import { adminPort, isOpen, type ProxyFacts } from "../../fleet/proxy-status.ts";
 import { canonicalAddress } from "../../fleet/slots.ts";
 import type { Facts } from "../facts/facts.ts";
+import { indexByAddress, nodesWith } from "../placement/placement.ts";
 import type { ResolvedSpec } from "./resolved-spec.ts";
 import { isUp, type Serving } from "./serving.ts";
 import type { Unit } from "./units.ts";
@@ -17,9 +18,17 @@ export interface Down {
    * could take all proxies down.
    */
   endless: boolean;
-  /** False if it surely never served: its first rollout has not completed. */
+  /**
+   * The same for the last serving proxy of a fleet. It also waits without limit for a slot that served and lost its
+   * address or its node, unless no node has the address any more: the newest settings may be the cause.
+   */
+  endlessForLast: boolean;
+  /** False if it surely never served. */
   served: boolean;
 }
+
+/** Delay of the first status after the creation of a Deployment, with a margin. */
+const FIRST_STATUS_MS = 60_000;
 
 /**
  * Time that others wait for a slot whose proxy runs and lacks its address or its proof, or has no node. The rollout of
@@ -86,20 +95,38 @@ export function downOf(
   const { label, name } = unit;
   if (isUp(facts, serving, name, label)) return undefined;
   const deployment = facts.children.deployments.get(name);
-  if (deployment === undefined) return { unit, why: NOT_RUNNING, since: facts.now, endless: false, served: false };
+  if (deployment === undefined) {
+    return { unit, why: NOT_RUNNING, since: facts.now, endless: false, endlessForLast: false, served: false };
+  }
   const own = facts.proxies.filter((proxy) => proxy.slot === label && !proxy.terminating);
   // Without a list of nodes, the proxy has to run somewhere to find out.
   const unlisted = facts.nodes !== undefined && placements.get(label)?.nodes.length === 0;
+  const inService = serving.inService.some(({ slot }) => slot === label);
   const addressMissing =
-    unlisted ||
-    own.some(({ pod, status }) => isUnschedulable(pod) || (status !== undefined && !isOpen(status, spec))) ||
-    serving.inService.some(({ slot }) => slot === label);
-  const completed = progressOf(deployment)?.reason === "NewReplicaSetAvailable";
+    unlisted || own.some(({ pod, status }) => isUnschedulable(pod) || (status !== undefined && !isOpen(status, spec)));
+  const endless = !addressMissing && !inService;
+  const served = hasServed(facts, unit, deployment);
   return {
     unit,
     why: reasonOf(own, serving),
     since: downSince(facts, unit, deployment),
-    endless: !addressMissing,
-    served: completed || deployment.metadata.generation !== 1,
+    endless,
+    endlessForLast: endless || (served && !inService && !(placements.has(label) && isOnNoNode(facts, unit))),
+    served,
   };
+}
+
+/** Whether no node lists the address of a slot, whatever nodes the policy selects. */
+function isOnNoNode({ nodes }: Facts, { slot }: Unit): boolean {
+  return nodes !== undefined && slot !== undefined && nodesWith(indexByAddress(nodes), slot).length === 0;
+}
+
+/** False if the first rollout has not completed, or if the address was Unassigned ever since. */
+function hasServed({ policy }: Facts, { slot }: Unit, deployment: Deployment): boolean {
+  const completed = progressOf(deployment)?.reason === "NewReplicaSetAvailable";
+  if (deployment.metadata.generation === 1 && !completed) return false;
+  const state = policy.status?.staticIPs?.find(({ address }) => canonicalAddress(address) === slot?.address);
+  if (state?.state !== "Unassigned") return true;
+  const [created, unassigned] = [times(deployment.metadata.creationTimestamp), times(state.lastTransitionTime)];
+  return !(unassigned[0]! <= created[0]! + FIRST_STATUS_MS);
 }

@@ -76,7 +76,7 @@ function lostByRestart({ resolved, serving }: View, label: string): ProxyFacts |
   return own.find(({ pod }) => adminPort(pod) === proxyPorts(resolved.spec).adminPort);
 }
 
-const endOf = ({ since, endless }: Down): number => (endless ? Number.POSITIVE_INFINITY : since + PATIENCE_MS);
+const endOf = ({ since }: Down, endless: boolean): number => (endless ? Number.POSITIVE_INFINITY : since + PATIENCE_MS);
 
 /** Other units that are down, except those that need this disturbance. */
 function othersDown({ units, down }: View, { label, stuck }: Target): Down[] {
@@ -89,16 +89,13 @@ function othersDown({ units, down }: View, { label, stuck }: Target): Down[] {
 function awaited(view: View, target: Target): Block | undefined {
   const found = othersDown(view, target)
     .filter(({ unit, served }) => view.core.has(unit.label) && (served || target.isDeletion))
-    .find((one) => endOf(one) > view.facts.now);
-  return found && waitFor(found, endOf(found));
+    .find((one) => endOf(one, one.endless) > view.facts.now);
+  return found && waitFor(found, endOf(found, found.endless));
 }
 
 /** A slot that may soon serve in place of the last serving proxy. A deletion waits for a lasting one without limit. */
 function successor(view: View, target: Target): Block | undefined {
-  const end = (one: Down): number => {
-    if (!view.core.has(one.unit.label)) return one.since + PATIENCE_MS;
-    return target.isDeletion ? Number.POSITIVE_INFINITY : endOf(one);
-  };
+  const end = (one: Down) => endOf(one, view.core.has(one.unit.label) && (target.isDeletion || one.endlessForLast));
   const found = othersDown(view, target).find((one) => end(one) > view.facts.now);
   return found && waitFor(found, end(found));
 }
