@@ -165,6 +165,20 @@ for (const provider of ["KubeVIP", "NodeAddress"] as const) {
     assert.deepEqual(changed(world, spec), [slotName(A), slotName(C)]);
   });
 
+  test(`${provider}: slots that are closed for a moment do not restart together`, () => {
+    const spec = specOf(provider, [A, B], edited);
+    const closed = (address: string) => ({
+      status: { ...open(undefined), ready: false, sources: [{ address, assigned: false }] },
+    });
+    const since = at(NOW - 5000);
+    const one = downAt(settled(specOf(provider, [A, B])), A, since, closed(A));
+    assert.deepEqual(changed(one, spec), [slotName(A)]);
+    const both = downAt(one, B, since, closed(B));
+    assert.deepEqual(changed(both, spec), []);
+    assert.equal(plan(both, spec).desired!.round.recheckAt, NOW + 25_000);
+    assert.deepEqual(changed({ ...both, now: NOW + MINUTE }, spec), [slotName(A), slotName(B)]);
+  });
+
   test(`${provider}: the last serving slot waits for one that lost its address`, () => {
     const spec = specOf(provider, [A, B], edited);
     const lost = { status: { ...open(undefined), ready: false, sources: [{ address: B, assigned: false }] } };
@@ -184,6 +198,21 @@ for (const provider of ["KubeVIP", "NodeAddress"] as const) {
     assert.deepEqual(changed(settled(specOf(provider, [A])), specOf(provider, [A], edited)), [slotName(A)]);
   });
 }
+
+test("a young slot that restarts served before, one that never had its address did not", () => {
+  const spec = specOf("KubeVIP", [A, B, C], edited);
+  const lost = { status: { ...open(undefined), ready: false, sources: [{ address: C, assigned: false }] } };
+  const world = downAt(settled(specOf("KubeVIP", [A, B, C])), C, at(NOW - 40_000), lost);
+  const deployment = world.deployments.get(slotName(C))!;
+  const creationTimestamp = at(NOW - 60_000);
+  world.deployments.set(slotName(C), { ...deployment, metadata: { ...deployment.metadata, creationTimestamp } });
+  const unassigned = (since: number): World => {
+    const state = { address: C, state: "Unassigned" as const, lastTransitionTime: at(since) };
+    return { ...world, status: { staticIPs: [state] } };
+  };
+  assert.deepEqual(changed(unassigned(NOW - 40_000), spec), [slotName(C)]);
+  assert.deepEqual(changed(unassigned(NOW - 60_000), spec), [slotName(A), slotName(C)]);
+});
 
 test("the last serving slot restarts if no node has the address of the others", () => {
   const D = "203.0.113.29";

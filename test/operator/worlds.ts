@@ -51,6 +51,8 @@ export interface World {
   configMaps: Map<string, ConfigMap>;
   proxies: ProxyFacts[];
   now: number;
+  /** Status of the policy. */
+  status?: EgressPolicy["status"];
 }
 
 export function factsOf(world: World, spec: EgressPolicySpec): Facts {
@@ -59,14 +61,16 @@ export function factsOf(world: World, spec: EgressPolicySpec): Facts {
     kind: "EgressPolicy",
     metadata: { name: NAME, namespace: "convoy", uid: "1", generation: 2 },
     spec,
+    ...(world.status === undefined ? {} : { status: world.status }),
   } as EgressPolicy;
   const { deployments, services, configMaps, proxies, now } = world;
   return {
     now,
     policy,
     namespaceTerminating: false,
-    others: [],
-    holderOf: () => undefined,
+    others: () => [],
+    holdersOf: () => [],
+    acceptedSpecOf: () => undefined,
     grants: parseGrants(
       JSON.stringify({
         grants: [{ namespaces: ["*"], providers: ["NodeAddress", "KubeVIP"], staticIPs: ["203.0.113.0/24"] }],

@@ -123,13 +123,18 @@ function planLabels({ facts, resolved, serving, units }: View, budget: Budget): 
 function planChanges(view: View, pending: boolean, budget: Budget): Wait[] {
   return view.units.flatMap((unit): Wait[] => {
     const { slot, label, changes } = unit;
-    if (!changes || !isIn(view, label)) return [];
+    const returnsUntil = view.down.get(label)?.returnsUntil ?? 0;
+    const returns = !isIn(view, label) && returnsUntil > view.facts.now;
+    if (!changes || (!isIn(view, label) && !returns)) return [];
     // The Service selects new proxies of a shared fleet from their start, so its rolling update has no gap.
     if (slot === undefined && !pending) return [];
     // Slots could come back without the label that the Service selects then.
     if (slot !== undefined && pending) return [{ unit, why: "it waits for a change of the client Service" }];
     const block = blockOf(view, { label, stuck: new Set(), isDeletion: false });
-    if (block !== undefined) return [{ unit, why: budget.note(block) }];
+    if (block !== undefined) {
+      const until = returns ? Math.min(returnsUntil, block.until ?? returnsUntil) : block.until;
+      return [{ unit, why: budget.note({ why: block.why, until }) }];
+    }
     return budget.spend() ? [] : [{ unit, why: "it waits for another proxy" }];
   });
 }

@@ -1,3 +1,4 @@
+import type { EgressPolicySpec } from "../../api/egresspolicy.ts";
 import { type Deployment, isSeen, isUnschedulable, whyNotRunning } from "../../api/objects.ts";
 import { adminPort, isOpen, type ProxyFacts } from "../../fleet/proxy-status.ts";
 import { canonicalAddress } from "../../fleet/slots.ts";
@@ -25,10 +26,18 @@ export interface Down {
   endlessForLast: boolean;
   /** False if it surely never served. */
   served: boolean;
+  /** Time until which it counts as closed for a moment only, in milliseconds since the epoch. 0: it does not. */
+  returnsUntil: number;
 }
 
-/** Delay of the first status after the creation of a Deployment, with a margin. */
-const FIRST_STATUS_MS = 60_000;
+/**
+ * Time for which a proxy that lost its address or its proof may return by itself. An echo server that misses one round
+ * must not make all slots restart at once.
+ */
+const MOMENT_MS = 30_000;
+
+/** Delay of the first status after the creation of a Deployment. Shorter than the start and the restart of a proxy. */
+const FIRST_STATUS_MS = 5000;
 
 /**
  * Time that others wait for a slot whose proxy runs and lacks its address or its proof, or has no node. The rollout of
@@ -47,9 +56,14 @@ const progressOf = (deployment: Deployment) =>
  * Newest time at which the state of a slot changed. It comes from objects only, so that a restart of the operator does
  * not extend the wait.
  */
-function downSince(facts: Facts, { slot, label }: Unit, deployment: Deployment): number {
+function downSince(facts: Facts, spec: EgressPolicySpec, { slot, label }: Unit, deployment: Deployment): number {
   if (!isSeen(deployment)) return facts.now;
   const state = facts.policy.status?.staticIPs?.find(({ address }) => canonicalAddress(address) === slot?.address);
+  // The status does not show the loss yet.
+  const served: (string | undefined)[] = spec.verification === undefined ? ["Verified", "Assigned"] : ["Verified"];
+  if (served.includes(state?.state) && facts.proxies.some((one) => one.slot === label && isClosed(one, spec))) {
+    return facts.now;
+  }
   const lost = state?.state === "Unassigned" || state?.state === "Mismatch" ? state.lastTransitionTime : undefined;
   const pods = facts.proxies.filter((proxy) => proxy.slot === label).map(({ pod }) => pod);
   const found = [
@@ -64,6 +78,10 @@ function downSince(facts: Facts, { slot, label }: Unit, deployment: Deployment):
   ];
   return found.length === 0 ? facts.now : Math.max(...found);
 }
+
+/** Whether a proxy runs with a policy and lacks its address or its proof. */
+const isClosed = ({ terminating, status }: ProxyFacts, spec: EgressPolicySpec): boolean =>
+  !terminating && status !== undefined && status.hash !== null && !isOpen(status, spec);
 
 /** That the operator cannot read `/status` of a proxy, and the fix. */
 export const unreadable = ({ pod, error }: ProxyFacts): string =>
@@ -96,7 +114,8 @@ export function downOf(
   if (isUp(facts, serving, name, label)) return undefined;
   const deployment = facts.children.deployments.get(name);
   if (deployment === undefined) {
-    return { unit, why: NOT_RUNNING, since: facts.now, endless: false, endlessForLast: false, served: false };
+    const limits = { since: facts.now, endless: false, endlessForLast: false, returnsUntil: 0 };
+    return { unit, why: NOT_RUNNING, served: false, ...limits };
   }
   const own = facts.proxies.filter((proxy) => proxy.slot === label && !proxy.terminating);
   // Without a list of nodes, the proxy has to run somewhere to find out.
@@ -106,15 +125,21 @@ export function downOf(
     unlisted || own.some(({ pod, status }) => isUnschedulable(pod) || (status !== undefined && !isOpen(status, spec)));
   const endless = !addressMissing && !inService;
   const served = hasServed(facts, unit, deployment);
+  const since = downSince(facts, spec, unit, deployment);
+  const returns = served && isCompleted(deployment) && own.some((proxy) => isClosed(proxy, spec));
   return {
     unit,
     why: reasonOf(own, serving),
-    since: downSince(facts, unit, deployment),
+    since,
     endless,
     endlessForLast: endless || (served && !inService && !(placements.has(label) && isOnNoNode(facts, unit))),
     served,
+    returnsUntil: returns ? since + MOMENT_MS : 0,
   };
 }
+
+/** Whether the newest template was available once. */
+const isCompleted = (deployment: Deployment) => progressOf(deployment)?.reason === "NewReplicaSetAvailable";
 
 /** Whether no node lists the address of a slot, whatever nodes the policy selects. */
 function isOnNoNode({ nodes }: Facts, { slot }: Unit): boolean {
@@ -123,8 +148,7 @@ function isOnNoNode({ nodes }: Facts, { slot }: Unit): boolean {
 
 /** False if the first rollout has not completed, or if the address was Unassigned ever since. */
 function hasServed({ policy }: Facts, { slot }: Unit, deployment: Deployment): boolean {
-  const completed = progressOf(deployment)?.reason === "NewReplicaSetAvailable";
-  if (deployment.metadata.generation === 1 && !completed) return false;
+  if (deployment.metadata.generation === 1 && !isCompleted(deployment)) return false;
   const state = policy.status?.staticIPs?.find(({ address }) => canonicalAddress(address) === slot?.address);
   if (state?.state !== "Unassigned") return true;
   const [created, unassigned] = [times(deployment.metadata.creationTimestamp), times(state.lastTransitionTime)];
