@@ -9,7 +9,10 @@ import type { ControlPlane } from "../cluster/control-plane.ts";
 /** Longer than any test. */
 const WATCH_SECONDS = 1800;
 
-/** Ready pods that a client Service selects, from one event to the next. */
+/**
+ * Pods that a client Service selects, from one event to the next. A pod counts from the first time that it is ready: on a
+ * loaded machine probes fail for a moment, which no operator causes.
+ */
 export interface Endpoints {
   /** Resource version of the event. */
   version: number;
@@ -63,6 +66,7 @@ export class EndpointWatch {
   history(policy: string, since: number): Endpoints[] {
     if (this.#problems.length > 0) throw new Error(this.#problems.join("; "));
     const pods = new Map<string, Pod>();
+    const started = new Set<string>();
     let service: Service | undefined;
     const result: Endpoints[] = [];
     // Both kinds are in one etcd, so their versions have one order.
@@ -71,9 +75,13 @@ export class EndpointWatch {
       if (object.kind === "Service" && object.metadata.name === `${policy}-egress`) service = object as Service;
       if (object.kind === "Pod" && type === "DELETED") pods.delete(object.metadata.uid!);
       else if (object.kind === "Pod") pods.set(object.metadata.uid!, object as Pod);
+      if (object.kind === "Pod" && isReady(object as Pod)) started.add(object.metadata.uid!);
       const selector = Object.entries(service?.spec?.selector ?? {});
       const found = [...pods.values()].filter(
-        (pod) => isReady(pod) && selector.every(([key, value]) => pod.metadata.labels?.[key] === value),
+        ({ metadata }) =>
+          started.has(metadata.uid!) &&
+          metadata.deletionTimestamp === undefined &&
+          selector.every(([key, value]) => metadata.labels?.[key] === value),
       );
       const names = found.map(({ metadata }) => metadata.name).sort();
       if (versionOf(event) < since || service === undefined) continue;
