@@ -20,7 +20,7 @@ export interface Pod extends KubeObject {
     phase?: string;
     podIP?: string;
     podIPs?: { ip: string }[];
-    conditions?: { type: string; status: string; message?: string }[];
+    conditions?: { type: string; status: string; message?: string; lastTransitionTime?: string }[];
     containerStatuses?: { state?: { waiting?: { reason?: string; message?: string } } }[];
   };
 }
@@ -33,13 +33,13 @@ export interface Deployment extends KubeObject {
     replicas?: number;
     updatedReplicas?: number;
     availableReplicas?: number;
-    conditions?: { type: string; status: string; reason?: string; message?: string }[];
+    conditions?: { type: string; status: string; reason?: string; message?: string; lastUpdateTime?: string }[];
   };
 }
 
 /** core/v1 Service. */
 export interface Service extends KubeObject {
-  spec?: { clusterIP?: string };
+  spec?: { clusterIP?: string; selector?: Record<string, string> };
   status?: { loadBalancer?: { ingress?: { ip?: string }[] } };
 }
 

@@ -43,6 +43,12 @@ export interface ProxyFacts {
   polled: boolean;
 }
 
+/** Port of a proxy's `/status`; undefined if its pod does not name it. */
+export function adminPort(pod: Pod): number | undefined {
+  const ports = (pod.spec?.containers ?? []).flatMap((container) => container.ports ?? []);
+  return ports.find(({ name }) => name === "admin")?.containerPort;
+}
+
 function fail(path: string): never {
   throw new Error(`/status has an unknown form at ${path}; the proxy may have another version`);
 }

@@ -1,7 +1,7 @@
 import type { EgressPolicy, EgressPolicySpec } from "../api/egresspolicy.ts";
 import { LABEL, SERVING_PHASE } from "../api/names.ts";
 import type { ProxyFacts } from "../fleet/proxy-status.ts";
-import type { Slot } from "../fleet/slots.ts";
+import { SHARED, type Slot } from "../fleet/slots.ts";
 import type { KubeObject } from "../kube/resource.ts";
 
 /** Location of an address, as far as the cluster knows it. */
@@ -48,12 +48,13 @@ export function isOnNode(shape: FleetShape): boolean {
 
 /**
  * Labels by which the client Service selects the proxies that get new requests, besides the label of the fleet. Where
- * readiness waits for the proof of the address, the Service only has to exclude retiring slots.
+ * readiness waits for the proof of the address, the Service only has to exclude other proxies: those of slots, or those
+ * of retiring slots.
  */
 export function servingLabels(shape: FleetShape): Record<string, string> {
   switch (shape.kind) {
     case "Deployment":
-      return {};
+      return { [LABEL.slot]: SHARED };
     case "Slots":
       switch (shape.address) {
         case "on-node":

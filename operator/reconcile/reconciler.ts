@@ -10,9 +10,10 @@ import type { EventRecorder } from "../kube/events.ts";
 import { type KubeObject, keyOf } from "../kube/resource.ts";
 import type { Grants } from "../providers/grants.ts";
 import { decide, type Effective, type Plan } from "./decision/decide.ts";
-import type { Desired, FleetOptions } from "./decision/desire.ts";
+import type { Desired } from "./decision/desire.ts";
 import { exclusiveAddresses } from "./decision/ownership.ts";
 import { addedWithoutNotice, noLongerUsed, readPublished } from "./decision/published-ips.ts";
+import type { FleetOptions } from "./decision/units.ts";
 import type { Caches } from "./facts/caches.ts";
 import { Claims } from "./facts/claims.ts";
 import type { Facts } from "./facts/facts.ts";
@@ -257,7 +258,7 @@ export class PolicyReconciler {
     if (facts.proxies.some(({ polled }) => !polled)) return { result: "requeue", afterMs: UNPOLLED_MS };
     const { clusterDomain } = this.#options;
     await this.#status.write(facts.policy, statusOf({ ...facts, children }, { plan, applied, clusterDomain }));
-    return this.#outcome(facts, plan.effective, applied);
+    return this.#outcome(facts, plan, applied);
   }
 
   /** Keeps the spec in force, the addresses that the policy has from now on, and whether it waits for others. */
@@ -278,10 +279,12 @@ export class PolicyReconciler {
       return { applied: { problem: undefined, networkPolicy: undefined }, children: facts.children };
     }
     this.#warnAddresses(facts.policy, effective);
-    await this.#pods.label(facts, effective, "before");
+    const { labels } = desired.round;
+    await this.#pods.patch(labels.correct);
     const written: KubeObject[] = [];
     const applied = await this.#apply(facts, desired, written);
-    await this.#pods.label(facts, effective, "after");
+    // The Service may still need the labels that a rejected write would have replaced.
+    if (applied.problem === undefined) await this.#pods.patch([...labels.retire, ...labels.clean]);
     await this.#pods.refresh(facts, effective.hash);
     return { applied, children: withWritten(facts.children, written) };
   }
@@ -325,13 +328,17 @@ export class PolicyReconciler {
     this.#options.events.event(policy, "Warning", EVENT_REASON.addedWithoutNotice, message);
   }
 
-  #outcome({ policy }: Facts, effective: Effective | undefined, { problem }: Applied): Outcome {
+  #outcome({ policy, now }: Facts, { effective, desired }: Plan, { problem }: Applied): Outcome {
     if (problem !== undefined) {
       return { result: "requeue", afterMs: problem.reason === REASON.replacing ? PENDING_MS : OBSTACLE_MS };
     }
     if (effective === undefined) return { result: "user-error" };
     // Watches and proxy polls report the progress of all other changes, such as a migration of slots.
-    const afterMs = this.#pods.nextRefreshMs(policy.metadata.uid!);
-    return afterMs === undefined ? { result: "success" } : { result: "requeue", afterMs };
+    const { recheckAt } = desired?.round ?? {};
+    const waits = [
+      this.#pods.nextRefreshMs(policy.metadata.uid!),
+      recheckAt === undefined ? undefined : Math.max(PENDING_MS, recheckAt - now),
+    ].filter((ms) => ms !== undefined);
+    return waits.length === 0 ? { result: "success" } : { result: "requeue", afterMs: Math.min(...waits) };
   }
 }

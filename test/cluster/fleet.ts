@@ -14,7 +14,7 @@ export type { FleetPod } from "./container.ts";
 
 /** Options for running proxies besides their pods. */
 export interface FleetOptions {
-  /** Additional arguments of a pod's proxy, such as `--allow-cidr`. */
+  /** Additional arguments of a pod's proxy, such as `--allow-cidr`. They replace its own arguments of the same option. */
   args?(pod: FleetPod): string[];
   /** Additional variables of a pod's proxy. */
   env?(pod: FleetPod): Record<string, string>;
@@ -181,7 +181,11 @@ export class FleetRunner {
   }
 
   #program(pod: FleetPod, container: Container, env: Record<string, string>, folder: string): Program {
-    const args = [...containerArgs(pod, container, env, folder), ...(this.#options.args?.(pod) ?? [])];
+    const more = this.#options.args?.(pod) ?? [];
+    const optionOf = (arg: string) => arg.split("=")[0];
+    const replaced = new Set(more.map(optionOf));
+    const own = containerArgs(pod, container, env, folder).filter((arg) => !replaced.has(optionOf(arg)));
+    const args = [...own, ...more];
     const { PATH } = process.env;
     const log = join(this.#work.path, `${pod.metadata.name}.log`);
     return new Program(pod.metadata.name, [OUTRIDER, ...args], log, { PATH, ...env, ...this.#options.env?.(pod) });

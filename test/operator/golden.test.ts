@@ -10,9 +10,11 @@ import type { ProxyFacts, ProxyStatus } from "../../operator/fleet/proxy-status.
 import { SHARED, slotId } from "../../operator/fleet/slots.ts";
 import type { ObjectMeta } from "../../operator/kube/resource.ts";
 import { parseGrants } from "../../operator/providers/grants.ts";
+import { providerOf } from "../../operator/providers/index.ts";
 import { decide } from "../../operator/reconcile/decision/decide.ts";
 import { documentOf } from "../../operator/reconcile/decision/document.ts";
-import { labelPatches } from "../../operator/reconcile/decision/pod-labels.ts";
+import { resolveSpec } from "../../operator/reconcile/decision/resolved-spec.ts";
+import { unitsOf } from "../../operator/reconcile/decision/units.ts";
 import type { Facts, Holder } from "../../operator/reconcile/facts/facts.ts";
 import { type Applied, statusOf } from "../../operator/reconcile/status/status.ts";
 import { withDefaults } from "../harness/defaults.ts";
@@ -44,6 +46,8 @@ interface Input {
     addresses?: string;
     status?: Deployment["status"];
     hpa?: boolean;
+    /** It has older settings than the spec wants. */
+    changed?: boolean;
   }[];
   /** The published list of before. */
   published?: object;
@@ -172,13 +176,35 @@ function factsOf(input: Input): Facts {
   };
 }
 
+/** Marks the Deployments as applied with the settings of the spec, except those that are `changed`. */
+function withStamps(facts: Facts, input: Input): Facts {
+  const spec = input.kept ?? input.policy.spec;
+  const provider = providerOf(spec);
+  if (provider === undefined) return facts;
+  const own = { ...facts, policy: { ...facts.policy, spec } };
+  const units = unitsOf(own, resolveSpec(own, spec, provider), OPTIONS);
+  const changed = new Set(
+    (input.deployments ?? []).flatMap((entry) => (entry.changed ? [slotId(entry.address ?? "")] : [])),
+  );
+  const deployments = new Map(facts.children.deployments);
+  for (const { name, label, objects } of units) {
+    const actual = deployments.get(name);
+    if (actual === undefined || changed.has(label)) continue;
+    const stamp = { [ANNOTATION.applied]: objects[0]!.metadata.annotations![ANNOTATION.applied]! };
+    const annotations = { ...actual.metadata.annotations, ...stamp };
+    deployments.set(name, { ...actual, metadata: { ...actual.metadata, annotations } });
+  }
+  return { ...facts, children: { ...facts.children, deployments } };
+}
+
 function outputOf(input: Input): object {
-  const facts = factsOf(input);
+  const facts = withStamps(factsOf(input), input);
   const plan = decide(facts, () => input.kept, OPTIONS);
-  const { effective, desired } = plan;
+  const { desired } = plan;
   const applied = { problem: input.problem, networkPolicy: input.networkPolicy };
   const status = statusOf(facts, { plan, applied, clusterDomain: "cluster.local" });
-  const patches = effective === undefined ? [] : labelPatches(facts.proxies, effective);
+  const { correct = [], retire = [], clean = [] } = desired?.round.labels ?? {};
+  const patches = [...correct, ...retire, ...clean];
   const configMaps = (desired?.objects ?? []) as ConfigMap[];
   const text = configMaps.find(({ data }) => data?.[DOCUMENT_KEY] !== undefined)?.data?.[DOCUMENT_KEY];
   return {

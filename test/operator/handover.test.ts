@@ -7,9 +7,11 @@ import type { ProxyFacts } from "../../operator/fleet/proxy-status.ts";
 import { SHARED, slotId } from "../../operator/fleet/slots.ts";
 import { parseGrants } from "../../operator/providers/grants.ts";
 import { providerOf } from "../../operator/providers/index.ts";
+import { planRound } from "../../operator/reconcile/decision/disturbances.ts";
 import { documentOf } from "../../operator/reconcile/decision/document.ts";
 import { handoverOf } from "../../operator/reconcile/decision/handover.ts";
 import { resolveSpec } from "../../operator/reconcile/decision/resolved-spec.ts";
+import { unitsOf } from "../../operator/reconcile/decision/units.ts";
 import type { Caches } from "../../operator/reconcile/facts/caches.ts";
 import { Claims } from "../../operator/reconcile/facts/claims.ts";
 import type { Facts } from "../../operator/reconcile/facts/facts.ts";
@@ -77,14 +79,24 @@ function exchange(spec: object, deployments: Deployment[], proxies: ProxyFacts[]
   };
   const facts = {
     policy,
+    now: 0,
     children: {
       configMaps: new Map([[name, configMap]]),
+      services: new Map(),
       deployments: new Map(deployments.map((one) => [one.metadata.name, one])),
     },
     proxies,
     nodes: [{ apiVersion: "v1", kind: "Node", metadata: { name: "a" } }],
   } as unknown as Facts;
-  const { remove, keep, former } = handoverOf(facts, resolveSpec(facts, policy.spec, providerOf(policy.spec)!));
+  const resolved = resolveSpec(facts, policy.spec, providerOf(policy.spec)!);
+  const units = unitsOf(facts, resolved, {
+    image: "outrider:1",
+    imagePullPolicy: "IfNotPresent",
+    adminFrom: undefined,
+  });
+  const current = units.map((unit) => ({ ...unit, changes: false }));
+  const round = planRound(facts, resolved, current);
+  const { remove, keep, former } = handoverOf(facts, resolved, round.remove);
   const { staticIPs } = JSON.parse(documentOf(policy, [], former).document) as {
     staticIPs: { address: string; sourceAddress?: string; phase: string }[];
   };

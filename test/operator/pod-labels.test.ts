@@ -7,7 +7,9 @@ import { external } from "../../operator/providers/external.ts";
 import { kubeVIP } from "../../operator/providers/kubevip.ts";
 import { nodeAddress } from "../../operator/providers/nodeaddress.ts";
 import type { Provider } from "../../operator/providers/provider.ts";
-import { labelPatches } from "../../operator/reconcile/decision/pod-labels.ts";
+import { type LabelPatches, labelPatches } from "../../operator/reconcile/decision/pod-labels.ts";
+import { servingOf } from "../../operator/reconcile/decision/serving.ts";
+import type { Facts } from "../../operator/reconcile/facts/facts.ts";
 
 /** Proxies that get new requests, by the labels of their pods. */
 
@@ -35,15 +37,28 @@ const proxy = (address: string, labels: Record<string, string>, rest: Partial<Pr
   polled: true,
   ...rest,
 });
-const patches = (
+
+/** Patched labels by pod, of all kinds unless one is named. `selector`: that of the stored client Service. */
+function patches(
   proxies: readonly ProxyFacts[],
   provider: Provider,
   spec: EgressPolicy["spec"],
-  keys?: Parameters<typeof labelPatches>[2],
-) => {
-  const given = labelPatches(proxies, { spec, provider, slots: slotsOf(spec) }, keys);
-  return Object.fromEntries(given.map(({ pod, labels }) => [pod.metadata.name, labels]));
-};
+  more: { selector?: Record<string, string>; changing?: string[]; kind?: keyof LabelPatches } = {},
+) {
+  const service = {
+    apiVersion: "v1",
+    kind: "Service",
+    metadata: { name: "p-egress" },
+    spec: { selector: more.selector },
+  };
+  const services = new Map(more.selector === undefined ? [] : [["p-egress", service]]);
+  const facts = { policy: { metadata: { name: "p" } }, children: { services }, proxies } as unknown as Facts;
+  const changing = new Set((more.changing ?? []).map(slotId));
+  const given = labelPatches(proxies, { spec, provider, slots: slotsOf(spec) }, servingOf(facts, spec), changing);
+  const { correct, retire, clean } = given;
+  const all = more.kind === undefined ? [...correct, ...retire, ...clean] : given[more.kind];
+  return Object.fromEntries(all.map(({ pod, labels }) => [pod.metadata.name, labels]));
+}
 
 test("a retiring slot gets new requests only if no other slot serves", () => {
   const old = proxy(OLD, { [PHASE]: "Active" }, { status: status(true) });
@@ -67,11 +82,63 @@ test("a starting operator changes no labels before its first polls", () => {
   assert.deepEqual(patches([proxy(OLD, {}, {}), proxy(NEW, { [VERIFIED]: "true" }, {})], kubeVIP, spec), {});
 });
 
+test("a retiring proxy keeps its place until another one was polled", () => {
+  const old = proxy(OLD, { [PHASE]: "Active" }, { status: status(true) });
+  const unknown = proxy(NEW, { [PHASE]: "Active" }, { polled: false });
+  assert.deepEqual(patches([old, unknown], nodeAddress, spec), {});
+  assert.deepEqual(patches([old, { ...unknown, polled: true }], nodeAddress, spec), {});
+  const answers = { ...unknown, polled: true, status: status(true) };
+  assert.deepEqual(patches([old, answers], nodeAddress, spec, { kind: "retire" }), { [OLD]: { [PHASE]: "Retiring" } });
+});
+
+test("a retiring proxy serves while the only other one restarts", () => {
+  const old = proxy(OLD, { [PHASE]: "Retiring" }, { status: status(true) });
+  const only = proxy(NEW, { [PHASE]: "Active" }, { status: status(true) });
+  assert.deepEqual(patches([old, only], nodeAddress, spec, { changing: [NEW] }), { [OLD]: { [PHASE]: "Active" } });
+  assert.deepEqual(patches([old, only], nodeAddress, spec), {});
+});
+
+test("a retired slot stays out of service after the spec has lost it", () => {
+  const active = { ...spec, staticIPs: [{ address: NEW }] } as EgressPolicy["spec"];
+  const serving = proxy(NEW, { [PHASE]: "Active", [VERIFIED]: "true" }, { status: status(true) });
+  const old = proxy(OLD, { [PHASE]: "Retiring" }, { status: status(true) });
+  assert.deepEqual(
+    patches([old, serving], nodeAddress, active, { selector: { [PHASE]: "Active" }, kind: "correct" }),
+    {},
+  );
+  assert.deepEqual(patches([old, serving], kubeVIP, active, { selector: { [VERIFIED]: "true" }, kind: "correct" }), {});
+  const down = { ...serving, ready: false };
+  assert.deepEqual(patches([old, down], nodeAddress, active, { selector: { [PHASE]: "Active" }, kind: "correct" }), {
+    [OLD]: { [PHASE]: "Active" },
+  });
+});
+
+test("a label is kept while the stored Service selects by it", () => {
+  const active = { ...spec, staticIPs: [{ address: NEW }] } as EgressPolicy["spec"];
+  const old = proxy(NEW, { [VERIFIED]: "true" }, { status: status(true) });
+  const selector = { [VERIFIED]: "true" };
+  assert.deepEqual(patches([old], external, active, { selector }), {});
+  assert.deepEqual(patches([old], nodeAddress, active, { selector }), { [NEW]: { [PHASE]: "Active" } });
+  const unlabelled = proxy(NEW, {}, { status: status(true) });
+  assert.deepEqual(patches([unlabelled], external, active, { selector }), { [NEW]: { [VERIFIED]: "true" } });
+});
+
+test("a proxy whose readiness proves no address gets a phase when it is open", () => {
+  const active = { ...spec, staticIPs: [{ address: NEW }] } as EgressPolicy["spec"];
+  const pod = (open: boolean | undefined): ProxyFacts => {
+    const found = proxy(NEW, {}, { status: open === undefined ? undefined : status(open) });
+    return { ...found, pod: { ...found.pod, spec: { containers: [{ args: ["proxy", "--readiness=policy"] }] } } };
+  };
+  assert.deepEqual(patches([pod(true)], nodeAddress, active), { [NEW]: { [PHASE]: "Active" } });
+  assert.deepEqual(patches([pod(false)], nodeAddress, active), {});
+  assert.deepEqual(patches([pod(undefined)], nodeAddress, active), {});
+});
+
 test("removes labels of another provider", () => {
   const active = { ...spec, staticIPs: [{ address: NEW }] } as EgressPolicy["spec"];
   const before = proxy(NEW, { [VERIFIED]: "true" }, { status: status(true) });
-  assert.deepEqual(patches([before], nodeAddress, active, [PHASE]), { [NEW]: { [PHASE]: "Active" } });
-  assert.deepEqual(patches([before], nodeAddress, active, [VERIFIED]), { [NEW]: { [VERIFIED]: null } });
+  assert.deepEqual(patches([before], nodeAddress, active, { kind: "correct" }), { [NEW]: { [PHASE]: "Active" } });
+  assert.deepEqual(patches([before], nodeAddress, active, { kind: "clean" }), { [NEW]: { [VERIFIED]: null } });
   assert.deepEqual(patches([before], external, active), { [NEW]: { [VERIFIED]: null } });
   assert.deepEqual(patches([{ ...before, terminating: true }], external, active), {});
 });

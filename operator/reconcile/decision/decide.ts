@@ -3,10 +3,12 @@ import { providerOf } from "../../providers/index.ts";
 import type { Facts } from "../facts/facts.ts";
 import type { Accepted } from "../objects/configmap.ts";
 import { judgeSpec, type Rejection } from "./accept.ts";
-import { type Desired, desire, type FleetOptions } from "./desire.ts";
+import { type Desired, desire } from "./desire.ts";
+import { planRound } from "./disturbances.ts";
 import { documentOf } from "./document.ts";
 import { handoverOf } from "./handover.ts";
 import { type ResolvedSpec, resolveSpec } from "./resolved-spec.ts";
+import { type FleetOptions, unitsOf } from "./units.ts";
 
 /** The spec that is reconciled: the newest one, or the last accepted one. */
 export interface Effective extends ResolvedSpec {
@@ -40,9 +42,12 @@ export function decide(facts: Facts, kept: () => EgressPolicySpec | undefined, o
   const again = accepted === undefined ? judgeSpec({ ...facts, policy }) : { accepted };
   if (!("accepted" in again)) return { ...nothing, keptRejection: again };
   const resolved = resolveSpec(facts, spec, providerOf(spec)!);
-  const handover = handoverOf(facts, resolved);
+  const units = unitsOf(facts, resolved, options);
+  const round = planRound(facts, resolved, units);
+  const handover = handoverOf(facts, resolved, round.remove);
   const document = documentOf(policy, facts.blockedCIDRs, handover.former);
   const effective = { ...resolved, hash: document.hash };
-  const desired = desire(facts, resolved, document, handover, options);
+  const { adminFrom } = options;
+  const desired = desire(facts, resolved, { accepted: document, handover, units, round, adminFrom });
   return { rejection, accepted, effective, keptRejection: undefined, desired };
 }

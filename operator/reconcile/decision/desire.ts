@@ -1,33 +1,20 @@
 import { RESOURCE } from "../../api/kinds.ts";
-import { ANNOTATION, childName, FIELD_MANAGER, LABEL } from "../../api/names.ts";
-import { isRolledOut } from "../../api/objects.ts";
+import { childName, LABEL } from "../../api/names.ts";
 import type { ProxyFacts } from "../../fleet/proxy-status.ts";
-import { lastingSlots, type Slot } from "../../fleet/slots.ts";
 import type { KubeObject } from "../../kube/resource.ts";
-import { type FleetShape, isOnNode, servingLabels } from "../../providers/provider.ts";
 import type { Facts } from "../facts/facts.ts";
 import { type NetworkPolicies, networkPolicies } from "../network/network-policies.ts";
-import { replicasOwnedByOthers, stamp } from "../objects/compare.ts";
+import { stamp } from "../objects/compare.ts";
 import { type Accepted, documentConfigMap, publishedConfigMap } from "../objects/configmap.ts";
-import { type ProxyPods, proxyDeployment } from "../objects/deployment.ts";
 import { fleetBudget } from "../objects/pdb.ts";
 import { clientService } from "../objects/service.ts";
 import { proxyAccount } from "../objects/serviceaccount.ts";
-import { selectorOf } from "../placement/nodes.ts";
-import { affinityOf } from "../placement/placement.ts";
+import type { Round } from "./disturbances.ts";
 import { withFormer } from "./document.ts";
 import type { Handover } from "./handover.ts";
-import { serves } from "./pod-labels.ts";
 import { publish, stillUsed } from "./published-ips.ts";
-import { type ResolvedSpec, wantedSlots } from "./resolved-spec.ts";
-
-/** Settings of proxy pods from the configuration of the operator. */
-export interface FleetOptions {
-  image: string;
-  imagePullPolicy: ProxyPods["imagePullPolicy"];
-  /** Namespaces whose pods reach the admin ports of proxies; undefined: no restriction. */
-  adminFrom: readonly string[] | undefined;
-}
+import type { ResolvedSpec } from "./resolved-spec.ts";
+import type { FleetOptions, Unit } from "./units.ts";
 
 /** Desired state of a policy's objects. */
 export interface Desired {
@@ -35,74 +22,20 @@ export interface Desired {
   objects: KubeObject[];
   /** Objects of the policy to delete. */
   removals: KubeObject[];
-  /** Names of the slot Deployments that change after others. */
-  waiting: string[];
+  /** Patches of pod labels, and why changes wait. */
+  round: Round;
   /** Running proxies that the spec no longer needs. */
   formerProxies: readonly ProxyFacts[];
   networkPolicies: NetworkPolicies;
 }
 
-const DEFAULT_REPLICAS = 2;
-
-/** Readiness and labels of pods by the shape of their fleet. */
-function readinessOf(shape: FleetShape): Pick<ProxyPods, "readiness" | "labels"> {
-  switch (shape.kind) {
-    case "Deployment":
-      return { readiness: "verified", labels: servingLabels(shape) };
-    case "Slots":
-      switch (shape.address) {
-        case "on-node":
-          return { readiness: "verified", labels: servingLabels(shape) };
-        case "follows-ready-pod":
-          // The label follows the proof, so it is set later.
-          return { readiness: "policy", labels: {} };
-      }
-  }
-}
-
-/** Deployment of a slot, or the one Deployment of a fleet without slots. */
-function deploymentOf(
-  facts: Facts,
-  { spec, provider, placements }: ResolvedSpec,
-  slot: Slot | undefined,
-  { image, imagePullPolicy }: FleetOptions,
-): KubeObject {
-  const { policy, children } = facts;
-  const { shape } = provider;
-  const shared = {
-    ...{ image, imagePullPolicy, ...readinessOf(shape) },
-    annotations: provider.podAnnotations(spec),
-    nodeSelector: selectorOf(spec).labels,
-    eager: isOnNode(shape),
-  };
-  if (slot !== undefined) {
-    const name = childName.slot(policy.metadata.name, slot.id);
-    const placement = placements.get(slot.id);
-    const nodeAffinity = placement === undefined ? undefined : affinityOf(facts, spec, placement, name);
-    return proxyDeployment(policy, spec, { ...shared, slot, replicas: 1, nodeAffinity });
-  }
-  const actual = children.deployments.get(childName.fleet(policy.metadata.name));
-  const foreign = actual !== undefined && replicasOwnedByOthers(actual, FIELD_MANAGER);
-  const replicas = spec.proxy?.replicas ?? DEFAULT_REPLICAS;
-  return proxyDeployment(policy, spec, { ...shared, ...(foreign ? {} : { replicas }), nodeAffinity: undefined });
-}
-
-/**
- * Names of the slot Deployments that must wait. Of the serving slots one changes at a time, and only while all others
- * that are not retiring serve. Otherwise all addresses could be down at once. Slots that do not serve change at once.
- */
-function waitingSlots(facts: Facts, deployments: readonly KubeObject[], { spec, slots }: ResolvedSpec): Set<string> {
-  const inService = deployments.flatMap((object): { object: KubeObject; changes: boolean }[] => {
-    const actual = facts.children.deployments.get(object.metadata.name);
-    const slot = object.metadata.labels?.[LABEL.slot] ?? "";
-    if (actual === undefined || !isRolledOut(actual) || !serves(slot, facts.proxies, spec)) return [];
-    const applied = actual.metadata.annotations?.[ANNOTATION.applied];
-    return [{ object, changes: applied !== object.metadata.annotations?.[ANNOTATION.applied] }];
-  });
-  const changing = inService.filter(({ changes }) => changes).map(({ object }) => object.metadata.name);
-  const served = new Set(inService.map(({ object }) => object.metadata.labels?.[LABEL.slot]));
-  const all = [...lastingSlots(slots)].every((slot) => served.has(slot));
-  return new Set(all ? changing.slice(1) : changing);
+/** Decisions that the objects follow from. */
+interface Decided {
+  accepted: Accepted;
+  handover: Handover;
+  units: readonly Unit[];
+  round: Round;
+  adminFrom: FleetOptions["adminFrom"];
 }
 
 /** ConfigMap of the published list, which also has the addresses that proxies still send from. */
@@ -115,37 +48,40 @@ function publishedOf(facts: Facts, { spec, slots, published }: ResolvedSpec, has
   return publishedConfigMap(facts.policy, publish(spec, leaving, published, new Date(facts.now).toISOString()));
 }
 
+/** Objects of units to apply now. Objects of a waiting unit are only created. */
+function unitObjects({ children }: Facts, units: readonly Unit[], { waiting }: Round): KubeObject[] {
+  const late = new Set(waiting.map(({ unit }) => unit));
+  const existing = { Deployment: children.deployments, Service: children.services };
+  return units.flatMap((unit) =>
+    unit.objects.filter(
+      ({ kind, metadata }) => !late.has(unit) || !existing[kind as keyof typeof existing].has(metadata.name),
+    ),
+  );
+}
+
 /** Pure: the objects of an accepted spec. */
 export function desire(
   facts: Facts,
   resolved: ResolvedSpec,
-  accepted: Accepted,
-  handover: Handover,
-  options: FleetOptions,
+  { accepted, handover, units, round, adminFrom }: Decided,
 ): Desired {
   const { policy } = facts;
   const { spec, provider } = resolved;
-  const guards = networkPolicies(facts, withFormer(spec, handover.former), provider.shape, options.adminFrom);
-  const slots = wantedSlots(resolved);
-  const deployments = slots.map((slot) => stamp(deploymentOf(facts, resolved, slot, options)));
-  const waiting = provider.shape.kind === "Slots" ? waitingSlots(facts, deployments, resolved) : new Set<string>();
-  const objects = [
-    ...[
-      publishedOf(facts, resolved, accepted.hash, handover),
-      documentConfigMap(policy, accepted),
-      proxyAccount(policy),
-      clientService(policy, spec, provider.shape),
-      fleetBudget(policy),
-      // Before the Deployments, so that no proxy of a new fleet runs without them.
-      ...guards.objects,
-    ].map(stamp),
-    ...deployments,
-    ...slots.flatMap((slot) => (slot === undefined ? [] : provider.slotObjects(policy, spec, slot))).map(stamp),
-  ];
+  const guards = networkPolicies(facts, withFormer(spec, handover.former), provider.shape, adminFrom);
+  const shared = [
+    publishedOf(facts, resolved, accepted.hash, handover),
+    documentConfigMap(policy, accepted),
+    proxyAccount(policy),
+    clientService(policy, spec, provider.shape, round.selector),
+    fleetBudget(policy),
+    // Before the Deployments, so that no proxy of a new fleet runs without them.
+    ...guards.objects,
+  ].map(stamp);
+  const all = [...shared, ...units.flatMap(({ objects }) => objects)];
   return {
-    objects: objects.filter(({ kind, metadata }) => kind !== "Deployment" || !waiting.has(metadata.name)),
-    removals: [...obsolete(facts, objects, guards, handover), ...handover.remove],
-    waiting: [...waiting],
+    objects: [...shared, ...unitObjects(facts, units, round)],
+    removals: [...obsolete(facts, all, guards, handover, round), ...handover.remove],
+    round,
     formerProxies: handover.running,
     networkPolicies: guards,
   };
@@ -157,13 +93,15 @@ function obsolete(
   objects: readonly KubeObject[],
   guards: NetworkPolicies,
   { keep, running }: Handover,
+  { waiting }: Round,
 ): KubeObject[] {
   const names = new Set([...objects, ...keep].map(kindAndName));
   if (guards.tooLarge !== undefined) {
     names.add(`${RESOURCE.networkPolicy.kind}/${childName.senders(policy.metadata.name)}`);
   }
-  // Keep the objects that give a terminating proxy its address.
+  // Keep the objects that give a terminating proxy, or one whose change waits, its address.
   const kept = new Set([
+    ...waiting.map(({ unit }) => unit.label),
     ...keep.map(({ metadata }) => metadata.labels?.[LABEL.slot]),
     ...running.map(({ slot }) => slot),
   ]);

@@ -1,19 +1,17 @@
-import { ANNOTATION, childName, LABEL } from "../../api/names.ts";
-import { type Deployment, isRolledOut, isUnschedulable } from "../../api/objects.ts";
+import { ANNOTATION, LABEL } from "../../api/names.ts";
+import type { Deployment } from "../../api/objects.ts";
 import type { ProxyFacts } from "../../fleet/proxy-status.ts";
 import { boundSource, SHARED, slotId } from "../../fleet/slots.ts";
-import { isOnNode } from "../../providers/provider.ts";
 import type { Facts } from "../facts/facts.ts";
 import { annotatedAddresses } from "../placement/placement.ts";
 import type { Former, FormerAddress } from "./document.ts";
-import { serves } from "./pod-labels.ts";
 import { noLongerUsed } from "./published-ips.ts";
 import { type ResolvedSpec, wantedSlots } from "./resolved-spec.ts";
 
 /** Deployments that the spec no longer needs, and the proxies of them that still run. */
 export interface Handover {
   /** Deployments to delete now. */
-  remove: Deployment[];
+  remove: readonly Deployment[];
   /** Deployments that serve until their replacements do. */
   keep: Deployment[];
   former: Former;
@@ -23,40 +21,15 @@ export interface Handover {
 
 const slotLabel = ({ metadata }: Deployment): string => metadata.labels?.[LABEL.slot] ?? "";
 
-/** Decides which old Deployments to delete: all of them once their replacements serve. */
-export function handoverOf(facts: Facts, resolved: ResolvedSpec): Handover {
-  const { spec } = resolved;
-  const slots = wantedSlots(resolved);
-  const wanted = new Set(slots.map((slot) => slot?.id ?? SHARED));
-  const extra = [...facts.children.deployments.values()].filter((deployment) => !wanted.has(slotLabel(deployment)));
-  const ready = slots.every((slot) => {
-    if (slot !== undefined) return slot.retiring || serves(slot.id, facts.proxies, spec);
-    const fleet = facts.children.deployments.get(childName.fleet(facts.policy.metadata.name));
-    return fleet !== undefined && isRolledOut(fleet) && serves(SHARED, facts.proxies, spec);
-  });
-  // Exception: a new slot without a node would wait forever for the node of an old slot.
-  const stuck = facts.proxies.filter((proxy) => wanted.has(proxy.slot) && isUnschedulable(proxy.pod));
-  const obstacle = extra.find((deployment) => stuck.some(({ slot }) => isInTheWay(facts, resolved, deployment, slot)));
-  const remove = extra.filter((deployment) => ready || deployment === obstacle);
-  const keep = extra.filter((deployment) => !remove.includes(deployment));
+/** Splits old Deployments into those that are deleted now and those that still serve. `remove`: deleted now. */
+export function handoverOf(facts: Facts, resolved: ResolvedSpec, remove: readonly Deployment[]): Handover {
+  const wanted = new Set(wantedSlots(resolved).map((slot) => slot?.id ?? SHARED));
+  const keep = [...facts.children.deployments.values()].filter(
+    (deployment) => !wanted.has(slotLabel(deployment)) && !remove.includes(deployment),
+  );
   // A terminating proxy still serves for a while.
   const running = facts.proxies.filter(({ slot, pod }) => !wanted.has(slot) && pod.status?.phase === "Running");
   return { remove, keep, former: formerOf(resolved, keep, running), running };
-}
-
-/** Whether an old Deployment uses a node that a slot needs. The Deployment of a shared fleet uses no ports of nodes. */
-function isInTheWay(
-  { proxies }: Facts,
-  { provider, placements }: ResolvedSpec,
-  deployment: Deployment,
-  slot: string,
-): boolean {
-  if (slot === SHARED || slotLabel(deployment) === SHARED) return false;
-  if (!isOnNode(provider.shape)) return true;
-  const needed = placements.get(slot)?.nodes ?? [];
-  if (needed.length === 0) return true;
-  const own = proxies.filter((proxy) => proxy.slot === slotLabel(deployment));
-  return own.some(({ node }) => node !== undefined && needed.includes(node));
 }
 
 /** Addresses of a Deployment's proxies, from its annotations. */

@@ -1,14 +1,9 @@
-import type { EgressPolicySpec } from "../../api/egresspolicy.ts";
-import { LABEL } from "../../api/names.ts";
+import { LABEL, SERVING_PHASE } from "../../api/names.ts";
 import { isOpen, type ProxyFacts } from "../../fleet/proxy-status.ts";
-import { lastingSlots, type Slot } from "../../fleet/slots.ts";
+import { lastingSlots, SHARED } from "../../fleet/slots.ts";
 import { servingLabels } from "../../providers/provider.ts";
 import type { PlacedSpec } from "../placement/placement.ts";
-
-/** Whether a slot, or a shared fleet, has a proxy that can take traffic now. */
-export function serves(slot: string, proxies: readonly ProxyFacts[], spec: EgressPolicySpec): boolean {
-  return proxies.some((proxy) => proxy.slot === slot && proxy.ready && isOpen(proxy.status, spec));
-}
+import type { Serving } from "./serving.ts";
 
 /** Labels and annotations to merge into those of a proxy pod. Null removes one. */
 export interface PodPatch {
@@ -17,51 +12,91 @@ export interface PodPatch {
   annotations?: Record<string, string>;
 }
 
-/** Labels by which client Services select, whatever the provider. */
-export const SERVING_LABELS = [LABEL.verified, LABEL.phase] as const;
-type ServingLabel = (typeof SERVING_LABELS)[number];
+/** Patches of the pod labels by which client Services select. */
+export interface LabelPatches {
+  /** Add serving proxies to the Service, and remove proxies that do not serve. These patches disturb no proxy. */
+  correct: PodPatch[];
+  /** Take retiring proxies that may serve out of the Service. */
+  retire: PodPatch[];
+  /** Remove labels by which neither the stored Service nor the desired one selects. */
+  clean: PodPatch[];
+}
+
+/** Labels that are patched, with the values that the client Service selects. */
+const SERVING_VALUES = { [LABEL.verified]: "true", [LABEL.phase]: SERVING_PHASE } as const;
+type ServingLabel = keyof typeof SERVING_VALUES;
+const SERVING_LABELS = Object.keys(SERVING_VALUES) as ServingLabel[];
+
+/** Value of {@link LABEL.phase} on proxies that get no new requests. */
+const RETIRING_PHASE = "Retiring";
 
 /**
- * Retiring slots that get no new requests. None if no other slot serves: a retiring address is better than an outage. A
- * ready proxy that was not polled yet counts as serving, so that an operator restart does not change labels for a
- * moment.
+ * Whether retiring slots belong into the client Service. A retiring address is better than an outage: `in` while no
+ * other slot may serve, and before the only other one restarts. `out` when another slot surely serves. `keep` in
+ * between, so that a starting operator changes no labels before its first polls.
  */
-function outOfService(
-  proxies: readonly ProxyFacts[],
-  spec: EgressPolicySpec,
-  slots: readonly Slot[],
-): ReadonlySet<string> {
-  const active = lastingSlots(slots);
-  const others = proxies.some(
-    ({ slot, ready, status }) => active.has(slot) && ready && (status === undefined || isOpen(status, spec)),
-  );
-  if (!others) return new Set();
-  return new Set(slots.flatMap(({ id, retiring }) => (retiring ? [id] : [])));
+function retirement(
+  { inService, surely }: Serving,
+  lasting: ReadonlySet<string>,
+  changing: ReadonlySet<string>,
+): "in" | "keep" | "out" {
+  const serving = new Set(inService.map(({ slot }) => slot).filter((slot) => lasting.has(slot)));
+  if (serving.size === 0) return "in";
+  if (serving.size === 1 && [...serving].every((slot) => changing.has(slot))) return "in";
+  return surely.some(({ slot }) => lasting.has(slot)) ? "out" : "keep";
+}
+
+/** Whether a ready pod has proven its source address, so that the kubelet knows it as well. */
+function provesByReadiness({ pod }: ProxyFacts): boolean {
+  return !(pod.spec?.containers ?? []).some(({ args }) => args?.includes("--readiness=policy"));
 }
 
 /**
- * Patches of the pod labels `keys`, by which the client Service selects. `verified` is set on pods whose gate is open,
- * except in retiring slots. A proxy that does not answer keeps its label, since its own gate still rejects unproven
- * requests. `phase` is set on all pods; readiness decides the rest.
+ * Patches of serving labels. They serve the selector of the stored Service and the desired one, so that the Service can
+ * change between both. `verified` is set on pods whose gate is open. A proxy that does not answer keeps its label, since
+ * its own gate still rejects unproven requests. `phase` is set on all pods whose readiness waits for the proof.
+ * `changing`: ids of slots whose settings change.
  */
 export function labelPatches(
   proxies: readonly ProxyFacts[],
   { spec, provider, slots }: Pick<PlacedSpec, "spec" | "provider" | "slots">,
-  keys: readonly ServingLabel[] = SERVING_LABELS,
-): PodPatch[] {
-  const retiring = outOfService(proxies, spec, slots);
-  const selected = servingLabels(provider.shape);
-  const wanted = (key: ServingLabel, { slot, status, pod }: ProxyFacts): string | null => {
-    const value = selected[key];
-    if (value === undefined) return null;
-    if (key === LABEL.phase) return retiring.has(slot) ? "Retiring" : value;
-    const open = status === undefined ? pod.metadata.labels?.[key] === value : isOpen(status, spec);
-    return open && !retiring.has(slot) ? value : null;
+  serving: Serving,
+  changing: ReadonlySet<string>,
+): LabelPatches {
+  const selected = { ...serving.selector, ...servingLabels(provider.shape) };
+  const retiring = new Set(slots.flatMap(({ id, retiring }) => (retiring ? [id] : [])));
+  const known = new Set([SHARED, ...slots.map(({ id }) => id)]);
+  const state = retirement(serving, lastingSlots(slots), changing);
+  // Retiring slots, and slots that the spec no longer has, which may have been retiring.
+  const staysOut = (proxy: ProxyFacts) =>
+    retiring.has(proxy.slot) ? state === "keep" : !known.has(proxy.slot) && state !== "in" && !isIn(proxy);
+  const isIn = (proxy: ProxyFacts) => serving.inService.includes(proxy);
+
+  const wanted = (key: ServingLabel, proxy: ProxyFacts): string | null => {
+    const { pod, slot, status } = proxy;
+    const current = pod.metadata.labels?.[key] ?? null;
+    if (selected[key] === undefined) return null;
+    const answers = status === undefined ? current === SERVING_VALUES[key] : isOpen(status, spec);
+    const proven = key === LABEL.phase && provesByReadiness(proxy);
+    if (retiring.has(slot) && state === "out") return key === LABEL.phase ? RETIRING_PHASE : null;
+    if (staysOut(proxy) && current !== SERVING_VALUES[key]) return current;
+    return proven || answers ? SERVING_VALUES[key] : null;
   };
-  return proxies.flatMap((proxy): PodPatch[] => {
-    const changed = keys
-      .map((key) => [key, wanted(key, proxy)] as const)
-      .filter(([key, value]) => (proxy.pod.metadata.labels?.[key] ?? null) !== value);
-    return proxy.terminating || changed.length === 0 ? [] : [{ pod: proxy.pod, labels: Object.fromEntries(changed) }];
-  });
+
+  const patches: LabelPatches = { correct: [], retire: [], clean: [] };
+  for (const proxy of proxies) {
+    if (proxy.terminating) continue;
+    const labels: Record<keyof LabelPatches, Record<string, string | null>> = { correct: {}, retire: {}, clean: {} };
+    for (const key of SERVING_LABELS) {
+      const value = wanted(key, proxy);
+      if ((proxy.pod.metadata.labels?.[key] ?? null) === value) continue;
+      const takes = retiring.has(proxy.slot) && state === "out" && isIn(proxy);
+      const kind = selected[key] === undefined ? "clean" : takes ? "retire" : "correct";
+      labels[kind][key] = value;
+    }
+    for (const kind of ["correct", "retire", "clean"] as const) {
+      if (Object.keys(labels[kind]).length > 0) patches[kind].push({ pod: proxy.pod, labels: labels[kind] });
+    }
+  }
+  return patches;
 }

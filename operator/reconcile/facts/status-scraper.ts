@@ -1,6 +1,6 @@
 import { Agent, request } from "node:http";
 import type { Pod } from "../../api/objects.ts";
-import { type ProxyStatus, readProxyStatus } from "../../fleet/proxy-status.ts";
+import { adminPort, type ProxyStatus, readProxyStatus } from "../../fleet/proxy-status.ts";
 import { keyOf } from "../../kube/resource.ts";
 
 /** Proxies that are polled at once. */
@@ -80,9 +80,6 @@ interface ScraperOptions {
 
 const isRunning = (pod: Pod) =>
   pod.status?.phase === "Running" && pod.status.podIP !== undefined && pod.metadata.deletionTimestamp === undefined;
-
-const adminPort = (pod: Pod): number | undefined =>
-  pod.spec?.containers?.flatMap(({ ports }) => ports ?? []).find(({ name }) => name === "admin")?.containerPort;
 
 /** Polls `/status` of every proxy, so that conditions report what the proxies run, not what was applied. */
 export class StatusScraper {

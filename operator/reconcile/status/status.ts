@@ -23,6 +23,7 @@ import { isOpen, type ProxyFacts, type ProxyStatus } from "../../fleet/proxy-sta
 import type { Slot } from "../../fleet/slots.ts";
 import { isOnNode } from "../../providers/provider.ts";
 import type { Effective, Plan } from "../decision/decide.ts";
+import { unitName } from "../decision/units.ts";
 import type { Facts } from "../facts/facts.ts";
 import { judgeNetworkPolicies } from "../network/network-policies.ts";
 import { shortageOf, whyUnassigned } from "../placement/explain-unplaced.ts";
@@ -83,15 +84,18 @@ function programmed(facts: Facts, { plan, applied }: StatusInput): Finding {
   const placed = effective.provider.shape.kind === "Slots" && effective.slots.every(served);
   const shortage = placed ? undefined : shortageOf(facts.nodes, effective);
   if (shortage !== undefined) return no(REASON.notEnoughNodes, shortage);
-  const { waiting = [], formerProxies = [] } = desired ?? {};
-  if (waiting.length > 0) {
-    const rest = counted(waiting.length, "proxy still waits", "proxies still wait");
-    return no(REASON.progressing, `the operator updates one proxy at a time; ${rest}`);
-  }
-  if (formerProxies.length > 0) {
+  const { round, formerProxies = [] } = desired ?? {};
+  const [first] = round?.waiting ?? [];
+  const reasons: string[] = [];
+  if (first !== undefined) {
+    const rest = counted(round!.waiting.length, "proxy still waits", "proxies still wait");
+    reasons.push(`the operator updates one proxy at a time; ${rest}`, `${unitName(first.unit)}: ${first.why}`);
+  } else if (formerProxies.length > 0) {
     const old = counted(formerProxies.length, "old proxy", "old proxies");
-    return no(REASON.progressing, `waiting for ${old} to end: ${podNames(formerProxies)}`);
+    reasons.push(`waiting for ${old} to end: ${podNames(formerProxies)}`);
   }
+  if (round?.held !== undefined) reasons.push(round.held);
+  if (reasons.length > 0) return no(REASON.progressing, reasons.join("; "));
   return yes(REASON.programmed, "all objects of the policy are applied");
 }
 

@@ -1,10 +1,8 @@
 import { RESOURCE } from "../../api/kinds.ts";
 import { ANNOTATION, FIELD_MANAGER } from "../../api/names.ts";
 import { ApiError, type Client } from "../../kube/client.ts";
-import { servingLabels } from "../../providers/provider.ts";
-import type { Effective } from "../decision/decide.ts";
 import { lagging } from "../decision/desire.ts";
-import { labelPatches, type PodPatch, SERVING_LABELS } from "../decision/pod-labels.ts";
+import type { PodPatch } from "../decision/pod-labels.ts";
 import type { Facts } from "../facts/facts.ts";
 import type { StatusScraper } from "../facts/status-scraper.ts";
 
@@ -36,19 +34,14 @@ export class PodPatcher {
     this.#options = options;
   }
 
-  /**
-   * Patches serving labels. The client Service must never select by a label that no serving pod has. So labels are
-   * added `before` the Service is applied, and removed `after`.
-   */
-  async label(facts: Facts, effective: Effective, when: "before" | "after"): Promise<void> {
-    const selected = servingLabels(effective.provider.shape);
-    const keys = SERVING_LABELS.filter((key) => (selected[key] !== undefined) === (when === "before"));
-    for (const patch of labelPatches(facts.proxies, effective, keys)) await this.#patch(patch);
+  /** Patches pods in order. @throws ApiError */
+  async patch(patches: readonly PodPatch[]): Promise<void> {
+    for (const patch of patches) await this.#patch(patch);
   }
 
   /** Makes kubelets update the volumes of pods that run an old document. */
   async refresh(facts: Facts, hash: string): Promise<void> {
-    for (const patch of this.#due(facts, hash)) await this.#patch(patch);
+    await this.patch(this.#due(facts, hash));
   }
 
   /** Time until the next refresh of a policy's pods; undefined if none runs an old document. */

@@ -1,0 +1,98 @@
+import { ANNOTATION, childName, FIELD_MANAGER } from "../../api/names.ts";
+import { SHARED, type Slot } from "../../fleet/slots.ts";
+import type { KubeObject } from "../../kube/resource.ts";
+import { type FleetShape, isOnNode, servingLabels } from "../../providers/provider.ts";
+import type { Facts } from "../facts/facts.ts";
+import { replicasOwnedByOthers, stamp } from "../objects/compare.ts";
+import { type ProxyPods, proxyDeployment } from "../objects/deployment.ts";
+import { selectorOf } from "../placement/nodes.ts";
+import { affinityOf } from "../placement/placement.ts";
+import { type ResolvedSpec, wantedSlots } from "./resolved-spec.ts";
+
+/** Settings of proxy pods from the configuration of the operator. */
+export interface FleetOptions {
+  image: string;
+  imagePullPolicy: ProxyPods["imagePullPolicy"];
+  /** Namespaces whose pods reach the admin ports of proxies; undefined: no restriction. */
+  adminFrom: readonly string[] | undefined;
+}
+
+/** Proxies that change together: a slot, or the one Deployment of a fleet without slots. */
+export interface Unit {
+  /** Undefined: the fleet has no slots. */
+  slot: Slot | undefined;
+  /** Value of the slot label of its pods. */
+  label: string;
+  /** Name of its Deployment. */
+  name: string;
+  /** Stamped objects: the Deployment, then the others of the slot. */
+  objects: KubeObject[];
+  /** Whether it exists with other settings. */
+  changes: boolean;
+}
+
+/** Name of a unit in messages. */
+export const unitName = ({ slot, name }: Pick<Unit, "slot" | "name">): string =>
+  slot === undefined ? name : `slot ${slot.id} (${slot.address})`;
+
+const DEFAULT_REPLICAS = 2;
+
+/** Readiness and labels of pods by the shape of their fleet. */
+function readinessOf(shape: FleetShape): Pick<ProxyPods, "readiness" | "labels"> {
+  switch (shape.kind) {
+    case "Deployment":
+      return { readiness: "verified", labels: servingLabels(shape) };
+    case "Slots":
+      switch (shape.address) {
+        case "on-node":
+          return { readiness: "verified", labels: servingLabels(shape) };
+        case "follows-ready-pod":
+          // The label follows the proof, so it is set later.
+          return { readiness: "policy", labels: {} };
+      }
+  }
+}
+
+/** Deployment of a slot, or the one Deployment of a fleet without slots. */
+function deploymentOf(
+  facts: Facts,
+  { spec, provider, placements }: ResolvedSpec,
+  slot: Slot | undefined,
+  { image, imagePullPolicy }: FleetOptions,
+): KubeObject {
+  const { policy, children } = facts;
+  const { shape } = provider;
+  const shared = {
+    ...{ image, imagePullPolicy, ...readinessOf(shape) },
+    annotations: provider.podAnnotations(spec),
+    nodeSelector: selectorOf(spec).labels,
+    eager: isOnNode(shape),
+  };
+  if (slot !== undefined) {
+    const name = childName.slot(policy.metadata.name, slot.id);
+    const placement = placements.get(slot.id);
+    const nodeAffinity = placement === undefined ? undefined : affinityOf(facts, spec, placement, name);
+    return proxyDeployment(policy, spec, { ...shared, slot, replicas: 1, nodeAffinity });
+  }
+  const actual = children.deployments.get(childName.fleet(policy.metadata.name));
+  const foreign = actual !== undefined && replicasOwnedByOthers(actual, FIELD_MANAGER);
+  const replicas = spec.proxy?.replicas ?? DEFAULT_REPLICAS;
+  return proxyDeployment(policy, spec, { ...shared, ...(foreign ? {} : { replicas }), nodeAffinity: undefined });
+}
+
+const stampOf = ({ metadata }: KubeObject) => metadata.annotations?.[ANNOTATION.applied];
+
+/** Pure: the desired proxies of an accepted spec, in the order of the spec. */
+export function unitsOf(facts: Facts, resolved: ResolvedSpec, options: FleetOptions): Unit[] {
+  const { policy, children } = facts;
+  return wantedSlots(resolved).map((slot): Unit => {
+    const deployment = stamp(deploymentOf(facts, resolved, slot, options));
+    const { name } = deployment.metadata;
+    const others = slot === undefined ? [] : resolved.provider.slotObjects(policy, resolved.spec, slot).map(stamp);
+    const changes = [
+      [children.deployments.get(name), deployment] as const,
+      ...others.map((object) => [children.services.get(object.metadata.name), object] as const),
+    ].some(([actual, object]) => actual !== undefined && stampOf(actual) !== stampOf(object));
+    return { slot, label: slot?.id ?? SHARED, name, objects: [deployment, ...others], changes };
+  });
+}
