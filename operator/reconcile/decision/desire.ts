@@ -8,7 +8,7 @@ import { type FleetShape, isOnNode, servingLabels } from "../../providers/provid
 import type { Facts } from "../facts/facts.ts";
 import { type NetworkPolicies, networkPolicies } from "../network/network-policies.ts";
 import { replicasOwnedByOthers, stamp } from "../objects/compare.ts";
-import { type Accepted, documentConfigMap, publishedConfigMap } from "../objects/configmap.ts";
+import { type Accepted, documentConfigMap, type PublishedIPs, publishedConfigMap } from "../objects/configmap.ts";
 import { type ProxyPods, proxyDeployment } from "../objects/deployment.ts";
 import { fleetBudget } from "../objects/pdb.ts";
 import { clientService } from "../objects/service.ts";
@@ -33,6 +33,8 @@ export interface FleetOptions {
 export interface Desired {
   /** Stamped objects in the order in which they are applied: addresses are published before they are used. */
   objects: KubeObject[];
+  /** The list that these objects publish. It is recorded before they are applied. */
+  published: PublishedIPs;
   /** Objects of the policy to delete. */
   removals: KubeObject[];
   /** Names of the slot Deployments that change after others. */
@@ -105,14 +107,19 @@ function waitingSlots(facts: Facts, deployments: readonly KubeObject[], { spec, 
   return new Set(all ? changing.slice(1) : changing);
 }
 
-/** ConfigMap of the published list, which also has the addresses that proxies still send from. */
-function publishedOf(facts: Facts, { spec, slots, published }: ResolvedSpec, hash: string, { former }: Handover) {
+/** The published list, which also has the addresses that proxies still send from. */
+function publishedOf(
+  facts: Facts,
+  { spec, slots, published }: ResolvedSpec,
+  hash: string,
+  { former }: Handover,
+): PublishedIPs {
   const used = new Set(slots.map(({ address }) => address));
   const leaving = [
     ...former.addresses.map(({ address }) => address).filter((address) => !used.has(address)),
     ...stillUsed(spec, published, facts.proxies, hash),
   ].sort();
-  return publishedConfigMap(facts.policy, publish(spec, leaving, published, new Date(facts.now).toISOString()));
+  return publish(spec, leaving, published, new Date(facts.now).toISOString());
 }
 
 /** Pure: the objects of an accepted spec. */
@@ -129,9 +136,10 @@ export function desire(
   const slots = wantedSlots(resolved);
   const deployments = slots.map((slot) => stamp(deploymentOf(facts, resolved, slot, options)));
   const waiting = provider.shape.kind === "Slots" ? waitingSlots(facts, deployments, resolved) : new Set<string>();
+  const published = publishedOf(facts, resolved, accepted.hash, handover);
   const objects = [
     ...[
-      publishedOf(facts, resolved, accepted.hash, handover),
+      publishedConfigMap(policy, published),
       documentConfigMap(policy, accepted),
       proxyAccount(policy),
       clientService(policy, spec, provider.shape),
@@ -144,6 +152,7 @@ export function desire(
   ];
   return {
     objects: objects.filter(({ kind, metadata }) => kind !== "Deployment" || !waiting.has(metadata.name)),
+    published,
     removals: [...obsolete(facts, objects, guards, handover), ...handover.remove],
     waiting: [...waiting],
     formerProxies: handover.running,
