@@ -300,47 +300,49 @@ async function eventsOf(policy: string, reason: string): Promise<Event[]> {
   return items.filter((event) => event.involvedObject.name === policy && event.reason === reason);
 }
 
-for (const [reason, spec, path, written] of [
+for (const [reason, name, spec, pathOf, written] of [
   [
     "AddressAddedWithoutNotice",
+    "added",
     addresses(A, C),
-    listOf("killed"),
+    listOf,
     (found?: ConfigMap) => found?.data?.["ips.txt"]?.includes(C) ?? false,
   ],
   [
     "Invalid",
+    "refused",
     REJECTED,
-    policyPath(NS, "killed"),
+    (policy: string) => policyPath(NS, policy),
     (found?: object) => JSON.stringify((found as EgressPolicy | undefined)?.status).includes('"Invalid"'),
   ],
 ] as const) {
   test(`a crash does not lose the event ${reason}`, { skip }, async () => {
-    await applyPolicy(plane, NS, "killed", addresses(A));
-    await untilCondition(plane, NS, "killed", "Accepted", "True");
-    await untilPublished("killed", [A]);
+    await applyPolicy(plane, NS, name, addresses(A));
+    await untilCondition(plane, NS, name, "Accepted", "True");
+    await untilPublished(name, [A]);
     await operator.stop();
     const way = await startFaultProxy(plane);
     operator = await start({ server: way.url });
     await operator.untilLeading();
     way.refuse = (method, url) => (method === "POST" && url.includes("/events") ? "silence" : undefined);
-    await applyPolicy(plane, NS, "killed", spec);
+    await applyPolicy(plane, NS, name, spec);
     for (const began = Date.now(); way.count("POST", "/events") === 0; await sleep(20)) {
       assert.ok(Date.now() - began < 20_000, "no event was sent");
     }
     // Gives an operator that does not wait for the event the time to write the change. No restart sees it afterwards.
-    await plane.until<ConfigMap>(path, written, "written", MOMENT_MS).catch(() => undefined);
+    await plane.until<ConfigMap>(pathOf(name), written, "written", MOMENT_MS).catch(() => undefined);
     await operator.stop("SIGKILL");
     await way.close();
     await plane.delete(LEASE);
     operator = await start();
     await operator.untilLeading();
-    await plane.until<ConfigMap>(path, written, "written by the next process");
-    for (const began = Date.now(); (await eventsOf("killed", reason)).length === 0; await sleep(50)) {
+    await plane.until<ConfigMap>(pathOf(name), written, "written by the next process");
+    for (const began = Date.now(); (await eventsOf(name, reason)).length === 0; await sleep(50)) {
       assert.ok(Date.now() - began < 10_000, `no event ${reason}`);
     }
-    assert.equal((await eventsOf("killed", reason)).length, 1);
-    await plane.delete(policyPath(NS, "killed"));
-    await plane.until(documentOf("killed"), (found) => found === undefined, "the policy is deleted");
+    assert.equal((await eventsOf(name, reason)).length, 1);
+    await plane.delete(policyPath(NS, name));
+    await plane.until(documentOf(name), (found) => found === undefined, "the policy is deleted");
     await operator.stop();
     operator = await start();
     await operator.untilLeading();
