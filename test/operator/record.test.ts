@@ -5,7 +5,7 @@ import { gunzipSync, gzipSync } from "node:zlib";
 import type { EgressPolicy } from "../../operator/api/egresspolicy.ts";
 import type { ConfigMap } from "../../operator/api/objects.ts";
 import type { KubeObject } from "../../operator/kube/resource.ts";
-import { type ControlPlane, controlPlaneMissing, startControlPlane } from "../cluster/control-plane.ts";
+import { BOOT, type ControlPlane, controlPlaneMissing, startControlPlane } from "../cluster/control-plane.ts";
 import { startFaultProxy } from "../cluster/fault-proxy.ts";
 import {
   applyPolicy,
@@ -24,6 +24,8 @@ import {
  */
 
 const skip = controlPlaneMissing({ kwokNodes: 2 }) ?? false;
+/** Restarts of the operator on a busy machine. */
+const SLOW = { skip, timeout: 240_000 };
 const NS = "convoy";
 const RECORDS = "/api/v1/namespaces/outrider-system/configmaps";
 const OPERATOR = "system:serviceaccount:outrider-system:outrider-operator";
@@ -45,7 +47,7 @@ before(async () => {
   await makeNamespace(plane, NS);
   operator = await start();
   await operator.untilLeading();
-});
+}, BOOT);
 after(async () => {
   if (skip) return;
   await operator.stop("SIGKILL");
@@ -109,7 +111,7 @@ const forgeList = (policy: string) => {
   return plane.patch(listOf(policy), { data: { "ips.json": JSON.stringify(list), "ips.txt": `${FORGED}\n` } });
 };
 
-test("restores the published list with its retiring address", { skip }, async (t) => {
+test("restores the published list with its retiring address", SLOW, async (t) => {
   await withRetiring("retiring");
   await t.test("after a deletion", async () => {
     await plane.delete(listOf("retiring"));
@@ -129,7 +131,7 @@ test("restores the published list with its retiring address", { skip }, async (t
   });
 });
 
-test("keeps the last accepted spec", { skip }, async (t) => {
+test("keeps the last accepted spec", SLOW, async (t) => {
   await withRejected("rejected");
   await t.test("after a deletion of the document while the operator is down", async () => {
     await restart(() => plane.delete(documentOf("rejected")));
@@ -147,7 +149,7 @@ test("keeps the last accepted spec", { skip }, async (t) => {
   });
 });
 
-test("restores a document whose annotation names another one", { skip }, async () => {
+test("restores a document whose annotation names another one", SLOW, async () => {
   await applyPolicy(plane, NS, "hashed", { deny: [{ hosts: ["good.example"] }] });
   await untilCondition(plane, NS, "hashed", "Programmed", "True");
   const { data, metadata } = (await plane.get<ConfigMap>(documentOf("hashed")))!;
@@ -162,7 +164,7 @@ test("restores a document whose annotation names another one", { skip }, async (
   }
 });
 
-test("a record is written once, restored, and deleted with its policy", { skip }, async (t) => {
+test("a record is written once, restored, and deleted with its policy", SLOW, async (t) => {
   await withRetiring("recorded");
   const policy = await get("recorded");
   const path = recordPath(policy);
@@ -208,7 +210,7 @@ test("a record is written once, restored, and deleted with its policy", { skip }
   });
 });
 
-test("a new policy of the same name gets a record of its own", { skip }, async () => {
+test("a new policy of the same name gets a record of its own", SLOW, async () => {
   await withRetiring("again");
   const former = recordPath(await get("again"));
   await restart(async () => {
@@ -221,7 +223,7 @@ test("a new policy of the same name gets a record of its own", { skip }, async (
   assert.deepEqual((JSON.parse(record.data!["ips.json"]!) as { ipv4: string[] }).ipv4, [C]);
 });
 
-test("deletes the records of policies that were deleted while it was down", { skip }, async () => {
+test("deletes the records of policies that were deleted while it was down", SLOW, async () => {
   await applyPolicy(plane, NS, "orphan", {});
   await makeNamespace(plane, "elsewhere");
   await applyPolicy(plane, "elsewhere", "orphan", {});
@@ -242,7 +244,7 @@ test("deletes the records of policies that were deleted while it was down", { sk
   await plane.until(far, (found) => found === undefined, "the other record is deleted");
 });
 
-test("a rejected first spec leaves nothing that a forged ConfigMap replaces", { skip }, async () => {
+test("a rejected first spec leaves nothing that a forged ConfigMap replaces", SLOW, async () => {
   await applyPolicy(plane, NS, "first", REJECTED);
   const policy = await untilCondition(plane, NS, "first", "Accepted", "False", "Invalid");
   await restart(async () => {
@@ -264,7 +266,7 @@ test("a rejected first spec leaves nothing that a forged ConfigMap replaces", { 
   assert.equal(await plane.get(`/apis/apps/v1/namespaces/${NS}/deployments/first-egress`), undefined);
 });
 
-test("takes both from the ConfigMaps of a former version, once", { skip }, async () => {
+test("takes both from the ConfigMaps of a former version, once", SLOW, async () => {
   await withRetiring("former");
   await applyPolicy(plane, NS, "former", { ...addresses(A), ...REJECTED });
   const policy = await untilCondition(plane, NS, "former", "Accepted", "False", "Invalid");
@@ -316,7 +318,7 @@ for (const [reason, name, spec, pathOf, written] of [
     (found?: object) => JSON.stringify((found as EgressPolicy | undefined)?.status).includes('"Invalid"'),
   ],
 ] as const) {
-  test(`a crash does not lose the event ${reason}`, { skip }, async () => {
+  test(`a crash does not lose the event ${reason}`, SLOW, async () => {
     await applyPolicy(plane, NS, name, addresses(A));
     await untilCondition(plane, NS, name, "Accepted", "True");
     await untilPublished(name, [A]);
