@@ -21,6 +21,7 @@ import { type InForce, inForce } from "./reconcile/in-force.ts";
 import { BlockedRanges } from "./reconcile/network/blocked-ranges.ts";
 import { PolicyReconciler } from "./reconcile/reconciler.ts";
 import { Triggers } from "./reconcile/triggers.ts";
+import { PolicyRecords } from "./reconcile/writes/records.ts";
 import { readOwner } from "./webhook/certificates/owner.ts";
 import type { WebhookConfig } from "./webhook/config.ts";
 import { makeLookup } from "./webhook/lookup.ts";
@@ -71,8 +72,13 @@ export function assemble({ config, log, metrics, identity }: Shared, client: Cli
   const events = new EventRecorder({ ...shared, component: "outrider-operator", instance: identity });
   const informers = new Informers({ ...shared, namespaces: config.namespaces, resyncMs: config.resyncMs });
   const hasSynced = () => informers.hasSynced;
-  const triggers = new Triggers(() => ({ caches, hasSynced, ranges, scraper, reconciler, controller }));
-  const caches = addCaches(informers, triggers, config.discoverCIDRs);
+  const triggers = new Triggers(() => ({ caches, hasSynced, ranges, scraper, records, reconciler, controller }));
+  const recordNamespace = ownNamespace(config);
+  const caches = addCaches(informers, triggers, { discover: config.discoverCIDRs, recordNamespace });
+  const records = new PolicyRecords({
+    ...{ client, log, cache: caches.records, namespace: recordNamespace },
+    isWatched: (namespace) => config.namespaces.length === 0 || config.namespaces.includes(namespace),
+  });
   const ranges = new BlockedRanges(caches, config.blockedCIDRs);
   const scraper = new StatusScraper({
     fetch,
@@ -81,7 +87,7 @@ export function assemble({ config, log, metrics, identity }: Shared, client: Cli
     onResult: (ok) => metrics.scraped(ok),
   });
   const reconciler = new PolicyReconciler({
-    ...{ client, caches, scraper, events, log },
+    ...{ client, caches, scraper, records, events, log },
     grants: config.grants,
     blockedCIDRs: () => ranges.list,
     onClaims: () => triggers.waiting(),
@@ -106,7 +112,7 @@ export function assemble({ config, log, metrics, identity }: Shared, client: Cli
   });
   return {
     ...{ events, informers, caches, ranges, scraper, controller, triggers },
-    inForce: (policy) => inForce(caches, policy, surroundings),
+    inForce: (policy) => inForce(caches, policy, records, surroundings),
   };
 }
 

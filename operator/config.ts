@@ -57,7 +57,7 @@ export const OPERATOR_OPTIONS: readonly Option[] = [
   {
     name: "lease-namespace",
     value: "NAME",
-    help: "namespace of the Lease (default: the pod's own, else outrider-system)",
+    help: "namespace of the Lease and of the records of policies (default: the pod's own, else outrider-system)",
   },
   {
     name: "scrape",

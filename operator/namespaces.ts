@@ -13,7 +13,7 @@ function podNamespace(): string | undefined {
   }
 }
 
-/** Namespace of the Lease, and of the Secret of the webhook. */
+/** Namespace of the Lease, of the records of policies, and of the Secret of the webhook. */
 export function ownNamespace({ leaseNamespace }: OperatorConfig): string {
   return leaseNamespace ?? podNamespace() ?? DEFAULT_NAMESPACE;
 }

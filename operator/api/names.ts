@@ -73,6 +73,8 @@ export const ANNOTATION = {
   mayIgnoreProxy: `${GROUP}/may-ignore-proxy`,
   /** On the webhook configuration: with {@link BUNDLE_GIVEN}, operators do not write its caBundle. */
   caBundle: `${GROUP}/ca-bundle`,
+  /** On the record of a policy: namespace/name of the policy. */
+  recordOf: `${GROUP}/record-of`,
 } as const;
 
 /** Value of {@link ANNOTATION.caBundle} if cert-manager or the user sets caBundle. */
@@ -183,9 +185,17 @@ export const childName = {
   senders: (policy: string) => `${policy}-egress-senders`,
 } as const;
 
-/** Key of the policy document in its ConfigMap. */
+/** Name of the record of a policy, in the namespace of the operator. */
+export const recordName = (policyUid: string): string => `egresspolicy-${policyUid}`;
+
+/** Value of `app.kubernetes.io/component` on records. */
+export const RECORD = "policy-record";
+
+/** Key of the document's ConfigMap. */
 export const DOCUMENT_KEY = "policy.json";
-/** Key of the last accepted spec in the same ConfigMap, gzipped so that it fits into one ConfigMap with the document. */
+/** Key of the published list, in its ConfigMap and in the record. */
+export const PUBLISHED_KEY = "ips.json";
+/** Key of the last accepted spec in the record, gzipped so that the largest spec fits. */
 export const SPEC_KEY = "spec.json.gz";
 
 /** DNS name of a policy's client Service, which senders use as their proxy. */

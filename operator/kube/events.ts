@@ -104,9 +104,13 @@ export class EventRecorder {
     this.#written = this.#written.then(() => this.#write(record));
   }
 
-  /** Resolves when all events so far are written or lost. */
-  flush(): Promise<void> {
-    return this.#written;
+  /** Resolves when all events so far are written or lost, or after `ms`. */
+  async flush(ms?: number): Promise<void> {
+    if (ms === undefined) return this.#written;
+    const over = Promise.withResolvers<void>();
+    const cancel = this.#clock.after(ms, over.resolve);
+    await Promise.race([this.#written, over.promise]);
+    cancel();
   }
 
   /** Writes waiting events for at most `ms`, then drops the others. */

@@ -2,8 +2,7 @@ import type { Logger } from "../../proxy/cli/log.ts";
 import { counted } from "../api/conditions.ts";
 import type { EgressPolicy, EgressPolicySpec } from "../api/egresspolicy.ts";
 import { RESOURCE } from "../api/kinds.ts";
-import { ANNOTATION, childName, EVENT_REASON, FIELD_MANAGER, FINALIZER, REASON, SPEC_KEY } from "../api/names.ts";
-import type { ConfigMap } from "../api/objects.ts";
+import { ANNOTATION, EVENT_REASON, FIELD_MANAGER, FINALIZER, REASON } from "../api/names.ts";
 import { ApiError, type Client } from "../kube/client.ts";
 import type { Outcome } from "../kube/controller.ts";
 import type { EventRecorder } from "../kube/events.ts";
@@ -12,18 +11,18 @@ import type { Grants } from "../providers/grants.ts";
 import { decide, type Effective, type Plan } from "./decision/decide.ts";
 import type { Desired } from "./decision/desire.ts";
 import { exclusiveAddresses } from "./decision/ownership.ts";
-import { addedWithoutNotice, noLongerUsed, readPublished } from "./decision/published-ips.ts";
+import { addedWithoutNotice, noLongerUsed } from "./decision/published-ips.ts";
 import type { FleetOptions } from "./decision/units.ts";
 import type { Caches } from "./facts/caches.ts";
 import { Claims } from "./facts/claims.ts";
 import type { Facts } from "./facts/facts.ts";
-import { gather, isControlledBy, withWritten } from "./facts/gather.ts";
+import { configMapsOf, gather, withWritten } from "./facts/gather.ts";
 import type { StatusScraper } from "./facts/status-scraper.ts";
 import { hasInjectedPods, hasOtherProxies } from "./facts/unseen.ts";
-import { unpackSpec } from "./objects/configmap.ts";
 import { type Applied, statusOf } from "./status/status.ts";
 import { PodPatcher } from "./writes/pod-patches.ts";
-import { StatusWriter } from "./writes/status-writer.ts";
+import type { PolicyRecords } from "./writes/records.ts";
+import { EVENT_WAIT_MS, StatusWriter } from "./writes/status-writer.ts";
 import { problemOf, Writer } from "./writes/writer.ts";
 
 /** Requeue delay while a change is in progress that no watch reports. */
@@ -38,6 +37,7 @@ interface ReconcilerOptions {
   client: Client;
   caches: Caches;
   scraper: StatusScraper;
+  records: PolicyRecords;
   events: EventRecorder;
   log: Logger;
   grants: Grants;
@@ -65,12 +65,10 @@ function waitsForPods({ policy, namespaceTerminating }: Facts): boolean {
 }
 
 /** Whether a plan deletes an object, or removes an address from the published list. */
-function takesAway({ metadata }: EgressPolicy, { effective, desired }: Plan): boolean {
+function takesAway({ effective, desired }: Plan): boolean {
   if (effective === undefined || desired === undefined) return false;
   if (desired.removals.length > 0) return true;
-  const name = childName.published(metadata.name);
-  const next = readPublished(desired.objects.find((object) => object.metadata.name === name));
-  const listed = new Set([...(next?.ipv4 ?? []), ...(next?.ipv6 ?? [])]);
+  const listed = new Set(desired.published.all);
   return noLongerUsed(effective.spec, effective.published).some((address) => !listed.has(address));
 }
 
@@ -99,8 +97,6 @@ export class PolicyReconciler {
   readonly #specs = new Map<string, { generation: number | undefined; spec: EgressPolicySpec }>();
   /** Last accepted spec, by policy uid, once this process has put it in force. */
   readonly #kept = new Map<string, EgressPolicySpec>();
-  /** Unpacked specs by ConfigMap. Undefined if it cannot be read. */
-  readonly #stored = new WeakMap<ConfigMap, { spec: EgressPolicySpec | undefined }>();
   readonly #claims = new Claims();
   /** Keys of the policies that wait for an address. */
   readonly #waiting = new Set<string>();
@@ -115,7 +111,9 @@ export class PolicyReconciler {
 
   /** `key`: namespace/name. */
   async reconcile(key: string): Promise<Outcome> {
-    const stored = this.#options.caches.policies.get(key);
+    const { caches, records } = this.#options;
+    const stored = caches.policies.get(key);
+    await records.removeFormer(key, stored?.metadata.uid);
     if (stored === undefined) return { result: "success" };
     const policy = this.#interned(stored);
     const facts = this.#gather(policy);
@@ -147,35 +145,17 @@ export class PolicyReconciler {
     this.#claim(key, []);
   }
 
-  /** The last accepted spec of a policy: from memory, else as its ConfigMap stores it. */
+  /** The last accepted spec of a policy: from memory, which is ahead of the record, else from its record. */
   acceptedSpecOf(policy: EgressPolicy): EgressPolicySpec | undefined {
-    const { uid, namespace, name } = policy.metadata;
-    // Memory first, since others can write to the ConfigMap.
-    const known = this.#kept.get(uid!);
-    if (known !== undefined) return known;
-    const configMap = this.#options.caches.configMaps.get(`${namespace}/${childName.document(name)}`);
-    if (configMap === undefined || !isControlledBy(configMap, policy)) return undefined;
-    return this.#unpacked(policy, configMap);
-  }
-
-  #unpacked({ metadata: { namespace, name } }: EgressPolicy, configMap: ConfigMap): EgressPolicySpec | undefined {
-    const packed = configMap.binaryData?.[SPEC_KEY];
-    const known = this.#stored.get(configMap);
-    if (packed === undefined || known !== undefined) return known?.spec;
-    let spec: EgressPolicySpec | undefined;
-    try {
-      spec = unpackSpec(packed);
-    } catch (error) {
-      this.#options.log.warn({ namespace, name, err: error }, "cannot read the last accepted spec");
-    }
-    this.#stored.set(configMap, { spec });
-    return spec;
+    const { caches, records } = this.#options;
+    const known = this.#kept.get(policy.metadata.uid!);
+    return known ?? records.spec(policy, records.read(policy, configMapsOf(caches, policy)));
   }
 
   #gather(policy: EgressPolicy): Facts {
-    const { caches, scraper, grants } = this.#options;
+    const { caches, scraper, records, grants } = this.#options;
     return gather(caches, policy, {
-      ...{ scraper, grants, claims: this.#claims },
+      ...{ scraper, records, grants, claims: this.#claims },
       interned: (other) => this.#interned(other),
       acceptedSpecOf: (other) => this.acceptedSpecOf(other),
       blockedCIDRs: this.#options.blockedCIDRs(),
@@ -215,7 +195,7 @@ export class PolicyReconciler {
    * object that the plan deletes, or an address that it no longer publishes.
    */
   async #concernsUnseen({ policy, proxies }: Facts, plan: Plan): Promise<boolean> {
-    if (!takesAway(policy, plan)) return false;
+    if (!takesAway(plan)) return false;
     const { client, caches, log } = this.#options;
     const known = new Set(proxies.map(({ pod }) => pod.metadata.uid));
     if (!(await hasOtherProxies(client, policy, known))) return false;
@@ -245,15 +225,18 @@ export class PolicyReconciler {
   }
 
   async #pursue(facts: Facts): Promise<Outcome> {
-    const { policy } = facts;
+    const { policy, record } = facts;
+    const { caches, records, fleet } = this.#options;
     // Deleted meanwhile: its claims would never be released.
-    if (this.#options.caches.policies.get(keyOf(policy))?.metadata.uid !== policy.metadata.uid) {
-      return { result: "success" };
-    }
-    const plan = decide(facts, () => this.acceptedSpecOf(policy), this.#options.fleet);
-    this.#remember(facts.policy, plan);
+    if (caches.policies.get(keyOf(policy))?.metadata.uid !== policy.metadata.uid) return { result: "success" };
+    const plan = decide(facts, () => records.spec(policy, record), fleet);
+    this.#remember(policy, plan);
     if (await this.#concernsUnseen(facts, plan)) return { result: "requeue", afterMs: PENDING_MS };
-    const { applied, children } = await this.#carryOut(facts, plan);
+    const problem = await this.#record(facts, plan);
+    const { applied, children } =
+      problem === undefined
+        ? await this.#carryOut(facts, plan)
+        : { applied: { problem, networkPolicy: problem }, children: facts.children };
     // After a start, proxies are polled before the first status, which would otherwise be wrong for a moment.
     if (facts.proxies.some(({ polled }) => !polled)) return { result: "requeue", afterMs: UNPOLLED_MS };
     const { clusterDomain } = this.#options;
@@ -273,12 +256,30 @@ export class PolicyReconciler {
     this.#claim(key, exclusiveAddresses(effective.spec).keys());
   }
 
+  /**
+   * Writes the record before the objects that depend on it: a restart finds each address that a proxy may use. A new
+   * policy gets its record although its spec is rejected, so that its ConfigMaps are never taken for former ones.
+   */
+  async #record({ policy, record }: Facts, { accepted, effective, desired }: Plan): Promise<Applied["problem"]> {
+    const { records } = this.#options;
+    // The record makes an address known, so its event would be lost by a crash between the two.
+    if (effective !== undefined) await this.#warnAddresses(policy, effective);
+    try {
+      await records.write(policy, {
+        spec: accepted?.spec ?? record.spec,
+        published: desired?.published.json ?? record.published,
+      });
+      return undefined;
+    } catch (error) {
+      return problemOf(error);
+    }
+  }
+
   /** Applies a plan, and patches pods before and after. */
   async #carryOut(facts: Facts, { effective, desired }: Plan): Promise<{ applied: Applied } & Pick<Facts, "children">> {
     if (effective === undefined || desired === undefined) {
       return { applied: { problem: undefined, networkPolicy: undefined }, children: facts.children };
     }
-    this.#warnAddresses(facts.policy, effective);
     const { labels } = desired.round;
     await this.#pods.patch(labels.correct);
     const written: KubeObject[] = [];
@@ -320,12 +321,14 @@ export class PolicyReconciler {
     return { problem, networkPolicy };
   }
 
-  #warnAddresses(policy: EgressPolicy, { spec, published }: Effective): void {
+  async #warnAddresses(policy: EgressPolicy, { spec, published }: Effective): Promise<void> {
     const added = addedWithoutNotice(spec, published);
     if (added.length === 0) return;
     const ips = counted(added.length, "static IP is", "static IPs are");
     const message = `${ips} in use without a Pending phase before: ${added.join(", ")}; receivers had no notice`;
-    this.#options.events.event(policy, "Warning", EVENT_REASON.addedWithoutNotice, message);
+    const { events } = this.#options;
+    events.event(policy, "Warning", EVENT_REASON.addedWithoutNotice, message);
+    await events.flush(EVENT_WAIT_MS);
   }
 
   #outcome({ policy, now }: Facts, { effective, desired }: Plan, { problem }: Applied): Outcome {

@@ -326,12 +326,14 @@ test("helm uninstall keeps only the CRD, policies and fleets", {
   const left = without(await inventory(plane), before0);
   const service = await plane.get<{ spec: { clusterIP: string } }>(`/api/v1/namespaces/${NS}/services/webhooks-egress`);
   const fleetKinds =
-    /^(ConfigMap|Deployment|Endpoints|EndpointSlice|EgressPolicy|NetworkPolicy|Pod|PodDisruptionBudget|ReplicaSet|Service|ServiceAccount) convoy\/webhooks/;
+    /^(ConfigMap outrider-system\/egresspolicy-|(ConfigMap|Deployment|Endpoints|EndpointSlice|EgressPolicy|NetworkPolicy|Pod|PodDisruptionBudget|ReplicaSet|Service|ServiceAccount) convoy\/webhooks)/;
   assert.deepEqual(
     left.filter((key) => !fleetKinds.test(key) && key !== `IPAddress ${service!.spec.clusterIP}`),
     // The API server makes an APIService of each group that a CRD has.
     ["APIService v1alpha1.egress.outrider.dev", "CustomResourceDefinition egresspolicies.egress.outrider.dev"],
   );
+  const { uid } = (await plane.get<Meta>(policyPath(NS, "webhooks")))!.metadata;
+  assert.ok(left.includes(`ConfigMap ${SYSTEM}/egresspolicy-${uid}`), "its record is kept, for the next installation");
   assert.ok(left.includes("EgressPolicy convoy/webhooks"));
   assert.deepEqual(proxyIds(), proxies);
   assert.equal(await readyProxies(), 2);
@@ -404,7 +406,11 @@ test("an operator of one team needs rights in its namespaces only", {
     const as = `--as=system:serviceaccount:${SYSTEM}:team-egress-operator`;
     return (await plane.kubectl(["auth", "can-i", verb, "configmaps", "-n", namespace, as])).stdout.trim();
   };
-  assert.deepEqual([await may("create", "svix"), await may("list", SYSTEM)], ["yes", "no"]);
+  assert.deepEqual(
+    [await may("create", "svix"), await may("list", SYSTEM), await may("list", "default")],
+    // Its own namespace has the records of policies.
+    ["yes", "yes", "no"],
+  );
   await startOperator("team-egress-operator");
   await applyPolicy(plane, "svix", "webhooks", { preset: "Svix" });
   await untilCondition(plane, "svix", "webhooks", "Ready", "True");

@@ -1,7 +1,5 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { childName } from "../../operator/api/names.ts";
-import type { ConfigMap } from "../../operator/api/objects.ts";
 import { decide } from "../../operator/reconcile/decision/decide.ts";
 import type { Facts } from "../../operator/reconcile/facts/facts.ts";
 import { statusOf } from "../../operator/reconcile/status/status.ts";
@@ -41,22 +39,4 @@ test("reads the addresses of each node as often for 64 slots as for 2", () => {
   assert.equal(many, few);
   // The placements, and the network of the senders' NetworkPolicy.
   assert.ok(few <= 2 * 100, `${few} reads of 100 nodes`);
-});
-
-test("parses the published list once", () => {
-  const facts = manySlots(64, 64);
-  const name = childName.published(facts.policy.metadata.name);
-  const list = JSON.stringify({ ipv4: ["203.0.113.0"], ipv6: [], pending: [], retiring: [] });
-  let reads = 0;
-  const configMap: ConfigMap = {
-    apiVersion: "v1",
-    kind: "ConfigMap",
-    metadata: { name },
-    get data() {
-      reads++;
-      return { "ips.json": list };
-    },
-  };
-  reconcile({ ...facts, children: { ...facts.children, configMaps: new Map([[name, configMap]]) } });
-  assert.equal(reads, 1);
 });

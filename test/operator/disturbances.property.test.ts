@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { EgressPolicySpec } from "../../operator/api/egresspolicy.ts";
 import { childName, LABEL } from "../../operator/api/names.ts";
-import type { ConfigMap, Deployment, Service } from "../../operator/api/objects.ts";
+import type { Deployment, Service } from "../../operator/api/objects.ts";
 import { isOpen, type ProxyFacts } from "../../operator/fleet/proxy-status.ts";
 import { matches } from "../../operator/reconcile/objects/service.ts";
 import { randomFrom } from "./random.ts";
@@ -72,7 +72,7 @@ function written(world: World, spec: EgressPolicySpec): World {
     ...world,
     deployments: new Map(world.deployments),
     services: new Map(world.services),
-    configMaps: new Map(world.configMaps),
+    published: desired!.published.json,
   };
   const { correct, retire, clean } = desired!.round.labels;
   for (const { pod, labels } of [...correct, ...retire, ...clean]) {
@@ -86,7 +86,6 @@ function written(world: World, spec: EgressPolicySpec): World {
   const without = (name: string) => next.proxies.filter(({ pod }) => pod.metadata.name !== `${name}-1`);
   for (const object of desired!.objects) {
     const { name } = object.metadata;
-    if (object.kind === "ConfigMap") next.configMaps.set(name, object as ConfigMap);
     if (object.kind === "Service") next.services.set(name, object as Service);
     if (object.kind !== "Deployment" || stampOf(world.deployments.get(name)) === stampOf(object)) continue;
     next.deployments.set(name, rolledOut(object as Deployment));

@@ -1,5 +1,4 @@
 import { createHash } from "node:crypto";
-import { gunzipSync } from "node:zlib";
 import { KubeConfig } from "@kubernetes/client-node";
 import { RESOURCE } from "../../operator/api/kinds.ts";
 import { ANNOTATION } from "../../operator/api/names.ts";
@@ -12,7 +11,7 @@ import type { ControlPlane } from "../cluster/control-plane.ts";
 const WATCH_SECONDS = 1800;
 
 /** Fault of the ConfigMap of a document; undefined if it is whole. */
-function wrong({ metadata, data, binaryData }: ConfigMap): string | undefined {
+function wrong({ metadata, data }: ConfigMap): string | undefined {
   const document = data?.["policy.json"];
   if (document === undefined) return "policy.json is missing";
   const hash = `sha256:${createHash("sha256").update(document).digest("hex")}`;
@@ -20,7 +19,6 @@ function wrong({ metadata, data, binaryData }: ConfigMap): string | undefined {
   if (said !== hash) return `the annotation says ${said}, policy.json has ${hash}`;
   try {
     readDocument(JSON.parse(document));
-    JSON.parse(gunzipSync(Buffer.from(binaryData?.["spec.json.gz"] ?? "", "base64")).toString("utf8"));
   } catch (error) {
     return String(error);
   }

@@ -21,7 +21,8 @@ function terminates(creationTimestamp: string): boolean {
   const metadata = { name: "webhooks", namespace: "convoy", uid: "1", creationTimestamp };
   const scraper = new StatusScraper({ fetch: () => Promise.reject(new Error()), intervalMs: 1, onChange: () => {} });
   const memory = { claims: new Claims(), interned: (policy: EgressPolicy) => policy, acceptedSpecOf: () => undefined };
-  const around = { scraper, grants: [], ...memory, blockedCIDRs: [], now: 0 };
+  const records = { read: () => ({ spec: undefined, published: undefined }) };
+  const around = { scraper, records, grants: [], ...memory, blockedCIDRs: [], now: 0 };
   return gather(caches, { metadata, spec: {} } as unknown as EgressPolicy, around).namespaceTerminating;
 }
 

@@ -16,6 +16,7 @@ import { documentOf } from "../../operator/reconcile/decision/document.ts";
 import { resolveSpec } from "../../operator/reconcile/decision/resolved-spec.ts";
 import { unitsOf } from "../../operator/reconcile/decision/units.ts";
 import type { Facts, Holder } from "../../operator/reconcile/facts/facts.ts";
+import type { PublishedList } from "../../operator/reconcile/objects/configmap.ts";
 import { type Applied, statusOf } from "../../operator/reconcile/status/status.ts";
 import { withDefaults } from "../harness/defaults.ts";
 
@@ -50,7 +51,7 @@ interface Input {
     changed?: boolean;
   }[];
   /** The published list of before. */
-  published?: object;
+  published?: PublishedList;
   /** `status.hash: wanted` is replaced by the hash of the document. */
   proxies?: {
     name: string;
@@ -109,12 +110,6 @@ function factsOf(input: Input): Facts {
       ...(entry.status === undefined ? {} : { status: entry.status }),
     };
   });
-  const configMaps = new Map<string, ConfigMap>();
-  if (input.published !== undefined) {
-    const published = { name: childName.published(name) };
-    const data = { "ips.json": JSON.stringify(input.published) };
-    configMaps.set(published.name, { apiVersion: "v1", kind: "ConfigMap", metadata: published, data });
-  }
   const proxies = (input.proxies ?? []).map((entry): ProxyFacts => {
     const pod: Pod = {
       apiVersion: "v1",
@@ -152,6 +147,7 @@ function factsOf(input: Input): Facts {
   return {
     now: NOW,
     policy,
+    record: { spec: undefined, published: input.published },
     namespaceTerminating: false,
     others: () => input.others ?? [],
     holdersOf: (address) => (input.holders?.[address] === undefined ? [] : [input.holders[address]]),
@@ -159,7 +155,7 @@ function factsOf(input: Input): Facts {
     grants: parseGrants(JSON.stringify({ grants: input.grants ?? [] })),
     blockedCIDRs,
     children: {
-      configMaps,
+      configMaps: new Map(),
       services: new Map(),
       deployments: new Map(deployments.map((one) => [one.metadata.name, one])),
       others: [],
@@ -228,9 +224,9 @@ function readInput(file: string): Input {
   };
 }
 
-/** Without what repeats the document: bytes that a person cannot read, and the stamp over them. */
+/** Without what repeats the document. */
 function readable(object: object): object {
-  const { binaryData: _, ...rest } = structuredClone(object) as ConfigMap;
+  const rest = structuredClone(object) as ConfigMap;
   if (rest.data?.[DOCUMENT_KEY] !== undefined) rest.data[DOCUMENT_KEY] = "(the document above)";
   return rest;
 }

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { EgressPolicy } from "../../operator/api/egresspolicy.ts";
 import { ANNOTATION, childName, LABEL } from "../../operator/api/names.ts";
-import type { ConfigMap, Deployment, Pod } from "../../operator/api/objects.ts";
+import type { Deployment, Pod } from "../../operator/api/objects.ts";
 import type { ProxyFacts } from "../../operator/fleet/proxy-status.ts";
 import { SHARED, slotId } from "../../operator/fleet/slots.ts";
 import { parseGrants } from "../../operator/providers/grants.ts";
@@ -17,6 +17,7 @@ import { Claims } from "../../operator/reconcile/facts/claims.ts";
 import type { Facts } from "../../operator/reconcile/facts/facts.ts";
 import { gather } from "../../operator/reconcile/facts/gather.ts";
 import { StatusScraper } from "../../operator/reconcile/facts/status-scraper.ts";
+import type { PublishedList } from "../../operator/reconcile/objects/configmap.ts";
 import { withDefaults } from "../harness/defaults.ts";
 
 /** Deployments that are kept during a migration, and the addresses that verify proxies meanwhile. */
@@ -60,28 +61,24 @@ const proxy = (
   polled: true,
 });
 
-const list = (ipv4: string[], ipv6: string[] = []) => JSON.stringify({ ipv4, ipv6, pending: [], retiring: [] });
+const list = (ipv4: string[], ipv6: string[] = []): PublishedList => ({
+  ...{ ipv4, ipv6, cidrs: [], pending: [], retiring: [] },
+  updatedAt: "",
+});
 
 /** The addresses of the document, by phase, and the Deployments that go and stay. */
-function exchange(spec: object, deployments: Deployment[], proxies: ProxyFacts[], published: string) {
+function exchange(spec: object, deployments: Deployment[], proxies: ProxyFacts[], published: PublishedList) {
   const policy = {
     apiVersion: "egress.outrider.dev/v1alpha1",
     kind: "EgressPolicy",
     metadata: { name: "webhooks", namespace: "convoy", uid: "1" },
     spec: withDefaults(spec),
   } as EgressPolicy;
-  const name = childName.published("webhooks");
-  const configMap: ConfigMap = {
-    apiVersion: "v1",
-    kind: "ConfigMap",
-    metadata: { name },
-    data: { "ips.json": published },
-  };
   const facts = {
     policy,
+    record: { spec: undefined, published },
     now: 0,
     children: {
-      configMaps: new Map([[name, configMap]]),
       services: new Map(),
       deployments: new Map(deployments.map((one) => [one.metadata.name, one])),
     },
@@ -116,9 +113,8 @@ test("an old shared fleet is verified by the addresses of its Deployment", () =>
     list([OLD, NEW]),
     list([OLD, OLD, "192.0.2.66"], ["2001:db8::1", "2001:DB8::1"]),
     list([]),
-    "forged",
   ]) {
-    assert.deepEqual(exchange(slots, [shared], [proxy(SHARED)], published), expected, published);
+    assert.deepEqual(exchange(slots, [shared], [proxy(SHARED)], published), expected);
   }
 });
 
@@ -186,6 +182,7 @@ test("pods that have ended, such as evicted ones, do not count", () => {
   const policy = { metadata: { name: "webhooks", namespace: "convoy", uid: "1" }, spec: {} } as unknown as EgressPolicy;
   const around = {
     ...{ scraper, grants: parseGrants('{"grants":[]}'), blockedCIDRs: [], now: 0 },
+    records: { read: () => ({ spec: undefined, published: undefined }) },
     claims: new Claims(),
     interned: (one: EgressPolicy) => one,
     acceptedSpecOf: () => undefined,

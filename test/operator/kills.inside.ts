@@ -6,7 +6,7 @@ import { after, before, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { gunzipSync } from "node:zlib";
 import type { EgressPolicy } from "../../operator/api/egresspolicy.ts";
-import { ANNOTATION, childName } from "../../operator/api/names.ts";
+import { ANNOTATION, childName, recordName } from "../../operator/api/names.ts";
 import type { ConfigMap } from "../../operator/api/objects.ts";
 import { slotId } from "../../operator/fleet/slots.ts";
 import type { KubeObject } from "../../operator/kube/resource.ts";
@@ -35,6 +35,7 @@ const seed = Number(process.env.SEED ?? Date.now() & 0x7fffffff);
 const random = randomFrom(seed);
 const KILLS = 20;
 const NS = "chaos";
+const RECORDS = "/api/v1/namespaces/outrider-system/configmaps";
 const NAMES: readonly string[] = ["alpha", "bravo", "carol", "delta"];
 /** An operator that has written all it wants to is killed after so long. */
 const IDLE_MS = 1000;
@@ -219,8 +220,15 @@ async function differences(): Promise<string[]> {
       problems.push(`${name}: no document`);
       continue;
     }
-    const packed = Buffer.from(found.binaryData!["spec.json.gz"]!, "base64");
+    const record = await plane.get<ConfigMap>(`${RECORDS}/${recordName(uid!)}`);
+    if (record?.binaryData === undefined) {
+      problems.push(`${name}: no record`);
+      continue;
+    }
+    const packed = Buffer.from(record.binaryData["spec.json.gz"]!, "base64");
     const kept = JSON.parse(gunzipSync(packed).toString("utf8")) as Spec;
+    const published = await plane.get<ConfigMap>(`/api/v1/namespaces/${NS}/configmaps/${childName.published(name)}`);
+    if (published?.data?.["ips.json"] !== record.data?.["ips.json"]) problems.push(`${name}: publishes another list`);
     children.push(...childrenOf(name, kept));
     const host = (of: Spec) => of.deny[0]!.hosts[0];
     const allowed = invalid ? valid.map(host) : [host(spec)];
@@ -229,6 +237,10 @@ async function differences(): Promise<string[]> {
     if (policy.status?.summary?.policyHash !== found.metadata.annotations![ANNOTATION.hash])
       problems.push(`${name}: the status names another document`);
   }
+  const records = (await list(RECORDS))
+    .map(({ metadata }) => metadata.name)
+    .filter((one) => one.startsWith(recordName("")));
+  if (records.length !== policies.length) problems.push(`records: ${records}`);
   const existing = await existingObjects();
   const extra = existing.filter((child) => !children.includes(child));
   const missing = children.filter((child) => !existing.includes(child));

@@ -34,6 +34,7 @@ export function manySlots(slots: number, nodes: number): Facts {
   return {
     now: 0,
     policy: policyOf(slots),
+    record: { spec: undefined, published: undefined },
     namespaceTerminating: false,
     others: () => [],
     holdersOf: () => [],

@@ -313,13 +313,13 @@ test("migrates between providers without an outage", async () => {
   );
 });
 
-test("a forged ConfigMap does not replace a grant", async () => {
+test("a recorded spec does not replace a grant", async () => {
   await applyPolicy(plane, "default", "forger", {});
-  await untilCondition(plane, "default", "forger", "Programmed", "True");
+  const { metadata } = await untilCondition(plane, "default", "forger", "Programmed", "True");
   await operator.stop();
-  const forged = gzipSync(JSON.stringify(spec([3]))).toString("base64");
-  const path = "/api/v1/namespaces/default/configmaps/forger-egress-policy";
-  await plane.patch(path, { binaryData: { "spec.json.gz": forged } });
+  const recorded = gzipSync(JSON.stringify(spec([3]))).toString("base64");
+  const path = `/api/v1/namespaces/outrider-system/configmaps/egresspolicy-${metadata.uid}`;
+  await plane.patch(path, { binaryData: { "spec.json.gz": recorded } });
   await applyPolicy(plane, "default", "forger", { allow: [{ hosts: ["a.example"], ports: ["9000-8000"] }] });
   operator = await again();
   const policy = await untilCondition(plane, "default", "forger", "Programmed", "False", "NotAccepted");

@@ -1,6 +1,6 @@
 import type { EgressPolicy, EgressPolicySpec } from "../../operator/api/egresspolicy.ts";
 import { ANNOTATION, LABEL } from "../../operator/api/names.ts";
-import type { ConfigMap, Deployment, Node, Pod, Service } from "../../operator/api/objects.ts";
+import type { Deployment, Node, Pod, Service } from "../../operator/api/objects.ts";
 import { isReady } from "../../operator/api/objects.ts";
 import type { ProxyFacts, ProxyStatus } from "../../operator/fleet/proxy-status.ts";
 import { SHARED } from "../../operator/fleet/slots.ts";
@@ -8,6 +8,7 @@ import type { KubeObject } from "../../operator/kube/resource.ts";
 import { parseGrants } from "../../operator/providers/grants.ts";
 import { decide, type Plan } from "../../operator/reconcile/decision/decide.ts";
 import type { Facts } from "../../operator/reconcile/facts/facts.ts";
+import type { PublishedList } from "../../operator/reconcile/objects/configmap.ts";
 import { withDefaults } from "../harness/defaults.ts";
 
 /**
@@ -48,7 +49,8 @@ export const NODES = [node("a", A), node("b", B), node("c", C)];
 export interface World {
   deployments: Map<string, Deployment>;
   services: Map<string, Service>;
-  configMaps: Map<string, ConfigMap>;
+  /** The recorded list of published addresses. */
+  published: PublishedList | undefined;
   proxies: ProxyFacts[];
   now: number;
   /** Status of the policy. */
@@ -63,7 +65,7 @@ export function factsOf(world: World, spec: EgressPolicySpec): Facts {
     spec,
     ...(world.status === undefined ? {} : { status: world.status }),
   } as EgressPolicy;
-  const { deployments, services, configMaps, proxies, now } = world;
+  const { deployments, services, published, proxies, now } = world;
   return {
     now,
     policy,
@@ -77,7 +79,8 @@ export function factsOf(world: World, spec: EgressPolicySpec): Facts {
       }),
     ),
     blockedCIDRs: [],
-    children: { configMaps, services, deployments, others: [] },
+    record: { spec: undefined, published },
+    children: { configMaps: new Map(), services, deployments, others: [] },
     proxies,
     requesting: [],
     injected: [],
@@ -90,7 +93,7 @@ export const plan = (world: World, spec: EgressPolicySpec): Plan =>
 export const empty = (): World => ({
   deployments: new Map(),
   services: new Map(),
-  configMaps: new Map(),
+  published: undefined,
   proxies: [],
   now: NOW,
 });
@@ -157,11 +160,10 @@ export function apply(world: World, spec: EgressPolicySpec, roll: (name: string)
     ...world,
     deployments: new Map(world.deployments),
     services: new Map(world.services),
-    configMaps: new Map(world.configMaps),
+    published: desired!.published.json,
   };
   for (const object of desired!.objects) {
     const { name } = object.metadata;
-    if (object.kind === "ConfigMap") next.configMaps.set(name, object as ConfigMap);
     if (object.kind === "Service") next.services.set(name, object as Service);
     if (object.kind !== "Deployment") continue;
     const before = world.deployments.get(name);

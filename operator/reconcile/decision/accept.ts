@@ -1,12 +1,12 @@
 import { PolicyError } from "../../../proxy/policy/rules.ts";
 import type { EgressPolicy, EgressPolicySpec } from "../../api/egresspolicy.ts";
-import { childName, REASON, type Reason, SPEC_KEY } from "../../api/names.ts";
-import type { ConfigMap } from "../../api/objects.ts";
+import { REASON, type Reason } from "../../api/names.ts";
 import { canonicalAddress, slotId } from "../../fleet/slots.ts";
 import { notGranted } from "../../providers/grants.ts";
 import { PROVIDER_NAMES, providerOf } from "../../providers/index.ts";
 import type { Facts } from "../facts/facts.ts";
-import { type Accepted, configMapBytes, MAX_CONFIGMAP_BYTES } from "../objects/configmap.ts";
+import { type Accepted, MAX_CONFIGMAP_BYTES } from "../objects/configmap.ts";
+import { MAX_SPEC_BYTES } from "../objects/record.ts";
 import { documentOf } from "./document.ts";
 import { conflictOf } from "./ownership.ts";
 
@@ -38,6 +38,21 @@ function repeated(spec: EgressPolicySpec): string | undefined {
   return undefined;
 }
 
+/** Whether the document or the packed spec does not fit into its ConfigMap. */
+function tooLarge({ document, spec }: Accepted): Rejection | undefined {
+  const stored = [
+    { what: "the policy document", bytes: Buffer.byteLength(document), limit: MAX_CONFIGMAP_BYTES },
+    { what: "the compressed spec", bytes: Buffer.byteLength(spec, "base64"), limit: MAX_SPEC_BYTES },
+  ];
+  const excess = stored.find(({ bytes, limit }) => bytes > limit);
+  if (excess === undefined) return undefined;
+  const { what, bytes, limit } = excess;
+  return {
+    reason: REASON.tooLarge,
+    message: `spec: ${what} has ${bytes} bytes; its ConfigMap has room for ${limit}; use fewer hosts, or wildcards`,
+  };
+}
+
 /** Validates the spec of a policy by itself: without grants, and without other policies. */
 function validate(policy: EgressPolicy, blockedCIDRs: readonly string[]): Verdict {
   const { spec } = policy;
@@ -56,14 +71,8 @@ function validate(policy: EgressPolicy, blockedCIDRs: readonly string[]): Verdic
     if (!(error instanceof PolicyError)) throw error;
     return { reason: REASON.invalid, message: error.message };
   }
-  const bytes = configMapBytes(accepted);
-  if (bytes > MAX_CONFIGMAP_BYTES) {
-    const document = Buffer.byteLength(accepted.document);
-    return {
-      reason: REASON.tooLarge,
-      message: `spec: the policy document has ${document} bytes, and ${bytes} with the stored spec; a ConfigMap holds at most ${MAX_CONFIGMAP_BYTES}; use fewer hosts, or wildcards`,
-    };
-  }
+  const excess = tooLarge(accepted);
+  if (excess !== undefined) return excess;
   const twice = provider.shape.kind === "Slots" ? repeated(spec) : undefined;
   return twice === undefined ? { accepted } : { reason: REASON.invalid, message: twice };
 }
@@ -85,9 +94,4 @@ export function judgeSpec(facts: Facts): Verdict {
   if (!("accepted" in result)) return result;
   const conflict = conflictOf(facts, (other) => "accepted" in validateGranted(other, facts));
   return conflict === undefined ? result : { reason: REASON.conflicted, message: conflict };
-}
-
-/** The last accepted spec as the ConfigMap of a policy stores it; undefined if none was accepted yet. */
-export function lastAccepted(policy: EgressPolicy, configMaps: ReadonlyMap<string, ConfigMap>): string | undefined {
-  return configMaps.get(childName.document(policy.metadata.name))?.binaryData?.[SPEC_KEY];
 }

@@ -29,7 +29,9 @@ export interface Plan {
   desired: Desired | undefined;
 }
 
-/** Pure. `kept` returns the last accepted spec; it is called only if the newest one is rejected. */
+/**
+ * Pure. `kept` returns the last accepted spec of the record; it is called only if the newest one is rejected.
+ */
 export function decide(facts: Facts, kept: () => EgressPolicySpec | undefined, options: FleetOptions): Plan {
   const judged = judgeSpec(facts);
   const accepted = "accepted" in judged ? judged.accepted : undefined;
@@ -38,7 +40,7 @@ export function decide(facts: Facts, kept: () => EgressPolicySpec | undefined, o
   const nothing = { rejection, accepted, effective: undefined, desired: undefined };
   if (spec === undefined) return { ...nothing, keptRejection: undefined };
   const policy = { ...facts.policy, spec };
-  // Validate the stored spec again: others can write to its ConfigMap, and a grant may have been revoked.
+  // Validate the stored spec again: a grant may have been revoked.
   const again = accepted === undefined ? judgeSpec({ ...facts, policy }) : { accepted };
   if (!("accepted" in again)) return { ...nothing, keptRejection: again };
   const resolved = resolveSpec(facts, spec, providerOf(spec)!);

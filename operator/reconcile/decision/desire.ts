@@ -5,7 +5,7 @@ import type { KubeObject } from "../../kube/resource.ts";
 import type { Facts } from "../facts/facts.ts";
 import { type NetworkPolicies, networkPolicies } from "../network/network-policies.ts";
 import { stamp } from "../objects/compare.ts";
-import { type Accepted, documentConfigMap, publishedConfigMap } from "../objects/configmap.ts";
+import { type Accepted, documentConfigMap, type PublishedIPs, publishedConfigMap } from "../objects/configmap.ts";
 import { fleetBudget } from "../objects/pdb.ts";
 import { clientService } from "../objects/service.ts";
 import { proxyAccount } from "../objects/serviceaccount.ts";
@@ -20,6 +20,8 @@ import type { FleetOptions, Unit } from "./units.ts";
 export interface Desired {
   /** Stamped objects in the order in which they are applied: addresses are published before they are used. */
   objects: KubeObject[];
+  /** The list that these objects publish. It is recorded before they are applied. */
+  published: PublishedIPs;
   /** Objects of the policy to delete. */
   removals: KubeObject[];
   /** Patches of pod labels, and why changes wait. */
@@ -38,14 +40,19 @@ interface Decided {
   adminFrom: FleetOptions["adminFrom"];
 }
 
-/** ConfigMap of the published list, which also has the addresses that proxies still send from. */
-function publishedOf(facts: Facts, { spec, slots, published }: ResolvedSpec, hash: string, { former }: Handover) {
+/** The published list, which also has the addresses that proxies still send from. */
+function publishedOf(
+  facts: Facts,
+  { spec, slots, published }: ResolvedSpec,
+  hash: string,
+  { former }: Handover,
+): PublishedIPs {
   const used = new Set(slots.map(({ address }) => address));
   const leaving = [
     ...former.addresses.map(({ address }) => address).filter((address) => !used.has(address)),
     ...stillUsed(spec, published, facts.proxies, hash),
   ].sort();
-  return publishedConfigMap(facts.policy, publish(spec, leaving, published, new Date(facts.now).toISOString()));
+  return publish(spec, leaving, published, new Date(facts.now).toISOString());
 }
 
 /** Objects of units to apply now. Objects of a waiting unit are only created. */
@@ -68,8 +75,9 @@ export function desire(
   const { policy } = facts;
   const { spec, provider } = resolved;
   const guards = networkPolicies(facts, withFormer(spec, handover.former), provider.shape, adminFrom);
+  const published = publishedOf(facts, resolved, accepted.hash, handover);
   const shared = [
-    publishedOf(facts, resolved, accepted.hash, handover),
+    publishedConfigMap(policy, published),
     documentConfigMap(policy, accepted),
     proxyAccount(policy),
     clientService(policy, spec, provider.shape, round.selector),
@@ -80,6 +88,7 @@ export function desire(
   const all = [...shared, ...units.flatMap(({ objects }) => objects)];
   return {
     objects: [...shared, ...unitObjects(facts, units, round)],
+    published,
     removals: [...obsolete(facts, all, guards, handover, round), ...handover.remove],
     round,
     formerProxies: handover.running,

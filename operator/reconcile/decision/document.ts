@@ -3,7 +3,8 @@ import { encodeDocument, MAX_STATIC_IPS } from "../../../proxy/policy/document.t
 import { readManifest } from "../../../proxy/policy/policy-file.ts";
 import type { EgressPolicy, EgressPolicySpec } from "../../api/egresspolicy.ts";
 import { canonicalAddress } from "../../fleet/slots.ts";
-import { type Accepted, packSpec } from "../objects/configmap.ts";
+import type { Accepted } from "../objects/configmap.ts";
+import { packSpec } from "../objects/record.ts";
 
 interface Memo {
   blocked: readonly string[];

@@ -1,24 +1,7 @@
-import { parseAddress } from "../../../proxy/policy/cidr.ts";
 import type { EgressPolicySpec } from "../../api/egresspolicy.ts";
-import type { ConfigMap } from "../../api/objects.ts";
 import type { ProxyFacts } from "../../fleet/proxy-status.ts";
 import { canonicalAddress, usedAddresses } from "../../fleet/slots.ts";
 import type { PublishedIPs, PublishedList } from "../objects/configmap.ts";
-
-/**
- * Reads the published list from its ConfigMap; undefined if it is missing or not valid, since others may write there.
- */
-export function readPublished(configMap: ConfigMap | undefined): PublishedList | undefined {
-  try {
-    const list = JSON.parse(configMap?.data?.["ips.json"] ?? "null") as Partial<PublishedList> | null;
-    const isList = (value: unknown) =>
-      Array.isArray(value) && value.every((one) => typeof one === "string" && parseAddress(one) !== null);
-    const valid = isList(list?.ipv4) && isList(list?.ipv6) && isList(list?.pending) && isList(list?.retiring);
-    return valid ? (list as PublishedList) : undefined;
-  } catch {
-    return undefined;
-  }
-}
 
 /** Published addresses that were in use and that the spec no longer uses: they are removed, or Pending again. */
 export function noLongerUsed(spec: EgressPolicySpec, before: PublishedList | undefined): string[] {

@@ -1,11 +1,9 @@
 import type { EgressPolicySpec } from "../../api/egresspolicy.ts";
-import { childName } from "../../api/names.ts";
 import { type Slot, slotsOf } from "../../fleet/slots.ts";
 import { isOnNode, type Provider } from "../../providers/provider.ts";
 import type { Facts } from "../facts/facts.ts";
 import type { PublishedList } from "../objects/configmap.ts";
 import { type PlacedSpec, placementsOf } from "../placement/placement.ts";
-import { readPublished } from "./published-ips.ts";
 
 /**
  * An accepted spec with values that decisions and status derive from it. They are computed once per reconcile.
@@ -13,20 +11,20 @@ import { readPublished } from "./published-ips.ts";
  * that answers admissions.
  */
 export interface ResolvedSpec extends PlacedSpec {
-  /** The list that is published now. */
+  /** The published list of the record. */
   published: PublishedList | undefined;
 }
 
 /** Pure. */
 export function resolveSpec(facts: Facts, spec: EgressPolicySpec, provider: Provider): ResolvedSpec {
-  const { policy, children, nodes } = facts;
+  const { record, nodes } = facts;
   const slots = slotsOf(spec);
   return {
     spec,
     provider,
     slots,
     placements: isOnNode(provider.shape) ? placementsOf(nodes ?? [], spec, slots) : new Map(),
-    published: readPublished(children.configMaps.get(childName.published(policy.metadata.name))),
+    published: record.published,
   };
 }
 

@@ -5,6 +5,7 @@ import type { ConfigMap, Deployment, EndpointSlice, Node, Pod, Service, ServiceC
 import { optIn } from "../../injection/inject.ts";
 import { type Cache, type Informers, type OnChange, withoutManagedFields } from "../../kube/informers.ts";
 import type { KubeObject } from "../../kube/resource.ts";
+import { RECORD_SELECTOR, recordOwner } from "../objects/record.ts";
 import { heldByDeployment, heldByProxy, heldByService } from "./held-addresses.ts";
 
 /** Label that names the policy of an object. Each kind has its own, since users set `policy` on pods as they like. */
@@ -92,6 +93,8 @@ export const fleetSelector = `${LABEL.managedBy}=${MANAGED_BY},${LABEL.name}=${P
 interface PolicyCaches {
   policies: Cache<EgressPolicy>;
   configMaps: Cache<ConfigMap>;
+  /** Records of policies, in the namespace of the operator. Index `policy`: namespace/name. */
+  records: Cache<ConfigMap>;
   services: Cache<Service>;
   deployments: Cache<Deployment>;
   accounts: Cache<KubeObject>;
@@ -116,6 +119,7 @@ export interface Caches extends PolicyCaches, ClusterCaches {}
 /** Handlers of changes in the caches. */
 export interface CacheListeners {
   policy: OnChange<EgressPolicy>;
+  record: OnChange<ConfigMap>;
   /** An object of a policy, a pod of its fleet, or a pod that uses it changed. `owner`: key of the policy. */
   child(owner: string): void;
   proxy: OnChange<Pod>;
@@ -128,12 +132,28 @@ export interface CacheListeners {
   namespace(name: string): void;
 }
 
-/** Adds the informer of every kind. `discover`: watch the ranges of the cluster, which needs cluster-wide rights. */
-export function addCaches(informers: Informers, listeners: CacheListeners, discover: boolean): Caches {
-  const cluster = discover
+/** Settings of the caches. */
+export interface CachesOptions {
+  /** Watches the ranges of the cluster, which needs cluster-wide rights. */
+  discover: boolean;
+  /** Namespace of the records. */
+  recordNamespace: string;
+}
+
+/** Adds the informer of every kind. */
+export function addCaches(informers: Informers, listeners: CacheListeners, options: CachesOptions): Caches {
+  const cluster = options.discover
     ? addClusterCaches(informers, listeners)
     : { namespaces: undefined, nodes: undefined, serviceCIDRs: undefined, apiServers: undefined };
-  return { ...addOwnedCaches(informers, listeners), ...addPodCaches(informers, listeners), ...cluster };
+  const records = addRecords(informers, listeners, options.recordNamespace);
+  return { ...addOwnedCaches(informers, listeners), records, ...addPodCaches(informers, listeners), ...cluster };
+}
+
+function addRecords(informers: Informers, { record }: CacheListeners, namespace: string): Cache<ConfigMap> {
+  const policy = (object: KubeObject) => [recordOwner(object)].filter((owner) => owner !== undefined);
+  return informers.add<ConfigMap>(RESOURCE.configMap, record, {
+    ...{ namespace, labelSelector: RECORD_SELECTOR, indexes: { policy } },
+  });
 }
 
 /**
@@ -154,7 +174,10 @@ function childBy(label: OwnerLabel, { child }: CacheListeners): OnChange<KubeObj
 }
 
 /** Policies, and the objects that they own. */
-function addOwnedCaches(informers: Informers, listeners: CacheListeners): Omit<PolicyCaches, "proxies" | "pods"> {
+function addOwnedCaches(
+  informers: Informers,
+  listeners: CacheListeners,
+): Omit<PolicyCaches, "records" | "proxies" | "pods"> {
   const child = childBy(LABEL.policy, listeners);
   const serviceReleased = released(heldByService, listeners);
   const deploymentReleased = released(heldByDeployment, listeners);

@@ -3,6 +3,7 @@ import type { ConfigMap, Deployment, Node, Service } from "../../api/objects.ts"
 import type { ProxyFacts } from "../../fleet/proxy-status.ts";
 import type { KubeObject, ObjectMeta } from "../../kube/resource.ts";
 import type { Grants } from "../../providers/grants.ts";
+import type { PolicyRecord } from "../objects/record.ts";
 
 /** Existing objects that a policy owns, by name. */
 export interface Children {
@@ -31,6 +32,8 @@ export interface Facts {
   /** Milliseconds since the epoch. */
   now: number;
   policy: EgressPolicy;
+  /** Memory of earlier decisions about this policy. */
+  record: PolicyRecord;
   namespaceTerminating: boolean;
   /** All other policies now, except those in namespaces that terminate. */
   others(): readonly EgressPolicy[];

@@ -3,8 +3,9 @@ import { LABEL } from "../../api/names.ts";
 import { hasEnded, isReady, type Pod } from "../../api/objects.ts";
 import type { ProxyFacts } from "../../fleet/proxy-status.ts";
 import { canonicalAddress, SHARED } from "../../fleet/slots.ts";
-import type { KubeObject } from "../../kube/resource.ts";
+import { type KubeObject, keyOf } from "../../kube/resource.ts";
 import type { Grants } from "../../providers/grants.ts";
+import type { PolicyRecord } from "../objects/record.ts";
 import type { Caches } from "./caches.ts";
 import type { Claims } from "./claims.ts";
 import type { Children, Facts } from "./facts.ts";
@@ -14,6 +15,7 @@ import type { StatusScraper } from "./status-scraper.ts";
 /** Inputs of facts besides the caches. */
 export interface Surroundings {
   scraper: Pick<StatusScraper, "latest">;
+  records: { read(policy: EgressPolicy, configMaps: Children["configMaps"]): PolicyRecord };
   grants: Grants;
   claims: Pick<Claims, "ownerOf">;
   /** A policy with its newest spec as the same object as long as its generation is the same. */
@@ -60,6 +62,11 @@ function isTerminating({ namespaces }: Caches, { metadata }: EgressPolicy): bool
   return space?.status?.phase === "Terminating" && !isYounger;
 }
 
+/** ConfigMaps that a policy controls, by name. */
+export function configMapsOf({ configMaps }: Caches, policy: EgressPolicy): Children["configMaps"] {
+  return byName(configMaps.by("owner", keyOf(policy)).filter((object) => isControlledBy(object, policy)));
+}
+
 /** All other policies. In a namespace that terminates, no policy is reconciled, so none there can be accepted. */
 function othersThan(uid: string | undefined, caches: Caches): EgressPolicy[] {
   return caches.policies.list().filter((other) => other.metadata.uid !== uid && !isTerminating(caches, other));
@@ -70,10 +77,12 @@ export function gather(caches: Caches, policy: EgressPolicy, around: Surrounding
   const { namespace, name, uid } = policy.metadata;
   const key = `${namespace}/${name}`;
   const own = <T extends KubeObject>(objects: T[]) => objects.filter((object) => isControlledBy(object, policy));
+  const configMaps = configMapsOf(caches, policy);
   const space = caches.namespaces?.get(namespace!);
   return {
     now: around.now,
     policy,
+    record: around.records.read(policy, configMaps),
     namespaceTerminating: isTerminating(caches, policy),
     others: () => othersThan(uid, caches).map(around.interned),
     holdersOf: (address) => holdersIn(caches, around.claims, address),
@@ -81,7 +90,7 @@ export function gather(caches: Caches, policy: EgressPolicy, around: Surrounding
     grants: around.grants,
     blockedCIDRs: around.blockedCIDRs,
     children: {
-      configMaps: byName(own(caches.configMaps.by("owner", key))),
+      configMaps,
       services: byName(own(caches.services.by("owner", key))),
       deployments: byName(own(caches.deployments.by("owner", key))),
       others: own([caches.accounts, caches.budgets, caches.networkPolicies].flatMap((kind) => kind.by("owner", key))),

@@ -1,22 +1,19 @@
-import { gunzipSync, gzipSync } from "node:zlib";
-import type { EgressPolicy, EgressPolicySpec } from "../../api/egresspolicy.ts";
-import { ANNOTATION, childName, DOCUMENT_KEY, SPEC_KEY } from "../../api/names.ts";
+import { parseAddress } from "../../../proxy/policy/cidr.ts";
+import type { EgressPolicy } from "../../api/egresspolicy.ts";
+import { ANNOTATION, childName, DOCUMENT_KEY, PUBLISHED_KEY } from "../../api/names.ts";
 import type { ConfigMap } from "../../api/objects.ts";
 import { childMeta } from "../../fleet/metadata.ts";
 
 /** Limit of a ConfigMap, in bytes of all its values (core/v1 MaxSecretSize, which also holds for ConfigMaps). */
 export const MAX_CONFIGMAP_BYTES = 1_048_576;
 
-/** Limit of an unpacked spec, in bytes: more than the API server stores of an object. */
-const MAX_SPEC_BYTES = 4 * 1024 * 1024;
-
-/** An accepted policy in the forms that its ConfigMap stores. */
+/** An accepted policy in the forms that are stored. */
 export interface Accepted {
   /** Text of the policy document that proxies load. */
   document: string;
   /** Hash of the document. */
   hash: string;
-  /** The spec, gzipped, in base64. It stays in force while a newer spec is rejected. */
+  /** The spec, gzipped, in base64, for the record of the policy. */
   spec: string;
 }
 
@@ -41,25 +38,7 @@ export interface PublishedIPs {
   json: PublishedList;
 }
 
-/** Packs a spec. Equal specs give equal texts. A string, since a small Buffer keeps 64 KiB of Node's pool in use. */
-export function packSpec(spec: EgressPolicySpec): string {
-  return gzipSync(JSON.stringify(spec), { level: 9 }).toString("base64");
-}
-
-/** Unpacks a spec from binaryData. @throws Error if `packSpec` did not write it */
-export function unpackSpec(text: string): EgressPolicySpec {
-  const packed = gunzipSync(Buffer.from(text, "base64"), { maxOutputLength: MAX_SPEC_BYTES });
-  const spec = JSON.parse(packed.toString("utf8")) as EgressPolicySpec | null;
-  if (spec === null || typeof spec !== "object") throw new Error(`${SPEC_KEY} holds no spec`);
-  return spec;
-}
-
-/** Size of the ConfigMap of an accepted policy, in bytes. */
-export function configMapBytes({ document, spec }: Accepted): number {
-  return Buffer.byteLength(document) + Buffer.byteLength(spec, "base64");
-}
-
-/** ConfigMap of the policy document. Proxies mount only the document, not the spec. */
+/** ConfigMap of the policy document, which proxies mount. */
 export function documentConfigMap(policy: EgressPolicy, accepted: Accepted): ConfigMap {
   const metadata = childMeta(policy, childName.document(policy.metadata.name));
   return {
@@ -67,7 +46,6 @@ export function documentConfigMap(policy: EgressPolicy, accepted: Accepted): Con
     kind: "ConfigMap",
     metadata: { ...metadata, annotations: { [ANNOTATION.hash]: accepted.hash } },
     data: { [DOCUMENT_KEY]: accepted.document },
-    binaryData: { [SPEC_KEY]: accepted.spec },
   };
 }
 
@@ -79,7 +57,25 @@ export function publishedConfigMap(policy: EgressPolicy, { all, json }: Publishe
     metadata: childMeta(policy, childName.published(policy.metadata.name)),
     data: {
       "ips.txt": all.map((address) => `${address}\n`).join(""),
-      "ips.json": `${JSON.stringify(json)}\n`,
+      [PUBLISHED_KEY]: textOfPublished(json),
     },
   };
+}
+
+/** Text of a published list in its ConfigMap and in the record. */
+export function textOfPublished(list: PublishedList): string {
+  return `${JSON.stringify(list)}\n`;
+}
+
+/** Reads a published list from a ConfigMap that has one; undefined if it is missing or not valid. */
+export function readPublished(configMap: ConfigMap | undefined): PublishedList | undefined {
+  try {
+    const list = JSON.parse(configMap?.data?.[PUBLISHED_KEY] ?? "null") as Partial<PublishedList> | null;
+    const isList = (value: unknown) =>
+      Array.isArray(value) && value.every((one) => typeof one === "string" && parseAddress(one) !== null);
+    const valid = isList(list?.ipv4) && isList(list?.ipv6) && isList(list?.pending) && isList(list?.retiring);
+    return valid ? (list as PublishedList) : undefined;
+  } catch {
+    return undefined;
+  }
 }

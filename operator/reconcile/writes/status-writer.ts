@@ -8,6 +8,9 @@ import { apiVersionOf } from "../../kube/resource.ts";
 import { covers } from "../objects/compare.ts";
 import { isReported, isTrouble } from "../status/condition-events.ts";
 
+/** Longest wait for events before the write that makes them known. Events are less important than the fleet. */
+export const EVENT_WAIT_MS = 5000;
+
 /** Writes the status of policies, and an event for each condition change that users should see. */
 export class StatusWriter {
   readonly #client: Client;
@@ -22,6 +25,8 @@ export class StatusWriter {
   async write(policy: EgressPolicy, status: EgressPolicyStatus): Promise<void> {
     const before = policy.status;
     if (isUnchanged(before, status)) return;
+    // Before the status: a process that ends between the two finds the difference again.
+    await this.#report(policy, (before?.conditions ?? []) as PolicyCondition[], status.conditions as PolicyCondition[]);
     const { name, namespace } = policy.metadata;
     const object = { apiVersion: apiVersionOf(RESOURCE.policy), kind: KIND, metadata: { name, namespace }, status };
     try {
@@ -34,16 +39,25 @@ export class StatusWriter {
       if (error instanceof ApiError && error.code === 404) return;
       throw error;
     }
-    this.#report(policy, (before?.conditions ?? []) as PolicyCondition[], status.conditions as PolicyCondition[]);
   }
 
-  #report(policy: EgressPolicy, before: readonly PolicyCondition[], after: readonly PolicyCondition[]): void {
-    for (const condition of after) {
+  async #report(
+    policy: EgressPolicy,
+    before: readonly PolicyCondition[],
+    after: readonly PolicyCondition[],
+  ): Promise<void> {
+    const reported = after.filter((condition) =>
+      isReported(
+        condition,
+        before.find(({ type }) => type === condition.type),
+      ),
+    );
+    if (reported.length === 0) return;
+    for (const condition of reported) {
       const { type, reason, message } = condition;
-      const previous = before.find((one) => one.type === type);
-      if (!isReported(condition, previous)) continue;
       this.#events.event(policy, isTrouble(condition) ? "Warning" : "Normal", reason, `${type}: ${message}`);
     }
+    await this.#events.flush(EVENT_WAIT_MS);
   }
 }
 

@@ -8,7 +8,7 @@ import { isControlledBy } from "../facts/gather.ts";
 import { differs } from "../objects/compare.ts";
 
 /** An obstacle that a user or another program has to remove, so a fast retry does not help. */
-class Obstacle extends Error {
+export class Obstacle extends Error {
   readonly reason: Reason;
 
   constructor(reason: Reason, message: string) {
