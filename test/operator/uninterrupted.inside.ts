@@ -39,6 +39,8 @@ const UNPROVEN = "203.0.113.28";
 /** Forwarders listen on the admin ports, the proxies on ports that are this much higher. */
 const HIDDEN = 10_000;
 const WAIT_MS = 120_000;
+/** Each test restarts several proxies, one after the other. */
+const LONG = { timeout: 300_000 };
 let { plane, operator } = {} as Stage;
 let faults: FaultProxy;
 let endpoints: EndpointWatch;
@@ -174,7 +176,7 @@ function assertServed(policy: string, since: number, least: number, without: str
   assert.ok(Math.min(...counts) >= least, `${policy}: ${Math.min(...counts)} endpoints\n${text}`);
 }
 
-test("an edit made while no operator runs restarts one slot at a time", async () => {
+test("an edit made while no operator runs restarts one slot at a time", LONG, async () => {
   await applyPolicy(plane, NS, "vip", vip());
   await applyPolicy(plane, NS, "nodes", onNode());
   await ready("vip");
@@ -194,7 +196,7 @@ test("an edit made while no operator runs restarts one slot at a time", async ()
   assertServed("nodes", since, 2);
 });
 
-test("an edit of fleets that do not answer leaves proxies in service", async () => {
+test("an edit of fleets that do not answer leaves proxies in service", LONG, async () => {
   await applyPolicy(plane, NS, "one", one());
   await ready("one");
   const since = endpoints.version;
@@ -219,7 +221,7 @@ test("an edit of fleets that do not answer leaves proxies in service", async () 
   assertServed("nodes", since, 2);
 });
 
-test("removing slots and changing pods in one edit leaves a proxy in service", async () => {
+test("removing slots and changing pods in one edit leaves a proxy in service", LONG, async () => {
   const since = endpoints.version;
   await applyPolicy(plane, NS, "vip", {
     ...vip(edition("3")),
@@ -239,7 +241,7 @@ const serviceSelector = async () =>
     .selector;
 const slot = `moves-egress-${slotId(MOVED)}`;
 
-test("a migration to slots waits for answers, also after a start", async () => {
+test("a migration to slots waits for answers, also after a start", LONG, async () => {
   await applyPolicy(plane, NS, "moves", moves("External", [MOVED]));
   await ready("moves");
   await kill();
@@ -272,7 +274,7 @@ async function refused(part: RegExp, edit: () => Promise<void>): Promise<void> {
   faults.refuse = undefined;
 }
 
-test("a rejected Service does not empty it, and unproven proxies stay out", async () => {
+test("a rejected Service does not empty it, and unproven proxies stay out", LONG, async () => {
   await applyPolicy(plane, NS, "moves", moves("KubeVIP", [MOVED, UNPROVEN]));
   const labels = `egress.outrider.dev/slot=${slotId(UNPROVEN)}`;
   await plane.until<{ items: Pod[] }>(
@@ -293,7 +295,7 @@ test("a rejected Service does not empty it, and unproven proxies stay out", asyn
   assert.deepEqual(unproven, []);
 });
 
-test("rejected ConfigMaps and Services do not empty the way back", async () => {
+test("rejected ConfigMaps and Services do not empty the way back", LONG, async () => {
   const since = endpoints.version;
   await refused(/configmaps\/moves-egress/, () => applyPolicy(plane, NS, "moves", moves("KubeVIP", [MOVED])));
   await untilGone("moves-egress");
