@@ -8,7 +8,7 @@ STAMP := node_modules/.stamp
 VERSION = $(shell sed -n 's/^  "version": "\(.*\)",/\1/p' package.json)
 IMAGE ?= outrider:$(VERSION)
 
-.PHONY: help install run demo test test-quick lint fmt types generate verify tools cluster bundle image image-archive cover bench bench-operator bench-webhook soak fuzz clean
+.PHONY: help install run demo test test-quick lint fmt types generate verify tools cluster bundle image image-archive cover bench bench-operator bench-webhook soak fuzz prove clean
 
 help: ## print this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -88,6 +88,9 @@ soak: install ## load a real node for 15 minutes, and check that memory does not
 
 fuzz: install ## send hostile traffic through one proxy for minutes (SEED=… MINUTES=… ARGS="--without KIND"; ARGS=--help)
 	$(NODE) test/fuzz/main.ts $(ARGS)
+
+prove: install ## crash and perturb the operator on a real control plane, at most 30 minutes (SEED=… ARGS="--only crash-points"; ARGS=--help)
+	$(NODE) test/operator/proof/main.ts $(ARGS)
 
 clean: ## remove the output of the other targets
 	rm -rf node_modules coverage dist outrider-*.tar .cache

@@ -59,15 +59,13 @@ function sbom(): string {
   return `${JSON.stringify(sbom, null, 2)}\n`;
 }
 
-/** Builds a new dist/. Returns its files with their sizes in bytes. */
-export async function makeBundle(): Promise<{ file: string; bytes: number }[]> {
-  const folder = join(ROOT, DIST);
-  rmSync(folder, { recursive: true, force: true });
+/** Builds the JavaScript of both programs in a folder. */
+export async function bundleCode(outdir: string): Promise<Metafile> {
   const { metafile } = await build({
     absWorkingDir: ROOT,
     // The second one is a worker thread, which the first one starts.
     entryPoints: { outrider: "bin/image/launch.ts", "read-worker": "proxy/config/read-worker.ts" },
-    outdir: DIST,
+    outdir,
     bundle: true,
     // The proxy must not load modules that only the operator needs.
     splitting: true,
@@ -78,6 +76,14 @@ export async function makeBundle(): Promise<{ file: string; bytes: number }[]> {
     metafile: true,
     logLevel: "warning",
   });
+  return metafile;
+}
+
+/** Builds a new dist/. Returns its files with their sizes in bytes. */
+export async function makeBundle(): Promise<{ file: string; bytes: number }[]> {
+  const folder = join(ROOT, DIST);
+  rmSync(folder, { recursive: true, force: true });
+  const metafile = await bundleCode(DIST);
   mkdirSync(folder, { recursive: true });
   writeFileSync(join(folder, "LICENSES.txt"), licensesOf(packagesOf(metafile)));
   writeFileSync(join(folder, "sbom.cdx.json"), sbom());

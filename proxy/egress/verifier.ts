@@ -59,7 +59,10 @@ const JITTER = 0.2;
 const UNPROVEN_INTERVAL_MS = 2000;
 
 /** Egress paths of a document (each source, or each family of its static IPs) with the addresses that must be seen. */
-function routesOf(document: PolicyDocument, sources: readonly Source[]): { route: Route; expected: Set<string> }[] {
+export function routesOf(
+  document: PolicyDocument,
+  sources: readonly Source[],
+): { route: Route; expected: Set<string> }[] {
   const canonical = (text: string) => formatAddress(parseAddress(text)!);
   if (sources.length > 0) {
     return sources.map((source) => {

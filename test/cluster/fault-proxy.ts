@@ -25,6 +25,8 @@ export interface FaultProxy {
   connections: number;
   /** Handles a request instead of the API server, if it returns something. */
   refuse: ((method: string, path: string) => Instead | undefined) | undefined;
+  /** Called when the API server has answered a request, except a watch. True withholds the answer from the client. */
+  answered: ((method: string, path: string) => boolean) | undefined;
   /** While true nothing is forwarded in either direction. Connections stay open, and nothing is lost afterwards. */
   stalled: boolean;
   /** Requests and answers of these paths are stalled, such as the watches of one kind. */
@@ -79,6 +81,7 @@ export async function startFaultProxy(plane: ControlPlane): Promise<FaultProxy> 
     seen: [],
     connections: 0,
     refuse: undefined,
+    answered: undefined,
     stalled: false,
     holds: undefined,
     swallow: undefined,
@@ -88,7 +91,13 @@ export async function startFaultProxy(plane: ControlPlane): Promise<FaultProxy> 
       for (const socket of open) socket.resetAndDestroy();
     },
     endFaults() {
-      Object.assign(proxy, { refuse: undefined, stalled: false, holds: undefined, swallow: undefined });
+      Object.assign(proxy, {
+        refuse: undefined,
+        answered: undefined,
+        stalled: false,
+        holds: undefined,
+        swallow: undefined,
+      });
       Object.assign(proxy, { cutNextEvent: false, delayMs: 0 });
     },
     count: (method, part = "") =>
@@ -120,6 +129,10 @@ export async function startFaultProxy(plane: ControlPlane): Promise<FaultProxy> 
 
   const passBack = async (path: string, back: IncomingMessage, incoming: IncomingMessage, answer: ServerResponse) => {
     await untilPassing(path);
+    if (!path.includes("watch=") && proxy.answered?.(incoming.method!, path)) {
+      back.resume();
+      return;
+    }
     answer.writeHead(back.statusCode!, back.headers);
     answer.flushHeaders();
     try {

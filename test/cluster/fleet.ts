@@ -12,8 +12,18 @@ import { gatherVolume, sameFiles, type VolumeFiles, writeVolume } from "./volume
 
 export type { FleetPod } from "./container.ts";
 
+/** Program of a pod: a process, or an object of a test that plays one. */
+export interface FleetProgram extends Pick<Program, "name" | "running" | "exitCode" | "tail" | "start"> {
+  signal(signal: NodeJS.Signals): void;
+  stop(): Promise<void>;
+  /** Readiness of a played program. A process is asked by the probe of its pod. */
+  readonly ready?: boolean;
+}
+
 /** Options for running proxies besides their pods. */
 export interface FleetOptions {
+  /** Plays the proxy of a pod in place of the real program. Volumes are in the folders that `args` name. */
+  play?(pod: FleetPod, args: readonly string[]): FleetProgram;
   /** Additional arguments of a pod's proxy, such as `--allow-cidr`. They replace its own arguments of the same option. */
   args?(pod: FleetPod): string[];
   /** Additional variables of a pod's proxy. */
@@ -26,7 +36,7 @@ export interface FleetOptions {
 
 interface Running {
   pod: FleetPod;
-  program: Program;
+  program: FleetProgram;
   folder: string;
   /** Labels and annotations at the last check, and the time of the last check of its volumes. */
   touched: string;
@@ -82,7 +92,7 @@ export class FleetRunner {
   /** The proxy of a pod. */
   program(pod: string): Program {
     const found = [...this.#running.values()].find((running) => running.pod.metadata.name === pod);
-    if (found === undefined) throw new Error(`no proxy runs for pod ${pod}`);
+    if (!(found?.program instanceof Program)) throw new Error(`no process runs for pod ${pod}`);
     return found.program;
   }
 
@@ -180,12 +190,14 @@ export class FleetRunner {
     });
   }
 
-  #program(pod: FleetPod, container: Container, env: Record<string, string>, folder: string): Program {
+  #program(pod: FleetPod, container: Container, env: Record<string, string>, folder: string): FleetProgram {
     const more = this.#options.args?.(pod) ?? [];
     const optionOf = (arg: string) => arg.split("=")[0];
     const replaced = new Set(more.map(optionOf));
     const own = containerArgs(pod, container, env, folder).filter((arg) => !replaced.has(optionOf(arg)));
     const args = [...own, ...more];
+    const played = this.#options.play?.(pod, args);
+    if (played !== undefined) return played;
     const { PATH } = process.env;
     const log = join(this.#work.path, `${pod.metadata.name}.log`);
     return new Program(pod.metadata.name, [OUTRIDER, ...args], log, { PATH, ...env, ...this.#options.env?.(pod) });
@@ -223,7 +235,7 @@ export class FleetRunner {
   }
 
   async #tellReadiness({ pod, program }: Running): Promise<void> {
-    const ready = program.running && (await isReady(pod));
+    const ready = program.running && (program.ready ?? (await isReady(pod)));
     const status = withReady(pod, ready, new Date().toISOString());
     if (status === undefined) return;
     await this.#send("PATCH", pod, "/status", { status });

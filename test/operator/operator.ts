@@ -46,6 +46,12 @@ export interface OperatorOptions {
   /** Default: a new one for the ServiceAccount of the operator. */
   kubeconfig?: string;
   name?: string;
+  /** Image of the proxies. Default: outrider:test. */
+  image?: string;
+  /** Namespace of the Lease. Default: outrider-system. */
+  leaseNamespace?: string;
+  /** The program to start with the arguments of `outrider operator`. Default: the command of users. */
+  command?: readonly string[];
 }
 
 /** Starts an operator as its ServiceAccount. */
@@ -57,14 +63,19 @@ export async function startOperator(plane: ControlPlane, options: OperatorOption
   const args = [
     "operator",
     `--kubeconfig=${config}`,
-    "--proxy-image=outrider:test",
-    "--lease-namespace=outrider-system",
+    `--proxy-image=${options.image ?? "outrider:test"}`,
+    `--lease-namespace=${options.leaseNamespace ?? "outrider-system"}`,
     `--health=127.0.0.1:${health}`,
     `--metrics=127.0.0.1:${metrics}`,
     ...(options.args ?? []),
   ];
   const { PATH } = process.env;
-  const program = new Program(name, [OUTRIDER, ...args], join(plane.folder, `${name}-${health}.log`), { PATH });
+  const program = new Program(
+    name,
+    [...(options.command ?? [OUTRIDER]), ...args],
+    join(plane.folder, `${name}-${health}.log`),
+    { PATH },
+  );
   program.start();
   const log = () => readFileSync(program.log, "utf8");
   return {

@@ -1,0 +1,143 @@
+import type { Lane } from "./lane.ts";
+import { external, inPhase, invalid, kubeVIP, nodeAddress, notGranted, own, podIP, vips } from "./specs.ts";
+
+/** One action of a user. Every step that is not the last one settles before the next one. */
+type Step = (lane: Lane, namespaces: readonly string[]) => Promise<void>;
+
+/** A story of one or two policies. The operator is perturbed during `steps`. */
+export interface Story {
+  name: string;
+  /** Before the operator is perturbed. */
+  before: readonly Step[];
+  steps: readonly Step[];
+}
+
+const NAME = "web";
+const OTHER = "api";
+
+const apply =
+  (spec: (lane: Lane) => object, name = NAME): Step =>
+  (lane, [first]) =>
+    lane.apply(first!, name, spec(lane));
+
+const remove =
+  (name = NAME): Step =>
+  (lane, [first]) =>
+    lane.delete(first!, name);
+
+const two = external([{ address: "203.0.113.40" }, { address: "203.0.113.41" }]);
+
+export const STORIES: readonly Story[] = [
+  { name: "create External", before: [], steps: [apply(() => two)] },
+  { name: "create KubeVIP", before: [], steps: [apply((lane) => kubeVIP(vips(0, 1), lane.ports(0)))] },
+  {
+    name: "edit of the document of External",
+    before: [apply(() => two)],
+    steps: [apply(() => ({ ...two, deny: [{ hosts: ["second.example"] }] }))],
+  },
+  {
+    name: "External to KubeVIP and back",
+    before: [apply(() => external(vips(0, 1)))],
+    steps: [apply((lane) => kubeVIP(vips(0, 1), lane.ports(0))), apply(() => external(vips(0, 1)))],
+  },
+  {
+    name: "External to KubeVIP with other addresses",
+    before: [apply(() => two)],
+    steps: [apply((lane) => kubeVIP(vips(0, 1), lane.ports(0)))],
+  },
+  {
+    name: "NodeAddress to External to PodIP",
+    before: [apply((lane) => nodeAddress(own(0, 1), lane.ports(0)))],
+    steps: [apply(() => two), apply(() => podIP())],
+  },
+  {
+    name: "NodeAddress slots added, retired, removed",
+    before: [apply((lane) => nodeAddress(own(0, 1), lane.ports(0)))],
+    steps: [
+      apply((lane) => nodeAddress(own(0, 1, 2), lane.ports(0))),
+      apply((lane) => nodeAddress([...inPhase("Retiring", own(0)), ...own(1, 2)], lane.ports(0))),
+      apply((lane) => nodeAddress(own(1, 2), lane.ports(0))),
+    ],
+  },
+  {
+    name: "edit of the pods of three KubeVIP slots",
+    before: [apply((lane) => kubeVIP(vips(0, 1, 2), lane.ports(0)))],
+    steps: [apply((lane) => kubeVIP(vips(0, 1, 2), lane.ports(0), { label: "second" }))],
+  },
+  {
+    name: "edit of the pods of three NodeAddress slots",
+    before: [apply((lane) => nodeAddress(own(0, 1, 2), lane.ports(0)))],
+    steps: [apply((lane) => nodeAddress(own(0, 1, 2), lane.ports(0), { label: "second" }))],
+  },
+  {
+    name: "a slot removed and the pods edited at once",
+    before: [apply((lane) => kubeVIP(vips(0, 1), lane.ports(0)))],
+    steps: [apply((lane) => kubeVIP(vips(1), lane.ports(0), { label: "second" }))],
+  },
+  {
+    name: "edit of the pods while an address retires",
+    before: [apply((lane) => nodeAddress([...inPhase("Retiring", own(0)), ...own(1)], lane.ports(0)))],
+    steps: [
+      apply((lane) => nodeAddress([...inPhase("Retiring", own(0)), ...own(1)], lane.ports(0), { label: "second" })),
+    ],
+  },
+  {
+    name: "all addresses replaced",
+    before: [apply((lane) => kubeVIP(vips(0, 1), lane.ports(0)))],
+    steps: [apply((lane) => kubeVIP(vips(2, 3), lane.ports(0)))],
+  },
+  {
+    name: "two policies exchange their addresses",
+    before: [apply((lane) => kubeVIP(vips(0), lane.ports(0))), apply((lane) => kubeVIP(vips(1), lane.ports(1)), OTHER)],
+    steps: [
+      apply((lane) => kubeVIP(vips(2), lane.ports(0))),
+      apply((lane) => kubeVIP(vips(0), lane.ports(1)), OTHER),
+      apply((lane) => kubeVIP(vips(1), lane.ports(0))),
+    ],
+  },
+  {
+    name: "deletion while pods use the policy",
+    before: [apply(() => two), (lane, [first]) => lane.addSender(first!, NAME)],
+    steps: [remove(), (lane, [first]) => lane.removeSender(first!, NAME)],
+  },
+  {
+    name: "deletion of KubeVIP, and creation again",
+    before: [apply((lane) => kubeVIP(vips(0), lane.ports(0)))],
+    steps: [remove(), apply((lane) => kubeVIP(vips(0), lane.ports(0), { edit: "second" }))],
+  },
+  {
+    name: "the newest spec is rejected, then accepted",
+    before: [apply((lane) => kubeVIP(vips(0, 1), lane.ports(0)))],
+    steps: [
+      apply((lane) => invalid(kubeVIP(vips(2, 3), lane.ports(0)))),
+      apply((lane) => notGranted(lane.ports(0))),
+      apply((lane) => kubeVIP(vips(1, 2), lane.ports(0))),
+    ],
+  },
+  {
+    name: "all addresses Pending, then Active",
+    before: [apply((lane) => kubeVIP(vips(0, 1), lane.ports(0), { verified: false }))],
+    steps: [
+      apply((lane) => kubeVIP(inPhase("Pending", vips(0, 1)), lane.ports(0), { verified: false })),
+      apply((lane) => kubeVIP(vips(0, 1), lane.ports(0), { verified: false })),
+    ],
+  },
+  {
+    name: "all addresses Retiring, with a new one",
+    before: [apply((lane) => nodeAddress(own(0, 1), lane.ports(0)))],
+    steps: [apply((lane) => nodeAddress([...inPhase("Retiring", own(0, 1)), ...own(2)], lane.ports(0)))],
+  },
+  {
+    name: "all addresses Retiring",
+    before: [apply((lane) => kubeVIP(vips(0, 1), lane.ports(0)))],
+    steps: [apply((lane) => kubeVIP(inPhase("Retiring", vips(0, 1)), lane.ports(0)))],
+  },
+];
+
+/** Does steps, and waits after each until nothing changes. */
+export async function play(lane: Lane, steps: readonly Step[]): Promise<void> {
+  for (const step of steps) {
+    await step(lane, lane.namespaces);
+    await lane.settle();
+  }
+}
