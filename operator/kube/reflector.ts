@@ -55,7 +55,7 @@ export interface ReflectorOptions<T extends KubeObject> {
 }
 
 /** Why a store is compared: at intervals, before this process leads, or after a live read found something else. */
-export type Doubt = keyof typeof PATIENCE_MS;
+type Doubt = keyof typeof PATIENCE_MS;
 type Cause = "start" | "expired" | Doubt;
 
 /**
