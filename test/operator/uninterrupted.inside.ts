@@ -297,10 +297,14 @@ test("a rejected Service does not empty it, and unproven proxies stay out", LONG
 
 test("rejected ConfigMaps and Services do not empty the way back", LONG, async () => {
   const since = endpoints.version;
-  await refused(/configmaps\/moves-egress/, () => applyPolicy(plane, NS, "moves", moves("KubeVIP", [MOVED])));
+  await refused(/configmaps\/(moves-egress|egresspolicy-)/, () =>
+    applyPolicy(plane, NS, "moves", moves("KubeVIP", [MOVED])),
+  );
   await untilGone("moves-egress");
   await ready("moves");
-  await refused(/configmaps\/moves-egress/, () => applyPolicy(plane, NS, "moves", moves("External", [MOVED])));
+  await refused(/configmaps\/(moves-egress|egresspolicy-)/, () =>
+    applyPolicy(plane, NS, "moves", moves("External", [MOVED])),
+  );
   await untilGone(slot);
   await ready("moves");
   await refused(/services\/moves-egress\?/, () => applyPolicy(plane, NS, "moves", moves("KubeVIP", [MOVED])));
