@@ -26,13 +26,13 @@ export interface Down {
   endlessForLast: boolean;
   /** False if it surely never served. */
   served: boolean;
-  /** Time until which it counts as closed for a moment only, in milliseconds since the epoch. 0: it does not. */
+  /** Time until which it may return to service by itself, in milliseconds since the epoch. 0: it does not. */
   returnsUntil: number;
 }
 
 /**
- * Time for which a proxy that lost its address or its proof may return by itself. An echo server that misses one round
- * must not make all slots restart at once.
+ * Time for which a running proxy that lost its readiness, its address or its proof may return by itself. An echo server
+ * that misses one round, or probes of a loaded node, must not make several slots restart at once.
  */
 const MOMENT_MS = 30_000;
 
@@ -126,7 +126,7 @@ export function downOf(
   const endless = !addressMissing && !inService;
   const served = hasServed(facts, unit, deployment);
   const since = downSince(facts, spec, unit, deployment);
-  const returns = served && isCompleted(deployment) && own.some((proxy) => isClosed(proxy, spec));
+  const returns = served && isCompleted(deployment) && own.some(({ pod }) => pod.status?.phase === "Running");
   return {
     unit,
     why: reasonOf(own, serving),
