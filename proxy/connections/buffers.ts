@@ -2,7 +2,7 @@ import { MIB, memoryLimit } from "../config/memory.ts";
 import { countBound } from "../outcome/bounds.ts";
 
 /** A holder of bytes that its peer has not read. */
-export interface Holder {
+export interface ByteHolder {
   /** Bytes that it buffers now. */
   buffered(): number;
   /** Ends it; `close` is the value in the record. */
@@ -25,7 +25,7 @@ export function defaultBufferLimit(): number {
  */
 export class Buffers {
   readonly limit: number;
-  readonly #held = new Map<Holder, number>();
+  readonly #held = new Map<ByteHolder, number>();
   #bytes = 0;
   #shedding = false;
 
@@ -38,7 +38,7 @@ export class Buffers {
   }
 
   /** Updates the buffered bytes of a connection. */
-  note(holder: Holder): void {
+  note(holder: ByteHolder): void {
     const bytes = holder.buffered();
     const before = this.#held.get(holder) ?? 0;
     this.#bytes += bytes - before;
@@ -50,7 +50,7 @@ export class Buffers {
     setImmediate(() => this.#shed());
   }
 
-  forget(holder: Holder): void {
+  forget(holder: ByteHolder): void {
     this.#bytes -= this.#held.get(holder) ?? 0;
     this.#held.delete(holder);
   }

@@ -5,7 +5,7 @@ import { countBound } from "../outcome/bounds.ts";
 import { type Failure, isDenial, refusalBytes } from "../outcome/refusals.ts";
 import { type ClientOwner, clientAddress, own } from "../sockets/client.ts";
 import { reset } from "../sockets/reset.ts";
-import type { Buffers, Holder } from "./buffers.ts";
+import type { Buffers, ByteHolder } from "./buffers.ts";
 import { CLOSED, CUT, type CurrentRequest, type Phase } from "./client-phase.ts";
 import { Connect } from "./connect.ts";
 import { Forward } from "./forward.ts";
@@ -36,7 +36,7 @@ const HEAD_TIMEOUT_MS = 10_000;
 const KEEP_ALIVE_MS = 120_000;
 
 /** One accepted connection: reads heads, passes each request to its handler, refuses and lingers. */
-export class ClientConnection implements Connection, ClientOwner, Holder {
+export class ClientConnection implements Connection, ClientOwner, ByteHolder {
   readonly socket: Socket;
   readonly server: ConnectionServer;
   /** The address of the client. */
