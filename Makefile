@@ -8,7 +8,7 @@ STAMP := node_modules/.stamp
 VERSION = $(shell sed -n 's/^  "version": "\(.*\)",/\1/p' package.json)
 IMAGE ?= outrider:$(VERSION)
 
-.PHONY: help install run demo test test-quick lint fmt types generate verify tools cluster bundle image image-archive cover bench bench-operator bench-webhook soak fuzz prove clean
+.PHONY: help install run demo test test-quick lint fmt types generate verify tools cluster bundle image image-archive cover bench bench-operator bench-webhook soak fuzz prove mutants clean
 
 help: ## print this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -91,6 +91,9 @@ fuzz: install ## send hostile traffic through one proxy for minutes (SEED=… MI
 
 prove: install ## crash and perturb the operator on a real control plane, at most 30 minutes (SEED=… ARGS="--only crash-points"; ARGS=--help)
 	$(NODE) test/operator/proof/main.ts $(ARGS)
+
+mutants: install ## change the sources in small ways, and check that the tests detect it (hours; ARGS="--only proxy/policy/cidr.ts"): docs/testing.md
+	$(NODE) test/mutants/main.ts $(ARGS)
 
 clean: ## remove the output of the other targets
 	rm -rf node_modules coverage dist outrider-*.tar .cache

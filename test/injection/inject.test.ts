@@ -8,6 +8,7 @@ import { excludes, widens } from "../../operator/injection/exclusions.ts";
 import { inject, optIn, type PodLike } from "../../operator/injection/inject.ts";
 import type { Container, EnvVar } from "../../operator/injection/pod.ts";
 import { markerOf, NO_PROXY_NAMES, PASSWORD_NAME, URL_NAMES } from "../../operator/injection/variables.ts";
+import { runs, SHARE } from "../harness/runs.ts";
 import { applied, environment, targetOf } from "./policies.ts";
 
 /** Random pods and policies, with few names and values so that they often match. */
@@ -113,7 +114,7 @@ const holds = (check: (pod: PodLike, target: ReturnType<typeof targetOf>, stored
       assert.deepEqual(pod, before, "the input was changed");
       check(pod, target, applied(pod, patch));
     }),
-    { numRuns: 3000, ...(process.env.SEED === undefined ? {} : { seed: Number(process.env.SEED) }) },
+    { numRuns: runs(3000), ...(process.env.SEED === undefined ? {} : { seed: Number(process.env.SEED) }) },
   );
 
 const all = (pod: PodLike): Container[] => [...(pod.spec?.initContainers ?? []), ...(pod.spec?.containers ?? [])];
@@ -203,7 +204,7 @@ test("patch, warnings and events contain no password", () => {
     const said = JSON.stringify(inject(pod, target));
     assert.ok(!said.includes(PASSWORD), said);
   });
-  assert.ok(seen > 500, `only ${seen} pods had one`);
+  assert.ok(seen > 500 * SHARE, `only ${seen} pods had one`);
 });
 
 test("warnings and events respect the limits of the API server", () => {

@@ -17,6 +17,7 @@ import type { Facts } from "../../operator/reconcile/facts/facts.ts";
 import { heldByDeployment, heldByProxy, heldByService } from "../../operator/reconcile/facts/held-addresses.ts";
 import { holdersIn } from "../../operator/reconcile/facts/holders.ts";
 import { withDefaults } from "../harness/defaults.ts";
+import { runs } from "../harness/runs.ts";
 import { manySlots } from "./many-slots.ts";
 
 /**
@@ -477,7 +478,7 @@ function settle(world: World, order: readonly string[]): Map<string, string> {
 }
 
 const shown = (steps: readonly [string, Step][]) => steps.map(([what]) => what).join("\n");
-const RUNS = { numRuns: 100 };
+const RUNS = { numRuns: runs(100) };
 /** 5 s on an idle machine. */
 const LONG = { timeout: 240_000 };
 
@@ -534,6 +535,6 @@ test("the order of reconciles does not decide who is accepted", LONG, () => {
         assert.deepEqual(verdicts[0], verdicts[1]);
       },
     ),
-    { numRuns: 40 },
+    { numRuns: runs(40) },
   );
 });

@@ -7,6 +7,7 @@ import { PROXY_OPTIONS, readConfig, settingsOf } from "../../proxy/config/config
 import { encodeDocument, makeDocument, readDocument } from "../../proxy/policy/document.ts";
 import { readManifest } from "../../proxy/policy/policy-file.ts";
 import { dnsSecondsOf } from "../../proxy/policy-installer.ts";
+import { runs } from "../harness/runs.ts";
 import { documentArb } from "./arbitraries.ts";
 
 /**
@@ -86,7 +87,7 @@ test("every document of the proxy is valid by its schema", () => {
       const text = encodeDocument(makeDocument(partial));
       assert.ok(fits(schema, JSON.parse(text)), text);
     }),
-    { numRuns: 500 },
+    { numRuns: runs(500) },
   );
   assert.ok(fits(schema, JSON.parse(encodeDocument(makeDocument(FULL)))));
 });

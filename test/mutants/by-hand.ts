@@ -1,0 +1,179 @@
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { cpSync, mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+
+/** Mutants of modules that run as a program: one text replaced by another, and a test that has to fail. */
+
+export interface HandMade {
+  /** The guarantee that the mutant breaks. */
+  name: string;
+  source: string;
+  /** Exactly one place of the source. */
+  search: string;
+  replacement: string;
+  /** The test file, and a part of the name of the test that has to fail. */
+  test: readonly [file: string, name: string];
+}
+
+const FORWARD = "proxy/connections/forward.ts";
+const CLIENT = "proxy/connections/client-connection.ts";
+const SERVER = "proxy/connections/server.ts";
+const RESPONSE = "proxy/connections/response-relay.ts";
+
+export const HAND_MADE: readonly HandMade[] = [
+  {
+    name: "Connection cannot remove a framing field",
+    source: "proxy/http/fields.ts",
+    search: "(connection.has(lower) && !KEPT.has(lower))",
+    replacement: "connection.has(lower)",
+    test: ["test/proxy/framing.test.ts", "a request that nominates content-length"],
+  },
+  {
+    name: "the gate is checked again before the 200",
+    source: CLIENT,
+    search: "?? server.gate.refusal(passage.way, passage.dialled);",
+    replacement: "?? null;",
+    test: ["test/proxy/verify.test.ts", "refuses a CONNECT whose proof is lost during its dial: silence"],
+  },
+  {
+    name: "the gate compares the start of the dial with wrong answers",
+    source: CLIENT,
+    search: "server.gate.refusal(passage.way, passage.dialled)",
+    replacement: "server.gate.refusal(passage.way)",
+    test: ["test/proxy/verify.test.ts", "refuses a CONNECT whose proof is lost during its dial: a wrong answer"],
+  },
+  {
+    name: "a new policy decides again before the 200",
+    source: CLIENT,
+    search: "(changed ? this.#decideAgain(passage) : null)",
+    replacement: "null",
+    test: ["test/proxy/reload.test.ts", "a reload during a dial refuses a newly denied request"],
+  },
+  {
+    name: "an upstream is reused only after the whole request body",
+    source: FORWARD,
+    search: "if (this.#response.keepsUpstream && this.#request.done) {",
+    replacement: "if (this.#response.keepsUpstream) {",
+    test: ["test/proxy/framing.test.ts", "does not reuse an upstream that answers before the body ends"],
+  },
+  {
+    name: "a connection is kept only after the whole request body",
+    source: FORWARD,
+    search: "this.#close || !this.#request.done || hasEnded",
+    replacement: "this.#close || hasEnded",
+    test: ["test/proxy/framing.test.ts", "does not reuse an upstream that answers before the body ends"],
+  },
+  {
+    name: "the early bytes of a CONNECT are bounded",
+    source: "proxy/connections/connect.ts",
+    search: "if (this.#early.length >= MAX_EARLY_BYTES) this.#client.socket.pause();",
+    replacement: "",
+    test: ["test/proxy/early-bytes.test.ts", "CONNECT"],
+  },
+  {
+    name: "the early bytes of a request are bounded",
+    source: FORWARD,
+    search: "if (this.#held.length >= MAX_HELD_BYTES) this.#client.socket.pause();",
+    replacement: "",
+    test: ["test/proxy/early-bytes.test.ts", "POST"],
+  },
+  {
+    name: "maxTunnelsPerClient is the limit, not one less than it",
+    source: SERVER,
+    search: "mine >= maxTunnelsPerClient",
+    replacement: "mine > maxTunnelsPerClient",
+    test: ["test/proxy/abuse.test.ts", "maxTunnelsPerClient limits each client address on its own"],
+  },
+  {
+    name: "maxTunnels is the limit, not one less than it",
+    source: SERVER,
+    search: "this.#active >= this.settings.maxTunnels",
+    replacement: "this.#active > this.settings.maxTunnels",
+    test: ["test/proxy/abuse.test.ts", "--max-tunnels: further tunnels get 503"],
+  },
+  {
+    name: "a connection that NTLM authenticated serves one client",
+    source: "proxy/sockets/pool.ts",
+    search: "if (one.owner === undefined) entry ??= one;",
+    replacement: "entry ??= one;",
+    test: ["test/proxy/forward.test.ts", "never shares connections authenticated by NTLM or Negotiate"],
+  },
+  {
+    name: "traffic keeps a tunnel, silence ends it",
+    source: "proxy/connections/tunnel.ts",
+    search: "if (silent >= this.#idleMs)",
+    replacement: "if (silent < 0)",
+    test: ["test/proxy/idle.test.ts", "a tunnel, from the client$"],
+  },
+  {
+    name: "a target cannot answer with 407",
+    source: RESPONSE,
+    search: "if (head.status === 407)",
+    replacement: "if (head.status === 0)",
+    test: ["test/proxy/hostile/forged-voice.test.ts", "replaces a target's 407 by 502"],
+  },
+];
+
+const root = new URL("../..", import.meta.url).pathname;
+const tree = join(root, ".cache/mutants/tree");
+/** A test that hangs is a failed test. Longer than a test may take (`test/run.ts`). */
+const LIMIT_MS = 180_000;
+const COPIED = ["bin", "proxy", "operator", "test", "crds", "docs", "examples", "package.json"];
+
+/** A copy of the project, since others may use this one. */
+function copyTree(): void {
+  rmSync(tree, { recursive: true, force: true });
+  mkdirSync(tree, { recursive: true });
+  for (const name of COPIED) cpSync(join(root, name), join(tree, name), { recursive: true });
+  symlinkSync(join(root, "node_modules"), join(tree, "node_modules"));
+}
+
+/** Result of a test by its TAP output; "none" if no test has this name. */
+async function runTest([file, name]: HandMade["test"]): Promise<"passed" | "failed" | "none"> {
+  const args = ["--test", "--test-reporter=tap", "--test-force-exit", `--test-name-pattern=${name}`, file];
+  const limit = ["-k", "5", `${LIMIT_MS / 1000}`, process.execPath, ...args];
+  const child = spawn("timeout", limit, { cwd: tree, stdio: ["ignore", "pipe", "ignore"] });
+  let text = "";
+  child.stdout.setEncoding("utf8").on("data", (chunk: string) => {
+    text += chunk;
+  });
+  const [status] = (await once(child, "close")) as [number | null];
+  if (status !== 0) return "failed";
+  return Number(/^# pass (\d+)$/m.exec(text)?.[1] ?? 0) > 0 ? "passed" : "none";
+}
+
+/** Runs the test of a mutant without and with it. Undefined: the test detects the mutant. Else why not. */
+async function fault({ source, search, replacement, test }: HandMade, good: Set<string>): Promise<string | undefined> {
+  const path = join(tree, source);
+  const text = readFileSync(path, "utf8");
+  const places = text.split(search).length - 1;
+  if (places !== 1) return `${source} has ${places} times: ${search}`;
+  const key = test.join(": ");
+  if (!good.has(key)) {
+    const result = await runTest(test);
+    if (result !== "passed") return `without the mutant, ${key}: ${result}`;
+    good.add(key);
+  }
+  writeFileSync(
+    path,
+    text.replace(search, () => replacement),
+  );
+  const result = await runTest(test);
+  writeFileSync(path, text);
+  return result === "failed" ? undefined : `survived ${key}`;
+}
+
+/** Tests each hand-made mutant and prints a line for it. Returns whether all were detected. */
+export async function testByHand(mutants: readonly HandMade[]): Promise<boolean> {
+  copyTree();
+  const good = new Set<string>();
+  let passed = true;
+  for (const [i, mutant] of mutants.entries()) {
+    const why = await fault(mutant, good);
+    passed &&= why === undefined;
+    console.log(`by hand ${i + 1}/${mutants.length} ${why === undefined ? "killed" : "FAULT"}: ${mutant.name}`);
+    if (why !== undefined) console.log(`  ${why}`);
+  }
+  return passed;
+}

@@ -1,0 +1,46 @@
+/** Pure modules that Stryker mutates, and the tests of each. These tests start no process. */
+
+export interface Module {
+  /** The mutated source, from the root of the repository. */
+  source: string;
+  /** Test files in the order in which they run, as few as possible. The first failure ends the run of a mutant. */
+  tests: readonly string[];
+}
+
+/** Folders with a required score, in percent. The longest folder that contains a module counts. */
+export const REQUIRED: Readonly<Record<string, number>> = {
+  "proxy/policy": 90,
+  "proxy/http": 90,
+  "operator/reconcile/decision": 85,
+  "operator/reconcile/placement": 85,
+  "operator/injection": 85,
+};
+
+const policy = (...names: string[]) => names.map((name) => `test/policy/${name}.test.ts`);
+const operator = (...names: string[]) => names.map((name) => `test/operator/${name}.test.ts`);
+const http = (...names: string[]) => names.map((name) => `test/proxy/${name}.test.ts`);
+
+const READER = policy("reasons", "engine", "acl", "parse", "schema");
+const DECISION = operator("pod-labels", "explain-unplaced", "handover", "ownership", "golden");
+const INJECTION = ["test/injection/golden.test.ts", "test/injection/inject.test.ts"];
+
+const all = (folder: string, names: string, tests: readonly string[]): Module[] =>
+  names.split(" ").map((name) => ({ source: `${folder}/${name}.ts`, tests }));
+
+export const MODULES: readonly Module[] = [
+  { source: "proxy/policy/cidr.ts", tests: policy("cidr", "embedded") },
+  ...all("proxy/policy", "host target", policy("host", "target")),
+  { source: "proxy/policy/special.ts", tests: policy("special-purpose", "embedded") },
+  { source: "proxy/policy/explain.ts", tests: policy("reasons", "acl") },
+  { source: "proxy/policy/engine.ts", tests: policy("reasons", "engine", "embedded", "engine.property") },
+  { source: "proxy/policy/rules.ts", tests: [...READER, ...policy("engine.property")] },
+  ...all("proxy/policy", "acl document parse policy-file", READER),
+  ...all("proxy/http", "head body", http("head", "head.fuzz")),
+  { source: "proxy/http/held.ts", tests: http("held") },
+  { source: "proxy/http/fields.ts", tests: http("fields") },
+  ...all("operator/reconcile/decision", "accept desire document handover ownership pod-labels", DECISION),
+  ...all("operator/reconcile/decision", "published-ips resolved-spec", DECISION),
+  ...all("operator/reconcile/placement", "explain-unplaced nodes placement", DECISION),
+  ...all("operator/injection", "arguments coverage env exclusions inject java pod presets", INJECTION),
+  ...all("operator/injection", "sidecars variables warnings", INJECTION),
+];
