@@ -92,7 +92,7 @@ fuzz: install ## send hostile traffic through one proxy for minutes (SEED=… MI
 prove: install ## crash and perturb the operator on a real control plane, at most 30 minutes (SEED=… ARGS="--only crash-points"; ARGS=--help)
 	$(NODE) test/operator/proof/main.ts $(ARGS)
 
-mutants: install ## change the sources in small ways, and check that the tests detect it (hours; ARGS="--only proxy/policy/cidr.ts"): docs/testing.md
+mutants: install ## change the sources in small ways, and check that the tests detect it (ARGS="--only proxy/policy/cidr.ts"): docs/testing.md
 	$(NODE) test/mutants/main.ts $(ARGS)
 
 clean: ## remove the output of the other targets

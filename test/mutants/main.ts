@@ -9,7 +9,7 @@ import { installStryker, mutate, type Result } from "./stryker.ts";
 const HELP = `Usage: make mutants [ARGS="options"]
 
 Changes the sources in many small ways (mutants) and checks that the tests detect each change. Stryker mutates the pure
-modules (test/mutants/modules.ts), one after the other: 2 to 15 minutes each. Then this command applies the hand-made
+modules (test/mutants/modules.ts), one after the other: a few minutes each. Then this command applies the hand-made
 mutants of modules that run as a program (test/mutants/by-hand.ts). The sources of this folder are never changed.
 docs/testing.md lists the survivors that change nothing.
 

@@ -10,7 +10,7 @@ const root = new URL("../..", import.meta.url).pathname;
 const cache = join(root, ".cache");
 const home = join(cache, "stryker");
 const LOCK = "package-lock.json";
-/** Added to three times the normal time of the tests. It is long, since a slow machine must not count as a killed mutant. */
+/** Added to three times the normal time of the tests. Long, since slowness must not count as a killed mutant. */
 const TIMEOUT_MS = 30_000;
 /** Small enough for hundreds of mutants, with the same inputs for each. */
 const ENVIRONMENT = { SEED: "1", RUNS_SHARE: "0.02", NODE_COMPILE_CACHE: join(cache, "compiled") };
@@ -101,12 +101,11 @@ export async function mutate({ source, tests }: Module): Promise<Result> {
   const report = join(cache, "mutants", `${name}.json`);
   const config = join(cache, "mutants", `${name}.config.json`);
   mkdirSync(dirname(report), { recursive: true });
-  const imported = tests.slice(0, -1).flatMap((file) => ["--import", `./${file}`]);
   const options = {
-    testRunner: "tap",
-    plugins: ["@stryker-mutator/tap-runner"],
-    // One process runs all files: starting one costs more than most tests.
-    tap: { testFiles: tests.slice(-1), nodeArgs: ["--test-reporter=tap", ...imported] },
+    testRunner: "outrider",
+    plugins: [join(root, "test/mutants/runner.ts")],
+    outrider: { tests },
+    warnings: { unknownOptions: false, slow: false },
     mutate: [source],
     // Text of messages is left out: tests match the part of it that matters.
     mutator: { excludedMutations: ["StringLiteral"] },

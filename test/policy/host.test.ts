@@ -134,6 +134,27 @@ test("an ambiguous pattern is an error that quotes it", () => {
   }
 });
 
+test("the error of a pattern names the field or the form to use", () => {
+  const rows: [text: string, error: RegExp][] = [
+    ["", /^is empty; write a name/],
+    ["*.", /^is empty; write a name/],
+    ["a*.com", /^"a\*\.com": a wildcard is only/],
+    ["10.0.0.5", / is an IP address; use cidrs$/],
+    ["[::1]", / is an IP address; use cidrs$/],
+    ["x[::1]", /"x\[::1\]" is not a host name; write the name alone/],
+    ["[::1]x", /"\[::1\]x" is not a host name; write the name alone/],
+    ["10.0.0.0/24", / is a CIDR; use cidrs$/],
+    ["2001:DB8::/32", / is a CIDR; use cidrs$/],
+    ["x10.0.0.0/8", /"x10\.0\.0\.0\/8" is not a host name/],
+    ["10.0.0.0/8x", /"10\.0\.0\.0\/8x" is not a host name/],
+    ["a.example:443", / has a port; use ports$/],
+    ["a.example:", / has a port; use ports$/],
+    ["http://a:80", / is not a host name; write the name alone/],
+    ["-a.example", / is not a valid host name$/],
+  ];
+  for (const [text, error] of rows) assert.match((parseHostPattern(text) as { error: string }).error, error, text);
+});
+
 test("a pattern matches whole labels and never an address", () => {
   const fits = (pattern: string, host: string, except?: string) => {
     const rule = { hosts: [pattern], ...(except === undefined ? {} : { except: [except] }) };
