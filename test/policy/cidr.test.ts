@@ -107,14 +107,29 @@ test("isInside, single and widen agree with contains", () => {
   for (const prefix of [24, 25]) assert.equal(widen(cidr("10.1.2.0/24"), prefix).text, "10.1.2.0/24");
 });
 
+test("networks inside a larger one do not hide it", () => {
+  const rows = [
+    ["0.0.0.0/32", "128.0.0.0/1", "128.0.0.0/32", "200.0.0.0/32", "201.0.0.0/32"],
+    ["::/128", "8000::/1", "8000::/128", "c000::/128", "c001::/128"],
+  ];
+  for (const row of rows) {
+    const set = new CidrSet(row.map(cidr));
+    for (const text of ["150.0.0.0", "9000::"])
+      assert.equal(set.has(at(text)), text.includes(":") === row[0]!.includes(":"));
+  }
+});
+
 test("a set contains what one of its networks contains", () => {
-  /** Few bits, so that networks touch, nest and overlap. */
+  /** Few values, so that networks are equal, touch and nest. */
   const word = fc.constantFrom(0, 1, 2, 3, 0x7fffffff, 0x80000000, 0xfffffffe, 0xffffffff);
+  const wide = fc.tuple(word, fc.constantFrom(0, 1), fc.constant(0), word);
   const address: fc.Arbitrary<Address> = fc.oneof(
     word.map(v4),
-    fc.tuple(word, word, word, word).map((words): Address => ({ family: 6, words })),
+    wide.map((words): Address => ({ family: 6, words })),
   );
-  const network = fc.tuple(address, fc.nat(128)).map(([one, prefix]) => widen(single(one), prefix));
+  const network = fc
+    .tuple(address, fc.constantFrom(0, 1, 30, 31, 32), fc.constantFrom(0, 96))
+    .map(([one, prefix, more]) => widen(single(one), one.family === 4 ? prefix : prefix + more));
   fc.assert(
     fc.property(fc.array(network, { maxLength: 8 }), fc.array(address, { maxLength: 12 }), (networks, addresses) => {
       const set = new CidrSet(networks);
