@@ -110,9 +110,15 @@ test("a lower Max-Forwards replaces the value of the client", () => {
   const fields: Fields = [
     ["Host", "x"],
     ["MAX-forwards", "7"],
+    ["Z", "1"],
   ];
-  const lines = (forwards: number | null) => requestHead(request(fields), { ...ROUTE, forwards }).split("\r\n")[2];
-  assert.deepEqual([lines(6), lines(0), lines(null)], ["MAX-forwards: 6", "MAX-forwards: 0", "MAX-forwards: 7"]);
+  const lines = (forwards: number | null) =>
+    requestHead(request(fields), { ...ROUTE, forwards })
+      .split("\r\n")
+      .slice(2, 4);
+  assert.deepEqual(lines(6), ["MAX-forwards: 6", "Z: 1"]);
+  assert.deepEqual(lines(0), ["MAX-forwards: 0", "Z: 1"]);
+  assert.deepEqual(lines(null), ["MAX-forwards: 7", "Z: 1"]);
 });
 
 test("only a reason phrase that begins like a refusal is replaced", () => {
@@ -129,8 +135,18 @@ test("only a reason phrase that begins like a refusal is replaced", () => {
 });
 
 test("a 204 has no Content-Length, other answers keep it", () => {
-  const of = (status: number) => responseHead(response([["Content-Length", "0"]], { status }), PLAIN);
-  assert.ok(!of(204).includes("Content-Length"));
+  const of = (status: number) =>
+    responseHead(
+      response(
+        [
+          ["Content-Length", "0"],
+          ["Z", "1"],
+        ],
+        { status },
+      ),
+      PLAIN,
+    );
+  assert.equal(of(204), "HTTP/1.1 204 OK\r\nZ: 1\r\n\r\n");
   for (const status of [200, 304]) assert.match(of(status), /\r\nContent-Length: 0\r\n/);
 });
 
