@@ -102,4 +102,6 @@ async function main(): Promise<number> {
   return report(results) && passed ? 0 : 1;
 }
 
+// Stryker ends with this process.
+for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"]) process.on(signal, () => process.exit(1));
 process.exit(await main());

@@ -16,7 +16,8 @@ registerHooks({
     if (name === "node:test") return { url: COLLECT, shortCircuit: true };
     const found = next(name, context);
     // A file of the mutated copy: another URL is another module.
-    const isOurs = found.url.startsWith(pathToFileURL(`${process.cwd()}/`).href) && !found.url.includes("/node_modules/");
+    const isOurs =
+      found.url.startsWith(pathToFileURL(`${process.cwd()}/`).href) && !found.url.includes("/node_modules/");
     return isOurs ? { ...found, url: `${found.url}?load=${loads}` } : found;
   },
 });
