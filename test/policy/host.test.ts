@@ -5,7 +5,7 @@ import fc from "fast-check";
 import { makeDocument } from "../../proxy/policy/document.ts";
 import { compile, decideKnown } from "../../proxy/policy/engine.ts";
 import { canonicalHost, parseHostPattern } from "../../proxy/policy/host.ts";
-import { parseAbsolute, parseAuthority } from "../../proxy/policy/target.ts";
+import { formatTarget, parseAbsolute, parseAuthority } from "../../proxy/policy/target.ts";
 import { runs, SHARE } from "../harness/runs.ts";
 
 const label63 = "a".repeat(63);
@@ -273,4 +273,16 @@ test("reads addresses in brackets as Node's strict parser does", () => {
   );
   assert.ok(good > 1000 * SHARE, `only ${good} addresses`);
   assert.deepEqual([...new Set(odd)].sort((a, b) => a.length - b.length).slice(0, 10), []);
+});
+
+test("a scheme counts at the start of a URI only", () => {
+  for (const text of ["1234567a.example/?http://b.example/", "xhttp://a.example/", "/http://a.example/"]) {
+    assert.equal(parseAbsolute(text), null, text);
+  }
+});
+
+test("a target is shown as host and port, an IPv6 address in brackets", () => {
+  for (const text of ["a.example:443", "1.2.3.4:80", "[2600::1]:8080"]) {
+    assert.equal(formatTarget(parseAuthority(text)!), text);
+  }
 });
