@@ -5,5 +5,8 @@ export const SHARE = Number(process.env.RUNS_SHARE ?? 1);
 // A mutant must not be killed by an unlucky input. The smallest failing input does not matter.
 if (SHARE < 1) fc.configureGlobal({ seed: 1, endOnFailure: true });
 
+/** Fewer inputs find too little. */
+const MIN_RUNS = 20;
+
 /** Number of random inputs of a property test that has `full` of them in a normal run. */
-export const runs = (full: number): number => Math.ceil(full * SHARE);
+export const runs = (full: number): number => Math.max(Math.min(MIN_RUNS, full), Math.ceil(full * SHARE));

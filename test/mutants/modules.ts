@@ -35,7 +35,7 @@ export const MODULES: readonly Module[] = [
   { source: "proxy/policy/engine.ts", tests: policy("reasons", "engine", "embedded", "engine.property") },
   { source: "proxy/policy/rules.ts", tests: [...READER, ...policy("engine.property")] },
   ...all("proxy/policy", "acl document parse policy-file", READER),
-  ...all("proxy/http", "head body", http("head")),
+  ...all("proxy/http", "head body", http("head-values", "head")),
   { source: "proxy/http/held.ts", tests: http("held") },
   { source: "proxy/http/fields.ts", tests: http("fields") },
   ...all("operator/reconcile/decision", "accept desire document handover ownership pod-labels", DECISION),

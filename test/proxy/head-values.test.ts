@@ -1,0 +1,98 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { type Head, HeadParser, MAX_HEAD_BYTES, type ResponseHead, ResponseHeadParser } from "../../proxy/http/head.ts";
+
+/** What the head parsers read: values, and not only whether a head is valid. */
+
+function request(...fields: string[]): Head | { refusal: { status: number; reason: string } } {
+  const start = fields[0]!.includes(" HTTP/") ? fields : ["GET http://a/ HTTP/1.1", "Host: a", ...fields];
+  const result = new HeadParser().feed(Buffer.from(`${start.join("\r\n")}\r\n\r\n`, "latin1"));
+  return "head" in result! ? result.head : result!;
+}
+const good = (...fields: string[]) => request(...fields) as Head;
+const status = (...fields: string[]) =>
+  (request(...fields) as { refusal: { status: number; reason: string } }).refusal?.status;
+
+function response(text: string): { head: ResponseHead; rest: string } | string {
+  const result = new ResponseHeadParser().feed(Buffer.from(text, "latin1"))!;
+  return "error" in result ? result.error : { head: result.head, rest: result.rest.toString() };
+}
+const answer = (...lines: string[]) => (response(`${lines.join("\r\n")}\r\n\r\n`) as { head: ResponseHead }).head;
+
+test("Connection and Proxy-Connection nominate fields in lower case", () => {
+  const of = (...fields: string[]) => [...good(...fields).connection];
+  assert.deepEqual(of("CONNECTION: Close,\tX-A", "proxy-connection: b , X-A"), ["close", "x-a", "b"]);
+  assert.deepEqual(of("Connectio: a", "Connection-: b", "Connectiox: c", "Xroxy-Connection: d"), []);
+  const names = Array.from({ length: 64 }, (_, i) => `n${i}`);
+  assert.equal(of(`Connection: ${names.join()}`).length, 64);
+  assert.equal(of(`Connection: ${names.slice(32).join()}`, `Connection: ${names.slice(0, 32).join()}`).length, 64);
+  assert.equal(status(`Connection: ${names.join()}, x`), 431);
+  assert.equal(status(`Connection: ${names.join()}`, "Connection: x"), 431);
+});
+
+test("a request keeps its connection by version and Connection", () => {
+  const old = (field: string) => good("GET http://a/ HTTP/1.0", field).keepAlive;
+  assert.deepEqual([good("A: b").keepAlive, good("Connection: close").keepAlive], [true, false]);
+  assert.deepEqual([old("A: b"), old("Connection: keep-alive")], [false, true]);
+});
+
+test("a request head has version, credentials and framing", () => {
+  const { authorization } = good("Proxy-Authorization: Basic x");
+  assert.equal(authorization, "Basic x");
+  assert.ok(!("authorization" in good("A: b")) && !("contentLength" in good("A: b")));
+  assert.equal(good("Content-Length: 123456789012345").contentLength, 123_456_789_012_345);
+  assert.deepEqual([good("GET http://a/ HTTP/1.0", "A: b").minor, good("A: b").minor], [0, 1]);
+  assert.deepEqual(good("A: \t b c\t ", "E: ").headers.slice(1), [
+    ["A", "b c"],
+    ["E", ""],
+  ]);
+  assert.equal(status(": a"), 400);
+});
+
+test("a head has at most 256 fields and 16,384 bytes", () => {
+  const fields = Array.from({ length: 256 }, () => "A:b");
+  assert.equal(good(...fields.slice(1)).headers.length, 256);
+  assert.equal(status(...fields), 431);
+  const text = "GET http://a/ HTTP/1.1\r\nHost: a\r\nX: \r\n\r\n";
+  const room = MAX_HEAD_BYTES - text.length;
+  assert.equal(good(`X: ${"x".repeat(room)}`).headers.length, 2);
+  assert.equal(status(`X: ${"x".repeat(room + 1)}`), 431);
+});
+
+test("a response head has status, reason, version and framing", () => {
+  const { head, rest } = response("HTTP/1.1 299 So \xe4\r\nA: b\r\nContent-Length: 3\r\n\r\nabc") as {
+    head: ResponseHead;
+    rest: string;
+  };
+  assert.equal(rest, "abc");
+  assert.deepEqual([head.status, head.reason, head.minor, head.contentLength], [299, "So \xe4", 1, 3]);
+  assert.deepEqual([head.chunked, head.keepAlive, [...head.connection]], [false, true, []]);
+  assert.deepEqual(head.headers, [
+    ["A", "b"],
+    ["Content-Length", "3"],
+  ]);
+  assert.deepEqual([answer("HTTP/1.1 200 ").reason, answer("HTTP/1.1 200").reason], ["", ""]);
+  const old = answer("HTTP/1.0 404 No");
+  assert.deepEqual([old.minor, old.status, old.keepAlive], [0, 404, false]);
+  assert.equal(answer("HTTP/1.0 200 OK", "Connection: keep-alive").keepAlive, true);
+  assert.equal(answer("HTTP/1.1 200 OK", "Connection: close").keepAlive, false);
+  assert.equal(answer("HTTP/1.1 200 OK", "Transfer-Encoding: chunked").chunked, true);
+});
+
+test("a response head with another form is an error", () => {
+  const starts = [
+    "HTTP/1.2 200 OK",
+    "HTTP/2 200",
+    "xHTTP/1.1 200 OK",
+    "HTTP/1.1 099 x",
+    "HTTP/1.1 20 x",
+    "HTTP/1.1 2x0",
+  ];
+  for (const line of [...starts, "HTTP/1.1 20x", "HTTP/1.1 200x", "HTTP/1.1 200 a\x01", "HTTP/1.1  200", ""]) {
+    assert.equal(response(`${line}\r\n\r\n`), "the status line is not HTTP/1.1", line);
+  }
+  const chunked = "Transfer-Encoding: chunked\r\n";
+  assert.match(String(response(`HTTP/1.0 200 OK\r\n${chunked}\r\n`)), /Transfer-Encoding/);
+  assert.match(String(response(`HTTP/1.1 200 OK\r\n${chunked}Content-Length: 1\r\n\r\n`)), /both Content-Length/);
+  assert.equal(new ResponseHeadParser().feed(Buffer.from("HTTP/1.1 200 OK\r\nA: b\r\n")), null);
+});
