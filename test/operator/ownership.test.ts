@@ -516,7 +516,7 @@ test("no sequence ends in a deadlock", LONG, () => {
     }),
     RUNS,
   );
-  assert.ok(conflicts > RUNS.numRuns / 20, `${conflicts} conflicts`);
+  assert.ok(conflicts >= RUNS.numRuns / 20, `${conflicts} conflicts`);
 });
 
 test("the order of reconciles does not decide who is accepted", LONG, () => {
