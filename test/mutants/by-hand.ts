@@ -16,8 +16,8 @@ export interface HandMade {
   test: readonly [file: string, name: string];
 }
 
-const FORWARD = "proxy/connections/forward.ts";
-const CLIENT = "proxy/connections/client-connection.ts";
+const EXCHANGE = "proxy/connections/exchange.ts";
+const PERMIT = "proxy/connections/permit.ts";
 const SERVER = "proxy/connections/server.ts";
 const RESPONSE = "proxy/connections/response-relay.ts";
 
@@ -31,50 +31,50 @@ export const HAND_MADE: readonly HandMade[] = [
   },
   {
     name: "the gate is checked again before the 200",
-    source: CLIENT,
-    search: "?? server.gate.refusal(passage.way, passage.dialled);",
+    source: PERMIT,
+    search: "?? gate.refusal(request.route, request.dialled);",
     replacement: "?? null;",
     test: ["test/proxy/verify.test.ts", "refuses a CONNECT whose proof is lost during its dial: silence"],
   },
   {
     name: "the gate compares the start of the dial with wrong answers",
-    source: CLIENT,
-    search: "server.gate.refusal(passage.way, passage.dialled)",
-    replacement: "server.gate.refusal(passage.way)",
+    source: PERMIT,
+    search: "gate.refusal(request.route, request.dialled)",
+    replacement: "gate.refusal(request.route)",
     test: ["test/proxy/verify.test.ts", "refuses a CONNECT whose proof is lost during its dial: a wrong answer"],
   },
   {
     name: "a new policy decides again before the 200",
-    source: CLIENT,
-    search: "(changed ? this.#decideAgain(passage) : null)",
+    source: PERMIT,
+    search: "(changed ? this.#decideAgain(request) : null)",
     replacement: "null",
     test: ["test/proxy/reload.test.ts", "a reload during a dial refuses a newly denied request"],
   },
   {
     name: "an upstream is reused only after the whole request body",
-    source: FORWARD,
-    search: "if (this.#response.keepsUpstream && this.#request.done) {",
-    replacement: "if (this.#response.keepsUpstream) {",
+    source: EXCHANGE,
+    search: "if (this.#response.keepsUpstream && this.#request.done)",
+    replacement: "if (this.#response.keepsUpstream)",
     test: ["test/proxy/framing.test.ts", "does not reuse an upstream that answers before the body ends"],
   },
   {
     name: "a connection is kept only after the whole request body",
-    source: FORWARD,
+    source: EXCHANGE,
     search: "this.#close || !this.#request.done || hasEnded",
     replacement: "this.#close || hasEnded",
     test: ["test/proxy/framing.test.ts", "does not reuse an upstream that answers before the body ends"],
   },
   {
     name: "the early bytes of a CONNECT are bounded",
-    source: "proxy/connections/connect.ts",
-    search: "if (this.#early.length >= MAX_EARLY_BYTES) this.#client.socket.pause();",
+    source: "proxy/connections/reaching.ts",
+    search: "if (this.#early.length >= MAX_EARLY_BYTES) this.client.socket.pause();",
     replacement: "",
     test: ["test/proxy/early-bytes.test.ts", "CONNECT"],
   },
   {
     name: "the early bytes of a request are bounded",
-    source: FORWARD,
-    search: "if (this.#held.length >= MAX_HELD_BYTES) this.#client.socket.pause();",
+    source: "proxy/connections/reaching.ts",
+    search: "if (this.#early.length >= MAX_EARLY_BYTES) this.client.socket.pause();",
     replacement: "",
     test: ["test/proxy/early-bytes.test.ts", "POST"],
   },
