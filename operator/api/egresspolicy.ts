@@ -37,9 +37,9 @@ export interface EgressPolicySpec {
   ports: Array<number | string>;
 
   /**
-   * Allow rules. Their order does not matter, and a deny rule always wins. With defaultAction: Deny they allow
-   * the only targets. With the other default actions they add targets that the default does not allow: other
-   * ports, and private ranges by cidrs.
+   * Allow rules. Their order does not matter, and a deny rule always wins. With defaultAction: Deny, the targets
+   * of these rules are the only allowed ones. With the other default actions they add targets that the default
+   * does not allow: other ports, and private ranges by cidrs.
    */
   allow?: AllowRuleSpec[];
 
@@ -47,8 +47,9 @@ export interface EgressPolicySpec {
   deny?: DenyRuleSpec[];
 
   /**
-   * The sender that the pods run. Injection adds its own proxy variables to the usual ones, and gives warnings
-   * for it. Generic: programs that read HTTP_PROXY and HTTPS_PROXY, such as those in Go, Python, Ruby and curl.
+   * The sender that the pods run. Besides the usual variables, injection sets the proxy settings of this sender,
+   * and warns of its known problems. Generic: programs that read HTTP_PROXY and HTTPS_PROXY, such as those in
+   * Go, Python, Ruby and curl.
    * @default "Generic"
    */
   preset: "Generic" | "Convoy" | "Svix" | "Outpost" | "Java";
@@ -60,7 +61,7 @@ export interface EgressPolicySpec {
   injection: InjectionSpec;
 
   /**
-   * Source addresses for the allow lists of webhook receivers. They are published in the ConfigMap
+   * Addresses that webhook receivers see and add to their allow lists. They are published in the ConfigMap
    * <policy>-egress-ips. If the list is not empty, proxies connect only over the address families (IPv4, IPv6)
    * of its Active and Retiring addresses.
    */
@@ -73,8 +74,8 @@ export interface EgressPolicySpec {
   nat: NatSpec;
 
   /**
-   * Verification of the source addresses. Every proxy requests the echo URLs by its own egress path and compares
-   * the answer with staticIPs. Without this block nothing is verified.
+   * Verification that requests leave from the static IPs. Every proxy requests the echo URLs over its own egress
+   * path and compares the answers with staticIPs. Without this field nothing is verified.
    */
   verification?: VerificationSpec;
 
@@ -103,8 +104,8 @@ export interface EgressPolicySpec {
  */
 export interface AllowRuleSpec {
   /**
-   * Name of the rule in records, answers and explanations; unique in the policy. Default: its place, such as
-   * allow[0].
+   * Name of the rule in access records, refusals and the output of outrider explain. It must be unique in the
+   * policy. Default: its position, such as allow[0].
    */
   name?: string;
 
@@ -114,13 +115,14 @@ export interface AllowRuleSpec {
    */
   hosts?: string[];
 
-  /** Names that hosts of this rule does not match. Same forms as hosts. */
+  /** Exceptions from hosts. The rule does not match these names. Same forms as hosts. */
   except?: string[];
 
   /**
-   * Networks such as 10.96.0.0/12 or 2001:db8::/32 that must contain the resolved address. With hosts, they open
-   * private and other special-purpose ranges for exactly these hosts and ports. Without hosts, they do so for
-   * targets that are IP addresses. Cloud metadata, link-local and loopback addresses are always blocked.
+   * Networks such as 10.96.0.0/12 or 2001:db8::/32. The rule allows only resolved addresses in these networks.
+   * With hosts, the rule opens private and other special-purpose ranges for exactly these hosts and ports.
+   * Without hosts, it opens them for targets that are IP addresses. Cloud metadata, link-local and loopback
+   * addresses are always blocked.
    */
   cidrs?: string[];
 
@@ -134,8 +136,8 @@ export interface AllowRuleSpec {
  */
 export interface DenyRuleSpec {
   /**
-   * Name of the rule in records, answers and explanations; unique in the policy. Default: its place, such as
-   * deny[0].
+   * Name of the rule in access records, refusals and the output of outrider explain. It must be unique in the
+   * policy. Default: its position, such as deny[0].
    */
   name?: string;
 
@@ -145,12 +147,13 @@ export interface DenyRuleSpec {
    */
   hosts?: string[];
 
-  /** Names that hosts of this rule does not match. Same forms as hosts. */
+  /** Exceptions from hosts. The rule does not match these names. Same forms as hosts. */
   except?: string[];
 
   /**
-   * Networks such as 198.51.100.0/24 or 2001:db8::/32. The proxy checks every address that a name resolves to.
-   * With hosts, only the addresses of these hosts are checked.
+   * Networks such as 198.51.100.0/24 or 2001:db8::/32. The proxy checks every address that a name resolves to,
+   * and does not connect to addresses in these networks. It denies the request if no other allowed address is
+   * left. With hosts, it checks only the addresses of these hosts.
    */
   cidrs?: string[];
 
@@ -261,8 +264,8 @@ export interface NatSpec {
 }
 
 /**
- * Verification of the source addresses. Every proxy requests the echo URLs by its own egress path and compares
- * the answer with staticIPs. Without this block nothing is verified.
+ * Verification that requests leave from the static IPs. Every proxy requests the echo URLs over its own egress
+ * path and compares the answers with staticIPs. Without this field nothing is verified.
  */
 export interface VerificationSpec {
   /**
@@ -275,7 +278,7 @@ export interface VerificationSpec {
   intervalSeconds?: number;
 
   /**
-   * Timeout of an echo URL.
+   * Timeout of one request to an echo URL.
    * @default 5
    */
   timeoutSeconds: number;
@@ -310,9 +313,9 @@ export interface AuthenticationSpec {
   /**
    * Secret with the passwords, in the policy's namespace. PROXY_PASSWORD and PROXY_PASSWORD_PREVIOUS are shared
    * passwords, for user names that are not keys of the Secret. Use both during a password rotation. Every other
-   * key is a user name, and its value is the password of that user. Do not create a key named outrider. Pods
-   * without the annotation egress.outrider.dev/client use this user name with the shared password. Use only the
-   * characters A-Z a-z 0-9 . _ ~ - in passwords, since they become part of a URL.
+   * key is a user name, and its value is the password of that user. Pods without the annotation
+   * egress.outrider.dev/client use the user name outrider with the shared password, so do not create a key named
+   * outrider. Use only the characters A-Z a-z 0-9 . _ ~ - in passwords, since they become part of a URL.
    */
   secretRef?: {
     /** Name of the Secret. */
@@ -326,13 +329,15 @@ export interface AuthenticationSpec {
  */
 export interface ProxySpec {
   /**
-   * Number of proxies. Default: 2, unless another manager such as a HorizontalPodAutoscaler sets it on the
-   * Deployment. Not allowed with the providers NodeAddress and KubeVIP, which run one proxy for each static IP.
+   * Number of proxies. Default: 2. The operator ignores it if another manager, such as a
+   * HorizontalPodAutoscaler, has set replicas of the Deployment. Not allowed with the providers NodeAddress and
+   * KubeVIP, which run one proxy for each static IP.
    */
   replicas?: number;
 
   /**
-   * Port of the container, or of the node with NodeAddress and KubeVIP. The Service always has port 4750.
+   * Port of the proxy container. With NodeAddress and KubeVIP it is also a port of the node. The Service always
+   * has port 4750.
    * @default 4750
    */
   port: number;
@@ -388,7 +393,8 @@ export interface ProxySpec {
     idleSeconds: number;
 
     /**
-     * Time for open tunnels to finish during a graceful shutdown. Set it to at least your longest delivery.
+     * Time for open tunnels and requests to finish during a graceful shutdown. Set it to at least your longest
+     * delivery.
      * @default 30
      */
     drainSeconds: number;
@@ -407,14 +413,14 @@ export interface ProxySpec {
 
     /**
      * Limit of concurrent tunnels and requests of one client on one proxy; 0 for no limit. A client is a user name
-     * with its own password, or else a source address.
+     * with its own password, or else the IP address of the client.
      * @default 0
      */
     maxTunnelsPerClient: number;
   };
 
   /**
-   * HTTP status of denied requests, for senders that misinterpret one of them.
+   * HTTP status of denied requests. Use 502 if your sender misinterprets 403, as some versions of Outpost do.
    * @default 403
    */
   denyStatus: 403 | 502;
@@ -586,7 +592,7 @@ export interface EgressPolicyStatus {
     /** Number of static IPs that an echo server has seen, of all Active ones. */
     verified?: string;
 
-    /** Number of available proxies, of all wanted ones. */
+    /** Number of available proxies, of the replicas of all Deployments of the policy. */
     proxies?: string;
 
     /** Number of pods with the current proxy settings, of all that request the policy. */
