@@ -79,7 +79,7 @@ function judgeRollout(
 }
 
 const NO_DEPLOYMENT =
-  "no Deployment of the proxies exists; the operator creates it unless Programmed names an obstacle";
+  "no Deployment of the proxies exists yet; the operator will create it, unless Programmed names an obstacle";
 const ALL_PENDING = "no proxy runs, since all static IPs are Pending; set the phase of one to Active";
 
 /**

@@ -142,7 +142,7 @@ function verified(proxies: readonly ProxyFacts[], spec: EgressPolicySpec): Findi
     const message = `no echo URL answers ${count}, and the last proof is still valid: ${podNames(silent)} (${error})`;
     return yes(REASON.stale, message);
   }
-  return yes(REASON.verified, "every ready proxy sends from a published address");
+  return yes(REASON.verified, "every ready proxy sends from its published address");
 }
 
 /** Each proxy needs an address of its pool. Unused addresses of the pool are no problem. */
@@ -178,7 +178,7 @@ function assigned(facts: Facts, effective: Effective | undefined, { states, acti
       const all = `${missing.length} of ${total} not assigned to a proxy: ${addresses}`;
       switch (shape.address) {
         case "follows-ready-pod":
-          return no(REASON.unassigned, `${all}; ${effective.provider.name} assigns it to the node of its ready proxy`);
+          return no(REASON.unassigned, `${all}; kube-vip assigns a static IP to the node of the ready proxy of its slot, so look at this proxy`);
         case "on-node": {
           const placement = effective.placements.get(missing[0]!.slot!)!;
           return no(REASON.unassigned, `${all}; ${whyUnassigned(facts, effective.spec, placement)}`);
@@ -212,7 +212,7 @@ function summary(facts: Facts, effective: Effective | undefined, findings: Findi
   if (facts.policy.metadata.deletionTimestamp !== undefined) {
     const pods = counted(facts.injected.length, "injected pod has", "injected pods have");
     const names = joinNames(facts.injected, IN_USE_SHOWN);
-    const fix = `remove ${LABEL.policy} from their pod templates`;
+    const fix = `remove ${LABEL.policy} from their pod templates, which restarts the pods`;
     return no(REASON.inUse, `the deletion waits until ${pods} ended: ${names}; ${fix}`);
   }
   const onNode = effective !== undefined && isOnNode(effective.provider.shape);
