@@ -178,7 +178,10 @@ function assigned(facts: Facts, effective: Effective | undefined, { states, acti
       const all = `${missing.length} of ${total} not assigned to a proxy: ${addresses}`;
       switch (shape.address) {
         case "follows-ready-pod":
-          return no(REASON.unassigned, `${all}; kube-vip assigns a static IP to the node of the ready proxy of its slot, so look at this proxy`);
+          return no(
+            REASON.unassigned,
+            `${all}; kube-vip assigns a static IP to the node of the ready proxy of its slot, so look at this proxy`,
+          );
         case "on-node": {
           const placement = effective.placements.get(missing[0]!.slot!)!;
           return no(REASON.unassigned, `${all}; ${whyUnassigned(facts, effective.spec, placement)}`);
