@@ -118,6 +118,14 @@ test("an old shared fleet is verified by the addresses of its Deployment", () =>
   }
 });
 
+test("an old shared fleet is verified by an address that is Pending in the new spec", () => {
+  const both = { ...slots, staticIPs: [{ address: NEW }, { address: OLD, phase: "Pending" }] };
+  assert.deepEqual(exchange(both, [shared], [proxy(SHARED)], list([OLD, NEW])).document, [
+    `${NEW} Pending`,
+    `${OLD} Retiring`,
+  ]);
+});
+
 test("a fleet without a Deployment keeps its addresses while a proxy runs", () => {
   const published = list([OLD, NEW, OLD]);
   assert.deepEqual(exchange(slots, [], [proxy(SHARED, { terminating: true })], published).document, [
