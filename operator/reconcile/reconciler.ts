@@ -64,12 +64,12 @@ function waitsForPods({ policy, namespaceTerminating }: Facts): boolean {
   return !namespaceTerminating && policy.metadata.annotations?.[ANNOTATION.forceDelete] !== "true";
 }
 
-/** Whether a plan deletes an object, or removes an address from the published list. */
+/** Whether a plan deletes an object, or an address of the published list counts as no longer in use. */
 function takesAway({ effective, desired }: Plan): boolean {
   if (effective === undefined || desired === undefined) return false;
   if (desired.removals.length > 0) return true;
-  const listed = new Set(desired.published.all);
-  return noLongerUsed(effective.spec, effective.published).some((address) => !listed.has(address));
+  const retiring = new Set(desired.published.json.retiring);
+  return noLongerUsed(effective.spec, effective.published).some((address) => !retiring.has(address));
 }
 
 /** Existing object of a policy. */
@@ -197,7 +197,8 @@ export class PolicyReconciler {
   async #concernsUnseen({ policy, proxies }: Facts, plan: Plan): Promise<boolean> {
     if (!takesAway(plan)) return false;
     const { client, caches, log } = this.#options;
-    const known = new Set(proxies.map(({ pod }) => pod.metadata.uid));
+    const running = proxies.filter(({ pod }) => pod.status?.phase === "Running");
+    const known = new Set(running.map(({ pod }) => pod.metadata.uid));
     if (!(await hasOtherProxies(client, policy, known))) return false;
     const { namespace, name } = policy.metadata;
     log.info({ namespace, name }, "the fleet has proxies that the cache does not have, comparing the cache");
@@ -233,6 +234,8 @@ export class PolicyReconciler {
     this.#remember(policy, plan);
     if (await this.#concernsUnseen(facts, plan)) return { result: "requeue", afterMs: PENDING_MS };
     const problem = await this.#record(facts, plan);
+    // Repairs of labels do not depend on the record.
+    if (problem !== undefined) await this.#pods.patch(plan.desired?.round.labels.correct ?? []);
     const { applied, children } =
       problem === undefined
         ? await this.#carryOut(facts, plan)

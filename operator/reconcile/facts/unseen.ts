@@ -6,14 +6,14 @@ import { fleetSelector, RUNNING } from "./caches.ts";
 
 /** Live lists, for decisions that depend on pods which a cache does not have. */
 
-/** Whether pods that have not ended match a selector, besides known ones. @throws ApiError */
+/** Whether pods match selectors, besides known ones. @throws ApiError */
 async function hasOthers(
   client: Pick<Client, "pages">,
   { metadata: { namespace } }: EgressPolicy,
-  labelSelector: string,
+  selectors: { labelSelector: string; fieldSelector: string },
   known: ReadonlySet<string | undefined>,
 ): Promise<boolean> {
-  const scope = { namespace, labelSelector, fieldSelector: RUNNING, metadataOnly: true };
+  const scope = { namespace, ...selectors, metadataOnly: true };
   for await (const { items } of client.pages(RESOURCE.pod, scope)) {
     if (items.some(({ metadata }) => !known.has(metadata.uid))) return true;
   }
@@ -22,14 +22,16 @@ async function hasOthers(
 
 /** Whether pods use a policy. @throws ApiError */
 export function hasInjectedPods(client: Pick<Client, "pages">, policy: EgressPolicy): Promise<boolean> {
-  return hasOthers(client, policy, `${LABEL.injected}=${policy.metadata.name}`, new Set());
+  const labelSelector = `${LABEL.injected}=${policy.metadata.name}`;
+  return hasOthers(client, policy, { labelSelector, fieldSelector: RUNNING }, new Set());
 }
 
-/** Whether a fleet has other pods than the known ones (uids). @throws ApiError */
+/** Whether a fleet has other running pods than the known ones (uids). @throws ApiError */
 export function hasOtherProxies(
   client: Pick<Client, "pages">,
   policy: EgressPolicy,
   known: ReadonlySet<string | undefined>,
 ): Promise<boolean> {
-  return hasOthers(client, policy, `${fleetSelector},${LABEL.fleet}=${policy.metadata.name}`, known);
+  const labelSelector = `${fleetSelector},${LABEL.fleet}=${policy.metadata.name}`;
+  return hasOthers(client, policy, { labelSelector, fieldSelector: "status.phase=Running" }, known);
 }
