@@ -48,6 +48,16 @@ export function parseGrants(text: string): Grants {
   return grants;
 }
 
+/** Whether a namespace may have an exclusive address with some provider. */
+export function isGranted(grants: Grants, namespace: string, text: string): boolean {
+  const address = parseAddress(text);
+  if (address === null) return false;
+  return grants.some(
+    ({ namespaces, staticIPs }) =>
+      (namespaces.includes("*") || namespaces.includes(namespace)) && staticIPs.some((cidr) => contains(cidr, address)),
+  );
+}
+
 /** Results of {@link notGranted} by spec: reading 128 addresses takes 0.1 ms, and a decision may concern many policies. */
 const memo = new WeakMap<
   EgressPolicySpec,

@@ -5,7 +5,7 @@ import type { EgressPolicy, EgressPolicySpec } from "../../operator/api/egresspo
 import { ANNOTATION, LABEL } from "../../operator/api/names.ts";
 import type { Deployment, Pod, Service } from "../../operator/api/objects.ts";
 import { childMeta, podLabels } from "../../operator/fleet/metadata.ts";
-import { type Slot, slotsOf } from "../../operator/fleet/slots.ts";
+import { type Slot, slotId, slotsOf } from "../../operator/fleet/slots.ts";
 import { type KubeObject, keyOf } from "../../operator/kube/resource.ts";
 import { Store } from "../../operator/kube/store.ts";
 import { type Grants, parseGrants } from "../../operator/providers/grants.ts";
@@ -81,18 +81,20 @@ class World {
 
   factsOf(key: string): Facts {
     const { deployments, services, proxies, claims, grants, policies } = this;
-    const caches = Object.fromEntries(
+    const acceptedSpecOf: Facts["acceptedSpecOf"] = ({ metadata }) => this.accepted.get(metadata.uid!);
+    const stores = Object.fromEntries(
       Object.entries({ deployments, services, proxies }).map(([kind, store]) => [
         kind,
         { get: store.get.bind(store), by: store.by.bind(store), list: store.list.bind(store) },
       ]),
-    ) as unknown as Parameters<typeof holdersIn>[0];
+    );
+    const caches = { ...stores, policies } as unknown as Parameters<typeof holdersIn>[0];
     return {
       ...manySlots(1, 0),
       policy: policies.get(key)!,
       others: () => [...policies.values()].filter((other) => keyOf(other) !== key),
-      holdersOf: (address) => holdersIn(caches, claims, address),
-      acceptedSpecOf: ({ metadata }) => this.accepted.get(metadata.uid!),
+      holdersOf: (address) => holdersIn(caches, { claims, grants, acceptedSpecOf }, address),
+      acceptedSpecOf,
       grants,
     };
   }
@@ -367,6 +369,21 @@ test("a revoked grant frees what no proxy uses", () => {
   assert.match(messageOf(world.reconcile("convoy/webhooks")), /^NotGranted/);
   assert.match(messageOf(world.reconcile("billing/used")), /is held by policy convoy\/webhooks; /);
   assert.ok(isAccepted(world.reconcile("billing/pending")));
+});
+
+test("a Deployment of a namespace without a grant holds no address", () => {
+  const world = new World();
+  world.restart(ALL.map((grant) => ({ ...grant, namespaces: ["convoy"] })));
+  // An older policy, whose spec has no exclusive address, controls a Deployment that looks like that of a slot.
+  world.edit("billing/forger", specOf([]));
+  const metadata = {
+    ...childMeta(world.policies.get("billing/forger")!, "forged", { [LABEL.slot]: slotId(ip(1)) }),
+    annotations: { [ANNOTATION.address]: ip(1), [ANNOTATION.source]: ip(1) },
+  };
+  world.deployments.set({ apiVersion: "apps/v1", kind: "Deployment", metadata });
+  world.services.set({ apiVersion: "v1", kind: "Service", metadata });
+  world.edit("convoy/webhooks", specOf([{ address: ip(1) }]));
+  assert.ok(isAccepted(world.reconcile("convoy/webhooks")));
 });
 
 test("a claim never overwrites the claim of another policy", () => {

@@ -85,7 +85,7 @@ export function gather(caches: Caches, policy: EgressPolicy, around: Surrounding
     record: around.records.read(policy, configMaps),
     namespaceTerminating: isTerminating(caches, policy),
     others: () => othersThan(uid, caches).map(around.interned),
-    holdersOf: (address) => holdersIn(caches, around.claims, address),
+    holdersOf: (address) => holdersIn(caches, around, address),
     acceptedSpecOf: around.acceptedSpecOf,
     grants: around.grants,
     blockedCIDRs: around.blockedCIDRs,
