@@ -183,14 +183,19 @@ test("converges with a latency of 300 ms", LIMITS, async () => {
   faults.delayMs = 0;
 });
 
-test("a settled operator only renews its Lease", LIMITS, async () => {
+/** Lists that the operator compares with its caches every 40 s. */
+const COMPARED = ["/apis/apps/v1/deployments", "/apis/egress.outrider.dev/v1alpha1/egresspolicies"];
+
+test("a settled operator only renews its Lease and compares caches", LIMITS, async () => {
   await edit();
   await sleep(2000);
   faults.seen.length = 0;
   await sleep(FAULT_MS);
-  const others = faults.seen.filter(({ path }) => !path.includes("/leases/"));
+  const compared = faults.seen.filter(({ method, path }) => method === "GET" && COMPARED.includes(path.split("?")[0]!));
+  const others = faults.seen.filter((one) => !one.path.includes("/leases/") && !compared.includes(one));
   console.log(`${faults.seen.length} requests in ${FAULT_MS} ms when settled`);
   assert.deepEqual(others, [], summary());
+  assert.ok(compared.length <= COMPARED.length, summary());
   assert.ok(faults.seen.length <= 10, summary());
 });
 
