@@ -106,7 +106,8 @@ async function end({ metadata }: Pod): Promise<void> {
   assert.equal(status, 200);
 }
 
-const gone = (path: string, what: string) => plane.until(path, (found) => found === undefined, what);
+/** Garbage collection reads new kinds every 30 s, so the first deletion after the CRD was created may take longer. */
+const gone = (path: string, what: string) => plane.until(path, (found) => found === undefined, what, 90_000);
 const slotPaths = (namespace: string, policy: string, address: string) => ({
   deployment: `/apis/apps/v1/namespaces/${namespace}/deployments/${policy}-egress-${slotId(address)}`,
   service: `/api/v1/namespaces/${namespace}/services/${policy}-egress-${slotId(address)}`,
