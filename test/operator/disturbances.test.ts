@@ -390,3 +390,20 @@ test("old slots leave the nodes of new ones one after the other", () => {
   const serving = { ...half, proxies: [...half.proxies.filter((one) => !of(first)(one)), pod] };
   assert.deepEqual(removed(serving, spec), [slotName(B)]);
 });
+
+test("a slot whose change waits keeps its source in the document", () => {
+  const specFrom = (first: number): EgressPolicySpec => {
+    const ips = [A, B, C].map((address, i) => ({ address, sourceAddress: `203.0.113.${first + i}`, phase: "Active" }));
+    return specOf("KubeVIP", ips);
+  };
+  const { desired } = plan(settled(specFrom(100)), specFrom(110));
+  assert.equal(desired!.round.waiting.length, 2);
+  const document = desired!.objects.find(({ metadata }) => metadata.name === childName.document(NAME)) as unknown as {
+    data: Record<string, string>;
+  };
+  const { staticIPs } = JSON.parse(document.data["policy.json"]!) as { staticIPs: { sourceAddress: string }[] };
+  assert.deepEqual(
+    staticIPs.map(({ sourceAddress }) => sourceAddress),
+    ["203.0.113.110", "203.0.113.101", "203.0.113.102"],
+  );
+});

@@ -93,7 +93,7 @@ function exchange(spec: object, deployments: Deployment[], proxies: ProxyFacts[]
   });
   const current = units.map((unit) => ({ ...unit, changes: false }));
   const round = planRound(facts, resolved, current);
-  const { remove, keep, former } = handoverOf(facts, resolved, round.remove);
+  const { remove, keep, former } = handoverOf(facts, resolved, round);
   const { staticIPs } = JSON.parse(documentOf(policy, [], former).document) as {
     staticIPs: { address: string; sourceAddress?: string; phase: string }[];
   };

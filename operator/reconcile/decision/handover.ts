@@ -4,6 +4,7 @@ import type { ProxyFacts } from "../../fleet/proxy-status.ts";
 import { boundSource, SHARED, slotId } from "../../fleet/slots.ts";
 import type { Facts } from "../facts/facts.ts";
 import { annotatedAddresses } from "../placement/placement.ts";
+import type { Round } from "./disturbances.ts";
 import type { Former, FormerAddress } from "./document.ts";
 import { noLongerUsed } from "./published-ips.ts";
 import { type ResolvedSpec, wantedSlots } from "./resolved-spec.ts";
@@ -21,15 +22,23 @@ export interface Handover {
 
 const slotLabel = ({ metadata }: Deployment): string => metadata.labels?.[LABEL.slot] ?? "";
 
-/** Splits old Deployments into those that are deleted now and those that still serve. `remove`: deleted now. */
-export function handoverOf(facts: Facts, resolved: ResolvedSpec, remove: readonly Deployment[]): Handover {
+/**
+ * Splits old Deployments into those that are deleted now and those that still serve. A slot whose change waits keeps its
+ * stored source in the document: its proxy still binds it, and would lose its proof.
+ */
+export function handoverOf(
+  facts: Facts,
+  resolved: ResolvedSpec,
+  { remove, waiting }: Pick<Round, "remove" | "waiting">,
+): Handover {
   const wanted = new Set(wantedSlots(resolved).map((slot) => slot?.id ?? SHARED));
   const keep = [...facts.children.deployments.values()].filter(
     (deployment) => !wanted.has(slotLabel(deployment)) && !remove.includes(deployment),
   );
   // A terminating proxy still serves for a while.
   const running = facts.proxies.filter(({ slot, pod }) => !wanted.has(slot) && pod.status?.phase === "Running");
-  return { remove, keep, former: formerOf(resolved, keep, running), running };
+  const late = waiting.flatMap(({ unit }) => facts.children.deployments.get(unit.name) ?? []);
+  return { remove, keep, former: formerOf(resolved, keep, late, running), running };
 }
 
 /** Addresses of a Deployment's proxies, from its annotations. */
@@ -46,6 +55,7 @@ function addressesOf(deployment: Deployment): FormerAddress[] {
 function formerOf(
   { spec, provider, slots, published }: ResolvedSpec,
   keep: readonly Deployment[],
+  late: readonly Deployment[],
   running: readonly ProxyFacts[],
 ): Former {
   const annotated = keep.flatMap(addressesOf);
@@ -55,7 +65,8 @@ function formerOf(
     if (proxy === undefined || annotated.some((one) => one.address === address)) return [];
     return [{ address, source: boundSource(proxy.pod) ?? address }];
   });
-  const addresses = [...annotated, ...others];
+  const unchanged = late.filter((deployment) => slotLabel(deployment) !== SHARED).flatMap(addressesOf);
+  const addresses = [...annotated, ...unchanged, ...others];
   const shared = keep.filter((deployment) => slotLabel(deployment) === SHARED).flatMap(addressesOf);
   const unbound = (provider.shape.kind === "Slots" ? shared : slots).map(({ address }) => address);
   return { addresses, unbound: addresses.length === 0 || unbound.length === 0 ? undefined : new Set(unbound) };
