@@ -130,7 +130,7 @@ test("trusts bound and seen addresses, not the status of a Service", async () =>
   const policy = await untilStates("Verified,Verified,Unassigned");
   assert.match(
     conditionOf(policy, "IPsAssigned")!.message,
-    /not assigned to a proxy: 203\.0\.113\.22; KubeVIP assigns/,
+    /not assigned to a proxy: 203\.0\.113\.22; kube-vip assigns/,
   );
   assert.equal(policy!.status!.summary!.verified, "2/3");
   put(2);
