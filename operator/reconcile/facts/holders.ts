@@ -1,9 +1,9 @@
 import { KIND, LABEL } from "../../api/names.ts";
 import type { Deployment, Pod, Service } from "../../api/objects.ts";
-import { canonicalAddress, slotId } from "../../fleet/slots.ts";
+import { slotId } from "../../fleet/slots.ts";
 import { type KubeObject, keyOf } from "../../kube/resource.ts";
+import { exclusiveAddresses } from "../../providers/exclusive.ts";
 import { type Grants, isGranted } from "../../providers/grants.ts";
-import { providerOf } from "../../providers/index.ts";
 import type { Caches } from "./caches.ts";
 import type { Claims } from "./claims.ts";
 import type { Facts, Holder } from "./facts.ts";
@@ -39,9 +39,7 @@ function mayHold(
   if (isGranted(grants, key.split("/")[0]!, address)) return true;
   const policy = policies.get(key);
   const spec = policy === undefined ? undefined : acceptedSpecOf(policy);
-  if (spec === undefined || providerOf(spec)?.shape.kind !== "Slots") return false;
-  const own = (spec.staticIPs ?? []).flatMap((ip) => [ip.address, ip.sourceAddress ?? ip.address]);
-  return own.map(canonicalAddress).includes(address);
+  return spec !== undefined && exclusiveAddresses(spec).has(address);
 }
 
 /**
