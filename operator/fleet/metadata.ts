@@ -1,7 +1,7 @@
 import type { EgressPolicy } from "../api/egresspolicy.ts";
 import { RESOURCE } from "../api/kinds.ts";
 import { KIND, LABEL, MANAGED_BY, PROXY_NAME } from "../api/names.ts";
-import { apiVersionOf, type ObjectMeta } from "../kube/resource.ts";
+import { apiVersionOf, type KubeObject, type ObjectMeta } from "../kube/resource.ts";
 
 /** Common labels of all objects of a fleet. */
 function commonLabels(policy: EgressPolicy): Record<string, string> {
@@ -37,6 +37,9 @@ export function childMeta(policy: EgressPolicy, name: string, labels: Record<str
 export function podLabels(policy: EgressPolicy, slot: string): Record<string, string> {
   return { ...commonLabels(policy), ...podSelector(policy, slot) };
 }
+
+/** Value of the slot label of an object; empty if it has none. */
+export const slotLabel = ({ metadata }: KubeObject): string => metadata.labels?.[LABEL.slot] ?? "";
 
 /** Selector of the pods of one slot. */
 export function podSelector(policy: EgressPolicy, slot: string): Record<string, string> {

@@ -1,5 +1,6 @@
-import { childName, LABEL } from "../../api/names.ts";
+import { childName } from "../../api/names.ts";
 import { type Deployment, isUnschedulable } from "../../api/objects.ts";
+import { slotLabel } from "../../fleet/metadata.ts";
 import type { ProxyFacts } from "../../fleet/proxy-status.ts";
 import { SHARED } from "../../fleet/slots.ts";
 import { isOnNode } from "../../providers/provider.ts";
@@ -7,7 +8,7 @@ import type { Facts } from "../facts/facts.ts";
 import { clientSelector, isClientSelector, matches, type Selector } from "../objects/service.ts";
 import { unreadable } from "./down-slots.ts";
 import { type LabelPatches, labelPatches } from "./pod-labels.ts";
-import { type ResolvedSpec, wantedSlots } from "./resolved-spec.ts";
+import { type ResolvedSpec, wantedLabels } from "./resolved-spec.ts";
 import { type Unit, unitName } from "./units.ts";
 import { type Block, blockOf, isComplete, type View, viewOf } from "./waits.ts";
 
@@ -62,8 +63,6 @@ class Budget {
     return block.why;
   }
 }
-
-const slotLabel = ({ metadata }: Deployment): string => metadata.labels?.[LABEL.slot] ?? "";
 
 const isIn = ({ serving }: View, label: string): boolean => serving.inService.some(({ slot }) => slot === label);
 
@@ -171,7 +170,7 @@ export function planRound(facts: Facts, resolved: ResolvedSpec, units: readonly 
   const { selector, pending, dropped } = planSelector(view, complete, budget);
   const labels = planLabels(view, budget);
   const waiting = planChanges(view, pending, budget);
-  const wanted = new Set(wantedSlots(resolved).map((slot) => slot?.id ?? SHARED));
+  const wanted = wantedLabels(resolved);
   const extra = [...facts.children.deployments.values()].filter((deployment) => !wanted.has(slotLabel(deployment)));
   const { remove, obstacle } = pending ? { remove: [] } : planRemoval(view, extra, complete, budget);
   const ends = budget.blocks.flatMap(({ until }) => until ?? []);

@@ -1,5 +1,6 @@
-import { ANNOTATION, LABEL } from "../../api/names.ts";
+import { ANNOTATION } from "../../api/names.ts";
 import type { Deployment } from "../../api/objects.ts";
+import { slotLabel } from "../../fleet/metadata.ts";
 import type { ProxyFacts } from "../../fleet/proxy-status.ts";
 import { boundSource, SHARED, slotId } from "../../fleet/slots.ts";
 import type { Facts } from "../facts/facts.ts";
@@ -7,7 +8,7 @@ import { annotatedAddresses } from "../placement/placement.ts";
 import type { Round } from "./disturbances.ts";
 import type { Former, FormerAddress } from "./document.ts";
 import { noLongerUsed } from "./published-ips.ts";
-import { type ResolvedSpec, wantedSlots } from "./resolved-spec.ts";
+import { type ResolvedSpec, wantedLabels } from "./resolved-spec.ts";
 
 /** Deployments that the spec no longer needs, and the proxies of them that still run. */
 export interface Handover {
@@ -20,8 +21,6 @@ export interface Handover {
   running: readonly ProxyFacts[];
 }
 
-const slotLabel = ({ metadata }: Deployment): string => metadata.labels?.[LABEL.slot] ?? "";
-
 /**
  * Splits old Deployments into those that are deleted now and those that still serve. A slot whose change waits keeps its
  * stored source in the document: its proxy still binds it, and would lose its proof.
@@ -31,7 +30,7 @@ export function handoverOf(
   resolved: ResolvedSpec,
   { remove, waiting }: Pick<Round, "remove" | "waiting">,
 ): Handover {
-  const wanted = new Set(wantedSlots(resolved).map((slot) => slot?.id ?? SHARED));
+  const wanted = wantedLabels(resolved);
   const keep = [...facts.children.deployments.values()].filter(
     (deployment) => !wanted.has(slotLabel(deployment)) && !remove.includes(deployment),
   );

@@ -1,5 +1,5 @@
 import type { EgressPolicySpec } from "../../api/egresspolicy.ts";
-import { type Slot, slotsOf } from "../../fleet/slots.ts";
+import { SHARED, type Slot, slotsOf } from "../../fleet/slots.ts";
 import { isOnNode, type Provider } from "../../providers/provider.ts";
 import type { Facts } from "../facts/facts.ts";
 import type { PublishedList } from "../objects/configmap.ts";
@@ -36,4 +36,9 @@ export function wantedSlots({ provider, slots }: ResolvedSpec): readonly (Slot |
     case "Slots":
       return slots;
   }
+}
+
+/** Slot labels of {@link wantedSlots}. */
+export function wantedLabels(resolved: ResolvedSpec): ReadonlySet<string> {
+  return new Set(wantedSlots(resolved).map((slot) => slot?.id ?? SHARED));
 }

@@ -1,7 +1,8 @@
 import { counted, type Finding, no, yes } from "../../api/conditions.ts";
 import type { EgressPolicySpec } from "../../api/egresspolicy.ts";
-import { LABEL, REASON } from "../../api/names.ts";
+import { REASON } from "../../api/names.ts";
 import { type Deployment, isRolledOut, isSeen, whyNotRunning } from "../../api/objects.ts";
+import { slotLabel } from "../../fleet/metadata.ts";
 import type { ProxyFacts } from "../../fleet/proxy-status.ts";
 import type { Effective } from "../decision/decide.ts";
 import type { Facts } from "../facts/facts.ts";
@@ -92,7 +93,7 @@ export function availability(
   retiring: ReadonlySet<string>,
 ): Availability {
   const all = [...facts.children.deployments.values()];
-  const lasting = all.filter(({ metadata }) => !retiring.has(metadata.labels?.[LABEL.slot] ?? ""));
+  const lasting = all.filter((deployment) => !retiring.has(slotLabel(deployment)));
   const wanted = replicasOf(all);
   const allPending = effective?.provider.shape.kind === "Slots" && effective.slots.length === 0;
   const finding = (): Finding => {
