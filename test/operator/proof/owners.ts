@@ -1,6 +1,6 @@
 import { ANNOTATION, LABEL } from "../../../operator/api/names.ts";
 import type { Deployment } from "../../../operator/api/objects.ts";
-import type { Report, Rule } from "./violation.ts";
+import { Lasting, type Report, type Rule } from "./violation.ts";
 import type { World } from "./world.ts";
 
 /** The watch of Deployments may be later than the proxies of this process. */
@@ -11,9 +11,8 @@ export class Owners implements Rule {
   readonly #world: World;
   readonly #namespaces: readonly string[];
   readonly #report: Report;
-  /** Time for which an address had several owners. */
-  readonly #shared = new Map<string, number>();
-  #last = Date.now();
+  /** Addresses with several owners. */
+  readonly #shared = new Lasting(TOLERATED_MS);
 
   constructor(world: World, namespaces: readonly string[], report: Report) {
     this.#world = world;
@@ -22,12 +21,9 @@ export class Owners implements Rule {
   }
 
   look(now: number, lagMs: number): void {
-    const elapsed = Math.max(0, now - this.#last - lagMs);
-    this.#last = now;
+    this.#shared.begin(now, lagMs);
     for (const [address, owners] of ownersOf(this.#world, this.#namespaces)) {
-      const time = owners.size < 2 ? 0 : (this.#shared.get(address) ?? 0) + elapsed;
-      this.#shared.set(address, time);
-      if (time <= TOLERATED_MS) continue;
+      if (!this.#shared.note(address, owners.size > 1)) continue;
       this.#report({ invariant: "I4", text: `${address} is used by ${[...owners].sort().join(" and ")}` });
     }
   }

@@ -1,7 +1,7 @@
 import type { EgressPolicy } from "../../../operator/api/egresspolicy.ts";
 import { childName, LABEL } from "../../../operator/api/names.ts";
 import type { ConfigMap } from "../../../operator/api/objects.ts";
-import type { Report, Rule } from "./violation.ts";
+import { Lasting, type Report, type Rule } from "./violation.ts";
 import type { World } from "./world.ts";
 
 /** The watch of ConfigMaps may be later than the proxies of this process. */
@@ -12,11 +12,10 @@ export class Published implements Rule {
   readonly #world: World;
   readonly #namespaces: readonly string[];
   readonly #report: Report;
-  /** Time for which an address was missing, by pod and address. */
-  readonly #missing = new Map<string, number>();
+  /** Pods with an address that the list lacks. */
+  readonly #missing = new Lasting(TOLERATED_MS);
   /** Uid of the policy of a proxy. */
   readonly #policies = new WeakMap<object, string>();
-  #last = Date.now();
 
   constructor(world: World, namespaces: readonly string[], report: Report) {
     this.#world = world;
@@ -25,8 +24,7 @@ export class Published implements Rule {
   }
 
   look(now: number, lagMs: number): void {
-    const elapsed = Math.max(0, now - this.#last - lagMs);
-    this.#last = now;
+    this.#missing.begin(now, lagMs);
     const { observer, proxies } = this.#world;
     for (const proxy of proxies.values()) {
       const { namespace, name, labels } = proxy.pod.metadata;
@@ -41,10 +39,7 @@ export class Published implements Rule {
       const list =
         observer.get<ConfigMap>("configMap", `${namespace}/${childName.published(owner)}`)?.data?.["ips.txt"] ?? "";
       for (const address of proxy.sends) {
-        const key = `${name} ${address}`;
-        const missing = list.split("\n").includes(address) ? 0 : (this.#missing.get(key) ?? 0) + elapsed;
-        this.#missing.set(key, missing);
-        if (missing <= TOLERATED_MS) continue;
+        if (!this.#missing.note(`${name} ${address}`, !list.split("\n").includes(address))) continue;
         const published = list.trim().replace(/\n/g, ", ") || "nothing";
         this.#report({
           invariant: "I2",
