@@ -9,6 +9,7 @@ import { build, type Metafile } from "esbuild";
  */
 
 export const ROOT = new URL("../..", import.meta.url).pathname;
+/** Folder of the bundle, from the root of the project. */
 export const DIST = "dist";
 /** File that `node` runs in the image. */
 export const ENTRY = "dist/outrider.js";
@@ -16,6 +17,7 @@ export const ENTRY = "dist/outrider.js";
 // CommonJS packages call `require` for Node's own modules.
 const BANNER = 'import { createRequire } from "node:module";\nconst require = createRequire(import.meta.url);';
 
+/** Fields of package.json that a bundle needs. */
 export function packageJson(): { name: string; version: string; description: string; license: string } {
   return JSON.parse(readFileSync(join(ROOT, "package.json"), "utf8"));
 }

@@ -20,6 +20,7 @@ export interface Injection {
 }
 
 const MAX_WARNINGS = 15;
+/** Limit of one warning, in characters: below the 256 of the API server. */
 export const MAX_WARNING_CHARS = 250;
 /** events.k8s.io allows 1024. */
 const MAX_EVENT_CHARS = 1000;

@@ -47,8 +47,9 @@ export const PRESETS: Record<EgressPolicySpec["preset"], Preset> = {
   },
 };
 
-/** Own variables of all senders. They override the usual ones, even if the policy has another preset. */
+/** Own variables of all senders for the proxy URL. They override the usual ones, even if the policy has another preset. */
 export const SENDER_URLS = [...new Set(Object.values(PRESETS).flatMap(({ urls }) => urls))];
+/** Own variables of all senders for exclusions from the proxy. */
 export const SENDER_NO_PROXY = [...new Set(Object.values(PRESETS).flatMap(({ noProxy }) => noProxy))];
 
 /** First release of Convoy whose community edition reads proxy variables, and whose licensed edition reads NO_PROXY. */

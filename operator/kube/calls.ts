@@ -1,13 +1,13 @@
 import { apiVersionOf, type KubeObject, type Resource } from "./resource.ts";
 import type { WatchEvent } from "./watch.ts";
 
-/** Options, paths and queries of calls. */
-
+/** Options of every call. */
 export interface CallOptions {
   signal?: AbortSignal | undefined;
   timeoutMs?: number | undefined;
 }
 
+/** Selection of a list, or of one page of it. */
 export interface ListOptions extends CallOptions {
   /** Default: all namespaces. */
   namespace?: string | undefined;
@@ -20,6 +20,7 @@ export interface ListOptions extends CallOptions {
   metadataOnly?: boolean | undefined;
 }
 
+/** One page of a list. */
 export interface List<T> {
   items: T[];
   resourceVersion: string;
@@ -29,6 +30,7 @@ export interface List<T> {
 
 type Subresource = "status" | "scale";
 
+/** Options of a server-side apply. */
 export interface ApplyOptions extends CallOptions {
   fieldManager: string;
   /** Takes over fields from other managers. Without it they are a Conflict. */
@@ -37,17 +39,20 @@ export interface ApplyOptions extends CallOptions {
   dryRun?: boolean;
 }
 
+/** Options of writes other than a server-side apply. */
 export interface WriteOptions extends CallOptions {
   fieldManager?: string;
   subresource?: Subresource;
   dryRun?: boolean;
 }
 
+/** Options of a patch, with its format. */
 export interface PatchOptions extends WriteOptions {
   /** RFC 7386 or RFC 6902. */
   type: "merge" | "json";
 }
 
+/** Preconditions of a deletion, and what happens to dependents. */
 export interface DeleteOptions extends CallOptions {
   /** Deletes only this object; fails with Conflict if another one has its name. */
   uid?: string;
