@@ -192,7 +192,7 @@ test("kubectl explain describes the fields", { skip }, async () => {
   const allow = await explain("egpol.spec.allow");
   assert.match(allow, /a deny rule always wins/);
   assert.match(allow, /hosts <\[\]string> .*\*\.name for any name below it/);
-  assert.match(allow, /cidrs <\[\]string> .*they open private and other special-purpose ranges/);
+  assert.match(allow, /cidrs <\[\]string> .*the rule opens private and other special-purpose ranges/);
   const mode = await explain("egpol.spec.mode");
   assert.match(mode, /ENUM: Enforce Report/);
   assert.match(mode, /records them as wouldDeny/);
