@@ -1,7 +1,7 @@
 import { execFileSync } from "node:child_process";
 import { join } from "node:path";
-import { isInstalled } from "../harness/packages.ts";
-import { type Installed, install, NODE, PYTHON } from "./install.ts";
+import { isInstalled, programMissing } from "../harness/packages.ts";
+import { install, NODE, PYTHON } from "./install.ts";
 
 /** The programs in `clients/`: how each starts, and which clients it has. */
 
@@ -29,18 +29,18 @@ export interface Program {
 }
 
 const here = new URL("clients/", import.meta.url).pathname;
-const needs = (program: string, debian: string) =>
-  isInstalled(program) ? {} : { missing: `needs ${program} (${debian})` };
-const lacks = ({ missing }: Installed) => (missing === undefined ? {} : { missing });
+const lacking = (missing: string | null | undefined) => (missing ? { missing } : {});
+/** The runner shows stderr. */
+const say = (line: string) => console.error(line);
 
 const curl: Program = {
-  clients: [{ name: "curl", ...needs("curl", "Debian: curl") }],
+  clients: [{ name: "curl", ...lacking(programMissing("curl")) }],
   command: ({ plan, ca }) => ({ command: [process.execPath, join(here, "curl.mjs"), plan, ca] }),
 };
 
 /** `folder` gets the program. A broken Go fails the tests. */
 function go(folder: string): Program {
-  const client = { name: "Go net/http", ...needs("go", "https://go.dev/dl") };
+  const client = { name: "Go net/http", ...lacking(isInstalled("go") ? null : "needs Go (https://go.dev/dl)") };
   const program = join(folder, "sender-go");
   if (client.missing === undefined) {
     const env = { ...process.env, GOFLAGS: "-mod=mod", GOPROXY: "off", GOTOOLCHAIN: "local", CGO_ENABLED: "0" };
@@ -50,9 +50,9 @@ function go(folder: string): Program {
 }
 
 function python(): Program {
-  const packages = install(PYTHON, console.log);
-  const own = ["requests", "httpx", "aiohttp"].map((name) => ({ name, ...lacks(packages) }));
-  const clients = [{ name: "Python urllib", ...needs("python3", "Debian: python3") }, ...own];
+  const packages = install(PYTHON, say);
+  const own = ["requests", "httpx", "aiohttp"].map((name) => ({ name, ...lacking(packages.missing) }));
+  const clients = [{ name: "Python urllib", ...lacking(programMissing("python3")) }, ...own];
   const names = clients.filter(({ missing }) => missing === undefined).map(({ name }) => name);
   const interpreter = packages.missing === undefined ? join(packages.folder, "venv/bin/python") : "python3";
   return {
@@ -62,9 +62,9 @@ function python(): Program {
 }
 
 function node(): Program {
-  const packages = install(NODE, console.log);
+  const packages = install(NODE, say);
   const builtIn = ["Node fetch", "Node http"].map((name) => ({ name }));
-  const own = ["undici", "axios", "got"].map((name) => ({ name, ...lacks(packages) }));
+  const own = ["undici", "axios", "got"].map((name) => ({ name, ...lacking(packages.missing) }));
   return {
     clients: [...builtIn, ...own],
     command: ({ plan, ca }) => ({
@@ -78,7 +78,7 @@ const java: Program = {
   clients: ["Java HttpClient", "Java HttpURLConnection"].map((name) => ({
     name,
     // A JRE cannot run a source file.
-    ...needs("javac", "Debian: default-jdk-headless"),
+    ...lacking(programMissing("javac")),
   })),
   command: ({ plan, ca, proxy }) => {
     const properties = ["http", "https"].flatMap((scheme) => [
@@ -95,7 +95,7 @@ const java: Program = {
 };
 
 const ruby: Program = {
-  clients: [{ name: "Ruby Net::HTTP", ...needs("ruby", "Debian: ruby") }],
+  clients: [{ name: "Ruby Net::HTTP", ...lacking(programMissing("ruby")) }],
   command: ({ plan, ca }) => ({ command: ["ruby", join(here, "client.rb"), plan, ca] }),
 };
 

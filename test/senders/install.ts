@@ -2,9 +2,8 @@ import { spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
 import { copyFileSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { homedir } from "node:os";
-import { dirname, join } from "node:path";
+import { join } from "node:path";
 import { NO_BUILD } from "../cluster/tools.ts";
-import { isInstalled } from "../harness/packages.ts";
 
 /**
  * Packages of the clients that no distribution has in these versions, in a cache outside of this folder. `packages/` pins
@@ -24,8 +23,9 @@ interface Kind {
   name: string;
   /** Files of `packages/` that pin the versions. A change of one of them gives another folder. */
   files: readonly string[];
-  /** A program that installs them, and the Debian packages that have it. */
-  needs: { program: string; debian: string };
+  /** Succeeds if the programs are there that install them, and the Debian package of these programs. */
+  probe: Step;
+  debian: string;
   /** Commands that install into a folder, which has the files. */
   steps: (folder: string) => Step[];
 }
@@ -33,14 +33,16 @@ interface Kind {
 export const NODE: Kind = {
   name: "Node.js clients",
   files: ["package.json", "package-lock.json"],
-  needs: { program: "npm", debian: "npm" },
+  probe: ["npm", "--version"],
+  debian: "npm",
   steps: () => [["npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts"]],
 };
 
 export const PYTHON: Kind = {
   name: "Python clients",
   files: ["requirements.txt"],
-  needs: { program: "python3", debian: "python3-venv" },
+  probe: ["python3", "-c", "import ensurepip, venv"],
+  debian: "python3-venv",
   steps: (folder) => [
     ["python3", "-m", "venv", join(folder, "venv")],
     // Wheels only: building a package runs its code.
@@ -64,11 +66,9 @@ function folderOf({ name, files }: Kind): string {
 
 /** Runs the steps. Returns why one failed: the last line of its output that is not empty. */
 function failureOf(steps: Step[], folder: string): string | undefined {
-  // npm is next to the Node.js that it runs with, or uses the first one in PATH.
-  const env = { ...process.env, PATH: `${process.env.PATH}:${dirname(process.execPath)}` };
   for (const [command, ...args] of steps) {
     const { status, stdout, stderr, error } = spawnSync(command, args, {
-      ...{ cwd: folder, env, timeout: LIMIT_MS, encoding: "utf8" },
+      ...{ cwd: folder, timeout: LIMIT_MS, encoding: "utf8" },
     });
     if (status === 0) continue;
     const lines = `${stdout ?? ""}\n${stderr ?? ""}`.split("\n").filter((line) => line.trim() !== "");
@@ -81,8 +81,7 @@ function failureOf(steps: Step[], folder: string): string | undefined {
 export function install(kind: Kind, say: (line: string) => void): Installed {
   const folder = folderOf(kind);
   if (existsSync(join(folder, STAMP))) return { folder };
-  const { program, debian } = kind.needs;
-  if (!isInstalled(program)) return { missing: `needs ${program} (Debian: ${debian})` };
+  if (failureOf([kind.probe], "/") !== undefined) return { missing: `needs Debian's ${kind.debian}` };
   const reason = process.env[NO_BUILD];
   if (reason) return { missing: `${kind.name} are not installed: ${reason}. Fix: run \`make senders-tools\`` };
   say(`installing the ${kind.name} of test/senders, once, into ${folder}`);

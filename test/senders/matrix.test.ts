@@ -9,7 +9,7 @@ import { makeCertificate, opensslMissing } from "../harness/certificate.ts";
 import { finish } from "../harness/finish.ts";
 import { makeNetns, type Netns, netnsMissing } from "../harness/netns.ts";
 import { type ProxyHandle, startProxy, tempFolder } from "../harness/proxy.ts";
-import { ADDRESSES, CASES, NAMES, planOf } from "./cases.ts";
+import { ADDRESSES, CASES, type Case, NAMES, planOf } from "./cases.ts";
 import { type Program, programs } from "./clients.ts";
 import { type ClientLines, linesOf, type Row, readLines, readTables, tablesOf, withoutVersion } from "./table.ts";
 
@@ -54,10 +54,11 @@ async function startReceiver(): Promise<ChildProcess> {
   return child;
 }
 
+const planFile = (password: Case["password"]) => join(folder, `plan-${password}`);
+
 /** Runs a program with the environment that injection sets, and collects what its clients saw. */
-async function play(program: Program, password: "right" | "wrong"): Promise<void> {
-  const plan = join(folder, `plan-${password}`);
-  writeFileSync(plan, planOf(password));
+async function play(program: Program, password: Case["password"]): Promise<void> {
+  const plan = planFile(password);
   const settings = {
     ...{ host: proxy.host, port: proxy.port, user: "sender" },
     password: password === "right" ? PASSWORD : "wrong",
@@ -83,6 +84,7 @@ before(
     net = makeNetns(Object.values(ADDRESSES), []);
     makeCertificate(folder, [NAMES.receiver, ADDRESSES.receiver6]);
     writeFileSync(resolvConf, "nameserver 127.0.0.1\n");
+    for (const password of ["right", "wrong"] as const) writeFileSync(planFile(password), planOf(password));
     receiver = await startReceiver();
     proxy = await startProxy({
       policy: { deny: [{ name: "competitors", hosts: ["*.competitor.example"] }], ports: [80, 443] },
@@ -130,7 +132,9 @@ function update(): void {
 }
 
 test("every program plays all of its cases", { skip: missing ?? false }, () => {
-  console.log(tablesOf([...linesByClient().values()]));
+  const lines = linesByClient();
+  // The runner shows stderr.
+  console.error(tablesOf(clients.flatMap(({ name }) => lines.get(name) ?? [])));
   assert.deepEqual(failures, []);
   if (process.env.UPDATE) update();
 });
