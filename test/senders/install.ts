@@ -64,7 +64,7 @@ function folderOf({ name, files }: Kind): string {
   return join(cache, "outrider/senders", folder);
 }
 
-/** Runs the steps. Returns why one failed: the last line of its output that is not empty. */
+/** Runs the steps. Returns why one failed: its first line with an error, or its last one. */
 function failureOf(steps: Step[], folder: string): string | undefined {
   for (const [command, ...args] of steps) {
     const { status, stdout, stderr, error } = spawnSync(command, args, {
@@ -72,7 +72,8 @@ function failureOf(steps: Step[], folder: string): string | undefined {
     });
     if (status === 0) continue;
     const lines = `${stdout ?? ""}\n${stderr ?? ""}`.split("\n").filter((line) => line.trim() !== "");
-    return `${command} ${args[0]}: ${error?.message ?? lines.at(-1) ?? `exit status ${status}`}`;
+    const reason = lines.find((line) => /^(npm )?error/i.test(line)) ?? lines.at(-1);
+    return `${command} ${args[0]}: ${error?.message ?? reason ?? `exit status ${status}`}`;
   }
   return undefined;
 }

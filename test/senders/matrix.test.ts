@@ -11,7 +11,16 @@ import { makeNetns, type Netns, netnsMissing } from "../harness/netns.ts";
 import { type ProxyHandle, startProxy, tempFolder } from "../harness/proxy.ts";
 import { ADDRESSES, CASES, type Case, NAMES, planOf } from "./cases.ts";
 import { type Program, programs } from "./clients.ts";
-import { type ClientLines, linesOf, type Row, readLines, readTables, tablesOf, withoutVersion } from "./table.ts";
+import {
+  type ClientLines,
+  linesOf,
+  type Row,
+  readLines,
+  readTables,
+  type Seen,
+  tablesOf,
+  withoutVersion,
+} from "./table.ts";
 
 /**
  * Real HTTP clients × cases: what each client shows of deliveries and refusals. docs/senders.md has the tables
@@ -141,10 +150,11 @@ test("every program plays all of its cases", { skip: missing ?? false }, () => {
 
 for (const { name, missing: lacks } of clients) {
   test(`${name}: delivers, and shows refusals as docs/senders.md`, { skip: lacks ?? false }, () => {
-    const row = rows.get(name)!;
+    const row: Row | undefined = rows.get(name);
+    assert.ok(row, "its program printed nothing");
     for (const { id, table, column } of CASES) {
-      const { status, body } = row.seen.get(id) ?? {};
-      const isDelivered = status === "200" && body?.startsWith("got POST /");
+      const { status, body }: Seen = row.seen.get(id) ?? {};
+      const isDelivered: boolean = status === "200" && body?.startsWith("got POST /") === true;
       const isWanted = table === "delivered" && !NOT_DELIVERED[name]?.includes(id);
       assert.equal(isDelivered, isWanted, `${column}: ${JSON.stringify(row.seen.get(id))}`);
     }

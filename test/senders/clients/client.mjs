@@ -8,8 +8,7 @@ import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 
 const [plan, packages] = process.argv.slice(2);
-const require = createRequire(join(packages, "node_modules/"));
-const load = async (name) => import(pathToFileURL(require.resolve(name)).href);
+const load = (name) => import(pathToFileURL(createRequire(join(packages, "node_modules/")).resolve(name)).href);
 const version = (name) =>
   JSON.parse(readFileSync(join(packages, "node_modules", name, "package.json"), "utf8")).version;
 const TIMEOUT_MS = 20_000;
