@@ -1,10 +1,10 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
-import { startProxy } from "../harness/proxy.ts";
-import { exchange, RawClient } from "../harness/raw.ts";
+import { OPEN_LOOPBACK, startProxy } from "../harness/proxy.ts";
+import { exchange, listen, RawClient } from "../harness/raw.ts";
 
-/** Uploads that are refused before they are complete. The client reads the answer late, as many HTTP clients do. */
+/** Uploads that the proxy or a receiver refuses before they are complete. */
 
 /** More than the proxy reads after a refusal, and more than the kernel holds. */
 const UPLOAD_BYTES = 32 * 1024 * 1024;
@@ -12,12 +12,12 @@ const UPLOAD_BYTES = 32 * 1024 * 1024;
 const FREE_GUESSES = 20;
 const POLL_MS = 50;
 
-/** Posts a large body and reads nothing until no more of it can be written. Returns the answer. */
-async function upload(port: number, fields: string): Promise<string> {
+/** Posts a large body. Reads the answer late, as many HTTP clients do: when no more of the body can be written. */
+async function upload(port: number, fields: string, host = "x.denied.example"): Promise<string> {
   const client = await RawClient.open(port);
   const { socket } = client;
   socket.pause();
-  socket.write(`POST http://x.denied.example/ HTTP/1.1\r\nHost: x.denied.example\r\n${fields}`);
+  socket.write(`POST http://${host}/ HTTP/1.1\r\nHost: ${host}\r\n${fields}`);
   socket.write(`Content-Length: ${UPLOAD_BYTES}\r\n\r\n`);
   const chunk = Buffer.alloc(1024 * 1024);
   let left = UPLOAD_BYTES;
@@ -54,4 +54,21 @@ test("a delayed 407 is sent even if a large upload arrives before it", async () 
   const phrase = "egress-auth: wrong proxy credentials; set them in the proxy URL";
   assert.equal(await upload(proxy.port, wrong), `HTTP/1.1 407 ${phrase}`);
   assert.equal(await proxy.stop(), 0);
+});
+
+test("the answer of a receiver that refuses an upload and closes is delivered", async () => {
+  // Whether the reset or the answer is noticed first is a matter of chance.
+  const uploads = 20;
+  const far = await listen((socket) => {
+    socket.once("data", () => {
+      socket.pause();
+      socket.write("HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n", () => socket.destroy());
+    });
+  });
+  const proxy = await startProxy({ policy: {}, args: OPEN_LOOPBACK });
+  const answers: string[] = [];
+  for (let i = 0; i < uploads; i++) answers.push(await upload(proxy.port, "", `127.0.0.1:${far.port}`));
+  assert.deepEqual(answers, Array(uploads).fill("HTTP/1.1 413 Too Large"));
+  assert.equal(await proxy.stop(), 0);
+  await far.close();
 });

@@ -18,6 +18,8 @@ export interface Case {
   table: "delivered" | "refused";
   column: string;
   password: "right" | "wrong";
+  /** Status of the receiver's answer. */
+  wanted: "200" | "413" | null;
 }
 
 const both = (
@@ -29,19 +31,28 @@ const both = (
   ["http", "https"].map((scheme) => ({
     id: `${what.replaceAll(" ", "-")}-${scheme}`,
     ...{ url: `${scheme}://${host}${path}`, bytes: SMALL, table, password },
+    wanted: table === "delivered" ? "200" : null,
     column: `${what}, ${scheme}`,
   }));
 
 const upload = (size: string, bytes: number): Case => ({
   id: `denied-${size.replace(" ", "")}`,
-  ...{ url: `http://${NAMES.denied}/hook`, bytes, table: "refused", password: "right" },
+  ...{ url: `http://${NAMES.denied}/hook`, bytes, table: "refused", password: "right", wanted: null },
   column: `denied, http, body of ${size}`,
 });
+
+/** The receiver answers before it has read the body, and closes. */
+const tooLarge: Case = {
+  id: "too-large-http",
+  ...{ url: `http://${NAMES.receiver}/refused`, bytes: LARGE, table: "delivered", password: "right", wanted: "413" },
+  column: "413 of the receiver, http, body of 16 MiB",
+};
 
 export const CASES: readonly Case[] = [
   ...both("name", NAMES.receiver, "/hook", { table: "delivered" }),
   ...both("IPv6 literal", `[${RECEIVER6}]`, "/hook", { table: "delivered" }),
   ...both("slow receiver", NAMES.receiver, "/slow", { table: "delivered" }),
+  tooLarge,
   ...both("denied", NAMES.denied, "/hook", { table: "refused" }),
   upload("2 MiB", MEDIUM),
   upload("16 MiB", LARGE),

@@ -41,7 +41,7 @@ export function cellOf(seen: Seen | undefined): string {
   const { status, error, phrase = "", field = "", body = "" } = seen;
   const hasReason = [phrase, field, body].some((text) => REASON.test(text));
   if (error === undefined) {
-    if (status === "200") return "200";
+    if (status === "200" || status === "413") return status;
     return `${status}, ${hasReason ? "reason" : "no reason"}`;
   }
   const shown = REASON.test(error) ? "reason" : STATUS.test(error) ? "only the status" : "no reason";
