@@ -56,19 +56,44 @@ test("a delayed 407 is sent even if a large upload arrives before it", async () 
   assert.equal(await proxy.stop(), 0);
 });
 
-test("the answer of a receiver that refuses an upload and closes is delivered", async () => {
-  // Whether the reset or the answer is noticed first is a matter of chance.
-  const uploads = 20;
-  const far = await listen((socket) => {
+/** Whether the proxy notices the reset or the answer first is a matter of chance. */
+const ATTEMPTS = 20;
+const TOO_LARGE = "HTTP/1.1 413 Too Large";
+const ANSWER = `${TOO_LARGE}\r\nContent-Length: 0\r\n\r\n`;
+
+/** A receiver that answers the first bytes of a request and closes, so that later bytes are answered by a reset. */
+const refusing = () =>
+  listen((socket) => {
     socket.once("data", () => {
       socket.pause();
-      socket.write("HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n", () => socket.destroy());
+      socket.write(ANSWER, () => socket.destroy());
     });
   });
+
+test("the answer of a receiver that refuses an upload and closes is delivered", async () => {
+  const far = await refusing();
   const proxy = await startProxy({ policy: {}, args: OPEN_LOOPBACK });
   const answers: string[] = [];
-  for (let i = 0; i < uploads; i++) answers.push(await upload(proxy.port, "", `127.0.0.1:${far.port}`));
-  assert.deepEqual(answers, Array(uploads).fill("HTTP/1.1 413 Too Large"));
+  for (let i = 0; i < ATTEMPTS; i++) answers.push(await upload(proxy.port, "", `127.0.0.1:${far.port}`));
+  assert.deepEqual(answers, Array(ATTEMPTS).fill(TOO_LARGE));
   assert.equal(await proxy.stop(), 0);
+  await far.close();
+});
+
+test("a tunnel relays the last bytes of a receiver that resets it", async () => {
+  const far = await refusing();
+  const proxy = await startProxy({ policy: {}, args: OPEN_LOOPBACK });
+  for (let i = 0; i < ATTEMPTS; i++) {
+    const client = await RawClient.open(proxy.port);
+    await client.connect(`127.0.0.1:${far.port}`);
+    client.socket.write(Buffer.alloc(UPLOAD_BYTES));
+    await client.until(() => client.socket.destroyed, "reset");
+  }
+  assert.equal(await proxy.stop(), 0);
+  // Not what the clients read: the reset can reach a client before it reads.
+  assert.deepEqual(
+    proxy.records().map(({ bytesDown }) => bytesDown),
+    Array(ATTEMPTS).fill(ANSWER.length),
+  );
   await far.close();
 });

@@ -72,11 +72,12 @@ const columnsOf = (table: Case["table"]) => CASES.filter((one) => one.table === 
 
 /** The lines of one client. */
 export function linesOf({ client, version, seen }: Row): ClientLines {
-  const cells = (table: Case["table"]) => columnsOf(table).map(({ id }) => cellOf(seen.get(id)));
+  const cells = (table: Case["table"]) =>
+    columnsOf(table).map(({ id, varies }) => (varies?.includes(client) ? "varies" : cellOf(seen.get(id))));
   const errors = new Map<string, string[]>();
-  for (const { id, column } of CASES) {
+  for (const { id, column, varies } of CASES) {
     const error = seen.get(id)?.error;
-    if (error === undefined) continue;
+    if (error === undefined || varies?.includes(client)) continue;
     const text = generalized(error);
     errors.set(text, [...(errors.get(text) ?? []), column]);
   }
