@@ -203,6 +203,10 @@ export class Exchange implements Handler, UpstreamOwner {
     if (socket.writableLength > 0) this.#client.noteBuffered();
   }
 
+  upstreamUnread(length: number): void {
+    this.upstreamRead(length);
+  }
+
   upstreamEnd(): void {
     if (this.#response.endsWithUpstream) this.#complete();
     else this.#broken();

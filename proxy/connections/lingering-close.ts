@@ -2,8 +2,12 @@ import type { Socket } from "node:net";
 import { reset } from "../sockets/reset.ts";
 import type { ProxyContext } from "./handler.ts";
 
-/** Limits of the unread rest of a refused request: bodies of webhooks fit, and no RST destroys the answer. */
+/**
+ * Bytes of a refused request that are read and discarded: bodies of webhooks fit. Beyond it the rest is not read, so that
+ * the client has {@link LINGER_MS} to read the answer. A close would destroy the answer by RST.
+ */
 const LINGER_BYTES = 4 * 1024 * 1024;
+/** Time from FIN until the connection is closed, if the client does not close it. */
 const LINGER_MS = 1000;
 /** Time limit for a client that reads none of the last bytes of an answer; then it is reset. */
 const FLUSH_MS = 30_000;
@@ -17,7 +21,7 @@ interface Closing {
 
 /**
  * The end of a client connection after its last answer: FIN, then the rest of the input is discarded (RFC 9112 §9.6).
- * Ends by itself when the client closes, or when a limit of bytes or time is reached.
+ * Ends by itself when the client closes, or when the time limit is reached.
  */
 export class LingeringClose {
   readonly #client: Closing;
@@ -48,16 +52,17 @@ export class LingeringClose {
     const { socket, server } = this.#client;
     this.#since = server.now;
     this.#bytesLeft = LINGER_BYTES;
+    socket.resume();
     socket.end(bytes, "latin1", () => {
       if (!socket.destroyed) this.#timer = setTimeout(() => socket.destroy(), LINGER_MS);
     });
     if (socket.writableLength > 0) this.#client.noteBuffered();
   }
 
-  /** Counts input that is not read. */
+  /** Counts input that is discarded, and pauses reading at the limit. */
   discard(bytes: number): void {
     this.#bytesLeft -= bytes;
-    if (this.#bytesLeft < 0) this.#client.socket.destroy();
+    if (this.#bytesLeft < 0) this.#client.socket.pause();
   }
 
   /** Resets a client that takes nothing of the answer for {@link FLUSH_MS}. */

@@ -129,6 +129,12 @@ export class Tunnel implements Handler, UpstreamOwner {
     return more;
   }
 
+  upstreamUnread(length: number): void {
+    this.#record.bytesDown += length;
+    const { socket } = this.client;
+    if (socket.writable) socket.write(copyOut(length));
+  }
+
   upstreamEnd(): void {
     this.#upstreamEnded = true;
     this.#record.close ??= "upstream-end";

@@ -22,8 +22,11 @@ export const TEST_PROGRAMS = {
   curl: "curl",
   haproxy: "haproxy",
   ipset: "ipset",
+  javac: "default-jdk-headless",
   make: "make",
-  python3: "python3",
+  // With the module venv, into which test/senders installs packages.
+  python3: "python3-venv",
+  ruby: "ruby",
   "systemd-analyze": "systemd",
 } as const;
 

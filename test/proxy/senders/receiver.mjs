@@ -6,15 +6,27 @@ import { createServer as createTlsServer } from "node:https";
 import { createServer as createTrap } from "node:net";
 
 const [publicAddresses, trapAddresses, key, cert] = process.argv.slice(2);
-/** Says back what came, every field as it came. */
+/** Longer than the time limits for DNS and connecting that the tests set. */
+const SLOW_MS = 1200;
+/** Reports what came, every field as it came. `/slow`: late, and in two parts. `/refused`: 413, before the body. */
 const answer = (request, response) => {
+  if (request.url === "/refused") {
+    response.writeHead(413, { Connection: "close" }).end("too large");
+    return;
+  }
   const chunks = [];
   request.on("data", (chunk) => chunks.push(chunk));
   request.on("end", () => {
     const fields = [];
     for (let i = 0; i < request.rawHeaders.length; i += 2) fields.push(request.rawHeaders.slice(i, i + 2).join(": "));
     const body = Buffer.concat(chunks).toString();
-    response.end(`got ${[`${request.method} ${request.url}`, ...fields, body].join(" | ")}`);
+    const text = `got ${[`${request.method} ${request.url}`, ...fields, body].join(" | ")}`;
+    if (request.url !== "/slow") {
+      response.end(text);
+      return;
+    }
+    setTimeout(() => response.write(text.slice(0, 3)), SLOW_MS);
+    setTimeout(() => response.end(text.slice(3)), SLOW_MS + 100);
   });
 };
 const list = (text) => text.split(",").filter((part) => part !== "");
