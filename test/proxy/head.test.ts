@@ -113,7 +113,7 @@ test("every split of the bytes gives the same result", () => {
 
 test("parses chunked bodies strictly, the same for every split", () => {
   const read = (pieces: readonly Buffer[]): string => {
-    const body = new ChunkedBody();
+    const body = new ChunkedBody("request");
     let payload = "";
     try {
       for (const [i, piece] of pieces.entries()) {
