@@ -149,6 +149,17 @@ test("sends a request twice at most", async () => {
   await far.close();
 });
 
+test("never sends a request to a second closing connection", async () => {
+  const far = await receiver(closing((socket) => void socket.destroy()));
+  // The proxy keeps a connection of each of three clients, and all of them close at the next request.
+  const clients = [await warmClient(far.target), await warmClient(far.target), await warmClient(far.target)];
+  clients[0]!.socket.write(request("GET", far.target));
+  await clients[0]!.until(() => clients[0]!.text.split("\r\n\r\nok").length === 3, "answer");
+  for (const client of clients) client.socket.destroy();
+  assert.deepEqual([far.state.requests.length, far.state.connections], [5, 4]);
+  await far.close();
+});
+
 test("never repeats a request on a connection that was not reused", async () => {
   const far = await receiver((socket) => void socket.destroy());
   const client = await RawClient.open(proxy.port);
