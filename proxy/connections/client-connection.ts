@@ -117,6 +117,10 @@ export class ClientConnection implements Connection, ClientOwner, ByteHolder {
     return phase.name === "request" || phase.name === "flushing" ? phase : null;
   }
 
+  get first(): boolean {
+    return this.#requests === 1;
+  }
+
   handOver(handler: Handler): void {
     const { permit } = this.#request!;
     this.#phase = { name: "request", handler, permit };
@@ -130,7 +134,7 @@ export class ClientConnection implements Connection, ClientOwner, ByteHolder {
   }
 
   enter(head: Head, record: AccessRecord): Entry | Failure {
-    return this.#request!.permit.enter(head, record, this.#requests === 1);
+    return this.#request!.permit.enter(head, record, this.first);
   }
 
   begin(entry: Entry, request: OpenRequest): Failure | null {

@@ -1,7 +1,7 @@
 import type { Head } from "../http/head.ts";
 import type { AccessRecord } from "../outcome/access-record.ts";
 import { countBound } from "../outcome/bounds.ts";
-import type { Failure } from "../outcome/refusals.ts";
+import type { Code, Failure } from "../outcome/refusals.ts";
 import { Batch } from "../sockets/batch.ts";
 import { copyOut } from "../sockets/read-buffer.ts";
 import { inLaterTurn } from "../sockets/turns.ts";
@@ -39,6 +39,12 @@ type Phase =
   /** The client connection belongs to another request, or is closed. */
   | { readonly name: "over" };
 
+/** The origin of an exchange, which can send its request once more. */
+export interface Origin {
+  /** Sends the request on a new upstream connection. `held`: the client bytes behind it; `ended`: the client half-closed. */
+  sendAgain(held: Buffer, ended: boolean): void;
+}
+
 const LEAVING: Phase = { name: "leaving" };
 const OVER: Phase = { name: "over" };
 
@@ -51,6 +57,8 @@ interface ExchangeParts {
   upstream: ExchangeUpstream;
   /** Time without bytes of either side after which it ends. */
   idleMs: number;
+  /** Null: the request is never sent again. */
+  origin: Origin | null;
 }
 
 /** The relay of one plain HTTP request and its response. */
@@ -60,6 +68,7 @@ export class Exchange implements Handler, UpstreamOwner {
   readonly #record: AccessRecord;
   readonly #onward: Onward;
   readonly #idleMs: number;
+  readonly #origin: Origin | null;
   readonly #toUpstream = new Batch();
   readonly #toClient = new Batch();
   readonly #request: RequestRelay;
@@ -72,12 +81,13 @@ export class Exchange implements Handler, UpstreamOwner {
   /** Last bytes of either side, by the server's clock (ms). */
   #active: number;
 
-  constructor({ client, head, record, onward, upstream, idleMs }: ExchangeParts) {
+  constructor({ client, head, record, onward, upstream, idleMs, origin }: ExchangeParts) {
     this.#client = client;
     this.#head = head;
     this.#record = record;
     this.#onward = onward;
     this.#idleMs = idleMs;
+    this.#origin = origin;
     this.#phase = { name: "relaying", upstream };
     this.#close = !head.keepAlive || head.minor === 0;
     this.#active = client.server.now;
@@ -185,7 +195,7 @@ export class Exchange implements Handler, UpstreamOwner {
     const { lines } = this.#response;
     const state = this.#response.feed(copyOut(length));
     // The response has begun: only a reset can report the failure (RFC 9112 §8).
-    if (state === "broken") this.#cut("upstream-broken");
+    if (state === "broken") this.#cut("upstream-broken", "bad-answer");
     else if (state === "complete") this.#complete();
     else if (state !== null) this.#fail(state);
     else this.#flushDown();
@@ -226,8 +236,20 @@ export class Exchange implements Handler, UpstreamOwner {
       this.#cut("upstream-reset");
       return;
     }
-    const when = this.#phase.upstream.reused ? " a kept-alive connection" : "";
+    const { reused } = this.#phase.upstream;
+    if (reused && this.#response.silent && this.#origin !== null) {
+      this.#sendAgain(this.#origin);
+      return;
+    }
+    const when = reused ? " a kept-alive connection" : "";
     this.#fail({ code: "reset", reason: `${this.#record.target} closed${when} without an answer` });
+  }
+
+  /** The receiver closed the idle connection, probably before the request arrived (RFC 9110 §9.2.2, RFC 9112 §9.3.1). */
+  #sendAgain(origin: Origin): void {
+    this.#abandon();
+    this.#record.retried = true;
+    origin.sendAgain(this.#request.takeRest(), this.#ended);
   }
 
   #complete(): void {
@@ -282,11 +304,11 @@ export class Exchange implements Handler, UpstreamOwner {
   }
 
   /** The response had begun and cannot be completed. */
-  #cut(reason: string): void {
+  #cut(close: string, code: Code = "reset"): void {
     this.#flushDown();
     this.#abandon();
-    this.#record.code = "reset";
-    this.#record.close = reason;
+    this.#record.code = code;
+    this.#record.close = close;
     this.#client.cut(this.#record);
   }
 

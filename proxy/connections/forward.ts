@@ -1,9 +1,9 @@
 import type { Destinations } from "../egress/decide-target.ts";
-import { bindsConnection, maxForwards } from "../http/fields.ts";
+import { bindsConnection, isRepeatable, maxForwards } from "../http/fields.ts";
 import type { Head } from "../http/head.ts";
 import { type Address, formatAddress } from "../policy/cidr.ts";
 import { formatTarget, parseAbsolute } from "../policy/target.ts";
-import { Exchange, type ExchangeUpstream } from "./exchange.ts";
+import { Exchange, type ExchangeUpstream, type Origin } from "./exchange.ts";
 import type { Connection, Entry, OpenRequest } from "./handler.ts";
 import { Reaching } from "./reaching.ts";
 import type { Onward } from "./request-relay.ts";
@@ -12,7 +12,9 @@ import type { Onward } from "./request-relay.ts";
  * A request with an absolute-form target (RFC 9112 §3.2.2) until it has its upstream. Each request is decided
  * independently of earlier ones.
  */
-export class Forward extends Reaching {
+export class Forward extends Reaching implements Origin {
+  #onward: Onward | null = null;
+
   constructor(client: Connection, head: Head) {
     super(client, head, client.newRecord("http", ""));
   }
@@ -40,20 +42,35 @@ export class Forward extends Reaching {
       );
       return;
     }
-    const onward = { absolute, forwards: forwards === null ? null : forwards - 1 };
+    this.#onward = { absolute, forwards: forwards === null ? null : forwards - 1 };
+    this.#send(this.#onward, !this.client.first);
+  }
+
+  /**
+   * Decides the request and sends it. `reuse`: on an idle upstream connection, if there is one. That connection may be
+   * closing. A sender expects this on a connection that it has used before, but not for its first request. HAProxy has
+   * the same rule (`http-reuse safe`).
+   */
+  #send(onward: Onward, reuse: boolean): void {
     this.reach(
-      absolute.target,
+      onward.absolute.target,
       (socket, request, entry) => {
         const poolKey = this.#poolKey(request.address, request.route.key);
-        this.#exchange(
-          { socket, poolKey, opened: request.opened, reused: false, bound: false },
-          request,
-          entry,
-          onward,
-        );
+        const upstream = { socket, poolKey, opened: request.opened, reused: false, bound: false };
+        this.#exchange(upstream, request, entry, onward);
       },
-      (destinations, entry) => this.#reuse(destinations, entry, onward),
+      (destinations, entry) => reuse && this.#reuse(destinations, entry, onward),
     );
+  }
+
+  /** Decides the request again: policy, credentials and DNS answers may have changed. */
+  sendAgain(held: Buffer, ended: boolean): void {
+    const { record } = this;
+    delete record.rule;
+    delete record.wouldDeny;
+    delete record.addressesCut;
+    this.resume(held, ended);
+    this.#send(this.#onward!, false);
   }
 
   /** Uses an idle upstream connection. False: there is none. */
@@ -93,8 +110,9 @@ export class Forward extends Reaching {
     const { client, head, record } = this;
     const bound = upstream.bound || bindsConnection(head.headers);
     const { idleMs } = entry.settings;
+    const origin = upstream.reused && isRepeatable(head) ? this : null;
     this.open(upstream.socket, request, entry, () => {
-      return new Exchange({ client, head, record, onward, upstream: { ...upstream, bound }, idleMs });
+      return new Exchange({ client, head, record, onward, upstream: { ...upstream, bound }, idleMs, origin });
     });
   }
 }

@@ -68,10 +68,12 @@ export interface Connection {
   readonly sharedReads: boolean;
   /** Takes the bytes of a read buffer of its own (`bulk.ts`); false: reading must pause. */
   bulk: ((length: number) => boolean) | null;
+  /** The current request is its first one. */
+  readonly first: boolean;
   /** Another handler continues the request: a CONNECT becomes a tunnel. */
   handOver(handler: Handler): void;
   newRecord(kind: AccessRecord["kind"], target: string): AccessRecord;
-  /** The entry stage: policy, credentials, limits. */
+  /** The entry stage: policy, credentials, limits. A request that is sent again passes it again. */
   enter(head: Head, record: AccessRecord): Entry | Failure;
   /** The last check before a request is sent; null: it may be sent. */
   begin(entry: Entry, request: OpenRequest): Failure | null;

@@ -34,14 +34,20 @@ export class Permit {
     this.#from = from;
   }
 
-  /** The entry stage: policy, credentials, limits. `first`: the first request of its connection. */
+  /**
+   * The entry stage: policy, credentials, limits. `first`: the first request of its connection. It can be repeated for a
+   * request that is sent again.
+   */
   enter(head: Head, record: AccessRecord, first: boolean): Entry | Failure {
+    const again = this.#counted !== null;
+    this.release();
     const server = this.#server;
     const { policy, credentials } = server;
     if (policy === null) return { code: "no-policy", reason: "this proxy has no valid policy yet" };
     // The first request of an accepted connection is still served; later ones are refused, so that the client
-    // reconnects elsewhere.
-    if (server.phase === "draining" && !first) return { code: "draining", reason: "this proxy is shutting down" };
+    // reconnects elsewhere. A request that has entered may end.
+    if (server.phase === "draining" && !first && !again)
+      return { code: "draining", reason: "this proxy is shutting down" };
     let key = this.#from;
     if (credentials.required) {
       const known = credentials.check(head.authorization);

@@ -46,6 +46,13 @@ export abstract class Reaching implements Handler {
     this.begin();
   }
 
+  /** Continues with client bytes that another handler held. `ended`: the client has half-closed. */
+  protected resume(held: Buffer, ended: boolean): void {
+    this.#ended = ended;
+    this.client.handOver(this);
+    if (held.length > 0) this.onData(held);
+  }
+
   /** Parses the head, and calls {@link reach} or answers. */
   protected abstract begin(): void;
 

@@ -35,7 +35,7 @@ export class RequestRelay {
     this.#head = head;
     this.#record = record;
     this.#toUpstream = toUpstream;
-    this.#body = head.chunked ? new ChunkedBody() : new LengthBody(head.contentLength ?? 0);
+    this.#body = head.chunked ? new ChunkedBody("request") : new LengthBody(head.contentLength ?? 0);
   }
 
   /** The body is complete: later bytes belong to the next request. */

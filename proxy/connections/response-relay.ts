@@ -33,6 +33,7 @@ export class ResponseRelay {
   readonly #context: ResponseContext;
   readonly #toClient: Batch;
   #parser = new ResponseHeadParser();
+  #silent = true;
   #interimHeads = 0;
   #interimFields = 0;
   /** A 100 was forwarded. */
@@ -40,7 +41,7 @@ export class ResponseRelay {
   #head: ResponseHead | null = null;
   #body: BodyReader | null = null;
   #chunked = false;
-  /** The upstream sent a message that violates HTTP: its connection is not reused. */
+  /** The upstream sent a message that violates HTTP, even if it was repaired: its connection is not reused. */
   #faulty = false;
   #closes = false;
 
@@ -49,6 +50,11 @@ export class ResponseRelay {
     this.#record = record;
     this.#toClient = toClient;
     this.#context = context;
+  }
+
+  /** No byte of the response has arrived. */
+  get silent(): boolean {
+    return this.#silent;
   }
 
   /** The final head was forwarded: a failure can only be reported by a reset. */
@@ -68,7 +74,8 @@ export class ResponseRelay {
 
   /** The upstream connection may serve another request, as far as the response says. */
   get keepsUpstream(): boolean {
-    return this.#head?.keepAlive === true && !this.#faulty && !this.endsWithUpstream;
+    if (this.#faulty || this.endsWithUpstream || this.#body?.repaired) return false;
+    return this.#head?.keepAlive === true;
   }
 
   /** The response authenticates the connection (NTLM, Negotiate). */
@@ -83,6 +90,7 @@ export class ResponseRelay {
 
   /** Reads bytes of the upstream. */
   feed(chunk: Buffer): ResponseState {
+    this.#silent = false;
     let rest = chunk;
     while (this.#body === null) {
       if (rest.length === 0) return null;
@@ -90,6 +98,7 @@ export class ResponseRelay {
       if (parsed === null) return null;
       if ("error" in parsed) return this.#failure(`answered with broken HTTP: ${parsed.error}`);
       rest = parsed.rest;
+      if (parsed.head.repaired) this.#faulty = true;
       const failure = parsed.head.status < 200 ? this.#takeInterim(parsed.head) : this.#takeFinal(parsed.head);
       if (failure !== null) return failure;
     }
@@ -97,7 +106,7 @@ export class ResponseRelay {
   }
 
   #failure(what: string): Failure {
-    return { code: "reset", reason: `${this.#record.target} ${what}` };
+    return { code: "bad-answer", reason: `${this.#record.target} ${what}` };
   }
 
   /**
@@ -110,7 +119,7 @@ export class ResponseRelay {
       countBound("response-head");
       return this.#failure(`sent more than ${MAX_INTERIM_HEADS} heads before its answer`);
     }
-    this.#interimFields += head.headers.length;
+    this.#interimFields += this.#parser.lines;
     this.#parser = new ResponseHeadParser();
     if (head.chunked || head.contentLength !== undefined) this.#faulty = true;
     if (head.status === 100 && !this.#continued && expectsContinue(this.#request)) {
@@ -129,7 +138,7 @@ export class ResponseRelay {
     // RFC 9110 §8.6, RFC 9112 §6.1: a 204 has neither, and another reader may expect a body.
     if (head.status === 204 && (head.chunked || head.contentLength !== undefined)) this.#faulty = true;
     if (bodiless) this.#body = new LengthBody(0);
-    else if (head.chunked) this.#body = new ChunkedBody();
+    else if (head.chunked) this.#body = new ChunkedBody("answer");
     else if (head.contentLength !== undefined) this.#body = new LengthBody(head.contentLength);
     else this.#body = new UntilClose();
     this.#chunked = head.chunked && this.#request.minor === 1 && (!bodiless || isHead);

@@ -100,7 +100,7 @@ export function observe(url: URL, raw: Socket, timeoutMs: number): Promise<strin
           const hint = head.status >= 300 && head.status < 400 ? "; redirects are not followed" : "";
           return fail(`answered ${head.status}${hint}`);
         }
-        if (head.chunked) reader = new ChunkedBody();
+        if (head.chunked) reader = new ChunkedBody("answer");
         else reader = head.contentLength === undefined ? new UntilClose() : new LengthBody(head.contentLength);
         rest = parsed.rest;
       }

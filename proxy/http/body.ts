@@ -14,11 +14,14 @@ export interface BodyReader {
   readonly done: boolean;
   /** Number of framing lines read so far: work that the number of bytes does not show. */
   readonly lines: number;
+  /** Its framing was malformed and readable all the same: its connection must not be reused. */
+  readonly repaired: boolean;
 }
 
 /** A body of known length (0: none). */
 export class LengthBody implements BodyReader {
   readonly lines = 0;
+  readonly repaired = false;
   #left: number;
 
   constructor(length: number) {
@@ -40,6 +43,7 @@ export class LengthBody implements BodyReader {
 /** A body that ends with its connection. */
 export class UntilClose implements BodyReader {
   readonly lines = 0;
+  readonly repaired = false;
   readonly done = false;
 
   feed(chunk: Buffer, data: (payload: Buffer) => void): null {
@@ -57,8 +61,14 @@ const DIRECT_BYTES = 2048;
 /** Text allowed after a chunk size: nothing, or an extension (RFC 9112 §7.1.1). */
 const EXTENSION = /^[ \t]*;[\t\x20-\x7e\x80-\xff]*$/;
 const TRAILER_LINE = /^[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*$/;
+/** A trailer line with white space before its colon, and the further lines of a folded trailer. */
+const REPAIRED_TRAILER_LINE = /^[!#$%&'*+\-.^_`|~0-9A-Za-z]+[ \t]+:[\t\x20-\x7e\x80-\xff]*$/;
+const FOLDED_LINE = /^[ \t][\t\x20-\x7e\x80-\xff]*$/;
+const BLANK = /^[ \t]+$/;
 /** Hex digits of a chunk size: at most 2^48 octets. */
 const MAX_SIZE_DIGITS = 12;
+/** The same in answers, with leading zeros: some servers write all digits of a machine word. */
+const MAX_ANSWER_SIZE_DIGITS = 16;
 
 /** The value of a hex digit; negative for every other octet. */
 function hexValue(octet: number): number {
@@ -117,15 +127,24 @@ class Gathering {
   }
 }
 
-/** The chunked coding, strict: CRLF only, no sign, no 0x. Extensions and trailers are read and dropped. */
+/**
+ * The chunked coding, strict: CRLF only, no sign, no 0x. Extensions and trailers are read and dropped. An answer may have
+ * white space behind a chunk size, and its trailers may be folded or have white space before the colon (RFC 9112 §5).
+ */
 export class ChunkedBody implements BodyReader {
   lines = 0;
+  repaired = false;
+  readonly #answer: boolean;
   #state: "size" | "data" | "crlf" | "trailer" | "done" = "size";
   #left = 0;
   /** The part of a line that earlier reads brought. */
   readonly #line = new Held();
   #trailerBytes = 0;
   #trailers = 0;
+
+  constructor(of: "request" | "answer") {
+    this.#answer = of === "answer";
+  }
 
   get done(): boolean {
     return this.#state === "done";
@@ -208,8 +227,16 @@ export class ChunkedBody implements BodyReader {
       this.#trailerBytes += to - from + 2;
       if (this.#trailerBytes > MAX_TRAILER_BYTES) throw tooLong("the trailers are too long");
       if (++this.#trailers > MAX_FIELDS) throw tooLong(`there are more than ${MAX_FIELDS} trailers`);
-      if (!TRAILER_LINE.test(bytes.toString("latin1", from, to))) throw new BodyError("a trailer is not a field");
+      const line = bytes.toString("latin1", from, to);
+      if (TRAILER_LINE.test(line)) return;
+      if (!this.#repairsTrailer(line)) throw new BodyError("a trailer is not a field");
+      this.repaired = true;
     }
+  }
+
+  #repairsTrailer(line: string): boolean {
+    if (!this.#answer) return false;
+    return REPAIRED_TRAILER_LINE.test(line) || (this.#trailers > 1 && FOLDED_LINE.test(line));
   }
 
   #readSize(bytes: Buffer, from: number, to: number): number {
@@ -221,11 +248,20 @@ export class ChunkedBody implements BodyReader {
       size = size * 16 + value;
     }
     const digits = at - from;
-    const misplaced = at < to && !EXTENSION.test(bytes.toString("latin1", at, to));
-    if (digits === 0 || digits > MAX_SIZE_DIGITS || misplaced) {
+    const most = this.#answer ? MAX_ANSWER_SIZE_DIGITS : MAX_SIZE_DIGITS;
+    const misplaced = at < to && !this.#takesBehindSize(bytes.toString("latin1", at, to));
+    if (digits === 0 || digits > most || size >= 16 ** MAX_SIZE_DIGITS || misplaced) {
       throw new BodyError("a chunk size is not a hexadecimal number");
     }
     return size;
+  }
+
+  /** Whether this text may follow a chunk size. */
+  #takesBehindSize(text: string): boolean {
+    if (EXTENSION.test(text)) return true;
+    if (!this.#answer || !BLANK.test(text)) return false;
+    this.repaired = true;
+    return true;
   }
 }
 

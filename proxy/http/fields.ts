@@ -25,6 +25,8 @@ const OWN_NAME = "outrider";
 const MAX_PROXY_STATUS_FIELDS = 8;
 /** Prefix of the reason phrases of refusals (`refusals.ts`). */
 const OWN_PHRASE = /^[ \t]*egress-/i;
+/** Safe and idempotent methods (RFC 9110 §9.2.2). */
+const REPEATABLE_METHODS = new Set(["GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"]);
 /** Methods with Max-Forwards (RFC 9110 §7.6.2). */
 const COUNTED_METHODS = new Set(["OPTIONS", "TRACE"]);
 /** Limit of the hops that are passed on: a higher value is lowered (RFC 9110 §7.6.2 permits a maximum). */
@@ -121,6 +123,14 @@ export function expectsContinue(head: Head): boolean {
   return head.headers.some(
     ([name, value]) => name.length === 6 && name.toLowerCase() === "expect" && /^100-continue$/i.test(value),
   );
+}
+
+/**
+ * Whether a request may be sent twice: its method is safe or idempotent, and it has no body, since that may be forwarded
+ * already.
+ */
+export function isRepeatable({ method, chunked, contentLength = 0 }: Head): boolean {
+  return REPEATABLE_METHODS.has(method) && !chunked && contentLength === 0;
 }
 
 /** Whether these fields authenticate the connection, so that requests of other clients must not use it. */

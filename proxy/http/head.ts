@@ -35,6 +35,7 @@ const MAX_CONNECTION_TOKENS = 64;
 const TOKEN = /^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$/;
 const FIELD_VALUE = /^[\t\x20-\x7e\x80-\xff]*$/;
 const VISIBLE = /^[\x21-\x7e]+$/;
+const LENGTH = /^\d{1,15}$/;
 
 /** Thrown inside of the parsers, never out of them. */
 class Malformed extends Error {
@@ -56,7 +57,7 @@ function framing(headers: readonly [string, string][]): { contentLength?: number
     const lower = name.toLowerCase();
     if (lower === "content-length") {
       if (contentLength !== undefined) throw new Malformed("two Content-Length fields");
-      if (!/^\d{1,15}$/.test(value)) throw new Malformed("Content-Length is not a number");
+      if (!LENGTH.test(value)) throw new Malformed("Content-Length is not a number");
       contentLength = Number(value);
     } else if (lower === "transfer-encoding") {
       if (chunked) throw new Malformed("two Transfer-Encoding fields");
@@ -151,16 +152,21 @@ function addField(headers: [string, string][], line: string): void {
   headers.push(readField(line));
 }
 
-/** Lines of a head as they complete: CRLF only, limited in size, the same for every split of the bytes. */
+/** Lines of a head as they complete: limited in size, the same for every split of the bytes. */
 export class LineReader {
   readonly #pending = new Held();
   #seen = 0;
   readonly #limit: number;
   readonly #what: string;
+  readonly #bareLf: boolean;
+  /** A line ended in LF without CR. */
+  sawBareLf = false;
 
-  constructor(limit: number, what: string) {
+  /** `bareLf`: LF without CR also ends a line (RFC 9112 §2.2); otherwise it is an error. */
+  constructor(limit: number, what: string, bareLf = false) {
     this.#limit = limit;
     this.#what = what;
+    this.#bareLf = bareLf;
   }
 
   /** Calls `line` for each complete line (latin1) until it returns true; returns the bytes behind that line. */
@@ -182,10 +188,14 @@ export class LineReader {
         this.#pending.append(part);
         whole = this.#pending.take();
       }
-      if (length < 2 || whole[length - 2] !== 13) throw new Malformed("a line ends in LF without CR");
+      const bare = length < 2 || whole[length - 2] !== 13;
+      if (bare) {
+        if (!this.#bareLf) throw new Malformed("a line ends in LF without CR");
+        this.sawBareLf = true;
+      }
       this.#seen += length;
       at = end;
-      if (line(whole.toString("latin1", 0, length - 2))) return chunk.subarray(at);
+      if (line(whole.toString("latin1", 0, bare ? length - 1 : length - 2))) return chunk.subarray(at);
     }
   }
 }
@@ -225,48 +235,120 @@ export interface ResponseHead {
   status: number;
   reason: string;
   minor: 0 | 1;
+  /** At most one of them is a Content-Length, and none beside Transfer-Encoding. */
   headers: [name: string, value: string][];
   contentLength?: number;
   chunked: boolean;
   keepAlive: boolean;
   connection: ReadonlySet<string>;
+  /** It was malformed in a way that RFC 9112 allows to repair: its connection must not be reused. */
+  repaired: boolean;
 }
 
 /** Limit in octets of a response head: upstreams send more cookies than clients. */
 const MAX_RESPONSE_HEAD_BYTES = 65_536;
+const STATUS_LINE = /^HTTP\/1\.(\d) ([1-9]\d\d)(?: ([\t\x20-\x7e\x80-\xff]*))?$/;
 
-/** Parses one response head, as strictly as requests: a response that is refused here becomes a 502. */
+/** The line without white space in front of its first colon (RFC 9112 §5.1). */
+function withoutBlankName(line: string): string {
+  const colon = line.indexOf(":");
+  return colon > 0 && isBlank(line.charCodeAt(colon - 1)) ? trimmed(line.slice(0, colon)) + line.slice(colon) : line;
+}
+
+/**
+ * The fields of an answer without superfluous Content-Length: several equal ones become one, and beside Transfer-Encoding
+ * none is left (RFC 9112 §6.3, RFC 9110 §8.6). The same array if there is none. Different lengths are refused.
+ */
+function withOneLength(headers: [string, string][]): [string, string][] {
+  let length: string | undefined;
+  let count = 0;
+  let coded = false;
+  for (const [name, value] of headers) {
+    if (name.length === 17) coded ||= name.toLowerCase() === "transfer-encoding";
+    if (name.length !== 14 || name.toLowerCase() !== "content-length") continue;
+    for (const part of value.split(",")) {
+      const one = trimmed(part);
+      if (length !== undefined && one !== length) throw new Malformed("two Content-Length values that differ");
+      length = one;
+      count++;
+    }
+  }
+  if (length === undefined || (count === 1 && !coded)) return headers;
+  if (!LENGTH.test(length)) throw new Malformed("Content-Length is not a number");
+  const others = headers.filter(([name]) => name.toLowerCase() !== "content-length");
+  return coded ? others : [...others, ["Content-Length", length]];
+}
+
+/**
+ * Parses one response head. It is as strict as for requests, except where RFC 9112 allows a recipient to repair it: LF
+ * without CR (§2.2), a higher minor version (§2.3), white space before a colon (§5.1), folded lines (§5.2), and
+ * superfluous Content-Length (§6.3). The framing is read after that. A response that is refused here becomes a 502.
+ */
 export class ResponseHeadParser {
-  readonly #lines = new LineReader(MAX_RESPONSE_HEAD_BYTES, "response head");
+  readonly #reader = new LineReader(MAX_RESPONSE_HEAD_BYTES, "response head", true);
   #start: { status: number; reason: string; minor: 0 | 1 } | null = null;
   readonly #headers: [string, string][] = [];
+  #repaired = false;
+  #folded = false;
+  /** Number of field lines read so far. */
+  lines = 0;
 
   /** Null: more bytes are needed. An error is a sentence with the problem. */
   feed(chunk: Buffer): null | { head: ResponseHead; rest: Buffer } | { error: string } {
     try {
-      const rest = this.#lines.feed(chunk, (line) => {
-        if (this.#start === null) {
-          const match = /^HTTP\/1\.([01]) ([1-9]\d\d)(?: ([\t\x20-\x7e\x80-\xff]*))?$/.exec(line);
-          if (match === null) throw new Malformed("the status line is not HTTP/1.1");
-          this.#start = { minor: match[1] === "1" ? 1 : 0, status: Number(match[2]), reason: match[3] ?? "" };
-          return false;
-        }
-        if (line === "") return true;
-        addField(this.#headers, line);
-        return false;
-      });
-      if (rest === null) return null;
-      const start = this.#start!;
-      const framed = framing(this.#headers);
-      // RFC 9112 §6.1: its framing is faulty, even beside a Content-Length.
-      if (framed.chunked && start.minor === 0) throw new Malformed("Transfer-Encoding in HTTP/1.0");
-      const connection = connectionTokens(this.#headers);
-      const keepAlive = start.minor === 1 ? !connection.has("close") : connection.has("keep-alive");
-      return { head: { ...start, headers: this.#headers, ...framed, keepAlive, connection }, rest };
+      const rest = this.#reader.feed(chunk, this.#takeLine);
+      return rest === null ? null : { head: this.#finish(this.#start!), rest };
     } catch (error) {
       if (!(error instanceof Malformed)) throw error;
       if (error.status === 431) countBound("response-head");
       return { error: error.message };
     }
+  }
+
+  readonly #takeLine = (line: string): boolean => {
+    if (this.#start === null) this.#takeStatusLine(line);
+    else if (line === "") return true;
+    else this.#takeField(line);
+    return false;
+  };
+
+  #takeStatusLine(line: string): void {
+    const match = STATUS_LINE.exec(line);
+    if (match === null) throw new Malformed("the status line is not HTTP/1.1");
+    this.#start = { minor: match[1] === "0" ? 0 : 1, status: Number(match[2]), reason: match[3] ?? "" };
+    this.#repaired = match[1]! > "1";
+  }
+
+  #takeField(line: string): void {
+    if (++this.lines > MAX_FIELDS) throw new Malformed(`the head has more than ${MAX_FIELDS} fields`, 431);
+    if (isBlank(line.charCodeAt(0))) {
+      this.#unfold(line);
+      return;
+    }
+    const plain = withoutBlankName(line);
+    if (plain !== line) this.#repaired = true;
+    this.#headers.push(readField(plain));
+  }
+
+  /** Replaces the line end and the white space around it by one space. */
+  #unfold(line: string): void {
+    const field = this.#headers.at(-1);
+    if (field === undefined) throw new Malformed("white space before the first field");
+    if (!FIELD_VALUE.test(line)) throw new Malformed("a field value has a control character");
+    field[1] += ` ${trimmed(line)}`;
+    this.#folded = true;
+  }
+
+  #finish(start: { status: number; reason: string; minor: 0 | 1 }): ResponseHead {
+    // A field may begin or end with an empty line.
+    if (this.#folded) for (const field of this.#headers) field[1] = trimmed(field[1]);
+    const headers = withOneLength(this.#headers);
+    const repaired = this.#repaired || this.#folded || this.#reader.sawBareLf || headers !== this.#headers;
+    const framed = framing(headers);
+    // RFC 9112 §6.1: its framing is faulty, even beside a Content-Length.
+    if (framed.chunked && start.minor === 0) throw new Malformed("Transfer-Encoding in HTTP/1.0");
+    const connection = connectionTokens(headers);
+    const keepAlive = start.minor === 1 ? !connection.has("close") : connection.has("keep-alive");
+    return { ...start, headers, ...framed, keepAlive, connection, repaired };
   }
 }

@@ -30,6 +30,8 @@ export interface AccessRecord {
   local?: string;
   dnsMs?: number;
   connectMs?: number;
+  /** The request was sent twice: the reused upstream connection closed before any byte of its answer. */
+  retried?: true;
   /** Client to upstream. */
   bytesUp: number;
   bytesDown: number;
@@ -95,6 +97,7 @@ export function formatRecord(record: AccessRecord, now: number): string {
   if (r.local !== undefined) line += `,"local":"${r.local}"`;
   if (r.dnsMs !== undefined) line += `,"dnsMs":${round(r.dnsMs)}`;
   if (r.connectMs !== undefined) line += `,"connectMs":${round(r.connectMs)}`;
+  if (r.retried) line += `,"retried":true`;
   line += `,"bytesUp":${r.bytesUp},"bytesDown":${r.bytesDown},"durationMs":${now - r.started}`;
   if (r.close !== undefined) line += `,"close":"${r.close}"`;
   if (r.policy !== undefined) line += `,"policy":${quoted(r.policy)}`;

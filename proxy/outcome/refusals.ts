@@ -14,6 +14,7 @@ const REFUSALS = {
   "dns-timeout": { status: 504, phrase: "egress-dns:", proxyStatus: "dns_timeout", envoyFlags: "DF" },
   refused: { status: 502, phrase: "egress-connect:", proxyStatus: "connection_refused", envoyFlags: "UF" },
   reset: { status: 502, phrase: "egress-connect:", proxyStatus: "connection_terminated", envoyFlags: "UF" },
+  "bad-answer": { status: 502, phrase: "egress-connect:", proxyStatus: "http_protocol_error", envoyFlags: "UC" },
   unreachable: { status: 502, phrase: "egress-connect:", proxyStatus: "destination_ip_unroutable", envoyFlags: "UF" },
   timeout: { status: 504, phrase: "egress-connect:", proxyStatus: "connection_timeout", envoyFlags: "UT" },
   overloaded: { status: 503, phrase: "egress-unavailable:", proxyStatus: "proxy_internal_error" },
@@ -70,8 +71,7 @@ export function refusalBytes(failure: Failure, options: { policy: string; denySt
   const status = failure.status ?? (isDenial(failure.code) ? options.denyStatus : row.status);
   const phrase = phraseOf(failure, options.policy);
   const { receivedStatus } = failure;
-  const proxyStatus =
-    receivedStatus === undefined ? row.proxyStatus : `http_protocol_error; received-status=${receivedStatus}`;
+  const received = receivedStatus === undefined ? "" : `; received-status=${receivedStatus}`;
   const body = `${phrase}\n`;
   const lines = [
     `HTTP/1.1 ${status} ${phrase}`,
@@ -79,7 +79,7 @@ export function refusalBytes(failure: Failure, options: { policy: string; denySt
     `Content-Length: ${body.length}`,
     "Connection: close",
     `X-Outrider-Error: ${phrase}`,
-    `Proxy-Status: outrider; error=${proxyStatus}`,
+    `Proxy-Status: outrider; error=${row.proxyStatus}${received}`,
   ];
   if (status === 407) lines.push('Proxy-Authenticate: Basic realm="outrider"');
   if (row.status === 503) lines.push("Retry-After: 1");

@@ -96,10 +96,17 @@ const tinyChunks: Behaviour = (socket, rng) => {
   });
 };
 
-const wrongLength: Behaviour = (socket, rng) => {
+const wrongLength: Behaviour = (socket, rng, tag) => {
   onRequest(socket, (number) => {
     const body = marked(cell("i", number), 256).toString("latin1");
+    // Behind an answer that the proxy repairs: no request may get it.
+    const second = `HTTP/1.1 200 OK\r\nContent-Length: ${tag.length}\r\n\r\n${tag}`;
+    const size = body.length.toString(16);
     const answer = rng.pick([
+      `HTTP/1.1 200 OK\nContent-Length : ${body.length}\n\n${body}${second}`,
+      `HTTP/1.1 200 OK\r\nContent-Length:\r\n ${body.length}\r\nContent-Length: ${body.length}\r\n\r\n${body}${second}`,
+      `HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding:\n chunked\r\n\r\n${size} \r\n${body}\r\n0\r\n\r\n${second}`,
+      `HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n${size}\t\r\n${body}\r\n0 \r\nT : 1\r\n 2\r\n\r\n${second}`,
       `HTTP/1.1 200 OK\r\nContent-Length: ${body.length + 10}\r\n\r\n${body}`,
       `HTTP/1.1 200 OK\r\nContent-Length: ${body.length - 10}\r\n\r\n${body}`,
       `HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n${body}`,

@@ -17,6 +17,7 @@ export interface HandMade {
 }
 
 const EXCHANGE = "proxy/connections/exchange.ts";
+const FORWARD = "proxy/connections/forward.ts";
 const PERMIT = "proxy/connections/permit.ts";
 const SERVER = "proxy/connections/server.ts";
 const RESPONSE = "proxy/connections/response-relay.ts";
@@ -112,6 +113,55 @@ export const HAND_MADE: readonly HandMade[] = [
     search: "if (head.status === 407)",
     replacement: "if (head.status === 0)",
     test: ["test/proxy/hostile/forged-voice.test.ts", "replaces a target's 407 by 502"],
+  },
+  {
+    name: "the upstream of an answer with a repaired head is not reused",
+    source: RESPONSE,
+    search: "if (parsed.head.repaired) this.#faulty = true;",
+    replacement: "",
+    test: ["test/proxy/repaired-answers.test.ts", "repairs LF without CR and does not reuse"],
+  },
+  {
+    name: "the upstream of an answer with repaired chunks is not reused",
+    source: RESPONSE,
+    search: " || this.#body?.repaired",
+    replacement: "",
+    test: ["test/proxy/repaired-answers.test.ts", "repairs white space after a chunk size"],
+  },
+  {
+    name: "a POST is never sent twice",
+    source: "proxy/http/fields.ts",
+    search: "REPEATABLE_METHODS.has(method) && ",
+    replacement: "",
+    test: ["test/proxy/closing-upstreams.test.ts", "never sends a POST twice after FIN"],
+  },
+  {
+    name: "a request is sent again only before the first byte of its answer",
+    source: EXCHANGE,
+    search: "reused && this.#response.silent && ",
+    replacement: "reused && ",
+    test: ["test/proxy/closing-upstreams.test.ts", "only if no byte of its answer arrived"],
+  },
+  {
+    name: "the second attempt uses a new connection",
+    source: FORWARD,
+    search: "this.#send(this.#onward!, false);",
+    replacement: "this.#send(this.#onward!, true);",
+    test: ["test/proxy/closing-upstreams.test.ts", "never sends a request to a second closing connection"],
+  },
+  {
+    name: "the first request of a client gets a new upstream",
+    source: FORWARD,
+    search: "!this.client.first",
+    replacement: "true",
+    test: ["test/proxy/closing-upstreams.test.ts", "the first request of a client gets a new upstream"],
+  },
+  {
+    name: "a second attempt may begin while the proxy drains",
+    source: PERMIT,
+    search: " && !again)",
+    replacement: ")",
+    test: ["test/proxy/closing-upstreams.test.ts", "sends a request once more during a graceful shutdown"],
   },
 ];
 

@@ -4,6 +4,7 @@ import {
   bindsConnection,
   continueHead,
   expectsContinue,
+  isRepeatable,
   maxForwards,
   requestHead,
   responseHead,
@@ -20,6 +21,7 @@ const request = (headers: Fields, more: Partial<Head> = {}): Head => ({
 });
 const response = (headers: Fields, more: Partial<ResponseHead> = {}): ResponseHead => ({
   ...{ status: 200, reason: "OK", minor: 1, chunked: false, keepAlive: true, connection: new Set(), headers },
+  repaired: false,
   ...more,
 });
 const ROUTE = { path: "/x", authority: "a.example:81", via: false, forwards: null };
@@ -202,4 +204,13 @@ test("recognizes fields that authenticate a connection", () => {
   for (const field of yes) assert.ok(bindsConnection([["A", "b"], field]), field.join(": "));
   for (const field of no) assert.ok(!bindsConnection([field]), field.join(": "));
   assert.ok(!bindsConnection([]));
+});
+
+test("a request may be repeated if it is idempotent and has no body", () => {
+  const may = (method: string, more: Partial<Head> = {}) => isRepeatable(request([], { method, ...more }));
+  for (const method of ["GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"]) {
+    assert.ok(may(method) && may(method, { contentLength: 0 }), method);
+    assert.ok(!may(method, { contentLength: 1 }) && !may(method, { chunked: true }), method);
+  }
+  for (const method of ["POST", "PATCH", "CONNECT", "get", "LOCK"]) assert.ok(!may(method), method);
 });
