@@ -42,7 +42,7 @@ interface Question {
   reply: Reply | null;
 }
 
-/** What a query reports. A reply is null while there is none. */
+/** Events of a query. A reply is null while there is none. */
 interface QueryEvents {
   /** One family has addresses, and the other one is late. Called once at most, and before `done`. */
   half(six: Reply | null, four: Reply | null): void;
