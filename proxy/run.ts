@@ -10,7 +10,7 @@ import { MIB } from "./config/memory.ts";
 import { LOOK_MS, type Loaded, Reload } from "./config/reload.ts";
 import { defaultBufferLimit } from "./connections/buffers.ts";
 import { ProxyServer } from "./connections/server.ts";
-import { readHosts } from "./dns/hosts.ts";
+import { NameFiles } from "./dns/name-files.ts";
 import { Names } from "./dns/names.ts";
 import { requireRoutes } from "./dns/servers.ts";
 import { makeAsk } from "./egress/echo-client.ts";
@@ -34,8 +34,8 @@ const HELP = `Usage: outrider proxy --policy FILE [options]
 A forward proxy (CONNECT and absolute-form HTTP). It connects only to targets that the policy and the class of their
 addresses allow. Access records go to stdout, the operational log to stderr. Every option is also an environment
 variable, such as OUTRIDER_MAX_TUNNELS (lists: comma-separated); the command line wins. PROXY_PASSWORD requires Basic
-credentials. The proxy reads the policy file and the passwords again when they change, and on SIGHUP. SIGTERM or SIGINT
-starts a graceful shutdown. A second signal skips the waiting.
+credentials. The proxy reads the policy file, the passwords, the hosts file and resolv.conf again when they change, and on
+SIGHUP. SIGTERM or SIGINT starts a graceful shutdown. A second signal skips the waiting.
 
 ${optionHelp(PROXY_OPTIONS)}`;
 
@@ -59,9 +59,10 @@ async function listenAdmin(admin: Server, at: Config["admin"], onError: (error: 
   return admin.address() as AddressInfo;
 }
 
-/** Reads policy, passwords and addresses again when they change, and policy and passwords on SIGHUP. Ends the polling. */
+/** Reads all files and this machine's addresses again when they change, and the files on SIGHUP. Ends the polling. */
 function watch(
   reload: Reload,
+  nameFiles: NameFiles,
   installer: PolicyInstaller,
   sources: Sources,
   verifier: Verifier,
@@ -79,11 +80,13 @@ function watch(
   process.on("SIGHUP", () => {
     const { failed } = reload;
     void reload.force().then((loaded) => take(loaded, failed));
+    void nameFiles.force();
   });
   const poll = async () => {
     const { failed } = reload;
     // Not awaited: source addresses are checked while a long file is read.
     void reload.poll().then((loaded) => take(loaded, failed));
+    void nameFiles.poll();
     installer.checkOwn();
     if (!(await sources.check(assignedAddresses()))) return;
     log.warn({ sources: sources.status() }, "source addresses changed");
@@ -114,11 +117,13 @@ export async function runProxy(argv: readonly string[]): Promise<number> {
   const signal = makeSignals(["SIGTERM", "SIGINT"]);
   const reload = new Reload(config, process.env.PROXY_PASSWORD);
   const first = await reload.start();
-  const hosts = config.hosts === undefined ? new Map() : readHosts(config.hosts);
+  const timeoutSeconds = dnsSecondsOf(config, first);
+  const names = new Names({ servers: config.resolvers, timeoutSeconds, hosts: new Map() });
+  const nameFiles = new NameFiles(names, config, log);
+  await nameFiles.start();
   await requireRoutes(config.resolvers);
   await warmUp(settingsOf(config, null), log);
 
-  const names = new Names({ servers: config.resolvers, timeoutSeconds: dnsSecondsOf(config, first), hosts });
   const sources = new Sources(config.sourceAddresses);
   const metrics = new Metrics();
   const writer = new RecordWriter(1);
@@ -159,12 +164,13 @@ export async function runProxy(argv: readonly string[]): Promise<number> {
     throw listenError(error, "listen", config.listen);
   });
   if (config.listen.port === 0) installer.usePorts([at.port, adminAt.port]);
+  // Before the log says "listening": a SIGHUP without a handler would end the process.
+  const stopWatching = watch(reload, nameFiles, installer, sources, verifier, log);
   status.listen = formatHostPort(at.address, at.port);
   const adminAddress = formatHostPort(adminAt.address, adminAt.port);
   log.info({ listen: status.listen, admin: adminAddress, version: status.version }, "listening");
   if (reload.error !== null) log.error(`${reload.error}; waiting for a valid policy`);
   if (first !== null && !first.credentials.required) log.info("no password is set: every client may use this proxy");
-  const stopWatching = watch(reload, installer, sources, verifier, log);
 
   log.info({ signal: await signal() }, "shutting down");
   await shutDown(server, config, log, signal());

@@ -1,14 +1,14 @@
-import { statSync } from "node:fs";
 import { UsageError } from "../cli/usage-error.ts";
 import type { PolicySource } from "../policy/policy-file.ts";
 import { isExhausted } from "../sockets/descriptors.ts";
 import type { Config } from "./config.ts";
 import { type Credentials, passwordKeys, passwordPath, readCredentials } from "./credentials.ts";
+import { FileWatch, fingerprint, PIPE } from "./file-watch.ts";
 import { readPolicyText } from "./load.ts";
 import { readAside } from "./read-aside.ts";
 import type { ReadPolicy } from "./read-policy.ts";
 
-/** Polling interval of the files. A change counts when two polls agree, so that a half-written file is not read. */
+/** Polling interval of the files. */
 export const LOOK_MS = 500;
 
 /** Policy and passwords that were read: complete and valid. */
@@ -17,21 +17,6 @@ export interface Loaded {
   /** Hash of the document, after the overrides of the command line. */
   hash: string;
   credentials: Credentials;
-}
-
-/** The fingerprint of a pipe, which can be read only once. */
-const PIPE = "pipe";
-
-/** The identity of a file's content, behind all its links (a ConfigMap volume swaps the `..data` link). */
-function fingerprint(file: string | Buffer): string {
-  try {
-    const stat = statSync(file, { bigint: true });
-    if (stat.isFIFO()) return PIPE;
-    const { ino, size, mtimeNs, ctimeNs } = stat;
-    return `${ino}:${size}:${mtimeNs}:${ctimeNs}`;
-  } catch (error) {
-    return `${(error as NodeJS.ErrnoException).code}`;
-  }
 }
 
 function folderFingerprint(folder: string): string {
@@ -44,16 +29,11 @@ function folderFingerprint(folder: string): string {
   }
 }
 
-/**
- * Reads policy and passwords at the start, and again when they change: both complete and valid, or neither. Polls,
- * since inotify reports neither changes on NFS nor every kind of link swap.
- */
+/** Reads policy and passwords at the start, and again when they change: both complete and valid, or neither. */
 export class Reload {
   readonly #config: Config;
   readonly #password: string | undefined;
-  /** Fingerprints of the last attempt, and of the last poll. */
-  #tried: string;
-  #seen: string;
+  readonly #watch: FileWatch;
   #started = false;
   /** Content of a pipe that was read at the start. */
   #piped: ReadPolicy | null = null;
@@ -68,13 +48,9 @@ export class Reload {
   constructor(config: Config, password: string | undefined) {
     this.#config = config;
     this.#password = password;
-    this.#tried = this.#look();
-    this.#seen = this.#tried;
-  }
-
-  #look(): string {
-    const { policy, passwordDir } = this.#config;
-    return `${fingerprint(policy)} ${passwordDir === undefined ? "" : folderFingerprint(passwordDir)}`;
+    const { policy, passwordDir } = config;
+    const folder = () => (passwordDir === undefined ? "" : folderFingerprint(passwordDir));
+    this.#watch = new FileWatch(() => `${fingerprint(policy)} ${folder()}`);
   }
 
   /** Reads a pipe at the start only: later a read could block, and the content of the pipe is already known. */
@@ -111,30 +87,22 @@ export class Reload {
    * Changes since the last attempt, once the files are stable; null without a change or when the new files are invalid.
    */
   async poll(): Promise<Loaded | null> {
-    const now = this.#look();
-    const still = now === this.#seen;
-    this.#seen = now;
-    return still && now !== this.#tried ? this.force() : null;
+    return this.#watch.poll() ? this.force() : null;
   }
 
   /** Reads now (SIGHUP). Null, with `error` set, when the files are invalid: the last good policy stays in force. */
   async force(): Promise<Loaded | null> {
     // An attempt is under way and may have read the previous content: the next poll tries again.
     if (this.#reading) {
-      this.#tried = "";
+      this.#watch.again();
       return null;
     }
-    const looked = this.#look();
-    this.#tried = looked;
-    this.#seen = looked;
+    const unchanged = this.#watch.begin();
     this.#reading = true;
     try {
       const loaded = await this.#load();
       // The file changed during the read, which may have returned half of it: the next poll tries again.
-      if (this.#look() !== looked) {
-        this.#tried = "";
-        return null;
-      }
+      if (!unchanged()) return null;
       this.error = null;
       this.retrying = false;
       this.succeeded++;
@@ -145,7 +113,7 @@ export class Reload {
       this.failed++;
       // The file is not the cause and need not change: the next poll reads it again.
       this.retrying = isExhausted(error);
-      if (this.retrying) this.#tried = "";
+      if (this.retrying) this.#watch.again();
       return null;
     } finally {
       this.#reading = false;

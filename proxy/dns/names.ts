@@ -1,40 +1,39 @@
 import { countBound } from "../outcome/bounds.ts";
-import type { Code } from "../outcome/refusals.ts";
-import type { Address } from "../policy/cidr.ts";
+import { type Address, parseAddress } from "../policy/cidr.ts";
+import { conclude, type DnsAnswer } from "./answer.ts";
 import { type Job, LookupQueue, zoneOf } from "./lookup-queue.ts";
-import type { Records } from "./message.ts";
-import { DnsQuery, type Reply, type ReplyError } from "./query.ts";
+import { DnsQuery, type Reply } from "./query.ts";
 import { DnsServers } from "./servers.ts";
-
-/**
- * The answer for one name: addresses (IPv6 and IPv4 in turn, RFC 8305 §4), or the reason why there are none. `more`:
- * the number of addresses of the DNS answer beyond those.
- */
-export type DnsAnswer =
-  | { addresses: readonly Address[]; more?: number }
-  | { code: Extract<Code, "dns-nxdomain" | "dns-failed" | "dns-timeout" | "overloaded">; reason: string };
 
 interface Entry {
   answer: DnsAnswer;
   expires: number;
+  /** One family is missing, and its query still runs. */
+  half: boolean;
   /** Its size for {@link MAX_CACHE_BYTES}. */
   bytes: number;
 }
 
+interface Waiter {
+  done(answer: DnsAnswer): void;
+  enough(addresses: readonly Address[]): boolean;
+}
+
 interface Flight extends Job {
   readonly host: string;
-  readonly waiters: Set<(answer: DnsAnswer) => void>;
+  readonly waiters: Set<Waiter>;
   /** The queue in which it waits or runs. */
   queue: LookupQueue<Flight>;
   /** Timer that ends the wait for a slot. */
   timer: NodeJS.Timeout | undefined;
   readonly began: number;
   query: DnsQuery | null;
+  /** {@link Names.#generation} when the query started. */
+  generation: number;
+  /** Time of the half answer: the age of the complete one counts from there. Null: there was none. */
+  halfAt: number | null;
 }
 
-const MIN_TTL_SECONDS = 5;
-const MAX_TTL_SECONDS = 300;
-const NEGATIVE_SECONDS = 5;
 /** Limit of the names in the cache. */
 const MAX_ENTRIES = 10_000;
 /** Limit of the addresses in the cache: five per name on average; one name may have 32. */
@@ -56,6 +55,8 @@ const OWN_QUEUED = 1024;
 const QUEUE_TIME = 0.5;
 /** The client key of lookups of this process itself. */
 const OWN = "";
+/** The addresses of `localhost` and of every name below it (RFC 6761 §6.3). */
+const LOCALHOST: readonly Address[] = [parseAddress("127.0.0.1")!, parseAddress("::1")!];
 /** Limit of the remembered zones that gave addresses. */
 const MAX_KNOWN_ZONES = 4096;
 
@@ -68,57 +69,23 @@ interface ResolveOptions {
   hosts: ReadonlyMap<string, readonly Address[]>;
   /** Milliseconds, monotonic. */
   now?: () => number;
+  /** The file to read instead of /etc/resolv.conf. */
+  resolvConf?: string;
 }
 
-function interleave(six: readonly Address[], four: readonly Address[]): Address[] {
-  const mixed: Address[] = [];
-  for (let i = 0; i < Math.max(six.length, four.length); i++) {
-    if (i < six.length) mixed.push(six[i]!);
-    if (i < four.length) mixed.push(four[i]!);
-  }
-  return mixed;
+/** For whom a name is looked up. */
+interface LookupOptions {
+  /** The client whose slots are used; absent for lookups of this process itself. */
+  client?: string;
+  /**
+   * Whether the addresses of one family are enough while the other one is late. Default: never, so the answer is
+   * complete, unless the time limit ends it.
+   */
+  enough?: (addresses: readonly Address[]) => boolean;
 }
 
-const NOTHING: Records = { addresses: [], more: 0, ttl: MAX_TTL_SECONDS };
-
-/** An answer and the time for which it is cached; 0: not cached. */
-interface Conclusion {
-  answer: DnsAnswer;
-  seconds: number;
-}
-
-function conclude(host: string, timeoutSeconds: number, six: Reply, four: Reply): Conclusion {
-  const replies = [six, four];
-  const errors = replies.flatMap((reply) => ("error" in reply ? [reply.error] : []));
-  const [found6, found4] = replies.map((reply) => ("error" in reply ? NOTHING : reply)) as [Records, Records];
-  const failed = errors.find((error) => error !== "NXDOMAIN");
-  const addresses = interleave(found6.addresses, found4.addresses);
-  if (addresses.length > 0) {
-    const more = found6.more + found4.more;
-    const ttl = Math.min(MAX_TTL_SECONDS, found6.ttl, found4.ttl);
-    // Half an answer is used, but cached for a short time only.
-    const seconds = failed === undefined ? Math.max(MIN_TTL_SECONDS, ttl) : MIN_TTL_SECONDS;
-    return { answer: more > 0 ? { addresses, more } : { addresses }, seconds };
-  }
-  if (failed === undefined) {
-    const reason = errors.length > 0 ? `${host} does not exist` : `${host} has no address`;
-    return { answer: { code: "dns-nxdomain", reason }, seconds: NEGATIVE_SECONDS };
-  }
-  return conclusionOf(failed, host, timeoutSeconds);
-}
-
-function conclusionOf(failed: ReplyError, host: string, timeoutSeconds: number): Conclusion {
-  if (failed === "TIMEOUT") {
-    const reason = `no answer for ${host} within ${timeoutSeconds} s`;
-    return { answer: { code: "dns-timeout", reason }, seconds: NEGATIVE_SECONDS };
-  }
-  if (failed === "NOFILES") {
-    const reason = `cannot resolve ${host}: this proxy has no file descriptor left`;
-    return { answer: { code: "overloaded", reason }, seconds: 0 };
-  }
-  const what = failed === "CONNREFUSED" ? "no resolver answers" : `the resolver failed (${failed})`;
-  return { answer: { code: "dns-failed", reason: `cannot resolve ${host}: ${what}` }, seconds: NEGATIVE_SECONDS };
-}
+const isLocalhost = (host: string): boolean => host === "localhost" || host.endsWith(".localhost");
+const never = (): boolean => false;
 
 /**
  * Resolves names to addresses: a stub resolver of its own (no search list, no thread pool, TCP when truncated). It
@@ -139,11 +106,13 @@ export class Names {
   /** Zones whose last answer had addresses, the most recent one last. */
   readonly #known = new Set<string>();
   readonly #now: () => number;
+  /** Number of changes of the servers. Answers of former servers are not cached. */
+  #generation = 0;
 
   constructor(options: ResolveOptions) {
     this.#options = options;
     this.#now = options.now ?? (() => performance.now());
-    this.#servers = new DnsServers(options.servers);
+    this.#servers = new DnsServers(options.servers, options.resolvConf);
   }
 
   /** A reload may change the time limit. Running queries keep theirs. */
@@ -151,27 +120,41 @@ export class Names {
     this.#options = { ...this.#options, timeoutSeconds };
   }
 
+  /** A changed hosts file. */
+  setHosts(hosts: ReadonlyMap<string, readonly Address[]>): void {
+    this.#options = { ...this.#options, hosts };
+  }
+
   /**
-   * Calls `done` once: immediately when the answer is cached, else later. The returned function cancels the wait.
-   * `client`: the client whose slots are used; absent for lookups of this process itself.
+   * Reads resolv.conf again and forgets all answers when its servers have changed. Returns the addresses of the new
+   * servers; null: no change. @throws Error when the file cannot be read or has no server
    */
-  lookup(host: string, done: (answer: DnsAnswer) => void, client = OWN): () => void {
-    const fixed = this.#options.hosts.get(host);
+  rereadServers(): readonly string[] | null {
+    const changed = this.#servers.reread();
+    if (changed === null) return null;
+    this.#generation++;
+    for (const [host, entry] of this.#cache) this.#forget(host, entry);
+    return changed;
+  }
+
+  /** The addresses of a name that needs no DNS: of the hosts file, or of `localhost`. Undefined for all other names. */
+  fixed(host: string): readonly Address[] | undefined {
+    return this.#options.hosts.get(host) ?? (isLocalhost(host) ? LOCALHOST : undefined);
+  }
+
+  /** Calls `done` once: immediately when the answer is cached, else later. The returned function cancels the wait. */
+  lookup(host: string, done: (answer: DnsAnswer) => void, options: LookupOptions = {}): () => void {
+    const { client = OWN, enough = never } = options;
+    const fixed = this.fixed(host);
     if (fixed !== undefined) {
       done({ addresses: fixed });
       return () => {};
     }
-    const entry = this.#cache.get(host);
-    if (entry !== undefined) {
-      if (entry.expires > this.#now()) {
-        // Moves it to the end: the least recently used entry is the first.
-        this.#cache.delete(host);
-        this.#cache.set(host, entry);
-        this.counts.hit++;
-        done(entry.answer);
-        return () => {};
-      }
-      this.#forget(host, entry);
+    const cached = this.#cached(host, enough);
+    if (cached !== undefined) {
+      this.counts.hit++;
+      done(cached);
+      return () => {};
     }
     const flight = this.#flights.get(host) ?? this.#makeFlight(host);
     const admitted = flight.query === null ? this.#enter(flight, client) : "start";
@@ -185,7 +168,7 @@ export class Names {
       this.counts.miss++;
       this.#flights.set(host, flight);
     }
-    const waiter = (answer: DnsAnswer) => done(answer);
+    const waiter: Waiter = { done, enough };
     flight.waiters.add(waiter);
     if (flight.query === null && admitted === "start") this.#start(flight);
     return () => {
@@ -195,11 +178,25 @@ export class Names {
     };
   }
 
+  #cached(host: string, enough: Waiter["enough"]): DnsAnswer | undefined {
+    const entry = this.#cache.get(host);
+    if (entry === undefined) return undefined;
+    if (entry.expires <= this.#now()) {
+      this.#forget(host, entry);
+      return undefined;
+    }
+    const { answer, half } = entry;
+    if (half && !("addresses" in answer && enough(answer.addresses))) return undefined;
+    // Moves it to the end: the least recently used entry is the first.
+    this.#cache.delete(host);
+    this.#cache.set(host, entry);
+    return answer;
+  }
+
   #makeFlight(host: string): Flight {
     const job = { zone: zoneOf(host), waitsFor: new Set<string>(), runsFor: null };
-    const base = { host, waiters: new Set<(answer: DnsAnswer) => void>(), began: performance.now(), query: null };
-    const flight: Flight = { ...job, ...base, queue: this.#queue, timer: undefined };
-    return flight;
+    const base = { host, waiters: new Set<Waiter>(), began: performance.now(), query: null };
+    return { ...job, ...base, queue: this.#queue, timer: undefined, generation: 0, halfAt: null };
   }
 
   /** Requests a flight, which has not started, for a client. */
@@ -225,14 +222,31 @@ export class Names {
     const { timeoutSeconds } = this.#options;
     const waited = performance.now() - flight.began;
     const ms = Math.max(timeoutSeconds * 1000 * (1 - QUEUE_TIME), timeoutSeconds * 1000 - waited);
-    flight.query = new DnsQuery(this.#servers, flight.host, ms, (six, four) => {
-      const { answer, seconds } = conclude(flight.host, timeoutSeconds, six, four);
-      this.#learn(flight.zone, answer);
-      if ("code" in answer && answer.code === "overloaded") countBound("open-files");
-      if ("more" in answer) countBound("dns-addresses");
-      if ([six, four].some((reply) => "error" in reply && reply.error === "CONNREFUSED")) this.#servers.forget();
-      this.#settle(flight, answer, seconds);
+    flight.generation = this.#generation;
+    flight.query = new DnsQuery(this.#servers, flight.host, ms, {
+      half: (six, four) => this.#serveHalf(flight, six, four),
+      done: (six, four) => {
+        const { answer, seconds } = conclude(flight.host, timeoutSeconds, six, four);
+        this.#learn(flight.zone, answer);
+        if ("code" in answer && answer.code === "overloaded") countBound("open-files");
+        if ("more" in answer) countBound("dns-addresses");
+        this.#settle(flight, answer, seconds);
+      },
     });
+  }
+
+  /** One family is late: waiters that the other one is enough for do not wait longer (RFC 8305 §3). The query continues. */
+  #serveHalf(flight: Flight, six: Reply | null, four: Reply | null): void {
+    const { answer, seconds } = conclude(flight.host, this.#options.timeoutSeconds, six, four);
+    if ("code" in answer) return;
+    this.#learn(flight.zone, answer);
+    flight.halfAt = this.#now();
+    this.#keep(flight, answer, seconds, true);
+    for (const waiter of flight.waiters) {
+      if (!waiter.enough(answer.addresses)) continue;
+      flight.waiters.delete(waiter);
+      waiter.done(answer);
+    }
   }
 
   #learn(zone: string, answer: DnsAnswer): void {
@@ -253,9 +267,9 @@ export class Names {
   }
 
   #settle(flight: Flight, answer: DnsAnswer, seconds: number): void {
-    if (seconds > 0) this.#keep(flight.host, answer, seconds);
+    if (seconds > 0) this.#keep(flight, answer, seconds, false);
     this.#drop(flight);
-    for (const waiter of flight.waiters) waiter(answer);
+    for (const waiter of flight.waiters) waiter.done(answer);
   }
 
   /** Removes a flight and lets others start in its place. */
@@ -268,13 +282,15 @@ export class Names {
     for (let next = queue.next(); next !== null; next = queue.next()) this.#start(next);
   }
 
-  #keep(host: string, answer: DnsAnswer, seconds: number): void {
+  #keep({ host, generation, halfAt }: Flight, answer: DnsAnswer, seconds: number, half: boolean): void {
+    if (generation !== this.#generation) return;
     const addresses = "code" in answer ? 0 : answer.addresses.length;
     const text = host.length + ("code" in answer ? answer.reason.length : 0);
     const bytes = ENTRY_BYTES + text + addresses * ADDRESS_BYTES;
     const old = this.#cache.get(host);
     if (old !== undefined) this.#forget(host, old);
-    this.#cache.set(host, { answer, expires: this.#now() + seconds * 1000, bytes });
+    const expires = (halfAt ?? this.#now()) + seconds * 1000;
+    this.#cache.set(host, { answer, expires, half, bytes });
     this.#cachedAddresses += addresses;
     this.#cachedBytes += bytes;
     for (const [oldest, entry] of this.#cache) {
@@ -299,7 +315,9 @@ export class Names {
       flight.query?.cancel();
       flight.queue.leave(flight);
       const reason = `cannot resolve ${flight.host}: shutting down`;
-      for (const waiter of flight.waiters) waiter({ code: "dns-failed", reason });
+      const waiters = [...flight.waiters];
+      flight.waiters.clear();
+      for (const waiter of waiters) waiter.done({ code: "dns-failed", reason });
     }
   }
 }

@@ -13,6 +13,12 @@ const ROUNDS = 3;
 const ROUND_UNITS = 2 ** ROUNDS - 1;
 /** Limit of a turn of the first round, in milliseconds, for long time limits. */
 const MAX_TURN_MS = 500;
+/**
+ * Time in milliseconds that the first family with addresses waits for the other one: Resolution Delay (RFC 8305 §3).
+ */
+const RESOLUTION_DELAY_MS = 50;
+/** Limit in milliseconds for the other one after that, for long time limits: half an answer is cached no longer. */
+const MAX_LATE_MS = 5000;
 /** Failures per server after which it gets no immediate retry. */
 const MAX_FAILURES = 2;
 const IDS = 65_536;
@@ -30,8 +36,18 @@ interface Question {
   /** Servers that have not answered yet. */
   readonly pending: Set<DnsServer>;
   readonly tcp: Map<DnsServer, TcpSocket>;
+  /** Servers whose failure has been counted: once for each question, however often they get it. */
+  readonly counted: Set<DnsServer>;
   failures: number;
   reply: Reply | null;
+}
+
+/** Events of a query. A reply is null while there is none. */
+interface QueryEvents {
+  /** One family has addresses, and the other one is late. Called once at most, and before `done`. */
+  half(six: Reply | null, four: Reply | null): void;
+  /** Both questions have a reply. Called once. */
+  done(six: Reply, four: Reply): void;
 }
 
 interface Peer {
@@ -49,7 +65,8 @@ function errorOf(error: unknown): ReplyError {
 function makeQuestion(id: number, host: string, type: QuestionType): Question {
   const query = writeQuery(id, host, type);
   const reply = query === null ? ({ error: "BADNAME" } as const) : null;
-  const lists = { pending: new Set<DnsServer>(), tcp: new Map<DnsServer, TcpSocket>() };
+  const servers = { pending: new Set<DnsServer>(), counted: new Set<DnsServer>() };
+  const lists = { ...servers, tcp: new Map<DnsServer, TcpSocket>() };
   return { query: query ?? Buffer.alloc(0), turn: 0, timer: undefined, ...lists, failures: 0, reply };
 }
 
@@ -60,28 +77,34 @@ function makeQuestion(id: number, host: string, type: QuestionType): Question {
  */
 export class DnsQuery {
   readonly #servers: DnsServers;
-  readonly #done: (six: Reply, four: Reply) => void;
+  readonly #events: QueryEvents;
   readonly #questions: readonly [Question, Question];
   readonly #peers = new Map<DnsServer, Peer>();
   #plan: readonly DnsServer[] = [];
   #turnMs = 0;
+  /** Time limit (monotonic ms). */
+  readonly #until: number;
   #deadline: NodeJS.Timeout | undefined;
+  /** Ends the wait of the first family for the other one. */
+  #delay: NodeJS.Timeout | undefined;
   #over = false;
 
-  /** Starts the queries. `done` is called once, never before this returns, unless the query is cancelled. */
-  constructor(servers: DnsServers, host: string, timeoutMs: number, done: (six: Reply, four: Reply) => void) {
+  /** Starts the queries. Reports nothing before this returns, and nothing after the query was cancelled. */
+  constructor(servers: DnsServers, host: string, timeoutMs: number, events: QueryEvents) {
     this.#servers = servers;
-    this.#done = done;
+    this.#events = events;
     const id = randomInt(IDS);
     this.#questions = [makeQuestion(id, host, TYPE_AAAA), makeQuestion((id + 1) % IDS, host, TYPE_A)];
+    this.#until = performance.now() + timeoutMs;
     this.#deadline = setTimeout(() => this.#expire(), timeoutMs);
     process.nextTick(() => this.#start(timeoutMs));
   }
 
-  /** Closes everything; `done` is not called. */
+  /** Closes everything. */
   cancel(): void {
     this.#over = true;
     clearTimeout(this.#deadline);
+    clearTimeout(this.#delay);
     for (const question of this.#questions) this.#release(question);
     for (const { socket } of this.#peers.values()) socket.close();
     this.#peers.clear();
@@ -108,7 +131,7 @@ export class DnsQuery {
     if (question.turn < this.#plan.length) {
       question.timer = setTimeout(
         () => {
-          this.#servers.failed(server, performance.now());
+          this.#count(question, server);
           this.#ask(question);
         },
         this.#turnMs * 2 ** round,
@@ -176,12 +199,14 @@ export class DnsQuery {
   #read(question: Question, server: DnsServer, message: Buffer, whole: boolean): boolean {
     const response = readResponse(message, question.query);
     if (response === null) return false;
-    this.#servers.answered(server);
     if (response === "truncated") {
       if (whole) this.#fail(question, server, "BADRESP");
       else if (!question.tcp.has(server)) this.#askByTcp(question, server);
     } else if ("error" in response && response.error !== "NXDOMAIN") this.#fail(question, server, response.error);
-    else this.#conclude(question, response);
+    else {
+      this.#servers.answered(server);
+      this.#conclude(question, response);
+    }
     return true;
   }
 
@@ -216,9 +241,11 @@ export class DnsQuery {
     });
   }
 
-  /** A server did not answer: the next one is tried. After enough failures, only the slower servers are waited for. */
+  /** A server did not answer or answered with an error: the next one is tried. After enough failures, only the slower servers are waited for. */
   #fail(question: Question, server: DnsServer, error: ReplyError): void {
     if (question.reply !== null || !question.pending.delete(server)) return;
+    // Without a descriptor or memory the fault is on this side.
+    if (error !== "NOFILES") this.#count(question, server);
     question.failures++;
     const isCurrent = this.#plan[question.turn - 1] === server;
     const more = question.turn < this.#plan.length && question.failures < (MAX_FAILURES * this.#plan.length) / ROUNDS;
@@ -226,9 +253,19 @@ export class DnsQuery {
     else if (question.pending.size === 0) this.#conclude(question, { error });
   }
 
+  /** Counts a failure of a server. */
+  #count(question: Question, server: DnsServer): void {
+    if (question.counted.has(server)) return;
+    question.counted.add(server);
+    this.#servers.failed(server, performance.now());
+  }
+
   #conclude(question: Question, reply: Reply): void {
     question.reply = reply;
     this.#release(question);
+    if ("addresses" in reply && reply.addresses.length > 0) {
+      this.#delay ??= setTimeout(() => this.#continueWithHalf(), RESOLUTION_DELAY_MS);
+    }
     this.#finishIfDone();
   }
 
@@ -242,16 +279,28 @@ export class DnsQuery {
   #expire(): void {
     for (const question of this.#questions) {
       if (question.reply !== null) continue;
-      for (const server of question.pending) this.#servers.failed(server, performance.now());
+      for (const server of question.pending) this.#count(question, server);
       question.reply = { error: "TIMEOUT" };
     }
     this.#finishIfDone();
   }
 
-  #finishIfDone(): void {
+  /** One family is late: the other one is used without it. */
+  #continueWithHalf(): void {
+    clearTimeout(this.#deadline);
+    this.#deadline = setTimeout(() => this.#expire(), Math.min(MAX_LATE_MS, this.#until - performance.now()));
+    this.#events.half(...this.#replies());
+  }
+
+  #replies(): [six: Reply | null, four: Reply | null] {
     const [six, four] = this.#questions;
-    if (this.#over || six.reply === null || four.reply === null) return;
+    return [six.reply, four.reply];
+  }
+
+  #finishIfDone(): void {
+    const [six, four] = this.#replies();
+    if (this.#over || six === null || four === null) return;
     this.cancel();
-    this.#done(six.reply, four.reply);
+    this.#events.done(six, four);
   }
 }

@@ -1,4 +1,5 @@
-import type { DnsAnswer, Names } from "../dns/names.ts";
+import type { DnsAnswer } from "../dns/answer.ts";
+import type { Names } from "../dns/names.ts";
 import type { AccessRecord } from "../outcome/access-record.ts";
 import type { Failure } from "../outcome/refusals.ts";
 import { type Address, formatAddress, parseAddress } from "../policy/cidr.ts";
@@ -6,6 +7,7 @@ import { decideName, type PolicySet, vetAll } from "../policy/engine.ts";
 import type { Target } from "../policy/target.ts";
 import type { Gate } from "./gate.ts";
 import type { Routes } from "./route.ts";
+import { reaches } from "./source-address.ts";
 
 /** Addresses of one name that a record and a reason show. The others are counted (a record is one line of a log). */
 const MAX_SHOWN = 16;
@@ -20,6 +22,8 @@ export interface Destinations {
 interface Deciding {
   readonly names: Names;
   readonly gate: Pick<Gate, "routesFor" | "entry" | "refusal">;
+  /** The only family that is of use. Absent: both. */
+  readonly family?: 4 | 6;
 }
 
 /** The address of a client (`IP:port`), which it cannot forge as it can a user name. Empty for this process itself. */
@@ -47,7 +51,7 @@ function listOf({ addresses = [], addressesCut }: AccessRecord): string {
  */
 export function decideTarget(
   set: PolicySet,
-  { names, gate }: Deciding,
+  { names, gate, family }: Deciding,
   target: Target,
   record: AccessRecord,
   done: (result: Destinations | Failure) => void,
@@ -78,6 +82,16 @@ export function decideTarget(
     if (open.length > 0) done({ addresses: open, routes });
     else done(gate.refusal(routes[all.dial[0]!.family])!);
   };
+  /** Whether the addresses of one family lead somewhere, so that the request need not wait for the other one. */
+  const enough = (addresses: readonly Address[]): boolean => {
+    const all = vetAll(set, target, stage, addresses);
+    if (all.refusal !== undefined) return false;
+    return all.dial.some((address) => {
+      const route = routes[address.family];
+      if (family !== undefined && family !== address.family) return false;
+      return gate.refusal(route) === null && (route?.source !== undefined || reaches(address));
+    });
+  };
   if (target.ip) {
     vetted([parseAddress(target.host)!], 0);
     return () => {};
@@ -88,7 +102,7 @@ export function decideTarget(
     if ("code" in answer) done(answer);
     else vetted(answer.addresses, answer.more ?? 0);
   };
-  return names.lookup(target.host, answered, addressOf(record.source));
+  return names.lookup(target.host, answered, { client: addressOf(record.source), enough });
 }
 
 /** Decides again for the dialled address, without DNS: null when it is still permitted. */

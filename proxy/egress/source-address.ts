@@ -15,6 +15,7 @@ export interface Source {
 }
 
 let lastAssigned: string[] | undefined;
+let lastReached: ReadonlySet<4 | 6> | undefined;
 
 /**
  * Addresses of the interfaces that are up and have a carrier, sorted: sources may be bound to them. Others do not
@@ -25,10 +26,31 @@ export function assignedAddresses(): string[] {
   try {
     const all = Object.values(networkInterfaces()).flatMap((list) => list ?? []);
     lastAssigned = [...new Set(all.map((entry) => entry.address.replace(/%.*/, "")))].sort();
+    lastReached = reachedFamilies(lastAssigned);
   } catch (error) {
     if (lastAssigned === undefined || !isExhausted(error)) throw error;
   }
   return lastAssigned;
+}
+
+/** Loopback and link-local addresses: a machine without other ones of a family reaches nothing outside with it. */
+const INSIDE = /^(127\.|169\.254\.|::1$|fe[89ab])/i;
+
+/**
+ * The families with which a machine with these addresses surely reaches other networks. Unique local IPv6 addresses do
+ * not count, since many machines have them without a route to the outside. Both, when it has loopback only.
+ */
+export function reachedFamilies(addresses: readonly string[]): ReadonlySet<4 | 6> {
+  const outside = addresses.filter((text) => !INSIDE.test(text));
+  if (outside.length === 0) return new Set([4, 6]);
+  const families = outside.flatMap((text): (4 | 6)[] => (text.includes(":") ? (/^[23]/.test(text) ? [6] : []) : [4]));
+  return new Set(families);
+}
+
+/** Whether this machine surely reaches the family of an address. As of the last {@link assignedAddresses}. */
+export function reaches({ family }: Address): boolean {
+  if (lastReached === undefined) assignedAddresses();
+  return lastReached!.has(family);
 }
 
 /** Limit in bytes of one table in /proc: some 25,000 local addresses. A longer table is truncated. */

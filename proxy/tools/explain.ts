@@ -2,7 +2,7 @@ import { type Option, optionHelp } from "../cli/options.ts";
 import { UsageError } from "../cli/usage-error.ts";
 import { DNS_OPTIONS, POLICY_OPTIONS, RANGE_OPTIONS, readConfig, requirePolicy } from "../config/config.ts";
 import { loadSource } from "../config/load.ts";
-import { readHosts } from "../dns/hosts.ts";
+import { type Hosts, readHosts } from "../dns/hosts.ts";
 import { Names } from "../dns/names.ts";
 import { requireRoutes } from "../dns/servers.ts";
 import { compileFor } from "../egress/compile.ts";
@@ -11,7 +11,10 @@ import { type Explanation, explain, parseAsked } from "../policy/explain.ts";
 
 const OPTIONS: readonly Option[] = [
   ...POLICY_OPTIONS,
-  { name: "resolve", help: "resolve names and vet their addresses (default: only names of --hosts have addresses)" },
+  {
+    name: "resolve",
+    help: "resolve names and vet their addresses (default: only names of --hosts and localhost have addresses)",
+  },
   ...DNS_OPTIONS,
   ...RANGE_OPTIONS,
   { name: "json", help: "one JSON object per target" },
@@ -53,7 +56,7 @@ export async function runExplain(argv: readonly string[]): Promise<number> {
   requirePolicy(config);
   if (positionals.length === 0) throw new UsageError("explain needs at least one TARGET: URL, host:port or IP:port");
   const set = compileFor(loadSource(config).document, config, []);
-  const hosts = config.hosts === undefined ? new Map() : readHosts(config.hosts);
+  const hosts: Hosts = config.hosts === undefined ? new Map() : await readHosts(config.hosts);
   if (values.has("resolve")) await requireRoutes(config.resolvers);
   const timeoutSeconds = config.dnsSeconds ?? set.document.proxy.timeouts.dnsSeconds;
   const names = new Names({ servers: config.resolvers, timeoutSeconds, hosts });
@@ -67,7 +70,7 @@ export async function runExplain(argv: readonly string[]): Promise<number> {
       wrong = true;
       continue;
     }
-    const ask = values.has("resolve") || hosts.has(target.host);
+    const ask = values.has("resolve") || names.fixed(target.host) !== undefined;
     const explanation = ask ? await explainTarget(set, names, target) : explain(set, target, null);
     denied ||= explanation.verdict !== "allow";
     const { policy } = set.document;

@@ -7,7 +7,7 @@ import { parseAddress } from "../../proxy/policy/cidr.ts";
 export type DnsReply =
   /** `alias`: the name is a CNAME for this one, which has the addresses; the TTL of the alias may be another. */
   | { addresses: string[]; ttl?: number; alias?: { name: string; ttl: number } }
-  | { rcode: "NXDOMAIN" | "SERVFAIL" }
+  | { rcode: keyof typeof RCODES }
   /** No answer at all. */
   | "silent"
   /** Truncated over UDP; over TCP these addresses. */
@@ -19,7 +19,7 @@ export type DnsReply =
   /** These raw messages, derived from the right answer. */
   | { addresses: string[]; forge: (answer: Buffer, query: Buffer) => Buffer[] };
 
-const RCODES = { NXDOMAIN: 3, SERVFAIL: 2 } as const;
+const RCODES = { FORMERR: 1, SERVFAIL: 2, NXDOMAIN: 3, NOTIMP: 4, REFUSED: 5 } as const;
 const TYPES: Readonly<Record<number, "A" | "AAAA">> = { 1: "A", 28: "AAAA" };
 
 const SOA_SECONDS = 3600;

@@ -113,27 +113,32 @@ test("random and damaged messages never throw or exceed the bound", () => {
   );
 });
 
-test("reads at most three name servers; the default is this machine", () => {
+test("reads at most three name servers of resolv.conf", () => {
   const text =
     "# nameserver 192.0.2.9\nsearch a.test\nnameserver 192.0.2.1\n nameserver\t2001:db8::1 # one\n" +
     "nameserver bad\nnameserver fe80::1%eth0\nnameserver 192.0.2.3\noptions ndots:5\n";
   assert.deepEqual(readResolvConf(text), ["192.0.2.1", "2001:db8::1", "fe80::1%eth0"]);
-  assert.deepEqual(readResolvConf("options ndots:5\n"), ["127.0.0.1"]);
+  assert.deepEqual(readResolvConf("options ndots:5\n"), []);
 });
 
-test("tries a server last for 10 s after eight unanswered queries", () => {
+test("tries a server last for 10 s after four failed queries", () => {
   const servers = new DnsServers(["192.0.2.1:53", "[2001:db8::1]:5353"]);
   const order = (now: number) => servers.inOrder(now).map(({ host, port, family }) => `${host} ${port} ${family}`);
   const [first, second] = ["192.0.2.1 53 4", "2001:db8::1 5353 6"];
   assert.deepEqual(order(0), [first, second]);
   const [one, two] = servers.inOrder(0);
-  for (let i = 0; i < 7; i++) servers.failed(one!, 0);
+  for (let i = 0; i < 3; i++) servers.failed(one!, 0);
   servers.answered(one!);
-  for (let i = 0; i < 7; i++) servers.failed(one!, 0);
+  for (let i = 0; i < 3; i++) servers.failed(one!, 0);
   assert.deepEqual(order(0), [first, second]);
   servers.failed(one!, 0);
   assert.deepEqual(order(9999), [second, first]);
+  // It has another chance, which one failure ends.
   assert.deepEqual(order(10_000), [first, second]);
-  for (const server of [one, two]) for (let i = 0; i < 8; i++) servers.failed(server!, 0);
+  servers.failed(one!, 10_000);
+  assert.deepEqual(order(10_001), [second, first]);
+  servers.answered(one!);
+  assert.deepEqual(order(10_001), [first, second]);
+  for (const server of [one, two]) for (let i = 0; i < 4; i++) servers.failed(server!, 0);
   assert.deepEqual(order(1), [first, second]);
 });

@@ -2,7 +2,8 @@ import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
 import { closeSync, openSync, readdirSync } from "node:fs";
 import { type TestContext, test } from "node:test";
-import { type DnsAnswer, Names } from "../../../proxy/dns/names.ts";
+import type { DnsAnswer } from "../../../proxy/dns/answer.ts";
+import { Names } from "../../../proxy/dns/names.ts";
 import { boundCounts } from "../../../proxy/outcome/bounds.ts";
 import { formatAddress } from "../../../proxy/policy/cidr.ts";
 import { startDns } from "../../harness/dns.ts";
@@ -19,7 +20,8 @@ async function setUp(t: TestContext, zone: Zone, timeoutSeconds = 2) {
     names.close();
     await dns.close();
   });
-  const lookup = (host: string) => new Promise<DnsAnswer>((resolve) => names.lookup(host, resolve, "192.0.2.1"));
+  const lookup = (host: string) =>
+    new Promise<DnsAnswer>((resolve) => names.lookup(host, resolve, { client: "192.0.2.1" }));
   /** The addresses as text, or the code. */
   const look = async (host: string): Promise<string[] | string> => {
     const answer = await lookup(host);

@@ -1,0 +1,159 @@
+import assert from "node:assert/strict";
+import { type TestContext, test } from "node:test";
+import type { DnsAnswer } from "../../proxy/dns/answer.ts";
+import { Names } from "../../proxy/dns/names.ts";
+import { reachedFamilies } from "../../proxy/egress/source-address.ts";
+import { formatAddress } from "../../proxy/policy/cidr.ts";
+import { type DnsReply, startDns } from "../harness/dns.ts";
+import { OPEN_LOOPBACK, startProxy } from "../harness/proxy.ts";
+import { exchange, listen } from "../harness/raw.ts";
+
+/** One address family answers, and the other one is late or silent (RFC 8305 §3). */
+
+/** A time limit that no lookup of these tests may wait for. */
+const LONG_SECONDS = 50;
+type Zone = Parameters<typeof startDns>[0];
+
+/** Answers IPv4 at once and IPv6 when `late` says so. */
+const halves =
+  (four: string[], late: Promise<DnsReply> | DnsReply): Zone =>
+  (_, type) =>
+    type === "A" ? { addresses: four } : late;
+
+async function setUpProxy(t: TestContext, zone: Zone, args: string[] = OPEN_LOOPBACK) {
+  const dns = await startDns(zone);
+  const far = await listen((socket) =>
+    socket.on("data", () => socket.end("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nhi")),
+  );
+  const proxy = await startProxy({
+    policy: {},
+    args: ["--resolver", dns.address, "--dns-seconds", String(LONG_SECONDS), ...args],
+  });
+  t.after(async () => {
+    await proxy.stop();
+    await far.close();
+    await dns.close();
+  });
+  const get = (host: string) =>
+    exchange(proxy.port, `GET http://${host}:${far.port}/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n`);
+  return { dns, proxy, get };
+}
+
+async function setUpNames(t: TestContext, zone: Zone, timeoutSeconds = LONG_SECONDS) {
+  const dns = await startDns(zone);
+  let clock = 0;
+  const names = new Names({ servers: [dns.address], timeoutSeconds, hosts: new Map(), now: () => clock });
+  t.after(async () => {
+    names.close();
+    await dns.close();
+  });
+  /** The addresses, or the code. `enough`: one family is. */
+  const look = async (host: string, enough: boolean): Promise<string> => {
+    const answer = await new Promise<DnsAnswer>((resolve) => names.lookup(host, resolve, { enough: () => enough }));
+    return "code" in answer ? answer.code : answer.addresses.map(formatAddress).join();
+  };
+  const setClock = (seconds: number) => {
+    clock = seconds * 1000;
+  };
+  return { dns, names, look, setClock };
+}
+
+test("a silent record type does not delay requests", async (t) => {
+  const { get, dns, proxy } = await setUpProxy(t, halves(["127.0.0.1"], "silent"));
+  for (let i = 0; i < 3; i++) assert.match(await get("hooks.test"), /^HTTP\/1\.1 200/);
+  // The others used the answer of the first one.
+  assert.equal(dns.queries.filter(({ type }) => type === "A").length, 1);
+  await proxy.stop();
+  for (const { dnsMs } of proxy.records()) assert.ok((dnsMs as number) < (LONG_SECONDS * 1000) / 10, `${dnsMs} ms`);
+});
+
+test("an answer within the delay is used together with the first one", async (t) => {
+  const { look } = await setUpNames(t, async (_, type) => {
+    if (type === "AAAA") await new Promise((resolve) => setTimeout(resolve, 5));
+    return { addresses: ["127.0.0.1", "2001:db8::1"] };
+  });
+  assert.equal(await look("hooks.test", true), "2001:db8::1,127.0.0.1");
+});
+
+test("a late family joins the cache without another query", async (t) => {
+  const late = Promise.withResolvers<DnsReply>();
+  const { look, dns } = await setUpNames(t, halves(["127.0.0.1"], late.promise));
+  assert.equal(await look("hooks.test", true), "127.0.0.1");
+  const complete = look("hooks.test", false);
+  late.resolve({ addresses: ["2001:db8::1"] });
+  assert.equal(await complete, "2001:db8::1,127.0.0.1");
+  assert.equal(await look("hooks.test", true), "2001:db8::1,127.0.0.1");
+  assert.equal(dns.queries.filter(({ type }) => type === "A").length, 1);
+});
+
+test("half an answer is cached for 5 s at most, from its arrival", async (t) => {
+  const { look, dns, setClock } = await setUpNames(t, halves(["127.0.0.1"], "silent"), 1);
+  const queries = () => dns.queries.filter(({ type }) => type === "A").length;
+  assert.equal(await look("hooks.test", true), "127.0.0.1");
+  setClock(3);
+  // Waits for the end of the lookup, whose time limit is real.
+  assert.equal(await look("hooks.test", false), "127.0.0.1");
+  assert.equal(queries(), 1);
+  setClock(4.9);
+  assert.equal(await look("hooks.test", false), "127.0.0.1");
+  assert.equal(queries(), 1);
+  setClock(5.1);
+  assert.equal(await look("hooks.test", true), "127.0.0.1");
+  assert.equal(queries(), 2);
+});
+
+test("the addresses of a late family are vetted", async (t) => {
+  const late = Promise.withResolvers<DnsReply>();
+  const { get, proxy } = await setUpProxy(t, halves(["127.0.0.1"], late.promise));
+  assert.match(await get("hooks.test"), /^HTTP\/1\.1 200/);
+  late.resolve({ addresses: ["fd00::5", "fe80::1"] });
+  const complete = () => proxy.records().find(({ addresses }) => (addresses as string[]).length > 1);
+  for (let i = 0; i < 100 && complete() === undefined; i++) assert.match(await get("hooks.test"), /^HTTP\/1\.1 200/);
+  assert.deepEqual(complete()!.addresses, ["fd00::5", "127.0.0.1", "fe80::1"]);
+  await proxy.stop();
+  assert.ok(proxy.records().every(({ address }) => address === "127.0.0.1"));
+});
+
+test("a request whose first family is denied waits for the other one", async (t) => {
+  const late = Promise.withResolvers<DnsReply>();
+  // IPv6 first: only IPv4 loopback is open.
+  const zone: Zone = (_, type) => (type === "AAAA" ? { addresses: ["fd00::5"] } : late.promise);
+  const { get } = await setUpProxy(t, zone);
+  const answer = get("hooks.test");
+  setTimeout(() => late.resolve({ addresses: ["127.0.0.1"] }), 300);
+  assert.match(await answer, /^HTTP\/1\.1 200/);
+});
+
+test("lookups can be closed while a family is late", async (t) => {
+  const { names, look } = await setUpNames(t, halves(["127.0.0.1"], "silent"));
+  assert.equal(await look("hooks.test", true), "127.0.0.1");
+  const waiting = look("hooks.test", false);
+  names.close();
+  assert.equal(await waiting, "dns-failed");
+});
+
+test("a lookup with a late family ends 5 s after the first one", { timeout: 20_000 }, async (t) => {
+  const { look } = await setUpNames(t, halves(["127.0.0.1"], "silent"));
+  const began = performance.now();
+  assert.equal(await look("hooks.test", false), "127.0.0.1");
+  assert.ok(performance.now() - began < (LONG_SECONDS * 1000) / 2);
+});
+
+test("one family is enough only on a machine that reaches it", () => {
+  const rows: [addresses: string[], families: (4 | 6)[]][] = [
+    [
+      ["127.0.0.1", "::1"],
+      [4, 6],
+    ],
+    [["10.0.0.5", "127.0.0.1", "::1", "fe80::5"], [4]],
+    [["10.0.0.5", "fd00::5", "fe80::5"], [4]],
+    [
+      ["10.0.0.5", "2001:db8::5"],
+      [4, 6],
+    ],
+    [["127.0.0.1", "169.254.9.9", "2001:db8::5"], [6]],
+    [["127.0.0.1", "fd00::5"], []],
+  ];
+  for (const [addresses, families] of rows)
+    assert.deepEqual([...reachedFamilies(addresses)], families, addresses.join());
+});
