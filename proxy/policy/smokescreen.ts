@@ -12,6 +12,7 @@ interface Setting {
 
 /** Flags of `cmd/smokescreen.go` and keys of `pkg/smokescreen/config_loader.go` (stripe/smokescreen, July 2026). */
 export const SETTINGS: readonly Setting[] = [
+  { flag: "config-file", ours: "no configuration file: give the options of its keys" },
   { flag: "egress-acl-file", key: "acl_file", ours: "--policy FILE" },
   { flag: "listen-ip", key: "ip", ours: "--listen IP:PORT" },
   { flag: "listen-port", key: "port", ours: "--listen IP:PORT" },
