@@ -54,10 +54,11 @@ export async function runExplain(argv: readonly string[]): Promise<number> {
   requirePolicy(config);
   if (positionals.length === 0) throw new UsageError("explain needs at least one TARGET: URL, host:port or IP:port");
   const { source } = loadPolicy(config, process.env.PROXY_PASSWORD);
-  for (const warning of source.warnings) console.error(`warning: ${warning}`);
   const set = compileFor(source.document, config, []);
   const hosts = config.hosts === undefined ? new Map() : readHosts(config.hosts);
   if (values.has("resolve")) await requireRoutes(config.resolvers);
+  // After the checks: wrong usage is one line.
+  for (const warning of source.warnings) console.error(`warning: ${warning}`);
   const timeoutSeconds = config.dnsSeconds ?? set.document.proxy.timeouts.dnsSeconds;
   const names = new Names({ servers: config.resolvers, timeoutSeconds, hosts });
   let denied = false;
