@@ -1,5 +1,6 @@
 import type { Status } from "./admin.ts";
 import type { Logger } from "./cli/log.ts";
+import { formatHostPort } from "./cli/options.ts";
 import { type Config, type Settings, settingsOf } from "./config/config.ts";
 import type { Loaded } from "./config/reload.ts";
 import type { ProxyServer } from "./connections/server.ts";
@@ -7,7 +8,9 @@ import type { Names } from "./dns/names.ts";
 import { compileFor, compileForEcho } from "./egress/compile.ts";
 import { ownNetworks, type Sources } from "./egress/source-address.ts";
 import type { Verifier } from "./egress/verifier.ts";
+import { parseAddress } from "./policy/cidr.ts";
 import { type PolicySet, withOwn } from "./policy/engine.ts";
+import { isLoopback, neverAllowed } from "./policy/special.ts";
 import { openFileLimit } from "./sockets/descriptors.ts";
 
 /** Time limit in seconds for one name, without a value of the command line or the policy. */
@@ -16,6 +19,13 @@ const DEFAULT_DNS_SECONDS = 2;
 /** The time limit for one name: the command line first, then the policy. */
 export function dnsSecondsOf(config: Config, loaded: Loaded | null): number {
   return config.dnsSeconds ?? loaded?.source.document.proxy.timeouts.dnsSeconds ?? DEFAULT_DNS_SECONDS;
+}
+
+/** Whether only this machine can reach an address to listen on. Empty: all addresses. */
+function isLoopbackHost(host: string): boolean {
+  const address = parseAddress(host);
+  const never = address === null ? undefined : neverAllowed(address);
+  return never !== undefined && isLoopback(never);
 }
 
 /** The parts of the proxy that an installed policy changes. */
@@ -61,7 +71,9 @@ export class PolicyInstaller {
     status.loadedAt = new Date().toISOString();
     const { hash } = server.policy!;
     for (const warning of [...loaded.source.warnings, ...loaded.credentials.warnings]) log.warn(warning);
-    log.info({ policy: document.policy, hash, kind: loaded.source.kind, changed: hash !== before }, "policy loaded");
+    if (!loaded.credentials.required) this.#warnOfClients();
+    const { kind, service } = loaded.source;
+    log.info({ policy: document.policy, hash, kind, service, changed: hash !== before }, "policy loaded");
   }
 
   #compile({ source: { document }, hash, credentials }: Loaded): void {
@@ -69,6 +81,21 @@ export class PolicyInstaller {
     const policy = compileFor(document, config, this.#ports, hash);
     this.echoSet = compileForEcho(document, config, this.#ports);
     server.install(policy, settingsOf(config, policy.document), credentials);
+  }
+
+  /** Reports that no password is set: a warning, unless only this machine can reach the listener. */
+  #warnOfClients(): void {
+    const { log, config } = this.#parts;
+    const { host, port } = config.listen;
+    if (isLoopbackHost(host)) {
+      log.info("no password is set: every program on this machine may use the proxy");
+      return;
+    }
+    const fix = "set PROXY_PASSWORD or --password-dir (EgressPolicy: authentication.mode: Basic)";
+    const local = `listen on loopback (--listen 127.0.0.1:${port})`;
+    log.warn(
+      `no password is set: every client that can reach ${formatHostPort(host, port)} is served; ${fix}, or ${local}`,
+    );
   }
 
   #warnOfFiles({ maxTunnels, maxTunnelsWanted }: Settings): void {

@@ -170,7 +170,6 @@ export async function runProxy(argv: readonly string[]): Promise<number> {
   const adminAddress = formatHostPort(adminAt.address, adminAt.port);
   log.info({ listen: status.listen, admin: adminAddress, version: status.version }, "listening");
   if (reload.error !== null) log.error(`${reload.error}; waiting for a valid policy`);
-  if (first !== null && !first.credentials.required) log.info("no password is set: every client may use this proxy");
 
   log.info({ signal: await signal() }, "shutting down");
   await shutDown(server, config, log, signal());

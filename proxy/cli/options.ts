@@ -1,7 +1,7 @@
 import { isIP } from "node:net";
 import { parseArgs } from "node:util";
 import { formatAddress, parseAddress } from "../policy/cidr.ts";
-import { nearest } from "../policy/rules.ts";
+import { MAX_PORTS, nearest, type PortSpec, parsePorts } from "../policy/rules.ts";
 import { UsageError } from "./usage-error.ts";
 
 /** One option of a command: its long form, environment variable, and help text. */
@@ -36,12 +36,13 @@ export function variableOf(name: string): string {
 
 /**
  * Reads a command line, then the environment for options that it does not set. Repeatable options are comma-separated
- * in variables. @throws UsageError naming the option
+ * in variables. `counterpartOf`: our words for an option of another program. @throws UsageError naming the option
  */
 export function readOptions(
   options: readonly Option[],
   argv: readonly string[],
   environment: NodeJS.ProcessEnv,
+  counterpartOf: (option: string) => string | undefined = () => undefined,
 ): { values: Values; positionals: string[] } {
   const spec = Object.fromEntries(
     options.map((o) => [
@@ -66,6 +67,10 @@ export function readOptions(
     if (token.kind !== "option") continue;
     const option = options.find((o) => o.name === token.name);
     if (option === undefined) {
+      const ours = counterpartOf(token.name);
+      if (ours !== undefined) {
+        throw new UsageError(`${token.rawName} is an option of Smokescreen; here: ${ours} (docs/migrate.md)`);
+      }
       const meant = nearest(token.name, names);
       throw new UsageError(`unknown option ${token.rawName}${meant ? `; did you mean --${meant}?` : "; see --help"}`);
     }
@@ -126,6 +131,21 @@ export function ipAddresses(values: Values, name: string): string[] {
     const address = parseAddress(text);
     if (address === null) throw new UsageError(`${values.shown(name)} must be an IP address, not "${text}"`);
     return formatAddress(address);
+  });
+}
+
+/** Ports and ranges, also several in one value, such as `80,443,8000-8999`. @throws UsageError */
+export function portList(values: Values, name: string): PortSpec[] | undefined {
+  const texts = values.get(name)?.flatMap((text) => text.split(","));
+  if (texts === undefined) return undefined;
+  if (texts.length > MAX_PORTS)
+    throw new UsageError(`${values.shown(name)} has more than ${MAX_PORTS} ports and ranges`);
+  return texts.map((text) => {
+    const port = text.trim();
+    if (parsePorts(port) === null) {
+      throw new UsageError(`${values.shown(name)} must be ports or ranges, such as 80,443,8000-8999, not "${text}"`);
+    }
+    return port.includes("-") ? port : Number(port);
   });
 }
 

@@ -1,16 +1,33 @@
 import { isIP } from "node:net";
 import { LOG_LEVELS } from "../cli/log.ts";
-import { ipAddresses, ipPort, type Option, oneOf, readOptions, wholeNumber } from "../cli/options.ts";
+import { ipAddresses, ipPort, type Option, oneOf, portList, readOptions, wholeNumber } from "../cli/options.ts";
 import { UsageError } from "../cli/usage-error.ts";
 import { parseCidr } from "../policy/cidr.ts";
 import type { PolicyDocument } from "../policy/document.ts";
+import type { PortSpec } from "../policy/rules.ts";
+import { counterpartOfFlag } from "../policy/smokescreen.ts";
 import { parseNat64Prefix } from "../policy/special.ts";
 import { openFileLimit, shareFiles } from "../sockets/descriptors.ts";
 
 /** How a policy file is read; `explain` and `check` share these with the proxy. */
 export const POLICY_OPTIONS: readonly Option[] = [
   { name: "policy", value: "FILE", help: "policy document, EgressPolicy manifest or acl.yaml (required)" },
-  { name: "service", value: "NAME", help: "service to use, for an acl.yaml with several services" },
+  {
+    name: "service",
+    value: "NAME",
+    help: "service of an acl.yaml for all clients (default: authed with a shared password, if there is one, else default)",
+  },
+  {
+    name: "ports",
+    value: "PORTS",
+    repeat: true,
+    help: "ports and ranges of rules without `ports` and of the default action (default 80,443,1024-65535, or the policy's)",
+  },
+  {
+    name: "password-dir",
+    value: "DIR",
+    help: "folder with one password file per user name; the file PROXY_PASSWORD is for all other user names",
+  },
 ];
 
 /** Settings of the machine in addition to the policy. */
@@ -55,11 +72,6 @@ export const PROXY_OPTIONS: readonly Option[] = [
     value: "IP:PORT",
     fallback: "127.0.0.1:9750",
     help: "address of /livez, /readyz, /status, /metrics and /explain",
-  },
-  {
-    name: "password-dir",
-    value: "DIR",
-    help: "folder with one password file per user name; the file PROXY_PASSWORD is for all other user names",
   },
   {
     name: "on-bad-policy",
@@ -129,6 +141,7 @@ export const PROXY_OPTIONS: readonly Option[] = [
 export interface Config {
   policy: string;
   service: string | undefined;
+  ports: readonly PortSpec[] | undefined;
   listen: { host: string; port: number };
   admin: { host: string; port: number };
   passwordDir: string | undefined;
@@ -157,7 +170,7 @@ export interface Config {
 
 /** Reads and checks the options that several commands share. @throws UsageError */
 export function readConfig(options: readonly Option[], argv: readonly string[], env: NodeJS.ProcessEnv) {
-  const { values, positionals } = readOptions(options, argv, env);
+  const { values, positionals } = readOptions(options, argv, env, counterpartOfFlag);
   const one = (name: string) => values.get(name)?.[0];
   const resolvers = values.get("resolver") ?? [];
   for (const text of resolvers) {
@@ -184,6 +197,7 @@ export function readConfig(options: readonly Option[], argv: readonly string[], 
   const config: Config = {
     policy: one("policy") ?? "",
     service: one("service"),
+    ports: portList(values, "ports"),
     listen: ipPort(values, "listen", ":4750"),
     admin: ipPort(values, "admin", "127.0.0.1:9750"),
     passwordDir: one("password-dir"),

@@ -67,6 +67,11 @@ export class Credentials {
     else this.#own.set(key, { client: key, digest: digestOf(bytes) });
   }
 
+  /** Whether there is a shared password. */
+  get shared(): boolean {
+    return this.#shared.length > 0;
+  }
+
   get required(): boolean {
     return this.#shared.length > 0 || this.#own.size > 0;
   }

@@ -23,11 +23,11 @@ const MAX_READ_MS = 60_000;
 /** Beside this file, in the sources as in the bundle (`bin/image/bundle.ts`). */
 const WORKER = new URL(import.meta.url.endsWith(".ts") ? "./read-worker.ts" : "./read-worker.js", import.meta.url);
 
-function inThread(text: string, config: Config): Promise<ReadPolicy> {
+function inThread(text: string, config: Config, sharedPassword: boolean): Promise<ReadPolicy> {
   return new Promise((resolve, reject) => {
     const heapMiB = Math.min(MAX_HEAP_MIB, Math.ceil(memoryLimit() / HEAP_SHARE / MIB));
     const worker = new Worker(WORKER, {
-      workerData: { text, config },
+      workerData: { text, config, sharedPassword },
       resourceLimits: { maxOldGenerationSizeMb: heapMiB },
     });
     const fail = (why: string) => reject(new UsageError(`--policy ${config.policy}: ${why}`));
@@ -45,7 +45,7 @@ function inThread(text: string, config: Config): Promise<ReadPolicy> {
       }
       // A thread takes six file descriptors. Without them, a stall is better than keeping an old policy.
       try {
-        resolve(readText(text, config));
+        resolve(readText(text, config, sharedPassword));
       } catch (thrown) {
         reject(thrown);
       }
@@ -62,6 +62,6 @@ function inThread(text: string, config: Config): Promise<ReadPolicy> {
  * Parses the text of the policy file of a command line without a stall of the event loop, whatever its length. @throws
  * UsageError: one line with file, field and fix
  */
-export async function readAside(text: string, config: Config): Promise<ReadPolicy> {
-  return text.length <= MAX_AT_ONCE ? readText(text, config) : inThread(text, config);
+export async function readAside(text: string, config: Config, sharedPassword: boolean): Promise<ReadPolicy> {
+  return text.length <= MAX_AT_ONCE ? readText(text, config, sharedPassword) : inThread(text, config, sharedPassword);
 }

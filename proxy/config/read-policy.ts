@@ -1,5 +1,6 @@
 import { basename } from "node:path";
 import { UsageError } from "../cli/usage-error.ts";
+import { PORTS_OF_ACL } from "../policy/acl.ts";
 import { hashDocument, type PolicyDocument } from "../policy/document.ts";
 import { type PolicySource, readPolicy } from "../policy/policy-file.ts";
 import { PolicyError } from "../policy/rules.ts";
@@ -17,16 +18,23 @@ export interface ReadPolicy {
  * shows.
  */
 export function overrideDocument(document: PolicyDocument, config: Config): PolicyDocument {
-  if (config.reasonDetail === undefined) return document;
+  const ports = [...(config.ports ?? document.ports)];
+  if (config.reasonDetail === undefined) return { ...document, ports };
   const reasonDetail = config.reasonDetail === "full" ? "Full" : "Class";
-  return { ...document, proxy: { ...document.proxy, reasonDetail } };
+  return { ...document, ports, proxy: { ...document.proxy, reasonDetail } };
 }
 
-/** Parses the text of the policy file of a command line. @throws UsageError: one line with file, field and fix */
-export function readText(text: string, config: Config): ReadPolicy {
+/**
+ * Parses the text of the policy file of a command line. `sharedPassword`: clients present the shared password, which
+ * decides the service of an acl.yaml. @throws UsageError: one line with file, field and fix
+ */
+export function readText(text: string, config: Config, sharedPassword: boolean): ReadPolicy {
   try {
     const name = basename(config.policy).replace(/[^!-~]/g, "_");
-    const source = readPolicy(text, { name, service: config.service });
+    const source = readPolicy(text, { name, service: config.service, sharedPassword });
+    if (source.kind === "acl" && config.ports === undefined) {
+      source.warnings.unshift(`${PORTS_OF_ACL}; allow others with --ports, all of them with --ports 1-65535`);
+    }
     const { verification, staticIPs } = source.document;
     if (verification?.onUnverified === "Block" && staticIPs.length === 0 && config.sourceAddresses.length === 0) {
       throw new UsageError(

@@ -9,7 +9,7 @@ export type WorkerAnswer = { read: ReadPolicy } | { usage: string };
 
 function answer(): WorkerAnswer {
   try {
-    return { read: readText(workerData.text, workerData.config) };
+    return { read: readText(workerData.text, workerData.config, workerData.sharedPassword) };
   } catch (error) {
     if (error instanceof UsageError) return { usage: error.message };
     throw error;

@@ -6,7 +6,6 @@ import { type Credentials, passwordKeys, passwordPath, readCredentials } from ".
 import { FileWatch, fingerprint, PIPE } from "./file-watch.ts";
 import { readPolicyText } from "./load.ts";
 import { readAside } from "./read-aside.ts";
-import type { ReadPolicy } from "./read-policy.ts";
 
 /** Polling interval of the files. */
 export const LOOK_MS = 500;
@@ -36,7 +35,7 @@ export class Reload {
   readonly #watch: FileWatch;
   #started = false;
   /** Content of a pipe that was read at the start. */
-  #piped: ReadPolicy | null = null;
+  #piped: string | null = null;
   #reading = false;
   /** Error of the last attempt; null after a success. */
   error: string | null = null;
@@ -54,19 +53,18 @@ export class Reload {
   }
 
   /** Reads a pipe at the start only: later a read could block, and the content of the pipe is already known. */
-  async #readPolicy(): Promise<ReadPolicy> {
-    const config = this.#config;
-    const pipe = fingerprint(config.policy) === PIPE;
+  #policyText(): string {
+    const pipe = fingerprint(this.#config.policy) === PIPE;
     if (pipe && this.#piped !== null) return this.#piped;
-    const read = await readAside(readPolicyText(config, !this.#started), config);
-    if (pipe) this.#piped = read;
-    return read;
+    const text = readPolicyText(this.#config, !this.#started);
+    if (pipe) this.#piped = text;
+    return text;
   }
 
   /** Reads policy and passwords. @throws UsageError */
   async #load(): Promise<Loaded> {
-    const { source, hash } = await this.#readPolicy();
     const credentials = readCredentials(this.#password, this.#config.passwordDir);
+    const { source, hash } = await readAside(this.#policyText(), this.#config, credentials.shared);
     if (source.needsPassword && !credentials.required) {
       throw new UsageError("the policy requires Basic authentication: set PROXY_PASSWORD or --password-dir");
     }

@@ -1,4 +1,5 @@
 import { type Address, formatAddress, parseAddress, v4 } from "./cidr.ts";
+import { DEFAULT_PORTS } from "./document.ts";
 import { type HostPattern, parseHostPattern } from "./host.ts";
 import { type ParsedText, parseText } from "./parse.ts";
 import { PolicyError, Reader, type Rule, shown } from "./rules.ts";
@@ -7,14 +8,37 @@ import { specialClass } from "./special.ts";
 /** The content of an acl.yaml, in the terms of a policy. */
 interface AclResult {
   policy: { mode: "Enforce"; defaultAction: "Allow" | "Report" | "Deny"; allow: Rule[]; deny: Rule[] };
+  /** Name of the service that applies, or `default`; undefined: the file has neither, and its lists decide. */
+  service: string | undefined;
   /** Lint warnings about parts of the file that users may not expect. */
   warnings: string[];
 }
 
-const TOP_KEYS = ["version", "services", "default", "global_allow_list", "global_deny_list"];
+/** The choice of the service of an acl.yaml that applies to the clients. */
+export interface AclChoice {
+  /** The name of a service, or `default`. */
+  service?: string | undefined;
+  /** Clients present the shared password. mole gives them the role `authed`. */
+  sharedPassword?: boolean | undefined;
+}
+
+/** Keys of which a file needs one, since they decide. */
+const DECIDING_KEYS = ["services", "default", "global_allow_list", "global_deny_list"];
+/** A key of Smokescreen's config.yaml. Smokescreen ignores it here. */
+const MISSING_ROLE = "allow_missing_role";
+/** `x-…`: keys for anchors, which are ignored. */
+const TOP_KEYS = ["version", ...DECIDING_KEYS, MISSING_ROLE, "x-…"];
 const SERVICE_KEYS = ["name", "project", "action", "allowed_domains", "allowed_external_proxies", "mitm_domains"];
 /** Smokescreen's actions; the deny list applies in all three. */
 const ACTIONS = { enforce: "Deny", report: "Report", open: "Allow" } as const;
+
+/** Role of clients with the shared password. */
+const AUTHED = "authed";
+/** The section for clients of no service. */
+const DEFAULT = "default";
+
+/** The port policy of an acl.yaml, which has no field for it. */
+export const PORTS_OF_ACL = `only the ports ${DEFAULT_PORTS.join(", ")} are allowed, and Smokescreen allows every port`;
 
 /** A hint for users who want to allow every target. */
 const OPEN_HINT = "to allow everything but global_deny_list, write default: {action: open}";
@@ -38,7 +62,7 @@ function isMapping(value: unknown): value is Record<string, unknown> {
 /** Whether a YAML value is an acl.yaml of Smokescreen or mole (stripe/smokescreen pkg/smokescreen/acl/v1). */
 export function looksLikeAcl(value: unknown): boolean {
   if (!isMapping(value) || "kind" in value || "apiVersion" in value) return false;
-  return value.version === "v1" || TOP_KEYS.slice(1).some((key) => key in value);
+  return value.version === "v1" || DECIDING_KEYS.some((key) => key in value);
 }
 
 /** Canonical text; an IPv4-mapped address (RFC 4291 §2.5.5.2) is its IPv4 address, as in Smokescreen. */
@@ -63,13 +87,9 @@ function readList(reader: Reader, value: unknown, path: string): Entries {
       entries.addresses.push(addressText(address));
       continue;
     }
-    const pattern = parseHostPattern(text);
-    if ("error" in pattern) {
-      reader.problem(
-        here,
-        pattern.error.replace(/; use (cidrs|ports)$/, "; these lists take names and single addresses"),
-      );
-    } else if (pattern.kind === "any") reader.problem(here, `"*" is no name; use action: open to allow everything`);
+    const pattern = parseHostPattern(text, "acl");
+    if ("error" in pattern) reader.problem(here, pattern.error);
+    else if (pattern.kind === "any") reader.problem(here, `"*" is no name; use action: open to allow everything`);
     else entries.hosts.push(text);
   }
   return entries;
@@ -77,7 +97,7 @@ function readList(reader: Reader, value: unknown, path: string): Entries {
 
 function readService(reader: Reader, value: unknown, path: string, warnings: string[]): Service {
   const fields = reader.mapping(value, path, SERVICE_KEYS) ?? {};
-  const isDefault = path === "default";
+  const isDefault = path === DEFAULT;
   if (!isDefault && (typeof fields.name !== "string" || fields.name === ""))
     reader.problem(`${path}.name`, "is missing");
   if (typeof fields.project === "object" && fields.project !== null) {
@@ -90,7 +110,7 @@ function readService(reader: Reader, value: unknown, path: string, warnings: str
     if (list.length > 0) warnings.push(`${path}.${key} has no effect: chaining and interception are not offered`);
   }
   const domains = readList(reader, fields.allowed_domains, `${path}.allowed_domains`);
-  return { name: isDefault ? "default" : String(fields.name), action, domains };
+  return { name: isDefault ? DEFAULT : String(fields.name), action, domains };
 }
 
 interface AclFile {
@@ -105,31 +125,38 @@ interface AclFile {
   warnings: string[];
 }
 
-function checkNames(reader: Reader, services: readonly Service[]): void {
-  const first = new Map<string, number>();
+function checkNames(reader: Reader, services: readonly Service[], hasDefault: boolean): void {
+  const first = new Map<string, string>(hasDefault ? [[DEFAULT, `the section ${DEFAULT}`]] : []);
   for (const [i, { name }] of services.entries()) {
     const before = first.get(name);
-    if (before === undefined) first.set(name, i);
-    else reader.problem(`services[${i}].name`, `"${name}" is the name of services[${before}] already`);
+    if (before === undefined) first.set(name, `services[${i}]`);
+    else reader.problem(`services[${i}].name`, `"${name}" is the name of ${before} already`);
   }
+}
+
+/** The top-level keys without those that are only for anchors. */
+function withoutExtensions(value: unknown): unknown {
+  if (!isMapping(value)) return value;
+  return Object.fromEntries(Object.entries(value).filter(([key]) => !key.startsWith("x-")));
 }
 
 function readFile({ value, tabs }: ParsedText): AclFile {
   const reader = new Reader();
   const warnings: string[] = [];
   if (tabs) warnings.push("the file is indented with tabs, which YAML forbids: read as two spaces each");
-  const fields = reader.mapping(value, "", TOP_KEYS) ?? {};
+  const fields = reader.mapping(withoutExtensions(value), "", TOP_KEYS) ?? {};
   if (fields.version !== undefined && fields.version !== "v1") {
     reader.problem("version", `must be v1, not ${shown(fields.version)}`);
   }
   const has = (key: string) => Object.hasOwn(fields, key);
-  if (!["services", "default", "global_allow_list", "global_deny_list"].some(has)) {
-    reader.problem("services", `is missing, and so is default; ${OPEN_HINT}`);
+  if (!DECIDING_KEYS.some(has)) reader.problem("services", `is missing, and so is default; ${OPEN_HINT}`);
+  if (has(MISSING_ROLE)) {
+    warnings.push(`${MISSING_ROLE} has no effect: without a password, ${DEFAULT} applies to every client`);
   }
   const services = reader
     .list(fields.services ?? undefined, "services", 1024)
     .map((entry, i) => readService(reader, entry, `services[${i}]`, warnings));
-  checkNames(reader, services);
+  checkNames(reader, services, has(DEFAULT));
   if (has("default") && fields.default == null) reader.problem("default", "is empty; give it an action, or remove it");
   const fallback = fields.default == null ? undefined : readService(reader, fields.default, "default", warnings);
   const allow = readList(reader, fields.global_allow_list, "global_allow_list");
@@ -139,23 +166,66 @@ function readFile({ value, tabs }: ParsedText): AclFile {
   return { services, hasServices: has("services"), fallback, hasAllowList, allow, deny, warnings };
 }
 
-/** Names of the services of an acl.yaml; empty when only `default` or the global lists speak. @throws PolicyError */
+/** Everything that `--service` can name. */
+const choicesOf = ({ services, fallback }: AclFile): Service[] =>
+  fallback === undefined ? services : [...services, fallback];
+
+const namesOf = (services: readonly Service[]): string => services.map((service) => service.name).join(", ");
+
+/**
+ * Names of the services of an acl.yaml, and `default` if it has one beside them; empty when only `default` or the global
+ * lists decide. @throws PolicyError
+ */
 export function aclServices(text: string): string[] {
-  return readFile(parseText(text)).services.map((service) => service.name);
+  const file = readFile(parseText(text));
+  return file.services.length === 0 ? [] : choicesOf(file).map((service) => service.name);
 }
 
-function choose(file: AclFile, wanted: string | undefined): Service | undefined {
-  const names = file.services.map((service) => service.name).join(", ");
-  if (wanted !== undefined) {
-    const found = file.services.find((service) => service.name === wanted);
-    if (found !== undefined) return found;
-    const known = names === "" ? "the file has none" : `the file has ${names}`;
-    throw new PolicyError([{ path: "services", message: `no service "${wanted}"; ${known}` }]);
-  }
-  if (file.services.length > 1) {
-    throw new PolicyError([{ path: "services", message: `has several; choose one with --service: ${names}` }]);
-  }
-  return file.services[0] ?? file.fallback;
+function findService(file: AclFile, wanted: string): Service {
+  const choices = choicesOf(file);
+  const found = choices.find((service) => service.name === wanted);
+  if (found !== undefined) return found;
+  const known = choices.length === 0 ? "the file has none" : `the file has ${namesOf(choices)}`;
+  throw new PolicyError([{ path: "services", message: `no service "${wanted}"; ${known}` }]);
+}
+
+/** Refuses a file that has no service for the clients, and names the ways out. @throws PolicyError */
+function refuseChoice({ services }: AclFile, authed: Service | undefined, sharedPassword: boolean): never {
+  const missing = sharedPassword ? `neither ${AUTHED} nor ${DEFAULT}` : `no ${DEFAULT}`;
+  const clients = `clients ${sharedPassword ? "with the" : "without a"} password`;
+  const password = authed === undefined ? "" : `, set PROXY_PASSWORD to apply ${AUTHED}`;
+  const ways = `choose one with --service NAME${password}, or add ${DEFAULT}`;
+  const message = `none applies: there is ${missing} for ${clients}; ${ways}; the file has ${namesOf(services)}`;
+  throw new PolicyError([{ path: "services", message }]);
+}
+
+/**
+ * The service for all clients: the chosen one; else, for clients with the shared password, `authed`; else `default`. The
+ * name of a service is an identity, so another service is never a substitute. Undefined: the file has neither services
+ * nor `default`. @throws PolicyError
+ */
+function choose(file: AclFile, { service: wanted, sharedPassword = false }: AclChoice): Service | undefined {
+  if (wanted !== undefined) return findService(file, wanted);
+  const authed = file.services.find((service) => service.name === AUTHED);
+  const chosen = (sharedPassword ? authed : undefined) ?? file.fallback;
+  if (chosen === undefined && file.services.length > 0) refuseChoice(file, authed, sharedPassword);
+  lintUnused(file, chosen, authed, sharedPassword);
+  return chosen;
+}
+
+/** One service applies to all clients: the others, if there are some, have no effect. */
+function lintUnused(
+  file: AclFile,
+  chosen: Service | undefined,
+  authed: Service | undefined,
+  sharedPassword: boolean,
+): void {
+  const unused = file.services.filter((service) => service !== chosen);
+  if (chosen === undefined || unused.length === 0) return;
+  const password = authed === undefined || sharedPassword ? "" : `, or set PROXY_PASSWORD to apply ${AUTHED}`;
+  file.warnings.push(
+    `services: ${chosen.name} applies to every client; choose another one with --service NAME${password}; not used: ${namesOf(unused)}`,
+  );
 }
 
 /**
@@ -244,15 +314,15 @@ function actionOfLists(file: AclFile): "Allow" | "Deny" {
  * Converts an acl.yaml. Its globs have the same meaning as ours; IP addresses in its lists become CIDRs. Deny lists
  * apply to every action. @throws PolicyError with every wrong field
  */
-export function readAcl(text: string, options: { service?: string }): AclResult {
-  return readParsedAcl(parseText(text), options);
+export function readAcl(text: string, choice: AclChoice): AclResult {
+  return readParsedAcl(parseText(text), choice);
 }
 
 /** The same for a parsed text. @throws PolicyError with every wrong field */
-export function readParsedAcl(parsed: ParsedText, options: { service?: string }): AclResult {
+export function readParsedAcl(parsed: ParsedText, choice: AclChoice): AclResult {
   const file = readFile(parsed);
   const { warnings } = file;
-  const service = choose(file, options.service);
+  const service = choose(file, choice);
   const defaultAction = service?.action === undefined ? actionOfLists(file) : ACTIONS[service.action];
   const domains = service?.domains ?? { hosts: [], addresses: [] };
   lintOverlap(file, domains);
@@ -265,5 +335,5 @@ export function readParsedAcl(parsed: ParsedText, options: { service?: string })
   const allow = closed
     ? []
     : [...allowRules("allowed_domains", domains, warnings), ...allowRules("global_allow_list", file.allow, warnings)];
-  return { policy: { mode: "Enforce", defaultAction, allow, deny }, warnings };
+  return { policy: { mode: "Enforce", defaultAction, allow, deny }, service: service?.name, warnings };
 }

@@ -24,8 +24,29 @@ export function canonicalHost(text: string): string | null {
   return name;
 }
 
-/** Reads a pattern of a rule: exact name, `*.name`, or `*`. Unicode names become punycode (UTS 46). */
-export function parseHostPattern(text: string): HostPattern | { error: string } {
+/** Parts of errors: the forms that a list of patterns accepts besides names and `*.name`. */
+const FORMS = {
+  rule: {
+    wildcard: ', or "*" alone',
+    forms: "a name, *.name or *",
+    address: "use cidrs",
+    cidr: "use cidrs",
+    port: "use ports",
+  },
+  acl: {
+    wildcard: "",
+    forms: "a name, *.name or an IP address",
+    address: "write it without brackets and zone",
+    cidr: "write single addresses here, and ranges with --allow-cidr or --deny-cidr",
+    port: "write the name alone, and ports with --ports",
+  },
+};
+
+/**
+ * Reads a pattern: exact name, `*.name`, or `*`. Unicode names become punycode (UTS 46). `list`: which forms the error of
+ * a wrong pattern offers, those of a rule or those of an acl.yaml.
+ */
+export function parseHostPattern(text: string, list: keyof typeof FORMS = "rule"): HostPattern | { error: string } {
   if (text === "*") return { kind: "any", name: "*" };
   const wildcard = text.startsWith("*.");
   const body = wildcard ? text.slice(2) : text;
@@ -33,11 +54,12 @@ export function parseHostPattern(text: string): HostPattern | { error: string } 
   if (body.length <= MAX_NAME && LABELS.test(body) && !NUMERIC_LAST_LABEL.test(body)) {
     return { kind: wildcard ? "suffix" : "exact", name: body };
   }
-  if (body === "") return { error: "is empty; write a name, *.name or *" };
-  if (body.includes("*")) return { error: `"${text}": a wildcard is only "*." in front of a name, or "*" alone` };
-  if (isIP(text) !== 0 || /^\[.*\]$/.test(text)) return { error: `"${text}" is an IP address; use cidrs` };
-  if (/^[0-9a-f.:]+\/[0-9]+$/i.test(text)) return { error: `"${text}" is a CIDR; use cidrs` };
-  if (/^[^/:]+:[0-9]*$/.test(text)) return { error: `"${text}" has a port; use ports` };
+  const { wildcard: alone, forms, address, cidr, port } = FORMS[list];
+  if (body === "") return { error: `is empty; write ${forms}` };
+  if (body.includes("*")) return { error: `"${text}": a wildcard is only "*." in front of a name${alone}` };
+  if (isIP(text) !== 0 || /^\[.*\]$/.test(text)) return { error: `"${text}" is an IP address; ${address}` };
+  if (/^[0-9a-f.:]+\/[0-9]+$/i.test(text)) return { error: `"${text}" is a CIDR; ${cidr}` };
+  if (/^[^/:]+:[0-9]*$/.test(text)) return { error: `"${text}" has a port; ${port}` };
   if (/[/:@?#%\s]/.test(text))
     return { error: `"${text}" is not a host name; write the name alone, without URL parts` };
   const ascii = /^[\x20-\x7e]*$/.test(body) ? body : domainToASCII(body);

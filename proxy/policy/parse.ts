@@ -1,4 +1,4 @@
-import { isAlias, isMap, isScalar, isSeq, LineCounter, parseDocument } from "yaml";
+import { isAlias, isCollection, isMap, isScalar, isSeq, LineCounter, parseDocument } from "yaml";
 import { PolicyError } from "./rules.ts";
 
 /** The parsed text of a policy file. */
@@ -98,28 +98,37 @@ function parseJson(text: string): unknown {
   return value;
 }
 
-/** Refuses ambiguous YAML: repeated and compound keys, and more aliases than people write. */
+/** A merge key: the parser replaces it by a symbol. */
+const MERGE = "<<";
+
+/**
+ * Refuses ambiguous YAML: repeated and compound keys, more aliases than people write, and merge keys inside of anchors,
+ * which would expand a short text exponentially.
+ */
 function checkNodes(root: unknown, lines: LineCounter): void {
-  const open: { node: unknown; path: string }[] = [{ node: root, path: "" }];
+  const open: { node: unknown; path: string; anchored: boolean }[] = [{ node: root, path: "", anchored: false }];
   let aliases = 0;
   for (let next = open.pop(); next !== undefined; next = open.pop()) {
     const { node, path } = next;
+    const anchored = next.anchored || (isCollection(node) && node.anchor !== undefined);
     if (isAlias(node)) {
       if (++aliases > MAX_ALIASES) fail(path, `the file has more than ${MAX_ALIASES} YAML aliases`);
     } else if (isSeq(node)) {
       for (const [i, item] of node.items.entries()) {
-        if (!isScalar(item)) open.push({ node: item, path: `${path}[${i}]` });
+        if (!isScalar(item)) open.push({ node: item, path: `${path}[${i}]`, anchored });
       }
     } else if (isMap(node)) {
       const seen = new Set<string>();
       for (const { key, value } of node.items) {
         if (!isScalar(key)) fail(path, "not valid YAML: a key must be a word");
+        const merges = typeof key.value === "symbol";
         // 1 and "1" are two keys in YAML, but one key of the parsed object.
-        const name = String(key.value);
+        const name = merges ? MERGE : String(key.value);
         const here = path === "" ? name : `${path}.${name}`;
+        if (merges && anchored) fail(here, "a merge key inside of an anchor; merge several with <<: [*a, *b] instead");
         if (seen.has(name)) twice(here, lines.linePos(key.range?.[0] ?? 0).line);
         seen.add(name);
-        if (!isScalar(value)) open.push({ node: value, path: here });
+        if (!isScalar(value)) open.push({ node: value, path: here, anchored });
       }
     }
   }
@@ -128,26 +137,42 @@ function checkNodes(root: unknown, lines: LineCounter): void {
 /** An unquoted `*.name` is an alias in YAML: the usual slip in these files. */
 function aliasMessage(thrown: ReferenceError): string {
   const alias = /^Unresolved alias .*: (\S+)$/.exec(thrown.message)?.[1];
-  return alias === undefined ? thrown.message : `*${alias} is an alias in YAML; put it in quotes: "*${alias}"`;
+  if (alias === undefined) return thrown.message;
+  if (alias.startsWith(".")) return `*${alias} is an alias in YAML; put it in quotes: "*${alias}"`;
+  return `*${alias} is an alias in YAML without an anchor &${alias}; a wildcard is "*." in front of a name, in quotes`;
+}
+
+/**
+ * The text without a document marker at its end, which begins an empty document. Many templates write one. Nothing but
+ * comments may follow it.
+ */
+function withoutEmptyEnd(text: string): string {
+  const at = text.lastIndexOf("\n---");
+  if (at < 0) return text;
+  const [marker, ...lines] = text.slice(at + 4).split("\n");
+  const isEmpty = /^(?:[ \t]+(?:#.*)?)?\r?$/.test(marker!) && lines.every((line) => /^[ \t]*(?:#.*)?\r?$/.test(line));
+  return isEmpty ? text.slice(0, at + 1) : text;
 }
 
 function parseYaml(text: string): unknown {
   const lines = new LineCounter();
   // The parser's own check of keys compares each key with each other one.
-  const document = parseDocument(text, { uniqueKeys: false, lineCounter: lines });
+  const document = parseDocument(withoutEmptyEnd(text), { uniqueKeys: false, merge: true, lineCounter: lines });
   const problem = document.errors[0] ?? document.warnings[0];
   if (problem?.code === "MULTIPLE_DOCS") {
     fail("", "not valid YAML: Source contains multiple documents; write one policy in a file");
   }
   if (problem !== undefined) fail("", `not valid YAML: ${problem.message.split("\n")[0]}`);
-  // YAML 1.1 has merge keys and other numbers.
+  // YAML 1.1 has other numbers and words.
   if (document.directives?.yaml.version !== "1.2") fail("", "not valid YAML: write it in YAML 1.2, without %YAML");
   checkNodes(document.contents, lines);
   try {
     return document.toJS();
   } catch (thrown) {
+    if (thrown instanceof RangeError) throw thrown;
     if (thrown instanceof ReferenceError) fail("", `not valid YAML: ${aliasMessage(thrown)}`);
-    throw thrown;
+    // The only other error of the parser.
+    fail("", "not valid YAML: the value of a merge key (<<) must be a mapping, an alias of one, or a list of these");
   }
 }
 

@@ -1,12 +1,15 @@
-import { looksLikeAcl, readParsedAcl } from "./acl.ts";
+import { type AclChoice, looksLikeAcl, readParsedAcl } from "./acl.ts";
 import { type PolicyDocument, readDocument, readFields } from "./document.ts";
 import { parseText } from "./parse.ts";
 import { boundedTexts, PolicyError, Reader, shown } from "./rules.ts";
+import { smokescreenKeys } from "./smokescreen.ts";
 
 /** A parsed policy file. */
 export interface PolicySource {
   kind: "document" | "manifest" | "acl";
   document: PolicyDocument;
+  /** The service of an acl.yaml that applies, or `default`. */
+  service?: string | undefined;
   /** Problems of the file that a user should check. */
   warnings: string[];
   /** The file requires credentials of clients: a proxy without any password must not start. */
@@ -97,11 +100,20 @@ export function readManifest(manifest: unknown, blockedCIDRs: readonly string[] 
   return { kind: "manifest", document, warnings, needsPassword: auth === "Basic" };
 }
 
+/** @throws PolicyError always: the counterparts of the keys, if the file is Smokescreen's config.yaml */
+function refuseFile(value: unknown): never {
+  const expected = "a policy document (version: 1), an EgressPolicy manifest, or an acl.yaml";
+  const keys = isMapping(value) ? smokescreenKeys(value) : [];
+  if (keys.length === 0) throw new PolicyError([{ path: "", message: `is not a policy: expected ${expected}` }]);
+  const message = `is not a policy, but Smokescreen's config.yaml: use these options instead (docs/migrate.md)`;
+  throw new PolicyError([{ path: "", message }, ...keys.map(({ key, ours }) => ({ path: key, message: ours }))]);
+}
+
 /**
  * Reads a policy document, an EgressPolicy manifest or a Smokescreen/mole `acl.yaml`, and detects the kind by content.
  * `name` is the policy name of an acl.yaml in answers, since the file has no name of its own. @throws PolicyError
  */
-export function readPolicy(text: string, options: { name: string; service?: string | undefined }): PolicySource {
+export function readPolicy(text: string, options: { name: string } & AclChoice): PolicySource {
   const parsed = parseText(text);
   const { value } = parsed;
   if (isMapping(value) && (value.kind !== undefined || value.apiVersion !== undefined)) {
@@ -112,14 +124,12 @@ export function readPolicy(text: string, options: { name: string; service?: stri
     return readManifest(value);
   }
   if (looksLikeAcl(value)) {
-    const { service } = options;
-    const { policy, warnings } = readParsedAcl(parsed, service === undefined ? {} : { service });
+    const { policy, service, warnings } = readParsedAcl(parsed, options);
     const document = readFields({ ...policy }, { path: "", policy: options.name, internalRules: true });
-    return { kind: "acl", document, warnings: boundedTexts(warnings, MAX_WARNINGS), needsPassword: false };
+    return { kind: "acl", document, service, warnings: boundedTexts(warnings, MAX_WARNINGS), needsPassword: false };
   }
   if (isMapping(value) && value.version !== undefined) {
     return { kind: "document", document: readDocument(value), warnings: [], needsPassword: false };
   }
-  const message = "is not a policy: expected a policy document (version: 1), an EgressPolicy manifest, or an acl.yaml";
-  throw new PolicyError([{ path: "", message }]);
+  return refuseFile(value);
 }

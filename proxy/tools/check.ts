@@ -1,13 +1,18 @@
 import { noArguments, type Option, optionHelp } from "../cli/options.ts";
 import { POLICY_OPTIONS, readConfig, requirePolicy } from "../config/config.ts";
-import { loadSource } from "../config/load.ts";
-import { hashDocument } from "../policy/document.ts";
+import { loadPolicy } from "../config/load.ts";
+import { overrideDocument } from "../config/read-policy.ts";
+import { plainLine } from "../policy/rules.ts";
 
 const OPTIONS: readonly Option[] = [...POLICY_OPTIONS, { name: "help", help: "print this help" }];
+
+/** Limit in characters of the name of a service. */
+const MAX_NAME = 100;
 
 const HELP = `Usage: outrider check --policy FILE
 
 Validates a policy as the proxy does and prints its hash. Errors on stderr name every wrong field (exit status 2).
+The service of an acl.yaml depends on the password: set PROXY_PASSWORD or --password-dir as for the proxy.
 
 ${optionHelp(OPTIONS)}`;
 
@@ -20,11 +25,14 @@ export async function runCheck(argv: readonly string[]): Promise<number> {
   }
   requirePolicy(config);
   noArguments(positionals);
-  const { kind, document, warnings } = loadSource(config);
+  const { source, hash } = loadPolicy(config, process.env.PROXY_PASSWORD);
+  const { kind, service, warnings } = source;
   for (const warning of warnings) console.error(`warning: ${warning}`);
-  const rules = `${document.allow.length} allow and ${document.deny.length} deny rules`;
+  const { allow, deny, defaultAction, ports } = overrideDocument(source.document, config);
+  const chosen = service === undefined ? "" : `, service ${plainLine(service, MAX_NAME)}`;
+  const rules = `${allow.length} allow and ${deny.length} deny rules`;
   console.log(
-    `${config.policy}: valid ${kind}, ${rules}, default action ${document.defaultAction}, ${hashDocument(document)}`,
+    `${config.policy}: valid ${kind}${chosen}, ${rules}, default action ${defaultAction}, ports ${ports.join()}, ${hash}`,
   );
   return 0;
 }

@@ -1,7 +1,7 @@
 import { type Option, optionHelp } from "../cli/options.ts";
 import { UsageError } from "../cli/usage-error.ts";
 import { DNS_OPTIONS, POLICY_OPTIONS, RANGE_OPTIONS, readConfig, requirePolicy } from "../config/config.ts";
-import { loadSource } from "../config/load.ts";
+import { loadPolicy } from "../config/load.ts";
 import { type Hosts, readHosts } from "../dns/hosts.ts";
 import { Names } from "../dns/names.ts";
 import { requireRoutes } from "../dns/servers.ts";
@@ -25,6 +25,7 @@ const HELP = `Usage: outrider explain --policy FILE [options] TARGET…
 
 Prints the proxy's decision for each TARGET (URL, host:port or IP:port) with the reason, without connecting to it.
 The verdict of a name that cannot be resolved is "unknown": the policy does not deny it, but the sender gets an error.
+The service of an acl.yaml depends on the password: set PROXY_PASSWORD or --password-dir as for the proxy.
 Exit status: 0 all allowed, 1 any denied or unknown, 2 wrong usage.
 
 ${optionHelp(OPTIONS)}`;
@@ -55,9 +56,12 @@ export async function runExplain(argv: readonly string[]): Promise<number> {
   }
   requirePolicy(config);
   if (positionals.length === 0) throw new UsageError("explain needs at least one TARGET: URL, host:port or IP:port");
-  const set = compileFor(loadSource(config).document, config, []);
+  const { source } = loadPolicy(config, process.env.PROXY_PASSWORD);
+  const set = compileFor(source.document, config, []);
   const hosts: Hosts = config.hosts === undefined ? new Map() : await readHosts(config.hosts);
   if (values.has("resolve")) await requireRoutes(config.resolvers);
+  // After the checks: wrong usage is one line.
+  for (const warning of source.warnings) console.error(`warning: ${warning}`);
   const timeoutSeconds = config.dnsSeconds ?? set.document.proxy.timeouts.dnsSeconds;
   const names = new Names({ servers: config.resolvers, timeoutSeconds, hosts });
   let denied = false;

@@ -1,14 +1,24 @@
 import { stringify } from "yaml";
-import { type Option, optionHelp, readOptions } from "../cli/options.ts";
+import { type Option, optionHelp, portList, readOptions } from "../cli/options.ts";
 import { UsageError } from "../cli/usage-error.ts";
 import { readSmallText } from "../config/files.ts";
 import { MAX_POLICY_BYTES } from "../config/load.ts";
-import { aclServices, readAcl } from "../policy/acl.ts";
-import { PolicyError, plainLine, type Rule } from "../policy/rules.ts";
+import { aclServices, PORTS_OF_ACL, readAcl } from "../policy/acl.ts";
+import { PolicyError, type PortSpec, plainLine, type Rule } from "../policy/rules.ts";
 import { specialClass } from "../policy/special.ts";
 
 const OPTIONS: readonly Option[] = [
-  { name: "service", value: "NAME", help: "only this service (default: one manifest per service)" },
+  {
+    name: "service",
+    value: "NAME",
+    help: "only this service (default: one manifest per service, and one for default)",
+  },
+  {
+    name: "ports",
+    value: "PORTS",
+    repeat: true,
+    help: "`spec.ports` of the manifests, such as 1-65535 for every port",
+  },
   { name: "help", help: "print this help" },
 ];
 
@@ -57,12 +67,16 @@ function merge(lints: readonly string[][], services: readonly string[]): string[
 }
 
 /** Manifests and lint warnings for the text of an acl.yaml. @throws PolicyError */
-export function importAcl(text: string, options: { service?: string }): { yaml: string; warnings: string[] } {
-  const services = options.service === undefined ? aclServices(text) : [options.service];
+export function importAcl(
+  text: string,
+  { service: wanted, ports }: { service?: string | undefined; ports?: readonly PortSpec[] | undefined },
+): { yaml: string; warnings: string[] } {
+  const services = wanted === undefined ? aclServices(text) : [wanted];
   const lints: string[][] = [];
   const used = new Set<string>();
   const manifests = (services.length === 0 ? [undefined] : services).map((service) => {
-    const { policy, warnings: lint } = readAcl(text, service === undefined ? {} : { service });
+    const { policy, warnings: lint } = readAcl(text, { service });
+    if (ports === undefined) lint.unshift(`${PORTS_OF_ACL}; set spec.ports to allow others, or use --ports`);
     const allow = policy.allow.flatMap((rule) => closeSpecial(rule, lint));
     lints.push(lint);
     const name = manifestName(service ?? "webhooks");
@@ -76,6 +90,7 @@ export function importAcl(text: string, options: { service?: string }): { yaml: 
       spec: {
         mode: policy.mode,
         defaultAction: policy.defaultAction,
+        ...(ports === undefined ? {} : { ports }),
         ...(allow.length > 0 ? { allow } : {}),
         ...(policy.deny.length > 0 ? { deny: policy.deny } : {}),
       },
@@ -99,9 +114,9 @@ export async function runImport(argv: readonly string[]): Promise<number> {
   } catch (error) {
     throw new UsageError(`${file}: ${(error as Error).message}`);
   }
-  const service = values.get("service")?.[0];
+  const choice = { service: values.get("service")?.[0], ports: portList(values, "ports") };
   try {
-    const { yaml, warnings } = importAcl(text, service === undefined ? {} : { service });
+    const { yaml, warnings } = importAcl(text, choice);
     for (const warning of warnings) console.error(`warning: ${plainLine(warning, MAX_WARNING)}`);
     process.stdout.write(yaml);
     return 0;

@@ -34,6 +34,7 @@ export const MODULES: readonly Module[] = [
   { source: "proxy/policy/explain.ts", tests: policy("reasons", "acl") },
   { source: "proxy/policy/engine.ts", tests: policy("reasons", "engine", "embedded", "engine.property") },
   { source: "proxy/policy/rules.ts", tests: [...READER, ...policy("engine.property")] },
+  { source: "proxy/policy/smokescreen.ts", tests: policy("smokescreen") },
   ...all("proxy/policy", "acl document parse policy-file", READER),
   ...all("proxy/http", "head body", http("head-values", "head")),
   { source: "proxy/http/held.ts", tests: http("held") },

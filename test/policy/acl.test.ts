@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { parseAllDocuments } from "yaml";
-import { readAcl } from "../../proxy/policy/acl.ts";
+import { parse, parseAllDocuments } from "yaml";
+import { type AclChoice, readAcl } from "../../proxy/policy/acl.ts";
 import { compile, decideKnown } from "../../proxy/policy/engine.ts";
 import { readPolicy } from "../../proxy/policy/policy-file.ts";
 import { PolicyError } from "../../proxy/policy/rules.ts";
@@ -73,21 +73,21 @@ test("warns about unexpected effects", () => {
   const { warnings } = readAcl(SERVICES, { service: "enforcing" });
   assert.match(warnings.join("\n"), /10\.0\.0\.5 \(private\) stays closed.*--allow-cidr/);
   const overlap = readAcl(
-    'services: [{name: a, action: open, allowed_domains: ["x.bad.example"]}]\nglobal_deny_list: ["*.bad.example"]',
+    'default: {action: open, allowed_domains: ["x.bad.example"]}\nglobal_deny_list: ["*.bad.example"]',
     {},
   );
   assert.match(overlap.warnings.join(), /x\.bad\.example is allowed and denied \(\*\.bad\.example\): deny wins here/);
   const inside = readAcl(SERVICES, { service: "enforcing" }).warnings.join("\n");
   assert.match(inside, /evil\.sub\.example is denied, and allowed by \*\.sub\.example: deny wins here, allow won/);
   const literal = readAcl(
-    'services: [{name: a, action: open, allowed_domains: ["9.9.9.9"]}]\nglobal_deny_list: ["::ffff:9.9.9.9"]',
+    'default: {action: open, allowed_domains: ["9.9.9.9"]}\nglobal_deny_list: ["::ffff:9.9.9.9"]',
     {},
   );
   assert.match(literal.warnings.join(), /9\.9\.9\.9 is allowed and denied \(9\.9\.9\.9\)/);
   assert.deepEqual(literal.policy.deny, [{ name: "global_deny_list-addresses", cidrs: ["9.9.9.9/32"] }]);
   const global = readAcl("global_allow_list: [x.bad.example]\nglobal_deny_list: ['*.bad.example']", {}).warnings;
   assert.match(global.join("\n"), /x\.bad\.example is allowed and denied \(\*\.bad\.example\): deny wins$/m);
-  const chained = readAcl("services: [{name: a, action: open, mitm_domains: [{domain: x}]}]", {});
+  const chained = readAcl("services: [{name: a, action: open, mitm_domains: [{domain: x}]}]", { service: "a" });
   assert.match(chained.warnings.join(), /services\[0\]\.mitm_domains has no effect/);
   assert.match(
     readAcl("global_deny_list: [a.example]", {}).warnings.join(),
@@ -134,7 +134,7 @@ test("a list with one entry and no action denies everything else", () => {
     assert.equal(decideFor(denied, undefined, target, address), "deny denied-rule", entry);
     assert.equal(decideFor(denied, undefined, "other.example:443", "8.8.8.8"), "allow", entry);
 
-    const service = `services: [{name: a, action: enforce, allowed_domains: [${entry}]}]`;
+    const service = `default: {action: enforce, allowed_domains: [${entry}]}`;
     assert.deepEqual(readAcl(service, {}).warnings, []);
     assert.equal(decideFor(service, undefined, target, address), "allow", entry);
     assert.equal(decideFor(service, undefined, "other.example:443", "8.8.8.8"), "deny not-allowed", entry);
@@ -154,10 +154,7 @@ test("rejects typing errors and invalid globs, naming the field", () => {
       "services: [{name: a, action: open}, {name: a, action: open}]",
       /services\[1\]\.name: "a" is the name of services\[0\] already/,
     ],
-    ['global_deny_list: ["*foo.com"]', /global_deny_list\[0\]: "\*foo\.com": a wildcard/],
     ['global_deny_list: ["*"]', /global_deny_list\[0\]: "\*" is no name/],
-    ['global_deny_list: ["a.b:443"]', /has a port/],
-    ['global_deny_list: ["10.0.0.0/8"]', /is a CIDR/],
     ["global_deny_list: a.b", /global_deny_list: must be a list/],
     [
       "global_deny_list:\n  - *.internal",
@@ -165,6 +162,10 @@ test("rejects typing errors and invalid globs, naming the field", () => {
     ],
     ["services: [{name: a, action: open, project: [x]}]", /services\[0\]\.project: must be a string/],
     ["global_deny_list: []\n---\nx: 1", /not valid YAML: Source contains multiple documents/],
+    [
+      "default: {action: open}\nservices: [{name: default, action: open}]",
+      /services\[0\]\.name: "default" is the name of the section default already/,
+    ],
     ["version: v2\nservices: []", /version: must be v1, not "v2"/],
   ];
   for (const [text, message] of rows) {
@@ -174,20 +175,165 @@ test("rejects typing errors and invalid globs, naming the field", () => {
       text,
     );
   }
-  assert.throws(() => readAcl(SERVICES, {}), /choose one with --service: enforcing, reporting, open/);
   assert.throws(
     () => readAcl(SERVICES, { service: "none" }),
-    /no service "none"; the file has enforcing, reporting, open/,
+    /no service "none"; the file has enforcing, reporting, open, default$/,
   );
 });
 
-test("import writes one manifest per service with equal decisions", () => {
+test("an entry that no list accepts is refused with the forms that it accepts", () => {
+  const rows: [entry: string, message: string][] = [
+    ["*bob.example", '"*bob.example": a wildcard is only "*." in front of a name'],
+    ["api.*.example", '"api.*.example": a wildcard is only "*." in front of a name'],
+    ["example.*", '"example.*": a wildcard is only "*." in front of a name'],
+    ["", "is empty; write a name, *.name or an IP address"],
+    ["*.", "is empty; write a name, *.name or an IP address"],
+    ["a.b:443", '"a.b:443" has a port; write the name alone, and ports with --ports'],
+    ["10.0.0.0/8", '"10.0.0.0/8" is a CIDR; write single addresses here, and ranges with --allow-cidr or --deny-cidr'],
+    ["[::1]", '"[::1]" is an IP address; write it without brackets and zone'],
+  ];
+  for (const list of ["global_allow_list", "global_deny_list"]) {
+    for (const [entry, message] of rows) {
+      assert.throws(() => readAcl(`${list}: ["${entry}"]`, {}), { message: `${list}[0]: ${message}` });
+    }
+  }
+  assert.throws(() => readAcl("global_deny_list: [*bob.example]", {}), {
+    message:
+      'not valid YAML: *bob.example is an alias in YAML without an anchor &bob.example; a wildcard is "*." in front of a name, in quotes',
+  });
+});
+
+/** The shape of mole's own file: one service for clients with the password, `default` for the others. */
+const MOLE = `---
+version: v1
+services:
+  - {name: authed, project: users, action: report}
+default: {project: other, action: enforce}
+global_allow_list: [hook.example]
+global_deny_list: ["*.internal"]
+`;
+const SEVERAL = "services: [{name: a, action: open}, {name: b, action: open}]\n";
+
+test("a service applies to its identity only: the password, --service, or else default", () => {
+  const one = "services: [{name: ci-runner, action: open}]\n";
+  const rows: [text: string, password: boolean, service: string | undefined, applies: string, action: string][] = [
+    [`${one}default: {action: enforce}`, false, undefined, "default", "Deny"],
+    [`${one}default: {action: enforce}`, true, undefined, "default", "Deny"],
+    [`${one}default: {action: enforce}`, false, "ci-runner", "ci-runner", "Allow"],
+    [`${one}default: {action: enforce}`, true, "default", "default", "Deny"],
+    [one, false, "ci-runner", "ci-runner", "Allow"],
+    [SEVERAL, true, "b", "b", "Allow"],
+    [MOLE, true, undefined, "authed", "Report"],
+    [MOLE, false, undefined, "default", "Deny"],
+    [MOLE, true, "default", "default", "Deny"],
+    [MOLE, false, "authed", "authed", "Report"],
+    ["services: [{name: authed, action: open}]", true, undefined, "authed", "Allow"],
+    // The name of a service is an identity, also this one.
+    ["services: [{name: default, action: open}]", false, "default", "default", "Allow"],
+    ["default: {action: report}", true, undefined, "default", "Report"],
+    ["services: []\ndefault: {action: report}", false, "default", "default", "Report"],
+  ];
+  for (const [text, sharedPassword, service, applies, action] of rows) {
+    const source = readPolicy(text, { name: "acl.yaml", service, sharedPassword });
+    assert.deepEqual([source.service, source.document.defaultAction], [applies, action], `${text} ${service}`);
+  }
+});
+
+test("a file without a service for the clients is refused with the ways out", () => {
+  const rows: [text: string, password: boolean, message: string][] = [
+    [
+      SEVERAL,
+      false,
+      "services: none applies: there is no default for clients without a password; choose one with --service NAME, or add default; the file has a, b",
+    ],
+    [
+      SEVERAL,
+      true,
+      "services: none applies: there is neither authed nor default for clients with the password; choose one with --service NAME, or add default; the file has a, b",
+    ],
+    [
+      "services: [{name: authed, action: open}]",
+      false,
+      "services: none applies: there is no default for clients without a password; choose one with --service NAME, set PROXY_PASSWORD to apply authed, or add default; the file has authed",
+    ],
+    [
+      "services: [{name: default, action: open}]",
+      false,
+      "services: none applies: there is no default for clients without a password; choose one with --service NAME, or add default; the file has default",
+    ],
+  ];
+  for (const [text, sharedPassword, message] of rows) {
+    assert.throws(() => readAcl(text, { sharedPassword }), { name: "Error", message }, text);
+  }
+});
+
+test("warns about services that do not apply, unless --service chose one", () => {
+  const unused = (text: string, choice: AclChoice) =>
+    readAcl(text, choice).warnings.filter((warning) => warning.startsWith("services: "));
+  assert.deepEqual(unused(`${SEVERAL}default: {action: enforce}`, {}), [
+    "services: default applies to every client; choose another one with --service NAME; not used: a, b",
+  ]);
+  assert.deepEqual(unused(MOLE, {}), [
+    "services: default applies to every client; choose another one with --service NAME, or set PROXY_PASSWORD to apply authed; not used: authed",
+  ]);
+  const more = MOLE.replace("default:", "  - {name: b, action: open}\ndefault:");
+  assert.deepEqual(unused(more, { sharedPassword: true }), [
+    "services: authed applies to every client; choose another one with --service NAME; not used: b",
+  ]);
+  assert.deepEqual(unused(MOLE, { sharedPassword: true }), []);
+  assert.deepEqual(unused(more, { service: "b" }), []);
+  assert.deepEqual(unused("default: {action: open}", {}), []);
+});
+
+test("keys of other tools at the top of a file have no effect", () => {
+  const text = `
+x-names: &names [ok.example]
+x-base: &base {project: p, action: enforce, allowed_domains: *names}
+x-limits: 7
+allow_missing_role: true
+version: v1
+services:
+  - {<<: *base, name: a}
+  - {name: b, <<: [*base, {action: open}], action: report}
+default: {<<: *base, action: enforce}
+---
+# The end.
+`;
+  assert.equal(decideFor(text, undefined, "ok.example:443", "8.8.8.8"), "allow");
+  assert.equal(decideFor(text, undefined, "other.example:443", "8.8.8.8"), "deny not-allowed");
+  assert.equal(decideFor(text, "b", "other.example:443", "8.8.8.8"), "allow not-allowed");
+  assert.match(
+    readAcl(text, {}).warnings.join("\n"),
+    /allow_missing_role has no effect: without a password, default applies to every client/,
+  );
+  // They alone are no file.
+  assert.throws(() => readPolicy("x-base: {services: []}", { name: "acl.yaml" }), /^Error: is not a policy/);
+  assert.throws(() => readAcl("version: v1\nx-services: []", {}), /services: is missing, and so is default/);
+  assert.throws(() => readAcl("base: 1\nservices: []", {}), /base: unknown key; known keys: .*, x-…/);
+});
+
+test("Smokescreen's config.yaml is refused with the options to use instead", () => {
+  const text = "acl_file: acl.yaml\nport: 4750\ndeny_ranges: [203.0.113.0/24]\nmax_request_rate: 5\nunheard: 1\n";
+  assert.throws(() => readPolicy(text, { name: "config.yaml" }), {
+    message:
+      "is not a policy, but Smokescreen's config.yaml: use these options instead (docs/migrate.md); acl_file: --policy FILE; " +
+      "port: --listen IP:PORT; deny_ranges: --deny-cidr CIDR; max_request_rate: no counterpart",
+  });
+  assert.throws(() => readPolicy("unheard: 1", { name: "x" }), /^Error: is not a policy: expected a policy document/);
+  assert.throws(() => readPolicy("7", { name: "x" }), /^Error: is not a policy: expected a policy document/);
+});
+
+test("import writes one manifest per service and one for default, with equal decisions", () => {
   const { yaml, warnings } = importAcl(SERVICES, {});
   const manifests = parseAllDocuments(yaml).map((document) => String(document));
-  assert.equal(manifests.length, 3);
+  assert.equal(manifests.length, 4);
+  assert.deepEqual(
+    manifests.map((text) => (parse(text) as { metadata: { name: string } }).metadata.name),
+    ["enforcing", "reporting", "open", "default"],
+  );
   assert.match(warnings.join("\n"), /^enforcing: .*10\.0\.0\.5\/32 \(private\) is left out/m);
   assert.match(warnings.join("\n"), /^enforcing: .*9\.9\.9\.9\/32 also admits names that resolve to it/m);
-  for (const [i, service] of ["enforcing", "reporting", "open"].entries()) {
+  for (const [i, service] of ["enforcing", "reporting", "open", "default"].entries()) {
     for (const [target, address] of [
       ["ok.example:443", "8.8.8.8"],
       ["other.example:443", "8.8.4.4"],
@@ -199,4 +345,18 @@ test("import writes one manifest per service with equal decisions", () => {
       assert.equal(imported, original, `${service} ${target} ${address}`);
     }
   }
+});
+
+test("import takes --service default and ports for the manifests", () => {
+  const { yaml, warnings } = importAcl(SERVICES, { service: "default", ports: ["1-65535"] });
+  const { metadata, spec } = parse(yaml) as { metadata: object; spec: { defaultAction: string; ports: unknown } };
+  assert.deepEqual([metadata, spec.defaultAction, spec.ports], [{ name: "default" }, "Deny", ["1-65535"]]);
+  assert.equal(decideFor(yaml, undefined, "everyone.example:22", "8.8.8.8"), "allow");
+  assert.doesNotMatch(warnings.join("\n"), /only the ports/);
+  assert.match(
+    importAcl(SERVICES, {}).warnings.join("\n"),
+    /^only the ports 80, 443, 1024-65535 are allowed, and Smokescreen allows every port; set spec\.ports/m,
+  );
+  const alone = importAcl("services: []\ndefault: {action: open}", {}).yaml;
+  assert.deepEqual((parse(alone) as { metadata: object }).metadata, { name: "webhooks" });
 });

@@ -162,9 +162,13 @@ test("a proxy without a policy has the defaults of a document", () => {
 });
 
 test("--help has the defaults of a document", () => {
-  const { proxy } = makeDocument({});
+  const { proxy, ports } = makeDocument({});
   const shown: Record<string, string | number> = {
-    ...{ "dns-seconds": proxy.timeouts.dnsSeconds, "connect-seconds": proxy.timeouts.connectSeconds },
+    ...{
+      ports: ports.join(),
+      "dns-seconds": proxy.timeouts.dnsSeconds,
+      "connect-seconds": proxy.timeouts.connectSeconds,
+    },
     ...{ "idle-seconds": proxy.timeouts.idleSeconds, "drain-seconds": proxy.timeouts.drainSeconds },
     ...{ "max-tunnels": proxy.limits.maxTunnels, "deny-status": proxy.denyStatus },
     ...{ "reason-detail": proxy.reasonDetail.toLowerCase(), "access-log": proxy.accessLog.toLowerCase() },

@@ -66,7 +66,7 @@ test("a bad policy is one line with field and fix, exit 2", { timeout: 400_000 }
     ],
     [
       "services: [{name: a, action: open}, {name: b, action: open}]\n",
-      /services: has several; choose one with --service: a, b/,
+      /services: none applies: there is no default for clients without a password; choose one .*; the file has a, b\n$/,
     ],
   ];
   for (const [text, expected] of rows) {
@@ -268,9 +268,10 @@ test("check prints a hash that does not depend on the spelling", async () => {
   const shown = await Promise.all([good, other].map((path) => runOutrider(["check", "--policy", path])));
   const hashes = shown.map(({ status, stdout, stderr }) => {
     assert.deepEqual([status, stderr], [0, ""]);
-    const match = /: valid manifest, 1 allow and 0 deny rules, default action Deny, (sha256:[0-9a-f]{64})\n$/.exec(
-      stdout,
-    );
+    const match =
+      /: valid manifest, 1 allow and 0 deny rules, default action Deny, ports 80,443,1024-65535, (sha256:[0-9a-f]{64})\n$/.exec(
+        stdout,
+      );
     return match?.[1] ?? assert.fail(stdout);
   });
   assert.equal(hashes[0], hashes[1]);
@@ -443,7 +444,8 @@ test("import prints valid manifests, and warnings on stderr", async () => {
   const manifestFile = file("imported.yaml", result.stdout);
   const targets = ["a.internal.example:443", "other.example:443"];
   for (const policy of [acl, manifestFile]) {
-    const explained = await runOutrider(["explain", "--policy", policy, "--json", ...targets]);
+    const service = policy === acl ? ["--service", "hooks"] : [];
+    const explained = await runOutrider(["explain", "--policy", policy, ...service, "--json", ...targets]);
     const verdicts = explained.stdout
       .trim()
       .split("\n")

@@ -14,7 +14,7 @@ try {
   if (error.code !== "EMFILE") throw error;
 }
 for (let left = 0; left < 8; left++) {
-  const { source } = await readAside("global_allow_list:\\n" + hosts.join("\\n"), config);
+  const { source } = await readAside("global_allow_list:\\n" + hosts.join("\\n"), config, false);
   if (source.document.allow[0].hosts.length !== 3000) throw new Error("not whole");
   closeSync(fds.pop());
 }

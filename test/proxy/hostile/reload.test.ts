@@ -16,7 +16,7 @@ const HOSTS = 40_000;
 
 /** An acl.yaml of 1 MB. */
 const longAcl = (last: string) =>
-  `version: v1\nservices:\n- name: a\n  action: enforce\n  allowed_domains:\n${Array.from(
+  `version: v1\nservices: []\ndefault:\n  action: enforce\n  allowed_domains:\n${Array.from(
     { length: HOSTS },
     (_, i) => `    - host-${i}.example.org\n`,
   ).join("")}    - ${last}\n`;
