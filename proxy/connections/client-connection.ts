@@ -3,6 +3,8 @@ import { type Head, HeadParser } from "../http/head.ts";
 import { type AccessRecord, newRecord, noteFailure, notePolicy } from "../outcome/access-record.ts";
 import { countBound } from "../outcome/bounds.ts";
 import { type Failure, isDenial, refusalBytes } from "../outcome/refusals.ts";
+import { formatTarget, parseAbsolute, parseAuthority } from "../policy/target.ts";
+import { shownTarget } from "../policy/target-problem.ts";
 import { type ClientOwner, clientAddress, own } from "../sockets/client.ts";
 import { reset } from "../sockets/reset.ts";
 import type { Buffers, ByteHolder } from "./buffers.ts";
@@ -97,11 +99,19 @@ export class ClientConnection implements Connection, ClientOwner, ByteHolder {
     }
     if (this.#requests === 0) this.server.spoke(this);
     if ("refusal" in result) {
-      const { status, reason } = result.refusal;
-      this.refuse({ code: "bad-request", reason, status }, this.newRecord("http", ""), false);
+      this.#reject(parser, result.refusal);
       return;
     }
     this.#dispatch(result.head, result.rest);
+  }
+
+  /** Refuses a request whose head is malformed or late. The record names what is known of its target. */
+  #reject({ sent }: HeadParser, { status, reason }: { status: number; reason: string }): void {
+    const connect = sent.method === "CONNECT";
+    const parsed = connect ? parseAuthority(sent.target) : (parseAbsolute(sent.target)?.target ?? null);
+    const shown = parsed === null || !sent.complete ? shownTarget(sent.target) : formatTarget(parsed);
+    const record = this.newRecord(connect ? "connect" : "http", shown);
+    this.refuse({ code: "bad-request", reason, status }, record, sent.method === "HEAD");
   }
 
   #dispatch(head: Head, rest: Buffer): void {
@@ -180,7 +190,9 @@ export class ClientConnection implements Connection, ClientOwner, ByteHolder {
   }
 
   refuse(failure: Failure, record: AccessRecord, headOnly: boolean): void {
-    record.verdict = isDenial(failure.code) || failure.code === "auth" ? "deny" : record.verdict;
+    if (isDenial(failure.code) || failure.code === "auth") record.verdict = "deny";
+    // With an upstream connection the request was allowed, and its body is malformed.
+    if (failure.code === "bad-request" && record.address === undefined) record.verdict = "deny";
     noteFailure(record, failure);
     record.close = "refused";
     const policy = record.policy ?? "";
@@ -311,13 +323,13 @@ export class ClientConnection implements Connection, ClientOwner, ByteHolder {
         if (now - phase.since >= KEEP_ALIVE_MS) this.socket.destroy();
         return;
       case "head":
-        if (now - phase.since >= HEAD_TIMEOUT_MS) this.#refuseLate();
+        if (now - phase.since >= HEAD_TIMEOUT_MS) this.#refuseLate(phase.parser);
     }
   }
 
-  #refuseLate(): void {
+  #refuseLate(parser: HeadParser): void {
     if (this.#requests === 0) countBound("silent-connections");
     const reason = `the request head was not complete within ${HEAD_TIMEOUT_MS / 1000} s`;
-    this.refuse({ code: "bad-request", reason }, this.newRecord("http", ""), false);
+    this.#reject(parser, { status: 408, reason });
   }
 }

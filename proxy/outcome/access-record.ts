@@ -3,9 +3,6 @@ import { asciiJson } from "../cli/log.ts";
 import type { PolicySet } from "../policy/engine.ts";
 import type { Code, Failure } from "./refusals.ts";
 
-/** Limit in characters of a target that could not be parsed. */
-const MAX_TARGET = 300;
-
 /** The record of one tunnel or request. Times in milliseconds, sizes in bytes. */
 export interface AccessRecord {
   kind: "connect" | "http";
@@ -15,7 +12,7 @@ export interface AccessRecord {
   client?: string;
   /** Address and port of the client socket. */
   source: string;
-  /** `host:port`, canonical; as the client sent it when it could not be parsed. */
+  /** `host:port`, canonical; if it is malformed, as the client sent it (`shownTarget`). */
   target: string;
   verdict: "allow" | "deny";
   code?: Code;
@@ -44,8 +41,7 @@ export interface AccessRecord {
 
 /** The record of a request that has just arrived. */
 export function newRecord(kind: AccessRecord["kind"], source: string, target: string): AccessRecord {
-  const shown = target.length > MAX_TARGET ? `${target.slice(0, MAX_TARGET)}...` : target;
-  return { kind, started: Date.now(), source, target: shown, verdict: "allow", bytesUp: 0, bytesDown: 0 };
+  return { kind, started: Date.now(), source, target, verdict: "allow", bytesUp: 0, bytesDown: 0 };
 }
 
 /** Writes the policy that decides into the record. */
