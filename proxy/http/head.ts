@@ -23,7 +23,7 @@ interface HeadRefusal {
   reason: string;
 }
 
-/** Limit in octets of a request head, request line and fields together, unless an option sets another one. */
+/** Default limit in octets of a request head, request line and fields together (`--head-kib`). */
 export const MAX_HEAD_BYTES = 16_384;
 /** Octets of an incomplete request line that are kept for the record. */
 const MAX_SENT_BYTES = 1024;
