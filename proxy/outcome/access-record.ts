@@ -37,6 +37,9 @@ export interface AccessRecord {
   policy?: string;
   hash?: string;
   wouldDeny?: { code: Code; rule: string };
+  /** `X-Smokescreen-Trace-ID` and `traceparent` of the request, as sent. */
+  traceId?: string;
+  traceparent?: string;
 }
 
 /** The record of a request that has just arrived. */
@@ -99,6 +102,8 @@ export function formatRecord(record: AccessRecord, now: number): string {
   if (r.policy !== undefined) line += `,"policy":${quoted(r.policy)}`;
   if (r.hash !== undefined) line += `,"hash":"${r.hash}"`;
   if (r.wouldDeny !== undefined) line += `,"wouldDeny":${asciiJson(JSON.stringify(r.wouldDeny))}`;
+  if (r.traceId !== undefined) line += `,"traceId":${quoted(r.traceId)}`;
+  if (r.traceparent !== undefined) line += `,"traceparent":${quoted(r.traceparent)}`;
   return `${line}}\n`;
 }
 
