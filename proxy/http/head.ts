@@ -103,8 +103,9 @@ function trimmed(text: string): string {
 function readField(line: string): [string, string] {
   const colon = line.indexOf(":");
   if (line.startsWith(" ") || line.startsWith("\t")) throw new Malformed("a field is folded over lines");
+  if (colon === -1) throw new Malformed("a field has no colon");
   const name = line.slice(0, colon);
-  if (colon <= 0 || !TOKEN.test(name)) throw new Malformed("a field name is not a token");
+  if (!TOKEN.test(name)) throw new Malformed("a field name is not a token");
   const value = line.slice(colon + 1);
   if (!FIELD_VALUE.test(value)) throw new Malformed("a field value has a control character");
   return [name, trimmed(value)];

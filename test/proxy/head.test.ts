@@ -114,6 +114,8 @@ const NAMED: [string, RegExp, string][] = [
   ["GET http://a/caf\xc3\xa9 HTTP/1.1\r\n", /^the path or query has the byte 0xC3/, "http://a/caf\xc3\xa9"],
   ["CONNECT b\xfc.example:443 HTTP/1.1\r\n", /^the host has the byte 0xFC/, "b\xfc.example:443"],
   ["GET http://a/ HTTP/1.1\r\nHost: a\r\nX Y: 1\r\n", /^a field name is not a token/, "http://a/"],
+  ["GET http://a/ HTTP/1.1\r\nHost: a\r\nno field\r\n", /^a field has no colon/, "http://a/"],
+  ["GET http://a/ HTTP/1.1\r\nHost: a\r\n: x\r\n", /^a field name is not a token/, "http://a/"],
   ["GET http://a/ HTTP/1.1\nHost: a\n\n", /^a line ends in LF without CR/, "http://a/"],
   [
     `GET http://a/${"x".repeat(MAX_HEAD_BYTES)} HTTP/1.1\r\n`,
