@@ -149,6 +149,13 @@ export function portList(values: Values, name: string): PortSpec[] | undefined {
   });
 }
 
+/** The path of a URL. @throws UsageError */
+export function urlPath(values: Values, name: string): string | undefined {
+  const text = values.get(name)?.[0];
+  if (text === undefined || /^\/[!-"$->@-~]*$/.test(text)) return text;
+  throw new UsageError(`${values.shown(name)} must be a path without query, such as /healthcheck, not "${text}"`);
+}
+
 /** Rejects arguments, for commands that take options only. @throws UsageError */
 export function noArguments(positionals: readonly string[]): void {
   if (positionals.length > 0) throw new UsageError(`unexpected argument "${positionals[0]}"; see --help`);

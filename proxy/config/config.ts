@@ -1,7 +1,17 @@
 import { isIP } from "node:net";
 import { LOG_LEVELS } from "../cli/log.ts";
-import { ipAddresses, ipPort, type Option, oneOf, portList, readOptions, wholeNumber } from "../cli/options.ts";
+import {
+  ipAddresses,
+  ipPort,
+  type Option,
+  oneOf,
+  portList,
+  readOptions,
+  urlPath,
+  wholeNumber,
+} from "../cli/options.ts";
 import { UsageError } from "../cli/usage-error.ts";
+import { MAX_HEAD_BYTES } from "../http/head.ts";
 import { parseCidr } from "../policy/cidr.ts";
 import type { PolicyDocument } from "../policy/document.ts";
 import type { PortSpec } from "../policy/rules.ts";
@@ -92,6 +102,18 @@ export const PROXY_OPTIONS: readonly Option[] = [
     help: "reset a tunnel or request after this many seconds without traffic (default 300, or the policy's)",
   },
   {
+    name: "head-seconds",
+    value: "N",
+    fallback: "10",
+    help: "time limit for a request head, in seconds; beyond it: 408",
+  },
+  {
+    name: "head-kib",
+    value: "N",
+    fallback: String(MAX_HEAD_BYTES / 1024),
+    help: "limit of a request head in KiB, up to 256; beyond it: 431",
+  },
+  {
     name: "max-tunnels",
     value: "N",
     help: "limit of concurrent tunnels and requests (default 10000, or the policy's)",
@@ -133,6 +155,11 @@ export const PROXY_OPTIONS: readonly Option[] = [
   },
   { name: "access-log", value: "all|denied|none", help: "access records on stdout (default all, or the policy's)" },
   { name: "via", value: "on|off", fallback: "on", help: "add `Via: 1.1 outrider` to plain http" },
+  {
+    name: "healthcheck-path",
+    value: "PATH",
+    help: "answer GET PATH on the port for clients like /readyz, without credentials and record (default: off)",
+  },
   { name: "log-level", value: "LEVEL", fallback: "info", help: `operational log on stderr: ${LOG_LEVELS.join(", ")}` },
   { name: "help", help: "print this help" },
 ];
@@ -154,6 +181,8 @@ export interface Config {
   dnsSeconds: number | undefined;
   connectSeconds: number | undefined;
   idleSeconds: number | undefined;
+  headSeconds: number;
+  headKiB: number;
   maxTunnels: number | undefined;
   bufferMiB: number | undefined;
   sourceAddresses: readonly string[];
@@ -165,6 +194,7 @@ export interface Config {
   reasonDetail: "class" | "full" | undefined;
   accessLog: "all" | "denied" | "none" | undefined;
   via: boolean;
+  healthcheckPath: string | undefined;
   logLevel: string;
 }
 
@@ -210,6 +240,8 @@ export function readConfig(options: readonly Option[], argv: readonly string[], 
     dnsSeconds: wholeNumber(values, "dns-seconds", 1, 60),
     connectSeconds: wholeNumber(values, "connect-seconds", 1, 120),
     idleSeconds: wholeNumber(values, "idle-seconds", 1, 86_400),
+    headSeconds: wholeNumber(values, "head-seconds", 1, 120) ?? 10,
+    headKiB: wholeNumber(values, "head-kib", 1, 256) ?? MAX_HEAD_BYTES / 1024,
     maxTunnels: wholeNumber(values, "max-tunnels", 1, 1_000_000),
     bufferMiB: wholeNumber(values, "buffer-mib", 1, 65_536),
     sourceAddresses,
@@ -221,6 +253,7 @@ export function readConfig(options: readonly Option[], argv: readonly string[], 
     reasonDetail: oneOf(values, "reason-detail", ["class", "full"]),
     accessLog: oneOf(values, "access-log", ["all", "denied", "none"]),
     via: (oneOf(values, "via", ["on", "off"]) ?? "on") === "on",
+    healthcheckPath: urlPath(values, "healthcheck-path"),
     logLevel: oneOf(values, "log-level", LOG_LEVELS) ?? "info",
   };
   return { config, values, positionals, help: values.has("help") };
@@ -235,6 +268,10 @@ export function requirePolicy(config: Config): void {
 export interface Settings {
   connectMs: number;
   idleMs: number;
+  /** Time from accept to the end of the first request head, and from the first byte to the end of each later one. */
+  headMs: number;
+  /** Limit in octets of a request head, request line and fields together. */
+  headBytes: number;
   /** The configured limit, or less where the limit of open files does not allow it. */
   maxTunnels: number;
   /** The configured limit. */
@@ -247,6 +284,8 @@ export interface Settings {
   accessLog: "all" | "denied" | "none";
   /** Whether plain HTTP gets `Via: 1.1 outrider`. */
   via: boolean;
+  /** The path of health checks on the port for clients; undefined: there is none. */
+  healthcheckPath: string | undefined;
   /** Drain time after SIGTERM for open tunnels. */
   drainMs: number;
 }
@@ -261,6 +300,8 @@ export function settingsOf(config: Config, document: PolicyDocument | null, open
   return {
     connectMs: (config.connectSeconds ?? proxy?.timeouts.connectSeconds ?? 5) * 1000,
     idleMs: (config.idleSeconds ?? proxy?.timeouts.idleSeconds ?? 300) * 1000,
+    headMs: config.headSeconds * 1000,
+    headBytes: config.headKiB * 1024,
     maxTunnels,
     maxTunnelsWanted,
     maxConnections: maxTunnels + shares.idleClients,
@@ -268,6 +309,7 @@ export function settingsOf(config: Config, document: PolicyDocument | null, open
     denyStatus: config.denyStatus ?? proxy?.denyStatus ?? 403,
     accessLog: config.accessLog ?? accessLog,
     via: config.via,
+    healthcheckPath: config.healthcheckPath,
     drainMs: (config.drainSeconds ?? proxy?.timeouts.drainSeconds ?? 30) * 1000,
   };
 }

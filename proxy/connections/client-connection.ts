@@ -3,6 +3,8 @@ import { type Head, HeadParser } from "../http/head.ts";
 import { type AccessRecord, newRecord, noteFailure, notePolicy } from "../outcome/access-record.ts";
 import { countBound } from "../outcome/bounds.ts";
 import { type Failure, isDenial, refusalBytes } from "../outcome/refusals.ts";
+import { formatTarget, parseAbsolute, parseAuthority } from "../policy/target.ts";
+import { shownTarget } from "../policy/target-problem.ts";
 import { type ClientOwner, clientAddress, own } from "../sockets/client.ts";
 import { reset } from "../sockets/reset.ts";
 import type { Buffers, ByteHolder } from "./buffers.ts";
@@ -10,6 +12,7 @@ import { CLOSED, CUT, type CurrentRequest, type Phase } from "./client-phase.ts"
 import { Connect } from "./connect.ts";
 import { Forward } from "./forward.ts";
 import type { Connection, Entry, Handler, OpenRequest } from "./handler.ts";
+import { healthAnswer, isHealthcheck } from "./healthcheck.ts";
 import { LingeringClose } from "./lingering-close.ts";
 import { Permit, type PermitServer } from "./permit.ts";
 
@@ -17,6 +20,8 @@ import { Permit, type PermitServer } from "./permit.ts";
 export interface ConnectionServer extends PermitServer {
   readonly buffers: Buffers;
   record(record: AccessRecord): void;
+  /** Why this proxy should get no traffic; null: it is ready. */
+  unready(): string | null;
   /** The connection has sent its first head, or is gone. */
   spoke(client: ClientConnection): void;
   /** The connection waits for its next request, or for its client to close it. */
@@ -27,11 +32,6 @@ export interface ConnectionServer extends PermitServer {
   forget(client: ClientConnection): void;
 }
 
-/**
- * From accept to the end of the first head, and for each later head from its first byte. Further bytes do not extend
- * it.
- */
-const HEAD_TIMEOUT_MS = 10_000;
 /** Longer than any sender keeps an idle connection (Go: 90 s), so that no request meets a closing one. */
 const KEEP_ALIVE_MS = 120_000;
 
@@ -76,10 +76,10 @@ export class ClientConnection implements Connection, ClientOwner, ByteHolder {
         phase.handler.onData(chunk);
         return;
       case "silent":
-        this.#readHead(phase.since, new HeadParser(), chunk);
+        this.#readHead(phase.since, this.#newParser(), chunk);
         return;
       case "idle":
-        this.#readHead(this.server.now, new HeadParser(), chunk);
+        this.#readHead(this.server.now, this.#newParser(), chunk);
         return;
       case "head":
         this.#readHead(phase.since, phase.parser, chunk);
@@ -89,23 +89,40 @@ export class ClientConnection implements Connection, ClientOwner, ByteHolder {
     }
   }
 
+  #newParser(): HeadParser {
+    return new HeadParser(this.server.settings.headBytes);
+  }
+
   #readHead(since: number, parser: HeadParser, chunk: Buffer): void {
     const result = parser.feed(chunk);
     if (result === null) {
       if (this.#phase.name !== "head") this.#phase = { name: "head", since, parser };
+      this.noteBuffered();
       return;
     }
     if (this.#requests === 0) this.server.spoke(this);
     if ("refusal" in result) {
-      const { status, reason } = result.refusal;
-      this.refuse({ code: "bad-request", reason, status }, this.newRecord("http", ""), false);
+      this.#reject(parser, result.refusal);
       return;
     }
     this.#dispatch(result.head, result.rest);
   }
 
+  /** Refuses a request whose head is malformed or late. The record names what is known of its target. */
+  #reject({ sent }: HeadParser, { status, reason }: { status: number; reason: string }): void {
+    const connect = sent.method === "CONNECT";
+    const parsed = connect ? parseAuthority(sent.target) : (parseAbsolute(sent.target)?.target ?? null);
+    const shown = parsed === null || !sent.complete ? shownTarget(sent.target) : formatTarget(parsed);
+    const record = this.newRecord(connect ? "connect" : "http", shown);
+    this.refuse({ code: "bad-request", reason, status }, record, sent.method === "HEAD");
+  }
+
   #dispatch(head: Head, rest: Buffer): void {
     if (this.#requests++ > 0) this.server.woke(this);
+    if (isHealthcheck(head, this.server.settings.healthcheckPath)) {
+      this.#close(healthAnswer(head, this.server.unready()), 0);
+      return;
+    }
     const handler = head.method === "CONNECT" ? new Connect(this, head) : new Forward(this, head);
     this.#phase = { name: "request", handler, permit: new Permit(this.server, this.from) };
     handler.start(rest);
@@ -180,7 +197,9 @@ export class ClientConnection implements Connection, ClientOwner, ByteHolder {
   }
 
   refuse(failure: Failure, record: AccessRecord, headOnly: boolean): void {
-    record.verdict = isDenial(failure.code) || failure.code === "auth" ? "deny" : record.verdict;
+    if (isDenial(failure.code) || failure.code === "auth") record.verdict = "deny";
+    // With an upstream connection the request was allowed, and its body is malformed.
+    if (failure.code === "bad-request" && record.address === undefined) record.verdict = "deny";
     noteFailure(record, failure);
     record.close = "refused";
     const policy = record.policy ?? "";
@@ -218,7 +237,9 @@ export class ClientConnection implements Connection, ClientOwner, ByteHolder {
     this.server.buffers.note(this);
   }
 
+  /** Bytes of an incomplete head, or those that a peer of the request has not read. */
   buffered(): number {
+    if (this.#phase.name === "head") return this.#phase.parser.size;
     return this.#request?.handler.buffered() ?? this.socket.writableLength;
   }
 
@@ -303,7 +324,7 @@ export class ClientConnection implements Connection, ClientOwner, ByteHolder {
         phase.close.sweep(now);
         return;
       case "silent":
-        if (now - phase.since < HEAD_TIMEOUT_MS) return;
+        if (now - phase.since < this.server.settings.headMs) return;
         countBound("silent-connections");
         this.socket.destroy();
         return;
@@ -311,13 +332,13 @@ export class ClientConnection implements Connection, ClientOwner, ByteHolder {
         if (now - phase.since >= KEEP_ALIVE_MS) this.socket.destroy();
         return;
       case "head":
-        if (now - phase.since >= HEAD_TIMEOUT_MS) this.#refuseLate();
+        if (now - phase.since >= this.server.settings.headMs) this.#refuseLate(phase.parser);
     }
   }
 
-  #refuseLate(): void {
+  #refuseLate(parser: HeadParser): void {
     if (this.#requests === 0) countBound("silent-connections");
-    const reason = `the request head was not complete within ${HEAD_TIMEOUT_MS / 1000} s`;
-    this.refuse({ code: "bad-request", reason }, this.newRecord("http", ""), false);
+    const reason = `the request head was not complete within ${this.server.settings.headMs / 1000} s`;
+    this.#reject(parser, { status: 408, reason });
   }
 }

@@ -1,5 +1,6 @@
 import type { Head } from "../http/head.ts";
 import { formatTarget, parseAuthority } from "../policy/target.ts";
+import { authorityTargetProblem, shownTarget } from "../policy/target-problem.ts";
 import type { Connection } from "./handler.ts";
 import { Reaching } from "./reaching.ts";
 import { Tunnel } from "./tunnel.ts";
@@ -7,13 +8,14 @@ import { Tunnel } from "./tunnel.ts";
 /** A CONNECT until its tunnel is open. */
 export class Connect extends Reaching {
   constructor(client: Connection, head: Head) {
-    super(client, head, client.newRecord("connect", head.target));
+    super(client, head, client.newRecord("connect", ""));
   }
 
   protected override begin(): void {
     const target = parseAuthority(this.head.target);
     if (target === null) {
-      this.fail({ code: "bad-request", reason: "the CONNECT target is not host:port" });
+      this.record.target = shownTarget(this.head.target);
+      this.fail({ code: "bad-request", reason: authorityTargetProblem(this.head.target) });
       return;
     }
     this.record.target = formatTarget(target);

@@ -3,6 +3,7 @@ import { bindsConnection, isRepeatable, maxForwards } from "../http/fields.ts";
 import type { Head } from "../http/head.ts";
 import { type Address, formatAddress } from "../policy/cidr.ts";
 import { formatTarget, parseAbsolute } from "../policy/target.ts";
+import { absoluteTargetProblem, shownTarget } from "../policy/target-problem.ts";
 import { Exchange, type ExchangeUpstream, type Origin } from "./exchange.ts";
 import type { Connection, Entry, OpenRequest } from "./handler.ts";
 import { Reaching } from "./reaching.ts";
@@ -22,10 +23,8 @@ export class Forward extends Reaching implements Origin {
   protected override begin(): void {
     const absolute = parseAbsolute(this.head.target);
     if (absolute === null) {
-      const reason = /^https:/i.test(this.head.target)
-        ? "https goes through CONNECT"
-        : "this is a forward proxy: the target must be an absolute http URI or CONNECT";
-      this.fail({ code: "bad-request", reason });
+      this.record.target = shownTarget(this.head.target);
+      this.fail({ code: "bad-request", reason: absoluteTargetProblem(this.head.target) });
       return;
     }
     this.record.target = formatTarget(absolute.target);

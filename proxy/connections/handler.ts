@@ -50,7 +50,7 @@ export interface Entry {
 
 /** State that all connections of a server share, as far as a handler needs it. */
 export interface ProxyContext {
-  /** Milliseconds, monotonic, updated once a second and at each accept: exact enough for idle times. */
+  /** Milliseconds, monotonic. */
   readonly now: number;
   /** Leaving: not ready, still serving. Draining: no new connections; open ones may end by themselves. */
   readonly phase: "serving" | "leaving" | "draining";

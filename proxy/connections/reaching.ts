@@ -2,6 +2,7 @@ import { type Destinations, decideTarget } from "../egress/decide-target.ts";
 import { dial } from "../egress/dial.ts";
 import type { Head } from "../http/head.ts";
 import { Held } from "../http/held.ts";
+import { noteTrace } from "../http/trace.ts";
 import type { AccessRecord } from "../outcome/access-record.ts";
 import type { Failure } from "../outcome/refusals.ts";
 import { formatAddress } from "../policy/cidr.ts";
@@ -38,6 +39,7 @@ export abstract class Reaching implements Handler {
     this.client = client;
     this.head = head;
     this.record = record;
+    noteTrace(head, record);
   }
 
   /** Reads the head. `rest`: the bytes behind it. */

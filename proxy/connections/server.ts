@@ -51,8 +51,6 @@ export class ProxyServer implements ConnectionServer {
   readonly pool = new Pool();
   readonly #onRecord: ServerParts["onRecord"];
   readonly #readiness: "policy" | "verified";
-  /** Milliseconds, monotonic, updated once a second and at each accept: exact enough for idle times. */
-  now = performance.now();
   readonly #clients = new Set<ClientConnection>();
   /** Connections without a complete first head, the oldest first: all, and those of each source address. */
   readonly #silent = new Set<ClientConnection>();
@@ -97,6 +95,10 @@ export class ProxyServer implements ConnectionServer {
     return this.#credentials;
   }
 
+  get now(): number {
+    return performance.now();
+  }
+
   /** Puts a policy in force for every later request. Open requests and tunnels that it denies are reset (`revoked`). */
   install(policy: PolicySet, settings: Settings, credentials: Credentials): void {
     this.#policy = policy;
@@ -136,7 +138,8 @@ export class ProxyServer implements ConnectionServer {
         this.#server.removeListener("error", reject);
         this.#server.on("error", this.#onAcceptError);
         this.#sharedReads = shareReadBuffer(this.#server, onClientRead);
-        this.#sweeper = setInterval(() => this.#sweep(), SWEEP_MS);
+        // Behind the I/O of this turn: bytes that arrived during a long turn count before a time limit does.
+        this.#sweeper = setInterval(() => setImmediate(() => this.#sweep()), SWEEP_MS);
         resolve(this.#server.address() as { address: string; port: number });
       });
     });
@@ -148,7 +151,6 @@ export class ProxyServer implements ConnectionServer {
       socket.destroy();
       return;
     }
-    this.now = performance.now();
     if (this.#clients.size >= this.settings.maxConnections && !this.#makeRoom()) {
       this.#turnAway(socket);
       return;
@@ -252,11 +254,11 @@ export class ProxyServer implements ConnectionServer {
   }
 
   #sweep(): void {
-    this.now = performance.now();
-    for (const client of this.#clients) client.sweep(this.now);
+    const { now } = this;
+    for (const client of this.#clients) client.sweep(now);
     for (const peers of this.#silentFrom.values()) this.#trim(peers);
     this.buffers.sweep();
-    this.pool.sweep(this.now);
+    this.pool.sweep(now);
   }
 
   /** Stops accepting connections; resolves when all open ones have ended by themselves. */

@@ -17,8 +17,16 @@ const HOP_BY_HOP = new Set([
 ]);
 /** Fields of framing and routing, which Connection cannot remove. */
 const KEPT = new Set(["host", "content-length", "via"]);
-/** Response fields that this proxy itself sets: those of a target are removed. */
-const OWN_VOICE = new Set(["x-outrider-error", "x-envoy-response-flags", "x-envoy-response-code-details"]);
+/**
+ * Response fields that this proxy itself sets, and the one of Smokescreen, which senders read in the same way: those of a
+ * target are removed.
+ */
+const OWN_VOICE = new Set([
+  "x-outrider-error",
+  "x-envoy-response-flags",
+  "x-envoy-response-code-details",
+  "x-smokescreen-error",
+]);
 /** The name of this proxy in `Proxy-Status`. */
 const OWN_NAME = "outrider";
 /** Limit of the `Proxy-Status` fields of one head that are parsed; further ones are removed. */
@@ -36,6 +44,10 @@ const CONNECTION_BOUND = /(?:^|[\s,])(?:ntlm|negotiate|kerberos|nego2)(?:$|[\s,]
 
 const isDropped = (lower: string, connection: ReadonlySet<string>): boolean =>
   HOP_BY_HOP.has(lower) || (connection.has(lower) && !KEPT.has(lower));
+
+/** Whether a request field is for Smokescreen, whose clients keep sending it after a migration. It may have credentials. */
+const isForSmokescreen = (lower: string): boolean =>
+  lower.startsWith("x-smokescreen-") || lower === "x-upstream-https-proxy";
 
 /** The remaining hops of an OPTIONS or TRACE; null without a limit. An error is a sentence for the client. */
 export function maxForwards(head: Head): number | null | { error: string } {
@@ -68,7 +80,7 @@ export function requestHead(head: Head, { path, authority, via, forwards }: Requ
       lines.push(`${name}: ${authority}`);
       hosted = true;
     } else if (forwards !== null && lower === "max-forwards") lines.push(`${name}: ${forwards}`);
-    else if (!isDropped(lower, head.connection)) lines.push(`${name}: ${value}`);
+    else if (!isDropped(lower, head.connection) && !isForSmokescreen(lower)) lines.push(`${name}: ${value}`);
   }
   if (!hosted) lines.splice(1, 0, `Host: ${authority}`);
   if (head.chunked) lines.push("Transfer-Encoding: chunked");

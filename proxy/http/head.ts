@@ -1,12 +1,10 @@
 import { countBound } from "../outcome/bounds.ts";
 import { Held } from "./held.ts";
+import { protocolOfByte } from "./other-protocols.ts";
+import { parseRequestLine, type RequestLine, readSent, type Sent } from "./request-line.ts";
 
 /** One request head, strict (RFC 9112). Field names and values are as sent, values trimmed of outer white space. */
-export interface Head {
-  method: string;
-  /** The request target as sent: visible ASCII only. */
-  target: string;
-  minor: 0 | 1;
+export interface Head extends RequestLine {
   headers: [name: string, value: string][];
   /** Octets of the body; absent without Content-Length. */
   contentLength?: number;
@@ -25,8 +23,10 @@ interface HeadRefusal {
   reason: string;
 }
 
-/** Limit in octets of a head, request line and fields together. */
+/** Default limit in octets of a request head, request line and fields together (`--head-kib`). */
 export const MAX_HEAD_BYTES = 16_384;
+/** Octets of an incomplete request line that are kept for the record. */
+const MAX_SENT_BYTES = 1024;
 /** Limit of the fields of one head, or of one trailer section. Apache, Envoy and hyper allow 100 by default. */
 export const MAX_FIELDS = 256;
 /** Limit of the names in all Connection and Proxy-Connection fields of one head. Senders write one or two. */
@@ -34,7 +34,6 @@ const MAX_CONNECTION_TOKENS = 64;
 
 const TOKEN = /^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$/;
 const FIELD_VALUE = /^[\t\x20-\x7e\x80-\xff]*$/;
-const VISIBLE = /^[\x21-\x7e]+$/;
 const LENGTH = /^\d{1,15}$/;
 
 /** Thrown inside of the parsers, never out of them. */
@@ -90,16 +89,6 @@ function connectionTokens(headers: readonly [string, string][]): ReadonlySet<str
   return tokens ?? NO_TOKENS;
 }
 
-function readRequestLine(line: string): { method: string; target: string; minor: 0 | 1 } {
-  const parts = line.split(" ");
-  if (parts.length !== 3) throw new Malformed("the request line is not METHOD TARGET HTTP/1.1");
-  const [method, target, version] = parts as [string, string, string];
-  if (!TOKEN.test(method)) throw new Malformed("the method is not a token");
-  if (!VISIBLE.test(target)) throw new Malformed("the target has a character outside of visible ASCII");
-  if (version !== "HTTP/1.1" && version !== "HTTP/1.0") throw new Malformed("the version is not HTTP/1.1");
-  return { method, target, minor: version === "HTTP/1.1" ? 1 : 0 };
-}
-
 const isBlank = (code: number): boolean => code === 32 || code === 9;
 
 /** Removes spaces and tabs at both ends. An expression such as `/[ \t]+$/` takes quadratic time where they are inside. */
@@ -114,14 +103,15 @@ function trimmed(text: string): string {
 function readField(line: string): [string, string] {
   const colon = line.indexOf(":");
   if (line.startsWith(" ") || line.startsWith("\t")) throw new Malformed("a field is folded over lines");
+  if (colon === -1) throw new Malformed("a field has no colon");
   const name = line.slice(0, colon);
-  if (colon <= 0 || !TOKEN.test(name)) throw new Malformed("a field name is not a token");
+  if (!TOKEN.test(name)) throw new Malformed("a field name is not a token");
   const value = line.slice(colon + 1);
   if (!FIELD_VALUE.test(value)) throw new Malformed("a field value has a control character");
   return [name, trimmed(value)];
 }
 
-function finish(start: { method: string; target: string; minor: 0 | 1 }, headers: [string, string][]): Head {
+function finish(start: RequestLine, headers: [string, string][]): Head {
   let hosts = 0;
   let authorization: string | undefined;
   for (const [name, value] of headers) {
@@ -169,6 +159,11 @@ export class LineReader {
     this.#bareLf = bareLf;
   }
 
+  /** Octets so far, incomplete lines included. */
+  get seen(): number {
+    return this.#seen + this.#pending.length;
+  }
+
   /** Calls `line` for each complete line (latin1) until it returns true; returns the bytes behind that line. */
   feed(chunk: Buffer, line: (text: string) => boolean): Buffer | null {
     for (let at = 0; ; ) {
@@ -202,31 +197,71 @@ export class LineReader {
 
 /** Reads one request head from bytes as they come. Answers once, then it is used up. */
 export class HeadParser {
-  readonly #lines = new LineReader(MAX_HEAD_BYTES, "request head");
-  #start: { method: string; target: string; minor: 0 | 1 } | null = null;
-  #skipped = false;
+  readonly #lines: LineReader;
+  #line: string | null = null;
+  /** The start of the request line until it is complete. */
+  #cut = "";
+  #start: RequestLine | null = null;
+  /** Empty lines in front of the request line. */
+  #skipped = 0;
   readonly #headers: [string, string][] = [];
+
+  constructor(maxBytes = MAX_HEAD_BYTES) {
+    this.#lines = new LineReader(maxBytes, "request head");
+  }
+
+  /** Octets that it holds. */
+  get size(): number {
+    return this.#lines.seen;
+  }
+
+  /** Method and target as far as they have arrived, for the record of a rejected one. */
+  get sent(): Sent {
+    if (this.#line !== null) return readSent(this.#line, true);
+    const [, line = ""] = /^[\r\n]*([^\r\n]*)/.exec(this.#cut)!;
+    return readSent(line, false);
+  }
 
   /** Null: more bytes are needed. `rest` is what came behind the head. */
   feed(chunk: Buffer): null | { head: Head; rest: Buffer } | { refusal: HeadRefusal } {
+    const other = this.#lines.seen === 0 ? protocolOfByte(chunk[0]) : undefined;
+    if (other !== undefined) return { refusal: { status: 400, reason: other } };
     try {
-      const rest = this.#lines.feed(chunk, (line) => {
-        if (this.#start === null) {
-          // One empty line in front is forgiven: some clients end a body with it (RFC 9112 §2.2).
-          if (line === "" && !this.#skipped) this.#skipped = true;
-          else this.#start = readRequestLine(line);
-          return false;
-        }
-        if (line === "") return true;
-        addField(this.#headers, line);
-        return false;
-      });
-      return rest === null ? null : { head: finish(this.#start!, this.#headers), rest };
+      const rest = this.#lines.feed(chunk, (line) => this.#read(line));
+      if (rest !== null) return { head: finish(this.#start!, this.#headers), rest };
+      this.#keepStart(chunk);
+      return null;
     } catch (error) {
       if (!(error instanceof Malformed)) throw error;
+      this.#keepStart(chunk);
       if (error.status === 431) countBound("request-head");
       return { refusal: { status: error.status, reason: error.message } };
     }
+  }
+
+  /** Reads one line; true: it is the last one of the head. */
+  #read(line: string): boolean {
+    if (this.#start !== null) {
+      if (line === "") return true;
+      addField(this.#headers, line);
+      return false;
+    }
+    // One empty line in front is forgiven: some clients end a body with it (RFC 9112 §2.2). Two may be a PROXY header.
+    if (line === "" && this.#skipped < 2) {
+      this.#skipped++;
+      return false;
+    }
+    this.#line = line;
+    const start = parseRequestLine(line);
+    if ("error" in start) throw new Malformed(start.error);
+    if (this.#skipped > 1) throw new Malformed("two empty lines are in front of the request line");
+    this.#start = start;
+    return false;
+  }
+
+  #keepStart(chunk: Buffer): void {
+    const room = MAX_SENT_BYTES - this.#cut.length;
+    if (this.#line === null && room > 0) this.#cut += chunk.toString("latin1", 0, room);
   }
 }
 

@@ -3,9 +3,6 @@ import { asciiJson } from "../cli/log.ts";
 import type { PolicySet } from "../policy/engine.ts";
 import type { Code, Failure } from "./refusals.ts";
 
-/** Limit in characters of a target that could not be parsed. */
-const MAX_TARGET = 300;
-
 /** The record of one tunnel or request. Times in milliseconds, sizes in bytes. */
 export interface AccessRecord {
   kind: "connect" | "http";
@@ -15,7 +12,7 @@ export interface AccessRecord {
   client?: string;
   /** Address and port of the client socket. */
   source: string;
-  /** `host:port`, canonical; as the client sent it when it could not be parsed. */
+  /** `host:port`, canonical; if it is malformed, as the client sent it (`shownTarget`). */
   target: string;
   verdict: "allow" | "deny";
   code?: Code;
@@ -40,12 +37,14 @@ export interface AccessRecord {
   policy?: string;
   hash?: string;
   wouldDeny?: { code: Code; rule: string };
+  /** `X-Smokescreen-Trace-ID` and `traceparent` of the request, as sent. */
+  traceId?: string;
+  traceparent?: string;
 }
 
 /** The record of a request that has just arrived. */
 export function newRecord(kind: AccessRecord["kind"], source: string, target: string): AccessRecord {
-  const shown = target.length > MAX_TARGET ? `${target.slice(0, MAX_TARGET)}...` : target;
-  return { kind, started: Date.now(), source, target: shown, verdict: "allow", bytesUp: 0, bytesDown: 0 };
+  return { kind, started: Date.now(), source, target, verdict: "allow", bytesUp: 0, bytesDown: 0 };
 }
 
 /** Writes the policy that decides into the record. */
@@ -103,6 +102,8 @@ export function formatRecord(record: AccessRecord, now: number): string {
   if (r.policy !== undefined) line += `,"policy":${quoted(r.policy)}`;
   if (r.hash !== undefined) line += `,"hash":"${r.hash}"`;
   if (r.wouldDeny !== undefined) line += `,"wouldDeny":${asciiJson(JSON.stringify(r.wouldDeny))}`;
+  if (r.traceId !== undefined) line += `,"traceId":${quoted(r.traceId)}`;
+  if (r.traceparent !== undefined) line += `,"traceparent":${quoted(r.traceparent)}`;
   return `${line}}\n`;
 }
 

@@ -13,14 +13,19 @@ const REFUSALS = {
   "dns-failed": { status: 502, phrase: "egress-dns:", proxyStatus: "dns_error", envoyFlags: "DF" },
   "dns-timeout": { status: 504, phrase: "egress-dns:", proxyStatus: "dns_timeout", envoyFlags: "DF" },
   refused: { status: 502, phrase: "egress-connect:", proxyStatus: "connection_refused", envoyFlags: "UF" },
-  reset: { status: 502, phrase: "egress-connect:", proxyStatus: "connection_terminated", envoyFlags: "UF" },
+  reset: { status: 502, phrase: "egress-connect:", proxyStatus: "connection_terminated", envoyFlags: "UC" },
   "bad-answer": { status: 502, phrase: "egress-connect:", proxyStatus: "http_protocol_error", envoyFlags: "UC" },
-  unreachable: { status: 502, phrase: "egress-connect:", proxyStatus: "destination_ip_unroutable", envoyFlags: "UF" },
+  unreachable: { status: 502, phrase: "egress-connect:", proxyStatus: "destination_ip_unroutable", envoyFlags: "NR" },
   timeout: { status: 504, phrase: "egress-connect:", proxyStatus: "connection_timeout", envoyFlags: "UT" },
-  overloaded: { status: 503, phrase: "egress-unavailable:", proxyStatus: "proxy_internal_error" },
-  draining: { status: 503, phrase: "egress-unavailable:", proxyStatus: "proxy_internal_error" },
-  unverified: { status: 503, phrase: "egress-unavailable:", proxyStatus: "proxy_internal_error" },
-  "no-policy": { status: 503, phrase: "egress-unavailable:", proxyStatus: "proxy_configuration_error" },
+  overloaded: { status: 503, phrase: "egress-unavailable:", proxyStatus: "proxy_internal_error", envoyFlags: "UO" },
+  draining: { status: 503, phrase: "egress-unavailable:", proxyStatus: "proxy_internal_error", envoyFlags: "UO" },
+  unverified: { status: 503, phrase: "egress-unavailable:", proxyStatus: "proxy_internal_error", envoyFlags: "UO" },
+  "no-policy": {
+    status: 503,
+    phrase: "egress-unavailable:",
+    proxyStatus: "proxy_configuration_error",
+    envoyFlags: "UO",
+  },
 } as const satisfies Record<string, RefusalRow>;
 
 interface RefusalRow {
@@ -81,7 +86,7 @@ export function refusalBytes(failure: Failure, options: { policy: string; denySt
     `X-Outrider-Error: ${phrase}`,
     `Proxy-Status: outrider; error=${row.proxyStatus}${received}`,
   ];
-  if (status === 407) lines.push('Proxy-Authenticate: Basic realm="outrider"');
+  if (status === 407) lines.push('Proxy-Authenticate: Basic realm="outrider", charset="UTF-8"');
   if (row.status === 503) lines.push("Retry-After: 1");
   if (row.envoyFlags) lines.push(`x-envoy-response-flags: ${row.envoyFlags}`);
   if (isDenial(failure.code)) {

@@ -24,6 +24,22 @@ export function canonicalHost(text: string): string | null {
   return name;
 }
 
+/** Why {@link canonicalHost} rejects a text, as a sentence without its subject; null: it does not. */
+export function hostProblem(text: string): string | null {
+  const bad = /[^a-z0-9_.-]/i.exec(text)?.[0];
+  if (bad !== undefined) return `has the character ${bad}, which no host name has`;
+  const name = text.toLowerCase().replace(/\.$/, "");
+  if (NUMERIC_LAST_LABEL.test(name)) {
+    return "ends in a number; an IPv4 address is a.b.c.d, in decimal, without leading zeros";
+  }
+  const labels = name.split(".");
+  if (labels.includes("")) return "has an empty label (two dots, or a dot at the start)";
+  if (labels.some((label) => label.length > 63)) return "has a label of more than 63 characters";
+  if (name.length > MAX_NAME) return `is longer than ${MAX_NAME} characters`;
+  if (labels.some((label) => /^-|-$/.test(label))) return "has a label that begins or ends with a hyphen";
+  return null;
+}
+
 /** Parts of errors: the forms that a list of patterns accepts besides names and `*.name`. */
 const FORMS = {
   rule: {

@@ -29,14 +29,15 @@ const all = (folder: string, names: string, tests: readonly string[]): Module[] 
 
 export const MODULES: readonly Module[] = [
   { source: "proxy/policy/cidr.ts", tests: policy("cidr", "embedded") },
-  ...all("proxy/policy", "host target", policy("host", "target")),
+  ...all("proxy/policy", "host target", policy("host", "target", "target-problem")),
+  { source: "proxy/policy/target-problem.ts", tests: policy("target-problem") },
   { source: "proxy/policy/special.ts", tests: policy("special", "special-purpose", "embedded") },
   { source: "proxy/policy/explain.ts", tests: policy("reasons", "acl") },
   { source: "proxy/policy/engine.ts", tests: policy("reasons", "engine", "embedded", "engine.property") },
   { source: "proxy/policy/rules.ts", tests: [...READER, ...policy("engine.property")] },
   { source: "proxy/policy/smokescreen.ts", tests: policy("smokescreen") },
   ...all("proxy/policy", "acl document parse policy-file", READER),
-  ...all("proxy/http", "head body", http("head-values", "head")),
+  ...all("proxy/http", "head body request-line other-protocols", http("head-values", "head")),
   { source: "proxy/http/held.ts", tests: http("held") },
   { source: "proxy/http/fields.ts", tests: http("fields") },
   ...all("operator/reconcile/decision", "accept desire document handover ownership pod-labels", DECISION),

@@ -68,7 +68,7 @@ test("disconnects silent and slow clients after ten seconds", async () => {
   await Promise.all([silent.untilEnd(14_000), slow.untilEnd(14_000)]);
   clearInterval(drip);
   assert.equal(silent.text, "");
-  assert.match(slow.text, /^HTTP\/1\.1 400 egress-bad-request: the request head was not complete within 10 s/);
+  assert.match(slow.text, /^HTTP\/1\.1 408 egress-bad-request: the request head was not complete within 10 s/);
   for (const client of [silent, slow]) client.socket.destroy();
 });
 

@@ -41,7 +41,7 @@ test("PROXY_PASSWORD is valid for any user name, else 407", async () => {
   }
   const missing = await exchange(proxy.port, "CONNECT 127.0.0.1:1 HTTP/1.1\r\n\r\n");
   assert.match(missing, /^HTTP\/1\.1 407 egress-auth: no proxy credentials/);
-  assert.match(missing, /\r\nProxy-Authenticate: Basic realm="outrider"\r\n/);
+  assert.match(missing, /\r\nProxy-Authenticate: Basic realm="outrider", charset="UTF-8"\r\n/);
   await proxy.waitRecord((r) => r.client === "project-42");
   await proxy.stop();
   assert.doesNotMatch(proxy.stderr() + JSON.stringify(proxy.records()), /s3cret-Word/);

@@ -103,6 +103,12 @@ test("wrong usage is one line and exit 2", { timeout: 400_000 }, async () => {
     ],
     [[...start, "127.0.0.1:65536"], /--listen must be IP:PORT, \[IP\]:PORT or :PORT, not "127\.0\.0\.1:65536"/],
     [[...start, "127.0.0.1:0", "--idle-seconds", "1e3"], /--idle-seconds must be a whole number from 1 to 86400/],
+    [[...start, "127.0.0.1:0", "--head-kib", "257"], /--head-kib must be a whole number from 1 to 256, not "257"/],
+    [[...start, "127.0.0.1:0", "--head-seconds", "0"], /--head-seconds must be a whole number from 1 to 120, not "0"/],
+    [
+      [...start, "127.0.0.1:0", "--healthcheck-path", "health"],
+      /--healthcheck-path must be a path without query, such as \/healthcheck, not "health"/,
+    ],
     [[...start, "127.0.0.1:0", "--max-tunnels=-1"], /--max-tunnels must be a whole number from 1 to 1000000, not "-1"/],
     [[...start, "127.0.0.1:0", "--access-log"], /--access-log needs a value: all\|denied\|none/],
     [[...start, "127.0.0.1:0", "--resolver", "10.96.0.10"], /--resolver must be IP:PORT.*, not "10\.96\.0\.10"/],

@@ -61,6 +61,7 @@ const BAD: [string, 400 | 431][] = [
   ["GET http://a/ HTTP/1.1 \r\nHost: a\r\n\r\n", 400],
   ["GET\thttp://a/\tHTTP/1.1\r\nHost: a\r\n\r\n", 400],
   ["GET http://a/\r\nHost: a\r\n\r\n", 400],
+  ["GET  HTTP/1.1\r\nHost: a\r\n\r\n", 400],
   ["GET http://a/ HTTP/2.0\r\nHost: a\r\n\r\n", 400],
   ["GET http://a/ http/1.1\r\nHost: a\r\n\r\n", 400],
   ...["", "G(T", "G,T", 'G"T', "G:T", "G/T", "G[T", "G\x7fT", "G\x01T", "G\xc9T", "{}", "GET\v"].map(
@@ -95,8 +96,69 @@ test("refuses bad heads with 400 and endless ones with 431", () => {
   }
 });
 
+/** Heads with a reason that names their cause, and the target for the record. */
+const NAMED: [string, RegExp, string][] = [
+  ["\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03", /^the client sent a TLS handshake: .*plain HTTP/, ""],
+  ["\x05\x01\0", /^the client speaks SOCKS5: /, ""],
+  ["\x04\x01\0P\x7f\0\0\x01\0", /^the client speaks SOCKS4: /, ""],
+  [
+    "PROXY TCP4 192.0.2.1 192.0.2.2 5 80\r\nGET http://a/ HTTP/1.1\r\nHost: a\r\n\r\n",
+    /^the client sent a PROXY protocol header/,
+    "TCP4 192.0.2.1 192.0.2.2 5 80",
+  ],
+  ["PROXY UNKNOWN\r\n", /^the client sent a PROXY protocol header/, "UNKNOWN"],
+  ["\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c", /^the client sent a PROXY protocol header/, ""],
+  ["PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", /^the client speaks HTTP\/2/, "*"],
+  ["\r\n\r\nGET http://a/ HTTP/1.1\r\n", /^two empty lines/, "http://a/"],
+  ["GET http://a/x y HTTP/1.1\r\n", /^the request line has more than two spaces; .*%20/, "http://a/x y"],
+  ["GET http://a/caf\xc3\xa9 HTTP/1.1\r\n", /^the path or query has the byte 0xC3/, "http://a/caf\xc3\xa9"],
+  ["CONNECT b\xfc.example:443 HTTP/1.1\r\n", /^the host has the byte 0xFC/, "b\xfc.example:443"],
+  ["GET http://a/ HTTP/1.1\r\nHost: a\r\nX Y: 1\r\n", /^a field name is not a token/, "http://a/"],
+  ["GET http://a/ HTTP/1.1\r\nHost: a\r\nno field\r\n", /^a field has no colon/, "http://a/"],
+  ["GET http://a/ HTTP/1.1\r\nHost: a\r\n: x\r\n", /^a field name is not a token/, "http://a/"],
+  ["GET http://a/ HTTP/1.1\nHost: a\n\n", /^a line ends in LF without CR/, "http://a/"],
+  [
+    `GET http://a/${"x".repeat(MAX_HEAD_BYTES)} HTTP/1.1\r\n`,
+    /^the request head is longer/,
+    `http://a/${"x".repeat(1011)}`,
+  ],
+];
+
+test("a rejected head has a reason for its cause, and its target", () => {
+  for (const [text, reason, target] of NAMED) {
+    for (const step of [text.length, 997, 1]) {
+      if (step === 1 && text.length > 2000) continue;
+      const parser = new HeadParser();
+      let result: ReturnType<HeadParser["feed"]> = null;
+      for (let at = 0; at < text.length && result === null; at += step)
+        result = parser.feed(bytes(text.slice(at, at + step)));
+      assert.ok(result !== null && "refusal" in result, text.slice(0, 80));
+      assert.match(result.refusal.reason, reason, text.slice(0, 80));
+      assert.equal(parser.sent.target, target, `${text.slice(0, 80)} in steps of ${step}`);
+    }
+  }
+});
+
+test("an incomplete head has the target as far as it has arrived", () => {
+  const parser = new HeadParser();
+  parser.feed(bytes("CONN"));
+  parser.feed(bytes("ECT a.exam"));
+  assert.deepEqual(parser.sent, { method: "CONNECT", target: "a.exam", complete: false });
+  assert.equal(parser.size, 14);
+  parser.feed(bytes("ple:443 HTTP/1.1\r\nHost: "));
+  assert.deepEqual(parser.sent, { method: "CONNECT", target: "a.example:443", complete: true });
+});
+
+test("the limit of a head can be another one", () => {
+  const head = (length: number) => bytes(`GET http://a/ HTTP/1.1\r\nHost: a\r\nX: ${"y".repeat(length)}\r\n\r\n`);
+  const read = (limit: number, length: number) => new HeadParser(limit).feed(head(length));
+  assert.ok("head" in read(65_536, 60_000)!);
+  const over = read(65_536, 66_000)!;
+  assert.ok("refusal" in over && over.refusal.status === 431, "66,000 bytes are too many");
+});
+
 test("every split of the bytes gives the same result", () => {
-  for (const text of [...GOOD, ...BAD.map(([bad]) => bad)]) {
+  for (const text of [...GOOD, ...BAD.map(([bad]) => bad), ...NAMED.map(([named]) => named)]) {
     const whole = bytes(text);
     const expected = parse([whole]);
     const step = whole.length > 2000 ? 997 : 1;

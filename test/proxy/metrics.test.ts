@@ -69,7 +69,7 @@ test("metrics are exact under load and match the docs", async () => {
   assert.equal(requests("http", "allow", "ok"), 50);
   assert.equal(requests("connect", "deny", "denied-rule"), 50);
   assert.equal(requests("connect", "deny", "address"), 1);
-  assert.equal(requests("http", "allow", "bad-request"), 1);
+  assert.equal(requests("http", "deny", "bad-request"), 1);
   assert.equal(value(families, 'outrider_proxy_bytes_total{direction="up"}'), 50 * 5);
   assert.equal(value(families, "outrider_proxy_active_tunnels"), 0);
   assert.equal(value(families, "outrider_proxy_connect_seconds_count"), 100);
