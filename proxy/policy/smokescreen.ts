@@ -64,7 +64,7 @@ export const SETTINGS: readonly Setting[] = [
   { key: "mitm_ca_key_file", ours: "no counterpart: outrider intercepts no TLS" },
   { key: "transport_max_idle_conns", ours: "no counterpart" },
   { key: "transport_max_idle_conns_per_host", ours: "no counterpart" },
-  { key: "read_header_timeout", ours: "no counterpart" },
+  { key: "read_header_timeout", ours: "--head-seconds N" },
   { key: "read_timeout", ours: "--idle-seconds N" },
   { key: "write_timeout", ours: "--idle-seconds N" },
 ];
