@@ -210,6 +210,22 @@ test("a record is written once, restored, and deleted with its policy", SLOW, as
   });
 });
 
+test("restores a record whose deletion no watch reported", SLOW, async (t) => {
+  await withRetiring("unseen");
+  const way = await startFaultProxy(plane);
+  t.after(() => way.close());
+  await restart(async () => undefined, { server: way.url });
+  way.swallow = (path, event) => path.startsWith(`${RECORDS}?`) && event.includes('"type":"DELETED"');
+  const path = recordPath(await get("unseen"));
+  await plane.delete(path);
+  await applyPolicy(plane, NS, "unseen", { ...addresses(A), deny: [{ hosts: ["next.example"] }] });
+  // Other retries would end at the next comparison, after minutes.
+  await plane.until<ConfigMap>(path, (found) => found !== undefined, "the record is restored", 10_000);
+  await untilDenied("unseen", "next.example");
+  await untilPublished("unseen", [A, B], [B]);
+  await restart(async () => undefined);
+});
+
 test("a new policy of the same name gets a record of its own", SLOW, async () => {
   await withRetiring("again");
   const former = recordPath(await get("again"));
