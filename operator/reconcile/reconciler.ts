@@ -243,7 +243,8 @@ export class PolicyReconciler {
     // After a start, proxies are polled before the first status, which would otherwise be wrong for a moment.
     if (facts.proxies.some(({ polled }) => !polled)) return { result: "requeue", afterMs: UNPOLLED_MS };
     const { clusterDomain } = this.#options;
-    await this.#status.write(facts.policy, statusOf({ ...facts, children }, { plan, applied, clusterDomain }));
+    const recorded = problem === undefined || policy.status?.recorded === true;
+    await this.#status.write(policy, statusOf({ ...facts, children }, { plan, applied, recorded, clusterDomain }));
     return this.#outcome(facts, plan, applied);
   }
 

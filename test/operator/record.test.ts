@@ -282,13 +282,14 @@ test("a rejected first spec leaves nothing that a forged ConfigMap replaces", SL
   assert.equal(await plane.get(`/apis/apps/v1/namespaces/${NS}/deployments/first-egress`), undefined);
 });
 
-test("takes both from the ConfigMaps of a former version, once", SLOW, async () => {
+test("takes both from the ConfigMaps of a former version, once", SLOW, async (t) => {
   await withRetiring("former");
   await applyPolicy(plane, NS, "former", { ...addresses(A), ...REJECTED });
   const policy = await untilCondition(plane, NS, "former", "Accepted", "False", "Invalid");
   const record = (await plane.get<ConfigMap>(recordPath(policy)))!;
   await restart(async () => {
     await plane.delete(recordPath(policy));
+    await plane.patch(`${policyPath(NS, "former")}/status`, { status: { recorded: null } });
     // As the former version stored it: the spec beside the document, and another stamp.
     const { metadata, data } = (await plane.get<ConfigMap>(documentOf("former")))!;
     const { name, labels, ownerReferences, annotations } = metadata;
@@ -304,12 +305,45 @@ test("takes both from the ConfigMaps of a former version, once", SLOW, async () 
   });
   const found = await plane.until<ConfigMap>(recordPath(policy), (one) => one !== undefined, "the record is written");
   assert.deepEqual([found!.data, found!.binaryData], [record.data, record.binaryData]);
-  await plane.until<ConfigMap>(
-    documentOf("former"),
-    (one) => one?.data !== undefined && one.binaryData === undefined,
-    "the document has no spec beside it",
-  );
   await untilPublished("former", [A, B], [B]);
+  await plane.until<EgressPolicy>(policyPath(NS, "former"), (one) => one?.status?.recorded === true, "recorded");
+  const kept = (spec: string) =>
+    plane.until<ConfigMap>(
+      documentOf("former"),
+      ({ metadata, binaryData } = {} as ConfigMap) =>
+        metadata.annotations?.["egress.outrider.dev/applied"] !== "0123456789abcdef" &&
+        binaryData?.["spec.json.gz"] === spec,
+      "the document has the spec in force beside it",
+    );
+  await t.test("keeps the spec in force for webhooks of the former version", async () => {
+    await kept(record.binaryData!["spec.json.gz"]!);
+    await applyPolicy(plane, NS, "former", { ...addresses(A), deny: [{ hosts: ["next.example"] }] });
+    await untilDenied("former", "next.example");
+    await kept((await plane.get<ConfigMap>(recordPath(policy)))!.binaryData!["spec.json.gz"]!);
+  });
+});
+
+test("a missing record is not taken from a forged ConfigMap", SLOW, async () => {
+  await withRejected("missing");
+  const policy = await plane.until<EgressPolicy>(
+    policyPath(NS, "missing"),
+    (one) => one?.status?.recorded === true,
+    "recorded",
+  );
+  const forged = { ...policy!.spec, allow: undefined, deny: [{ hosts: ["forged.example"] }] };
+  await restart(async () => {
+    await plane.delete(recordPath(policy!));
+    await plane.patch(documentOf("missing"), { binaryData: { "spec.json.gz": pack(forged) } });
+    await forgeList("missing");
+  });
+  const path = recordPath(policy!);
+  const found = await plane.until<ConfigMap>(path, (one) => one !== undefined, "the record is written");
+  assert.deepEqual([found!.data, found!.binaryData], [undefined, undefined]);
+  assert.equal(denied(await plane.get<ConfigMap>(documentOf("missing"))), "good.example");
+  assert.match(operator.log(), /the record of this policy is missing/);
+  await applyPolicy(plane, NS, "missing", { ...addresses(A), deny: [{ hosts: ["next.example"] }] });
+  await untilDenied("missing", "next.example");
+  await untilPublished("missing", [A]);
 });
 
 type Event = KubeObject & { reason: string; message: string; involvedObject: { name: string } };

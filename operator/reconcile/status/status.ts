@@ -43,6 +43,8 @@ export interface Applied {
 interface StatusInput {
   plan: Pick<Plan, "rejection" | "effective" | "keptRejection" | "desired">;
   applied: Applied;
+  /** Whether the record of the policy is stored, now or before. */
+  recorded: boolean;
   clusterDomain: string;
 }
 
@@ -285,6 +287,7 @@ export function statusOf(facts: Facts, input: StatusInput): EgressPolicyStatus {
   return {
     observedGeneration: generation,
     conditions: mergeConditions(before, { ...findings, Ready }, generation, now),
+    ...(input.recorded ? { recorded: true } : {}),
     ...(effective === undefined ? {} : fleetStatus(facts, effective, observed, host)),
   } as EgressPolicyStatus;
 }

@@ -75,6 +75,11 @@ export class PolicyRecords {
     const object = recordConfigMap(policy, this.#options.namespace, record);
     const before = this.#latest(uid);
     if (before?.exists && covers(before.object, object)) return;
+    if (before === undefined && policy.status?.recorded) {
+      const { namespace, name } = policy.metadata;
+      const text = "the record of this policy is missing; its last accepted spec and its retiring addresses are lost";
+      this.#options.log.warn({ namespace, name, record: object.metadata.name }, text);
+    }
     const written = before?.exists ? await this.#patch(uid, object, before.object) : await this.#create(uid, object);
     this.#ahead.set(uid, { object: written, exists: true });
   }
