@@ -234,8 +234,7 @@ export class PolicyReconciler {
     this.#remember(policy, plan);
     if (await this.#concernsUnseen(facts, plan)) return { result: "requeue", afterMs: PENDING_MS };
     const problem = await this.#record(facts, plan);
-    // Repairs of labels do not depend on the record.
-    if (problem !== undefined) await this.#pods.patch(plan.desired?.round.labels.correct ?? []);
+    await this.#pods.patch(plan.repairs);
     const { applied, children } =
       problem === undefined
         ? await this.#carryOut(facts, plan)
@@ -255,7 +254,7 @@ export class PolicyReconciler {
     if (waits) this.#waiting.add(key);
     else this.#waiting.delete(key);
     // Existing objects are left unchanged, and so are the claims.
-    if (effective === undefined) return;
+    if (effective === undefined || keptRejection !== undefined) return;
     this.#kept.set(policy.metadata.uid!, effective.spec);
     this.#claim(key, exclusiveAddresses(effective.spec).keys());
   }
@@ -267,7 +266,7 @@ export class PolicyReconciler {
   async #record({ policy, record }: Facts, { accepted, effective, desired }: Plan): Promise<Applied["problem"]> {
     const { records } = this.#options;
     // The record makes an address known, so its event would be lost by a crash between the two.
-    if (effective !== undefined) await this.#warnAddresses(policy, effective);
+    if (effective !== undefined && desired !== undefined) await this.#warnAddresses(policy, effective);
     try {
       await records.write(policy, {
         spec: accepted?.spec ?? record.spec,
@@ -285,7 +284,6 @@ export class PolicyReconciler {
       return { applied: { problem: undefined, networkPolicy: undefined }, children: facts.children };
     }
     const { labels } = desired.round;
-    await this.#pods.patch(labels.correct);
     const written: KubeObject[] = [];
     const applied = await this.#apply(facts, desired, written);
     // The Service may still need the labels that a rejected write would have replaced.
@@ -335,13 +333,13 @@ export class PolicyReconciler {
     await events.flush(EVENT_WAIT_MS);
   }
 
-  #outcome({ policy, now }: Facts, { effective, desired }: Plan, { problem }: Applied): Outcome {
+  #outcome({ policy, now }: Facts, { desired }: Plan, { problem }: Applied): Outcome {
     if (problem !== undefined) {
       return { result: "requeue", afterMs: problem.reason === REASON.replacing ? PENDING_MS : OBSTACLE_MS };
     }
-    if (effective === undefined) return { result: "user-error" };
+    if (desired === undefined) return { result: "user-error" };
     // Watches and proxy polls report the progress of all other changes, such as a migration of slots.
-    const { recheckAt } = desired?.round ?? {};
+    const { recheckAt } = desired.round;
     const waits = [
       this.#pods.nextRefreshMs(policy.metadata.uid!),
       recheckAt === undefined ? undefined : Math.max(PENDING_MS, recheckAt - now),
