@@ -566,7 +566,7 @@ export interface EgressPolicyStatus {
    * The operator has stored its record of this policy in its own namespace. From then on it does not read the
    * ConfigMaps in the namespace of the policy, not even if the record is deleted.
    */
-  recorded?: {};
+  recorded?: boolean;
 
   /**
    * Ready summarizes the others except WorkloadsInjected: Accepted (the spec is valid), Programmed (objects are

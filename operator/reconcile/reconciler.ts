@@ -20,9 +20,10 @@ import { configMapsOf, gather, withWritten } from "./facts/gather.ts";
 import type { StatusScraper } from "./facts/status-scraper.ts";
 import { hasInjectedPods, hasOtherProxies } from "./facts/unseen.ts";
 import { type Applied, statusOf } from "./status/status.ts";
+import { Announcer } from "./writes/announcer.ts";
 import { PodPatcher } from "./writes/pod-patches.ts";
 import type { PolicyRecords } from "./writes/records.ts";
-import { EVENT_WAIT_MS, StatusWriter } from "./writes/status-writer.ts";
+import { StatusWriter } from "./writes/status-writer.ts";
 import { problemOf, Writer } from "./writes/writer.ts";
 
 /** Requeue delay while a change is in progress that no watch reports. */
@@ -92,6 +93,8 @@ export class PolicyReconciler {
   readonly #writer: Writer;
   readonly #pods: PodPatcher;
   readonly #status: StatusWriter;
+  /** Of events that the record makes known. */
+  readonly #announcer: Announcer;
   readonly #now: () => number;
   /** Spec by policy uid: the same object as long as its generation is the same, since memos compare it by identity. */
   readonly #specs = new Map<string, { generation: number | undefined; spec: EgressPolicySpec }>();
@@ -106,6 +109,7 @@ export class PolicyReconciler {
     this.#writer = new Writer(options.client, options.log);
     this.#pods = new PodPatcher(options);
     this.#status = new StatusWriter(options.client, options.events);
+    this.#announcer = new Announcer(options.events);
     this.#now = options.now ?? Date.now;
   }
 
@@ -140,6 +144,8 @@ export class PolicyReconciler {
     this.#specs.delete(uid);
     this.#kept.delete(uid);
     this.#pods.forget(uid);
+    this.#status.forget(uid);
+    this.#announcer.close(uid);
     this.#writer.forget(uid);
     this.#waiting.delete(key);
     this.#claim(key, []);
@@ -272,6 +278,7 @@ export class PolicyReconciler {
         spec: accepted?.spec ?? record.spec,
         published: desired?.published.json ?? record.published,
       });
+      this.#announcer.close(policy.metadata.uid!);
       return undefined;
     } catch (error) {
       return problemOf(error);
@@ -328,9 +335,7 @@ export class PolicyReconciler {
     if (added.length === 0) return;
     const ips = counted(added.length, "static IP is", "static IPs are");
     const message = `${ips} in use without a Pending phase before: ${added.join(", ")}; receivers had no notice`;
-    const { events } = this.#options;
-    events.event(policy, "Warning", EVENT_REASON.addedWithoutNotice, message);
-    await events.flush(EVENT_WAIT_MS);
+    await this.#announcer.announce(policy, [{ type: "Warning", reason: EVENT_REASON.addedWithoutNotice, message }]);
   }
 
   #outcome({ policy, now }: Facts, { desired }: Plan, { problem }: Applied): Outcome {

@@ -346,11 +346,55 @@ test("a missing record is not taken from a forged ConfigMap", SLOW, async () => 
   await untilPublished("missing", [A]);
 });
 
-type Event = KubeObject & { reason: string; message: string; involvedObject: { name: string } };
+type Event = KubeObject & { reason: string; message: string; count: number; involvedObject: { name: string } };
 async function eventsOf(policy: string, reason: string): Promise<Event[]> {
   const { items } = (await plane.get<{ items: Event[] }>(`/api/v1/namespaces/${NS}/events`))!;
   return items.filter((event) => event.involvedObject.name === policy && event.reason === reason);
 }
+
+test("events of a write that is rejected are not repeated", SLOW, async (t) => {
+  await applyPolicy(plane, NS, "repeated", addresses(A));
+  await untilPublished("repeated", [A]);
+  const policy = await get("repeated");
+  const way = await startFaultProxy(plane);
+  t.after(() => way.close());
+  await restart(async () => undefined, { server: way.url });
+  const paths = { record: recordPath(policy), status: `${policyPath(NS, "repeated")}/status` };
+  const forbidden = { status: 403, body: JSON.stringify({ kind: "Status", reason: "Forbidden", message: "a quota" }) };
+  const attempts = (path: string) => way.count("PATCH", path);
+  /** Rejects a write until it was tried several times. Each change of the policy is another try. */
+  const rejected = async (path: string, spec: object) => {
+    way.refuse = (method, url) => (method === "PATCH" && url.startsWith(path) ? forbidden : undefined);
+    const before = attempts(path);
+    await applyPolicy(plane, NS, "repeated", spec);
+    for (let edit = 0; attempts(path) < before + 4; edit++) {
+      assert.ok(edit < 60, `${attempts(path)} attempts`);
+      await plane.patch(policyPath(NS, "repeated"), { metadata: { annotations: { edit: `${edit}` } } });
+      await sleep(500);
+    }
+    way.refuse = undefined;
+  };
+  const countOf = async (reason: string) =>
+    (await eventsOf("repeated", reason)).reduce((sum, event) => sum + event.count, 0);
+  await t.test("AddressAddedWithoutNotice, if the record is rejected", async () => {
+    await rejected(paths.record, addresses(A, C));
+    await untilPublished("repeated", [A, C]);
+    assert.equal(await countOf("AddressAddedWithoutNotice"), 1);
+  });
+  await t.test("Invalid, if the status is rejected", async () => {
+    await rejected(paths.status, REJECTED);
+    await untilCondition(plane, NS, "repeated", "Accepted", "False", "Invalid");
+    assert.equal(await countOf("Invalid"), 1);
+  });
+  await t.test("a later event with the same text is reported", async () => {
+    await applyPolicy(plane, NS, "repeated", addresses(A, C));
+    await untilCondition(plane, NS, "repeated", "Accepted", "True");
+    await applyPolicy(plane, NS, "repeated", REJECTED);
+    await untilCondition(plane, NS, "repeated", "Accepted", "False", "Invalid");
+    assert.equal(await countOf("Invalid"), 2);
+  });
+  await restart(async () => undefined);
+});
 
 for (const [reason, name, spec, pathOf, written] of [
   [

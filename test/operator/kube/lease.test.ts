@@ -259,3 +259,33 @@ onPlane("recreates expired events and counts lost ones", async () => {
   recorder.event(object, "Normal", "TooLate", "x");
   assert.equal(recorder.lost, 2);
 });
+
+onPlane("an Events API that hangs delays callers once", async () => {
+  const object = await subject("hanging");
+  const proxy = await startFaultProxy(plane);
+  const client = new Client(configFrom(proxy.config()), { timeoutMs: 2000 });
+  const recorder = new EventRecorder({ client, component: "test", instance: "i", log });
+  const written = async () => (await eventsOf("default", object.metadata.uid)).map(({ reason }) => reason).sort();
+  try {
+    proxy.refuse = () => "silence";
+    recorder.event(object, "Normal", "First", "x");
+    await recorder.flush(200);
+    let isOver = false;
+    // Without the limit it would wait for the event, which ends with the time-out of the client.
+    recorder.event(object, "Normal", "Second", "x");
+    void recorder.flush(60_000).then(() => {
+      isOver = true;
+    });
+    await new Promise((resolve) => setImmediate(resolve));
+    assert.ok(isOver);
+    proxy.refuse = undefined;
+    await until("the API answers", async () => (await written()).includes("Second"));
+    recorder.event(object, "Normal", "Third", "x");
+    await recorder.flush(60_000);
+    assert.deepEqual(await written(), ["Second", "Third"]);
+  } finally {
+    await recorder.stop();
+    client.close();
+    await proxy.close();
+  }
+});
