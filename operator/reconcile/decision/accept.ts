@@ -81,7 +81,7 @@ function validate(policy: EgressPolicy, blockedCIDRs: readonly string[]): Verdic
     accepted = documentOf(policy, blockedCIDRs);
   } catch (error) {
     if (!(error instanceof PolicyError)) throw error;
-    return { reason: REASON.invalid, message: error.message };
+    return { reason: REASON.invalid, message: error.numbered };
   }
   const excess = tooLarge(accepted);
   if (excess !== undefined) return excess;
