@@ -3,7 +3,7 @@ import { parse } from "yaml";
 
 /** A node of the CRD's schema: as much of OpenAPI v3 as is used there. */
 export interface Schema {
-  type?: "object" | "array" | "string" | "integer";
+  type?: "object" | "array" | "string" | "integer" | "boolean";
   description?: string;
   format?: string;
   default?: unknown;

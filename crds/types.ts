@@ -61,6 +61,7 @@ export function typesOf(root: Schema): string {
   function typeOf(schema: Schema, path: string): string {
     if (schema["x-kubernetes-int-or-string"]) return "number | string";
     if (schema.enum !== undefined) return schema.enum.map((word) => JSON.stringify(word)).join(" | ");
+    if (schema.type === "boolean") return "boolean";
     if (schema.type === "integer") return "number";
     if (schema.type === "string") return "string";
     if (schema.items !== undefined) {

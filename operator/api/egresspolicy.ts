@@ -563,6 +563,12 @@ export interface EgressPolicyStatus {
   observedGeneration?: number;
 
   /**
+   * The operator has stored its record of this policy in its own namespace. From then on it does not read the
+   * ConfigMaps in the namespace of the policy, not even if the record is deleted.
+   */
+  recorded?: boolean;
+
+  /**
    * Ready summarizes the others except WorkloadsInjected: Accepted (the spec is valid), Programmed (objects are
    * applied), PolicyDistributed (every ready proxy runs exactly this policy), ProxyAvailable, IPsAssigned,
    * EgressIPVerified, WorkloadsInjected, NetworkPolicyApplied.

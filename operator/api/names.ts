@@ -195,7 +195,7 @@ export const RECORD = "policy-record";
 export const DOCUMENT_KEY = "policy.json";
 /** Key of the published list, in its ConfigMap and in the record. */
 export const PUBLISHED_KEY = "ips.json";
-/** Key of the last accepted spec in the record, gzipped so that the largest spec fits. */
+/** Key of the last accepted spec in the record (in version 0.1.0 beside the document), gzipped so that the largest spec fits. */
 export const SPEC_KEY = "spec.json.gz";
 
 /** DNS name of a policy's client Service, which senders use as their proxy. */

@@ -73,6 +73,8 @@ export class EventRecorder {
   readonly #buckets = new Recent<{ tokens: number; at: number }>();
   readonly #stop = new AbortController();
   #waiting = 0;
+  /** Whether the API server did not answer an event in time. Callers then wait for no event until it answers one. */
+  #isStuck = false;
   #written: Promise<void> = Promise.resolve();
 
   constructor(options: EventRecorderOptions) {
@@ -104,11 +106,18 @@ export class EventRecorder {
     this.#written = this.#written.then(() => this.#write(record));
   }
 
-  /** Resolves when all events so far are written or lost, or after `ms`. */
+  /**
+   * Resolves when all events so far are written or lost, or after `ms`. After such a time-out it resolves immediately until
+   * the API server answers an event again, so that an API that hangs delays each caller only once.
+   */
   async flush(ms?: number): Promise<void> {
     if (ms === undefined) return this.#written;
+    if (this.#isStuck) return;
     const over = Promise.withResolvers<void>();
-    const cancel = this.#clock.after(ms, over.resolve);
+    const cancel = this.#clock.after(ms, () => {
+      this.#isStuck = true;
+      over.resolve();
+    });
     await Promise.race([this.#written, over.promise]);
     cancel();
   }
@@ -147,8 +156,10 @@ export class EventRecorder {
     }
     try {
       if (record.name === undefined || !(await this.#bump(record, record.name))) await this.#create(record);
+      this.#isStuck = false;
       this.#options.metrics?.events.inc({ result: "written" });
     } catch (error) {
+      if (error instanceof ApiError && error.code > 0) this.#isStuck = false;
       this.#lose();
       this.#options.log.debug({ err: error, reason: record.reason, key: keyOf(record.object) }, "event lost");
     }

@@ -20,9 +20,10 @@ import { configMapsOf, gather, withWritten } from "./facts/gather.ts";
 import type { StatusScraper } from "./facts/status-scraper.ts";
 import { hasInjectedPods, hasOtherProxies } from "./facts/unseen.ts";
 import { type Applied, statusOf } from "./status/status.ts";
+import { Announcer } from "./writes/announcer.ts";
 import { PodPatcher } from "./writes/pod-patches.ts";
 import type { PolicyRecords } from "./writes/records.ts";
-import { EVENT_WAIT_MS, StatusWriter } from "./writes/status-writer.ts";
+import { StatusWriter } from "./writes/status-writer.ts";
 import { problemOf, Writer } from "./writes/writer.ts";
 
 /** Requeue delay while a change is in progress that no watch reports. */
@@ -92,6 +93,8 @@ export class PolicyReconciler {
   readonly #writer: Writer;
   readonly #pods: PodPatcher;
   readonly #status: StatusWriter;
+  /** Of events that the record makes known. */
+  readonly #announcer: Announcer;
   readonly #now: () => number;
   /** Spec by policy uid: the same object as long as its generation is the same, since memos compare it by identity. */
   readonly #specs = new Map<string, { generation: number | undefined; spec: EgressPolicySpec }>();
@@ -106,6 +109,7 @@ export class PolicyReconciler {
     this.#writer = new Writer(options.client, options.log);
     this.#pods = new PodPatcher(options);
     this.#status = new StatusWriter(options.client, options.events);
+    this.#announcer = new Announcer(options.events);
     this.#now = options.now ?? Date.now;
   }
 
@@ -140,6 +144,8 @@ export class PolicyReconciler {
     this.#specs.delete(uid);
     this.#kept.delete(uid);
     this.#pods.forget(uid);
+    this.#status.forget(uid);
+    this.#announcer.close(uid);
     this.#writer.forget(uid);
     this.#waiting.delete(key);
     this.#claim(key, []);
@@ -234,8 +240,7 @@ export class PolicyReconciler {
     this.#remember(policy, plan);
     if (await this.#concernsUnseen(facts, plan)) return { result: "requeue", afterMs: PENDING_MS };
     const problem = await this.#record(facts, plan);
-    // Repairs of labels do not depend on the record.
-    if (problem !== undefined) await this.#pods.patch(plan.desired?.round.labels.correct ?? []);
+    await this.#pods.patch(plan.repairs);
     const { applied, children } =
       problem === undefined
         ? await this.#carryOut(facts, plan)
@@ -243,7 +248,8 @@ export class PolicyReconciler {
     // After a start, proxies are polled before the first status, which would otherwise be wrong for a moment.
     if (facts.proxies.some(({ polled }) => !polled)) return { result: "requeue", afterMs: UNPOLLED_MS };
     const { clusterDomain } = this.#options;
-    await this.#status.write(facts.policy, statusOf({ ...facts, children }, { plan, applied, clusterDomain }));
+    const recorded = problem === undefined || policy.status?.recorded === true;
+    await this.#status.write(policy, statusOf({ ...facts, children }, { plan, applied, recorded, clusterDomain }));
     return this.#outcome(facts, plan, applied);
   }
 
@@ -254,7 +260,7 @@ export class PolicyReconciler {
     if (waits) this.#waiting.add(key);
     else this.#waiting.delete(key);
     // Existing objects are left unchanged, and so are the claims.
-    if (effective === undefined) return;
+    if (effective === undefined || keptRejection !== undefined) return;
     this.#kept.set(policy.metadata.uid!, effective.spec);
     this.#claim(key, exclusiveAddresses(effective.spec).keys());
   }
@@ -266,12 +272,13 @@ export class PolicyReconciler {
   async #record({ policy, record }: Facts, { accepted, effective, desired }: Plan): Promise<Applied["problem"]> {
     const { records } = this.#options;
     // The record makes an address known, so its event would be lost by a crash between the two.
-    if (effective !== undefined) await this.#warnAddresses(policy, effective);
+    if (effective !== undefined && desired !== undefined) await this.#warnAddresses(policy, effective);
     try {
       await records.write(policy, {
         spec: accepted?.spec ?? record.spec,
         published: desired?.published.json ?? record.published,
       });
+      this.#announcer.close(policy.metadata.uid!);
       return undefined;
     } catch (error) {
       return problemOf(error);
@@ -284,7 +291,6 @@ export class PolicyReconciler {
       return { applied: { problem: undefined, networkPolicy: undefined }, children: facts.children };
     }
     const { labels } = desired.round;
-    await this.#pods.patch(labels.correct);
     const written: KubeObject[] = [];
     const applied = await this.#apply(facts, desired, written);
     // The Service may still need the labels that a rejected write would have replaced.
@@ -329,18 +335,16 @@ export class PolicyReconciler {
     if (added.length === 0) return;
     const ips = counted(added.length, "static IP is", "static IPs are");
     const message = `${ips} in use without a Pending phase before: ${added.join(", ")}; receivers had no notice`;
-    const { events } = this.#options;
-    events.event(policy, "Warning", EVENT_REASON.addedWithoutNotice, message);
-    await events.flush(EVENT_WAIT_MS);
+    await this.#announcer.announce(policy, [{ type: "Warning", reason: EVENT_REASON.addedWithoutNotice, message }]);
   }
 
-  #outcome({ policy, now }: Facts, { effective, desired }: Plan, { problem }: Applied): Outcome {
+  #outcome({ policy, now }: Facts, { desired }: Plan, { problem }: Applied): Outcome {
     if (problem !== undefined) {
       return { result: "requeue", afterMs: problem.reason === REASON.replacing ? PENDING_MS : OBSTACLE_MS };
     }
-    if (effective === undefined) return { result: "user-error" };
+    if (desired === undefined) return { result: "user-error" };
     // Watches and proxy polls report the progress of all other changes, such as a migration of slots.
-    const { recheckAt } = desired?.round ?? {};
+    const { recheckAt } = desired.round;
     const waits = [
       this.#pods.nextRefreshMs(policy.metadata.uid!),
       recheckAt === undefined ? undefined : Math.max(PENDING_MS, recheckAt - now),

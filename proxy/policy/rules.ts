@@ -68,6 +68,13 @@ export class PolicyError extends Error {
     super(boundedTexts(texts, MAX_PROBLEMS_SHOWN).join("; "));
     this.problems = problems;
   }
+
+  /** The message with a number before each of several problems, since a problem may contain semicolons. */
+  get numbered(): string {
+    if (this.problems.length === 1) return this.message;
+    const texts = this.problems.map(({ path, message }, i) => `(${i + 1}) ${path === "" ? "" : `${path}: `}${message}`);
+    return boundedTexts(texts, MAX_PROBLEMS_SHOWN).join("; ");
+  }
 }
 
 /**

@@ -13,7 +13,7 @@ const applied = { problem: undefined, networkPolicy: undefined };
 function reconcile(facts: Facts): void {
   const plan = decide(facts, () => undefined, OPTIONS);
   assert.equal(plan.rejection, undefined);
-  const status = statusOf(facts, { plan, applied, clusterDomain: "cluster.local" });
+  const status = statusOf(facts, { plan, applied, recorded: false, clusterDomain: "cluster.local" });
   assert.equal(status.staticIPs?.length, facts.policy.spec.staticIPs?.length);
 }
 

@@ -76,7 +76,12 @@ const selectorIn = (world: World, spec: EgressPolicySpec) =>
 const selectorKeys = (world: World, spec: EgressPolicySpec) => Object.keys(selectorIn(world, spec)).slice(1).join();
 const programmed = (world: World, spec: EgressPolicySpec): string => {
   const applied = { problem: undefined, networkPolicy: undefined };
-  const status = statusOf(factsOf(world, spec), { plan: plan(world, spec), applied, clusterDomain: "cluster.local" });
+  const status = statusOf(factsOf(world, spec), {
+    plan: plan(world, spec),
+    applied,
+    recorded: false,
+    clusterDomain: "cluster.local",
+  });
   return status.conditions!.find(({ type }) => type === "Programmed")!.message!;
 };
 

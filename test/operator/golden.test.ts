@@ -198,7 +198,7 @@ function outputOf(input: Input): object {
   const plan = decide(facts, () => input.kept, OPTIONS);
   const { desired } = plan;
   const applied = { problem: input.problem, networkPolicy: input.networkPolicy };
-  const status = statusOf(facts, { plan, applied, clusterDomain: "cluster.local" });
+  const status = statusOf(facts, { plan, applied, recorded: false, clusterDomain: "cluster.local" });
   const { correct = [], retire = [], clean = [] } = desired?.round.labels ?? {};
   const patches = [...correct, ...retire, ...clean];
   const configMaps = (desired?.objects ?? []) as ConfigMap[];

@@ -112,6 +112,19 @@ test("only the operator and metrics readers reach the admin port", () => {
   assert.equal(lets(open, "from", ip("10.0.0.1"), 4750), false);
 });
 
+test("the proxies do not reach new ranges of the cluster", () => {
+  const metadata = { name: "webhooks", namespace: "convoy", uid: "1" };
+  const policy = { apiVersion: "v1", kind: "EgressPolicy", metadata, spec: withDefaults({}) } as EgressPolicy;
+  const reaches = (blockedCIDRs: readonly string[]) => {
+    const facts = { policy, blockedCIDRs, proxies: [], nodes: [] } as unknown as Facts;
+    const { objects } = networkPolicies(facts, policy.spec, providerOf(policy.spec)!.shape, undefined);
+    return lets(objects[0]!, "to", ip("34.118.0.1"), 443);
+  };
+  assert.equal(reaches([]), true);
+  assert.equal(reaches(["34.118.0.0/16"]), false);
+  assert.equal(reaches([]), true);
+});
+
 test("old and new ports are allowed while old proxies run", () => {
   const spec = { proxy: { port: 5000, adminPort: 9000 }, ...SENDERS };
   const during = made(spec, { pods: [{ ports: [4750, 9750] }, { ports: [5000, 9000] }] });

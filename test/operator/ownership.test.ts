@@ -300,14 +300,23 @@ test("two slots of one spec share no address", () => {
     world.edit("convoy/webhooks", specOf(ips));
     return messageOf(judgeSpec(world.factsOf("convoy/webhooks")));
   };
-  const shared = (n: number) =>
-    `Invalid: spec.staticIPs[1]: ${ip(n)} is also used by spec.staticIPs[0]; each slot needs addresses of its own`;
-  assert.equal(verdict({ address: ip(1), sourceAddress: ip(3) }, { address: ip(2), sourceAddress: ip(3) }), shared(3));
-  assert.equal(verdict({ address: ip(1), sourceAddress: ip(2) }, { address: ip(2), sourceAddress: ip(3) }), shared(2));
-  assert.equal(verdict({ address: ip(1) }, { address: ip(2), sourceAddress: ip(1) }), shared(1));
-  assert.equal(verdict({ address: ip(1) }, { address: ip(2), sourceAddress: ip(1), phase: "Retiring" }), shared(1));
-  // A Pending address has no slot: it may take over the source of another one later.
-  assert.equal(verdict({ address: ip(1) }, { address: ip(2), sourceAddress: ip(1), phase: "Pending" }), "accepted");
+  const shared = (n: number, field: string, other: string) =>
+    `Invalid: spec.staticIPs[1].${field}: ${ip(n)} is also spec.staticIPs[0].${other}; use each address in one slot only`;
+  const [address, source] = ["address", "sourceAddress"] as const;
+  const bound = (n: number, by: number, phase: StaticIP["phase"] = "Active") =>
+    ({ address: ip(n), sourceAddress: ip(by), phase }) as const;
+  assert.equal(verdict(bound(1, 3), bound(2, 3)), shared(3, source, source));
+  assert.equal(verdict(bound(1, 2), bound(2, 3)), shared(2, address, source));
+  assert.equal(verdict({ address: ip(1) }, bound(2, 1)), shared(1, source, address));
+  assert.equal(verdict({ address: ip(1) }, bound(2, 1, "Retiring")), shared(1, source, address));
+  // A Pending address is one that receivers are to accept, so no other slot binds it.
+  const pending = { address: ip(2), phase: "Pending" } as const;
+  assert.equal(verdict(bound(1, 2), pending), shared(2, address, source));
+  assert.equal(verdict(pending, bound(1, 2)), shared(2, source, address));
+  assert.equal(verdict(bound(1, 2), bound(2, 3, "Pending")), shared(2, address, source));
+  // It has no slot yet, so it may take over the source of another one later.
+  assert.equal(verdict({ address: ip(1) }, bound(2, 1, "Pending")), "accepted");
+  assert.equal(verdict(bound(1, 3), bound(2, 3, "Pending")), "accepted");
 });
 
 test("a policy exchanges the sources of its slots in steps", () => {

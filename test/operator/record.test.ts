@@ -210,6 +210,22 @@ test("a record is written once, restored, and deleted with its policy", SLOW, as
   });
 });
 
+test("restores a record whose deletion no watch reported", SLOW, async (t) => {
+  await withRetiring("unseen");
+  const way = await startFaultProxy(plane);
+  t.after(() => way.close());
+  await restart(async () => undefined, { server: way.url });
+  way.swallow = (path, event) => path.startsWith(`${RECORDS}?`) && event.includes('"type":"DELETED"');
+  const path = recordPath(await get("unseen"));
+  await plane.delete(path);
+  await applyPolicy(plane, NS, "unseen", { ...addresses(A), deny: [{ hosts: ["next.example"] }] });
+  // Other retries would end at the next comparison, after minutes.
+  await plane.until<ConfigMap>(path, (found) => found !== undefined, "the record is restored", 10_000);
+  await untilDenied("unseen", "next.example");
+  await untilPublished("unseen", [A, B], [B]);
+  await restart(async () => undefined);
+});
+
 test("a new policy of the same name gets a record of its own", SLOW, async () => {
   await withRetiring("again");
   const former = recordPath(await get("again"));
@@ -266,13 +282,14 @@ test("a rejected first spec leaves nothing that a forged ConfigMap replaces", SL
   assert.equal(await plane.get(`/apis/apps/v1/namespaces/${NS}/deployments/first-egress`), undefined);
 });
 
-test("takes both from the ConfigMaps of a former version, once", SLOW, async () => {
+test("takes both from the ConfigMaps of a former version, once", SLOW, async (t) => {
   await withRetiring("former");
   await applyPolicy(plane, NS, "former", { ...addresses(A), ...REJECTED });
   const policy = await untilCondition(plane, NS, "former", "Accepted", "False", "Invalid");
   const record = (await plane.get<ConfigMap>(recordPath(policy)))!;
   await restart(async () => {
     await plane.delete(recordPath(policy));
+    await plane.patch(`${policyPath(NS, "former")}/status`, { status: { recorded: null } });
     // As the former version stored it: the spec beside the document, and another stamp.
     const { metadata, data } = (await plane.get<ConfigMap>(documentOf("former")))!;
     const { name, labels, ownerReferences, annotations } = metadata;
@@ -288,19 +305,96 @@ test("takes both from the ConfigMaps of a former version, once", SLOW, async () 
   });
   const found = await plane.until<ConfigMap>(recordPath(policy), (one) => one !== undefined, "the record is written");
   assert.deepEqual([found!.data, found!.binaryData], [record.data, record.binaryData]);
-  await plane.until<ConfigMap>(
-    documentOf("former"),
-    (one) => one?.data !== undefined && one.binaryData === undefined,
-    "the document has no spec beside it",
-  );
   await untilPublished("former", [A, B], [B]);
+  await plane.until<EgressPolicy>(policyPath(NS, "former"), (one) => one?.status?.recorded === true, "recorded");
+  const kept = (spec: string) =>
+    plane.until<ConfigMap>(
+      documentOf("former"),
+      ({ metadata, binaryData } = {} as ConfigMap) =>
+        metadata.annotations?.["egress.outrider.dev/applied"] !== "0123456789abcdef" &&
+        binaryData?.["spec.json.gz"] === spec,
+      "the document has the spec in force beside it",
+    );
+  await t.test("keeps the spec in force for webhooks of the former version", async () => {
+    await kept(record.binaryData!["spec.json.gz"]!);
+    await applyPolicy(plane, NS, "former", { ...addresses(A), deny: [{ hosts: ["next.example"] }] });
+    await untilDenied("former", "next.example");
+    await kept((await plane.get<ConfigMap>(recordPath(policy)))!.binaryData!["spec.json.gz"]!);
+  });
 });
 
-type Event = KubeObject & { reason: string; message: string; involvedObject: { name: string } };
+test("a missing record is not taken from a forged ConfigMap", SLOW, async () => {
+  await withRejected("missing");
+  const policy = await plane.until<EgressPolicy>(
+    policyPath(NS, "missing"),
+    (one) => one?.status?.recorded === true,
+    "recorded",
+  );
+  const forged = { ...policy!.spec, allow: undefined, deny: [{ hosts: ["forged.example"] }] };
+  await restart(async () => {
+    await plane.delete(recordPath(policy!));
+    await plane.patch(documentOf("missing"), { binaryData: { "spec.json.gz": pack(forged) } });
+    await forgeList("missing");
+  });
+  const path = recordPath(policy!);
+  const found = await plane.until<ConfigMap>(path, (one) => one !== undefined, "the record is written");
+  assert.deepEqual([found!.data, found!.binaryData], [undefined, undefined]);
+  assert.equal(denied(await plane.get<ConfigMap>(documentOf("missing"))), "good.example");
+  assert.match(operator.log(), /the record of this policy is missing/);
+  await applyPolicy(plane, NS, "missing", { ...addresses(A), deny: [{ hosts: ["next.example"] }] });
+  await untilDenied("missing", "next.example");
+  await untilPublished("missing", [A]);
+});
+
+type Event = KubeObject & { reason: string; message: string; count: number; involvedObject: { name: string } };
 async function eventsOf(policy: string, reason: string): Promise<Event[]> {
   const { items } = (await plane.get<{ items: Event[] }>(`/api/v1/namespaces/${NS}/events`))!;
   return items.filter((event) => event.involvedObject.name === policy && event.reason === reason);
 }
+
+test("events of a write that is rejected are not repeated", SLOW, async (t) => {
+  await applyPolicy(plane, NS, "repeated", addresses(A));
+  await untilPublished("repeated", [A]);
+  const policy = await get("repeated");
+  const way = await startFaultProxy(plane);
+  t.after(() => way.close());
+  await restart(async () => undefined, { server: way.url });
+  const paths = { record: recordPath(policy), status: `${policyPath(NS, "repeated")}/status` };
+  const forbidden = { status: 403, body: JSON.stringify({ kind: "Status", reason: "Forbidden", message: "a quota" }) };
+  const attempts = (path: string) => way.count("PATCH", path);
+  /** Rejects a write until it was tried several times. Each change of the policy is another try. */
+  const rejected = async (path: string, spec: object) => {
+    way.refuse = (method, url) => (method === "PATCH" && url.startsWith(path) ? forbidden : undefined);
+    const before = attempts(path);
+    await applyPolicy(plane, NS, "repeated", spec);
+    for (let edit = 0; attempts(path) < before + 4; edit++) {
+      assert.ok(edit < 60, `${attempts(path)} attempts`);
+      await plane.patch(policyPath(NS, "repeated"), { metadata: { annotations: { edit: `${edit}` } } });
+      await sleep(500);
+    }
+    way.refuse = undefined;
+  };
+  const countOf = async (reason: string) =>
+    (await eventsOf("repeated", reason)).reduce((sum, event) => sum + event.count, 0);
+  await t.test("AddressAddedWithoutNotice, if the record is rejected", async () => {
+    await rejected(paths.record, addresses(A, C));
+    await untilPublished("repeated", [A, C]);
+    assert.equal(await countOf("AddressAddedWithoutNotice"), 1);
+  });
+  await t.test("Invalid, if the status is rejected", async () => {
+    await rejected(paths.status, REJECTED);
+    await untilCondition(plane, NS, "repeated", "Accepted", "False", "Invalid");
+    assert.equal(await countOf("Invalid"), 1);
+  });
+  await t.test("a later event with the same text is reported", async () => {
+    await applyPolicy(plane, NS, "repeated", addresses(A, C));
+    await untilCondition(plane, NS, "repeated", "Accepted", "True");
+    await applyPolicy(plane, NS, "repeated", REJECTED);
+    await untilCondition(plane, NS, "repeated", "Accepted", "False", "Invalid");
+    assert.equal(await countOf("Invalid"), 2);
+  });
+  await restart(async () => undefined);
+});
 
 for (const [reason, name, spec, pathOf, written] of [
   [

@@ -329,3 +329,28 @@ test("finds a missed edit and a missed deletion within a minute", async () => {
     await clear();
   }
 });
+
+test("labels a replaced proxy after the grant was revoked", async () => {
+  const granted = await startOperator(plane, { args, name: "granted" });
+  let operator = granted;
+  try {
+    await granted.untilLeading();
+    await applyPolicy(plane, NS, P, slots({ address: IPS[0] }));
+    await untilCondition(plane, NS, P, "Ready", "True");
+    await granted.stop();
+    const grants = join(plane.folder, "no-grants.yaml");
+    writeFileSync(grants, "grants: []\n");
+    operator = await startOperator(plane, { args: ["--scrape-seconds=1", `--grants=${grants}`] });
+    await operator.untilLeading();
+    await untilCondition(plane, NS, P, "Programmed", "False", "NotAccepted");
+    const serving = `/api/v1/namespaces/${NS}/pods?labelSelector=${LABEL.fleet}=${P},${LABEL.verified}=true`;
+    const [before] = await list(serving);
+    await plane.request("DELETE", podPath(before!.metadata.name), { gracePeriodSeconds: 0 });
+    const isReplaced = async () => (await list(serving)).some(({ metadata }) => metadata.uid !== before!.metadata.uid);
+    await until("the Service selects the new proxy", isReplaced);
+    await untilCondition(plane, NS, P, "PolicyDistributed", "True");
+  } finally {
+    for (const one of [granted, operator]) if (one.program.running) await one.stop();
+    await clear();
+  }
+});

@@ -22,18 +22,30 @@ export type Verdict = { accepted: Accepted } | Rejection;
 /** Results of {@link validate} by spec. */
 const validated = new WeakMap<EgressPolicySpec, { blocked: readonly string[]; result: Verdict }>();
 
-/** An address, or the id of a slot, that two slots of one spec share. A Pending address has no slot yet. */
+type StaticIP = NonNullable<EgressPolicySpec["staticIPs"]>[number];
+
+/**
+ * What only one entry of `staticIPs` may have, with the field of each. A Pending address has no slot yet, so it may have
+ * the source of another entry, whose slot it replaces later.
+ */
+function ownOf({ address, sourceAddress, phase }: StaticIP, path: string): ReadonlyMap<string, string> {
+  const own = new Map([[canonicalAddress(address), `${path}.address`]]);
+  if (phase === "Pending") return own;
+  const source = canonicalAddress(sourceAddress ?? address);
+  if (!own.has(source)) own.set(source, `${path}.sourceAddress`);
+  return own.set(`slot id ${slotId(address)}`, `${path}.address`);
+}
+
+/** An address, or the id of a slot, that two entries of one spec share. */
 function repeated(spec: EgressPolicySpec): string | undefined {
   const taken = new Map<string, string>();
   for (const [i, ip] of (spec.staticIPs ?? []).entries()) {
-    if (ip.phase === "Pending") continue;
-    const own = new Set([ip.address, ip.sourceAddress ?? ip.address].map(canonicalAddress)).add(slotId(ip.address));
-    const path = `spec.staticIPs[${i}]`;
-    for (const one of own) {
+    const own = ownOf(ip, `spec.staticIPs[${i}]`);
+    for (const [one, field] of own) {
       const other = taken.get(one);
-      if (other !== undefined) return `${path}: ${one} is also used by ${other}; each slot needs addresses of its own`;
+      if (other !== undefined) return `${field}: ${one} is also ${other}; use each address in one slot only`;
     }
-    for (const one of own) taken.set(one, path);
+    for (const [one, field] of own) taken.set(one, field);
   }
   return undefined;
 }
@@ -69,7 +81,7 @@ function validate(policy: EgressPolicy, blockedCIDRs: readonly string[]): Verdic
     accepted = documentOf(policy, blockedCIDRs);
   } catch (error) {
     if (!(error instanceof PolicyError)) throw error;
-    return { reason: REASON.invalid, message: error.message };
+    return { reason: REASON.invalid, message: error.numbered };
   }
   const excess = tooLarge(accepted);
   if (excess !== undefined) return excess;

@@ -78,7 +78,7 @@ export function desire(
   const published = publishedOf(facts, resolved, accepted.hash, handover);
   const shared = [
     publishedConfigMap(policy, published),
-    documentConfigMap(policy, accepted),
+    documentConfigMap(policy, accepted, facts.children.configMaps.get(childName.document(policy.metadata.name))),
     proxyAccount(policy),
     clientService(policy, spec, provider.shape, round.selector),
     fleetBudget(policy),

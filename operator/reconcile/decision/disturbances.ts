@@ -200,5 +200,7 @@ function heldBy(
     return "spec.staticIPs has no address in phase Active; the old proxies serve until an Active address has a proxy that serves";
   }
   const [first] = units.flatMap(({ label }) => (core.has(label) ? (down.get(label) ?? []) : []));
-  return first && `they serve until ${unitName(first.unit)} does: ${first.why}`;
+  return (
+    first && `the operator keeps old proxies until ${unitName(first.unit)} serves; it does not serve yet: ${first.why}`
+  );
 }

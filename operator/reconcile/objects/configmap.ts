@@ -1,6 +1,6 @@
 import { parseAddress } from "../../../proxy/policy/cidr.ts";
 import type { EgressPolicy } from "../../api/egresspolicy.ts";
-import { ANNOTATION, childName, DOCUMENT_KEY, PUBLISHED_KEY } from "../../api/names.ts";
+import { ANNOTATION, childName, DOCUMENT_KEY, PUBLISHED_KEY, SPEC_KEY } from "../../api/names.ts";
 import type { ConfigMap } from "../../api/objects.ts";
 import { childMeta } from "../../fleet/metadata.ts";
 
@@ -38,14 +38,26 @@ export interface PublishedIPs {
   json: PublishedList;
 }
 
-/** ConfigMap of the policy document, which proxies mount. */
-export function documentConfigMap(policy: EgressPolicy, accepted: Accepted): ConfigMap {
+/**
+ * Spec in force beside the document, where webhooks of version 0.1.0 read it: their replicas run until a rolling update
+ * of the operator has replaced them, and after a downgrade. Only policies that such a version has stored have it. This
+ * version never reads it.
+ */
+function formerSpec(stored: ConfigMap | undefined, { document, spec }: Accepted): Pick<ConfigMap, "binaryData"> {
+  const bytes = Buffer.byteLength(document) + Buffer.byteLength(spec, "base64");
+  if (stored?.binaryData?.[SPEC_KEY] === undefined || bytes > MAX_CONFIGMAP_BYTES) return {};
+  return { binaryData: { [SPEC_KEY]: spec } };
+}
+
+/** ConfigMap of the policy document, which proxies mount. `stored`: the existing one. */
+export function documentConfigMap(policy: EgressPolicy, accepted: Accepted, stored: ConfigMap | undefined): ConfigMap {
   const metadata = childMeta(policy, childName.document(policy.metadata.name));
   return {
     apiVersion: "v1",
     kind: "ConfigMap",
     metadata: { ...metadata, annotations: { [ANNOTATION.hash]: accepted.hash } },
     data: { [DOCUMENT_KEY]: accepted.document },
+    ...formerSpec(stored, accepted),
   };
 }
 

@@ -84,12 +84,16 @@ export function recordOwner({ metadata }: KubeObject): string | undefined {
 }
 
 /**
- * The record of a policy that has none, from the ConfigMaps where earlier versions stored both. A policy without a
- * status is new: no version of the operator has written its ConfigMaps.
+ * The record of a policy that has none, from the ConfigMaps where version 0.1.0 stored both. Users of the namespace can
+ * edit these, so they are read only if the status shows that this version has no record yet: only the operator writes
+ * the status. A policy without a status is new.
  */
-export function formerRecord(policy: EgressPolicy, configMaps: ReadonlyMap<string, ConfigMap>): PolicyRecord {
-  if (policy.status === undefined) return { spec: undefined, published: undefined };
-  const { name } = policy.metadata;
+export function formerRecord(
+  { metadata, status }: EgressPolicy,
+  configMaps: ReadonlyMap<string, ConfigMap>,
+): PolicyRecord {
+  if (status === undefined || status.recorded === true) return { spec: undefined, published: undefined };
+  const { name } = metadata;
   return {
     spec: configMaps.get(childName.document(name))?.binaryData?.[SPEC_KEY],
     published: readPublished(configMaps.get(childName.published(name))),

@@ -43,6 +43,8 @@ export interface Applied {
 interface StatusInput {
   plan: Pick<Plan, "rejection" | "effective" | "keptRejection" | "desired">;
   applied: Applied;
+  /** Whether the record of the policy is stored, now or before. */
+  recorded: boolean;
   clusterDomain: string;
 }
 
@@ -91,8 +93,8 @@ function programmed(facts: Facts, { plan, applied }: StatusInput): Finding {
     const rest = counted(round!.waiting.length, "proxy still waits", "proxies still wait");
     reasons.push(`the operator updates one proxy at a time; ${rest}`, `${unitName(first.unit)}: ${first.why}`);
   } else if (formerProxies.length > 0) {
-    const old = counted(formerProxies.length, "old proxy", "old proxies");
-    reasons.push(`waiting for ${old} to end: ${podNames(formerProxies)}`);
+    const old = counted(formerProxies.length, "old proxy still runs", "old proxies still run");
+    reasons.push(`${old}: ${podNames(formerProxies)}`);
   }
   if (round?.held !== undefined) reasons.push(round.held);
   if (reasons.length > 0) return no(REASON.progressing, reasons.join("; "));
@@ -138,9 +140,9 @@ function verified(proxies: readonly ProxyFacts[], spec: EgressPolicySpec): Findi
   const silent = ready.filter(({ status }) => status?.proofs.some(isSilent));
   if (silent.length > 0) {
     const error = silent[0]!.status?.proofs.find(isSilent)?.error;
-    const count = `${silent.length} of ${counted(ready.length, "ready proxy", "ready proxies")}`;
-    const message = `no echo URL answers ${count}, and the last proof is still valid: ${podNames(silent)} (${error})`;
-    return yes(REASON.stale, message);
+    const count = `${silent.length} of ${counted(ready.length, "ready proxy gets", "ready proxies get")}`;
+    const fault = `${count} no answer from any echo URL: ${podNames(silent)} (${error})`;
+    return yes(REASON.stale, `${fault}; the last proof of each proxy is still valid`);
   }
   return yes(REASON.verified, "every ready proxy sends from its published address");
 }
@@ -285,6 +287,7 @@ export function statusOf(facts: Facts, input: StatusInput): EgressPolicyStatus {
   return {
     observedGeneration: generation,
     conditions: mergeConditions(before, { ...findings, Ready }, generation, now),
+    ...(input.recorded ? { recorded: true } : {}),
     ...(effective === undefined ? {} : fleetStatus(facts, effective, observed, host)),
   } as EgressPolicyStatus;
 }

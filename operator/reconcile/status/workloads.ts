@@ -15,6 +15,9 @@ export interface Workloads {
 /** Limit of a quoted annotation, which users can write and which may be much longer. */
 const MAX_REASON_CHARS = 500;
 
+/** Start of the reason of a container in {@link ANNOTATION.skipped}: `agent=` in `agent=HTTPS_PROXY is already set`. */
+const CONTAINER = /(^|; )([a-z0-9-]+)=/g;
+
 const requestingPods = (pods: readonly RequestingPod[]) => joinNames(pods.map(({ pod }) => pod));
 
 const restart = (pods: readonly RequestingPod[]) => (pods.length === 1 ? "restart it" : "restart them");
@@ -32,10 +35,10 @@ function whyMissed(missed: readonly RequestingPod[]): string {
   }
   if (left.length > 0) {
     const [first] = [...left].sort((a, b) => (a.pod.metadata.name < b.pod.metadata.name ? -1 : 1));
-    const reason = reasonOf(first!)!.slice(0, MAX_REASON_CHARS);
+    const reason = reasonOf(first!)!.slice(0, MAX_REASON_CHARS).replace(CONTAINER, "$1container $2: ");
     const what = `the webhook skipped ${counted(left.length, "pod, or a container of it", "pods, or containers of them")}`;
-    const cause = `${first!.pod.metadata.name}: ${reason}`;
-    parts.push(`${what}: ${requestingPods(left)} (${cause}; fix this, then ${restart(left)})`);
+    const fix = `correct this, then ${restart(left)}`;
+    parts.push(`${what}: ${requestingPods(left)}; reason in pod ${first!.pod.metadata.name}: ${reason} (${fix})`);
   }
   return parts.join("; ");
 }

@@ -21,17 +21,21 @@ export interface RecordsOptions {
   log: Logger;
 }
 
+/** A ConfigMap that the cache does not have. */
+interface Ahead {
+  object: ConfigMap;
+  /** Whether it exists: this process has just written it. False: others have deleted it, at this version or later. */
+  exists: boolean;
+}
+
 /**
  * The records of all policies, one ConfigMap each. A write names the version that it replaces, so a process that reads
  * an old record cannot overwrite a newer one.
  */
 export class PolicyRecords {
   readonly #options: RecordsOptions;
-  /**
-   * ConfigMaps that the cache does not have, by policy uid: just written, or deleted by others. The latter have no
-   * resourceVersion.
-   */
-  readonly #ahead = new Map<string, ConfigMap>();
+  /** By policy uid. */
+  readonly #ahead = new Map<string, Ahead>();
   readonly #read = new WeakMap<ConfigMap, PolicyRecord>();
   /** Unpacked specs by policy uid, since memos of documents compare specs by identity. */
   readonly #specs = new Map<string, { packed: string; spec: EgressPolicySpec | undefined }>();
@@ -44,8 +48,8 @@ export class PolicyRecords {
   read(policy: EgressPolicy, configMaps: ReadonlyMap<string, ConfigMap>): PolicyRecord {
     const found = this.#latest(policy.metadata.uid!);
     if (found === undefined) return formerRecord(policy, configMaps);
-    const record = this.#read.get(found) ?? readRecord(found);
-    this.#read.set(found, record);
+    const record = this.#read.get(found.object) ?? readRecord(found.object);
+    this.#read.set(found.object, record);
     return record;
   }
 
@@ -70,15 +74,23 @@ export class PolicyRecords {
     const uid = policy.metadata.uid!;
     const object = recordConfigMap(policy, this.#options.namespace, record);
     const before = this.#latest(uid);
-    const version = before?.metadata.resourceVersion;
-    if (version !== undefined && covers(before, object)) return;
-    this.#ahead.set(uid, await (version === undefined ? this.#create(uid, object) : this.#patch(object, version)));
+    if (before?.exists && covers(before.object, object)) return;
+    if (before === undefined && policy.status?.recorded) {
+      const { namespace, name } = policy.metadata;
+      const text = "the record of this policy is missing; its last accepted spec and its retiring addresses are lost";
+      this.#options.log.warn({ namespace, name, record: object.metadata.name }, text);
+    }
+    const written = before?.exists ? await this.#patch(uid, object, before.object) : await this.#create(uid, object);
+    this.#ahead.set(uid, { object: written, exists: true });
   }
 
   /** Keeps the content of a record that others deleted, so that the next reconcile restores it. */
   lost(record: ConfigMap, uid: string): void {
-    const { resourceVersion: _, ...metadata } = record.metadata;
-    if (record.metadata.name === recordName(uid)) this.#ahead.set(uid, { ...record, metadata });
+    if (record.metadata.name !== recordName(uid)) return;
+    const ahead = this.#ahead.get(uid)?.object;
+    const object = ahead !== undefined && isNewer(ahead, record) ? ahead : record;
+    // Another uid: this process has restored it already.
+    if (object.metadata.uid === record.metadata.uid) this.#ahead.set(uid, { object, exists: false });
   }
 
   /** Removes the state of a deleted policy from memory. */
@@ -108,17 +120,16 @@ export class PolicyRecords {
   }
 
   /** Newest known ConfigMap of a record. */
-  #latest(uid: string): ConfigMap | undefined {
+  #latest(uid: string): Ahead | undefined {
     const { cache, namespace } = this.#options;
     const cached = cache.get(`${namespace}/${recordName(uid)}`);
     const ahead = this.#ahead.get(uid);
-    if (cached === undefined || ahead === undefined) return ahead ?? cached;
-    const { resourceVersion } = ahead.metadata;
-    const isAhead =
-      resourceVersion !== undefined && compareVersions(resourceVersion, cached.metadata.resourceVersion!) > 0;
+    if (cached === undefined || ahead === undefined) return ahead ?? (cached && { object: cached, exists: true });
+    // The cache may still have the version that others have deleted.
+    const isAhead = ahead.exists ? isNewer(ahead.object, cached) : !isNewer(cached, ahead.object);
     if (isAhead) return ahead;
     this.#ahead.delete(uid);
-    return cached;
+    return { object: cached, exists: true };
   }
 
   async #create(uid: string, object: ConfigMap): Promise<ConfigMap> {
@@ -129,23 +140,35 @@ export class PolicyRecords {
     } catch (error) {
       if (!(error instanceof ApiError)) throw error;
       if (error.code === 404) {
-        const message = `namespace ${namespace}, which stores what the operator remembers of this policy, does not exist; create it, or set --lease-namespace`;
+        const message = `namespace ${namespace} of the records does not exist; create it, or set --lease-namespace to another one`;
         throw new Obstacle(REASON.applyFailed, message);
       }
       // The cache does not have it: the labels were removed, or the cache lags behind.
       if (error.reason === "AlreadyExists") {
-        this.#ahead.set(uid, await client.get<ConfigMap>(RESOURCE.configMap, name, namespace));
+        const object = await client.get<ConfigMap>(RESOURCE.configMap, name, namespace);
+        this.#ahead.set(uid, { object, exists: true });
         throw new ApiError(error.code, "Conflict", error.message, { cause: error });
       }
       throw error;
     }
   }
 
-  #patch({ metadata, data, binaryData }: ConfigMap, resourceVersion: string): Promise<ConfigMap> {
+  async #patch(uid: string, object: ConfigMap, before: ConfigMap): Promise<ConfigMap> {
+    const { client, cache } = this.#options;
+    const { metadata, data, binaryData } = object;
     const { name, namespace, labels, annotations } = metadata;
+    const { resourceVersion } = before.metadata;
     const patch = { metadata: { resourceVersion, labels, annotations }, data, binaryData };
     const options = { type: "merge" as const, fieldManager: FIELD_MANAGER };
-    return this.#options.client.patch<ConfigMap>(RESOURCE.configMap, name, namespace, patch, options);
+    try {
+      return await client.patch<ConfigMap>(RESOURCE.configMap, name, namespace, patch, options);
+    } catch (error) {
+      if (!(error instanceof ApiError) || error.code !== 404) throw error;
+      // Others have deleted it, and the watch has not reported this. The next reconcile restores it.
+      this.#ahead.set(uid, { object: before, exists: false });
+      cache.doubt();
+      throw new ApiError(409, "Conflict", error.message, { cause: error });
+    }
   }
 
   async #delete({ metadata: { name, namespace, uid, resourceVersion } }: ConfigMap): Promise<void> {
@@ -156,4 +179,8 @@ export class PolicyRecords {
       if (!(error instanceof ApiError && (error.code === 404 || error.code === 409))) throw error;
     }
   }
+}
+
+function isNewer(one: ConfigMap, other: ConfigMap): boolean {
+  return compareVersions(one.metadata.resourceVersion!, other.metadata.resourceVersion!) > 0;
 }

@@ -7,25 +7,27 @@ import type { EventRecorder } from "../../kube/events.ts";
 import { apiVersionOf } from "../../kube/resource.ts";
 import { covers } from "../objects/compare.ts";
 import { isReported, isTrouble } from "../status/condition-events.ts";
-
-/** Longest wait for events before the write that makes them known. Events are less important than the fleet. */
-export const EVENT_WAIT_MS = 5000;
+import { Announcer } from "./announcer.ts";
 
 /** Writes the status of policies, and an event for each condition change that users should see. */
 export class StatusWriter {
   readonly #client: Client;
-  readonly #events: EventRecorder;
+  readonly #announcer: Announcer;
 
   constructor(client: Client, events: EventRecorder) {
     this.#client = client;
-    this.#events = events;
+    this.#announcer = new Announcer(events);
+  }
+
+  /** Removes the state of a deleted policy. */
+  forget(policyUid: string): void {
+    this.#announcer.close(policyUid);
   }
 
   /** Writes a status if it differs from the stored one. */
   async write(policy: EgressPolicy, status: EgressPolicyStatus): Promise<void> {
     const before = policy.status;
     if (isUnchanged(before, status)) return;
-    // Before the status: a process that ends between the two finds the difference again.
     await this.#report(policy, (before?.conditions ?? []) as PolicyCondition[], status.conditions as PolicyCondition[]);
     const { name, namespace } = policy.metadata;
     const object = { apiVersion: apiVersionOf(RESOURCE.policy), kind: KIND, metadata: { name, namespace }, status };
@@ -36,9 +38,9 @@ export class StatusWriter {
         subresource: "status",
       });
     } catch (error) {
-      if (error instanceof ApiError && error.code === 404) return;
-      throw error;
+      if (!(error instanceof ApiError && error.code === 404)) throw error;
     }
+    this.#announcer.close(policy.metadata.uid!);
   }
 
   async #report(
@@ -52,12 +54,11 @@ export class StatusWriter {
         before.find(({ type }) => type === condition.type),
       ),
     );
-    if (reported.length === 0) return;
-    for (const condition of reported) {
+    const announcements = reported.map((condition) => {
       const { type, reason, message } = condition;
-      this.#events.event(policy, isTrouble(condition) ? "Warning" : "Normal", reason, `${type}: ${message}`);
-    }
-    await this.#events.flush(EVENT_WAIT_MS);
+      return { type: isTrouble(condition) ? "Warning" : "Normal", reason, message: `${type}: ${message}` } as const;
+    });
+    await this.#announcer.announce(policy, announcements);
   }
 }
 

@@ -208,6 +208,98 @@ onPlane("a lease that another process took is lost at once", async () => {
   assert.equal((await leaseOf("taken")).holderIdentity, "two");
 });
 
+onPlane("a lease that its holder renews is never taken", async () => {
+  const spec = { holderIdentity: "one", leaseDurationSeconds: 15, renewTime: "2001-01-01T00:00:00.000000Z" };
+  await direct.create(LEASES, { metadata: { name: "renewed", namespace: "default" }, spec });
+  const clock = new ManualClock();
+  const two = await operator("renewed", "two", clock);
+  let leads = false;
+  const start = two.election.start().then(() => {
+    leads = true;
+  });
+  for (let renewal = 1; renewal <= 4; renewal++) {
+    const reads = two.proxy.count("GET");
+    await until("the candidate waits", () => clock.next !== undefined && clock.next < 5000);
+    clock.advance(10_000);
+    await until("it has read the lease", () => two.proxy.count("GET") > reads);
+    await until("it waits again", () => clock.next !== undefined && clock.next < 5000);
+    const renewTime = `2001-01-01T00:00:0${renewal}.000000Z`;
+    await direct.patch(LEASES, "renewed", "default", { spec: { renewTime } }, { type: "merge" });
+  }
+  assert.deepEqual([leads, (await leaseOf("renewed")).holderIdentity], [false, "one"]);
+  // Without renewals it expires.
+  while (!leads) {
+    await until("the candidate waits, or leads", () => leads || (clock.next !== undefined && clock.next < 5000));
+    clock.advance(5000);
+    await new Promise((resolve) => setImmediate(resolve));
+  }
+  await start;
+  assert.equal((await leaseOf("renewed")).holderIdentity, "two");
+});
+
+onPlane("a leader counts from the time at which it sent a renewal", async () => {
+  const clock = new ManualClock();
+  const one = await operator("late", "one", clock);
+  await one.election.start();
+  // Other processes may see the renewal long before its answer arrives here.
+  let answers = 0;
+  one.proxy.answered = (method) => {
+    if (method !== "PUT") return false;
+    clock.advance(7000);
+    answers++;
+    one.proxy.refuse = () => "silence";
+    return false;
+  };
+  await until("it waits for its next renewal", () => clock.next !== undefined && clock.next <= 2000);
+  clock.advance(2000);
+  await until("the answer has arrived", () => answers > 0 && clock.next !== undefined && clock.next <= 2000);
+  assert.equal(one.election.isLeader, true);
+  // The renewal was sent at 2 s, so it is valid until 12 s. It is 9 s now.
+  clock.advance(3001);
+  assert.equal(one.election.isLeader, false);
+});
+
+onPlane("of two processes that see an expired lease, one leads", async () => {
+  const spec = { holderIdentity: "", leaseDurationSeconds: 1, renewTime: "2001-01-01T00:00:00.000000Z" };
+  await direct.create(LEASES, { metadata: { name: "race", namespace: "default" }, spec });
+  const [one, two] = [await operator("race", "one"), await operator("race", "two")];
+  // The second process reads the lease, and gets the answer after the first one has it.
+  let passes = 0;
+  let isHeld = true;
+  two.proxy.holds = () => passes++ > 0 && isHeld;
+  let leads = false;
+  void two.election.start().then(() => {
+    leads = true;
+  });
+  await until("the API server has answered", () => passes > 1);
+  await one.election.start();
+  isHeld = false;
+  await until("the second process has tried", () => two.proxy.count("PUT") > 0);
+  const reads = two.proxy.count("GET");
+  await until("it has read the lease again", () => two.proxy.count("GET") > reads + 1);
+  assert.deepEqual([leads, one.lost, (await leaseOf("race")).holderIdentity], [false, false, "one"]);
+});
+
+test("steps of the wall clock change no leader", { skip }, async (t) => {
+  const [one, two] = [await operator("steps", "one"), await operator("steps", "two")];
+  await one.election.start();
+  let leads = false;
+  void two.election.start().then(() => {
+    leads = true;
+  });
+  const HOUR = 3_600_000;
+  t.mock.timers.enable({ apis: ["Date"], now: Date.now() });
+  for (const step of [HOUR, -HOUR]) {
+    t.mock.timers.setTime(Date.now() + step);
+    assert.equal(one.election.isLeader, true);
+    const renewals = one.proxy.count("PUT");
+    await until("it has renewed the lease", () => one.proxy.count("PUT") > renewals + 2, 10 * HOUR);
+    assert.deepEqual([one.election.isLeader, one.lost, leads], [true, false, false]);
+  }
+  const { holderIdentity, leaseTransitions } = await leaseOf("steps");
+  assert.deepEqual([holderIdentity, leaseTransitions], ["one", 0]);
+});
+
 type Event = KubeObject & { count: number; message: string; reason: string; involvedObject: { uid?: string } };
 const eventsOf = async (namespace: string, uid: string | undefined) =>
   (await direct.listAll<Event>(EVENTS, { namespace })).items.filter(({ involvedObject }) => involvedObject.uid === uid);
@@ -258,4 +350,34 @@ onPlane("recreates expired events and counts lost ones", async () => {
   assert.equal(recorder.lost, 1);
   recorder.event(object, "Normal", "TooLate", "x");
   assert.equal(recorder.lost, 2);
+});
+
+onPlane("an Events API that hangs delays callers once", async () => {
+  const object = await subject("hanging");
+  const proxy = await startFaultProxy(plane);
+  const client = new Client(configFrom(proxy.config()), { timeoutMs: 2000 });
+  const recorder = new EventRecorder({ client, component: "test", instance: "i", log });
+  const written = async () => (await eventsOf("default", object.metadata.uid)).map(({ reason }) => reason).sort();
+  try {
+    proxy.refuse = () => "silence";
+    recorder.event(object, "Normal", "First", "x");
+    await recorder.flush(200);
+    let isOver = false;
+    // Without the limit it would wait for the event, which ends with the time-out of the client.
+    recorder.event(object, "Normal", "Second", "x");
+    void recorder.flush(60_000).then(() => {
+      isOver = true;
+    });
+    await new Promise((resolve) => setImmediate(resolve));
+    assert.ok(isOver);
+    proxy.refuse = undefined;
+    await until("the API answers", async () => (await written()).includes("Second"));
+    recorder.event(object, "Normal", "Third", "x");
+    await recorder.flush(60_000);
+    assert.deepEqual(await written(), ["Second", "Third"]);
+  } finally {
+    await recorder.stop();
+    client.close();
+    await proxy.close();
+  }
 });
