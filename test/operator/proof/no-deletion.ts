@@ -60,7 +60,7 @@ export class Deletions {
     const users = this.#usersOf(policy).filter(
       ({ metadata }) => Date.now() - this.#users.get(metadata.uid!)! > SKEW_MS,
     );
-    const timer = setTimeout(() => {
+    this.#later(() => {
       const left = this.#usersOf(policy).filter((pod) =>
         users.some(({ metadata }) => metadata.uid === pod.metadata.uid),
       );
@@ -68,8 +68,12 @@ export class Deletions {
         const names = left.map(({ metadata }) => metadata.name).join(", ");
         this.#report({ invariant: "I5", text: `${keyOf(policy)}: its finalizer was released while ${names} used it` });
       }
-    }, SKEW_MS);
-    this.#timers.add(timer);
+    });
+  }
+
+  /** Calls a function when the watches of all kinds have caught up. */
+  #later(check: () => void): void {
+    this.#timers.add(setTimeout(check, SKEW_MS));
   }
 
   #usersOf({ metadata }: EgressPolicy): KubeObject[] {
@@ -94,7 +98,13 @@ export class Deletions {
     // The Service of a slot belongs to one provider only.
     if (kind === "service" && slot !== undefined && policy.spec.nat.provider !== "KubeVIP") return;
     const text = `${keyOf(policy)}: ${kind} ${metadata.name} was deleted, and generation ${generation} wants it`;
-    this.#suspects.push({ policy: uid!, generation, text });
+    // Garbage collection may be seen before the deletion of the policy.
+    this.#later(() => {
+      const now = this.#world.observer.get<EgressPolicy>("policy", keyOf(policy))?.metadata;
+      if (now?.uid === uid && now?.deletionTimestamp === undefined) {
+        this.#suspects.push({ policy: uid!, generation, text });
+      }
+    });
   }
 
   /** Reports the deletions that were against an accepted spec. */
