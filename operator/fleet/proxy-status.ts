@@ -41,6 +41,8 @@ export interface ProxyFacts {
   error: string | undefined;
   /** False before the first poll: nothing is known about the proxy yet. */
   polled: boolean;
+  /** The answer is older than the last write of the policy document: it does not confirm this document. */
+  outdated: boolean;
 }
 
 /** Port of a proxy's `/status`; undefined if its pod does not name it. */

@@ -2,7 +2,7 @@ import type { Logger } from "../../proxy/cli/log.ts";
 import { counted } from "../api/conditions.ts";
 import type { EgressPolicy, EgressPolicySpec } from "../api/egresspolicy.ts";
 import { RESOURCE } from "../api/kinds.ts";
-import { ANNOTATION, EVENT_REASON, FIELD_MANAGER, FINALIZER, REASON } from "../api/names.ts";
+import { ANNOTATION, childName, EVENT_REASON, FIELD_MANAGER, FINALIZER, REASON } from "../api/names.ts";
 import { ApiError, type Client } from "../kube/client.ts";
 import type { Outcome } from "../kube/controller.ts";
 import type { EventRecorder } from "../kube/events.ts";
@@ -305,8 +305,12 @@ export class PolicyReconciler {
     for (const object of desired.objects) {
       try {
         const one = await this.#writer.apply(facts.policy, object, childOf(facts, object));
-        if (one !== undefined) written.push(one);
+        if (one === undefined) continue;
+        written.push(one);
+        this.#outdate(facts.policy, object);
       } catch (error) {
+        // A write whose answer was lost may have happened.
+        this.#outdate(facts.policy, object);
         const found = problemOf(error);
         problem ??= found;
         if (isNetworkPolicy(object)) networkPolicy ??= found;
@@ -328,6 +332,12 @@ export class PolicyReconciler {
       }
     }
     return { problem, networkPolicy };
+  }
+
+  /** After the policy document was written, earlier answers of the proxies do not confirm it. */
+  #outdate(policy: EgressPolicy, { kind, metadata }: KubeObject): void {
+    if (kind !== "ConfigMap" || metadata.name !== childName.document(policy.metadata.name)) return;
+    this.#options.scraper.outdate(keyOf(policy));
   }
 
   async #warnAddresses(policy: EgressPolicy, { spec, published }: Effective): Promise<void> {

@@ -10,6 +10,18 @@ export function noLongerUsed(spec: EgressPolicySpec, before: PublishedList | und
   return [...new Set([...before.ipv4, ...before.ipv6].map(canonicalAddress))].filter((address) => !kept.has(address));
 }
 
+/** Hashes of policy documents. */
+interface Hashes {
+  desired: string;
+  /** Of the stored document, which running proxies may be about to load; undefined: there is none. */
+  stored: string | undefined;
+}
+
+/** Whether a running proxy has not confirmed the desired document, or may still load another one. */
+function isLate({ pod, status, outdated }: ProxyFacts, { desired, stored = desired }: Hashes): boolean {
+  return pod.status?.phase === "Running" && (outdated || stored !== desired || status?.hash !== desired);
+}
+
 /**
  * Addresses of {@link noLongerUsed} that requests may still leave from: a running proxy does not have the new policy
  * yet, or has the address itself. An address is published before it is used and removed after every proxy has stopped
@@ -19,9 +31,9 @@ export function stillUsed(
   spec: EgressPolicySpec,
   before: PublishedList | undefined,
   proxies: readonly ProxyFacts[],
-  hash: string,
+  hashes: Hashes,
 ): string[] {
-  const late = proxies.some(({ pod, status }) => pod.status?.phase === "Running" && status?.hash !== hash);
+  const late = proxies.some((proxy) => isLate(proxy, hashes));
   // On node networks the addresses of a pod are those of its node, whatever the proxy binds.
   const own = new Set(proxies.filter(({ pod }) => pod.spec?.hostNetwork !== true).flatMap(({ ips }) => ips));
   return noLongerUsed(spec, before).filter((address) => late || own.has(address));

@@ -30,7 +30,7 @@ const byName = <T extends KubeObject>(objects: readonly T[]): ReadonlyMap<string
   new Map(objects.map((object) => [object.metadata.name, object]));
 
 function proxyFacts(pod: Pod, scraper: Surroundings["scraper"]): ProxyFacts {
-  const { status, error, polled } = scraper.latest(pod);
+  const { status, error, polled, outdated } = scraper.latest(pod);
   return {
     pod,
     slot: pod.metadata.labels?.[LABEL.slot] ?? SHARED,
@@ -41,6 +41,7 @@ function proxyFacts(pod: Pod, scraper: Surroundings["scraper"]): ProxyFacts {
     status,
     error,
     polled,
+    outdated,
   };
 }
 

@@ -1,5 +1,17 @@
+import { setTimeout as sleep } from "node:timers/promises";
 import type { Lane } from "./lane.ts";
-import { external, inPhase, invalid, kubeVIP, nodeAddress, notGranted, own, podIP, vips } from "./specs.ts";
+import {
+  external,
+  inPhase,
+  invalid,
+  kubeVIP,
+  nodeAddress,
+  notGranted,
+  own,
+  podIP,
+  type StaticIP,
+  vips,
+} from "./specs.ts";
 
 /** One action of a user. Every step that is not the last one settles before the next one. */
 type Step = (lane: Lane, namespaces: readonly string[]) => Promise<void>;
@@ -14,6 +26,7 @@ export interface Story {
 
 const NAME = "web";
 const OTHER = "api";
+const LOOK_MS = 50;
 
 const apply =
   (spec: (lane: Lane) => object, name = NAME): Step =>
@@ -25,7 +38,30 @@ const remove =
   (lane, [first]) =>
     lane.delete(first!, name);
 
-const two = external([{ address: "203.0.113.40" }, { address: "203.0.113.41" }]);
+const outside = (...last: number[]): StaticIP[] => last.map((i) => ({ address: `203.0.113.${i}` }));
+const two = external(outside(40, 41));
+
+/** Time for a proxy to load a document. A crash of the operator may delay it for longer. */
+const LOAD_MS = 5000;
+/** Longer than {@link Published} tolerates. */
+const SEEN_MS = 1500;
+
+/** Adds an address, and removes it when a proxy has it. The status of the proxies cannot be read until after that. */
+const addAndRemove: Step = async (lane, [first]) => {
+  const { proxies, silent } = lane.world;
+  const [added] = outside(42);
+  const isUsed = () =>
+    [...proxies.values()].some(({ pod, sends }) => pod.metadata.namespace === first && sends.includes(added!.address));
+  silent.add(first!);
+  try {
+    await lane.apply(first!, NAME, external(outside(40, 41, 42)));
+    for (const began = Date.now(); !isUsed() && Date.now() - began < LOAD_MS; ) await sleep(LOOK_MS);
+    await lane.apply(first!, NAME, two);
+    await sleep(SEEN_MS);
+  } finally {
+    silent.delete(first!);
+  }
+};
 
 export const STORIES: readonly Story[] = [
   { name: "create External", before: [], steps: [apply(() => two)] },
@@ -34,6 +70,11 @@ export const STORIES: readonly Story[] = [
     name: "edit of the document of External",
     before: [apply(() => two)],
     steps: [apply(() => ({ ...two, deny: [{ hosts: ["second.example"] }] }))],
+  },
+  {
+    name: "an address of External added and removed at once",
+    before: [apply(() => two)],
+    steps: [addAndRemove],
   },
   {
     name: "External to KubeVIP and back",
