@@ -45,6 +45,12 @@ export interface ProxyFacts {
   outdated: boolean;
 }
 
+/**
+ * Whether a proxy runs, or may run: it has a node, and the kubelet starts a container before it reports the phase. It may
+ * have loaded a document that is older than its phase.
+ */
+export const mayRun = ({ pod, node }: ProxyFacts): boolean => pod.status?.phase === "Running" || node !== undefined;
+
 /** Port of a proxy's `/status`; undefined if its pod does not name it. */
 export function adminPort(pod: Pod): number | undefined {
   const ports = (pod.spec?.containers ?? []).flatMap((container) => container.ports ?? []);

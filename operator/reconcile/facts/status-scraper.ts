@@ -74,7 +74,7 @@ interface ScrapedProxy {
   reported: string;
 }
 
-/** What is known about one proxy. */
+/** Knowledge about one proxy. */
 type Latest = Pick<ProxyFacts, "status" | "error" | "polled" | "outdated">;
 
 /** Dependencies of a {@link StatusScraper}. */
