@@ -33,6 +33,18 @@ const apply =
   (lane, [first]) =>
     lane.apply(first!, name, spec(lane));
 
+const PAUSE_MS = 500;
+
+/** Applies specs one after the other: nothing settles between them. */
+const applyAtOnce =
+  (specs: (lane: Lane) => object[]): Step =>
+  async (lane, [first]) => {
+    for (const spec of specs(lane)) {
+      await lane.apply(first!, NAME, spec);
+      await sleep(PAUSE_MS);
+    }
+  };
+
 const remove =
   (name = NAME): Step =>
   (lane, [first]) =>
@@ -75,6 +87,18 @@ export const STORIES: readonly Story[] = [
     name: "an address of External added and removed at once",
     before: [apply(() => two)],
     steps: [addAndRemove],
+  },
+  {
+    name: "External edited while its proxies start",
+    before: [],
+    steps: [applyAtOnce(() => [40, 41, 42].map((last) => external(outside(last))))],
+  },
+  {
+    name: "PodIP to KubeVIP to External at once",
+    before: [],
+    steps: [
+      applyAtOnce((lane) => [podIP(), kubeVIP(vips(0), lane.ports(0), { label: "second" }), external(vips(0, 1))]),
+    ],
   },
   {
     name: "External to KubeVIP and back",
