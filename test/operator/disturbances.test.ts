@@ -277,6 +277,22 @@ test("a retiring slot that serves does not restart with the only other one", () 
   assert.equal(changed(settledWorld, spec).length, 1);
 });
 
+test("the only lasting slot waits for a retiring one whose old proxy still serves", () => {
+  const before = specOf("NodeAddress", [retiring(A), B]);
+  const spec = specOf("NodeAddress", [retiring(A), B], edited);
+  const serves = ({ pod }: ProxyFacts) => ({
+    pod: { ...pod, metadata: { ...pod.metadata, labels: { ...pod.metadata.labels, [LABEL.phase]: "Active" } } },
+  });
+  const start = withProxies(settled(before), serves);
+  assert.deepEqual(changed(start, spec), [slotName(A)]);
+  // The Deployment has changed, and its controller has not replaced the proxy yet.
+  const next = apply(start, spec);
+  const deployment = next.deployments.get(slotName(A))!;
+  const written = { ...deployment, metadata: { ...deployment.metadata, generation: 9 } };
+  const deployments = new Map(next.deployments).set(slotName(A), written);
+  assert.deepEqual(changed({ ...next, deployments, proxies: start.proxies }, spec), []);
+});
+
 test("External to KubeVIP: the Service keeps its selector while proxies do not answer", () => {
   const shared = specOf("External", [A]);
   const spec = specOf("KubeVIP", [B]);
