@@ -103,6 +103,7 @@ export class Lane {
       ...(options.image === undefined ? {} : { image: options.image }),
       leaseNamespace: this.namespaces[0]!,
       name: `operator-${this.#number}`,
+      hasPages: false,
       args: [
         ...(leads ? ["--leader-elect=off"] : []),
         ...this.namespaces.map((name) => `--namespaces=${name}`),
