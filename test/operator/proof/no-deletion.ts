@@ -92,6 +92,9 @@ export class Deletions {
     const { uid, generation = 0 } = policy.metadata;
     if (!metadata.ownerReferences?.some((owner) => owner.uid === uid)) return;
     if (Date.now() - this.#since.get(uid!)!.at < UNREAD_MS) return;
+    // A rejected spec is not in force, also if it is accepted later: another policy may have freed its address.
+    const accepted = policy.status?.conditions?.find((condition) => condition.type === "Accepted");
+    if (accepted?.status === "False" && accepted.observedGeneration === generation) return;
     const slot = metadata.labels?.[LABEL.slot];
     const slots = providerOf(policy.spec)?.shape.kind === "Slots" ? slotsOf(policy.spec).map(({ id }) => id) : [SHARED];
     if (slot !== undefined && !slots.includes(slot)) return;
