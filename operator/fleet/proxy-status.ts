@@ -41,7 +41,15 @@ export interface ProxyFacts {
   error: string | undefined;
   /** False before the first poll: nothing is known about the proxy yet. */
   polled: boolean;
+  /** The answer is older than the last write of the policy document: it does not confirm this document. */
+  outdated: boolean;
 }
+
+/**
+ * Whether a proxy runs, or may run: it has a node, and the kubelet starts a container before it reports the phase. It may
+ * have loaded a document that is older than its phase.
+ */
+export const mayRun = ({ pod, node }: ProxyFacts): boolean => pod.status?.phase === "Running" || node !== undefined;
 
 /** Port of a proxy's `/status`; undefined if its pod does not name it. */
 export function adminPort(pod: Pod): number | undefined {

@@ -2,7 +2,8 @@ import type { Logger } from "../../proxy/cli/log.ts";
 import { counted } from "../api/conditions.ts";
 import type { EgressPolicy, EgressPolicySpec } from "../api/egresspolicy.ts";
 import { RESOURCE } from "../api/kinds.ts";
-import { ANNOTATION, EVENT_REASON, FIELD_MANAGER, FINALIZER, REASON } from "../api/names.ts";
+import { ANNOTATION, childName, EVENT_REASON, FIELD_MANAGER, FINALIZER, KIND, REASON } from "../api/names.ts";
+import { isOpen, mayRun, type ProxyFacts } from "../fleet/proxy-status.ts";
 import { ApiError, type Client } from "../kube/client.ts";
 import type { Outcome } from "../kube/controller.ts";
 import type { EventRecorder } from "../kube/events.ts";
@@ -16,9 +17,10 @@ import type { FleetOptions } from "./decision/units.ts";
 import type { Caches } from "./facts/caches.ts";
 import { Claims } from "./facts/claims.ts";
 import type { Facts } from "./facts/facts.ts";
-import { configMapsOf, gather, withWritten } from "./facts/gather.ts";
+import { configMapsOf, gather, proxiesOf, withWritten } from "./facts/gather.ts";
 import type { StatusScraper } from "./facts/status-scraper.ts";
 import { hasInjectedPods, hasOtherProxies } from "./facts/unseen.ts";
+import { differs } from "./objects/compare.ts";
 import { type Applied, statusOf } from "./status/status.ts";
 import { Announcer } from "./writes/announcer.ts";
 import { PodPatcher } from "./writes/pod-patches.ts";
@@ -72,6 +74,13 @@ function takesAway({ effective, desired }: Plan): boolean {
   const retiring = new Set(desired.published.json.retiring);
   return noLongerUsed(effective.spec, effective.published).some((address) => !retiring.has(address));
 }
+
+/** Kinds whose changes can take a proxy out of service. */
+const DISTURBING: ReadonlySet<string> = new Set([RESOURCE.service.kind, RESOURCE.deployment.kind]);
+
+/** Proxies that may serve, as text. */
+const servingText = (proxies: readonly ProxyFacts[]): string =>
+  proxies.flatMap(({ pod, ready, status }) => (ready ? `${pod.metadata.uid} ${isOpen(status)}` : [])).join();
 
 /** Existing object of a policy. */
 function childOf({ children }: Facts, { kind, metadata: { name } }: KubeObject): KubeObject | undefined {
@@ -203,8 +212,7 @@ export class PolicyReconciler {
   async #concernsUnseen({ policy, proxies }: Facts, plan: Plan): Promise<boolean> {
     if (!takesAway(plan)) return false;
     const { client, caches, log } = this.#options;
-    const running = proxies.filter(({ pod }) => pod.status?.phase === "Running");
-    const known = new Set(running.map(({ pod }) => pod.metadata.uid));
+    const known = new Set(proxies.filter(mayRun).map(({ pod }) => pod.metadata.uid));
     if (!(await hasOtherProxies(client, policy, known))) return false;
     const { namespace, name } = policy.metadata;
     log.info({ namespace, name }, "the fleet has proxies that the cache does not have, comparing the cache");
@@ -294,7 +302,10 @@ export class PolicyReconciler {
     const written: KubeObject[] = [];
     const applied = await this.#apply(facts, desired, written);
     // The Service may still need the labels that a rejected write would have replaced.
-    if (applied.problem === undefined) await this.#pods.patch([...labels.retire, ...labels.clean]);
+    if (applied.problem === undefined) {
+      if (labels.retire.length > 0) this.#confirmServing(facts);
+      await this.#pods.patch([...labels.retire, ...labels.clean]);
+    }
     await this.#pods.refresh(facts, effective.hash);
     return { applied, children: withWritten(facts.children, written) };
   }
@@ -303,10 +314,16 @@ export class PolicyReconciler {
     let problem: Applied["problem"];
     let networkPolicy: Applied["networkPolicy"];
     for (const object of desired.objects) {
+      const stored = childOf(facts, object);
+      if (stored !== undefined && DISTURBING.has(object.kind!) && differs(stored, object)) this.#confirmServing(facts);
       try {
-        const one = await this.#writer.apply(facts.policy, object, childOf(facts, object));
-        if (one !== undefined) written.push(one);
+        const one = await this.#writer.apply(facts.policy, object, stored);
+        if (one === undefined) continue;
+        written.push(one);
+        this.#outdate(facts.policy, object);
       } catch (error) {
+        // A write whose answer was lost may have happened.
+        this.#outdate(facts.policy, object);
         const found = problemOf(error);
         problem ??= found;
         if (isNetworkPolicy(object)) networkPolicy ??= found;
@@ -319,6 +336,7 @@ export class PolicyReconciler {
     // NetworkPolicies that were disabled are deleted at once. Other objects are kept until their replacements exist.
     const due = problem === undefined ? desired.removals : desired.removals.filter(isNetworkPolicy);
     for (const object of due) {
+      if (DISTURBING.has(object.kind!)) this.#confirmServing(facts);
       try {
         await this.#writer.remove(facts.policy, object);
       } catch (error) {
@@ -328,6 +346,23 @@ export class PolicyReconciler {
       }
     }
     return { problem, networkPolicy };
+  }
+
+  /**
+   * Checks that the same proxies serve as when the plan was made, before a write that can disturb them. The writes before it
+   * take time, and a proxy that became ready meanwhile is not protected by the plan. @throws ApiError with reason Conflict
+   */
+  #confirmServing({ policy, proxies }: Facts): void {
+    const { caches, scraper } = this.#options;
+    const key = keyOf(policy);
+    if (servingText(proxiesOf(caches, key, scraper)) === servingText(proxies)) return;
+    throw new ApiError(409, "Conflict", `${KIND} ${key}: other proxies serve now than when the plan was made`);
+  }
+
+  /** After the policy document was written, earlier answers of the proxies do not confirm it. */
+  #outdate(policy: EgressPolicy, { kind, metadata }: KubeObject): void {
+    if (kind !== "ConfigMap" || metadata.name !== childName.document(policy.metadata.name)) return;
+    this.#options.scraper.outdate(keyOf(policy));
   }
 
   async #warnAddresses(policy: EgressPolicy, { spec, published }: Effective): Promise<void> {

@@ -66,7 +66,9 @@ export function routesOf(
   const canonical = (text: string) => formatAddress(parseAddress(text)!);
   if (sources.length > 0) {
     return sources.map((source) => {
-      const mapped = document.staticIPs.find((ip) => canonical(ip.sourceAddress ?? ip.address) === source.address);
+      const own = document.staticIPs.filter((ip) => canonical(ip.sourceAddress ?? ip.address) === source.address);
+      // The router maps the source to a Pending address later. It counts if the document makes all addresses Pending.
+      const mapped = own.find(({ phase }) => phase !== "Pending") ?? own[0];
       const expected = new Set([mapped === undefined ? source.address : canonical(mapped.address)]);
       return { route: { key: source.address, family: source.family, source }, expected };
     });

@@ -277,6 +277,22 @@ test("a retiring slot that serves does not restart with the only other one", () 
   assert.equal(changed(settledWorld, spec).length, 1);
 });
 
+test("the only lasting slot waits for a retiring one whose old proxy still serves", () => {
+  const before = specOf("NodeAddress", [retiring(A), B]);
+  const spec = specOf("NodeAddress", [retiring(A), B], edited);
+  const serves = ({ pod }: ProxyFacts) => ({
+    pod: { ...pod, metadata: { ...pod.metadata, labels: { ...pod.metadata.labels, [LABEL.phase]: "Active" } } },
+  });
+  const start = withProxies(settled(before), serves);
+  assert.deepEqual(changed(start, spec), [slotName(A)]);
+  // The Deployment has changed, and its controller has not replaced the proxy yet.
+  const next = apply(start, spec);
+  const deployment = next.deployments.get(slotName(A))!;
+  const written = { ...deployment, metadata: { ...deployment.metadata, generation: 9 } };
+  const deployments = new Map(next.deployments).set(slotName(A), written);
+  assert.deepEqual(changed({ ...next, deployments, proxies: start.proxies }, spec), []);
+});
+
 test("External to KubeVIP: the Service keeps its selector while proxies do not answer", () => {
   const shared = specOf("External", [A]);
   const spec = specOf("KubeVIP", [B]);
@@ -290,6 +306,33 @@ test("External to KubeVIP: the Service keeps its selector while proxies do not a
     assert.deepEqual(removed(world, spec), []);
   }
   assert.match(programmed(silent(settled(shared)), spec), /Service webhooks-egress keeps its selector, .*ECONNREFUSED/);
+});
+
+test("External to KubeVIP: the Service keeps its selector while old proxies start", () => {
+  const spec = specOf("KubeVIP", [B]);
+  const starting = withProxies(settled(specOf("External", [A])), () => ({ ready: false }));
+  assert.equal(selectorKeys(starting, spec), LABEL.slot);
+  const ending = withProxies(starting, () => ({ terminating: true }));
+  assert.equal(selectorKeys(ending, spec), VERIFIED);
+
+  const created = apply(starting, spec, () => false);
+  const slot = podOf(created.deployments.get(slotName(B))!);
+  const withSlot = (pod: Partial<ProxyFacts>) => ({ ...created, proxies: [...created.proxies, { ...slot, ...pod }] });
+  assert.equal(selectorKeys(withSlot({ ready: false }), spec), LABEL.slot);
+  assert.equal(selectorKeys(withSlot({}), spec), VERIFIED);
+  const conditions = [{ type: "PodScheduled", status: "False", reason: "Unschedulable", message: "0/1 nodes" }];
+  const stuck = { ready: false, node: undefined, pod: { ...slot.pod, status: { phase: "Pending", conditions } } };
+  assert.equal(selectorKeys(withSlot(stuck), spec), VERIFIED);
+});
+
+test("KubeVIP to External: the Service keeps its selector while old slots start", () => {
+  const spec = specOf("External", [A], { replicas: 1 });
+  const starting = withProxies(settled(specOf("KubeVIP", [B])), ({ pod }) => {
+    const { [VERIFIED]: _, ...labels } = pod.metadata.labels!;
+    return { pod: { ...pod, metadata: { ...pod.metadata, labels } } };
+  });
+  assert.equal(selectorKeys(starting, spec), VERIFIED);
+  assert.equal(selectorKeys(apply(starting, spec), spec), LABEL.slot);
 });
 
 test("External to KubeVIP: the Service changes after the labels, and then the fleet", () => {

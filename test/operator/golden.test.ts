@@ -142,6 +142,7 @@ function factsOf(input: Input): Facts {
       status: said === undefined ? undefined : { ...full, hash: full.hash === "wanted" ? wanted() : full.hash },
       error: entry.error,
       polled: true,
+      outdated: false,
     };
   });
   return {

@@ -59,6 +59,7 @@ const proxy = (
   status: undefined,
   error: undefined,
   polled: true,
+  outdated: false,
 });
 
 const list = (ipv4: string[], ipv6: string[] = []): PublishedList => ({
@@ -122,6 +123,17 @@ test("an old shared fleet is verified by an address that is Pending in the new s
   const both = { ...slots, staticIPs: [{ address: NEW }, { address: OLD, phase: "Pending" }] };
   assert.deepEqual(exchange(both, [shared], [proxy(SHARED)], list([OLD, NEW])).document, [
     `${NEW} Pending`,
+    `${OLD} Retiring`,
+  ]);
+});
+
+test("the address in use comes before a Pending one of the same source", () => {
+  const sourceAddress = "10.0.4.20";
+  const later = { address: "203.0.113.21", sourceAddress, phase: "Pending" };
+  const both = { ...slots, staticIPs: [later, { address: NEW, sourceAddress }] };
+  assert.deepEqual(exchange(both, [shared], [proxy(SHARED)], list([OLD, NEW])).document, [
+    `${NEW} ${sourceAddress} Pending`,
+    `${later.address} ${sourceAddress} Pending`,
     `${OLD} Retiring`,
   ]);
 });

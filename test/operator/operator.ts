@@ -50,6 +50,11 @@ export interface OperatorOptions {
   image?: string;
   /** Namespace of the Lease. Default: outrider-system. */
   leaseNamespace?: string;
+  /**
+   * Whether the test reads its health or metrics page. Otherwise the system chooses the ports, since another program may take a
+   * port that was free. Default: true.
+   */
+  hasPages?: boolean;
   /** The program to start with the arguments of `outrider operator`. Default: the command of users. */
   command?: readonly string[];
 }
@@ -59,14 +64,14 @@ export async function startOperator(plane: ControlPlane, options: OperatorOption
   const account = ["outrider-system", "outrider-operator"] as const;
   const config = options.kubeconfig ?? (await plane.accountConfig(...account, options.server ?? plane.url));
   const [health, metrics] = [await freePort(), await freePort()];
-  const name = options.name ?? "operator";
+  const { name = "operator", hasPages = true } = options;
   const args = [
     "operator",
     `--kubeconfig=${config}`,
     `--proxy-image=${options.image ?? "outrider:test"}`,
     `--lease-namespace=${options.leaseNamespace ?? "outrider-system"}`,
-    `--health=127.0.0.1:${health}`,
-    `--metrics=127.0.0.1:${metrics}`,
+    `--health=127.0.0.1:${hasPages ? health : 0}`,
+    `--metrics=127.0.0.1:${hasPages ? metrics : 0}`,
     ...(options.args ?? []),
   ];
   const { PATH } = process.env;

@@ -35,6 +35,7 @@ const proxy = (address: string, labels: Record<string, string>, rest: Partial<Pr
   status: undefined,
   error: undefined,
   polled: true,
+  outdated: false,
   ...rest,
 });
 

@@ -148,7 +148,7 @@ export function podOf(deployment: Deployment, since: string = LONG_AGO): ProxyFa
   };
   const ready = isReady(pod);
   return {
-    ...{ pod, slot, ready, node: "a", ips: [], terminating: false, error: undefined, polled: true },
+    ...{ pod, slot, ready, node: "a", ips: [], terminating: false, error: undefined, polled: true, outdated: false },
     status: open(address),
   };
 }

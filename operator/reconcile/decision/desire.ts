@@ -1,5 +1,5 @@
 import { RESOURCE } from "../../api/kinds.ts";
-import { childName, LABEL } from "../../api/names.ts";
+import { ANNOTATION, childName, LABEL } from "../../api/names.ts";
 import type { ProxyFacts } from "../../fleet/proxy-status.ts";
 import type { KubeObject } from "../../kube/resource.ts";
 import type { Facts } from "../facts/facts.ts";
@@ -48,9 +48,11 @@ function publishedOf(
   { former }: Handover,
 ): PublishedIPs {
   const used = new Set(slots.map(({ address }) => address));
+  const document = facts.children.configMaps.get(childName.document(facts.policy.metadata.name));
+  const stored = document?.metadata.annotations?.[ANNOTATION.hash];
   const leaving = [
     ...former.addresses.map(({ address }) => address).filter((address) => !used.has(address)),
-    ...stillUsed(spec, published, facts.proxies, hash),
+    ...stillUsed(spec, published, facts.proxies, { desired: hash, stored }),
   ].sort();
   return publish(spec, leaving, published, new Date(facts.now).toISOString());
 }

@@ -9,6 +9,7 @@ import { clientSelector, isClientSelector, matches, type Selector } from "../obj
 import { unreadable } from "./down-slots.ts";
 import { type LabelPatches, labelPatches } from "./pod-labels.ts";
 import { type ResolvedSpec, wantedLabels } from "./resolved-spec.ts";
+import { mayBeOpen } from "./serving.ts";
 import { type Unit, unitName } from "./units.ts";
 import { type Block, blockOf, isComplete, type View, viewOf } from "./waits.ts";
 
@@ -98,8 +99,24 @@ interface Selection {
   dropped: readonly ProxyFacts[];
 }
 
+/**
+ * Whether the Service waits for proxies of the old fleet that do not serve yet: they may become ready at any moment, also
+ * between this decision and the write. Not if the new fleet already serves, or needs the nodes of the old one.
+ */
+function awaitsOld(view: View, stored: Selector, desired: Selector): boolean {
+  const { facts, resolved } = view;
+  const isSelected = ({ pod }: ProxyFacts, selector: Selector) => matches(selector, pod.metadata.labels);
+  const isNew = (proxy: ProxyFacts) => isSelected(proxy, desired);
+  if (facts.proxies.some((proxy) => isNew(proxy) && proxy.ready && mayBeOpen(proxy, resolved.spec))) return false;
+  // A proxy of an old slot may get the label that the stored Service selects by.
+  const wanted = wantedLabels(resolved);
+  const isOld = (proxy: ProxyFacts) => !isNew(proxy) && (isSelected(proxy, stored) || !wanted.has(proxy.slot));
+  return facts.proxies.some((proxy) => !proxy.terminating && isOld(proxy)) && stuckSlots(view).size === 0;
+}
+
 /** The Service leaves its selector if it loses no proxy that may serve, or if the new fleet is complete. */
-function planSelector({ facts, resolved, serving }: View, complete: boolean, budget: Budget): Selection {
+function planSelector(view: View, complete: boolean, budget: Budget): Selection {
+  const { facts, resolved, serving } = view;
   const { name } = facts.policy.metadata;
   const desired = clientSelector(name, resolved.provider.shape);
   const stored = serving.selector;
@@ -108,7 +125,8 @@ function planSelector({ facts, resolved, serving }: View, complete: boolean, bud
     return { selector: desired, pending: false, dropped: [] };
   }
   const dropped = serving.inService.filter(({ pod }) => !matches(desired, pod.metadata.labels));
-  const moves = dropped.length === 0 || (complete && budget.spend());
+  const free = dropped.length === 0 && !awaitsOld(view, stored, desired);
+  const moves = free || (complete && budget.spend());
   return { selector: moves ? desired : stored, pending: true, dropped: moves ? [] : dropped };
 }
 

@@ -45,7 +45,11 @@ export function withFormer(spec: EgressPolicySpec, { addresses, unbound }: Forme
   // A former proxy still sends from an address that is Pending again.
   const phaseOf = ({ address, phase }: { address: string; phase?: string }) =>
     phase === "Pending" && sources.has(canonicalAddress(address)) ? { phase: "Retiring" as const } : {};
-  const own = (spec.staticIPs ?? []).map((ip) => ({ ...ip, ...bound(canonicalAddress(ip.address)), ...phaseOf(ip) }));
+  // A proxy takes the first entry with its source, and all may become Pending below.
+  const byUse = [...(spec.staticIPs ?? [])].sort(
+    (a, b) => Number(a.phase === "Pending") - Number(b.phase === "Pending"),
+  );
+  const own = byUse.map((ip) => ({ ...ip, ...bound(canonicalAddress(ip.address)), ...phaseOf(ip) }));
   const known = new Set(own.map(({ address }) => canonicalAddress(address)));
   const others = [...sources.keys()].filter((address) => !known.has(address)).sort();
   const all = [...own, ...others.map((address) => ({ address, ...bound(address), phase: "Retiring" as const }))];

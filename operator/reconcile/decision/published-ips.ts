@@ -1,5 +1,5 @@
 import type { EgressPolicySpec } from "../../api/egresspolicy.ts";
-import type { ProxyFacts } from "../../fleet/proxy-status.ts";
+import { mayRun, type ProxyFacts } from "../../fleet/proxy-status.ts";
 import { canonicalAddress, usedAddresses } from "../../fleet/slots.ts";
 import type { PublishedIPs, PublishedList } from "../objects/configmap.ts";
 
@@ -10,18 +10,27 @@ export function noLongerUsed(spec: EgressPolicySpec, before: PublishedList | und
   return [...new Set([...before.ipv4, ...before.ipv6].map(canonicalAddress))].filter((address) => !kept.has(address));
 }
 
+/** Hashes of policy documents. */
+interface Hashes {
+  desired: string;
+  /** Of the stored document, which proxies may be about to load; undefined: there is none. */
+  stored: string | undefined;
+}
+
 /**
- * Addresses of {@link noLongerUsed} that requests may still leave from: a running proxy does not have the new policy
- * yet, or has the address itself. An address is published before it is used and removed after every proxy has stopped
+ * Addresses of {@link noLongerUsed} that requests may still leave from: a proxy has not confirmed the new policy yet, or
+ * has the address itself. An address is published before it is used and removed after every proxy has stopped
  * using it.
  */
 export function stillUsed(
   spec: EgressPolicySpec,
   before: PublishedList | undefined,
   proxies: readonly ProxyFacts[],
-  hash: string,
+  { desired, stored = desired }: Hashes,
 ): string[] {
-  const late = proxies.some(({ pod, status }) => pod.status?.phase === "Running" && status?.hash !== hash);
+  const isLate = (proxy: ProxyFacts) => mayRun(proxy) && (proxy.outdated || proxy.status?.hash !== desired);
+  // A proxy that the cache does not have yet may load the stored document.
+  const late = stored !== desired || proxies.some(isLate);
   // On node networks the addresses of a pod are those of its node, whatever the proxy binds.
   const own = new Set(proxies.filter(({ pod }) => pod.spec?.hostNetwork !== true).flatMap(({ ips }) => ips));
   return noLongerUsed(spec, before).filter((address) => late || own.has(address));

@@ -23,7 +23,9 @@ export interface Serving {
   unpolled: readonly ProxyFacts[];
 }
 
-const mayBeOpen = ({ status }: ProxyFacts, spec: EgressPolicySpec) => status === undefined || isOpen(status, spec);
+/** Whether a proxy is not known to be closed. */
+export const mayBeOpen = ({ status }: ProxyFacts, spec: EgressPolicySpec): boolean =>
+  status === undefined || isOpen(status, spec);
 
 /** Pure. */
 export function servingOf(

@@ -111,7 +111,9 @@ export function blockOf(view: View, target: Target): Block | undefined {
   const first = awaited(view, target);
   if (first !== undefined) return first;
   const lost = target.isDeletion ? undefined : lostByRestart(view, target.label);
-  const remaining = serving.surely.some(({ slot }) => slot !== target.label);
+  // The proxy of a changed slot is about to end. Those of a shared fleet serve until their successors do.
+  const isStaying = (slot: string) => slot === SHARED || !down.has(slot);
+  const remaining = serving.surely.some(({ slot }) => slot !== target.label && isStaying(slot));
   const others = [...core].filter((label) => label !== target.label);
   if (lost !== undefined && (!remaining || others.some((label) => down.has(label)))) {
     return {

@@ -30,7 +30,7 @@ const byName = <T extends KubeObject>(objects: readonly T[]): ReadonlyMap<string
   new Map(objects.map((object) => [object.metadata.name, object]));
 
 function proxyFacts(pod: Pod, scraper: Surroundings["scraper"]): ProxyFacts {
-  const { status, error, polled } = scraper.latest(pod);
+  const { status, error, polled, outdated } = scraper.latest(pod);
   return {
     pod,
     slot: pod.metadata.labels?.[LABEL.slot] ?? SHARED,
@@ -41,7 +41,20 @@ function proxyFacts(pod: Pod, scraper: Surroundings["scraper"]): ProxyFacts {
     status,
     error,
     polled,
+    outdated,
   };
+}
+
+/**
+ * Proxies of a policy that have not ended. Sorted, since caches are not: otherwise messages that name proxies would change
+ * with every reconcile. `key`: namespace/name of the policy.
+ */
+export function proxiesOf({ proxies }: Pick<Caches, "proxies">, key: string, scraper: Surroundings["scraper"]) {
+  return proxies
+    .by("owner", key)
+    .filter((pod) => !hasEnded(pod))
+    .sort((a, b) => (a.metadata.name < b.metadata.name ? -1 : 1))
+    .map((pod) => proxyFacts(pod, scraper));
 }
 
 /** Whether this policy controls an object. A deleted policy of the same name has another uid. */
@@ -95,12 +108,7 @@ export function gather(caches: Caches, policy: EgressPolicy, around: Surrounding
       deployments: byName(own(caches.deployments.by("owner", key))),
       others: own([caches.accounts, caches.budgets, caches.networkPolicies].flatMap((kind) => kind.by("owner", key))),
     },
-    // Sorted, since caches are not: otherwise messages that name proxies would change with every reconcile.
-    proxies: caches.proxies
-      .by("owner", key)
-      .filter((pod) => !hasEnded(pod))
-      .sort((a, b) => (a.metadata.name < b.metadata.name ? -1 : 1))
-      .map((pod) => proxyFacts(pod, around.scraper)),
+    proxies: proxiesOf(caches, key, around.scraper),
     injected: caches.pods.by("injected", key),
     requesting: caches.pods
       .by("requested", key)

@@ -1,6 +1,6 @@
 import { Agent, request } from "node:http";
 import type { Pod } from "../../api/objects.ts";
-import { adminPort, type ProxyStatus, readProxyStatus } from "../../fleet/proxy-status.ts";
+import { adminPort, type ProxyFacts, type ProxyStatus, readProxyStatus } from "../../fleet/proxy-status.ts";
 import { keyOf } from "../../kube/resource.ts";
 
 /** Proxies that are polled at once. */
@@ -13,6 +13,11 @@ export const MAX_STATUS_BYTES = 262_144;
 const URGENT_MS = 500;
 const URGENT_FOR_MS = 30_000;
 const TICK_MS = 100;
+/**
+ * Time after a write of the policy document in which a proxy may still load the document before it: the kubelet may have
+ * just updated the volume, and proxies look at it every 500 ms.
+ */
+const RELOAD_MS = 2000;
 /** Failures in a row after which the last answer is dropped. */
 const FORGET_AFTER = 3;
 
@@ -58,19 +63,26 @@ interface ScrapedProxy {
   due: number;
   urgentUntil: number;
   polling: boolean;
+  /** Last write of its policy document; -Infinity: none since the pod started. */
+  writtenAt: number;
   failures: number;
   status: ProxyStatus | undefined;
   error: string | undefined;
+  /** Whether `status` is older than the last write of the document and its reload. */
+  outdated: boolean;
   /** Last reported state, as text; empty before the first poll. */
   reported: string;
 }
+
+/** Knowledge about one proxy. */
+type Latest = Pick<ProxyFacts, "status" | "error" | "polled" | "outdated">;
 
 /** Dependencies of a {@link StatusScraper}. */
 interface ScraperOptions {
   fetch: FetchStatus;
   /** Polling interval of a settled proxy, in milliseconds. */
   intervalMs: number;
-  /** The answer of a proxy changed. `owner`: key of its policy. */
+  /** The answer of a proxy changed, or is no longer outdated. `owner`: key of its policy. */
   onChange(owner: string): void;
   /** Counts an answer or a failure. */
   onResult?(ok: boolean): void;
@@ -121,8 +133,8 @@ export class StatusScraper {
       return;
     }
     const now = this.#now();
-    const times = { due: now, urgentUntil: now + URGENT_FOR_MS, polling: false };
-    const empty = { failures: 0, status: undefined, error: undefined, reported: "" };
+    const times = { due: now, urgentUntil: now + URGENT_FOR_MS, polling: false, writtenAt: Number.NEGATIVE_INFINITY };
+    const empty = { failures: 0, status: undefined, error: undefined, outdated: false, reported: "" };
     this.#proxies.set(key, { pod, owner, port, ...times, ...empty });
   }
 
@@ -134,19 +146,38 @@ export class StatusScraper {
   /** Polls a pod now, and more often for a while. */
   urge(pod: Pod): void {
     const proxy = this.#proxies.get(keyOf(pod));
-    if (proxy === undefined) return;
-    const now = this.#now();
+    if (proxy !== undefined) this.#urge(proxy, this.#now());
+  }
+
+  #urge(proxy: ScrapedProxy, now: number): void {
     proxy.due = Math.min(proxy.due, now);
     proxy.urgentUntil = now + URGENT_FOR_MS;
   }
 
+  /**
+   * Marks the answers of a policy's proxies as outdated, since its policy document was written. A document may return to
+   * an earlier hash, so an answer with the right hash does not show that the proxy has dropped the document between.
+   * `owner`: key of the policy.
+   */
+  outdate(owner: string): void {
+    const now = this.#now();
+    for (const proxy of this.#proxies.values()) {
+      if (proxy.owner !== owner) continue;
+      proxy.writtenAt = now;
+      proxy.outdated = true;
+      this.#urge(proxy, now);
+    }
+  }
+
   /** Last answer or error of a pod. `polled`: false before the first poll of a pod that can be polled. */
-  latest(pod: Pod): { status: ProxyStatus | undefined; error: string | undefined; polled: boolean } {
+  latest(pod: Pod): Latest {
     const proxy = this.#proxies.get(keyOf(pod));
     // A pod without an address, or a terminating one, cannot be polled: callers must not wait for it.
-    if (proxy?.pod.metadata.uid !== pod.metadata.uid) return { status: undefined, error: "not running", polled: true };
-    const { status, error, reported } = proxy!;
-    return { status, error, polled: reported !== "" };
+    if (proxy?.pod.metadata.uid !== pod.metadata.uid) {
+      return { status: undefined, error: "not running", polled: true, outdated: false };
+    }
+    const { status, error, outdated, reported } = proxy!;
+    return { status, error, polled: reported !== "", outdated };
   }
 
   #tick(): void {
@@ -160,6 +191,8 @@ export class StatusScraper {
   async #poll(proxy: ScrapedProxy): Promise<void> {
     proxy.polling = true;
     this.#polling++;
+    const began = this.#now();
+    const { outdated } = proxy;
     // Moves to the end of the map, so that proxies which do not answer cannot starve the others.
     const key = keyOf(proxy.pod);
     this.#proxies.delete(key);
@@ -168,6 +201,7 @@ export class StatusScraper {
       proxy.status = readProxyStatus(await this.#options.fetch(proxy.pod, proxy.port));
       proxy.error = undefined;
       proxy.failures = 0;
+      proxy.outdated = began < proxy.writtenAt + RELOAD_MS;
     } catch (error) {
       proxy.failures++;
       proxy.error = (error as Error).message;
@@ -179,7 +213,8 @@ export class StatusScraper {
     proxy.due = now + (now < proxy.urgentUntil ? URGENT_MS : this.#options.intervalMs);
     this.#options.onResult?.(proxy.error === undefined);
     const state = JSON.stringify([proxy.status, proxy.status === undefined ? proxy.error : null]);
-    if (state === proxy.reported || this.#proxies.get(key) !== proxy) return;
+    const confirmed = outdated && !proxy.outdated;
+    if ((state === proxy.reported && !confirmed) || this.#proxies.get(key) !== proxy) return;
     proxy.reported = state;
     this.#options.onChange(proxy.owner);
   }

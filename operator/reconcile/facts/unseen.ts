@@ -26,12 +26,12 @@ export function hasInjectedPods(client: Pick<Client, "pages">, policy: EgressPol
   return hasOthers(client, policy, { labelSelector, fieldSelector: RUNNING }, new Set());
 }
 
-/** Whether a fleet has other running pods than the known ones (uids). @throws ApiError */
+/** Whether a fleet has other pods on nodes than the known ones (uids). @throws ApiError */
 export function hasOtherProxies(
   client: Pick<Client, "pages">,
   policy: EgressPolicy,
   known: ReadonlySet<string | undefined>,
 ): Promise<boolean> {
   const labelSelector = `${fleetSelector},${LABEL.fleet}=${policy.metadata.name}`;
-  return hasOthers(client, policy, { labelSelector, fieldSelector: "status.phase=Running" }, known);
+  return hasOthers(client, policy, { labelSelector, fieldSelector: `${RUNNING},spec.nodeName!=` }, known);
 }

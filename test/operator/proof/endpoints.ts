@@ -43,13 +43,13 @@ export class Endpoints implements Rule {
     const { observer } = this.#world;
     for (const policy of observer.list<EgressPolicy>("policy", this.#namespaces)) {
       const key = keyOf(policy);
-      const service = observer.get<Service>(
-        "service",
-        `${policy.metadata.namespace}/${childName.fleet(policy.metadata.name)}`,
-      );
+      const { namespace, name, uid } = policy.metadata;
+      const stored = observer.get<Service>("service", `${namespace}/${childName.fleet(name)}`);
+      // Garbage collection deletes the Service of a deleted policy of the same name.
+      const service = stored?.metadata.ownerReferences?.some((owner) => owner.uid === uid) ? stored : undefined;
       const known = this.#fleets.get(key);
-      const fresh = { uid: policy.metadata.uid!, served: false, outageMs: 0, slots: new Map(), last: now };
-      const fleet = known?.uid === policy.metadata.uid ? known! : fresh;
+      const fresh = { uid: uid!, served: false, outageMs: 0, slots: new Map(), last: now };
+      const fleet = known?.uid === uid ? known! : fresh;
       this.#fleets.set(key, fleet);
       // A policy in use is deleted only when its last pod is: until then its finalizer holds it.
       const leaving =
@@ -65,7 +65,8 @@ export class Endpoints implements Rule {
     const { observer, proxies } = this.#world;
     const pods = observer
       .list<Pod>("pod", [policy.metadata.namespace!])
-      .filter(({ metadata }) => metadata.labels?.[LABEL.fleet] === policy.metadata.name);
+      .filter((pod) => pod.metadata.labels?.[LABEL.fleet] === policy.metadata.name)
+      .filter((pod) => observer.policyOf(pod) === policy.metadata.uid);
     const able = pods.filter((pod) => isReady(pod) && proxies.get(pod.metadata.uid!)?.open === true);
     const selector = (service?.spec as { selector?: Record<string, string> } | undefined)?.selector ?? {};
     const endpoints = service === undefined ? [] : able.filter((pod) => matches(pod, selector));

@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import type { EgressPolicy } from "../../../operator/api/egresspolicy.ts";
-import { LABEL } from "../../../operator/api/names.ts";
-import { type Deployment, isRolledOut, type Pod } from "../../../operator/api/objects.ts";
+import { childName, LABEL, PUBLISHED_KEY } from "../../../operator/api/names.ts";
+import { type ConfigMap, type Deployment, isRolledOut, type Pod } from "../../../operator/api/objects.ts";
 import { type FaultProxy, isWrite, startFaultProxy } from "../../cluster/fault-proxy.ts";
 import {
   applyPolicy,
@@ -21,7 +21,10 @@ import { ALL_GRANTED, type World } from "./world.ts";
 const LOOK_MS = 50;
 const SETTLE_MS = 90_000;
 const TURNS = 8;
-/** A policy that is not Ready may only wait for a busy machine, or for another slot. */
+/**
+ * A policy that is not Ready may only wait for a busy machine, or for another slot. An address leaves the list some seconds
+ * after the last write of the document.
+ */
 const BEHIND_MS = 8000;
 
 /** Requests that are no writes of policies and fleets: leases, events, and reviews. */
@@ -103,6 +106,7 @@ export class Lane {
       ...(options.image === undefined ? {} : { image: options.image }),
       leaseNamespace: this.namespaces[0]!,
       name: `operator-${this.#number}`,
+      hasPages: false,
       args: [
         ...(leads ? ["--leader-elect=off"] : []),
         ...this.namespaces.map((name) => `--namespaces=${name}`),
@@ -145,7 +149,8 @@ export class Lane {
       observer.list<Deployment>("deployment", this.namespaces).some((one) => !isRolledOut(one)) ||
       policies.some(
         (one) => conditionOf(one, "Accepted")?.status === "True" && conditionOf(one, "Ready")?.status !== "True",
-      );
+      ) ||
+      policies.some((one) => this.#publishesLeaving(one));
     const quiet = behind ? Math.max(quietMs, BEHIND_MS) : quietMs;
     if (Date.now() - this.#changedAt < quiet) return "something still changes";
     const old = policies.find(({ metadata, status }) => {
@@ -155,6 +160,13 @@ export class Lane {
     if (old !== undefined) return `the status of ${old.metadata.name} is not current`;
     const ending = observer.list<Pod>("pod", this.namespaces).find(({ metadata }) => metadata.deletionTimestamp);
     return ending === undefined ? undefined : `pod ${ending.metadata.name} terminates`;
+  }
+
+  /** Whether a policy publishes an address as retiring that its spec does not retire. */
+  #publishesLeaving({ metadata: { namespace, name }, spec }: EgressPolicy): boolean {
+    const list = this.world.observer.get<ConfigMap>("configMap", `${namespace}/${childName.published(name)}`);
+    const { retiring } = JSON.parse(list?.data?.[PUBLISHED_KEY] ?? '{"retiring":[]}') as { retiring: string[] };
+    return retiring.some((one) => !spec.staticIPs?.some((ip) => ip.address === one && ip.phase === "Retiring"));
   }
 
   /** Waits until nothing changes for a while. */

@@ -26,9 +26,9 @@ Perturbs the operator on a real control plane with played proxies, and checks in
 const METHODS = {
   upgrade: { share: 0.03, run: upgrade },
   restarts: { share: 0.05, run: restarts },
-  "crash-points": { share: 0.42, run: crashPoints },
-  stale: { share: 0.15, run: stale },
-  sequences: { share: 0.25, run: sequences },
+  "crash-points": { share: 0.32, run: crashPoints },
+  stale: { share: 0.12, run: stale },
+  sequences: { share: 0.38, run: sequences },
   contention: { share: 0.1, run: contention },
 } as const;
 type Method = keyof typeof METHODS;

@@ -60,7 +60,7 @@ export class Deletions {
     const users = this.#usersOf(policy).filter(
       ({ metadata }) => Date.now() - this.#users.get(metadata.uid!)! > SKEW_MS,
     );
-    const timer = setTimeout(() => {
+    this.#later(() => {
       const left = this.#usersOf(policy).filter((pod) =>
         users.some(({ metadata }) => metadata.uid === pod.metadata.uid),
       );
@@ -68,8 +68,12 @@ export class Deletions {
         const names = left.map(({ metadata }) => metadata.name).join(", ");
         this.#report({ invariant: "I5", text: `${keyOf(policy)}: its finalizer was released while ${names} used it` });
       }
-    }, SKEW_MS);
-    this.#timers.add(timer);
+    });
+  }
+
+  /** Calls a function when the watches of all kinds have caught up. */
+  #later(check: () => void): void {
+    this.#timers.add(setTimeout(check, SKEW_MS));
   }
 
   #usersOf({ metadata }: EgressPolicy): KubeObject[] {
@@ -88,13 +92,22 @@ export class Deletions {
     const { uid, generation = 0 } = policy.metadata;
     if (!metadata.ownerReferences?.some((owner) => owner.uid === uid)) return;
     if (Date.now() - this.#since.get(uid!)!.at < UNREAD_MS) return;
+    // A rejected spec is not in force, also if it is accepted later: another policy may have freed its address.
+    const accepted = policy.status?.conditions?.find((condition) => condition.type === "Accepted");
+    if (accepted?.status === "False" && accepted.observedGeneration === generation) return;
     const slot = metadata.labels?.[LABEL.slot];
     const slots = providerOf(policy.spec)?.shape.kind === "Slots" ? slotsOf(policy.spec).map(({ id }) => id) : [SHARED];
     if (slot !== undefined && !slots.includes(slot)) return;
     // The Service of a slot belongs to one provider only.
     if (kind === "service" && slot !== undefined && policy.spec.nat.provider !== "KubeVIP") return;
     const text = `${keyOf(policy)}: ${kind} ${metadata.name} was deleted, and generation ${generation} wants it`;
-    this.#suspects.push({ policy: uid!, generation, text });
+    // Garbage collection may be seen before the deletion of the policy.
+    this.#later(() => {
+      const now = this.#world.observer.get<EgressPolicy>("policy", keyOf(policy))?.metadata;
+      if (now?.uid === uid && now?.deletionTimestamp === undefined) {
+        this.#suspects.push({ policy: uid!, generation, text });
+      }
+    });
   }
 
   /** Reports the deletions that were against an accepted spec. */

@@ -55,7 +55,7 @@ export class PlayedProxy implements FleetProgram {
   #readySince: number | undefined;
   /** When each egress path got the expected addresses that it has now. */
   readonly #expected = new Map<string, { text: string; since: number }>();
-  /** The static IP of its source, by the last document that has it. */
+  /** The static IP of its source, by the last document that uses it. */
   #mapped: string | undefined;
   #text = "";
   #document: { document: PolicyDocument; hash: string } | undefined;
@@ -119,9 +119,9 @@ export class PlayedProxy implements FleetProgram {
     if (!this.#running || loaded === undefined) return [];
     const known = loaded.document.staticIPs;
     if (this.source !== undefined) {
-      const own = known.find(({ address, sourceAddress }) => (sourceAddress ?? address) === this.source);
-      // A router maps the source still, also when the document has lost it.
-      if (own !== undefined) this.#mapped = own.address;
+      const own = known.filter(({ address, sourceAddress }) => (sourceAddress ?? address) === this.source);
+      // A router maps the source still, also when the document has lost it. It maps a Pending address later.
+      this.#mapped = own.find(({ phase }) => phase !== "Pending")?.address ?? this.#mapped ?? own[0]?.address;
       return this.#mapped === undefined ? [] : [this.#mapped];
     }
     return known.filter(({ phase }) => phase !== "Pending").map(({ address }) => address);

@@ -14,8 +14,6 @@ export class Published implements Rule {
   readonly #report: Report;
   /** Pods with an address that the list lacks. */
   readonly #missing = new Lasting(TOLERATED_MS);
-  /** Uid of the policy of a proxy. */
-  readonly #policies = new WeakMap<object, string>();
 
   constructor(world: World, namespaces: readonly string[], report: Report) {
     this.#world = world;
@@ -31,11 +29,9 @@ export class Published implements Rule {
       if (!proxy.running || !this.#namespaces.includes(namespace!)) continue;
       const owner = labels![LABEL.fleet]!;
       const policy = observer.get<EgressPolicy>("policy", `${namespace}/${owner}`);
-      const uid = this.#policies.get(proxy) ?? policy?.metadata.uid;
-      if (uid !== undefined) this.#policies.set(proxy, uid);
-      // The list goes with its policy. A new policy of the same name has a list of its own.
-      if (policy === undefined || policy.metadata.uid !== uid || policy.metadata.deletionTimestamp !== undefined)
-        continue;
+      // The list is deleted with its policy. A new policy of the same name has a list of its own.
+      if (policy === undefined || policy.metadata.deletionTimestamp !== undefined) continue;
+      if (observer.policyOf(proxy.pod) !== policy.metadata.uid) continue;
       const list =
         observer.get<ConfigMap>("configMap", `${namespace}/${childName.published(owner)}`)?.data?.["ips.txt"] ?? "";
       for (const address of proxy.sends) {

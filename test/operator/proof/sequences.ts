@@ -16,7 +16,7 @@ import {
 import type { World } from "./world.ts";
 
 /** Changes between two comparisons. */
-const BLOCK = 16;
+const BLOCK = 32;
 const QUIET_MS = 20_000;
 
 /** The last changes of a policy that its state depends on: the accepted one, then a rejected one. */

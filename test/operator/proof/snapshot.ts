@@ -69,7 +69,8 @@ function policyOf({ metadata: { generation }, spec, status }: EgressPolicy): obj
     conditions: conditions.map(
       (one) => `${one.type} ${one.status} ${one.reason} ${one.observedGeneration === generation}`,
     ),
-    staticIPs: staticIPs?.map(({ address, slot, state }) => ({ address, slot, state })),
+    // Server-side apply leaves an empty list, or none, after its last entry was removed.
+    staticIPs: (staticIPs ?? []).map(({ address, slot, state }) => ({ address, slot, state })),
     summary: { ...summary, policyHash: undefined },
   };
 }

@@ -85,36 +85,43 @@ async function handOver(lane: Lane, story: Story, perturbation: Perturbation): P
   return reached();
 }
 
-async function staleCase(world: World, slot: LaneSlot, story: Story, one: Perturbation, known: Baselines, run: Run) {
+interface Case {
+  story: Story;
+  perturbation: Perturbation;
+}
+
+function nameOf({ story, perturbation: { how, nth, kind, afterMs } }: Case): string {
+  const when = afterMs === undefined ? "settled" : `after ${afterMs} ms`;
+  return `${story.name}, ${how} event ${nth} of ${kind}, handover ${when}`;
+}
+
+async function staleCase(world: World, slot: LaneSlot, one: Case, known: Baselines, run: Run) {
+  const { story, perturbation } = one;
   const expected = await known.of(slot, story);
   const lane = await Lane.open(world, slot);
   let reached = false;
   try {
-    reached = await handOver(lane, story, one);
+    reached = await handOver(lane, story, perturbation);
     const left = await converge(lane, expected.state);
     if (left.length > 0) lane.report({ invariant: "end state", text: left.join("\n    ") });
   } finally {
-    const when = one.afterMs === undefined ? "settled" : `after ${one.afterMs} ms`;
-    run.add(`${story.name}, ${one.how} event ${one.nth} of ${one.kind}, handover ${when}`, await lane.close());
-    run.count(reached ? `handovers, ${one.how}` : "handovers without such an event");
+    run.add(nameOf(one), await lane.close());
+    run.count(reached ? `handovers, ${perturbation.how}` : "handovers without such an event");
   }
 }
 
 /** Hands over to a replica that lacks events: the end state is that of a run without a fault. */
 export async function stale(world: World, slots: readonly LaneSlot[], run: Run): Promise<void> {
   const baselines = Baselines.ofRun(world, run);
-  const cases = run
-    .pick(STORIES, ({ name }) => name)
-    .flatMap((story) =>
-      WATCHED.flatMap((kind) =>
-        EVENTS.flatMap((nth) =>
-          (["hold", "swallow"] as const).flatMap((how) =>
-            AFTER_MS.map((afterMs) => ({ story, perturbation: { kind, nth, how, afterMs } })),
-          ),
+  const cases = STORIES.flatMap((story) =>
+    WATCHED.flatMap((kind) =>
+      EVENTS.flatMap((nth) =>
+        (["hold", "swallow"] as const).flatMap((how) =>
+          AFTER_MS.map((afterMs): Case => ({ story, perturbation: { kind, nth, how, afterMs } })),
         ),
       ),
-    );
-  await run.share(slots, run.shuffled(cases), (slot, { story, perturbation }) =>
-    staleCase(world, slot, story, perturbation, baselines, run),
+    ),
   );
+  const chosen = run.shuffled(run.pick(cases, nameOf));
+  await run.share(slots, chosen, (slot, one) => staleCase(world, slot, one, baselines, run));
 }

@@ -1,5 +1,17 @@
+import { setTimeout as sleep } from "node:timers/promises";
 import type { Lane } from "./lane.ts";
-import { external, inPhase, invalid, kubeVIP, nodeAddress, notGranted, own, podIP, vips } from "./specs.ts";
+import {
+  external,
+  inPhase,
+  invalid,
+  kubeVIP,
+  nodeAddress,
+  notGranted,
+  own,
+  podIP,
+  type StaticIP,
+  vips,
+} from "./specs.ts";
 
 /** One action of a user. Every step that is not the last one settles before the next one. */
 type Step = (lane: Lane, namespaces: readonly string[]) => Promise<void>;
@@ -14,18 +26,54 @@ export interface Story {
 
 const NAME = "web";
 const OTHER = "api";
+const LOOK_MS = 50;
 
 const apply =
   (spec: (lane: Lane) => object, name = NAME): Step =>
   (lane, [first]) =>
     lane.apply(first!, name, spec(lane));
 
+const PAUSE_MS = 500;
+
+/** Applies specs one after the other: nothing settles between them. */
+const applyAtOnce =
+  (specs: (lane: Lane) => object[]): Step =>
+  async (lane, [first]) => {
+    for (const spec of specs(lane)) {
+      await lane.apply(first!, NAME, spec);
+      await sleep(PAUSE_MS);
+    }
+  };
+
 const remove =
   (name = NAME): Step =>
   (lane, [first]) =>
     lane.delete(first!, name);
 
-const two = external([{ address: "203.0.113.40" }, { address: "203.0.113.41" }]);
+const outside = (...last: number[]): StaticIP[] => last.map((i) => ({ address: `203.0.113.${i}` }));
+const two = external(outside(40, 41));
+
+/** Time for a proxy to load a document. A crash of the operator may delay it for longer. */
+const LOAD_MS = 5000;
+/** Longer than {@link Published} tolerates. */
+const SEEN_MS = 1500;
+
+/** Adds an address, and removes it when a proxy has it. The status of the proxies cannot be read until after that. */
+const addAndRemove: Step = async (lane, [first]) => {
+  const { proxies, silent } = lane.world;
+  const [added] = outside(42);
+  const isUsed = () =>
+    [...proxies.values()].some(({ pod, sends }) => pod.metadata.namespace === first && sends.includes(added!.address));
+  silent.add(first!);
+  try {
+    await lane.apply(first!, NAME, external(outside(40, 41, 42)));
+    for (const began = Date.now(); !isUsed() && Date.now() - began < LOAD_MS; ) await sleep(LOOK_MS);
+    await lane.apply(first!, NAME, two);
+    await sleep(SEEN_MS);
+  } finally {
+    silent.delete(first!);
+  }
+};
 
 export const STORIES: readonly Story[] = [
   { name: "create External", before: [], steps: [apply(() => two)] },
@@ -34,6 +82,23 @@ export const STORIES: readonly Story[] = [
     name: "edit of the document of External",
     before: [apply(() => two)],
     steps: [apply(() => ({ ...two, deny: [{ hosts: ["second.example"] }] }))],
+  },
+  {
+    name: "an address of External added and removed at once",
+    before: [apply(() => two)],
+    steps: [addAndRemove],
+  },
+  {
+    name: "External edited while its proxies start",
+    before: [],
+    steps: [applyAtOnce(() => [40, 41, 42].map((last) => external(outside(last))))],
+  },
+  {
+    name: "PodIP to KubeVIP to External at once",
+    before: [],
+    steps: [
+      applyAtOnce((lane) => [podIP(), kubeVIP(vips(0), lane.ports(0), { label: "second" }), external(vips(0, 1))]),
+    ],
   },
   {
     name: "External to KubeVIP and back",
