@@ -21,7 +21,10 @@ const operator = (...names: string[]) => names.map((name) => `test/operator/${na
 const http = (...names: string[]) => names.map((name) => `test/proxy/${name}.test.ts`);
 
 const READER = policy("reasons", "engine", "acl", "parse", "schema");
-const DECISION = operator("pod-labels", "explain-unplaced", "handover", "ownership", "golden");
+const DECISION = operator(
+  ...["pod-labels", "explain-unplaced", "handover", "disturbances", "grants", "ownership", "golden"],
+  "disturbances.property",
+);
 const INJECTION = ["test/injection/golden.test.ts", "test/injection/inject.test.ts"];
 
 const all = (folder: string, names: string, tests: readonly string[]): Module[] =>
@@ -40,8 +43,9 @@ export const MODULES: readonly Module[] = [
   ...all("proxy/http", "head body request-line other-protocols", http("head-values", "head")),
   { source: "proxy/http/held.ts", tests: http("held") },
   { source: "proxy/http/fields.ts", tests: http("fields") },
-  ...all("operator/reconcile/decision", "accept desire document handover ownership pod-labels", DECISION),
-  ...all("operator/reconcile/decision", "published-ips resolved-spec", DECISION),
+  ...all("operator/reconcile/decision", "accept decide desire disturbances document down-slots", DECISION),
+  ...all("operator/reconcile/decision", "handover ownership pod-labels published-ips resolved-spec", DECISION),
+  ...all("operator/reconcile/decision", "serving units waits", DECISION),
   ...all("operator/reconcile/placement", "explain-unplaced nodes placement", DECISION),
   ...all("operator/injection", "arguments coverage env exclusions inject java pod presets", INJECTION),
   ...all("operator/injection", "sidecars variables warnings", INJECTION),
