@@ -22,10 +22,11 @@ const http = (...names: string[]) => names.map((name) => `test/proxy/${name}.tes
 
 const READER = policy("reasons", "engine", "acl", "parse", "schema");
 const DECISION = operator(
-  ...["pod-labels", "explain-unplaced", "handover", "disturbances", "grants", "ownership", "golden"],
-  "disturbances.property",
+  ...["pod-labels", "handover", "published-ips", "down-slots", "desire", "accept", "disturbances", "grants"],
+  ...["ownership", "golden", "disturbances.property"],
 );
-const INJECTION = ["test/injection/golden.test.ts", "test/injection/inject.test.ts"];
+const PLACEMENT = operator("placement", "explain-unplaced", "network-policies", "golden", "disturbances");
+const INJECTION = ["values", "golden", "inject"].map((name) => `test/injection/${name}.test.ts`);
 
 const all = (folder: string, names: string, tests: readonly string[]): Module[] =>
   names.split(" ").map((name) => ({ source: `${folder}/${name}.ts`, tests }));
@@ -46,7 +47,7 @@ export const MODULES: readonly Module[] = [
   ...all("operator/reconcile/decision", "accept decide desire disturbances document down-slots", DECISION),
   ...all("operator/reconcile/decision", "handover ownership pod-labels published-ips resolved-spec", DECISION),
   ...all("operator/reconcile/decision", "serving units waits", DECISION),
-  ...all("operator/reconcile/placement", "explain-unplaced nodes placement", DECISION),
+  ...all("operator/reconcile/placement", "explain-unplaced nodes placement", PLACEMENT),
   ...all("operator/injection", "arguments coverage env exclusions inject java pod presets", INJECTION),
   ...all("operator/injection", "sidecars variables warnings", INJECTION),
 ];

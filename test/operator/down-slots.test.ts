@@ -207,18 +207,20 @@ test("a slot whose address no node lists does not hold others without limit", ()
   assert.deepEqual(waits(undefined, [lost]), [false, true]);
 });
 
-const first = (completed: boolean, generation = 1) => (one: Deployment): Deployment => {
-  const reason = completed ? "NewReplicaSetAvailable" : "ReplicaSetUpdated";
-  const conditions = [
-    { type: "Available", status: "True", reason: "MinimumReplicasAvailable", lastUpdateTime: LONG_AGO },
-    { type: "Progressing", status: "True", reason, lastUpdateTime: LONG_AGO },
-  ];
-  return {
-    ...one,
-    metadata: { ...one.metadata, generation },
-    status: { ...one.status, observedGeneration: generation, conditions },
+const first =
+  (completed: boolean, generation = 1) =>
+  (one: Deployment): Deployment => {
+    const reason = completed ? "NewReplicaSetAvailable" : "ReplicaSetUpdated";
+    const conditions = [
+      { type: "Available", status: "True", reason: "MinimumReplicasAvailable", lastUpdateTime: LONG_AGO },
+      { type: "Progressing", status: "True", reason, lastUpdateTime: LONG_AGO },
+    ];
+    return {
+      ...one,
+      metadata: { ...one.metadata, generation },
+      status: { ...one.status, observedGeneration: generation, conditions },
+    };
   };
-};
 
 test("a slot served if its first rollout completed", () => {
   const served = (deployment: (one: Deployment) => Deployment, status?: EgressPolicy["status"]) =>

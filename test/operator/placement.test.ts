@@ -36,8 +36,11 @@ function affinity(facts: Partial<ProxyFacts>[], nodes: readonly Node[], change: 
   const placement = placementsOf(nodes, SPEC, slotsOf(SPEC)).get(slotId(A))!;
   return affinityOf({ ...factsOf(world, SPEC), nodes }, SPEC, placement, DEPLOYMENT);
 }
-const keeps = (facts: Partial<ProxyFacts>[], nodes = [node("b", A)], change: (deployment: Deployment) => void = () => {}) =>
-  isDeepStrictEqual(affinity(facts, nodes, change), BEFORE);
+const keeps = (
+  facts: Partial<ProxyFacts>[],
+  nodes = [node("b", A)],
+  change: (deployment: Deployment) => void = () => {},
+) => isDeepStrictEqual(affinity(facts, nodes, change), BEFORE);
 
 const closed = (assigned: boolean) => ({
   status: { ...open(A), hash: null, sources: [{ address: A, assigned }] },
@@ -62,7 +65,10 @@ test("a slot keeps its affinity before the first poll of its proxy", () => {
 
 test("a slot that does not serve follows its address to another node", () => {
   const [here, elsewhere, nowhere] = [[node("a", A)], [node("b", A)], [node("b", B)]];
-  for (const facts of [{ ready: true, status: undefined }, { ready: false, ...closed(true) }]) {
+  for (const facts of [
+    { ready: true, status: undefined },
+    { ready: false, ...closed(true) },
+  ]) {
     assert.ok(!keeps([facts], elsewhere));
     assert.ok(keeps([facts], here));
     assert.ok(keeps([facts], nowhere));
@@ -158,7 +164,9 @@ test("tolerations match taints as in Kubernetes", () => {
   }
   assert.ok(!canTake(tainted(gpu), SPEC));
   assert.ok(!canTake(tainted({ key: "node.kubernetes.io/not-ready", effect: "NoExecute" }), SPEC));
-  assert.ok(!canTake(tainted(gpu, { key: "team", effect: "NoSchedule" }), tolerating({ key: "gpu", operator: "Exists" })));
+  assert.ok(
+    !canTake(tainted(gpu, { key: "team", effect: "NoSchedule" }), tolerating({ key: "gpu", operator: "Exists" })),
+  );
 });
 
 test("PreferNoSchedule excludes no node", () => {
@@ -194,7 +202,9 @@ test("a proxy can be reached on the internal addresses of a node, else on the ex
 });
 
 test("the field that selects nodes is that of the provider, else that of the proxies", () => {
-  const own = { nat: { provider: "NodeAddress", nodeAddress: { nodeSelector: { role: "egress" } } } } as EgressPolicySpec;
+  const own = {
+    nat: { provider: "NodeAddress", nodeAddress: { nodeSelector: { role: "egress" } } },
+  } as unknown as EgressPolicySpec;
   assert.deepEqual(selectorOf(own), { field: "spec.nat.nodeAddress.nodeSelector", labels: { role: "egress" } });
   assert.deepEqual(selectorOf(specOf("KubeVIP", [A], { nodeSelector: { role: "proxy" } })), {
     field: "spec.proxy.nodeSelector",

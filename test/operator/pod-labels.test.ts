@@ -98,6 +98,34 @@ test("a retiring proxy serves while the only other one restarts", () => {
   assert.deepEqual(patches([old, only], nodeAddress, spec), {});
 });
 
+test("a retiring proxy stays out although all other ones change", () => {
+  const third = "203.0.113.22";
+  const three = { staticIPs: [...spec.staticIPs!, { address: third }] } as EgressPolicy["spec"];
+  const serves = (address: string) => proxy(address, { [PHASE]: "Active" }, { status: status(true) });
+  const old = proxy(OLD, { [PHASE]: "Retiring" }, { status: status(true) });
+  const changing = [NEW, third];
+  assert.deepEqual(patches([old, serves(NEW), serves(third)], nodeAddress, three, { changing }), {});
+});
+
+test("a retired proxy stays out until another one was polled", () => {
+  const old = proxy(OLD, { [PHASE]: "Retiring" }, { status: status(true) });
+  const unknown = proxy(NEW, { [PHASE]: "Active" }, { polled: false });
+  assert.deepEqual(patches([old, unknown], nodeAddress, spec), {});
+});
+
+test("a retiring proxy that is closed leaves the Service before other ones were polled", () => {
+  const old = proxy(OLD, { [VERIFIED]: "true" }, { status: status(false) });
+  const unknown = proxy(NEW, { [VERIFIED]: "true" }, { polled: false });
+  assert.deepEqual(patches([old, unknown], kubeVIP, spec), { [OLD]: { [VERIFIED]: null } });
+});
+
+test("a label that a retiring proxy gains is no disturbance", () => {
+  const old = proxy(OLD, { [VERIFIED]: "true" }, { status: status(true) });
+  const selector = { [VERIFIED]: "true" };
+  assert.deepEqual(patches([old], nodeAddress, spec, { selector, kind: "correct" }), { [OLD]: { [PHASE]: "Active" } });
+  assert.deepEqual(patches([old], nodeAddress, spec, { selector, kind: "retire" }), {});
+});
+
 test("a retired slot stays out of service after the spec has lost it", () => {
   const active = { ...spec, staticIPs: [{ address: NEW }] } as EgressPolicy["spec"];
   const serving = proxy(NEW, { [PHASE]: "Active", [VERIFIED]: "true" }, { status: status(true) });
