@@ -21,10 +21,6 @@ const operator = (...names: string[]) => names.map((name) => `test/operator/${na
 const http = (...names: string[]) => names.map((name) => `test/proxy/${name}.test.ts`);
 
 const READER = policy("reasons", "engine", "acl", "parse", "schema");
-const DECISION = operator(
-  ...["pod-labels", "handover", "published-ips", "down-slots", "desire", "accept", "disturbances", "grants"],
-  ...["ownership", "golden", "disturbances.property"],
-);
 const PLACEMENT = operator("placement", "explain-unplaced", "network-policies", "golden", "disturbances");
 const INJECTION = ["values", "golden", "inject"].map((name) => `test/injection/${name}.test.ts`);
 
@@ -44,9 +40,14 @@ export const MODULES: readonly Module[] = [
   ...all("proxy/http", "head body request-line other-protocols", http("head-values", "head")),
   { source: "proxy/http/held.ts", tests: http("held") },
   { source: "proxy/http/fields.ts", tests: http("fields") },
-  ...all("operator/reconcile/decision", "accept decide desire disturbances document down-slots", DECISION),
-  ...all("operator/reconcile/decision", "handover ownership pod-labels published-ips resolved-spec", DECISION),
-  ...all("operator/reconcile/decision", "serving units waits", DECISION),
+  ...all("operator/reconcile/decision", "accept ownership", operator("accept", "ownership")),
+  ...all("operator/reconcile/decision", "decide desire", operator("accept", "desire", "disturbances", "golden")),
+  ...all("operator/reconcile/decision", "disturbances waits", operator("disturbances", "disturbances.property")),
+  ...all("operator/reconcile/decision", "document handover", operator("accept", "handover", "desire", "golden")),
+  ...all("operator/reconcile/decision", "down-slots", operator("down-slots", "disturbances")),
+  ...all("operator/reconcile/decision", "pod-labels serving", operator("pod-labels", "desire", "disturbances")),
+  ...all("operator/reconcile/decision", "published-ips", operator("published-ips", "desire", "golden")),
+  ...all("operator/reconcile/decision", "resolved-spec units", operator("desire", "disturbances", "golden")),
   ...all("operator/reconcile/placement", "explain-unplaced nodes placement", PLACEMENT),
   ...all("operator/injection", "arguments coverage env exclusions inject java pod presets", INJECTION),
   ...all("operator/injection", "sidecars variables warnings", INJECTION),
