@@ -19,7 +19,7 @@ export function parseAsked(text: string): Target | null {
   if (/^https:\/\//i.test(text)) {
     const absolute = parseAbsolute(text.replace(/^https/i, "http"));
     if (absolute === null) return null;
-    const explicit = /^https:\/\/(?:\[[^\]]*\]|[^:/?]*):/i.test(text);
+    const explicit = /^https:\/\/(?:\[[^\]]*\]|[^[:/?]*):/i.test(text);
     return explicit ? absolute.target : { ...absolute.target, port: 443 };
   }
   return /^http:\/\//i.test(text) ? (parseAbsolute(text)?.target ?? null) : parseAuthority(text);
