@@ -426,13 +426,19 @@ const closed = (address: string) => ({
 test("a wait has ended at the time of its recheck", () => {
   const spec = specOf("KubeVIP", [A, B], edited);
   const lost = downAt(settled(specOf("KubeVIP", [A, B])), B, at(NOW - MINUTE), closed(B));
-  // For the last serving slot, the other one must be worth no wait: its first rollout did not complete.
   const third = specOf("KubeVIP", [A, B, C], edited);
   const one = downAt(settled(specOf("KubeVIP", [A, B, C])), C, at(NOW - MINUTE), closed(C));
   const until = plan(one, third).desired!.round.recheckAt!;
   assert.equal(until, NOW + 4 * MINUTE);
   assert.deepEqual(changed({ ...one, now: until - 1 }, third), [slotName(C)]);
   assert.deepEqual(changed({ ...one, now: until }, third), [slotName(A), slotName(C)]);
+  // The last serving slot waits for a retiring one that lost its address.
+  const leaving = specOf("KubeVIP", [A, retiring(B)], edited);
+  const last = downAt(settled(specOf("KubeVIP", [A, retiring(B)])), B, at(NOW - MINUTE), closed(B));
+  const end = plan(last, leaving).desired!.round.recheckAt!;
+  assert.equal(end, NOW + 4 * MINUTE);
+  assert.deepEqual(changed({ ...last, now: end - 1 }, leaving), [slotName(B)]);
+  assert.deepEqual(changed({ ...last, now: end }, leaving), [slotName(A), slotName(B)]);
   const both = downAt(lost, A, at(NOW - 5000), closed(A));
   const again = downAt(both, B, at(NOW - 10_000), closed(B));
   // The first of two waits.
@@ -484,7 +490,10 @@ test("KubeVIP to External: an edit changes a new fleet that does not answer", ()
   const settings = { replicas: 1 };
   const ready = labelled(apply(settled(specOf("KubeVIP", [A, B])), specOf("External", [A], settings)));
   const world = withProxies(ready, (proxy) => (proxy.slot === SHARED ? { status: undefined, error: ERROR } : {}));
-  assert.deepEqual(changed(world, specOf("External", [A], { ...settings, ...edited })), [childName.fleet(NAME)]);
+  const spec = specOf("External", [A], { ...settings, ...edited });
+  assert.deepEqual(changed(world, spec), [childName.fleet(NAME)]);
+  const only = [A, B].reduce((one, address) => downAt(one, address, LONG_AGO, { status: undefined }), world);
+  assert.deepEqual(changed(only, spec), [childName.fleet(NAME)]);
 });
 
 test("an older selector is kept while it selects proxies that the new one does not", () => {
@@ -512,6 +521,9 @@ test("retiring slots leave the Service in a reconcile without another disturbanc
     roundOf(world, spec).labels.retire.map(({ pod }) => pod.metadata.name);
   const spec = specOf("NodeAddress", [retiring(A), B, C]);
   assert.deepEqual(retired(before, spec), [`${slotName(A)}-1`]);
+  assert.deepEqual(retired(settled(specOf("NodeAddress", [A, B])), specOf("NodeAddress", [retiring(A), B])), [
+    `${slotName(A)}-1`,
+  ]);
   const both = specOf("NodeAddress", [retiring(A), B, C], edited);
   assert.deepEqual([retired(before, both), changed(before, both)], [[`${slotName(A)}-1`], []]);
   const starting = withProxies(before, (proxy) => (of(C)(proxy) ? { polled: false, status: undefined } : {}));
@@ -588,6 +600,16 @@ test("an old slot leaves the node of a new one, on whichever node it has a proxy
   assert.deepEqual(removed(none.world, none.spec), []);
 });
 
+test("an old slot that is deleted does not serve until others do", () => {
+  const { spec, world } = blockedBy("KubeVIP", {});
+  const deployments = new Map(world.deployments);
+  deployments.delete(slotName(B));
+  const one = { ...world, deployments, proxies: world.proxies.filter((proxy) => !of(B)(proxy)) };
+  assert.deepEqual(removed(one, spec), [slotName(A)]);
+  assert.doesNotMatch(programmed(one, spec), /serve until/);
+  assert.match(programmed(world, spec), /they serve until/);
+});
+
 test("an old slot stays while a proxy of the new one still ends", () => {
   const { spec, world } = blockedBy("KubeVIP", {}, [{ terminating: true, ready: false, status: undefined }]);
   assert.deepEqual(removed(world, spec), []);
@@ -620,8 +642,8 @@ test("the last old slot keeps its node until a slot that never served does", () 
     pod: { ...pod.pod, status: { phase: "Pending", conditions } },
   };
   const running = podOf(young);
-  const starts = { ...running, ready: false, status: undefined, pod: { ...running.pod, status: { phase: "Running" } } };
-  const world = { ...start, now: NOW + 600 * MINUTE, proxies: [...start.proxies, stuck, starts] };
+  const lost = { ...running, ready: false, ...closed(first), pod: { ...running.pod, status: { phase: "Running" } } };
+  const world = { ...start, now: NOW + 600 * MINUTE, proxies: [...start.proxies, stuck, lost] };
   assert.deepEqual(removed(world, spec), []);
-  assert.match(programmed(world, spec), /they serve until slot|keeps its node: it waits for slot/);
+  assert.match(programmed(world, spec), new RegExp(`they serve until slot \\w+ \\(${first}\\) does: .* does not have`));
 });

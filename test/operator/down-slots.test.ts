@@ -155,6 +155,16 @@ test("a slot that lost its address is down since the loss", () => {
   assert.equal(since("", [closed()], empty), Date.parse(LONG_AGO) - NOW);
 });
 
+test("a shared fleet has no address whose state counts", () => {
+  const spec = specOf("External", [A, B]);
+  const world: World = { ...settled(spec), ...{ status: stateOf("Unassigned") } };
+  const facts = { ...factsOf(world, spec), proxies: [] };
+  const resolved = resolveSpec(facts, spec, providerOf(spec)!);
+  const [unit] = unitsOf(facts, resolved, OPTIONS);
+  const down = downOf(facts, resolved, servingOf(facts, spec), unit!)!;
+  assert.deepEqual([down.since, down.served], [Date.parse(LONG_AGO), true]);
+});
+
 test("a loss that the status does not show yet is new", () => {
   const basic = { mode: "Basic", secretRef: { name: "passwords" } };
   const spec = { ...specOf("KubeVIP", [A, B]), verification: verified, authentication: basic } as EgressPolicySpec;
