@@ -116,6 +116,10 @@ test("explains why a proxy does not run on the node of its address", () => {
   );
   assert.equal(why(nodes, spec(), [unscheduled(other, "0/2 nodes are available")]), message);
   const starting = { ...proxy("a", IP), status: undefined };
+  assert.equal(
+    why(nodes, spec(), [starting, unscheduled(slotId(IP), "0/2 nodes are available")]),
+    `${message}: 0/2 nodes are available`,
+  );
   assert.equal(why(nodes, spec(), [starting]), message);
   // Its own proxy, or a pod network, is no obstacle.
   const own = { ...starting, pod: { ...starting.pod, spec: { hostNetwork: true } } };

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { EgressPolicy } from "../../operator/api/egresspolicy.ts";
 import type { ProxyFacts, ProxyStatus } from "../../operator/fleet/proxy-status.ts";
-import { slotId, slotsOf } from "../../operator/fleet/slots.ts";
+import { SHARED, slotId, slotsOf } from "../../operator/fleet/slots.ts";
 import { external } from "../../operator/providers/external.ts";
 import { kubeVIP } from "../../operator/providers/kubevip.ts";
 import { nodeAddress } from "../../operator/providers/nodeaddress.ts";
@@ -124,6 +124,19 @@ test("a label that a retiring proxy gains is no disturbance", () => {
   const selector = { [VERIFIED]: "true" };
   assert.deepEqual(patches([old], nodeAddress, spec, { selector, kind: "correct" }), { [OLD]: { [PHASE]: "Active" } });
   assert.deepEqual(patches([old], nodeAddress, spec, { selector, kind: "retire" }), {});
+});
+
+test("a new proxy gets its label when it is open, beside serving ones", () => {
+  const active = { staticIPs: [{ address: OLD }, { address: NEW }] } as EgressPolicy["spec"];
+  const serving = proxy(OLD, { [VERIFIED]: "true" }, { status: status(true) });
+  const { labels: _, ...metadata } = proxy(NEW, {}, {}).pod.metadata;
+  const pod = { ...serving.pod, metadata, spec: { containers: [{}, { args: ["proxy", "--readiness=policy"] }] } };
+  const fresh = (open: boolean) => proxy(NEW, {}, { status: status(open), pod });
+  const given = { selector: { [VERIFIED]: "true" } };
+  assert.deepEqual(patches([serving, fresh(true)], kubeVIP, active, given), { [NEW]: { [VERIFIED]: "true" } });
+  assert.deepEqual(patches([serving, fresh(false)], kubeVIP, active, given), {});
+  const shared = { ...fresh(true), slot: SHARED };
+  assert.deepEqual(patches([serving, shared], kubeVIP, active, given), { [NEW]: { [VERIFIED]: "true" } });
 });
 
 test("a retired slot stays out of service after the spec has lost it", () => {
