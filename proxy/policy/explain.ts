@@ -1,4 +1,3 @@
-import { parseAddress } from "./cidr.ts";
 import { type Decision, decideKnown, decideName, type PolicySet } from "./engine.ts";
 import { specialClass } from "./special.ts";
 import { formatTarget, parseAbsolute, parseAuthority, type Target } from "./target.ts";
@@ -49,7 +48,7 @@ export function explain(set: PolicySet, target: Target, addresses: readonly stri
     ...rest,
     addresses: vetted.map((one) => ({
       address: one.address,
-      class: parseAddress(one.address) === null ? "unknown" : (specialClass(one.address, set.nat64) ?? "global"),
+      class: specialClass(one.address, set.nat64) ?? "global",
       verdict: one.in ? "in" : "out",
       ...(one.rule === undefined ? {} : { rule: one.rule }),
       ...(one.reason === undefined ? {} : { reason: one.reason }),

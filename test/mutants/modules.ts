@@ -33,7 +33,7 @@ export const MODULES: readonly Module[] = [
   { source: "proxy/policy/target-problem.ts", tests: policy("target-problem") },
   { source: "proxy/policy/special.ts", tests: policy("special", "special-purpose", "embedded") },
   { source: "proxy/policy/explain.ts", tests: policy("explain") },
-  { source: "proxy/policy/engine.ts", tests: policy("reasons", "engine", "embedded", "engine.property") },
+  { source: "proxy/policy/engine.ts", tests: policy("reasons", "engine", "explain", "embedded", "engine.property") },
   { source: "proxy/policy/rules.ts", tests: [...READER, ...policy("engine.property")] },
   { source: "proxy/policy/smokescreen.ts", tests: policy("smokescreen") },
   ...all("proxy/policy", "acl document parse policy-file", READER),
