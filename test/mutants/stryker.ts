@@ -11,7 +11,7 @@ const cache = join(root, ".cache");
 const home = join(cache, "stryker");
 const LOCK = "package-lock.json";
 /** Added to three times the normal time of the tests. Long, since slowness must not count as a killed mutant. */
-const TIMEOUT_MS = 30_000;
+const TIMEOUT_MS = 15_000;
 /** Limit of the mutants of one module, and of the installation. A module takes up to 5 minutes on a loaded machine. */
 const LIMIT_MS = 15 * 60_000;
 /** Small enough for hundreds of mutants, with the same inputs for each. */
