@@ -74,6 +74,7 @@ test("a slot that does not serve follows its address to another node", () => {
     assert.ok(keeps([facts], nowhere));
   }
   assert.ok(!keeps([{ ready: false, ...closed(false) }], here));
+  assert.ok(!keeps([{ ready: false, status: undefined }], here));
   // It has bound another address only.
   const sources = [{ address: B, assigned: true }];
   assert.ok(!keeps([{ ready: false, status: { ...open(A), sources } }], here));
@@ -99,10 +100,11 @@ test("a slot without an affinity keeps none", () => {
     }),
     undefined,
   );
-  for (const field of ["spec", "template"] as const) {
+  for (const field of ["spec", "template", "pod"] as const) {
     const without = (deployment: Deployment) => {
       if (field === "spec") delete deployment.spec;
-      else delete deployment.spec!.template;
+      else if (field === "template") delete deployment.spec!.template;
+      else delete deployment.spec!.template!.spec;
     };
     const world = settled(SPEC);
     const [proxy] = world.proxies;
@@ -112,6 +114,17 @@ test("a slot without an affinity keeps none", () => {
     const placement = placementsOf([node("b", A)], SPEC, slotsOf(SPEC)).get(slotId(A))!;
     assert.equal(affinityOf({ ...factsOf(world, SPEC), proxies: [proxy!] }, SPEC, placement, DEPLOYMENT), undefined);
   }
+});
+
+test("a slot may run on any node while no node lists an address", () => {
+  assert.equal(
+    affinity([], [], () => {}),
+    undefined,
+  );
+  assert.equal(
+    affinity([], [node("b", B)], () => {}),
+    undefined,
+  );
 });
 
 test("slots without a node avoid the nodes of others, in the order of names", () => {
