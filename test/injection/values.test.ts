@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { LABEL } from "../../operator/api/names.ts";
-import { coverage } from "../../operator/injection/coverage.ts";
+import { coverage, mayIgnoreProxy } from "../../operator/injection/coverage.ts";
 import { excludes, widens } from "../../operator/injection/exclusions.ts";
 import { type InjectionTarget, inject, MAX_WARNING_CHARS, optIn } from "../../operator/injection/inject.ts";
 import { exclusionsOf, hasOtherProxy, javaOptions } from "../../operator/injection/java.ts";
@@ -142,6 +142,7 @@ test("reads requests of pods with few fields", () => {
   assert.equal(optIn({ metadata: {} }), undefined);
   assert.equal(optIn({ metadata: { labels: { [LABEL.policy]: " webhooks " } } }), "webhooks");
   assert.equal(coverage({ metadata: {} }, undefined), "none");
+  assert.equal(mayIgnoreProxy({ metadata: {} }), undefined);
   assert.equal(coverage({ metadata: { labels: { [LABEL.policy]: "webhooks" } } }, "webhooks@1"), "missed");
   const listed = { injection: { initContainers: ["migrate"] } };
   const { warnings } = inject({ metadata: ASKS }, targetOf(listed));

@@ -51,7 +51,11 @@ export const MODULES: readonly Module[] = [
   ),
   ...all("operator/reconcile/decision", "document handover", operator("accept", "handover", "disturbances", "golden")),
   ...all("operator/reconcile/decision", "down-slots", operator("down-slots", "disturbances")),
-  ...all("operator/reconcile/decision", "pod-labels serving", operator("pod-labels", "down-slots", "disturbances")),
+  ...all(
+    "operator/reconcile/decision",
+    "pod-labels serving",
+    operator("pod-labels", "desire", "down-slots", "disturbances"),
+  ),
   ...all("operator/reconcile/decision", "published-ips", operator("published-ips", "desire", "golden")),
   ...all(
     "operator/reconcile/decision",

@@ -135,6 +135,8 @@ test("a new proxy gets its label when it is open, beside serving ones", () => {
   const given = { selector: { [VERIFIED]: "true" } };
   assert.deepEqual(patches([serving, fresh(true)], kubeVIP, active, given), { [NEW]: { [VERIFIED]: "true" } });
   assert.deepEqual(patches([serving, fresh(false)], kubeVIP, active, given), {});
+  assert.deepEqual(patches([fresh(true)], nodeAddress, active), { [NEW]: { [PHASE]: "Active" } });
+  assert.deepEqual(patches([fresh(false)], nodeAddress, active), {});
   const shared = { ...fresh(true), slot: SHARED };
   assert.deepEqual(patches([serving, shared], kubeVIP, active, given), { [NEW]: { [VERIFIED]: "true" } });
 });
