@@ -420,6 +420,7 @@ test("warns of traces of Convoy that the policy does not allow", () => {
   assert.deepEqual(traces("10.0.0.5:4317", opens(undefined, "10.0.0.0/8")), []);
   assert.deepEqual(traces("10.0.0.5:4317", opens(undefined, "192.168.0.0/16")), ["10.0.0.5"]);
   assert.deepEqual(traces("10.0.0.5:4317", opens(["10.0.0.5.example"], "10.0.0.0/8")), ["10.0.0.5"]);
+  assert.deepEqual(traces("10.0.0.5:4317", opens(["*"], "10.0.0.0/8")), ["10.0.0.5"], "names only");
   assert.deepEqual(traces("otel", { ports: ["9-8"] }), ["otel"], "the policy is not valid");
 });
 
