@@ -311,6 +311,10 @@ test("detects the kind of a file by its content", () => {
   assert.match(error(tabbed), /^: not valid YAML: tabs as indentation; use spaces$/);
   assert.equal(kind(tabbed.replace("\t", "  ")), "manifest");
   assert.equal(readPolicy("global_deny_list: [a.example]", { name: "p" }).document.policy, "p");
+  // Only a manifest can require passwords.
+  const document = readPolicy('{"version": 1, "policy": "a/b"}', { name: "p" });
+  assert.deepEqual([document.needsPassword, document.warnings], [false, []]);
+  assert.equal(readPolicy("global_deny_list: [a.example]", { name: "p" }).needsPassword, false);
 });
 
 test("suggests the word that was probably meant", () => {
