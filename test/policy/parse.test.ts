@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { readAcl } from "../../proxy/policy/acl.ts";
 import type { PolicyDocument } from "../../proxy/policy/document.ts";
-import { MAX_ALIASES } from "../../proxy/policy/parse.ts";
+import { MAX_ALIASES, parseText } from "../../proxy/policy/parse.ts";
 import { readPolicy } from "../../proxy/policy/policy-file.ts";
 import { MAX_PROBLEMS_SHOWN, PolicyError } from "../../proxy/policy/rules.ts";
 import { SHARE } from "../harness/runs.ts";
@@ -252,4 +252,39 @@ test("reads many keys, aliases and levels in linear time", () => {
   errorOf(`services:\n${Array.from({ length: many(40_000) }, (_, i) => `- {name: s${i}, action: open}`).join("\n")}`);
   errorOf(`{"version": 1, "policy": "${'\\\\\\"'.repeat(many(200_000))}"}`);
   assert.ok(cpuMs() - began < 15_000, `${cpuMs() - began} ms`);
+});
+
+test("finds a duplicate key behind backslashes, and in the right line", () => {
+  const json = (fields: string) => `{"version": 1,\n"policy": "a/b",\n${fields}\n}\n`;
+  refuses([
+    [json('"x": "\\\\", "x": 1'), /^x: the key is given twice \(again in line 3\)/],
+    [json('"x\\\\": 1, "x\\\\": 2'), /^x\\: the key is given twice \(again in line 3\)/],
+    [json('"x": "\\\\\\"", "x": 1'), /^x: the key is given twice/],
+  ]);
+  // A value may equal a key.
+  const { document } = read(json('"mode": "Enforce", "allow": [{"name": "hosts", "hosts": ["a.example"]}]'));
+  assert.equal(document.allow[0]!.name, "hosts");
+});
+
+test("names the limits and the fixes of YAML files", () => {
+  const aliases = (count: number) => `global_deny_list: [&h a.example${", *h".repeat(count)}]`;
+  assert.match(errorOf(aliases(MAX_ALIASES - 1)), /^accepted/);
+  const lines = Array.from({ length: 9 }, (_, i) => `b${i}: &b${i} [${`*${i === 0 ? "a" : `b${i - 1}`}, `.repeat(9)}]`);
+  refuses([
+    [["a: &a [x]", ...lines].join("\n"), /^not valid YAML: Excessive alias count/],
+    [
+      "global_deny_list: [*.a.example]",
+      /^not valid YAML: \*\.a\.example is an alias in YAML; put it in quotes: "\*\.a\.example"$/,
+    ],
+    ["a: 1\n---\nb: 1\n", /multiple documents; write one policy in a file$/],
+    ["", /^the file is empty$/],
+    [" \n", /^the file is empty$/],
+    ['global_deny_list: ["a\uFEFF.example"]', /^global_deny_list\[0\]: /],
+  ]);
+});
+
+test("reads tabs of the indentation as two spaces each", () => {
+  assert.deepEqual(parseText("a:\n\t\tb: 1\n"), { value: { a: { b: 1 } }, format: "yaml", tabs: true });
+  assert.deepEqual(parseText('a: "x\ty"\n'), { value: { a: "x\ty" }, format: "yaml", tabs: false });
+  assert.deepEqual(parseText('\n {"a": "x"}'), { value: { a: "x" }, format: "json", tabs: false });
 });
