@@ -25,7 +25,10 @@ test("accepts a spec without static IPs", () => {
 test("only slots need source addresses of their own", () => {
   const staticIPs = [A, B].map((address) => ({ address, sourceAddress: "10.0.0.1", phase: "Active" }));
   assert.equal(judged(withDefaults({ nat: { provider: "PodIP" }, staticIPs })), "accepted");
-  assert.match(judged(specOf("KubeVIP", staticIPs)), /^Invalid: spec\.staticIPs\[1\]: 10\.0\.0\.1 is also used by /);
+  assert.match(
+    judged(specOf("KubeVIP", staticIPs)),
+    /^Invalid: spec\.staticIPs\[1\]\.sourceAddress: 10\.0\.0\.1 is also /,
+  );
 });
 
 test("names the known providers if a spec has another one", () => {

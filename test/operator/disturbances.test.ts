@@ -502,7 +502,10 @@ test("an older selector is kept while it selects proxies that the new one does n
   world.services.set(name, { ...world.services.get(name)!, spec: { selector: { [LABEL.fleet]: NAME } } });
   const spec = specOf("External", [A], { replicas: 1 });
   assert.deepEqual(selectorIn(world, spec), { [LABEL.fleet]: NAME });
-  assert.match(programmed(world, spec), /; they serve until webhooks-egress does: its proxy does not run yet$/);
+  assert.match(
+    programmed(world, spec),
+    /; the operator keeps old proxies until webhooks-egress serves; .*: its proxy does not run yet$/,
+  );
 });
 
 test("an answering or unpolled proxy is not called silent", () => {
@@ -554,7 +557,7 @@ for (const provider of ["KubeVIP", "NodeAddress"] as const) {
     assert.deepEqual(removed(downAt(world, B, at(NOW), { status: undefined }), spec), []);
     assert.match(
       programmed(downAt(world, B, at(NOW), { status: undefined }), spec),
-      new RegExp(`they serve until slot \\w+ \\(${B}\\) does: `),
+      new RegExp(`keeps old proxies until slot \\w+ \\(${B}\\) serves; `),
     );
     // A retiring slot is not needed.
     const leaving = specOf(provider, [A, retiring(B)]);
@@ -606,8 +609,8 @@ test("an old slot that is deleted does not serve until others do", () => {
   deployments.delete(slotName(B));
   const one = { ...world, deployments, proxies: world.proxies.filter((proxy) => !of(B)(proxy)) };
   assert.deepEqual(removed(one, spec), [slotName(A)]);
-  assert.doesNotMatch(programmed(one, spec), /serve until/);
-  assert.match(programmed(world, spec), /they serve until/);
+  assert.doesNotMatch(programmed(one, spec), /keeps old proxies until/);
+  assert.match(programmed(world, spec), /keeps old proxies until/);
 });
 
 test("an old slot stays while a proxy of the new one still ends", () => {
@@ -645,5 +648,8 @@ test("the last old slot keeps its node until a slot that never served does", () 
   const lost = { ...running, ready: false, ...closed(first), pod: { ...running.pod, status: { phase: "Running" } } };
   const world = { ...start, now: NOW + 600 * MINUTE, proxies: [...start.proxies, stuck, lost] };
   assert.deepEqual(removed(world, spec), []);
-  assert.match(programmed(world, spec), new RegExp(`they serve until slot \\w+ \\(${first}\\) does: .* does not have`));
+  assert.match(
+    programmed(world, spec),
+    new RegExp(`keeps old proxies until slot \\w+ \\(${first}\\) serves; .* does not have`),
+  );
 });
