@@ -74,7 +74,7 @@ function setPassword(edits: Edits, password: EnvVar, urls: ReadonlyMap<string, s
 }
 
 function patchOf(path: string, { replaced, removed, first, last }: Edits, absent: boolean): JsonPatch[] {
-  if (absent) return first.length + last.length === 0 ? [] : [{ op: "add", path, value: [...first, ...last] }];
+  if (absent) return [{ op: "add", path, value: [...first, ...last] }];
   return [
     ...[...replaced].map(([i, value]): JsonPatch => ({ op: "replace", path: `${path}/${i}`, value })),
     ...[...removed].sort((a, b) => b - a).map((i): JsonPatch => ({ op: "remove", path: `${path}/${i}` })),
@@ -127,11 +127,11 @@ function nothingProxied(container: Container, { preset }: EnvContext): string | 
 
 /** Variable that sets another proxy. The message has no values, which may contain passwords. */
 function otherProxy(container: Container, { preset, wanted, own }: EnvContext): string | undefined {
-  for (const [name, url] of urlsOf(container, wanted)) {
+  for (const name of urlsOf(container, wanted).keys()) {
     const entry = variable(container, name);
     if (!isSet(entry)) continue;
     if (entry.valueFrom !== undefined) return `${name} is set by reference (${Object.keys(entry.valueFrom)[0]})`;
-    if (entry.value !== url && !own.url(entry.value!.trim())) return `${name} is already set`;
+    if (!own.url(entry.value!.trim())) return `${name} is already set`;
   }
   if (preset.java === true && hasOtherProxy(literal(container, JAVA_NAME) ?? "", own)) {
     return `${JAVA_NAME} sets another proxy`;

@@ -150,9 +150,7 @@ export function containerNotes(container: Container, noProxy: readonly string[],
     ...(target.policy.spec.preset === "Java" && target.policy.spec.injection.conflictPolicy !== "Overwrite"
       ? wideEntries(
           `http.nonProxyHosts of container ${container.name}`,
-          exclusionsOf(literal(container, JAVA_NAME) ?? "", target.policy.spec.injection.noProxy ?? []).filter(
-            (entry) => entry !== "*",
-          ),
+          exclusionsOf(literal(container, JAVA_NAME) ?? "", target.policy.spec.injection.noProxy ?? []),
           target,
         )
       : []),

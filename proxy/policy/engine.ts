@@ -244,7 +244,6 @@ function isOpened(set: PolicySet, target: Target, candidates: readonly CompiledR
  * CompileOptions.ownAddresses} does not know. Null when the policy opens the address for this target.
  */
 export function refuseOwn(set: PolicySet, target: Target, address: Address): Refusal | null {
-  if (set.allowCIDRs.has(address)) return null;
   const stage = decideName(set, target);
   if (!("code" in stage) && isOpened(set, target, stage.rules, address)) return null;
   return { code: "address", reason: `${target.host} ${target.ip ? "is" : "resolves to"} ${OWN_MACHINE}` };

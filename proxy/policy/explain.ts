@@ -1,4 +1,3 @@
-import { parseAddress } from "./cidr.ts";
 import { type Decision, decideKnown, decideName, type PolicySet } from "./engine.ts";
 import { specialClass } from "./special.ts";
 import { formatTarget, parseAbsolute, parseAuthority, type Target } from "./target.ts";
@@ -19,7 +18,7 @@ export function parseAsked(text: string): Target | null {
   if (/^https:\/\//i.test(text)) {
     const absolute = parseAbsolute(text.replace(/^https/i, "http"));
     if (absolute === null) return null;
-    const explicit = /^https:\/\/(?:\[[^\]]*\]|[^:/?]*):/i.test(text);
+    const explicit = /^https:\/\/(?:\[[^\]]*\]|[^[:/?]*):/i.test(text);
     return explicit ? absolute.target : { ...absolute.target, port: 443 };
   }
   return /^http:\/\//i.test(text) ? (parseAbsolute(text)?.target ?? null) : parseAuthority(text);
@@ -49,7 +48,7 @@ export function explain(set: PolicySet, target: Target, addresses: readonly stri
     ...rest,
     addresses: vetted.map((one) => ({
       address: one.address,
-      class: parseAddress(one.address) === null ? "unknown" : (specialClass(one.address, set.nat64) ?? "global"),
+      class: specialClass(one.address, set.nat64) ?? "global",
       verdict: one.in ? "in" : "out",
       ...(one.rule === undefined ? {} : { rule: one.rule }),
       ...(one.reason === undefined ? {} : { reason: one.reason }),

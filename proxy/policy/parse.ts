@@ -50,6 +50,7 @@ function endOfString(text: string, start: number): number {
 function refuseRepeatedKeys(text: string): void {
   const levels: Level[] = [];
   let level: Level | undefined;
+  // Whether the next string is a key, if it is in an object.
   let inKey = false;
   for (let i = 0; i < text.length; i++) {
     switch (text.charCodeAt(i)) {
@@ -71,18 +72,17 @@ function refuseRepeatedKeys(text: string): void {
         const keys = text.charCodeAt(i) === 0x7b ? new Set<string>() : null;
         level = { path: level === undefined ? "" : pathOf(level), keys, at: 0 };
         levels.push(level);
-        inKey = keys !== null;
+        inKey = true;
         break;
       }
       case 0x7d: // }
       case 0x5d:
         levels.pop();
         level = levels.at(-1);
-        inKey = false;
         break;
       case 0x2c: // ,
         if (level?.keys === null) level.at = (level.at as number) + 1;
-        inKey = level !== undefined && level.keys !== null;
+        inKey = true;
     }
   }
 }

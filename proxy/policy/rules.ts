@@ -257,7 +257,7 @@ export function readRules(
   value: unknown,
   path: string,
   names: Map<string, string>,
-  internal = false,
+  internal: boolean,
 ): Rule[] {
   return reader.list(value, path, MAX_RULES).map((entry, i) => {
     const here = `${path}[${i}]`;

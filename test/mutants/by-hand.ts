@@ -220,10 +220,10 @@ export async function testByHand(mutants: readonly HandMade[]): Promise<boolean>
   const good = new Set<string>();
   let passed = true;
   for (const [i, mutant] of mutants.entries()) {
+    console.log(`by hand ${i + 1}/${mutants.length}: ${mutant.name}`);
     const why = await fault(mutant, good);
     passed &&= why === undefined;
-    console.log(`by hand ${i + 1}/${mutants.length} ${why === undefined ? "killed" : "FAULT"}: ${mutant.name}`);
-    if (why !== undefined) console.log(`  ${why}`);
+    console.log(`  ${why === undefined ? "killed" : `FAULT: ${why}`}`);
   }
   return passed;
 }

@@ -9,9 +9,9 @@ import { installStryker, mutate, type Result } from "./stryker.ts";
 const HELP = `Usage: make mutants [ARGS="options"]
 
 Changes the sources in many small ways (mutants) and checks that the tests detect each change. Stryker mutates the pure
-modules (test/mutants/modules.ts), one after the other: a few minutes each. Then this command applies the hand-made
-mutants of modules that run as a program (test/mutants/by-hand.ts). The sources of this folder are never changed.
-docs/testing.md lists the survivors that change nothing.
+modules (test/mutants/modules.ts), one after the other: up to a few minutes each, 15 at most. Then this command applies
+the hand-made mutants of modules that run as a program (test/mutants/by-hand.ts), 3 minutes at most for each test. The
+sources of this folder are never changed. docs/testing.md lists the survivors that change nothing.
 
   --only TEXT    only sources whose path contains TEXT; repeatable
   --list         print the modules and the number of hand-made mutants
@@ -35,12 +35,9 @@ function row(name: string, result: Result, end = ""): string {
   return `${name.padEnd(48)}${counts.join("")}${scoreOf(result).toFixed(1).padStart(8)}${end}`;
 }
 
-/** Prints the table and the survivors. Returns whether every folder has its score. */
+/** Prints the table. Returns whether every folder has its score. */
 function report(results: ReadonlyMap<Module, Result>): boolean {
   let passed = true;
-  const survivors = [...results.values()].flatMap((result) => result.survivors);
-  if (survivors.length > 0) console.log("\nsurvivors:");
-  for (const { place, mutation } of survivors) console.log(`  ${place}: ${mutation}`);
   console.log(`\n${"module".padEnd(48)}   killed  timeout survived   score`);
   for (const [folder, required] of Object.entries(REQUIRED)) {
     const inside = [...results].filter(([{ source }]) => dirname(source) === folder);
@@ -85,13 +82,16 @@ async function main(): Promise<number> {
     return 2;
   }
   let passed = true;
+  const start = performance.now();
   const results = new Map<Module, Result>();
   if (modules.length > 0) await installStryker();
   for (const [i, module] of modules.entries()) {
-    console.log(`\n${i + 1}/${modules.length} ${module.source}`);
+    const minutes = Math.floor((performance.now() - start) / 60_000);
+    console.log(`\n${i + 1}/${modules.length} ${module.source}, after ${minutes} min`);
     try {
       const result = await mutate(module);
       results.set(module, result);
+      for (const { place, mutation } of result.survivors) console.log(`  survived: ${place}: ${mutation}`);
       console.log(row(module.source, result));
     } catch (error) {
       console.error((error as Error).message);

@@ -20,9 +20,9 @@ const policy = (...names: string[]) => names.map((name) => `test/policy/${name}.
 const operator = (...names: string[]) => names.map((name) => `test/operator/${name}.test.ts`);
 const http = (...names: string[]) => names.map((name) => `test/proxy/${name}.test.ts`);
 
-const READER = policy("reasons", "engine", "acl", "parse", "schema");
-const DECISION = operator("pod-labels", "explain-unplaced", "handover", "ownership", "golden");
-const INJECTION = ["test/injection/golden.test.ts", "test/injection/inject.test.ts"];
+const READER = policy("document", "engine", "acl", "parse", "schema");
+const PLACEMENT = operator("placement", "explain-unplaced", "network-policies", "golden", "disturbances");
+const INJECTION = ["values", "golden", "inject"].map((name) => `test/injection/${name}.test.ts`);
 
 const all = (folder: string, names: string, tests: readonly string[]): Module[] =>
   names.split(" ").map((name) => ({ source: `${folder}/${name}.ts`, tests }));
@@ -32,17 +32,37 @@ export const MODULES: readonly Module[] = [
   ...all("proxy/policy", "host target", policy("host", "target", "target-problem")),
   { source: "proxy/policy/target-problem.ts", tests: policy("target-problem") },
   { source: "proxy/policy/special.ts", tests: policy("special", "special-purpose", "embedded") },
-  { source: "proxy/policy/explain.ts", tests: policy("reasons", "acl") },
-  { source: "proxy/policy/engine.ts", tests: policy("reasons", "engine", "embedded", "engine.property") },
+  { source: "proxy/policy/explain.ts", tests: policy("explain") },
+  { source: "proxy/policy/engine.ts", tests: policy("reasons", "engine", "explain", "embedded", "engine.property") },
   { source: "proxy/policy/rules.ts", tests: [...READER, ...policy("engine.property")] },
   { source: "proxy/policy/smokescreen.ts", tests: policy("smokescreen") },
-  ...all("proxy/policy", "acl document parse policy-file", READER),
+  ...all("proxy/policy", "acl document", READER),
+  { source: "proxy/policy/policy-file.ts", tests: policy("document", "acl", "parse") },
+  { source: "proxy/policy/parse.ts", tests: policy("parse", "document", "acl") },
   ...all("proxy/http", "head body request-line other-protocols", http("head-values", "head")),
   { source: "proxy/http/held.ts", tests: http("held") },
   { source: "proxy/http/fields.ts", tests: http("fields") },
-  ...all("operator/reconcile/decision", "accept desire document handover ownership pod-labels", DECISION),
-  ...all("operator/reconcile/decision", "published-ips resolved-spec", DECISION),
-  ...all("operator/reconcile/placement", "explain-unplaced nodes placement", DECISION),
+  ...all("operator/reconcile/decision", "accept ownership", operator("accept", "ownership")),
+  ...all("operator/reconcile/decision", "decide desire", operator("accept", "desire", "disturbances", "golden")),
+  ...all(
+    "operator/reconcile/decision",
+    "disturbances waits",
+    operator("disturbances", "handover", "golden", "disturbances.property"),
+  ),
+  ...all("operator/reconcile/decision", "document handover", operator("accept", "handover", "disturbances", "golden")),
+  ...all("operator/reconcile/decision", "down-slots", operator("down-slots", "disturbances")),
+  ...all(
+    "operator/reconcile/decision",
+    "pod-labels serving",
+    operator("pod-labels", "desire", "down-slots", "disturbances"),
+  ),
+  ...all("operator/reconcile/decision", "published-ips", operator("published-ips", "desire", "golden")),
+  ...all(
+    "operator/reconcile/decision",
+    "resolved-spec units",
+    operator("desire", "down-slots", "disturbances", "golden"),
+  ),
+  ...all("operator/reconcile/placement", "explain-unplaced nodes placement", PLACEMENT),
   ...all("operator/injection", "arguments coverage env exclusions inject java pod presets", INJECTION),
   ...all("operator/injection", "sidecars variables warnings", INJECTION),
 ];

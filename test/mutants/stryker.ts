@@ -11,7 +11,9 @@ const cache = join(root, ".cache");
 const home = join(cache, "stryker");
 const LOCK = "package-lock.json";
 /** Added to three times the normal time of the tests. Long, since slowness must not count as a killed mutant. */
-const TIMEOUT_MS = 30_000;
+const TIMEOUT_MS = 15_000;
+/** Limit of the mutants of one module, and of the installation. A module takes up to 5 minutes on a loaded machine. */
+const LIMIT_MS = 15 * 60_000;
 /** Small enough for hundreds of mutants, with the same inputs for each. */
 const ENVIRONMENT = { SEED: "1", RUNS_SHARE: "0.02", NODE_COMPILE_CACHE: join(cache, "compiled") };
 
@@ -49,13 +51,26 @@ interface Position {
   column: number;
 }
 
+/** Runs a command within the limit. Returns its exit status. */
 async function run(command: string, args: readonly string[], cwd: string): Promise<number> {
   const path = `${dirname(process.execPath)}:${process.env.PATH}`;
   const env = { ...process.env, ...ENVIRONMENT, PATH: path };
-  const child = spawn(command, args, { cwd, env, stdio: ["ignore", "inherit", "inherit"] });
-  const end = () => child.kill("SIGTERM");
+  // A process group, since a mutant that loops forever does not notice the end of Stryker.
+  const child = spawn(command, args, { cwd, env, stdio: ["ignore", "inherit", "inherit"], detached: true });
+  const end = () => {
+    try {
+      process.kill(-child.pid!, "SIGKILL");
+    } catch {
+      // It has ended.
+    }
+  };
   process.on("exit", end);
+  const limit = setTimeout(() => {
+    console.error(`${command}: stopped after ${LIMIT_MS / 60_000} minutes`);
+    end();
+  }, LIMIT_MS);
   const [status] = (await once(child, "close")) as [number | null];
+  clearTimeout(limit);
   process.off("exit", end);
   return status ?? 1;
 }
@@ -95,7 +110,7 @@ function readReport(text: string): Result {
   return result;
 }
 
-/** Tests every mutant of a module. Takes minutes. @throws Error if Stryker fails */
+/** Tests every mutant of a module, and prints its progress every 10 s. Takes up to {@link LIMIT_MS}. @throws Error if Stryker fails */
 export async function mutate({ source, tests }: Module): Promise<Result> {
   const name = source.replaceAll("/", "-").replace(".ts", "");
   const report = join(cache, "mutants", `${name}.json`);
@@ -120,6 +135,7 @@ export async function mutate({ source, tests }: Module): Promise<Result> {
     ignorePatterns: [".cache", "dist", "coverage"],
     tempDirName: ".cache/stryker-tmp",
     reporters: ["json", "progress-append-only"],
+    logLevel: "warn",
     jsonReporter: { fileName: report },
     allowConsoleColors: false,
   };

@@ -64,9 +64,7 @@ function changed(world: World, spec: EgressPolicySpec): string[] {
     .map(({ metadata }) => metadata.name);
 }
 const removed = (world: World, spec: EgressPolicySpec): string[] =>
-  plan(world, spec)
-    .desired!.removals.filter(({ kind }) => kind === "Deployment")
-    .map(({ metadata }) => metadata.name);
+  plan(world, spec).desired!.round.remove.map(({ metadata }) => metadata.name);
 const selectorIn = (world: World, spec: EgressPolicySpec) =>
   (
     plan(world, spec).desired!.objects.find(
@@ -74,6 +72,14 @@ const selectorIn = (world: World, spec: EgressPolicySpec) =>
     ) as Service
   ).spec!.selector!;
 const selectorKeys = (world: World, spec: EgressPolicySpec) => Object.keys(selectorIn(world, spec)).slice(1).join();
+const waitsOf = (world: World, spec: EgressPolicySpec) =>
+  Object.fromEntries(plan(world, spec).desired!.round.waiting.map(({ unit, why }) => [unit.slot?.address, why]));
+/** A selected pod has the labels of all providers. */
+const labelled = (world: World) =>
+  withProxies(world, ({ pod }) => {
+    const labels = { ...pod.metadata.labels, [VERIFIED]: "true", [LABEL.phase]: "Active" };
+    return { pod: { ...pod, metadata: { ...pod.metadata, labels } } };
+  });
 const programmed = (world: World, spec: EgressPolicySpec): string => {
   const applied = { problem: undefined, networkPolicy: undefined };
   const status = statusOf(factsOf(world, spec), {
@@ -453,5 +459,240 @@ test("a slot whose change waits keeps its source in the document", () => {
   assert.deepEqual(
     staticIPs.map(({ sourceAddress }) => sourceAddress),
     ["203.0.113.110", "203.0.113.101", "203.0.113.102"],
+  );
+});
+
+const closed = (address: string) => ({
+  status: { ...open(undefined), ready: false, sources: [{ address, assigned: false }] },
+});
+
+test("a wait has ended at the time of its recheck", () => {
+  const spec = specOf("KubeVIP", [A, B], edited);
+  const lost = downAt(settled(specOf("KubeVIP", [A, B])), B, at(NOW - MINUTE), closed(B));
+  const third = specOf("KubeVIP", [A, B, C], edited);
+  const one = downAt(settled(specOf("KubeVIP", [A, B, C])), C, at(NOW - MINUTE), closed(C));
+  const until = plan(one, third).desired!.round.recheckAt!;
+  assert.equal(until, NOW + 4 * MINUTE);
+  assert.deepEqual(changed({ ...one, now: until - 1 }, third), [slotName(C)]);
+  assert.deepEqual(changed({ ...one, now: until }, third), [slotName(A), slotName(C)]);
+  // The last serving slot waits for a retiring one that lost its address.
+  const leaving = specOf("KubeVIP", [A, retiring(B)], edited);
+  const last = downAt(settled(specOf("KubeVIP", [A, retiring(B)])), B, at(NOW - MINUTE), closed(B));
+  const end = plan(last, leaving).desired!.round.recheckAt!;
+  assert.equal(end, NOW + 4 * MINUTE);
+  assert.deepEqual(changed({ ...last, now: end - 1 }, leaving), [slotName(B)]);
+  assert.deepEqual(changed({ ...last, now: end }, leaving), [slotName(A), slotName(B)]);
+  const both = downAt(lost, A, at(NOW - 5000), closed(A));
+  const again = downAt(both, B, at(NOW - 10_000), closed(B));
+  // The first of two waits.
+  assert.equal(plan(again, spec).desired!.round.recheckAt, NOW + 20_000);
+  assert.deepEqual(changed({ ...again, now: NOW + 20_000 }, spec), [slotName(B)]);
+  assert.deepEqual(changed({ ...again, now: NOW + 19_999 }, spec), []);
+});
+
+test("an endless wait has no recheck", () => {
+  const spec = specOf("KubeVIP", [A, B], edited);
+  const current = apply(
+    downAt(settled(specOf("KubeVIP", [A, B])), A, LONG_AGO, { status: undefined }),
+    spec,
+    () => false,
+  );
+  assert.equal(plan(current, spec).desired!.round.recheckAt, undefined);
+});
+
+test("a silent slot restarts only while all others serve", () => {
+  const silence =
+    (...addresses: string[]) =>
+    (world: World) =>
+      withProxies(world, (proxy) =>
+        addresses.some((one) => of(one)(proxy)) ? { status: undefined, error: ERROR } : {},
+      );
+  const two = specOf("KubeVIP", [A, B], edited);
+  const halfway = apply(settled(specOf("KubeVIP", [A, B])), two);
+  const current = labelled(withProxies(halfway, (proxy) => (of(A)(proxy) ? { status: open(A) } : {})));
+  assert.deepEqual(changed(silence(B)(current), two), [slotName(B)]);
+  const three = specOf("KubeVIP", [A, B, C], edited);
+  const first = labelled(apply(settled(specOf("KubeVIP", [A, B, C])), three));
+  const world = silence(B, C)(first);
+  assert.deepEqual(changed(world, three), []);
+  assert.match(
+    waitsOf(world, three)[B]!,
+    /cannot read \/status of .*; until then a restarted proxy would get no requests$/,
+  );
+  // One of two pods of the slot answers.
+  const more = { ...world, proxies: [...world.proxies, ...first.proxies.filter(of(B))] };
+  assert.deepEqual(changed(more, three), [slotName(B)]);
+});
+
+test("an edit of a shared fleet waits for no poll", () => {
+  const world = unpolled(settled(specOf("External", [A])));
+  assert.deepEqual(changed(world, specOf("External", [A], edited)), [childName.fleet(NAME)]);
+});
+
+test("KubeVIP to External: an edit changes a new fleet that does not answer", () => {
+  const settings = { replicas: 1 };
+  const ready = labelled(apply(settled(specOf("KubeVIP", [A, B])), specOf("External", [A], settings)));
+  const world = withProxies(ready, (proxy) => (proxy.slot === SHARED ? { status: undefined, error: ERROR } : {}));
+  const spec = specOf("External", [A], { ...settings, ...edited });
+  assert.deepEqual(changed(world, spec), [childName.fleet(NAME)]);
+  const only = [A, B].reduce((one, address) => downAt(one, address, LONG_AGO, { status: undefined }), world);
+  assert.deepEqual(changed(only, spec), [childName.fleet(NAME)]);
+});
+
+test("an older selector is kept while it selects proxies that the new one does not", () => {
+  const world = settled(specOf("KubeVIP", [A, B]));
+  const name = childName.fleet(NAME);
+  world.services.set(name, { ...world.services.get(name)!, spec: { selector: { [LABEL.fleet]: NAME } } });
+  const spec = specOf("External", [A], { replicas: 1 });
+  assert.deepEqual(selectorIn(world, spec), { [LABEL.fleet]: NAME });
+  assert.match(
+    programmed(world, spec),
+    /; the operator keeps old proxies until webhooks-egress serves; .*: its proxy does not run yet$/,
+  );
+});
+
+test("an answering or unpolled proxy is not called silent", () => {
+  const spec = specOf("KubeVIP", [B]);
+  const world = settled(specOf("External", [A]));
+  for (const one of [world, unpolled(world)]) assert.doesNotMatch(programmed(one, spec), /cannot read/);
+  const mixed = silent(world);
+  mixed.proxies.unshift({ ...world.proxies[0]!, polled: true });
+  assert.match(programmed(mixed, spec), /keeps its selector, .*ECONNREFUSED/);
+});
+
+test("retiring slots leave the Service in a reconcile without another disturbance", () => {
+  const before = settled(specOf("NodeAddress", [A, B, C]));
+  const roundOf = (world: World, spec: EgressPolicySpec) => plan(world, spec).desired!.round;
+  const retired = (world: World, spec: EgressPolicySpec) =>
+    roundOf(world, spec).labels.retire.map(({ pod }) => pod.metadata.name);
+  const spec = specOf("NodeAddress", [retiring(A), B, C]);
+  assert.deepEqual(retired(before, spec), [`${slotName(A)}-1`]);
+  assert.deepEqual(retired(settled(specOf("NodeAddress", [A, B])), specOf("NodeAddress", [retiring(A), B])), [
+    `${slotName(A)}-1`,
+  ]);
+  const both = specOf("NodeAddress", [retiring(A), B, C], edited);
+  assert.deepEqual([retired(before, both), changed(before, both)], [[`${slotName(A)}-1`], []]);
+  const starting = withProxies(before, (proxy) => (of(C)(proxy) ? { polled: false, status: undefined } : {}));
+  assert.deepEqual(retired(starting, spec), []);
+  assert.deepEqual(Object.keys(roundOf(starting, spec).labels), ["correct", "retire", "clean"]);
+});
+
+test("old slots that do not serve are deleted without a wait", () => {
+  const spec = specOf("KubeVIP", [A]);
+  const world = settled(specOf("KubeVIP", [A, B, C]));
+  const poll = (world: World) => withProxies(world, (proxy) => (of(A)(proxy) ? { status: open(A) } : {}));
+  const down = (...addresses: string[]) =>
+    addresses.reduce((one, address) => downAt(one, address, LONG_AGO, { status: undefined }), poll(world));
+  assert.deepEqual(removed(down(B, C), spec), [slotName(B), slotName(C)]);
+  // A proxy that was not polled yet may serve: nothing is disturbed, and only what serves nothing is deleted.
+  const pod = { ...world.proxies.find(of(A))!, polled: false, status: undefined };
+  const starting = (one: World) => ({ ...one, proxies: [...one.proxies, pod] });
+  assert.deepEqual(removed(starting(down(B, C)), spec), [slotName(B), slotName(C)]);
+  assert.deepEqual(removed(starting(down(B)), spec), []);
+  assert.deepEqual(removed(starting(poll(world)), spec), []);
+});
+
+for (const provider of ["KubeVIP", "NodeAddress"] as const) {
+  test(`${provider}: old slots serve until every lasting slot does`, () => {
+    const spec = specOf(provider, [A, B]);
+    const world = settled(specOf(provider, [A, B, C]));
+    assert.deepEqual(removed(world, spec), [slotName(C)]);
+    assert.deepEqual(removed(downAt(world, B, at(NOW), { status: undefined }), spec), []);
+    assert.match(
+      programmed(downAt(world, B, at(NOW), { status: undefined }), spec),
+      new RegExp(`keeps old proxies until slot \\w+ \\(${B}\\) serves; `),
+    );
+    // A retiring slot is not needed.
+    const leaving = specOf(provider, [A, retiring(B)]);
+    const base = settled(specOf(provider, [A, retiring(B), C]));
+    assert.deepEqual(removed(downAt(base, B, at(NOW), { status: undefined }), leaving), [slotName(C)]);
+  });
+
+  test(`${provider}: one of the retiring slots is enough if there are no others`, () => {
+    const spec = specOf(provider, [retiring(A), retiring(B)]);
+    const world = settled(specOf(provider, [retiring(A), retiring(B), C]));
+    assert.deepEqual(removed(downAt(world, B, at(NOW), { status: undefined }), spec), [slotName(C)]);
+    const none = downAt(downAt(world, A, at(NOW), { status: undefined }), B, at(NOW), { status: undefined });
+    assert.deepEqual(removed(none, spec), []);
+  });
+}
+
+/** The new slot D of a fleet whose old slots are A and B: its Deployment, and a pod that found no node. */
+function blockedBy(
+  provider: "KubeVIP" | "NodeAddress",
+  nodes: Record<string, string[]>,
+  more: Partial<ProxyFacts>[] = [],
+) {
+  const spec = specOf(provider, [C]);
+  const start = apply(settled(specOf(provider, [A, B])), spec, () => false);
+  const conditions = [{ type: "PodScheduled", status: "False", message: "0/2 nodes are available" }];
+  const pod = podOf(start.deployments.get(slotName(C))!);
+  const stuck: ProxyFacts = {
+    ...pod,
+    ...{ ready: false, node: undefined, status: undefined },
+    pod: { ...pod.pod, status: { phase: "Pending", conditions } },
+  };
+  const old = start.proxies.flatMap((proxy) => {
+    const on = Object.entries(nodes).filter(([address]) => of(address)(proxy))[0]?.[1] ?? ["z"];
+    return on.map((node) => ({ ...proxy, node }));
+  });
+  return { spec, world: { ...start, proxies: [...old, stuck, ...more.map((one) => ({ ...pod, ...one }))] }, stuck };
+}
+
+test("an old slot leaves the node of a new one, on whichever node it has a proxy", () => {
+  const { spec, world } = blockedBy("NodeAddress", { [A]: ["z"], [B]: ["z", "c"] });
+  assert.deepEqual(removed(world, spec), [slotName(B)]);
+  const none = blockedBy("NodeAddress", { [A]: ["z"], [B]: ["y"] });
+  assert.deepEqual(removed(none.world, none.spec), []);
+});
+
+test("an old slot that is deleted does not serve until others do", () => {
+  const { spec, world } = blockedBy("KubeVIP", {});
+  const deployments = new Map(world.deployments);
+  deployments.delete(slotName(B));
+  const one = { ...world, deployments, proxies: world.proxies.filter((proxy) => !of(B)(proxy)) };
+  assert.deepEqual(removed(one, spec), [slotName(A)]);
+  assert.doesNotMatch(programmed(one, spec), /keeps old proxies until/);
+  assert.match(programmed(world, spec), /keeps old proxies until/);
+});
+
+test("an old slot stays while a proxy of the new one still ends", () => {
+  const { spec, world } = blockedBy("KubeVIP", {}, [{ terminating: true, ready: false, status: undefined }]);
+  assert.deepEqual(removed(world, spec), []);
+  // A proxy of another slot ends: the new one still needs a node.
+  const other = blockedBy("KubeVIP", {}, [{ slot: slotId(A), terminating: true, ready: false, status: undefined }]);
+  assert.deepEqual(removed(other.world, other.spec), [slotName(A)]);
+});
+
+test("a proxy without a node that no slot needs takes no node from an old slot", () => {
+  const { spec, world, stuck } = blockedBy("KubeVIP", {});
+  const proxies = [...world.proxies.filter((proxy) => !of(C)(proxy)), { ...stuck, slot: slotId("203.0.113.99") }];
+  assert.deepEqual(removed({ ...world, proxies }, spec), []);
+});
+
+test("the last old slot keeps its node until a slot that never served does", () => {
+  const spec = specOf("KubeVIP", ["203.0.113.30", "203.0.113.31"]);
+  const [first, second] = ["203.0.113.30", "203.0.113.31"] as const;
+  const start = apply(settled(specOf("KubeVIP", [A])), spec, () => false);
+  const young = start.deployments.get(slotName(first))!;
+  start.deployments.set(slotName(first), {
+    ...young,
+    metadata: { ...young.metadata, generation: 1 },
+    status: { observedGeneration: 1, replicas: 1, updatedReplicas: 1, availableReplicas: 0 },
+  });
+  const pod = podOf(start.deployments.get(slotName(second))!);
+  const conditions = [{ type: "PodScheduled", status: "False", message: "0/2 nodes are available" }];
+  const stuck: ProxyFacts = {
+    ...pod,
+    ...{ ready: false, node: undefined, status: undefined },
+    pod: { ...pod.pod, status: { phase: "Pending", conditions } },
+  };
+  const running = podOf(young);
+  const lost = { ...running, ready: false, ...closed(first), pod: { ...running.pod, status: { phase: "Running" } } };
+  const world = { ...start, now: NOW + 600 * MINUTE, proxies: [...start.proxies, stuck, lost] };
+  assert.deepEqual(removed(world, spec), []);
+  assert.match(
+    programmed(world, spec),
+    new RegExp(`keeps old proxies until slot \\w+ \\(${first}\\) serves; .* does not have`),
   );
 });

@@ -101,6 +101,55 @@ test("explains why no proxy has an address", () => {
   );
 });
 
+test("explains why a proxy does not run on the node of its address", () => {
+  const unscheduled = (slot: string, message: string) => {
+    const conditions = [{ type: "PodScheduled", status: "False", message }];
+    const { node: _, status: __, ...rest } = proxy("a", IP);
+    return { ...rest, slot, pod: { ...rest.pod, status: { phase: "Pending", conditions } } } as unknown as ProxyFacts;
+  };
+  const other = slotId("203.0.113.21");
+  const message = `node a has ${IP}, but its proxy does not run there yet`;
+  const nodes = [node("a", [IP]), node("b")];
+  assert.equal(
+    why(nodes, spec(), [unscheduled(other, "1/2 nodes"), unscheduled(slotId(IP), "0/2 nodes are available")]),
+    `${message}: 0/2 nodes are available`,
+  );
+  assert.equal(why(nodes, spec(), [unscheduled(other, "0/2 nodes are available")]), message);
+  const starting = { ...proxy("a", IP), status: undefined };
+  assert.equal(
+    why(nodes, spec(), [starting, unscheduled(slotId(IP), "0/2 nodes are available")]),
+    `${message}: 0/2 nodes are available`,
+  );
+  assert.equal(why(nodes, spec(), [starting]), message);
+  // Its own proxy, or a pod network, is no obstacle.
+  const own = { ...starting, pod: { ...starting.pod, spec: { hostNetwork: true } } };
+  assert.equal(why(nodes, spec(), [own]), message);
+  assert.equal(
+    why(nodes, spec(), [{ ...own, slot: other, pod: { ...own.pod, spec: { hostNetwork: false } } }]),
+    message,
+  );
+  assert.equal(why(nodes, spec(), [{ ...starting, slot: other }]), message);
+  assert.equal(why(nodes, spec(), [{ ...own, slot: other, node: undefined }]), message);
+  assert.equal(why(nodes, spec(), [{ ...proxy("a", IP), terminating: true }]), message);
+});
+
+test("names nodes that the policy does not select, in the order of names", () => {
+  const nodes = [node("z", [IP]), node("a", [IP]), node("m", [], { labels: { egress: "fixed" } })];
+  assert.match(why(nodes, spec(selecting)), /^nodes a, z have 203\.0\.113\.20, but not the labels of /);
+});
+
+test("names only obstacles that exist", () => {
+  assert.equal(
+    why([node("a", [], { unschedulable: true })], spec()),
+    `no node lists ${IP}, and no other node can run its proxy; cordoned: a; add a node that has the address`,
+  );
+  const cordoned = { unschedulable: true };
+  const two = [node("a", [IP], cordoned), node("b", [IP]), node("c", [], cordoned)];
+  assert.equal(shortage(two, spec(), nodeAddress), undefined);
+  const none = [node("a", [IP], cordoned), node("b"), node("c", [], cordoned)];
+  assert.match(shortage(none, spec(), nodeAddress)!, /can run a proxy; cordoned: a; make such a node usable/);
+});
+
 test("explains a shortage of nodes", () => {
   const two = spec({ staticIPs: [{ address: IP }, { address: "203.0.113.21" }] });
   const tainted = { taints: [{ key: "team", effect: "NoSchedule" }] };

@@ -18,6 +18,7 @@ import type { Facts } from "../../operator/reconcile/facts/facts.ts";
 import { gather } from "../../operator/reconcile/facts/gather.ts";
 import { StatusScraper } from "../../operator/reconcile/facts/status-scraper.ts";
 import type { PublishedList } from "../../operator/reconcile/objects/configmap.ts";
+import { MAX_STATIC_IPS } from "../../proxy/policy/document.ts";
 import { withDefaults } from "../harness/defaults.ts";
 
 /** Deployments that are kept during a migration, and the addresses that verify proxies meanwhile. */
@@ -150,6 +151,66 @@ test("a fleet without a Deployment keeps its addresses while a proxy runs", () =
     `${NEW} 10.0.4.20 Pending`,
   ]);
   assert.deepEqual(exchange(external, [], [], published).document, [`${OLD} Active`]);
+});
+
+test("only the addresses of proxies that still run are kept", () => {
+  const X = "203.0.113.21";
+  const ending = proxy(slotId(NEW), { terminating: true });
+  assert.deepEqual(exchange(external, [], [ending], list([NEW, X, OLD])).document, [`${OLD} Active`, `${NEW} Pending`]);
+  const waiting = proxy(slotId(NEW), { unschedulable: true });
+  assert.deepEqual(exchange(external, [], [waiting], list([NEW, OLD])).document, [`${OLD} Active`]);
+  const { status: _, ...created } = ending.pod;
+  assert.deepEqual(exchange(external, [], [{ ...ending, pod: created }], list([NEW, OLD])).document, [`${OLD} Active`]);
+});
+
+test("an old slot keeps its source although a proxy of an ended fleet runs", () => {
+  const next = { ...slots, staticIPs: [{ address: "203.0.113.21" }] };
+  const proxies = [proxy(slotId(NEW)), proxy(SHARED, { terminating: true })];
+  assert.deepEqual(exchange(next, [slot], proxies, list([NEW, OLD])).document, [
+    "203.0.113.21 Active",
+    `${OLD} Retiring`,
+    `${NEW} 10.0.4.20 Retiring`,
+  ]);
+});
+
+test("former addresses have a fixed order", () => {
+  const two = deployment(SHARED, { [ANNOTATION.addresses]: `203.0.113.12,${OLD}` });
+  const expected = [`${NEW} Pending`, `${OLD} Retiring`, "203.0.113.12 Retiring"];
+  assert.deepEqual(exchange(slots, [two], [proxy(SHARED)], list([])).document, expected);
+});
+
+test("a fleet without static IPs keeps the addresses of old slots", () => {
+  const none = withDefaults({}) as Partial<EgressPolicy["spec"]>;
+  delete none.staticIPs;
+  assert.deepEqual(exchange(none, [slot], [proxy(slotId(NEW))], list([NEW])).document, [`${NEW} 10.0.4.20 Retiring`]);
+});
+
+test("a Deployment of a slot without annotations has no address", () => {
+  const { annotations: _, ...metadata } = slot.metadata;
+  const bare = { ...slot, metadata };
+  assert.deepEqual(exchange(external, [bare], [], list([NEW])), {
+    ...{ remove: [], keep: [slot.metadata.name] },
+    document: [`${OLD} Active`],
+  });
+});
+
+test("the document has no more addresses than a spec may have", () => {
+  const staticIPs = Array.from({ length: MAX_STATIC_IPS }, (_, i) => ({ address: `203.0.113.${100 + i}` }));
+  const { document } = exchange({ ...slots, staticIPs }, [shared], [proxy(SHARED)], list([OLD]));
+  assert.equal(document.length, MAX_STATIC_IPS);
+});
+
+test("a waiting shared fleet adds no addresses to the document", () => {
+  const policy = { metadata: { name: "webhooks", uid: "1" }, spec: withDefaults(external) } as EgressPolicy;
+  const fleet = deployment(SHARED, { [ANNOTATION.addresses]: NEW });
+  const facts = {
+    ...{ policy, record: { published: list([OLD]) }, proxies: [], nodes: [] },
+    children: { deployments: new Map([["fleet", fleet]]) },
+  } as unknown as Facts;
+  const unit = { slot: undefined, label: SHARED, name: "fleet", objects: [], changes: true };
+  const resolved = resolveSpec(facts, policy.spec, providerOf(policy.spec)!);
+  const { former } = handoverOf(facts, resolved, { remove: [], waiting: [{ unit, why: "" }] });
+  assert.deepEqual(former.addresses, []);
 });
 
 test("a new shared fleet is verified by its own addresses only", () => {

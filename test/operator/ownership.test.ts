@@ -439,6 +439,35 @@ test("of two policies that already share an address, the oldest keeps it", () =>
   }
 });
 
+test("of two policies that accepted the same Pending address, the oldest keeps it", () => {
+  const world = new World();
+  for (const key of ["convoy/older", "billing/younger"]) {
+    world.edit(key, specOf([{ address: ip(1), phase: "Pending" }]));
+    world.accepted.set(world.policies.get(key)!.metadata.uid!, world.policies.get(key)!.spec);
+  }
+  assert.ok(isAccepted(judgeSpec(world.factsOf("convoy/older"))));
+  assert.match(messageOf(judgeSpec(world.factsOf("billing/younger"))), /is held by policy convoy\/older; /);
+});
+
+test("of two deleted policies whose proxies end, one is named, whatever the order", () => {
+  const world = new World();
+  world.edit("convoy/webhooks", specOf([{ address: ip(1) }]));
+  const holders = ["b/gone", "a/gone"].map((policy) => ({ policy, draining: true }));
+  for (const held of [holders, [...holders].reverse()]) {
+    const verdict = judgeSpec({ ...world.factsOf("convoy/webhooks"), holdersOf: () => held });
+    assert.match(messageOf(verdict), /is held by policy a\/gone until its proxies on this address have ended$/);
+  }
+});
+
+test("an accepted spec of a provider that this version does not support holds no address", () => {
+  const world = new World();
+  const former = withDefaults({ nat: { provider: "Teleport" }, staticIPs: [{ address: ip(1) }] });
+  world.edit("convoy/former", former);
+  world.accepted.set(world.policies.get("convoy/former")!.metadata.uid!, former);
+  world.edit("convoy/webhooks", specOf([{ address: ip(1) }]));
+  assert.ok(isAccepted(world.reconcile("convoy/webhooks")));
+});
+
 // Random sequences.
 
 const KEYS = ["a/one", "a/two", "b/one"] as const;

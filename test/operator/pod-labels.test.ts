@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { EgressPolicy } from "../../operator/api/egresspolicy.ts";
 import type { ProxyFacts, ProxyStatus } from "../../operator/fleet/proxy-status.ts";
-import { slotId, slotsOf } from "../../operator/fleet/slots.ts";
+import { SHARED, slotId, slotsOf } from "../../operator/fleet/slots.ts";
 import { external } from "../../operator/providers/external.ts";
 import { kubeVIP } from "../../operator/providers/kubevip.ts";
 import { nodeAddress } from "../../operator/providers/nodeaddress.ts";
@@ -97,6 +97,49 @@ test("a retiring proxy serves while the only other one restarts", () => {
   const only = proxy(NEW, { [PHASE]: "Active" }, { status: status(true) });
   assert.deepEqual(patches([old, only], nodeAddress, spec, { changing: [NEW] }), { [OLD]: { [PHASE]: "Active" } });
   assert.deepEqual(patches([old, only], nodeAddress, spec), {});
+});
+
+test("a retiring proxy stays out although all other ones change", () => {
+  const third = "203.0.113.22";
+  const three = { staticIPs: [...spec.staticIPs!, { address: third }] } as EgressPolicy["spec"];
+  const serves = (address: string) => proxy(address, { [PHASE]: "Active" }, { status: status(true) });
+  const old = proxy(OLD, { [PHASE]: "Retiring" }, { status: status(true) });
+  const changing = [NEW, third];
+  assert.deepEqual(patches([old, serves(NEW), serves(third)], nodeAddress, three, { changing }), {});
+});
+
+test("a retired proxy stays out until another one was polled", () => {
+  const old = proxy(OLD, { [PHASE]: "Retiring" }, { status: status(true) });
+  const unknown = proxy(NEW, { [PHASE]: "Active" }, { polled: false });
+  assert.deepEqual(patches([old, unknown], nodeAddress, spec), {});
+});
+
+test("a retiring proxy that is closed leaves the Service before other ones were polled", () => {
+  const old = proxy(OLD, { [VERIFIED]: "true" }, { status: status(false) });
+  const unknown = proxy(NEW, { [VERIFIED]: "true" }, { polled: false });
+  assert.deepEqual(patches([old, unknown], kubeVIP, spec), { [OLD]: { [VERIFIED]: null } });
+});
+
+test("a label that a retiring proxy gains is no disturbance", () => {
+  const old = proxy(OLD, { [VERIFIED]: "true" }, { status: status(true) });
+  const selector = { [VERIFIED]: "true" };
+  assert.deepEqual(patches([old], nodeAddress, spec, { selector, kind: "correct" }), { [OLD]: { [PHASE]: "Active" } });
+  assert.deepEqual(patches([old], nodeAddress, spec, { selector, kind: "retire" }), {});
+});
+
+test("a new proxy gets its label when it is open, beside serving ones", () => {
+  const active = { staticIPs: [{ address: OLD }, { address: NEW }] } as EgressPolicy["spec"];
+  const serving = proxy(OLD, { [VERIFIED]: "true" }, { status: status(true) });
+  const { labels: _, ...metadata } = proxy(NEW, {}, {}).pod.metadata;
+  const pod = { ...serving.pod, metadata, spec: { containers: [{}, { args: ["proxy", "--readiness=policy"] }] } };
+  const fresh = (open: boolean) => proxy(NEW, {}, { status: status(open), pod });
+  const given = { selector: { [VERIFIED]: "true" } };
+  assert.deepEqual(patches([serving, fresh(true)], kubeVIP, active, given), { [NEW]: { [VERIFIED]: "true" } });
+  assert.deepEqual(patches([serving, fresh(false)], kubeVIP, active, given), {});
+  assert.deepEqual(patches([fresh(true)], nodeAddress, active), { [NEW]: { [PHASE]: "Active" } });
+  assert.deepEqual(patches([fresh(false)], nodeAddress, active), {});
+  const shared = { ...fresh(true), slot: SHARED };
+  assert.deepEqual(patches([serving, shared], kubeVIP, active, given), { [NEW]: { [VERIFIED]: "true" } });
 });
 
 test("a retired slot stays out of service after the spec has lost it", () => {

@@ -156,27 +156,21 @@ function planChanges(view: View, pending: boolean, budget: Budget): Wait[] {
   });
 }
 
-/** Old Deployments to delete: all of them once the fleet is complete. `obstacle`: why one keeps a node that is needed. */
-function planRemoval(
-  view: View,
-  extra: readonly Deployment[],
-  complete: boolean,
-  budget: Budget,
-): { remove: Deployment[]; obstacle?: string } {
+/** Old Deployments to delete: all of them once the fleet is complete. */
+function planRemoval(view: View, extra: readonly Deployment[], complete: boolean, budget: Budget): Deployment[] {
   const granted = (deployments: readonly Deployment[]) =>
     !deployments.some((one) => isIn(view, slotLabel(one))) || budget.spend() ? [...deployments] : [];
-  if (complete) return { remove: granted(extra) };
+  if (complete) return granted(extra);
   // A new slot without a node would wait forever for the node of an old slot.
   const stuck = stuckSlots(view);
-  let obstacle: string | undefined;
   for (const deployment of extra) {
     if (![...stuck].some((slot) => isInTheWay(view, deployment, slot))) continue;
     const label = slotLabel(deployment);
     const block = isIn(view, label) ? blockOf(view, { label, stuck, isDeletion: true }) : undefined;
-    if (block === undefined) return { remove: granted([deployment]) };
-    obstacle ??= `${deployment.metadata.name} keeps its node: ${budget.note(block)}`;
+    if (block === undefined) return granted([deployment]);
+    budget.note(block);
   }
-  return { remove: [], ...(obstacle === undefined ? {} : { obstacle }) };
+  return [];
 }
 
 /** Decides which disturbances happen in this reconcile. Pure. */
@@ -190,14 +184,14 @@ export function planRound(facts: Facts, resolved: ResolvedSpec, units: readonly 
   const waiting = planChanges(view, pending, budget);
   const wanted = wantedLabels(resolved);
   const extra = [...facts.children.deployments.values()].filter((deployment) => !wanted.has(slotLabel(deployment)));
-  const { remove, obstacle } = pending ? { remove: [] } : planRemoval(view, extra, complete, budget);
+  const remove = pending ? [] : planRemoval(view, extra, complete, budget);
   const ends = budget.blocks.flatMap(({ until }) => until ?? []);
   return {
     selector,
     labels,
     waiting,
     remove,
-    held: heldBy(view, dropped, extra.length > remove.length) ?? obstacle,
+    held: heldBy(view, dropped, extra.length > remove.length),
     recheckAt: ends.length === 0 ? undefined : Math.min(...ends),
   };
 }

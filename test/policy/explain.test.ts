@@ -1,0 +1,111 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { makeDocument, type PolicyDocument } from "../../proxy/policy/document.ts";
+import { type CompileOptions, compile } from "../../proxy/policy/engine.ts";
+import { explain, needsAddresses, parseAsked } from "../../proxy/policy/explain.ts";
+import { formatTarget, parseAuthority } from "../../proxy/policy/target.ts";
+
+/** Explanations of decisions, as `outrider explain` prints them. */
+
+const setOf = (partial: Partial<PolicyDocument>, options: CompileOptions = {}) =>
+  compile(makeDocument(partial), options);
+const target = (text: string) => parseAuthority(text)!;
+const LISTS = {
+  defaultAction: "Deny" as const,
+  allow: [{ name: "hooks", hosts: ["a.example"] }],
+  deny: [{ name: "bad", hosts: ["bad.example"] }],
+};
+
+test("reads a URL, a host with a port, or an address with a port", () => {
+  const asked = (text: string) => {
+    const found = parseAsked(text);
+    return found === null ? null : formatTarget(found);
+  };
+  for (const [text, expected] of [
+    ["a.example:8443", "a.example:8443"],
+    ["[2001:db8::1]:443", "[2001:db8::1]:443"],
+    ["http://a.example/hook", "a.example:80"],
+    ["HTTP://a.example:8080/hook", "a.example:8080"],
+    ["https://a.example", "a.example:443"],
+    ["https://a.example/hook?to=b:80", "a.example:443"],
+    ["https://a.example?to=b:80", "a.example:443"],
+    ["HTTPS://a.example:8443/hook", "a.example:8443"],
+    ["https://a.example:80/", "a.example:80"],
+    ["https://[2001:db8::1]/", "[2001:db8::1]:443"],
+    ["https://[2001:db8::1]:80/", "[2001:db8::1]:80"],
+    ["a.example", null],
+    ["https://", null],
+    ["https://a b/", null],
+    ["http://", null],
+    ["ftp://a.example", null],
+    ["x.https://a.example", null],
+    ["x.http://a.example", null],
+  ] as const) {
+    assert.equal(asked(text), expected, text);
+  }
+});
+
+test("needs addresses only for names that the lists do not decide", () => {
+  const set = setOf(LISTS);
+  const needs = (text: string) => needsAddresses(set, target(text));
+  assert.deepEqual(
+    [needs("a.example:443"), needs("bad.example:443"), needs("other.example:443")],
+    [true, false, false],
+  );
+  assert.equal(needs("8.8.8.8:443"), false);
+});
+
+test("explains a name without its addresses", () => {
+  const of = (partial: Partial<PolicyDocument>, text: string) => explain(setOf(partial), target(text), null);
+  assert.deepEqual(of(LISTS, "a.example:443"), {
+    target: "a.example:443",
+    verdict: "allow",
+    rule: "hooks",
+    reason: "the name passes by rule hooks; its addresses are not resolved here",
+    addresses: [],
+  });
+  assert.deepEqual(of(LISTS, "bad.example:443"), {
+    target: "bad.example:443",
+    verdict: "deny",
+    code: "denied-rule",
+    rule: "bad",
+    reason: "bad.example is denied by rule bad",
+    addresses: [],
+  });
+  assert.match(of({}, "a.example:443").reason, /^the name passes by the default action; /);
+  const reported = of({ ...LISTS, mode: "Report" }, "bad.example:443");
+  assert.deepEqual([reported.verdict, reported.wouldDeny], ["allow", { code: "denied-rule", rule: "bad" }]);
+});
+
+test("explains each address of a name", () => {
+  assert.deepEqual(explain(setOf(LISTS), target("a.example:443"), ["8.8.8.8", "10.0.0.1"]), {
+    target: "a.example:443",
+    verdict: "allow",
+    rule: "hooks",
+    reason: "allowed by rule hooks",
+    addresses: [
+      { address: "8.8.8.8", class: "global", verdict: "in", rule: "hooks" },
+      {
+        address: "10.0.0.1",
+        class: "private",
+        verdict: "out",
+        reason: "a.example resolves to a private address (10.0.0.0/8)",
+      },
+    ],
+  });
+  const denied = explain(setOf(LISTS), target("a.example:443"), ["10.0.0.1"]);
+  assert.deepEqual([denied.verdict, denied.code], ["deny", "address"]);
+});
+
+test("explains an address of a request without a lookup", () => {
+  const { verdict, reason, addresses } = explain(setOf({}), target("8.8.8.8:443"), null);
+  assert.deepEqual([verdict, reason], ["allow", "allowed by the default action"]);
+  assert.deepEqual(addresses, [{ address: "8.8.8.8", class: "global", verdict: "in", rule: "default" }]);
+});
+
+test("names the class of the IPv4 address behind a NAT64 prefix", () => {
+  const set = setOf({}, { nat64Prefixes: ["2001:db8:64::/96"] });
+  const classOf = (address: string) => explain(set, target("a.example:443"), [address]).addresses[0]!.class;
+  assert.equal(classOf("2001:db8:64::a00:1"), "private");
+  assert.equal(classOf("2001:db8:64::808:808"), "global");
+});
