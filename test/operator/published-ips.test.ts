@@ -10,6 +10,7 @@ import { A, at, B, C, NOW, pending, podOf, retiring, settled, specOf } from "./w
 
 const V6 = "2001:db8::1";
 const HASH = "sha256:2";
+const HASHES = { desired: HASH, stored: HASH };
 const list = (ipv4: string[], more: Partial<PublishedList> = {}): PublishedList => ({
   ...{ ipv4, ipv6: [], cidrs: [], pending: [], retiring: [] },
   updatedAt: at(NOW),
@@ -30,7 +31,7 @@ function proxyWith({ pod, ...facts }: Partial<ProxyFacts>): ProxyFacts {
   };
 }
 const used = (proxies: ProxyFacts[], before = list([A, B])) =>
-  stillUsed(specOf("External", [B]), before, proxies, HASH);
+  stillUsed(specOf("External", [B]), before, proxies, HASHES);
 
 test("an address leaves the list after every running proxy has the new policy", () => {
   const { status } = running();
@@ -40,10 +41,10 @@ test("an address leaves the list after every running proxy has the new policy", 
   assert.deepEqual(used([proxyWith({ status: undefined })]), [A]);
   const { pod } = proxyWith({});
   const waits = { ...pod, status: { phase: "Pending" } };
-  assert.deepEqual(used([proxyWith({ status: undefined, pod: waits })]), []);
+  assert.deepEqual(used([proxyWith({ status: undefined, pod: waits, node: undefined })]), []);
   const { status: _, ...created } = pod;
-  assert.deepEqual(used([{ ...proxyWith({ status: undefined }), pod: created }]), []);
-  assert.deepEqual(stillUsed(specOf("External", [B]), undefined, [proxyWith({ status })], HASH), []);
+  assert.deepEqual(used([{ ...proxyWith({ status: undefined, node: undefined }), pod: created }]), []);
+  assert.deepEqual(stillUsed(specOf("External", [B]), undefined, [proxyWith({ status })], HASHES), []);
 });
 
 test("an address stays in the list while a pod has it", () => {
