@@ -299,6 +299,22 @@ test("the only lasting slot waits for a retiring one whose old proxy still serve
   assert.deepEqual(changed({ ...next, deployments, proxies: start.proxies }, spec), []);
 });
 
+test("a retiring slot stays in service while the only lasting one is being replaced", () => {
+  const before = specOf("NodeAddress", [retiring(A), B]);
+  const spec = specOf("NodeAddress", [retiring(A), B], edited);
+  const serves = ({ pod }: ProxyFacts) => ({
+    pod: { ...pod, metadata: { ...pod.metadata, labels: { ...pod.metadata.labels, [LABEL.phase]: "Active" } } },
+  });
+  // Both Deployments have the new settings. The proxy of the lasting slot still serves, and is about to end.
+  const world = withProxies(apply(apply(settled(before), spec), spec), serves);
+  const deployment = world.deployments.get(slotName(B))!;
+  const written = { ...deployment, metadata: { ...deployment.metadata, generation: 9 } };
+  const replaced = { ...world, deployments: new Map(world.deployments).set(slotName(B), written) };
+  assert.deepEqual(changed(replaced, spec), []);
+  assert.deepEqual(plan(replaced, spec).desired!.round.labels.retire, []);
+  assert.equal(plan(settled(spec), spec).desired!.round.labels.retire.length, 1);
+});
+
 test("External to KubeVIP: the Service keeps its selector while proxies do not answer", () => {
   const shared = specOf("External", [A]);
   const spec = specOf("KubeVIP", [B]);

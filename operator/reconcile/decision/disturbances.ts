@@ -1,5 +1,5 @@
 import { childName } from "../../api/names.ts";
-import { type Deployment, isUnschedulable } from "../../api/objects.ts";
+import { type Deployment, isRolledOut, isUnschedulable } from "../../api/objects.ts";
 import { slotLabel } from "../../fleet/metadata.ts";
 import type { ProxyFacts } from "../../fleet/proxy-status.ts";
 import { SHARED } from "../../fleet/slots.ts";
@@ -130,8 +130,18 @@ function planSelector(view: View, complete: boolean, budget: Budget): Selection 
   return { selector: moves ? desired : stored, pending: true, dropped: moves ? [] : dropped };
 }
 
-function planLabels({ facts, resolved, serving, units }: View, budget: Budget): LabelPatches {
-  const changing = new Set(units.filter(({ changes }) => changes).map(({ label }) => label));
+/** Slots whose settings change, or whose old proxy is about to end since they have changed. */
+function changingSlots({ facts, units }: View): ReadonlySet<string> {
+  const isBeingReplaced = ({ name }: Unit) => {
+    const stored = facts.children.deployments.get(name);
+    return stored !== undefined && !isRolledOut(stored);
+  };
+  return new Set(units.filter((unit) => unit.changes || isBeingReplaced(unit)).map(({ label }) => label));
+}
+
+function planLabels(view: View, budget: Budget): LabelPatches {
+  const { facts, resolved, serving } = view;
+  const changing = changingSlots(view);
   const labels = labelPatches(facts.proxies, resolved, serving, changing);
   return labels.retire.length === 0 || budget.spend() ? labels : { ...labels, retire: [] };
 }

@@ -55,7 +55,7 @@ function provesByReadiness({ pod }: ProxyFacts): boolean {
  * Patches of serving labels. They serve the selector of the stored Service and the desired one, so that the Service can
  * change between both. `verified` is set on pods whose gate is open. A proxy that does not answer keeps its label, since
  * its own gate still rejects unproven requests. `phase` is set on all pods whose readiness waits for the proof.
- * `changing`: ids of slots whose settings change.
+ * `changing`: ids of slots whose proxies end, since their settings change or have changed.
  */
 export function labelPatches(
   proxies: readonly ProxyFacts[],
