@@ -100,12 +100,11 @@ export class ClientConnection implements Connection, ClientOwner, ByteHolder {
       this.noteBuffered();
       return;
     }
+    const wasBuffered = this.#phase.name === "head";
     if (this.#requests === 0) this.server.spoke(this);
-    if ("refusal" in result) {
-      this.#reject(parser, result.refusal);
-      return;
-    }
-    this.#dispatch(result.head, result.rest);
+    if ("refusal" in result) this.#reject(parser, result.refusal);
+    else this.#dispatch(result.head, result.rest);
+    if (wasBuffered || ("head" in result && result.head.large !== undefined)) this.noteBuffered();
   }
 
   /** Refuses a request whose head is malformed or late. The record names what is known of its target. */
@@ -337,7 +336,10 @@ export class ClientConnection implements Connection, ClientOwner, ByteHolder {
   }
 
   #refuseLate(parser: HeadParser): void {
-    if (this.#requests === 0) countBound("silent-connections");
+    if (this.#requests === 0) {
+      countBound("silent-connections");
+      this.server.spoke(this);
+    }
     const reason = `the request head was not complete within ${this.server.settings.headMs / 1000} s`;
     this.#reject(parser, { status: 408, reason });
   }

@@ -15,6 +15,8 @@ export interface Head extends RequestLine {
   connection: ReadonlySet<string>;
   /** The value of Proxy-Authorization: the first one. Several are refused. */
   authorization?: string;
+  /** Octets of a head beyond the default limit: they count as buffered bytes. Absent: it is not longer than that. */
+  large?: number;
 }
 
 /** The status and the reason for a head that breaks the rules. */
@@ -228,7 +230,7 @@ export class HeadParser {
     if (other !== undefined) return { refusal: { status: 400, reason: other } };
     try {
       const rest = this.#lines.feed(chunk, (line) => this.#read(line));
-      if (rest !== null) return { head: finish(this.#start!, this.#headers), rest };
+      if (rest !== null) return { head: this.#finish(), rest };
       this.#keepStart(chunk);
       return null;
     } catch (error) {
@@ -237,6 +239,12 @@ export class HeadParser {
       if (error.status === 431) countBound("request-head");
       return { refusal: { status: error.status, reason: error.message } };
     }
+  }
+
+  #finish(): Head {
+    const head = finish(this.#start!, this.#headers);
+    if (this.size > MAX_HEAD_BYTES) head.large = this.size;
+    return head;
   }
 
   /** Reads one line; true: it is the last one of the head. */
