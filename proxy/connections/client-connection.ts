@@ -76,10 +76,10 @@ export class ClientConnection implements Connection, ClientOwner, ByteHolder {
         phase.handler.onData(chunk);
         return;
       case "silent":
-        this.#readHead(phase.since, this.#newParser(), chunk);
+        this.#readHead(phase.since, phase.parser ?? this.#newParser(), chunk);
         return;
       case "idle":
-        this.#readHead(this.server.now, this.#newParser(), chunk);
+        this.#readHead(this.server.now, phase.parser ?? this.#newParser(), chunk);
         return;
       case "head":
         this.#readHead(phase.since, phase.parser, chunk);
@@ -96,7 +96,12 @@ export class ClientConnection implements Connection, ClientOwner, ByteHolder {
   #readHead(since: number, parser: HeadParser, chunk: Buffer): void {
     const result = parser.feed(chunk);
     if (result === null) {
-      if (this.#phase.name !== "head") this.#phase = { name: "head", since, parser };
+      const phase = this.#phase;
+      if (parser.blank && (phase.name === "silent" || phase.name === "idle")) {
+        this.#phase = { ...phase, parser };
+        return;
+      }
+      if (phase.name !== "head") this.#phase = { name: "head", since, parser };
       this.noteBuffered();
       return;
     }

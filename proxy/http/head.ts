@@ -166,6 +166,11 @@ export class LineReader {
     return this.#seen + this.#pending.length;
   }
 
+  /** Octets of the incomplete line. */
+  get pending(): number {
+    return this.#pending.length;
+  }
+
   /** Calls `line` for each complete line (latin1) until it returns true; returns the bytes behind that line. */
   feed(chunk: Buffer, line: (text: string) => boolean): Buffer | null {
     for (let at = 0; ; ) {
@@ -215,6 +220,11 @@ export class HeadParser {
   /** Octets that it holds. */
   get size(): number {
     return this.#lines.seen;
+  }
+
+  /** Nothing but empty lines has arrived: no head has begun. */
+  get blank(): boolean {
+    return this.#line === null && this.#lines.pending === 0;
   }
 
   /** Method and target as far as they have arrived, for the record of a rejected one. */

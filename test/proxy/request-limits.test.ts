@@ -36,6 +36,26 @@ test("--head-seconds applies to each head of a kept-alive connection", async () 
   await far.close();
 });
 
+test("an empty line behind a body does not begin a head", async () => {
+  const far = await listen((socket) => {
+    socket.on("data", () => socket.write("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"));
+  });
+  const proxy = await startProxy({ policy: {}, args: [...OPEN_LOOPBACK, "--head-seconds", "1"] });
+  const client = await RawClient.open(proxy.port);
+  client.socket.write(`POST http://127.0.0.1:${far.port}/ HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nhi\r\n`);
+  await client.untilText("ok");
+  // The sweep that closes this client comes after the time of a head.
+  const silent = await RawClient.open(proxy.port);
+  await silent.untilEnd();
+  client.socket.write(`GET http://127.0.0.1:${far.port}/ HTTP/1.1\r\nHost: x\r\n\r\n`);
+  await client.until(() => client.text.split("\r\n\r\nok").length === 3 || client.ended, "answer");
+  assert.doesNotMatch(client.text, / 408 /);
+  assert.equal(client.text.split("HTTP/1.1 200 OK\r\n").length, 3);
+  for (const { socket } of [client, silent]) socket.destroy();
+  await proxy.stop();
+  await far.close();
+});
+
 test("--head-kib allows longer heads", async () => {
   const far = await listen((socket) => {
     socket.once("data", () => socket.end("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"));
