@@ -61,6 +61,8 @@ export class Buffers {
   }
 
   #shed(): void {
+    // No connection ends for bytes that are gone.
+    this.sweep();
     this.#shedding = false;
     for (const holder of this.#held.keys()) {
       if (this.#bytes <= this.limit) return;

@@ -76,10 +76,10 @@ export class ClientConnection implements Connection, ClientOwner, ByteHolder {
         phase.handler.onData(chunk);
         return;
       case "silent":
-        this.#readHead(phase.since, this.#newParser(), chunk);
+        this.#readHead(phase.since, phase.parser ?? this.#newParser(), chunk);
         return;
       case "idle":
-        this.#readHead(this.server.now, this.#newParser(), chunk);
+        this.#readHead(this.server.now, phase.parser ?? this.#newParser(), chunk);
         return;
       case "head":
         this.#readHead(phase.since, phase.parser, chunk);
@@ -96,16 +96,20 @@ export class ClientConnection implements Connection, ClientOwner, ByteHolder {
   #readHead(since: number, parser: HeadParser, chunk: Buffer): void {
     const result = parser.feed(chunk);
     if (result === null) {
-      if (this.#phase.name !== "head") this.#phase = { name: "head", since, parser };
+      const phase = this.#phase;
+      if (parser.blank && (phase.name === "silent" || phase.name === "idle")) {
+        this.#phase = { ...phase, parser };
+        return;
+      }
+      if (phase.name !== "head") this.#phase = { name: "head", since, parser };
       this.noteBuffered();
       return;
     }
+    const wasBuffered = this.#phase.name === "head";
     if (this.#requests === 0) this.server.spoke(this);
-    if ("refusal" in result) {
-      this.#reject(parser, result.refusal);
-      return;
-    }
-    this.#dispatch(result.head, result.rest);
+    if ("refusal" in result) this.#reject(parser, result.refusal);
+    else this.#dispatch(result.head, result.rest);
+    if (wasBuffered || ("head" in result && result.head.large !== undefined)) this.noteBuffered();
   }
 
   /** Refuses a request whose head is malformed or late. The record names what is known of its target. */
@@ -337,7 +341,10 @@ export class ClientConnection implements Connection, ClientOwner, ByteHolder {
   }
 
   #refuseLate(parser: HeadParser): void {
-    if (this.#requests === 0) countBound("silent-connections");
+    if (this.#requests === 0) {
+      countBound("silent-connections");
+      this.server.spoke(this);
+    }
     const reason = `the request head was not complete within ${this.server.settings.headMs / 1000} s`;
     this.#reject(parser, { status: 408, reason });
   }

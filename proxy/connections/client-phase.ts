@@ -14,14 +14,14 @@ export interface CurrentRequest {
  * clock (ms).
  */
 export type Phase =
-  /** Accepted; no byte of the first head has arrived. */
-  | { readonly name: "silent"; readonly since: number }
+  /** Accepted; no byte of the first head has arrived. The parser has read empty lines in front of it. */
+  | { readonly name: "silent"; readonly since: number; readonly parser?: HeadParser }
   /** A part of a head has arrived. */
   | { readonly name: "head"; readonly since: number; readonly parser: HeadParser }
   /** A request is handled: a CONNECT being decided, a tunnel, or an HTTP exchange. */
   | ({ readonly name: "request" } & CurrentRequest)
-  /** Between two requests; no byte of the next head has arrived. */
-  | { readonly name: "idle"; readonly since: number }
+  /** Between two requests; no byte of the next head has arrived. The parser has read empty lines in front of it. */
+  | { readonly name: "idle"; readonly since: number; readonly parser?: HeadParser }
   /** The last answer was given; the rest of the input is discarded. */
   | { readonly name: "closing"; readonly close: LingeringClose }
   /** This side has destroyed the socket, and its `close` event is to come. */

@@ -115,10 +115,10 @@ export class Exchange implements Handler, UpstreamOwner {
     this.#resumeClient();
   }
 
-  /** Bytes that wait for the upstream, or that either side has not read yet. */
+  /** Bytes that wait for the upstream, or that either side has not read yet, and a large head. */
   buffered(): number {
     const upstream = this.#phase.name === "relaying" ? this.#phase.upstream.socket.writableLength : 0;
-    return this.#request.held + this.#client.socket.writableLength + upstream;
+    return this.#request.held + this.#client.socket.writableLength + upstream + (this.#head.large ?? 0);
   }
 
   /**

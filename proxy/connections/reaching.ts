@@ -124,9 +124,9 @@ export abstract class Reaching implements Handler {
     this.client.noteBuffered();
   }
 
-  /** Early bytes, and bytes of earlier responses. */
+  /** Early bytes, bytes of earlier responses, and a large head. */
   buffered(): number {
-    return this.#early.length + this.client.socket.writableLength;
+    return this.#early.length + this.client.socket.writableLength + (this.head.large ?? 0);
   }
 
   onClosed(): boolean {

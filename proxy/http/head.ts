@@ -15,6 +15,8 @@ export interface Head extends RequestLine {
   connection: ReadonlySet<string>;
   /** The value of Proxy-Authorization: the first one. Several are refused. */
   authorization?: string;
+  /** Octets of a head beyond the default limit: they count as buffered bytes. Absent: it is not longer than that. */
+  large?: number;
 }
 
 /** The status and the reason for a head that breaks the rules. */
@@ -164,6 +166,11 @@ export class LineReader {
     return this.#seen + this.#pending.length;
   }
 
+  /** Octets of the incomplete line. */
+  get pending(): number {
+    return this.#pending.length;
+  }
+
   /** Calls `line` for each complete line (latin1) until it returns true; returns the bytes behind that line. */
   feed(chunk: Buffer, line: (text: string) => boolean): Buffer | null {
     for (let at = 0; ; ) {
@@ -215,6 +222,11 @@ export class HeadParser {
     return this.#lines.seen;
   }
 
+  /** Nothing but empty lines has arrived: no head has begun. */
+  get blank(): boolean {
+    return this.#line === null && this.#lines.pending === 0;
+  }
+
   /** Method and target as far as they have arrived, for the record of a rejected one. */
   get sent(): Sent {
     if (this.#line !== null) return readSent(this.#line, true);
@@ -228,7 +240,7 @@ export class HeadParser {
     if (other !== undefined) return { refusal: { status: 400, reason: other } };
     try {
       const rest = this.#lines.feed(chunk, (line) => this.#read(line));
-      if (rest !== null) return { head: finish(this.#start!, this.#headers), rest };
+      if (rest !== null) return { head: this.#finish(), rest };
       this.#keepStart(chunk);
       return null;
     } catch (error) {
@@ -237,6 +249,12 @@ export class HeadParser {
       if (error.status === 431) countBound("request-head");
       return { refusal: { status: error.status, reason: error.message } };
     }
+  }
+
+  #finish(): Head {
+    const head = finish(this.#start!, this.#headers);
+    if (this.size > MAX_HEAD_BYTES) head.large = this.size;
+    return head;
   }
 
   /** Reads one line; true: it is the last one of the head. */

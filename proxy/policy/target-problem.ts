@@ -50,8 +50,8 @@ function withoutSecrets(authority: string, tail: string): string {
  */
 export function shownTarget(text: string): string {
   if (text.startsWith("/")) return "/";
-  const { scheme, authority, tail } = split(text.slice(0, 4 * MAX_SHOWN));
-  const shown = escaped(`${scheme}${withoutSecrets(authority, tail)}`);
+  const { scheme, authority, tail } = split(text);
+  const shown = escaped(`${scheme}${withoutSecrets(authority, tail)}`.slice(0, MAX_SHOWN + 1));
   return shown.length > MAX_SHOWN ? `${shown.slice(0, MAX_SHOWN)}...` : shown;
 }
 

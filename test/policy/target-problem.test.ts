@@ -158,4 +158,5 @@ test("a rejected target is shown without secrets, escaped and cut", () => {
   for (const [target, shown] of rows) assert.equal(shownTarget(target), shown, target);
   assert.equal(shownTarget("x".repeat(2000)), `${"x".repeat(300)}...`);
   assert.ok(shownTarget("\x00".repeat(2000)).length < 310);
+  assert.equal(shownTarget(`http://${"t".repeat(5000)}@a..example/`), "http://a..example");
 });
