@@ -110,6 +110,12 @@ export class DnsQuery {
     this.#peers.clear();
   }
 
+  /** Ends without the replies that are still missing. Not before this query has called `half`. */
+  end(): void {
+    for (const question of this.#questions) question.reply ??= { error: "TIMEOUT" };
+    this.#finishIfDone();
+  }
+
   #start(timeoutMs: number): void {
     if (this.#over) return;
     try {
@@ -280,9 +286,8 @@ export class DnsQuery {
     for (const question of this.#questions) {
       if (question.reply !== null) continue;
       for (const server of question.pending) this.#count(question, server);
-      question.reply = { error: "TIMEOUT" };
     }
-    this.#finishIfDone();
+    this.end();
   }
 
   /** One family is late: the other one is used without it. */

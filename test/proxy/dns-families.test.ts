@@ -124,6 +124,18 @@ test("a request whose first family is denied waits for the other one", async (t)
   assert.match(await answer, /^HTTP\/1\.1 200/);
 });
 
+test("names with a late family hold no slots of other names", async (t) => {
+  const { names } = await setUpNames(t, halves(["127.0.0.1"], "silent"), 4);
+  const look = (host: string) =>
+    new Promise<DnsAnswer>((resolve) => names.lookup(host, resolve, { client: "10.0.0.1", enough: () => true }));
+  // One client has 64 slots, and waits for them for 2 s.
+  const answers = await Promise.all(Array.from({ length: 300 }, (_, i) => look(`hooks.customer${i}.test`)));
+  assert.deepEqual(
+    answers.filter((answer) => "code" in answer),
+    [],
+  );
+});
+
 test("lookups can be closed while a family is late", async (t) => {
   const { names, look } = await setUpNames(t, halves(["127.0.0.1"], "silent"));
   assert.equal(await look("hooks.test", true), "127.0.0.1");
