@@ -293,7 +293,9 @@ export class DnsQuery {
   /** One family is late: the other one is used without it. */
   #continueWithHalf(): void {
     clearTimeout(this.#deadline);
-    this.#deadline = setTimeout(() => this.#expire(), Math.min(MAX_LATE_MS, this.#until - performance.now()));
+    // Negative, if the event loop was blocked for a while. Node would then write a warning to stderr.
+    const left = Math.max(0, this.#until - performance.now());
+    this.#deadline = setTimeout(() => this.#expire(), Math.min(MAX_LATE_MS, left));
     this.#events.half(...this.#replies());
   }
 
