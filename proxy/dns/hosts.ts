@@ -9,6 +9,8 @@ const MAX_HOSTS_BYTES = 8 * 1024 * 1024;
 /** Lines that are parsed in one turn of the event loop: some milliseconds. */
 const LINES_PER_TURN = 1000;
 
+const DIGITS = /^\d+$/;
+
 /** Addresses by host name. */
 export type Hosts = ReadonlyMap<string, readonly Address[]>;
 
@@ -41,6 +43,8 @@ export async function readHosts(file: string, pipe = true): Promise<Hosts> {
     if (address === null) throw new UsageError(`--hosts ${file}:${i + 1}: "${text}" is not an IP address`);
     if (names.length === 0) throw new UsageError(`--hosts ${file}:${i + 1}: no name after ${text}`);
     for (const name of names) {
+      // The id of a container may have digits only. No target has such a name.
+      if (DIGITS.test(name)) continue;
       const host = canonicalHost(name);
       if (host === null) throw new UsageError(`--hosts ${file}:${i + 1}: "${name}" is not a host name`);
       const known = hosts.get(host);

@@ -48,6 +48,11 @@ const ADDRESS_BYTES = 120;
 const MAX_IN_FLIGHT = 256;
 /** Limit of the lookups of clients that wait for a slot. Each holds a request of its client. */
 const MAX_QUEUED = 8192;
+/**
+ * Limit of the lookups that wait for a late family only. They have no slot, so that a resolver without answers for one
+ * record type does not delay other names. The oldest one above the limit ends without that family.
+ */
+const MAX_LATE = 128;
 /** Slots that clients cannot use: for echo URLs, whose proof opens the gate, and for `/explain`. */
 const OWN_IN_FLIGHT = 32;
 const OWN_QUEUED = 1024;
@@ -103,6 +108,8 @@ export class Names {
   readonly counts = { hit: 0, miss: 0, shared: 0 };
   readonly #queue = new LookupQueue<Flight>(MAX_IN_FLIGHT, MAX_QUEUED);
   readonly #own = new LookupQueue<Flight>(OWN_IN_FLIGHT, OWN_QUEUED);
+  /** Lookups with a half answer, the oldest one first: {@link MAX_LATE}. */
+  readonly #late = new Set<Flight>();
   /** Zones whose last answer had addresses, the most recent one last. */
   readonly #known = new Set<string>();
   readonly #now: () => number;
@@ -247,6 +254,9 @@ export class Names {
       flight.waiters.delete(waiter);
       waiter.done(answer);
     }
+    this.#late.add(flight);
+    this.#freeSlot(flight);
+    if (this.#late.size > MAX_LATE) this.#late.values().next().value!.query!.end();
   }
 
   #learn(zone: string, answer: DnsAnswer): void {
@@ -277,6 +287,11 @@ export class Names {
     clearTimeout(flight.timer);
     if (this.#flights.get(flight.host) !== flight) return;
     this.#flights.delete(flight.host);
+    this.#late.delete(flight);
+    this.#freeSlot(flight);
+  }
+
+  #freeSlot(flight: Flight): void {
     const { queue } = flight;
     queue.leave(flight);
     for (let next = queue.next(); next !== null; next = queue.next()) this.#start(next);
@@ -310,6 +325,7 @@ export class Names {
   close(): void {
     const flights = [...this.#flights.values()];
     this.#flights.clear();
+    this.#late.clear();
     for (const flight of flights) {
       clearTimeout(flight.timer);
       flight.query?.cancel();

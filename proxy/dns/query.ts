@@ -110,6 +110,12 @@ export class DnsQuery {
     this.#peers.clear();
   }
 
+  /** Ends without the replies that are still missing. Not before this query has called `half`. */
+  end(): void {
+    for (const question of this.#questions) question.reply ??= { error: "TIMEOUT" };
+    this.#finishIfDone();
+  }
+
   #start(timeoutMs: number): void {
     if (this.#over) return;
     try {
@@ -280,15 +286,16 @@ export class DnsQuery {
     for (const question of this.#questions) {
       if (question.reply !== null) continue;
       for (const server of question.pending) this.#count(question, server);
-      question.reply = { error: "TIMEOUT" };
     }
-    this.#finishIfDone();
+    this.end();
   }
 
   /** One family is late: the other one is used without it. */
   #continueWithHalf(): void {
     clearTimeout(this.#deadline);
-    this.#deadline = setTimeout(() => this.#expire(), Math.min(MAX_LATE_MS, this.#until - performance.now()));
+    // Negative, if the event loop was blocked for a while. Node would then write a warning to stderr.
+    const left = Math.max(0, this.#until - performance.now());
+    this.#deadline = setTimeout(() => this.#expire(), Math.min(MAX_LATE_MS, left));
     this.#events.half(...this.#replies());
   }
 

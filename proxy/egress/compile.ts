@@ -22,7 +22,10 @@ export function compileFor(
   });
 }
 
-/** The policy for the addresses of echo URLs: they are vetted as every target, but without the lists of the policy. */
+/**
+ * The policy for the addresses of echo URLs: they are vetted as every target, but without the lists and ports of the policy
+ * and of the command line.
+ */
 export function compileForEcho(document: PolicyDocument, config: Config, listenPorts: readonly number[]): PolicySet {
   const open: PolicyDocument = {
     ...document,
@@ -32,5 +35,5 @@ export function compileForEcho(document: PolicyDocument, config: Config, listenP
     allow: [],
     deny: [],
   };
-  return compileFor(open, config, listenPorts);
+  return compileFor(open, { ...config, ports: undefined }, listenPorts);
 }

@@ -176,8 +176,8 @@ const namesOf = (services: readonly Service[]): string => services.map((service)
  * Names of the services of an acl.yaml, and `default` if it has one beside them; empty when only `default` or the global
  * lists decide. @throws PolicyError
  */
-export function aclServices(text: string): string[] {
-  const file = readFile(parseText(text));
+export function aclServices(parsed: ParsedText): string[] {
+  const file = readFile(parsed);
   return file.services.length === 0 ? [] : choicesOf(file).map((service) => service.name);
 }
 

@@ -3,7 +3,8 @@ import { type Option, optionHelp, portList, readOptions } from "../cli/options.t
 import { UsageError } from "../cli/usage-error.ts";
 import { readSmallText } from "../config/files.ts";
 import { MAX_POLICY_BYTES } from "../config/load.ts";
-import { aclServices, PORTS_OF_ACL, readAcl } from "../policy/acl.ts";
+import { aclServices, PORTS_OF_ACL, readParsedAcl } from "../policy/acl.ts";
+import { parseText } from "../policy/parse.ts";
 import { PolicyError, type PortSpec, plainLine, type Rule } from "../policy/rules.ts";
 import { specialClass } from "../policy/special.ts";
 
@@ -71,11 +72,12 @@ export function importAcl(
   text: string,
   { service: wanted, ports }: { service?: string | undefined; ports?: readonly PortSpec[] | undefined },
 ): { yaml: string; warnings: string[] } {
-  const services = wanted === undefined ? aclServices(text) : [wanted];
+  const parsed = parseText(text);
+  const services = wanted === undefined ? aclServices(parsed) : [wanted];
   const lints: string[][] = [];
   const used = new Set<string>();
   const manifests = (services.length === 0 ? [undefined] : services).map((service) => {
-    const { policy, warnings: lint } = readAcl(text, { service });
+    const { policy, warnings: lint } = readParsedAcl(parsed, { service });
     if (ports === undefined) lint.unshift(`${PORTS_OF_ACL}; set spec.ports to allow others, or use --ports`);
     const allow = policy.allow.flatMap((rule) => closeSpecial(rule, lint));
     lints.push(lint);

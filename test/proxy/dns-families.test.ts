@@ -124,6 +124,37 @@ test("a request whose first family is denied waits for the other one", async (t)
   assert.match(await answer, /^HTTP\/1\.1 200/);
 });
 
+test("a family that is late at the end of the time limit causes no warning of Node", async (t) => {
+  const first = Promise.withResolvers<DnsReply>();
+  const { look } = await setUpNames(t, (_, type) => (type === "A" ? first.promise : "silent"), 1);
+  const warnings: string[] = [];
+  const note = (warning: Error) => warnings.push(String(warning));
+  process.on("warning", note);
+  t.after(() => process.off("warning", note));
+  const began = performance.now();
+  const answer = look("hooks.test", false);
+  setTimeout(() => first.resolve({ addresses: ["127.0.0.1"] }), 850);
+  setTimeout(() => {
+    // The event loop is blocked until the time limit is over.
+    while (performance.now() - began < 1100);
+  }, 880);
+  assert.equal(await answer, "127.0.0.1");
+  await new Promise((resolve) => setImmediate(resolve));
+  assert.deepEqual(warnings, []);
+});
+
+test("names with a late family hold no slots of other names", async (t) => {
+  const { names } = await setUpNames(t, halves(["127.0.0.1"], "silent"), 4);
+  const look = (host: string) =>
+    new Promise<DnsAnswer>((resolve) => names.lookup(host, resolve, { client: "10.0.0.1", enough: () => true }));
+  // One client has 64 slots, and waits for them for 2 s.
+  const answers = await Promise.all(Array.from({ length: 300 }, (_, i) => look(`hooks.customer${i}.test`)));
+  assert.deepEqual(
+    answers.filter((answer) => "code" in answer),
+    [],
+  );
+});
+
 test("lookups can be closed while a family is late", async (t) => {
   const { names, look } = await setUpNames(t, halves(["127.0.0.1"], "silent"));
   assert.equal(await look("hooks.test", true), "127.0.0.1");

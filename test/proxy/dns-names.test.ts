@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { renameSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
+import { readHosts } from "../../proxy/dns/hosts.ts";
 import { type DnsReply, startDns } from "../harness/dns.ts";
 import { OPEN_LOOPBACK, type ProxyHandle, runOutrider, startProxy, tempFolder } from "../harness/proxy.ts";
 import { exchange, listen } from "../harness/raw.ts";
@@ -93,7 +94,7 @@ test("the refusal of a short name explains the missing search list", async (t) =
 test("accepts the hosts files of other programs", async (t) => {
   const text =
     "##\n# H\xf4te\n##\n127.0.0.1\tlocalhost\n255.255.255.255\tbroadcasthost\n::1             localhost\r\n" +
-    "fe80::1%lo0\tlocalhost\nff02::1 ip6-allnodes\nfe80::1%lo0 printer\n127.0.0.1 Hooks.Test. # mine\n";
+    "fe80::1%lo0\tlocalhost\nff02::1 ip6-allnodes\nfe80::1%lo0 printer\n127.0.0.1 Hooks.Test. # mine\n172.17.0.2\t402615937284\n";
   const { get } = await setUp(t, { hosts: text });
   assert.match(await get("localhost"), /^HTTP\/1\.1 200/);
   assert.match(await get("hooks.test"), /^HTTP\/1\.1 200/);
@@ -112,6 +113,15 @@ test("a zone in an IPv4 address of a hosts file is an error", async () => {
   const args = ["explain", "--policy", join(folder, "policy.json"), "--hosts", join(folder, "hosts"), "a.test:80"];
   const { stderr } = await runOutrider(args);
   assert.match(stderr, /^outrider: --hosts \S+hosts:1: "127\.0\.0\.1%lo" is not an IP address\n$/);
+});
+
+test("an address or a part of one in the place of a name is an error", async () => {
+  const folder = tempFolder();
+  const hosts = join(folder, "hosts");
+  for (const name of ["127.0.0.2", "127.1", "::1"]) {
+    writeFileSync(hosts, `127.0.0.1 ${name}\n`);
+    await assert.rejects(readHosts(hosts), { message: `--hosts ${hosts}:1: "${name}" is not a host name` });
+  }
 });
 
 test("reads a changed hosts file again, and keeps the last valid one", async (t) => {

@@ -148,6 +148,15 @@ test("only requests sent while proven arrive", async () => {
   for (const server of [far, quiet]) await server.close();
 });
 
+test("--ports does not close the ports of echo URLs", async (t) => {
+  const echo = await startEcho();
+  echo.state.say = says(RIGHT);
+  const args = [...OPEN_LOOPBACK, "--ports", "443"];
+  const proxy = await startProxy({ policy: policyOf([echo.url]), args });
+  t.after(() => proxy.stop());
+  await proxy.untilStatus(proven);
+});
+
 test("a wrong answer prevents a proof, silence does not", async () => {
   const [one, two] = [await startEcho(), await startEcho()];
   one.state.say = says(RIGHT);
