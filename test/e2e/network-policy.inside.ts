@@ -99,6 +99,8 @@ test("the NetworkPolicy follows allow rules for cluster targets", async () => {
   const address = bystander.status!.podIP!;
   const open = { ...SPEC_GUARDED, allow: [{ name: "pods", cidrs: [`${address}/32`], ports: [8080] }] };
   await applyPolicy(plane, NS, "webhooks", { ...open, defaultAction: "Allow" });
+  // The network may be open before a proxy has the policy.
+  await untilCondition(plane, NS, "webhooks", "PolicyDistributed", "True", undefined, READY_MS);
   await assertReach("a proxy to the opened pod", proxy, address, 8080, true);
   assert.equal((await send(sender, `http://${address}:8080/environment`)).status, 200);
   await applyPolicy(plane, NS, "webhooks", SPEC_GUARDED);
