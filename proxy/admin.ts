@@ -7,8 +7,9 @@ import type { Sources } from "./egress/source-address.ts";
 import type { Verifier } from "./egress/verifier.ts";
 import type { Metrics } from "./metrics.ts";
 import { countBound } from "./outcome/bounds.ts";
-import { cidr, contains, parseAddress } from "./policy/cidr.ts";
+import { parseAddress } from "./policy/cidr.ts";
 import { parseAsked } from "./policy/explain.ts";
+import { isLoopbackAddress } from "./policy/special.ts";
 
 /** Fields of `/status` besides the server's own counts. */
 export interface Status {
@@ -44,11 +45,9 @@ const CHECK_MS = 1000;
 /** Limit of concurrent `/explain` requests that resolve names. */
 const MAX_EXPLAINS = 8;
 
-const LOOPBACK = [cidr("127.0.0.0/8"), cidr("::1/128")];
-
 function isLoopback(text: string): boolean {
   const address = parseAddress(text.replace(/^::ffff:(?=\d+\.)/, ""));
-  return address !== null && LOOPBACK.some((network) => contains(network, address));
+  return address !== null && isLoopbackAddress(address);
 }
 
 /** Whether a Host value is `localhost` or a loopback address, with any port. */

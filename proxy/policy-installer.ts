@@ -10,7 +10,7 @@ import { ownNetworks, type Sources } from "./egress/source-address.ts";
 import type { Verifier } from "./egress/verifier.ts";
 import { parseAddress } from "./policy/cidr.ts";
 import { type PolicySet, withOwn } from "./policy/engine.ts";
-import { isLoopback, neverAllowed } from "./policy/special.ts";
+import { isLoopbackAddress } from "./policy/special.ts";
 import { openFileLimit } from "./sockets/descriptors.ts";
 
 /** Time limit in seconds for one name, without a value of the command line or the policy. */
@@ -24,8 +24,7 @@ export function dnsSecondsOf(config: Config, loaded: Loaded | null): number {
 /** Whether only this machine can reach an address to listen on. Empty: all addresses. */
 function isLoopbackHost(host: string): boolean {
   const address = parseAddress(host);
-  const never = address === null ? undefined : neverAllowed(address);
-  return never !== undefined && isLoopback(never);
+  return address !== null && isLoopbackAddress(address);
 }
 
 /** The parts of the proxy that an installed policy changes. */

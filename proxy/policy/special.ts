@@ -103,6 +103,11 @@ export function neverAllowed(address: Address): AddressClass | undefined {
   return find(NEVER_ALLOWED, address) ?? find(LOOPBACK, address);
 }
 
+/** Whether an address is a loopback address itself (embedded addresses: see {@link forms}). */
+export function isLoopbackAddress(address: Address): boolean {
+  return find(LOOPBACK, address) !== undefined;
+}
+
 /** Whether `--allow-cidr` may open this never-allowed class. */
 export function isLoopback(klass: AddressClass): boolean {
   return LOOPBACK.includes(klass);
