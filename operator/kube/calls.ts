@@ -60,6 +60,7 @@ export interface DeleteOptions extends CallOptions {
   propagation?: "Background" | "Foreground" | "Orphan";
 }
 
+/** One watch: which objects, from which version, and for how long. */
 export interface WatchOptions {
   namespace?: string | undefined;
   labelSelector?: string | undefined;
@@ -80,10 +81,12 @@ export function named<T extends KubeObject>(resource: Resource, object: T): T {
   return object;
 }
 
+/** Value of Accept: whole objects, or their metadata as `PartialObjectMetadata` or its list (`kind`). */
 export function acceptOf(metadataOnly: boolean | undefined, kind: string): string {
   return metadataOnly === true ? `application/json;as=${kind};g=meta.k8s.io;v=v1` : "application/json";
 }
 
+/** Name and namespace of an object. @throws Error when the path of its kind needs one that is missing */
 export function identityOf(
   { kind, namespaced }: Resource,
   metadata: Partial<KubeObject["metadata"]> | undefined,
@@ -106,10 +109,12 @@ export function pathOf(resource: Resource, namespace?: string, name?: string, su
   return `/${parts.map(encodeURIComponent).join("/")}`;
 }
 
+/** Query of a write, with its `?`; empty without options. */
 export function writeQuery({ fieldManager, dryRun }: WriteOptions): string {
   return queryOf({ fieldManager, dryRun: dryRun === true ? "All" : undefined });
 }
 
+/** Query of the fields that have a value, with its `?`; empty when none has one. */
 export function queryOf(fields: { [name: string]: string | number | boolean | undefined }): string {
   const query = new URLSearchParams();
   for (const [name, value] of Object.entries(fields)) if (value !== undefined) query.set(name, String(value));

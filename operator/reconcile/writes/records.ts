@@ -10,6 +10,7 @@ import { covers } from "../objects/compare.ts";
 import { formerRecord, type PolicyRecord, readRecord, recordConfigMap, unpackSpec } from "../objects/record.ts";
 import { Obstacle } from "./writer.ts";
 
+/** Sources and target of the records of policies. */
 export interface RecordsOptions {
   client: Client;
   /** Records, indexed by `policy`: namespace/name. */
