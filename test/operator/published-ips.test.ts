@@ -32,19 +32,39 @@ function proxyWith({ pod, ...facts }: Partial<ProxyFacts>): ProxyFacts {
 }
 const used = (proxies: ProxyFacts[], before = list([A, B])) =>
   stillUsed(specOf("External", [B]), before, proxies, HASHES);
+const stillUsedWith = (stored: string | undefined, proxies: ProxyFacts[]) =>
+  stillUsed(specOf("External", [B]), list([A, B]), proxies, { desired: HASH, stored });
 
 test("an address leaves the list after every running proxy has the new policy", () => {
   const { status } = running();
   assert.deepEqual(used([]), []);
   assert.deepEqual(used([proxyWith({})]), []);
+  assert.deepEqual(used([proxyWith({}), proxyWith({})]), []);
   assert.deepEqual(used([proxyWith({}), proxyWith({ status })]), [A]);
   assert.deepEqual(used([proxyWith({ status: undefined })]), [A]);
+  assert.deepEqual(used([proxyWith({}), proxyWith({ status: undefined, error: "no answer" })]), [A]);
   const { pod } = proxyWith({});
   const waits = { ...pod, status: { phase: "Pending" } };
   assert.deepEqual(used([proxyWith({ status: undefined, pod: waits, node: undefined })]), []);
   const { status: _, ...created } = pod;
   assert.deepEqual(used([{ ...proxyWith({ status: undefined, node: undefined }), pod: created }]), []);
   assert.deepEqual(stillUsed(specOf("External", [B]), undefined, [proxyWith({ status })], HASHES), []);
+});
+
+test("a proxy that the kubelet starts keeps a removed address in the list", () => {
+  const { pod } = proxyWith({});
+  const starting = { ...pod, status: { phase: "Pending" } };
+  assert.deepEqual(used([proxyWith({ pod: starting, node: "a", status: undefined })]), [A]);
+});
+
+test("an answer that is older than the last write keeps a removed address in the list", () => {
+  assert.deepEqual(used([proxyWith({}), proxyWith({ outdated: true })]), [A]);
+});
+
+test("another stored document keeps a removed address in the list", () => {
+  assert.deepEqual(stillUsedWith("sha256:1", [proxyWith({})]), [A]);
+  assert.deepEqual(stillUsedWith("sha256:1", []), [A], "a proxy may start with it");
+  assert.deepEqual(stillUsedWith(undefined, [proxyWith({})]), [], "there is no document that a proxy could load");
 });
 
 test("an address stays in the list while a pod has it", () => {
