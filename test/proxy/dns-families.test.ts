@@ -5,14 +5,13 @@ import { Names } from "../../proxy/dns/names.ts";
 import { reachedFamilies } from "../../proxy/egress/source-address.ts";
 import { formatAddress } from "../../proxy/policy/cidr.ts";
 import { type DnsReply, startDns } from "../harness/dns.ts";
-import { OPEN_LOOPBACK, startProxy } from "../harness/proxy.ts";
-import { exchange, listen } from "../harness/raw.ts";
+import { startDnsProxy, type Zone } from "../harness/dns-proxy.ts";
+import { OPEN_LOOPBACK } from "../harness/proxy.ts";
 
 /** One address family answers, and the other one is late or silent (RFC 8305 §3). */
 
 /** A time limit that no lookup of these tests may wait for. */
 const LONG_SECONDS = 50;
-type Zone = Parameters<typeof startDns>[0];
 
 /** Answers IPv4 at once and IPv6 when `late` says so. */
 const halves =
@@ -20,24 +19,8 @@ const halves =
   (_, type) =>
     type === "A" ? { addresses: four } : late;
 
-async function setUpProxy(t: TestContext, zone: Zone, args: string[] = OPEN_LOOPBACK) {
-  const dns = await startDns(zone);
-  const far = await listen((socket) =>
-    socket.on("data", () => socket.end("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nhi")),
-  );
-  const proxy = await startProxy({
-    policy: {},
-    args: ["--resolver", dns.address, "--dns-seconds", String(LONG_SECONDS), ...args],
-  });
-  t.after(async () => {
-    await proxy.stop();
-    await far.close();
-    await dns.close();
-  });
-  const get = (host: string) =>
-    exchange(proxy.port, `GET http://${host}:${far.port}/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n`);
-  return { dns, proxy, get };
-}
+const setUpProxy = (t: TestContext, zone: Zone, args: string[] = OPEN_LOOPBACK) =>
+  startDnsProxy(t, zone, ["--dns-seconds", String(LONG_SECONDS), ...args]);
 
 async function setUpNames(t: TestContext, zone: Zone, timeoutSeconds = LONG_SECONDS) {
   const dns = await startDns(zone);

@@ -6,36 +6,22 @@ import { join } from "node:path";
 import { type TestContext, test } from "node:test";
 import { Names } from "../../proxy/dns/names.ts";
 import { type DnsReply, startDns } from "../harness/dns.ts";
+import { startDnsProxy, type Zone } from "../harness/dns-proxy.ts";
 import { netnsMissing } from "../harness/netns.ts";
 import { OPEN_LOOPBACK, OUTRIDER, startProxy } from "../harness/proxy.ts";
 import { exchange, listen, RawClient } from "../harness/raw.ts";
 
-type Zone = Parameters<typeof startDns>[0];
 const LOOPBACK: DnsReply = { addresses: ["127.0.0.1"] };
 
 async function setUp(t: TestContext, zone: Zone, args: string[] = ["--dns-seconds", "1"]) {
-  const dns = await startDns(zone);
-  const far = await listen((socket) =>
-    socket.on("data", () => socket.end("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nhi")),
-  );
-  const proxy = await startProxy({
-    policy: {},
-    args: ["--resolver", dns.address, ...OPEN_LOOPBACK, ...args],
-  });
-  t.after(async () => {
-    await proxy.stop();
-    await far.close();
-    await dns.close();
-  });
-  const get = (host: string) =>
-    exchange(proxy.port, `GET http://${host}:${far.port}/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n`);
+  const parts = await startDnsProxy(t, zone, [...OPEN_LOOPBACK, ...args]);
   const asked = (name: string) =>
-    dns.queries
+    parts.dns.queries
       .filter((q) => q.name === name)
       .map((q) => q.type)
       .sort()
       .join();
-  return { dns, far, proxy, get, asked };
+  return { ...parts, asked };
 }
 
 /** The proxy's resolver with a clock that the test controls. */
