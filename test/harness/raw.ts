@@ -1,8 +1,26 @@
 import { once } from "node:events";
 import { type AddressInfo, connect, createServer, type Server, type Socket } from "node:net";
 
+/** Ports that servers of this process had. Tests find records by the port: none is used twice. */
+const usedPorts = new Set<number>();
+
+/** Listens on a port that no server of this process that uses this function had before; returns the port. */
+export async function listenOnNewPort(server: Server, host = "127.0.0.1"): Promise<number> {
+  for (;;) {
+    server.listen(0, host);
+    await once(server, "listening");
+    const { port } = server.address() as AddressInfo;
+    if (!usedPorts.has(port)) {
+      usedPorts.add(port);
+      return port;
+    }
+    server.close();
+    await once(server, "close");
+  }
+}
+
 /** A TCP server on loopback that `close` stops, with its connections. */
-export async function listen(onSocket: (socket: Socket) => void, host = "127.0.0.1") {
+export async function listen(onSocket: (socket: Socket) => void, host?: string) {
   const sockets = new Set<Socket>();
   const server: Server = createServer({ allowHalfOpen: true }, (socket) => {
     sockets.add(socket);
@@ -10,14 +28,13 @@ export async function listen(onSocket: (socket: Socket) => void, host = "127.0.0
     socket.once("close", () => sockets.delete(socket));
     onSocket(socket);
   });
-  server.listen(0, host);
-  await once(server, "listening");
+  const port = await listenOnNewPort(server, host);
   const close = async () => {
     const closed = new Promise((resolve) => server.close(resolve));
     for (const socket of sockets) socket.destroy();
     await closed;
   };
-  return { port: (server.address() as AddressInfo).port, sockets, close };
+  return { port, sockets, close };
 }
 
 /** A raw client connection that collects its input. */

@@ -1,10 +1,10 @@
 import assert from "node:assert/strict";
 import { once } from "node:events";
 import { Agent, createServer, type IncomingHttpHeaders, request } from "node:http";
-import type { AddressInfo, Socket } from "node:net";
+import type { Socket } from "node:net";
 import { after, before, test } from "node:test";
 import { OPEN_LOOPBACK, type ProxyHandle, startProxy } from "../harness/proxy.ts";
-import { exchange, listen, RawClient } from "../harness/raw.ts";
+import { exchange, listen, listenOnNewPort, RawClient } from "../harness/raw.ts";
 
 /** Framing fields that Connection nominates as hop-by-hop, and bodies that are not complete: both can hide a request. */
 
@@ -38,9 +38,7 @@ for (const [name, body] of Object.entries(BODIES)) {
           response.end("ok");
         });
       });
-      far.listen(0, "127.0.0.1");
-      await once(far, "listening");
-      const { port } = far.address() as AddressInfo;
+      const port = await listenOnNewPort(far);
       const uri = `http://a.example:${port}`;
       const client = await RawClient.open(proxy.port);
       client.socket.write(`POST ${uri}/outer HTTP/1.1\r\nHost: x\r\n${line}\r\n${body}`, "latin1");

@@ -2,11 +2,11 @@ import assert from "node:assert/strict";
 import { createHash, randomBytes } from "node:crypto";
 import { once } from "node:events";
 import { createServer, type IncomingMessage, request, type ServerResponse } from "node:http";
-import type { AddressInfo } from "node:net";
 import type { Readable, Writable } from "node:stream";
 import { after, before, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { OPEN_LOOPBACK, type ProxyHandle, startProxy } from "../harness/proxy.ts";
+import { listenOnNewPort } from "../harness/raw.ts";
 
 /** Bodies of plain HTTP between a fast writer and a slow reader. */
 
@@ -27,13 +27,12 @@ after(async () => {
 
 async function serve(handler: (message: IncomingMessage, response: ServerResponse) => void) {
   const server = createServer(handler);
-  server.listen(0, "127.0.0.1");
-  await once(server, "listening");
+  const port = await listenOnNewPort(server);
   const close = () => {
     server.close();
     server.closeAllConnections();
   };
-  return { port: (server.address() as AddressInfo).port, close };
+  return { port, close };
 }
 
 const send = (port: number, method: string, headers: Record<string, string | number> = {}) =>
