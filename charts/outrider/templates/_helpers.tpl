@@ -47,15 +47,27 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- toYaml (merge (dict) (default dict .labels) (include "outrider.labels" .root | fromYaml)) }}
 {{- end }}
 
-{{/* Without the sidecar of a service mesh, which would come between the API server and the webhook (docs/mesh.md). */}}
+{{/* Pods without the sidecar of a service mesh (docs/mesh.md): it would come between the API server and the webhook, and keep jobs running. */}}
+{{- define "outrider.noMeshLabels" -}}
+sidecar.istio.io/inject: "false"
+istio.io/dataplane-mode: none
+kuma.io/sidecar-injection: disabled
+{{- end }}
+
+{{- define "outrider.noMeshAnnotations" -}}
+linkerd.io/inject: disabled
+consul.hashicorp.com/connect-inject: "false"
+dapr.io/enabled: "false"
+{{- end }}
+
 {{- define "outrider.podLabels" -}}
 {{- $own := include "outrider.selectorLabels" . | fromYaml }}
-{{- $mesh := dict "sidecar.istio.io/inject" "false" "istio.io/dataplane-mode" "none" "kuma.io/sidecar-injection" "disabled" }}
+{{- $mesh := include "outrider.noMeshLabels" . | fromYaml }}
 {{- toYaml (merge $own (default dict .Values.podLabels) (default dict .Values.commonLabels) $mesh) }}
 {{- end }}
 
 {{- define "outrider.podAnnotations" -}}
-{{- $mesh := dict "linkerd.io/inject" "disabled" "consul.hashicorp.com/connect-inject" "false" "dapr.io/enabled" "false" }}
+{{- $mesh := include "outrider.noMeshAnnotations" . | fromYaml }}
 {{- toYaml (merge (dict) (default dict .Values.podAnnotations) $mesh) }}
 {{- end }}
 
