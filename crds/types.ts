@@ -12,6 +12,8 @@ const NAMES: Readonly<Record<string, string>> = {
   "spec.authentication": "AuthenticationSpec",
   "spec.proxy": "ProxySpec",
   "spec.proxy.resources": "ResourceRequirements",
+  "spec.proxy.affinity": "Affinity",
+  "spec.proxy.topologySpreadConstraints[]": "TopologySpreadConstraint",
   "spec.proxy.tolerations[]": "Toleration",
   "spec.networkPolicy": "NetworkPolicySpec",
   "spec.networkPolicy.additionalEgress[]": "NetworkPolicyEgressRule",

@@ -91,7 +91,12 @@ export function assemble({ config, log, metrics, identity }: Shared, client: Cli
     grants: config.grants,
     blockedCIDRs: () => ranges.list,
     onClaims: () => triggers.waiting(),
-    fleet: { image: config.image, imagePullPolicy: config.imagePullPolicy, adminFrom: adminNamespaces(config) },
+    fleet: {
+      image: config.image,
+      imagePullPolicy: config.imagePullPolicy,
+      imagePullSecrets: config.imagePullSecrets,
+      adminFrom: adminNamespaces(config),
+    },
     clusterDomain: config.clusterDomain,
   });
   const controller: Controller = new Controller({

@@ -30,6 +30,12 @@ export const OPERATOR_OPTIONS: readonly Option[] = [
     fallback: "IfNotPresent",
     help: "pull policy of the image",
   },
+  {
+    name: "proxy-image-pull-secrets",
+    value: "NAME",
+    repeat: true,
+    help: "pull secrets of the image, in the namespaces of policies; a policy can set others (default: none)",
+  },
   { name: "cluster-domain", value: "NAME", fallback: "cluster.local", help: "DNS domain of the cluster's Services" },
   {
     name: "blocked-cidrs",
@@ -88,6 +94,7 @@ export interface OperatorConfig {
   namespaces: readonly string[];
   image: string;
   imagePullPolicy: ProxyPods["imagePullPolicy"];
+  imagePullSecrets: readonly string[];
   clusterDomain: string;
   blockedCIDRs: readonly string[];
   discoverCIDRs: boolean;
@@ -108,6 +115,8 @@ export interface OperatorConfig {
 }
 
 const NAME = /^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$/;
+/** Name of an object, as of a Secret (RFC 1123 subdomain). */
+const SUBDOMAIN = /^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$/;
 
 /** Reads a grants file: `grants: [{namespaces, providers, staticIPs}]`. @throws UsageError with file, field and fix */
 function readGrants(file: string): Grants {
@@ -138,6 +147,14 @@ function namespacesOf(values: Values, name: string, extra?: string): string[] {
   if (bad === undefined) return [...new Set(list)];
   const form = extra === undefined ? "a namespace name" : `a namespace name or ${extra}`;
   throw new UsageError(`${values.shown(name)} must be ${form}, not "${bad}"`);
+}
+
+/** Secrets of an option. @throws UsageError with the option */
+function secretsOf(values: Values, name: string): string[] {
+  const list = values.get(name) ?? [];
+  const bad = list.find((text) => text.length > 253 || !SUBDOMAIN.test(text));
+  if (bad === undefined) return [...new Set(list)];
+  throw new UsageError(`${values.shown(name)} must be the name of a Secret, not "${bad}"`);
 }
 
 /** Ranges of an option. @throws UsageError with the option */
@@ -178,6 +195,7 @@ export function readOperatorConfig(argv: readonly string[], env: NodeJS.ProcessE
     namespaces,
     image,
     imagePullPolicy: oneOf(values, "proxy-image-pull-policy", ["Always", "IfNotPresent", "Never"])!,
+    imagePullSecrets: secretsOf(values, "proxy-image-pull-secrets"),
     blockedCIDRs: rangesOf(values, "blocked-cidrs"),
     clusterDomain: domainOf(values, "cluster-domain"),
     discoverCIDRs: isOn("discover-cidrs"),

@@ -348,19 +348,49 @@ export interface ProxySpec {
    */
   adminPort: number;
 
+  /**
+   * Pull secrets of the proxy image, in the policy's namespace. Default: those of the operator's option
+   * --proxy-image-pull-secrets. An empty list means none.
+   */
+  imagePullSecrets?: Array<{
+    /** Name of the Secret. */
+    name: string;
+  }>;
+
   /** Resources of the container. A proxy uses at most one CPU. */
   resources?: ResourceRequirements;
 
   /** Labels of the nodes that proxies may run on, such as nodes with fixed addresses. */
   nodeSelector?: Record<string, string>;
 
+  /**
+   * Affinity of the proxy pods (core/v1 Affinity). Each of its members replaces the operator's. By default
+   * podAntiAffinity spreads the proxies over nodes, and over zones, if possible; set podAntiAffinity to {} for
+   * no preference. Not allowed with the providers NodeAddress and KubeVIP, which run each proxy on a node of its
+   * own that can have the address.
+   */
+  affinity?: Affinity;
+
+  /**
+   * Topology spread constraints of the proxy pods, besides the default affinity. A constraint with
+   * ScheduleAnyway ignores nodes that lack its topologyKey. Not allowed with the providers NodeAddress and
+   * KubeVIP.
+   */
+  topologySpreadConstraints?: TopologySpreadConstraint[];
+
   /** Further tolerations of the proxy pods. The operator always adds not-ready and unreachable, each for 30 s. */
   tolerations?: Toleration[];
 
-  /** Further labels of the proxy pods. */
+  /**
+   * Further labels of the proxy pods. They can replace the labels by which the operator keeps sidecars of
+   * service meshes out (docs/mesh.md).
+   */
   podLabels?: Record<string, string>;
 
-  /** Further annotations of the proxy pods. */
+  /**
+   * Further annotations of the proxy pods. They can replace the annotations by which the operator keeps sidecars
+   * of service meshes out (docs/mesh.md).
+   */
   podAnnotations?: Record<string, string>;
 
   /** Further annotations of the Service that senders use. */
@@ -446,6 +476,332 @@ export interface ResourceRequirements {
 
   /** Resource limits, such as memory. */
   limits?: Record<string, number | string>;
+}
+
+/**
+ * Affinity of the proxy pods (core/v1 Affinity). Each of its members replaces the operator's. By default
+ * podAntiAffinity spreads the proxies over nodes, and over zones, if possible; set podAntiAffinity to {} for
+ * no preference. Not allowed with the providers NodeAddress and KubeVIP, which run each proxy on a node of its
+ * own that can have the address.
+ */
+export interface Affinity {
+  /** Nodes that proxies need or prefer. */
+  nodeAffinity?: {
+    /** Nodes that proxies may run on. */
+    requiredDuringSchedulingIgnoredDuringExecution?: {
+      /** Terms. One of them has to match the node. */
+      nodeSelectorTerms: Array<{
+        /** Requirements on labels (matchExpressions) or on metadata.name (matchFields). */
+        matchExpressions?: Array<{
+          /** Key of the label, or metadata.name. */
+          key: string;
+
+          /** Comparison with values. */
+          operator: "In" | "NotIn" | "Exists" | "DoesNotExist" | "Gt" | "Lt";
+
+          /** Values for In and NotIn. One number for Gt and Lt. */
+          values?: string[];
+        }>;
+
+        /** Requirements on labels (matchExpressions) or on metadata.name (matchFields). */
+        matchFields?: Array<{
+          /** Key of the label, or metadata.name. */
+          key: string;
+
+          /** Comparison with values. */
+          operator: "In" | "NotIn" | "Exists" | "DoesNotExist" | "Gt" | "Lt";
+
+          /** Values for In and NotIn. One number for Gt and Lt. */
+          values?: string[];
+        }>;
+      }>;
+    };
+
+    /** Preferred nodes. */
+    preferredDuringSchedulingIgnoredDuringExecution?: Array<{
+      /** Weight of the preference. */
+      weight: number;
+
+      /** A selector of nodes. All of its requirements have to match. */
+      preference: {
+        /** Requirements on labels (matchExpressions) or on metadata.name (matchFields). */
+        matchExpressions?: Array<{
+          /** Key of the label, or metadata.name. */
+          key: string;
+
+          /** Comparison with values. */
+          operator: "In" | "NotIn" | "Exists" | "DoesNotExist" | "Gt" | "Lt";
+
+          /** Values for In and NotIn. One number for Gt and Lt. */
+          values?: string[];
+        }>;
+
+        /** Requirements on labels (matchExpressions) or on metadata.name (matchFields). */
+        matchFields?: Array<{
+          /** Key of the label, or metadata.name. */
+          key: string;
+
+          /** Comparison with values. */
+          operator: "In" | "NotIn" | "Exists" | "DoesNotExist" | "Gt" | "Lt";
+
+          /** Values for In and NotIn. One number for Gt and Lt. */
+          values?: string[];
+        }>;
+      };
+    }>;
+  };
+
+  /** Pods near which (podAffinity), or far from which (podAntiAffinity), proxies run. */
+  podAffinity?: {
+    /** Required terms. All of them have to match. */
+    requiredDuringSchedulingIgnoredDuringExecution?: Array<{
+      /** Label of nodes. Nodes with the same value are one topology. */
+      topologyKey: string;
+
+      /** Label selector of pods, or of namespaces (namespaceSelector). */
+      labelSelector?: {
+        /** Required labels with their values. */
+        matchLabels?: Record<string, string>;
+
+        /** Further conditions. All of them have to match. */
+        matchExpressions?: Array<{
+          /** Key of the label. */
+          key: string;
+
+          /** Comparison of the label with values. */
+          operator: "In" | "NotIn" | "Exists" | "DoesNotExist";
+
+          /** Values for In and NotIn. */
+          values?: string[];
+        }>;
+      };
+
+      /** Label selector of pods, or of namespaces (namespaceSelector). */
+      namespaceSelector?: {
+        /** Required labels with their values. */
+        matchLabels?: Record<string, string>;
+
+        /** Further conditions. All of them have to match. */
+        matchExpressions?: Array<{
+          /** Key of the label. */
+          key: string;
+
+          /** Comparison of the label with values. */
+          operator: "In" | "NotIn" | "Exists" | "DoesNotExist";
+
+          /** Values for In and NotIn. */
+          values?: string[];
+        }>;
+      };
+
+      /** Namespaces of the pods. Default: the policy's namespace. */
+      namespaces?: string[];
+
+      /** Keys of labels whose values are compared with those of the new pod. */
+      matchLabelKeys?: string[];
+
+      /** Keys of labels whose values are compared with those of the new pod. */
+      mismatchLabelKeys?: string[];
+    }>;
+
+    /** Preferred terms. */
+    preferredDuringSchedulingIgnoredDuringExecution?: Array<{
+      /** Weight of the preference. */
+      weight: number;
+
+      /** A selector of pods, and a topology. */
+      podAffinityTerm: {
+        /** Label of nodes. Nodes with the same value are one topology. */
+        topologyKey: string;
+
+        /** Label selector of pods, or of namespaces (namespaceSelector). */
+        labelSelector?: {
+          /** Required labels with their values. */
+          matchLabels?: Record<string, string>;
+
+          /** Further conditions. All of them have to match. */
+          matchExpressions?: Array<{
+            /** Key of the label. */
+            key: string;
+
+            /** Comparison of the label with values. */
+            operator: "In" | "NotIn" | "Exists" | "DoesNotExist";
+
+            /** Values for In and NotIn. */
+            values?: string[];
+          }>;
+        };
+
+        /** Label selector of pods, or of namespaces (namespaceSelector). */
+        namespaceSelector?: {
+          /** Required labels with their values. */
+          matchLabels?: Record<string, string>;
+
+          /** Further conditions. All of them have to match. */
+          matchExpressions?: Array<{
+            /** Key of the label. */
+            key: string;
+
+            /** Comparison of the label with values. */
+            operator: "In" | "NotIn" | "Exists" | "DoesNotExist";
+
+            /** Values for In and NotIn. */
+            values?: string[];
+          }>;
+        };
+
+        /** Namespaces of the pods. Default: the policy's namespace. */
+        namespaces?: string[];
+
+        /** Keys of labels whose values are compared with those of the new pod. */
+        matchLabelKeys?: string[];
+
+        /** Keys of labels whose values are compared with those of the new pod. */
+        mismatchLabelKeys?: string[];
+      };
+    }>;
+  };
+
+  /** Pods near which (podAffinity), or far from which (podAntiAffinity), proxies run. */
+  podAntiAffinity?: {
+    /** Required terms. All of them have to match. */
+    requiredDuringSchedulingIgnoredDuringExecution?: Array<{
+      /** Label of nodes. Nodes with the same value are one topology. */
+      topologyKey: string;
+
+      /** Label selector of pods, or of namespaces (namespaceSelector). */
+      labelSelector?: {
+        /** Required labels with their values. */
+        matchLabels?: Record<string, string>;
+
+        /** Further conditions. All of them have to match. */
+        matchExpressions?: Array<{
+          /** Key of the label. */
+          key: string;
+
+          /** Comparison of the label with values. */
+          operator: "In" | "NotIn" | "Exists" | "DoesNotExist";
+
+          /** Values for In and NotIn. */
+          values?: string[];
+        }>;
+      };
+
+      /** Label selector of pods, or of namespaces (namespaceSelector). */
+      namespaceSelector?: {
+        /** Required labels with their values. */
+        matchLabels?: Record<string, string>;
+
+        /** Further conditions. All of them have to match. */
+        matchExpressions?: Array<{
+          /** Key of the label. */
+          key: string;
+
+          /** Comparison of the label with values. */
+          operator: "In" | "NotIn" | "Exists" | "DoesNotExist";
+
+          /** Values for In and NotIn. */
+          values?: string[];
+        }>;
+      };
+
+      /** Namespaces of the pods. Default: the policy's namespace. */
+      namespaces?: string[];
+
+      /** Keys of labels whose values are compared with those of the new pod. */
+      matchLabelKeys?: string[];
+
+      /** Keys of labels whose values are compared with those of the new pod. */
+      mismatchLabelKeys?: string[];
+    }>;
+
+    /** Preferred terms. */
+    preferredDuringSchedulingIgnoredDuringExecution?: Array<{
+      /** Weight of the preference. */
+      weight: number;
+
+      /** A selector of pods, and a topology. */
+      podAffinityTerm: {
+        /** Label of nodes. Nodes with the same value are one topology. */
+        topologyKey: string;
+
+        /** Label selector of pods, or of namespaces (namespaceSelector). */
+        labelSelector?: {
+          /** Required labels with their values. */
+          matchLabels?: Record<string, string>;
+
+          /** Further conditions. All of them have to match. */
+          matchExpressions?: Array<{
+            /** Key of the label. */
+            key: string;
+
+            /** Comparison of the label with values. */
+            operator: "In" | "NotIn" | "Exists" | "DoesNotExist";
+
+            /** Values for In and NotIn. */
+            values?: string[];
+          }>;
+        };
+
+        /** Label selector of pods, or of namespaces (namespaceSelector). */
+        namespaceSelector?: {
+          /** Required labels with their values. */
+          matchLabels?: Record<string, string>;
+
+          /** Further conditions. All of them have to match. */
+          matchExpressions?: Array<{
+            /** Key of the label. */
+            key: string;
+
+            /** Comparison of the label with values. */
+            operator: "In" | "NotIn" | "Exists" | "DoesNotExist";
+
+            /** Values for In and NotIn. */
+            values?: string[];
+          }>;
+        };
+
+        /** Namespaces of the pods. Default: the policy's namespace. */
+        namespaces?: string[];
+
+        /** Keys of labels whose values are compared with those of the new pod. */
+        matchLabelKeys?: string[];
+
+        /** Keys of labels whose values are compared with those of the new pod. */
+        mismatchLabelKeys?: string[];
+      };
+    }>;
+  };
+}
+
+/** A constraint (core/v1 TopologySpreadConstraint). */
+export interface TopologySpreadConstraint {
+  /** Largest difference between the numbers of pods of two topologies. */
+  maxSkew: number;
+
+  /** Label of nodes. Nodes with the same value are one topology. */
+  topologyKey: string;
+
+  /** Whether the constraint is required or preferred. */
+  whenUnsatisfiable: "DoNotSchedule" | "ScheduleAnyway";
+
+  /** Minimum number of topologies. */
+  minDomains?: number;
+
+  /** Selector of the counted pods. Default: the proxies of the policy. */
+  labelSelector?: {
+    /** Required labels with their values. */
+    matchLabels?: Record<string, string>;
+  };
+
+  /** Keys of labels whose values are compared with those of the new pod. */
+  matchLabelKeys?: string[];
+
+  /** Whether nodes that the affinity (nodeAffinityPolicy) or taints (nodeTaintsPolicy) exclude are not counted. */
+  nodeAffinityPolicy?: "Honor" | "Ignore";
+
+  /** Whether nodes that the affinity (nodeAffinityPolicy) or taints (nodeTaintsPolicy) exclude are not counted. */
+  nodeTaintsPolicy?: "Honor" | "Ignore";
 }
 
 /** A toleration (core/v1 Toleration). */

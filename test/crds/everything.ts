@@ -59,6 +59,7 @@ const common = {
 const proxy = {
   port: 14_750,
   adminPort: 19_750,
+  imagePullSecrets: [{ name: "registry" }],
   resources: { requests: { cpu: "100m", memory: "128Mi" }, limits: { memory: "1Gi", cpu: 1 } },
   nodeSelector: { "topology.kubernetes.io/zone": "a" },
   tolerations: [
@@ -76,12 +77,59 @@ const proxy = {
   accessLog: "Denied",
 };
 
+const term = {
+  topologyKey: "topology.kubernetes.io/zone",
+  labelSelector: {
+    matchLabels: { app: "db" },
+    matchExpressions: [{ key: "tier", operator: "NotIn", values: ["web"] }],
+  },
+  namespaceSelector: {
+    matchLabels: { team: "data" },
+    matchExpressions: [{ key: "env", operator: "In", values: ["prod"] }],
+  },
+  namespaces: ["data"],
+  matchLabelKeys: ["pod-template-hash"],
+  mismatchLabelKeys: ["tenant"],
+};
+const node = {
+  matchExpressions: [{ key: "disktype", operator: "In", values: ["ssd"] }],
+  matchFields: [{ key: "metadata.name", operator: "NotIn", values: ["node-a"] }],
+};
+const podTerms = {
+  requiredDuringSchedulingIgnoredDuringExecution: [term],
+  preferredDuringSchedulingIgnoredDuringExecution: [{ weight: 100, podAffinityTerm: term }],
+};
+
+/** Not for slots. */
+const scheduling = {
+  affinity: {
+    nodeAffinity: {
+      requiredDuringSchedulingIgnoredDuringExecution: { nodeSelectorTerms: [node] },
+      preferredDuringSchedulingIgnoredDuringExecution: [{ weight: 1, preference: node }],
+    },
+    podAffinity: podTerms,
+    podAntiAffinity: podTerms,
+  },
+  topologySpreadConstraints: [
+    {
+      maxSkew: 1,
+      topologyKey: "kubernetes.io/hostname",
+      whenUnsatisfiable: "DoNotSchedule",
+      minDomains: 2,
+      labelSelector: { matchLabels: { app: "proxy" } },
+      matchLabelKeys: ["pod-template-hash"],
+      nodeAffinityPolicy: "Honor",
+      nodeTaintsPolicy: "Ignore",
+    },
+  ],
+};
+
 /** Specs that have every field of the schema between them. */
 export const EVERYTHING: readonly Record<string, unknown>[] = [
   {
     ...common,
     nat: { provider: "PodIP", podIP: { annotations: { "cni.projectcalico.org/ipv4pools": '["egress"]' } } },
-    proxy: { ...proxy, replicas: 3 },
+    proxy: { ...proxy, ...scheduling, replicas: 3 },
   },
   {
     ...common,

@@ -102,6 +102,8 @@ export const REFUSED: readonly Refused[] = [
   bad({ ...kubeVIP, nat: { provider: "NodeAddress" }, preset: "Svix" }, /spec\.preset: .*use another nat\.provider/),
   bad({ ...kubeVIP, preset: "Java" }, /spec\.preset: .*use another nat\.provider/),
   bad({ ...kubeVIP, proxy: { replicas: 2 } }, /spec\.proxy: .*remove proxy\.replicas/),
+  bad({ ...kubeVIP, proxy: { affinity: {} } }, /spec\.proxy: .*remove both, and use nodeSelector/),
+  bad({ ...kubeVIP, proxy: { topologySpreadConstraints: [] } }, /spec\.proxy: .*remove both, and use nodeSelector/),
   bad({ authentication: basic, preset: "Svix" }, /spec\.authentication\.mode: .*cannot authenticate to a proxy/),
   bad({ verification: echo }, /spec\.verification: .*Block needs staticIPs/),
   bad(
@@ -161,6 +163,11 @@ export const REFUSED: readonly Refused[] = [
   proxy({ port: 8080, adminPort: 8080 }, /spec\.proxy\.adminPort: .*must differ from proxy\.port/),
   proxy({ port: 80 }, /spec\.proxy\.port: .*greater than or equal to 1024/),
   proxy({ replicas: 0 }, /spec\.proxy\.replicas: .*greater than or equal to 1/),
+  proxy({ imagePullSecrets: [{ name: "My_Secret" }] }, /spec\.proxy\.imagePullSecrets\[0\]\.name: Invalid value/),
+  proxy(
+    { topologySpreadConstraints: [{ maxSkew: 1, topologyKey: "zone" }] },
+    /spec\.proxy\.topologySpreadConstraints\[0\]\.whenUnsatisfiable: Required value/,
+  ),
   proxy({ priorityClassName: "High" }, /spec\.proxy\.priorityClassName: Invalid value/),
   proxy({ resources: { limits: { memory: "lots" } } }, /spec\.proxy\.resources\.limits\.memory: Invalid value: "lots"/),
   proxy({ timeouts: { connectSeconds: 121 } }, /spec\.proxy\.timeouts\.connectSeconds: .*less than or equal to 120/),

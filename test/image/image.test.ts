@@ -140,6 +140,8 @@ test("the Dockerfile has the same user, entry point, ports and labels", () => {
   const one = (word: string) => new RegExp(`^${word} (.*)$`, "m").exec(last)![1]!;
   const config = imageConfig();
   assert.equal(one("USER"), config.User);
+  // Pods set runAsNonRoot and no user, which the kubelet checks by the number.
+  assert.match(config.User, /^[1-9][0-9]*:[1-9][0-9]*$/);
   assert.equal(one("WORKDIR"), config.WorkingDir);
   assert.deepEqual([one("ENV")], config.Env);
   assert.deepEqual(JSON.parse(one("ENTRYPOINT")), config.Entrypoint);

@@ -31,11 +31,14 @@ for (const layer of manifest.layers) {
   assert.equal(spawnSync("tar", ["-xf", blob(layer.digest), "-C", rootfs]).status, 0);
 }
 
+/** A user of the range of a namespace, as OpenShift's restricted-v2 assigns it. */
+const ASSIGNED = "1000650000:0";
+
 /** The runc config.json that a container engine derives from the image's configuration. */
-function bundleOf(args: readonly string[]): string {
+function bundleOf(args: readonly string[], user: string): string {
   const bundle = join(folder, `bundle-${containers}`);
   mkdirSync(bundle);
-  const [uid, gid] = image.User.split(":").map(Number);
+  const [uid, gid] = user.split(":").map(Number);
   const none = { bounding: [], effective: [], permitted: [], inheritable: [], ambient: [] };
   const mounts = [
     { destination: "/proc", type: "proc", source: "proc" },
@@ -67,10 +70,12 @@ interface Container {
   output(): string;
 }
 
-function start(...args: string[]): Container {
+const start = (...args: string[]): Container => startAs(image.User, ...args);
+
+function startAs(user: string, ...args: string[]): Container {
   containers++;
   const id = `outrider-test-${process.pid}-${containers}`;
-  const runc = ["--root", join(folder, "runc"), "run", "--bundle", bundleOf(args), id];
+  const runc = ["--root", join(folder, "runc"), "run", "--bundle", bundleOf(args, user), id];
   const child = spawn("runc", runc, { stdio: ["ignore", "pipe", "pipe"] });
   let text = "";
   for (const stream of [child.stdout, child.stderr]) {
@@ -133,26 +138,32 @@ test("commands of both programs start in the image", async () => {
   assert.deepEqual([wrong.status, wrong.output], [2, "outrider: --proxy-image IMAGE is required\n"]);
 });
 
-test("relays an allowed tunnel, denies others, and ends on SIGTERM", async () => {
-  const receiver = createServer((_, response) => response.end("received")).listen(0, "127.0.0.1");
-  after(() => receiver.close());
-  await once(receiver, "listening");
-  const port = (receiver.address() as AddressInfo).port;
-  const proxy = start(
-    ...["proxy", "--policy=/policy/policy.yaml", "--hosts=/policy/hosts", "--listen=127.0.0.1:4750"],
-    ...["--allow-cidr=127.0.0.0/8", "--admin=127.0.0.1:9750", "--drain-delay-seconds=0", "--drain-seconds=0"],
-  );
-  await untilOutput(proxy, '"msg":"listening"');
-  assert.match(await through(4750, `receiver.example:${port}`), /^HTTP\/1\.1 200 .*\r\n\r\n[\s\S]*received$/);
-  assert.match(
-    await through(4750, `127.0.0.1:${port}`),
-    /^HTTP\/1\.1 403 egress-denied: 127\.0\.0\.1 is not on the allow list/,
-  );
-  const ready = request({ host: "127.0.0.1", port: 9750, path: "/readyz", agent: false }).end();
-  const [response] = await once(ready, "response");
-  assert.equal(response.statusCode, 200);
-  response.resume();
-  const { status } = spawnSync("runc", ["--root", join(folder, "runc"), "kill", proxy.id, "SIGTERM"]);
-  assert.equal(status, 0);
-  assert.equal((await ended(proxy)).status, 0);
-});
+for (const [who, user] of [
+  ["the user of the image", image.User],
+  ["a user that OpenShift assigns", ASSIGNED],
+] as const) {
+  test(`as ${who}: relays an allowed tunnel, denies others, and ends on SIGTERM`, async () => {
+    const receiver = createServer((_, response) => response.end("received")).listen(0, "127.0.0.1");
+    after(() => receiver.close());
+    await once(receiver, "listening");
+    const port = (receiver.address() as AddressInfo).port;
+    const proxy = startAs(
+      user,
+      ...["proxy", "--policy=/policy/policy.yaml", "--hosts=/policy/hosts", "--listen=127.0.0.1:4750"],
+      ...["--allow-cidr=127.0.0.0/8", "--admin=127.0.0.1:9750", "--drain-delay-seconds=0", "--drain-seconds=0"],
+    );
+    await untilOutput(proxy, '"msg":"listening"');
+    assert.match(await through(4750, `receiver.example:${port}`), /^HTTP\/1\.1 200 .*\r\n\r\n[\s\S]*received$/);
+    assert.match(
+      await through(4750, `127.0.0.1:${port}`),
+      /^HTTP\/1\.1 403 egress-denied: 127\.0\.0\.1 is not on the allow list/,
+    );
+    const ready = request({ host: "127.0.0.1", port: 9750, path: "/readyz", agent: false }).end();
+    const [response] = await once(ready, "response");
+    assert.equal(response.statusCode, 200);
+    response.resume();
+    const { status } = spawnSync("runc", ["--root", join(folder, "runc"), "kill", proxy.id, "SIGTERM"]);
+    assert.equal(status, 0);
+    assert.equal((await ended(proxy)).status, 0);
+  });
+}

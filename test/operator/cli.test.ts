@@ -63,6 +63,11 @@ for (const [what, args, message] of [
     [IMAGE, "--metrics-namespaces=monitoring", "--metrics-namespaces=*.a"],
     /^outrider: --metrics-namespaces must be a namespace name or \*, not "\*\.a"$/,
   ],
+  [
+    "a wrong pull secret",
+    [IMAGE, "--proxy-image-pull-secrets=My_Secret"],
+    /^outrider: --proxy-image-pull-secrets must be the name of a Secret, not "My_Secret"$/,
+  ],
   ["a wrong domain", [IMAGE, "--cluster-domain=Cluster_local"], /^outrider: --cluster-domain must be a DNS name/],
   ["a wrong word", [IMAGE, "--scrape=push"], /^outrider: --scrape must be one of direct, apiserver, not "push"$/],
   ["a wrong number", [IMAGE, "--workers=0"], /^outrider: --workers must be a whole number from 1 to 64, not "0"$/],

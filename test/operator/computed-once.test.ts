@@ -7,7 +7,12 @@ import { manySlots } from "./many-slots.ts";
 
 /** Facts that one reconcile reads only once, for any number of slots. The test counts reads, not time. */
 
-const OPTIONS = { image: "outrider:1", imagePullPolicy: "IfNotPresent" as const, adminFrom: ["outrider-system"] };
+const OPTIONS = {
+  image: "outrider:1",
+  imagePullPolicy: "IfNotPresent" as const,
+  imagePullSecrets: [],
+  adminFrom: ["outrider-system"],
+};
 const applied = { problem: undefined, networkPolicy: undefined };
 
 function reconcile(facts: Facts): void {

@@ -27,7 +27,12 @@ import { withDefaults } from "../harness/defaults.ts";
 
 const root = new URL("../..", import.meta.url).pathname;
 const NOW = Date.parse("2026-03-01T12:00:00.000Z");
-const OPTIONS = { image: "outrider:1", imagePullPolicy: "IfNotPresent" as const, adminFrom: ["outrider-system"] };
+const OPTIONS = {
+  image: "outrider:1",
+  imagePullPolicy: "IfNotPresent" as const,
+  imagePullSecrets: [],
+  adminFrom: ["outrider-system"],
+};
 
 /** Content of an input: the policy, and existing objects. Only `policy` is required. */
 interface Input {

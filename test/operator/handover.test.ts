@@ -91,6 +91,7 @@ function exchange(spec: object, deployments: Deployment[], proxies: ProxyFacts[]
   const units = unitsOf(facts, resolved, {
     image: "outrider:1",
     imagePullPolicy: "IfNotPresent",
+    imagePullSecrets: [],
     adminFrom: undefined,
   });
   const current = units.map((unit) => ({ ...unit, changes: false }));

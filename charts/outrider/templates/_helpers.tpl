@@ -47,9 +47,50 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- toYaml (merge (dict) (default dict .labels) (include "outrider.labels" .root | fromYaml)) }}
 {{- end }}
 
+{{/* Pods without the sidecar of a service mesh (docs/mesh.md): it would come between the API server and the webhook, and keep jobs running. */}}
+{{- define "outrider.noMeshLabels" -}}
+sidecar.istio.io/inject: "false"
+istio.io/dataplane-mode: none
+kuma.io/sidecar-injection: disabled
+{{- end }}
+
+{{- define "outrider.noMeshAnnotations" -}}
+linkerd.io/inject: disabled
+consul.hashicorp.com/connect-inject: "false"
+dapr.io/enabled: "false"
+{{- end }}
+
 {{- define "outrider.podLabels" -}}
 {{- $own := include "outrider.selectorLabels" . | fromYaml }}
-{{- toYaml (merge $own (default dict .Values.podLabels) (default dict .Values.commonLabels)) }}
+{{- $mesh := include "outrider.noMeshLabels" . | fromYaml }}
+{{- toYaml (merge $own (default dict .Values.podLabels) (default dict .Values.commonLabels) $mesh) }}
+{{- end }}
+
+{{- define "outrider.podAnnotations" -}}
+{{- $mesh := include "outrider.noMeshAnnotations" . | fromYaml }}
+{{- toYaml (merge (dict) (default dict .Values.podAnnotations) $mesh) }}
+{{- end }}
+
+{{/*
+Spread by affinity, as the proxies: a topology spread constraint by zone would exclude nodes without zone labels from the scores.
+*/}}
+{{- define "outrider.affinity" -}}
+{{- with .Values.affinity }}
+{{- toYaml . }}
+{{ end }}
+{{- if not (hasKey (default dict .Values.affinity) "podAntiAffinity") -}}
+podAntiAffinity:
+  preferredDuringSchedulingIgnoredDuringExecution:
+    {{- range $key, $weight := dict "kubernetes.io/hostname" 100 "topology.kubernetes.io/zone" 50 }}
+    - weight: {{ $weight }}
+      podAffinityTerm:
+        topologyKey: {{ $key }}
+        labelSelector:
+          matchLabels:
+            {{- include "outrider.selectorLabels" $ | nindent 12 }}
+        matchLabelKeys: [pod-template-hash]
+    {{- end }}
+{{- end }}
 {{- end }}
 
 {{- define "outrider.image" -}}

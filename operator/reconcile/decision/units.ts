@@ -13,6 +13,7 @@ import { type ResolvedSpec, wantedSlots } from "./resolved-spec.ts";
 export interface FleetOptions {
   image: string;
   imagePullPolicy: ProxyPods["imagePullPolicy"];
+  imagePullSecrets: ProxyPods["imagePullSecrets"];
   /** Namespaces whose pods reach the admin ports of proxies; undefined: no restriction. */
   adminFrom: readonly string[] | undefined;
 }
@@ -58,12 +59,12 @@ function deploymentOf(
   facts: Facts,
   { spec, provider, placements }: ResolvedSpec,
   slot: Slot | undefined,
-  { image, imagePullPolicy }: FleetOptions,
+  { image, imagePullPolicy, imagePullSecrets }: FleetOptions,
 ): KubeObject {
   const { policy, children } = facts;
   const { shape } = provider;
   const shared = {
-    ...{ image, imagePullPolicy, ...readinessOf(shape) },
+    ...{ image, imagePullPolicy, imagePullSecrets, ...readinessOf(shape) },
     annotations: provider.podAnnotations(spec),
     nodeSelector: selectorOf(spec).labels,
     eager: isOnNode(shape),

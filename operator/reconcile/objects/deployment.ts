@@ -1,10 +1,13 @@
 import type {
+  V1Affinity,
   V1Container,
   V1DeploymentSpec,
   V1DeploymentStrategy,
   V1PodSpec,
   V1Toleration,
+  V1TopologySpreadConstraint,
   V1Volume,
+  V1WeightedPodAffinityTerm,
 } from "@kubernetes/client-node";
 import type { EgressPolicy, EgressPolicySpec } from "../../api/egresspolicy.ts";
 import { ANNOTATION, childName, DOCUMENT_KEY, LABEL } from "../../api/names.ts";
@@ -16,6 +19,8 @@ import type { KubeObject } from "../../kube/resource.ts";
 export interface ProxyPods {
   image: string;
   imagePullPolicy: "Always" | "IfNotPresent" | "Never";
+  /** Names of the pull secrets of policies that set none. */
+  imagePullSecrets: readonly string[];
   /** Absent if another manager, such as an HPA, owns the number. */
   replicas?: number;
   /** With a slot, the pod uses the network of its node and binds its sockets to the address of the slot. */
@@ -45,8 +50,24 @@ const NODE_GONE_SECONDS = 30;
 const DEFAULT_RESOURCES = { requests: { cpu: "100m", memory: "160Mi" }, limits: { memory: "512Mi" } };
 const DEFAULT_PORT = 4750;
 const DEFAULT_ADMIN_PORT = 9750;
-/** User id of nonroot in distroless images. */
-const USER = 65_532;
+/** Weights of preferences, from 1 to 100. Two proxies on one node are worse than two in one zone. */
+const NODE_WEIGHT = 100;
+const ZONE_WEIGHT = 50;
+
+/**
+ * Labels and annotations that keep sidecars of service meshes out of proxies: the NetworkPolicy of the proxies does not
+ * let a sidecar reach its control plane, and a sidecar would dial the targets itself. `docs/mesh.md` has the sources.
+ */
+const NO_MESH_LABELS = {
+  "sidecar.istio.io/inject": "false",
+  "istio.io/dataplane-mode": "none",
+  "kuma.io/sidecar-injection": "disabled",
+};
+const NO_MESH_ANNOTATIONS = {
+  "linkerd.io/inject": "disabled",
+  "consul.hashicorp.com/connect-inject": "false",
+  "dapr.io/enabled": "false",
+};
 
 /** Ports that the proxies of a policy listen on. */
 export function proxyPorts({ proxy }: EgressPolicySpec): { port: number; adminPort: number } {
@@ -118,11 +139,23 @@ function volumes(policy: EgressPolicy, spec: EgressPolicySpec): V1Volume[] {
   return [document, { name: "passwords", secret: { secretName: secret } }];
 }
 
+/** Preference for topologies without another proxy of the fleet. During a roll-out only new proxies count. */
+function apart(policy: EgressPolicy, topologyKey: string, weight: number): V1WeightedPodAffinityTerm {
+  const labelSelector = { matchLabels: { [LABEL.fleet]: policy.metadata.name } };
+  return { weight, podAffinityTerm: { labelSelector, matchLabelKeys: ["pod-template-hash"], topologyKey } };
+}
+
 /**
  * Scheduling of proxies. Slots never share a node, since each uses ports of its node. The pods of a single Deployment
- * use no ports of nodes and are only spread over nodes and zones; slots may run beside them during a migration.
+ * use no ports of nodes and are only spread over nodes and zones; slots may run beside them during a migration. They are
+ * spread by affinity: a topology spread constraint by zone would exclude nodes without zone labels from the scores of all
+ * constraints (kubernetes/kubernetes#122278).
  */
-function scheduling(policy: EgressPolicy, pods: ProxyPods): Pick<V1PodSpec, "affinity" | "topologySpreadConstraints"> {
+function scheduling(
+  policy: EgressPolicy,
+  spec: EgressPolicySpec,
+  pods: ProxyPods,
+): Pick<V1PodSpec, "affinity" | "topologySpreadConstraints"> {
   const fleet = { matchLabels: { [LABEL.fleet]: policy.metadata.name } };
   if (pods.slot !== undefined) {
     const slots = { ...fleet, matchExpressions: [{ key: LABEL.slot, operator: "NotIn", values: [SHARED] }] };
@@ -130,14 +163,18 @@ function scheduling(policy: EgressPolicy, pods: ProxyPods): Pick<V1PodSpec, "aff
     const podAntiAffinity = { requiredDuringSchedulingIgnoredDuringExecution: [term] };
     return { affinity: { ...(pods.nodeAffinity && { nodeAffinity: pods.nodeAffinity }), podAntiAffinity } };
   }
-  const spread = (topologyKey: string) => ({
-    maxSkew: 1,
-    topologyKey,
-    whenUnsatisfiable: "ScheduleAnyway",
-    labelSelector: fleet,
-    matchLabelKeys: ["pod-template-hash"],
-  });
-  return { topologySpreadConstraints: [spread("kubernetes.io/hostname"), spread("topology.kubernetes.io/zone")] };
+  const podAntiAffinity = {
+    preferredDuringSchedulingIgnoredDuringExecution: [
+      apart(policy, "kubernetes.io/hostname", NODE_WEIGHT),
+      apart(policy, "topology.kubernetes.io/zone", ZONE_WEIGHT),
+    ],
+  };
+  const { affinity, topologySpreadConstraints } = spec.proxy ?? {};
+  const constraints = topologySpreadConstraints?.map((one) => ({ labelSelector: fleet, ...one }));
+  return {
+    affinity: { podAntiAffinity, ...affinity } as V1Affinity,
+    ...(constraints && { topologySpreadConstraints: constraints as V1TopologySpreadConstraint[] }),
+  };
 }
 
 function strategy({ slot, eager }: ProxyPods): V1DeploymentStrategy {
@@ -161,7 +198,9 @@ function addressAnnotations(spec: EgressPolicySpec, slot: Slot | undefined): { a
 function podSpec(policy: EgressPolicy, spec: EgressPolicySpec, pods: ProxyPods): V1PodSpec {
   const drain = spec.proxy?.timeouts?.drainSeconds ?? DEFAULT_DRAIN_SECONDS;
   const priorityClassName = spec.proxy?.priorityClassName;
+  const imagePullSecrets = spec.proxy?.imagePullSecrets ?? pods.imagePullSecrets.map((name) => ({ name }));
   return {
+    ...(imagePullSecrets.length === 0 ? {} : { imagePullSecrets }),
     serviceAccountName: childName.fleet(policy.metadata.name),
     automountServiceAccountToken: false,
     enableServiceLinks: false,
@@ -170,13 +209,9 @@ function podSpec(policy: EgressPolicy, spec: EgressPolicySpec, pods: ProxyPods):
     ...(Object.keys(pods.nodeSelector).length === 0 ? {} : { nodeSelector: pods.nodeSelector }),
     ...(priorityClassName === undefined ? {} : { priorityClassName }),
     tolerations: tolerations(spec),
-    ...scheduling(policy, pods),
-    securityContext: {
-      runAsNonRoot: true,
-      runAsUser: USER,
-      runAsGroup: USER,
-      seccompProfile: { type: "RuntimeDefault" },
-    },
+    ...scheduling(policy, spec, pods),
+    // No user: the image has a numeric one, and OpenShift admits only users of the range of the namespace.
+    securityContext: { runAsNonRoot: true, seccompProfile: { type: "RuntimeDefault" } },
     containers: [container(spec, pods)],
     volumes: volumes(policy, spec),
   };
@@ -191,7 +226,7 @@ export function proxyDeployment(
   const slot = pods.slot?.id ?? SHARED;
   const own = policy.metadata.name;
   const name = pods.slot === undefined ? childName.fleet(own) : childName.slot(own, slot);
-  const annotations = { ...spec.proxy?.podAnnotations, ...pods.annotations };
+  const annotations = { ...NO_MESH_ANNOTATIONS, ...spec.proxy?.podAnnotations, ...pods.annotations };
   return {
     apiVersion: "apps/v1",
     kind: "Deployment",
@@ -206,8 +241,8 @@ export function proxyDeployment(
       selector: { matchLabels: podSelector(policy, slot) },
       template: {
         metadata: {
-          labels: { ...spec.proxy?.podLabels, ...podLabels(policy, slot), ...pods.labels },
-          ...(Object.keys(annotations).length === 0 ? {} : { annotations }),
+          labels: { ...NO_MESH_LABELS, ...spec.proxy?.podLabels, ...podLabels(policy, slot), ...pods.labels },
+          annotations,
         },
         spec: podSpec(policy, spec, pods),
       },

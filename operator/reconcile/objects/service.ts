@@ -48,7 +48,8 @@ export function clientService(
       type: "ClusterIP",
       ipFamilyPolicy: shape.kind === "Slots" ? "SingleStack" : "PreferDualStack",
       selector: { ...selector },
-      ports: [{ name: "proxy", port: SERVICE_PORT, targetPort: "proxy", protocol: "TCP" }],
+      // Service meshes would otherwise detect HTTP, answer CONNECT themselves, and rewrite request targets.
+      ports: [{ name: "proxy", port: SERVICE_PORT, targetPort: "proxy", protocol: "TCP", appProtocol: "tcp" }],
     },
   };
 }

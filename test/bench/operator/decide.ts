@@ -9,7 +9,12 @@ import { manySlots } from "../../operator/many-slots.ts";
  */
 
 const ROUNDS = 5;
-const OPTIONS = { image: "outrider:1", imagePullPolicy: "IfNotPresent" as const, adminFrom: ["outrider-system"] };
+const OPTIONS = {
+  image: "outrider:1",
+  imagePullPolicy: "IfNotPresent" as const,
+  imagePullSecrets: [],
+  adminFrom: ["outrider-system"],
+};
 const applied = { problem: undefined, networkPolicy: undefined };
 
 const [slots = 64, nodes = 1000] = process.argv.slice(2).map(Number);
