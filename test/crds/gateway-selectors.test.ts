@@ -6,6 +6,7 @@ import { LABEL } from "../../operator/api/names.ts";
 import { podLabels } from "../../operator/fleet/metadata.ts";
 import { SHARED } from "../../operator/fleet/slots.ts";
 import { providerOf } from "../../operator/providers/index.ts";
+import { toolNamed, toolVersion } from "../cluster/tools.ts";
 import { GATEWAY_EXAMPLES, type GatewayExample, type GatewayObject, isTested, root } from "./gateway-examples.ts";
 
 /** Whether the examples of gateways fit together: the gateway selects the fleet, and has the addresses of the policy. */
@@ -132,5 +133,13 @@ test("every gateway example has a page in docs/providers", () => {
       pages.some((page) => page.includes(`(../../${file})`)),
       `no page links ${file}`,
     );
+  }
+});
+
+test("the pages name the pinned version of Cilium", () => {
+  const version = toolVersion(toolNamed("cilium-crd")).slice(1);
+  for (const page of ["README.md", "cilium.md"]) {
+    const text = readFileSync(`${root}/docs/providers/${page}`, "utf8");
+    assert.match(text, new RegExp(`CRD of Cilium ${version.replaceAll(".", "\\.")}\\b`), page);
   }
 });
