@@ -15,7 +15,7 @@ import { crdOf, GATEWAY_EXAMPLES, type GatewayExample, type GatewayObject, readO
  * module. `GATEWAY_CRDS` names a folder with the CRD files of the others.
  */
 
-const FOLDER = process.env.GATEWAY_CRDS;
+const FOLDER = process.env.GATEWAY_CRDS || undefined;
 const CRDS_MISSING = "needs the CRDs of OVN-Kubernetes, Antrea and AKS: name a folder with their files in GATEWAY_CRDS";
 const planeMissing = controlPlaneMissing();
 const skip = planeMissing ?? false;
