@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
-import { chmodSync, existsSync, mkdirSync, statSync, writeFileSync } from "node:fs";
+import { execFileSync } from "node:child_process";
+import { chmodSync, existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { afterEach, test } from "node:test";
 import { tempFolder } from "../harness/proxy.ts";
@@ -21,8 +22,10 @@ import { buildTool } from "./tools-build.ts";
 /** Sources of the programs of a test cluster. */
 
 const ENV = { ...process.env };
+/** Settings of Go that a test changes. */
+const GO = ["GOPROXY", "GONOSUMDB", "GOMODCACHE", "GOFLAGS"];
 afterEach(() => {
-  for (const name of ["KUBEBUILDER_ASSETS", "XDG_CACHE_HOME", "PATH", NO_BUILD]) {
+  for (const name of ["KUBEBUILDER_ASSETS", "XDG_CACHE_HOME", "PATH", NO_BUILD, ...GO]) {
     if (ENV[name] === undefined) delete process.env[name];
     else process.env[name] = ENV[name];
   }
@@ -40,7 +43,7 @@ test("a version is pinned by go.mod, or a hash of our sources", () => {
   for (const tool of TOOLS) {
     assert.match(toolVersion(tool), tool.own ? /^source-[0-9a-f]{12}$/ : /^v\d+\.\d+\.\d+$/, tool.name);
   }
-  assert.throws(() => toolNamed("kubeadm"), /no tool is called kubeadm: sender, etcd, /);
+  assert.throws(() => toolNamed("kubeadm"), /no tool is called kubeadm: sender, cilium-crd, etcd, /);
 });
 
 test("KUBEBUILDER_ASSETS overrides the cache for executable files", async () => {
@@ -121,6 +124,7 @@ test("a failed build does not stop the next ones", async () => {
 });
 
 const skip = hasGo() ? false : "needs Go";
+const CRD = "kind: CustomResourceDefinition\n";
 
 test("two processes build the same tool once", { skip }, async () => {
   const module = tempFolder();
@@ -148,4 +152,53 @@ test("two processes build the same tool once", { skip }, async () => {
     /tool v1\.0\.0: the build failed \(exit status 1\):[\s\S]*undefined: nothing/,
   );
   assert.ok(!existsSync(`${out}-2`));
+});
+
+/** A module proxy in a folder, with `example.test/crds` v1.0.0 that has one file. Go needs no network for it. */
+function moduleProxy(): string {
+  const folder = tempFolder();
+  const versions = join(folder, "example.test/crds/@v");
+  mkdirSync(versions, { recursive: true });
+  const files = { "go.mod": "module example.test/crds\n\ngo 1.26\n", "crds/gateway.yaml": CRD };
+  writeFileSync(join(versions, "v1.0.0.mod"), files["go.mod"]);
+  writeFileSync(join(versions, "v1.0.0.info"), '{"Version":"v1.0.0"}');
+  const zip = `import json, sys, zipfile
+archive = zipfile.ZipFile(sys.argv[1], "w")
+for name, text in json.loads(sys.argv[2]).items(): archive.writestr("example.test/crds@v1.0.0/" + name, text)`;
+  execFileSync("python3", ["-c", zip, join(versions, "v1.0.0.zip"), JSON.stringify(files)]);
+  return folder;
+}
+
+test("a file of a module is copied, if the module matches go.sum", { skip }, async () => {
+  process.env.GOPROXY = `file://${moduleProxy()}`;
+  process.env.GONOSUMDB = "*";
+  process.env.GOFLAGS = "-modcacherw";
+  process.env.GOMODCACHE = tempFolder();
+  const module = tempFolder();
+  writeFileSync(join(module, "go.mod"), "module example.test/tool\n\ngo 1.26\n\nrequire example.test/crds v1.0.0\n");
+  const path = "example.test/crds";
+  const crd = { name: "crd", module: "tool", path, package: "crds/gateway.yaml", file: true as const, purpose: "test" };
+  const out = join(tempFolder(), "bin/crd");
+  const silent = () => undefined;
+  await buildTool(crd, "v1.0.0", module, out, silent);
+  assert.equal(readFileSync(out, "utf8"), CRD);
+  await assert.rejects(
+    buildTool({ ...crd, package: "crds/renamed.yaml" }, "v1.0.0", module, `${out}-2`, silent),
+    /crd v1\.0\.0: the download failed \(exit status 1\):[\s\S]*crds\/renamed\.yaml/,
+  );
+  const sums = join(module, "go.sum");
+  writeFileSync(sums, readFileSync(sums, "utf8").replace(/(v1\.0\.0 h1:)..../, "$1AAAA"));
+  process.env.GOMODCACHE = tempFolder();
+  await assert.rejects(buildTool(crd, "v1.0.0", module, `${out}-3`, silent), /checksum mismatch/);
+  assert.ok(!existsSync(`${out}-3`));
+});
+
+test("a file needs no permission to run", () => {
+  process.env.XDG_CACHE_HOME = tempFolder();
+  delete process.env.KUBEBUILDER_ASSETS;
+  const crd = toolNamed("cilium-crd");
+  assert.equal(presentTool("cilium-crd"), null);
+  mkdirSync(dirname(cachedPath(crd)), { recursive: true });
+  writeFileSync(cachedPath(crd), CRD);
+  assert.equal(presentTool("cilium-crd"), cachedPath(crd));
 });

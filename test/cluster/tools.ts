@@ -15,8 +15,10 @@ export interface Tool {
   own?: true;
   /** The module whose version is the program's. */
   path: string;
-  /** The package for `go build`. */
+  /** The package for `go build`; of a {@link file}, its path in the module. */
   package: string;
+  /** A file of the module instead of a program. It is copied. */
+  file?: true;
   /** Its purpose, in a few words. */
   purpose: string;
 }
@@ -38,6 +40,14 @@ export const TOOLS: readonly Tool[] = [
     path: "outrider.dev/test/cluster/node/sender",
     package: "outrider.dev/test/cluster/node/sender",
     purpose: "sends webhooks as Convoy does",
+  },
+  {
+    name: "cilium-crd",
+    module: "cilium",
+    path: "github.com/cilium/cilium",
+    package: "pkg/k8s/apis/cilium.io/client/crds/v2/ciliumegressgatewaypolicies.yaml",
+    file: true,
+    purpose: "the CRD of Cilium's egress gateway",
   },
   {
     name: "etcd",
@@ -117,9 +127,10 @@ export function cachedPath(tool: Tool): string {
   return join(cache, "outrider/tools", `${tool.module}-${toolVersion(tool)}`, tool.name);
 }
 
-function isExecutable(path: string): boolean {
+/** Whether the user can run a file or, if it is no program, read it. */
+function isUsable(path: string, { file }: Tool): boolean {
   try {
-    accessSync(path, constants.X_OK);
+    accessSync(path, file ? constants.R_OK : constants.X_OK);
     return true;
   } catch {
     return false;
@@ -131,7 +142,7 @@ export function presentTool(name: string): string | null {
   const tool = toolNamed(name);
   const assets = process.env.KUBEBUILDER_ASSETS;
   const places = [...(assets && !tool.own ? [join(assets, name)] : []), cachedPath(tool)];
-  return places.find(isExecutable) ?? null;
+  return places.find((place) => isUsable(place, tool)) ?? null;
 }
 
 /** Whether tools can be built here. In a module, an older Go fetches the version that the module requires, or fails. */

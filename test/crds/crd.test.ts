@@ -240,7 +240,7 @@ test("kubectl get shows the columns", { skip }, async () => {
   const [wideHead, wide] = await rows("-o", "wide");
   assert.deepEqual(wideHead?.slice(-2), ["REASON", "MESSAGE"]);
   assert.deepEqual(wide?.slice(-2), ["EgressIPMismatch", "observed 198.51.100.7"]);
-  assert.match(good(await kubectl(["get", "egress"])), /shown/);
+  assert.match(good(await kubectl(["get", "outrider"])), /shown/);
 
   const twice = { ...status, conditions: [reason, { ...reason, status: "True" }] };
   assert.match((await apply({ ...bare, status: twice }, "--subresource=status")).stderr, /[Dd]uplicate/);
