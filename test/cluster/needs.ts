@@ -26,6 +26,7 @@ const CHECKS: readonly Check[] = [
     missing: () => namespaceMissing() ?? clusterMissing() ?? ipsetMissing() ?? toolsMissing(["kube-router"]),
     tools: ["kube-router"],
   },
+  { call: 'toolsMissing(["promtool"])', missing: () => toolsMissing(["promtool"]), tools: ["promtool"] },
 ];
 
 /** The tools of these test files, according to the checks that they call. */

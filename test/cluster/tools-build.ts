@@ -45,6 +45,7 @@ export async function buildTool(
   say(`${label} (${tool.purpose}): building with Go`);
   // Without the state of git, which fails if the clone belongs to another user (`sudo make demo`).
   const flags = ["-C", module, "-mod=readonly", "-buildvcs=false", "-trimpath", "-ldflags", ldflags(tool, version)];
+  if (tool.tags !== undefined) flags.push("-tags", tool.tags);
   const build = ["go", "build", ...flags];
   // In the foreground, so that Ctrl-C also ends the build.
   const command = ["timeout", "--foreground", `${BUILD_LIMIT_SECONDS}`, ...build];
