@@ -222,6 +222,18 @@ for (const { alert, metric, labels, born, firing } of FAILURES) {
     );
   });
 
+  test(`${alert} counts the first failure`, { skip }, async () => {
+    const times = [0, 4, 8, 12].map((minute) => START + minute);
+    await check(
+      [series(metric, labels, counter(times, born))],
+      [
+        { alert, firing: [], at: [START, 14.5] },
+        { alert, firing: [firing], at: [16, 22, 26, 40] },
+        { alert, firing: [], at: [43, LENGTH] },
+      ],
+    );
+  });
+
   test(`${alert} ignores failures of a moment`, { skip }, async () => {
     const times = [START, START + 0.1, 60, 60.1];
     const at = Array.from({ length: LENGTH }, (_, minute) => minute);
