@@ -8,6 +8,7 @@ import { Registry } from "prom-client";
 import { parse, parseAllDocuments } from "yaml";
 import { packageJson } from "../../bin/image/bundle.ts";
 import { generate, outdated, values } from "../../charts/generate.ts";
+import { CONDITIONS, REASON } from "../../operator/api/names.ts";
 import { OPERATOR_OPTIONS, readOperatorConfig } from "../../operator/config.ts";
 import { OperatorMetrics } from "../../operator/metrics.ts";
 import { WebhookMetrics } from "../../operator/webhook/metrics.ts";
@@ -220,11 +221,28 @@ async function knownMetrics(): Promise<Set<string>> {
   return new Set([...exported, ...proxy].flatMap((name) => [name, `${name}_bucket`, `${name}_count`, `${name}_sum`]));
 }
 
+test("alerts use existing conditions and reasons", () => {
+  const alerts = Object.values(parse(read("files/alerts.yaml")) as Record<string, { condition?: string }>);
+  const conditions = alerts.flatMap(({ condition }) => condition ?? []);
+  assert.ok(conditions.length > 5);
+  const reasons: readonly string[] = Object.values(REASON);
+  for (const condition of conditions) {
+    const [, type, reason = ""] = /^type="(\w+)",status!?="\w+"(?:,reason!?[=~]+"([\w|]+)")?$/.exec(condition) ?? [];
+    assert.ok(
+      CONDITIONS.some((name) => name === type),
+      condition,
+    );
+    for (const name of reason.split("|")) assert.ok(name === "" || reasons.includes(name), condition);
+  }
+});
+
 test("alerts and dashboard use existing metrics", async () => {
-  const alerts = Object.values(parse(read("files/alerts.yaml")) as Record<string, { expr: string }>);
+  const alerts = Object.values(
+    parse(read("files/alerts.yaml")) as Record<string, { expr?: string; condition?: string }>,
+  );
   const dashboard = JSON.parse(read("files/dashboard.json")) as { panels: { targets: { expr: string }[] }[] };
   const expressions = [
-    ...alerts.map(({ expr }) => expr),
+    ...alerts.map(({ expr, condition }) => expr ?? `outrider_operator_policy_condition{${condition}}`),
     ...dashboard.panels.flatMap(({ targets }) => targets.map(({ expr }) => expr)),
   ];
   const known = await knownMetrics();

@@ -27,6 +27,7 @@ const CHECKS: readonly Check[] = [
     tools: ["kube-router"],
   },
   { call: 'toolsMissing(["cilium-crd"])', missing: () => toolsMissing(["cilium-crd"]), tools: ["cilium-crd"] },
+  { call: 'toolsMissing(["promtool"])', missing: () => toolsMissing(["promtool"]), tools: ["promtool"] },
 ];
 
 /** The tools of these test files, according to the checks that they call. */

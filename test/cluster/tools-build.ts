@@ -39,6 +39,7 @@ function goCommand(tool: Tool, version: string, module: string): string[] {
   if (tool.file) return ["go", "-C", module, "mod", "download", "-json", `${tool.path}@${version}`];
   // Without the state of git, which fails if the clone belongs to another user (`sudo make demo`).
   const flags = ["-C", module, "-mod=readonly", "-buildvcs=false", "-trimpath", "-ldflags", ldflags(tool, version)];
+  if (tool.tags !== undefined) flags.push("-tags", tool.tags);
   return ["go", "build", ...flags];
 }
 

@@ -19,6 +19,8 @@ export interface Tool {
   package: string;
   /** A file of the module instead of a program. It is copied. */
   file?: true;
+  /** Build tags, separated by commas. */
+  tags?: string;
   /** Its purpose, in a few words. */
   purpose: string;
 }
@@ -73,6 +75,15 @@ export const TOOLS: readonly Tool[] = [
     path: "helm.sh/helm/v3",
     package: "helm.sh/helm/v3/cmd/helm",
     purpose: "installs the chart",
+  },
+  {
+    name: "promtool",
+    module: "promtool",
+    path: "github.com/prometheus/prometheus",
+    package: "github.com/prometheus/prometheus/cmd/promtool",
+    // Without the clients of clouds, which double the build.
+    tags: "remove_all_sd",
+    purpose: "tests alerts",
   },
   kubernetes("kubelet", "real nodes"),
   kubernetes("kube-proxy", "Services on real nodes"),

@@ -85,7 +85,16 @@ function checkSection(name: string, parts: readonly string[]): void {
 }
 
 const ALL_PARTS = ["Symptom", "Meaning", "Check", "Fix"];
-const alerts = Object.keys(parse(read("charts/outrider/files/alerts.yaml")) as object);
+const rules = parse(read("charts/outrider/files/alerts.yaml")) as Record<string, { for: string; severity: string }>;
+const alerts = Object.keys(rules);
+
+test("docs/metrics.md lists every alert", () => {
+  const rows = [...read("docs/metrics.md").matchAll(/^\| `(Outrider\w+)` \| .* \| (\w+) \| (\w+) \|$/gm)];
+  assert.deepEqual(
+    rows.map(([, name, after, severity]) => [name, after, severity]),
+    alerts.map((name) => [name, rules[name]!.for, rules[name]!.severity]),
+  );
+});
 
 test("every alert has a section in the runbook", () => {
   for (const name of alerts) checkSection(name, ALL_PARTS);
