@@ -21,6 +21,7 @@ test("only files that need tools get them", () => {
   const tools = (file: string) => toolsOf([join(root, "test", file)]).tools;
   assert.deepEqual(tools("policy/engine.test.ts"), []);
   assert.deepEqual(tools("chart/chart.test.ts"), ["helm"]);
+  assert.ok(tools("chart/upgrade.test.ts").includes("helm4"));
   assert.ok(tools("e2e/network-policy.test.ts").includes("kube-router"));
   assert.ok(!tools("e2e/journey.test.ts").includes("kube-router"));
   for (const name of ["kubelet", "helm", "sender"]) assert.ok(tools("e2e/demo.test.ts").includes(name), name);

@@ -73,7 +73,7 @@ test("a mounted Secret needs a ca.crt that signed tls.crt", { skip }, () => {
   const fix =
     /; add the PEM of the authority that signed tls\.crt: to the Secret as key ca\.crt, or as the chart's value/;
   assert.match(problem(), new RegExp(`^${folder}/ca\\.crt: ENOENT${fix.source}`));
-  // cert-manager leaves it empty if the issuer does not tell its authority.
+  // cert-manager leaves it empty if the issuer has no known authority.
   writeFileSync(join(folder, "ca.crt"), "");
   assert.match(problem(), new RegExp(`ca\\.crt is not a PEM certificate${fix.source}`));
   writeFileSync(join(folder, "ca.crt"), a.cert);
