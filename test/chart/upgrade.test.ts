@@ -130,6 +130,17 @@ for (const tool of HELMS) {
   });
 }
 
+test("with hostNetwork a rolling update needs no further node", { skip, timeout: 120_000 }, async () => {
+  const values = `--values=${new URL("values/host-network.yaml", import.meta.url).pathname}`;
+  const helm = (...args: string[]) => helmDone([...args, "-n", SYSTEM], plane.userConfig());
+  await helm("install", "outrider", CHART, values, ...WAIT);
+  const list = ["get", "pods", "-n", SYSTEM, "-l", "app.kubernetes.io/name=outrider-operator", "-o"];
+  const nodes = (await plane.kubectl([...list, "jsonpath={.items[*].spec.nodeName}"])).stdout.split(" ");
+  assert.equal(new Set(nodes).size, NODES.kwokNodes, nodes.join());
+  await helm("upgrade", "outrider", CHART, values, "--set=logLevel=debug", ...WAIT);
+  await helm("uninstall", "outrider", ...WAIT);
+});
+
 async function setFinalizer(namespace: string): Promise<void> {
   await makeNamespace(plane, namespace);
   await applyPolicy(plane, namespace, "webhooks", {});
