@@ -8,6 +8,8 @@ import { type Finished, finish } from "../harness/finish.ts";
 /** A hook of the chart, whose container runs here as a process. */
 export interface Hook {
   run(more: NodeJS.ProcessEnv): Promise<Finished>;
+  /** Deletes the account and the roles, as Helm does after the hook. */
+  remove(): Promise<void>;
 }
 
 interface Container {
@@ -34,12 +36,11 @@ export async function hookOf(plane: ControlPlane, manifest: string, name: string
     (part) => (part.toJS() as HookObject | null)?.metadata.annotations["helm.sh/hook"] === name,
   );
   const runs = (part: (typeof parts)[number]) => ["Job", "Pod"].includes(part.get("kind") as string);
-  await plane.applyYaml(
-    parts
-      .filter((part) => !runs(part))
-      .map(String)
-      .join("---\n"),
-  );
+  const rights = parts
+    .filter((part) => !runs(part))
+    .map(String)
+    .join("---\n");
+  await plane.applyYaml(rights);
   const object = parts.find(runs)!.toJS() as HookObject;
   const spec = object.spec.template?.spec ?? object.spec;
   const [{ command, args, env }] = spec.containers;
@@ -49,6 +50,10 @@ export async function hookOf(plane: ControlPlane, manifest: string, name: string
   const answer = await plane.request<{ status: { token: string } }>("POST", account, body);
   writeFileSync(file, answer.body.status.token);
   return {
+    remove: async () => {
+      const { status, stderr } = await plane.kubectl(["delete", "-f", "-"], rights);
+      if (status !== 0) throw new Error(stderr);
+    },
     run: (more) => {
       const own = Object.fromEntries(env.map((one) => [one.name, one.value]));
       const cluster = { API_URL: plane.url, TOKEN_FILE: file, NODE_EXTRA_CA_CERTS: plane.authority.file };

@@ -217,6 +217,7 @@ test("helm test passes only if the API server trusts the webhook", { skip, timeo
   const untrusted = await run({ WEBHOOK_HOST: "127.0.0.1", WEBHOOK_PORT: new URL(metrics).port });
   assert.notEqual(untrusted.status, 0);
   assert.match(untrusted.stderr, /failed calling webhook/);
+  await hook.remove();
   await startWebhook();
 });
 
