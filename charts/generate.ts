@@ -61,9 +61,9 @@ ${rows.join("\n")}
 `;
 }
 
-/** Values by their path, for templates. */
+/** Values by their path, for templates. As JSON in strings, which the formatter leaves alone. */
 function defaults(): string {
-  const lines = values().map(({ path, fallback }) => `${path}: ${JSON.stringify(fallback)}\n`);
+  const lines = values().map(({ path, fallback }) => `${path}: '${JSON.stringify({ value: fallback })}'\n`);
   return `# Generated from values.yaml by make generate.\n${lines.join("")}`;
 }
 

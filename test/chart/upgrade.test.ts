@@ -214,7 +214,11 @@ async function releasesOfTwoTeams(tool: Helm): Promise<void> {
   assert.deepEqual(await finalizersOf(b), [FINALIZER]);
   const readme = readFileSync(join(CHART, "README.md"), "utf8");
   const command = /^ {4}(kubectl get egpol -A .* \| while read .*)$/m.exec(readme)![1]!;
-  const env = { PATH: `${dirname(await findTool("kubectl"))}:${process.env.PATH}`, KUBECONFIG: config, HOME: plane.folder };
+  const env = {
+    PATH: `${dirname(await findTool("kubectl"))}:${process.env.PATH}`,
+    KUBECONFIG: config,
+    HOME: plane.folder,
+  };
   // The last patch decides the status; a policy without the finalizer is an error.
   spawnSync("bash", ["-c", command], { env });
   assert.equal(await finalizersOf(b), undefined);

@@ -3,7 +3,8 @@ Sets missing values to their defaults: those of keys that are null, and with `--
 version of the chart did not have. Every template starts with it. files/defaults.yaml has the defaults by their path.
 */}}
 {{- define "outrider.defaults" -}}
-{{- range $path, $default := .Files.Get "files/defaults.yaml" | fromYaml }}
+{{- range $path, $json := .Files.Get "files/defaults.yaml" | fromYaml }}
+{{- $default := (fromJson $json).value }}
 {{- $keys := splitList "." $path }}
 {{- $map := $.Values }}
 {{- range initial $keys }}
