@@ -1,7 +1,7 @@
 import { readFileSync, writeFileSync } from "node:fs";
 import { isMap, isScalar, type Node, type Pair, parseDocument, type YAMLMap } from "yaml";
 
-/** Generates the README of the chart, and its copy of the CRD. `--verify` only compares: exit status 1 if they differ. */
+/** Generates the README of the chart, its defaults by their path, and its copy of the CRD. `--verify` only compares: exit status 1 if they differ. */
 
 const ROOT = new URL("..", import.meta.url);
 const VALUES = "charts/outrider/values.yaml";
@@ -61,10 +61,17 @@ ${rows.join("\n")}
 `;
 }
 
+/** Values by their path, for templates. As JSON in strings, which the formatter leaves alone. */
+function defaults(): string {
+  const lines = values().map(({ path, fallback }) => `${path}: '${JSON.stringify({ value: fallback })}'\n`);
+  return `# Generated from values.yaml by make generate.\n${lines.join("")}`;
+}
+
 /** The generated files by their path from the root. */
 export function generate(): Record<string, string> {
   return {
     "charts/outrider/README.md": readme(),
+    "charts/outrider/files/defaults.yaml": defaults(),
     "charts/outrider/files/egresspolicies.yaml": read("crds/egresspolicies.yaml"),
   };
 }

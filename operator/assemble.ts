@@ -134,7 +134,7 @@ export async function startInjection(
   const running = await startWebhook({
     ...{ client, namespace, log, inForce, optIn, inject },
     config: webhook,
-    owner: webhook.owner === undefined ? undefined : await readOwner(client, namespace, webhook.owner),
+    owner: config.owner === undefined ? undefined : await readOwner(client, namespace, config.owner),
     metrics: { registry: metrics.registry, kube: metrics.kube },
     lookup: makeLookup(caches.policies, client, config.namespaces),
     record: (object, { type, reason, message }) => events.event(object, type, reason, message),

@@ -13,7 +13,7 @@ import { UsageError } from "../proxy/cli/usage-error.ts";
 import { parseCidr } from "../proxy/policy/cidr.ts";
 import { type Grants, parseGrants } from "./providers/grants.ts";
 import type { ProxyPods } from "./reconcile/objects/deployment.ts";
-import { readWebhookConfig, WEBHOOK_OPTIONS, type WebhookConfig } from "./webhook/config.ts";
+import { objectName, readWebhookConfig, WEBHOOK_OPTIONS, type WebhookConfig } from "./webhook/config.ts";
 
 /** Options of `outrider operator`, in the order of `--help`. */
 export const OPERATOR_OPTIONS: readonly Option[] = [
@@ -66,6 +66,11 @@ export const OPERATOR_OPTIONS: readonly Option[] = [
     help: "namespace of the Lease and of the records of policies (default: the pod's own, else outrider-system)",
   },
   {
+    name: "owner",
+    value: "NAME",
+    help: "the operator's own Deployment, which becomes the owner of the Lease and of the webhook's Secret (default: none)",
+  },
+  {
     name: "scrape",
     value: "direct|apiserver",
     fallback: "direct",
@@ -101,6 +106,8 @@ export interface OperatorConfig {
   grants: Grants;
   leaderElect: boolean;
   leaseNamespace: string | undefined;
+  /** Name of the operator's own Deployment. */
+  owner: string | undefined;
   scrape: "direct" | "apiserver";
   /** `*`: all. */
   metricsNamespaces: readonly string[];
@@ -202,6 +209,7 @@ export function readOperatorConfig(argv: readonly string[], env: NodeJS.ProcessE
     grants: grants === undefined ? [] : readGrants(grants),
     leaderElect: isOn("leader-elect"),
     leaseNamespace,
+    owner: objectName(values, "owner"),
     scrape: oneOf(values, "scrape", ["direct", "apiserver"])!,
     metricsNamespaces,
     scrapeMs: seconds("scrape-seconds", 1),

@@ -13,6 +13,7 @@ import { loadKubeConfig } from "./kubeconfig.ts";
 import { OperatorMetrics } from "./metrics.ts";
 import { ownNamespace } from "./namespaces.ts";
 import { servePages } from "./pages.ts";
+import { readOwner } from "./webhook/certificates/owner.ts";
 import type { RunningWebhook } from "./webhook/start.ts";
 
 const HELP = `Usage: outrider operator --proxy-image IMAGE [options]
@@ -76,9 +77,11 @@ async function startPages({ config, log, metrics }: Shared, parts: Parts, webhoo
 }
 
 function makeElection({ config, log, metrics, identity }: Shared, client: Client, parts: Parts, onLost: () => void) {
+  const namespace = ownNamespace(config);
+  const { owner } = config;
   return new LeaseElection({
-    ...{ client, identity, log, onLost },
-    namespace: ownNamespace(config),
+    ...{ client, identity, log, onLost, namespace },
+    readOwner: owner === undefined ? undefined : () => readOwner(client, namespace, owner),
     name: LEASE,
     metrics: metrics.kube,
     // Ends the back-off of watches and of writes that were not allowed without the Lease.

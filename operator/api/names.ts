@@ -71,14 +71,20 @@ export const ANNOTATION = {
   skipped: `${GROUP}/skipped`,
   /** On injected pods: senders that are known to ignore the variables, with the reason. */
   mayIgnoreProxy: `${GROUP}/may-ignore-proxy`,
-  /** On the webhook configuration: with {@link BUNDLE_GIVEN}, operators do not write its caBundle. */
+  /** On the webhook configuration: a {@link BundleSource}. Only operators with such certificates write caBundle. */
   caBundle: `${GROUP}/ca-bundle`,
   /** On the record of a policy: namespace/name of the policy. */
   recordOf: `${GROUP}/record-of`,
 } as const;
 
-/** Value of {@link ANNOTATION.caBundle} if cert-manager or the user sets caBundle. */
-export const BUNDLE_GIVEN = "given";
+/** Values of {@link ANNOTATION.caBundle}. */
+export const BUNDLE_SOURCE = {
+  /** The operator creates the certificates. */
+  generated: "generated",
+  /** The certificates are mounted, from cert-manager or the user. */
+  given: "given",
+} as const;
+export type BundleSource = (typeof BUNDLE_SOURCE)[keyof typeof BUNDLE_SOURCE];
 
 /** Value of {@link LABEL.inject} that opts a namespace out. */
 export const INJECT_DISABLED = "disabled";

@@ -2,7 +2,7 @@ import type { Logger } from "pino";
 import { ApiError, type Client } from "./client.ts";
 import { type Clock, sleep, systemClock } from "./clock.ts";
 import type { KubeMetrics } from "./metrics.ts";
-import type { KubeObject, Resource } from "./resource.ts";
+import type { KubeObject, OwnerReference, Resource } from "./resource.ts";
 
 /** Times of client-go's LeaderElectionConfig, as controllers use them. */
 const LEASE_MS = 15 * 1000;
@@ -35,6 +35,8 @@ interface LeaseOptions {
   client: Client;
   namespace: string;
   name: string;
+  /** Reads the owner of a Lease that this process acquires. Garbage collection deletes the Lease with its owner. */
+  readOwner?: (() => Promise<OwnerReference>) | undefined;
   /** Must be unique: two processes with one identity would both lead. */
   identity: string;
   /** Another process has, or had, the lease. The program has to end, since the election does not continue. */
@@ -216,7 +218,8 @@ export class LeaseElection {
         this.#seen = undefined;
         return false;
       }
-      const lease = { metadata: { name, namespace }, spec: { ...mine, acquireTime: now, leaseTransitions: 0 } };
+      const metadata = { name, namespace, ...(await this.#owned()) };
+      const lease = { metadata, spec: { ...mine, acquireTime: now, leaseTransitions: 0 } };
       this.#observe(await client.create<Lease>(LEASES, lease, { signal }));
       this.#renewedAt = sentAt;
       return true;
@@ -227,9 +230,16 @@ export class LeaseElection {
     if (!isMine && this.#renewedAt !== undefined) return false;
     if (!isMine && spec.holderIdentity && this.#clock.now() - this.#changedAt < this.#durationOf(spec)) return false;
     const taken = { acquireTime: now, leaseTransitions: (spec.leaseTransitions ?? 0) + 1 };
+    // Also replaces the owner of a former installation, which may be deleted.
+    if (!isMine) Object.assign(this.#seen!.metadata, await this.#owned());
     await this.#write({ ...spec, ...mine, ...(isMine ? {} : taken) }, signal);
     this.#renewedAt = sentAt;
     return true;
+  }
+
+  async #owned(): Promise<{ ownerReferences?: OwnerReference[] }> {
+    const owner = await this.#options.readOwner?.();
+    return owner === undefined ? {} : { ownerReferences: [owner] };
   }
 
   /** Duration that the holder wrote, in milliseconds. */

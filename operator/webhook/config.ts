@@ -25,12 +25,7 @@ export const WEBHOOK_OPTIONS: readonly Option[] = [
   {
     name: "webhook-cert-dir",
     value: "FOLDER",
-    help: "folder of your own tls.crt and tls.key, such as cert-manager's; you set caBundle then (default: generated)",
-  },
-  {
-    name: "owner",
-    value: "NAME",
-    help: "the operator's own Deployment, which becomes the owner of the webhook's Secret (default: none)",
+    help: "folder of your own tls.crt, tls.key and ca.crt, such as cert-manager's (default: generated certificates)",
   },
 ];
 
@@ -41,21 +36,22 @@ export interface WebhookConfig {
   /** Default: the names of the Service. */
   names: readonly string[];
   certDir: string | undefined;
-  owner: string | undefined;
 }
 
 const DNS_NAME = /^(?=.{1,253}$)(\*\.)?[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?(\.[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)*$/;
 const OBJECT_NAME = /^(?=.{1,253}$)[a-z0-9]([-a-z0-9.]*[a-z0-9])?$/;
 
+/** Name of an object; undefined if the option is not set. @throws UsageError with the option */
+export function objectName(values: Values, name: string): string | undefined {
+  const text = values.get(name)?.[0];
+  if (text === undefined || OBJECT_NAME.test(text)) return text;
+  throw new UsageError(`${values.shown(name)} must be the name of an object, not "${text}"`);
+}
+
 /** Reads the options, with their defaults set; undefined if the webhook is off. @throws UsageError with the option */
 export function readWebhookConfig(values: Values): WebhookConfig | undefined {
   const one = (name: string) => values.get(name)?.[0];
-  for (const name of ["webhook-configuration", "owner"]) {
-    const text = one(name);
-    if (text !== undefined && !OBJECT_NAME.test(text)) {
-      throw new UsageError(`${values.shown(name)} must be the name of an object, not "${text}"`);
-    }
-  }
+  const configuration = objectName(values, "webhook-configuration")!;
   const names = values.get("webhook-names") ?? [];
   const bad = names.find((name) => isIP(name) === 0 && !DNS_NAME.test(name));
   if (bad !== undefined) {
@@ -65,9 +61,8 @@ export function readWebhookConfig(values: Values): WebhookConfig | undefined {
   if (where === "off") return undefined;
   return {
     listen: ipPort(values, "webhook", where),
-    configuration: one("webhook-configuration")!,
+    configuration,
     names,
     certDir: one("webhook-cert-dir"),
-    owner: one("owner"),
   };
 }

@@ -3,7 +3,7 @@ import { UsageError } from "../../proxy/cli/usage-error.ts";
 import type { Client } from "../kube/client.ts";
 import type { KubeMetrics } from "../kube/metrics.ts";
 import type { OwnerReference } from "../kube/resource.ts";
-import { serveMounted } from "./certificates/mounted.ts";
+import { MountedCertificates } from "./certificates/mounted.ts";
 import { CertificateRotator } from "./certificates/rotator.ts";
 import type { WebhookConfig } from "./config.ts";
 import { WebhookMetrics } from "./metrics.ts";
@@ -54,24 +54,27 @@ export async function startWebhook(options: StartOptions): Promise<RunningWebhoo
   };
 
   function startCertificates(): () => Promise<void> {
-    if (config.certDir !== undefined) {
-      try {
-        const stop = serveMounted(config.certDir, { serve, log, clock });
-        return async () => stop();
-      } catch (error) {
-        throw new UsageError(`--webhook-cert-dir ${(error as Error).message}`);
-      }
-    }
-    const rotator = new CertificateRotator({
-      ...{ client, namespace, owner, serve, log, clock, wallNow },
-      secret: SECRET,
-      configuration: config.configuration,
-      names: config.names.length > 0 ? config.names : serviceNames(namespace),
+    const certificates = makeCertificates();
+    certificates.start();
+    return () => certificates.stop();
+  }
+
+  function makeCertificates(): MountedCertificates | CertificateRotator {
+    const { configuration, certDir, names } = config;
+    const shared = {
+      ...{ client, configuration, serve, log, clock },
       metrics: options.metrics.kube,
       onBundleWritten: () => metrics.bundleWritten(),
-    });
-    rotator.start();
-    return () => rotator.stop();
+    };
+    if (certDir === undefined) {
+      const known = names.length > 0 ? names : serviceNames(namespace);
+      return new CertificateRotator({ ...shared, namespace, owner, wallNow, secret: SECRET, names: known });
+    }
+    try {
+      return new MountedCertificates({ ...shared, folder: certDir });
+    } catch (error) {
+      throw new UsageError(`--webhook-cert-dir ${(error as Error).message}`);
+    }
   }
 }
 

@@ -1,11 +1,11 @@
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
-import { globSync, readFileSync, writeFileSync } from "node:fs";
+import { cpSync, globSync, readFileSync, writeFileSync } from "node:fs";
 import { createServer } from "node:http";
 import { basename, join } from "node:path";
 import { test } from "node:test";
 import { Registry } from "prom-client";
-import { parse, parseAllDocuments } from "yaml";
+import { parse, parseAllDocuments, parseDocument } from "yaml";
 import { packageJson } from "../../bin/image/bundle.ts";
 import { generate, outdated, values } from "../../charts/generate.ts";
 import { CONDITIONS, REASON } from "../../operator/api/names.ts";
@@ -82,6 +82,18 @@ test("every set of values has its golden file, and no other file is there", () =
   );
 });
 
+/** Replaces the script of hooks, after a comparison with its file. */
+function withoutScript(text: string): string {
+  const script = read("files/hooks.mjs");
+  return text.replaceAll(
+    /^( +)- \|\n( +\/\/ Helm hooks[\s\S]*?)(?=^\1?[a-z]|^ +resources:)/gm,
+    (_, indent, found: string) => {
+      assert.equal(found.replaceAll(`${indent}  `, ""), script);
+      return `${indent}- (files/hooks.mjs)\n`;
+    },
+  );
+}
+
 for (const set of sets) {
   const name = basename(set, ".yaml");
   const file = join(HERE, set);
@@ -107,7 +119,7 @@ for (const set of sets) {
       const labels = parse(readFileSync(file, "utf8"))?.commonLabels;
       assert.deepEqual(metadata, { ...own, ...kept, ...(labels && { labels }) });
     }
-    const text = parts.filter((part) => part !== crd).join("");
+    const text = withoutScript(parts.filter((part) => part !== crd).join(""));
     const golden = join(HERE, "golden", `${name}.yaml`);
     if (process.env.UPDATE === "1") writeFileSync(golden, text);
     assert.equal(text, readFileSync(golden, "utf8"));
@@ -137,7 +149,7 @@ for (const [args, message] of [
     ["--set", "providers.nodeAddress.enabled=true,discoverCIDRs=false"],
     /providers\.nodeAddress\.enabled needs discoverCIDRs/,
   ],
-  [["--set", "webhook.certificates.source=Secret"], /webhook\.certificates\.caBundle is required/],
+  [["--set", "webhook.certificates.source=Secret"], /webhook\.certificates\.secretName is required/],
   [
     ["--set", "namespaces={convoy,outrider-system}"],
     /namespaces has outrider-system, the release's own, where no pod is injected: install the release into a namespace/,
@@ -146,15 +158,22 @@ for (const [args, message] of [
   [["--set", "image.repository=reg.example/outrider:1.2"], /at '\/image\/repository': .*does not match pattern/],
   [["--set", "fullnameOverride=My_Name"], /at '\/fullnameOverride': .*does not match pattern/],
   [["--set", "nameOverride=Foo.Bar"], /at '\/nameOverride': .*does not match pattern/],
-  [["--set", "webhook.port=8081"], /at '\/webhook\/port': /],
+  [["--set", "webhook.port=8081"], /health\.port and webhook\.port are both 8081: set different ports/],
+  [["--set", "webhook.port=80"], /at '\/webhook\/port': /],
+  [["--set", "hostNetwork=true,webhook.port=10260"], /hostNetwork needs scrape=apiserver/],
+  [["--set", "hostNetwork=true,scrape=apiserver"], /webhook\.port 10250 belongs to the kubelet or kube-proxy on nodes/],
+  [
+    ["--set", "hostNetwork=true,scrape=apiserver,webhook.port=10260,networkPolicy.enabled=true"],
+    /networkPolicy\.enabled has no effect with hostNetwork/,
+  ],
+  [["--set", "dnsPolicy=Never"], /at '\/dnsPolicy': value must be one of/],
+  [["--set", "uninstall.timeoutSeconds=5"], /at '\/uninstall\/timeoutSeconds': minimum: got 5, want 30/],
   [["--set", "webhook.timeoutSeconds=3"], /at '\/webhook\/timeoutSeconds': minimum: got 3, want 4/],
   [["--set", "webhook.certificates.issuerRef.kind=Issuer"], /issuerRef': missing property 'name'/],
   [["--set", "webhook.certificates.caBundle=-----BEGIN CERTIFICATE-----x"], /caBundle': .*does not match pattern/],
   [["--set", "blockedCIDRs={999.1.1.1/99}"], /at '\/blockedCIDRs\/0': .*does not match pattern/],
   [["--set", "commonLabels.team=a b"], /at '\/commonLabels\/team': .*does not match pattern/],
   [["--set", "resources.limits=foo"], /at '\/resources\/limits': got string, want object/],
-  [["--set", "webhook=null"], /missing property 'webhook'/],
-  [["--set", "image.repository=null"], /at '\/image': missing property 'repository'/],
   [["--set", "serviceAccount.create=false"], /serviceAccount\.name is required/],
   [["--set", "monitoring.rules.disabled={Nothing}"], /unknown alert Nothing; use some of Outrider/],
 ] as const) {
@@ -164,6 +183,56 @@ for (const [args, message] of [
     assert.match(stderr, message);
   });
 }
+
+/** A copy of the chart whose values.yaml lacks these keys, as with `--reuse-values` after an older chart. */
+function chartWithout(paths: readonly string[]): string {
+  const folder = join(tempFolder(), "outrider");
+  cpSync(CHART, folder, { recursive: true });
+  const document = parseDocument(read("values.yaml"));
+  for (const path of paths) assert.ok(document.deleteIn(path.split(".")), path);
+  writeFileSync(join(folder, "values.yaml"), String(document));
+  return folder;
+}
+
+const renderedAs = async (chart: string, ...args: string[]): Promise<string> =>
+  helmDone(["template", "outrider", chart, "-n", "outrider-system", `--kube-version=${KUBE_VERSION}`, ...args]);
+
+test("values that an older chart did not have have their defaults", { skip, timeout: 120_000 }, async () => {
+  const paths = values().map(({ path }) => path);
+  const groups = new Set(
+    paths.flatMap((path) =>
+      path
+        .split(".")
+        .slice(0, -1)
+        .map((_, index, all) => all.slice(0, index + 1).join(".")),
+    ),
+  );
+  const expected = await renderedAs(CHART);
+  for (const missing of [paths, [...groups].filter((group) => !group.includes(".")), ["uninstall"], ["webhook"]]) {
+    assert.equal(await renderedAs(chartWithout(missing)), expected, `${missing}`);
+  }
+});
+
+test("a value that is null has its default", { skip, timeout: 120_000 }, async () => {
+  const expected = await renderedAs(CHART);
+  const nulls = values().map(({ path }) => `${path}=null`);
+  assert.equal(await renderedAs(CHART, "--set", nulls.join(",")), expected);
+});
+
+test("long release names that differ give different names of objects", { skip }, async () => {
+  const names = async (release: string) => {
+    const text = await helmDone(["template", release, CHART, `--kube-version=${KUBE_VERSION}`]);
+    return parseAllDocuments(text).flatMap((part) => part.toJS()?.metadata?.name ?? []) as string[];
+  };
+  const [one, two] = [await names(`${"a".repeat(50)}-1`), await names(`${"a".repeat(50)}-2`)];
+  const crd = "egresspolicies.egress.outrider.dev";
+  assert.deepEqual(
+    [...new Set(one)].filter((name) => two.includes(name)),
+    [crd],
+  );
+  for (const name of one) assert.ok(name === crd || name.length <= 63, name);
+  assert.ok((await names("a".repeat(31))).includes(`${"a".repeat(31)}-outrider-operator`));
+});
 
 test("rejects an older Kubernetes", { skip }, async () => {
   const { stderr } = await helm(["template", "outrider", CHART, "--kube-version=1.32.9"]);
@@ -192,10 +261,13 @@ test("helm test waits for starting operators, with a limit", async () => {
   const port = await freePort();
   const { PATH } = process.env;
   const start = (patience: number) => {
-    const env = { PATH, METRICS_URL: `http://127.0.0.1:${port}/metrics`, PATIENCE_MS: `${patience}` };
-    return finish(spawn(process.execPath, [join(CHART, "files/test.mjs")], { env, stdio: ["ignore", "pipe", "pipe"] }));
+    const env = { PATH, TASK: "test", METRICS_URL: `http://127.0.0.1:${port}/metrics`, PATIENCE_MS: `${patience}` };
+    const stdio: ["ignore", "pipe", "pipe"] = ["ignore", "pipe", "pipe"];
+    return finish(spawn(process.execPath, [join(CHART, "files/hooks.mjs")], { env, stdio }));
   };
-  assert.notEqual((await start(0)).status, 0);
+  const early = await start(0);
+  assert.equal(early.status, 1);
+  assert.match(early.stderr, /fetch failed/);
   const running = start(30_000);
   await new Promise((resolve) => setTimeout(resolve, 1000));
   const server = createServer((_, response) => response.end("outrider_operator_policies 3\n"));

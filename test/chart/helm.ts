@@ -12,20 +12,27 @@ export const KUBE_VERSION = "1.36.0";
 /** Why there is no helm; null when there is. */
 export const helmMissing = (): string | null => toolsMissing(["helm"]);
 
+/** Helm 3 and Helm 4. */
+export const HELMS = ["helm", "helm4"] as const;
+export type Helm = (typeof HELMS)[number];
+
+/** Why there are not both; null when there are. */
+export const helmsMissing = (): string | null => toolsMissing(HELMS);
+
 const home = tempFolder();
 
 /** Runs helm with a home of its own. */
-export async function helm(args: readonly string[], kubeconfig = "/dev/null"): Promise<Finished> {
+export async function helm(args: readonly string[], kubeconfig = "/dev/null", tool: Helm = "helm"): Promise<Finished> {
   const { PATH } = process.env;
   const env = { PATH, HOME: home, KUBECONFIG: kubeconfig };
-  const child = spawn(await findTool("helm"), args, { env, stdio: ["ignore", "pipe", "pipe"] });
+  const child = spawn(await findTool(tool), args, { env, stdio: ["ignore", "pipe", "pipe"] });
   return finish(child);
 }
 
 /** Runs helm; what it prints. @throws Error with its own words */
-export async function helmDone(args: readonly string[], kubeconfig?: string): Promise<string> {
-  const { status, stdout, stderr } = await helm(args, kubeconfig);
-  if (status !== 0) throw new Error(`helm ${args.join(" ")}: ${stderr}`);
+export async function helmDone(args: readonly string[], kubeconfig?: string, tool?: Helm): Promise<string> {
+  const { status, stdout, stderr } = await helm(args, kubeconfig, tool);
+  if (status !== 0) throw new Error(`${tool ?? "helm"} ${args.join(" ")}: ${stderr}`);
   return stdout;
 }
 

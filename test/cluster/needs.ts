@@ -1,5 +1,5 @@
 import { readFileSync } from "node:fs";
-import { helmMissing } from "../chart/helm.ts";
+import { HELMS, helmMissing, helmsMissing } from "../chart/helm.ts";
 import { namespaceMissing } from "../harness/namespace.ts";
 import { controlPlaneMissing, planeTools } from "./control-plane.ts";
 import { CLUSTER_TOOLS, clusterMissing } from "./node/cluster.ts";
@@ -21,6 +21,7 @@ const CHECKS: readonly Check[] = [
   { call: "controlPlaneMissing(", missing: () => controlPlaneMissing(NODES), tools: planeTools(NODES) },
   { call: "clusterMissing(", missing: () => namespaceMissing() ?? clusterMissing(), tools: CLUSTER_TOOLS },
   { call: "helmMissing(", missing: helmMissing, tools: ["helm"] },
+  { call: "helmsMissing(", missing: helmsMissing, tools: HELMS },
   {
     call: 'toolsMissing(["kube-router"])',
     missing: () => namespaceMissing() ?? clusterMissing() ?? ipsetMissing() ?? toolsMissing(["kube-router"]),

@@ -85,6 +85,13 @@ export const TOOLS: readonly Tool[] = [
     tags: "remove_all_sd",
     purpose: "tests alerts",
   },
+  {
+    name: "helm4",
+    module: "helm4",
+    path: "helm.sh/helm/v4",
+    package: "helm.sh/helm/v4/cmd/helm",
+    purpose: "installs the chart as Helm 4",
+  },
   kubernetes("kubelet", "real nodes"),
   kubernetes("kube-proxy", "Services on real nodes"),
   {

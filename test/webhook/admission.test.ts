@@ -2,8 +2,8 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
-import { ANNOTATION, BUNDLE_GIVEN, LABEL } from "../../operator/api/names.ts";
-import { BUNDLE_MANAGER } from "../../operator/webhook/certificates/rotator.ts";
+import { ANNOTATION, BUNDLE_SOURCE, LABEL } from "../../operator/api/names.ts";
+import { BUNDLE_MANAGER } from "../../operator/webhook/certificates/bundle.ts";
 import { BOOT, type ControlPlane, controlPlaneMissing } from "../cluster/control-plane.ts";
 import { freePort, Program } from "../cluster/processes.ts";
 import { makeNamespace } from "../operator/operator.ts";
@@ -193,7 +193,7 @@ onPlane("keeps a given caBundle until it is no longer given", async () => {
     };
     // In one write, as an upgrade of the chart does.
     await send([
-      { op: "add", path: "/metadata/annotations", value: { [ANNOTATION.caBundle]: BUNDLE_GIVEN } },
+      { op: "add", path: "/metadata/annotations", value: { [ANNOTATION.caBundle]: BUNDLE_SOURCE.given } },
       { op: "replace", path: "/webhooks/0/clientConfig/caBundle", value: other },
     ]);
     await new Promise((resolve) => setTimeout(resolve, UNTOUCHED_MS));

@@ -1,10 +1,12 @@
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
-import { cpSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { cpSync, mkdirSync, mkdtempSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { Client } from "../../operator/kube/client.ts";
 import { readOwner } from "../../operator/webhook/certificates/owner.ts";
+import { makeAuthority } from "../../operator/webhook/certificates/x509.ts";
+import { Authority } from "../cluster/certificates.ts";
 import { BOOT, controlPlaneMissing } from "../cluster/control-plane.ts";
 import { configFrom } from "../operator/kube/shared.ts";
 import { shownBy } from "./balancer.ts";
@@ -167,30 +169,67 @@ onStage("adds the operator's Deployment as owner of the Secret", async () => {
   await plane.until(SECRET_PATH, (found) => found === undefined, "garbage collection takes the Secret");
 });
 
-onStage("serves and reloads mounted certificates without caBundle", async () => {
-  const { plane } = stage;
-  const folder = join(plane.folder, "given");
+/** A folder like a mounted Secret. `give` writes a new certificate of an authority into it, and returns it. */
+function mountedFolder(name: string) {
+  const folder = join(stage.plane.folder, name);
   mkdirSync(folder);
-  const give = (name: string): string => {
-    const { cert, key } = plane.authority.issue(name, `/CN=${name}`, ["IP:127.0.0.1"]);
+  let count = 0;
+  const give = (authority: Authority): string => {
+    const { cert, key } = authority.issue(`${name}-${count++}`, `/CN=${name}-${count}`, ["IP:127.0.0.1"]);
     // For a moment they do not fit.
     cpSync(key, join(folder, "tls.key"));
     cpSync(cert, join(folder, "tls.crt"));
+    cpSync(authority.file, join(folder, "ca.crt"));
     return readFileSync(cert, "utf8");
   };
-  const one = give("given-one");
+  return { folder, give };
+}
+
+onStage("writes caBundle from a mounted ca.crt and reloads certificates", async () => {
+  const { plane } = stage;
+  const { folder, give } = mountedFolder("given");
+  const one = give(plane.authority);
   const caBundle = readFileSync(plane.authority.file, "utf8");
-  await stage.setBundle(Buffer.from(caBundle).toString("base64"));
+  // An unknown authority, as after the generated certificates: it is kept for a while.
+  const other = makeAuthority("other", { now: Date.now(), lifeMs: DAY_MS, serial: Buffer.from([1]) });
+  await stage.setBundle(Buffer.from(other.cert).toString("base64"));
   await stage.withReplicas([{ certDir: folder }], async ({ port }) => {
     assert.equal(await shownBy(port), one);
-    const two = give("given-two");
+    assert.equal(await stage.bundle(), caBundle + other.cert);
+    const two = give(plane.authority);
     await until("the new one is shown", async () => (await shownBy(port)) === two);
     writeFileSync(join(folder, "tls.crt"), "half a certifi");
     await stage.untilAdmitted(true);
     assert.equal(await shownBy(port), two);
-    assert.equal(await stage.bundle(), caBundle);
     assert.equal(await plane.get(SECRET_PATH), undefined);
+    await until("the other authority is removed", async () => (await stage.bundle()) === caBundle);
+    await stage.setBundle("");
+    await until("caBundle is restored", async () => (await stage.bundle()) === caBundle);
   });
   const message = new RegExp(`^--webhook-cert-dir ${folder}/tls\\.crt is not a PEM certificate$`);
   await assert.rejects(stage.start({ certDir: folder }), { message });
+});
+
+onStage("rotates the authority of mounted certificates without a failed admission", async () => {
+  const { plane } = stage;
+  const next = new Authority(mkdtempSync(join(plane.folder, "authority-")));
+  // The volumes of two nodes, which kubelets update at different times.
+  const [first, second] = [mountedFolder("first"), mountedFolder("second")];
+  for (const { give } of [first, second]) give(plane.authority);
+  await makeSenders(plane, "mounted");
+  await stage.withReplicas([{ certDir: first.folder }, { certDir: second.folder }], async (a, b) => {
+    const load = startLoad(plane, "mounted", PER_SECOND);
+    const leaf = first.give(next);
+    await until("the first replica shows it", async () => (await shownBy(a.port)) === leaf);
+    assert.equal(countOf(await stage.bundle()), 2);
+    await overNewConnections("first-volume");
+    const later = second.give(next);
+    await until("the second replica shows it", async () => (await shownBy(b.port)) === later);
+    const wanted = readFileSync(next.file, "utf8");
+    await until("caBundle has only the new one", async () => (await stage.bundle()) === wanted);
+    await overNewConnections("second-volume");
+    const { created, failures } = await load.stop();
+    process.stderr.write(`${created} pods while the mounted authority was exchanged\n`);
+    assert.deepEqual(failures, []);
+  });
 });

@@ -110,7 +110,7 @@ export async function startReplica(options: ReplicaOptions): Promise<Replica> {
   const events = new EventRecorder({ client, component: "outrider-operator", instance: "test", log });
   const listen = options.listen ?? { host: "127.0.0.1", port: 0 };
   const webhook = await startWebhook({
-    config: { listen, configuration: "outrider-webhook", names, certDir, owner: undefined },
+    config: { listen, configuration: "outrider-webhook", names, certDir },
     namespace: SYSTEM,
     clusterDomain: "cluster.local",
     lookup: makeLookup({ get: () => undefined }, client, []),

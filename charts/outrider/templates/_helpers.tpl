@@ -1,17 +1,33 @@
+{{/*
+Sets missing values to their defaults: those of keys that are null, and with `--reuse-values` those of keys that the former
+version of the chart did not have. Every template starts with it. files/defaults.yaml has the defaults by their path.
+*/}}
+{{- define "outrider.defaults" -}}
+{{- range $path, $json := .Files.Get "files/defaults.yaml" | fromYaml }}
+{{- $default := (fromJson $json).value }}
+{{- $keys := splitList "." $path }}
+{{- $map := $.Values }}
+{{- range initial $keys }}
+{{- if not (kindIs "map" (index $map .)) }}{{ $_ := set $map . dict }}{{ end }}
+{{- $map = index $map . }}
+{{- end }}
+{{- if kindIs "invalid" (index $map (last $keys)) }}{{ $_ := set $map (last $keys) $default }}{{ end }}
+{{- end }}
+{{- end }}
+
 {{- define "outrider.name" -}}
 {{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" }}
 {{- end }}
 
-{{/* At most 40 characters, since suffixes have to fit into 63. */}}
+{{/* At most 40 characters, since suffixes have to fit into 63. A hash keeps longer names different. */}}
 {{- define "outrider.fullname" -}}
 {{- $name := include "outrider.name" . }}
-{{- if .Values.fullnameOverride }}
-{{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" }}
-{{- else if contains $name .Release.Name }}
-{{- .Release.Name | trunc 40 | trimSuffix "-" }}
-{{- else }}
-{{- printf "%s-%s" .Release.Name $name | trunc 40 | trimSuffix "-" }}
+{{- $full := printf "%s-%s" .Release.Name $name }}
+{{- if .Values.fullnameOverride }}{{ $full = .Values.fullnameOverride }}
+{{- else if contains $name .Release.Name }}{{ $full = .Release.Name }}
 {{- end }}
+{{- if gt (len $full) 40 }}{{ $full = printf "%s-%s" (trunc 31 $full | trimSuffix "-") (sha256sum $full | trunc 8) }}{{ end }}
+{{- $full }}
 {{- end }}
 
 {{- define "outrider.operator" -}}{{ include "outrider.fullname" . }}-operator{{- end }}
@@ -131,9 +147,28 @@ podAntiAffinity:
 {{- end }}
 {{- end }}
 {{- end }}
-{{- with .Values.webhook }}
-{{- if and .enabled (eq .certificates.source "Secret") (not .certificates.caBundle) }}
-{{- fail "webhook.certificates.caBundle is required if the source is Secret" }}
+{{- include "outrider.checkPorts" . }}
+{{- end }}
+
+{{/* Ports of the operator, which have to be free on nodes with hostNetwork. */}}
+{{- define "outrider.checkPorts" -}}
+{{- $ports := dict "metrics.port" .Values.metrics.port "health.port" .Values.health.port }}
+{{- if .Values.webhook.enabled }}{{ $_ := set $ports "webhook.port" .Values.webhook.port }}{{ end }}
+{{- $used := dict }}
+{{- range $key, $port := $ports }}
+{{- $text := int $port | toString }}
+{{- with index $used $text }}{{ fail (printf "%s and %s are both %s: set different ports" . $key $text) }}{{ end }}
+{{- $_ := set $used $text $key }}
+{{- if and $.Values.hostNetwork (has $text (list "10248" "10249" "10250" "10256")) }}
+{{- fail (printf "%s %s belongs to the kubelet or kube-proxy on nodes: set another one with hostNetwork, such as 10260" $key $text) }}
+{{- end }}
+{{- end }}
+{{- if .Values.hostNetwork }}
+{{- if ne .Values.scrape "apiserver" }}
+{{- fail "hostNetwork needs scrape=apiserver: NetworkPolicies of proxies cannot select pods on the networks of nodes" }}
+{{- end }}
+{{- if .Values.networkPolicy.enabled }}
+{{- fail "networkPolicy.enabled has no effect with hostNetwork: set it to false, and limit the ports by the firewall of the nodes" }}
 {{- end }}
 {{- end }}
 {{- end }}

@@ -22,7 +22,7 @@ export const AUTHORITY_LIFE_MS = 365 * DAY_MS;
 const RENEW_PART = 2 / 3;
 const RENEW_BEFORE_MS = DAY_MS;
 /** Limit of authorities in the bundle, which would otherwise grow each time a user deletes the Secret. */
-const MAX_AUTHORITIES = 4;
+export const MAX_AUTHORITIES = 4;
 
 /** A parsed certificate. */
 export interface Certificate {
@@ -55,6 +55,17 @@ export function readCertificate(pem: string): Certificate {
   return { pem, x509, begin: x509.validFromDate.getTime(), end: x509.validToDate.getTime() };
 }
 
+/** Certificates of a PEM file; those that cannot be parsed are left out. */
+export function readCertificates(pem: string): Certificate[] {
+  return (pem.match(PEM) ?? []).flatMap((one) => {
+    try {
+      return [readCertificate(one)];
+    } catch {
+      return [];
+    }
+  });
+}
+
 /** Whether a key (PEM) belongs to a certificate. @throws Error if it is no key */
 export function fits(certificate: Certificate, key: string): boolean {
   return certificate.x509.checkPrivateKey(createPrivateKey(key));
@@ -63,6 +74,18 @@ export function fits(certificate: Certificate, key: string): boolean {
 /** The authority that signed a leaf. */
 function issuerOf(leaf: Certificate, authorities: readonly Certificate[]): Certificate | undefined {
   return authorities.find(({ x509 }) => leaf.x509.checkIssued(x509) && leaf.x509.verify(x509.publicKey));
+}
+
+/**
+ * Whether an API server that trusts these authorities accepts a leaf with its chain. Like Go, it also trusts an authority
+ * that is not self-signed, and a leaf that is itself in the list.
+ */
+export function isSignedBy([leaf, ...chain]: readonly Certificate[], authorities: readonly Certificate[]): boolean {
+  if (leaf === undefined) return false;
+  if (issuerOf(leaf, authorities) !== undefined) return true;
+  if (authorities.some(({ x509 }) => x509.raw.equals(leaf.x509.raw))) return true;
+  const issuer = issuerOf(leaf, chain);
+  return issuer !== undefined && isSignedBy([issuer, ...chain.filter((one) => one !== issuer)], authorities);
 }
 
 /** DNS names and addresses of a leaf. */
@@ -97,8 +120,8 @@ export function readHeld(data: SecretTexts): HeldCertificates | { error: string 
 }
 
 /** Certificates that the API server should trust, as PEM. */
-export function bundleOf({ authorities }: HeldCertificates): string {
-  return authorities.map(({ pem }) => pem).join("");
+export function bundleOf({ authorities }: { authorities: readonly Certificate[] }): string {
+  return authorities.map(({ pem }) => (pem.endsWith("\n") ? pem : `${pem}\n`)).join("");
 }
 
 export function writeHeld(held: HeldCertificates): Required<SecretTexts> {

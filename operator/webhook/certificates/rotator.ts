@@ -1,11 +1,10 @@
-import type { Logger } from "../../../proxy/cli/log.ts";
-import { ANNOTATION, BUNDLE_GIVEN, LABEL, MANAGED_BY } from "../../api/names.ts";
-import { ApiError, type Client } from "../../kube/client.ts";
+import { BUNDLE_SOURCE, LABEL, MANAGED_BY } from "../../api/names.ts";
+import { ApiError } from "../../kube/client.ts";
 import { type Clock, systemClock } from "../../kube/clock.ts";
 import { Controller, type Outcome } from "../../kube/controller.ts";
-import type { KubeMetrics } from "../../kube/metrics.ts";
 import { Reflector } from "../../kube/reflector.ts";
 import type { KubeObject, OwnerReference, Resource } from "../../kube/resource.ts";
+import { type BundleOptions, BundleWriter } from "./bundle.ts";
 import {
   bundleOf,
   type HeldCertificates,
@@ -17,53 +16,26 @@ import {
 } from "./lifecycle.ts";
 
 const SECRETS: Resource = { group: "", version: "v1", kind: "Secret", plural: "secrets", namespaced: true };
-const CONFIGURATIONS: Resource = {
-  group: "admissionregistration.k8s.io",
-  version: "v1",
-  kind: "MutatingWebhookConfiguration",
-  plural: "mutatingwebhookconfigurations",
-  namespaced: false,
-};
-
-/** Name of the webhook in its configuration. */
-const WEBHOOK_NAME = "inject.egress.outrider.dev";
-/** Field manager of `caBundle`, and of nothing else. */
-export const BUNDLE_MANAGER = "outrider-webhook";
 
 /** Interval of checks without a change. Certificates are valid for days. */
 const CHECK_MS = 30 * 1000;
 /** Time until every API server uses a new bundle. API servers watch the configuration and may be behind. */
 const SETTLE_MS = 30 * 1000;
-/** Minimum time between two writes of `caBundle`, in case another program writes it too. */
-const REPAIR_MS = 1000;
 /** The one key of the controller. */
 const RECONCILE_KEY = "certificates";
 
 type Secret = KubeObject & { type?: string; data?: Record<string, string> };
-interface WebhookEntry {
-  name: string;
-  clientConfig?: { caBundle?: string };
-}
-type Configuration = KubeObject & { webhooks?: WebhookEntry[] };
 
-interface RotatorOptions {
-  /** Writes on every replica, whether it leads or not. resourceVersions prevent conflicts of replicas. */
-  client: Client;
+interface RotatorOptions extends Omit<BundleOptions, "clock"> {
   namespace: string;
-  /** Name of the Secret. */
+  /** Name of the Secret. Every replica writes it; resourceVersions prevent conflicts. */
   secret: string;
-  /** Name of the MutatingWebhookConfiguration whose caBundle is written. */
-  configuration: string;
   /** DNS names and addresses by which the API server calls the webhook. */
   names: readonly string[];
   /** Owner of the Secret, for garbage collection. */
   owner?: OwnerReference | undefined;
   /** Receives every new certificate, soon after it is in the Secret. `ends`: milliseconds since 1970. */
   serve(pair: { cert: string; key: string }, ends: number): void;
-  log: Logger;
-  /** Called after caBundle was written. */
-  onBundleWritten?: (() => void) | undefined;
-  metrics?: KubeMetrics | undefined;
   clock?: Clock | undefined;
   /** Milliseconds since 1970. The validity of certificates is compared with it. */
   wallNow?: (() => number) | undefined;
@@ -85,20 +57,18 @@ export class CertificateRotator {
   readonly #clock: Clock;
   readonly #wallNow: () => number;
   readonly #secrets: Reflector<Secret>;
-  readonly #configurations: Reflector<Configuration>;
+  readonly #bundle: BundleWriter;
   readonly #controller: Controller;
   /** Last certificates that this process read. */
   #held: HeldCertificates | undefined;
   /** The bundle in the configuration, and since when. */
   #seen: { bundle: string; at: number } | undefined;
-  #repairedAt = Number.NEGATIVE_INFINITY;
 
   constructor(options: RotatorOptions) {
-    const { client, namespace, secret, configuration, log, clock = systemClock } = options;
+    const { client, namespace, secret, log, metrics, clock = systemClock } = options;
     this.#options = options;
     this.#clock = clock;
     this.#wallNow = options.wallNow ?? Date.now;
-    const { metrics } = options;
     this.#controller = new Controller({
       name: "webhook-certificates",
       workers: 1,
@@ -106,16 +76,15 @@ export class CertificateRotator {
       ...{ log, metrics, clock },
     });
     const onChange = () => this.#controller.enqueue(RECONCILE_KEY);
+    const fieldSelector = `metadata.name=${secret}`;
     const shared = { client, log, metrics, clock, onChange };
-    const only = (name: string) => `metadata.name=${name}`;
-    this.#secrets = new Reflector({ ...shared, resource: SECRETS, namespace, fieldSelector: only(secret) });
-    const selector = only(configuration);
-    this.#configurations = new Reflector({ ...shared, resource: CONFIGURATIONS, fieldSelector: selector });
+    this.#secrets = new Reflector({ ...shared, resource: SECRETS, namespace, fieldSelector });
+    this.#bundle = new BundleWriter({ ...options, clock, onChange, source: BUNDLE_SOURCE.generated });
   }
 
   start(): void {
     this.#secrets.start();
-    this.#configurations.start();
+    this.#bundle.start();
     const begin = this.#secrets.synced().then(() => {
       this.#controller.enqueue(RECONCILE_KEY);
       this.#controller.start();
@@ -125,7 +94,7 @@ export class CertificateRotator {
 
   async stop(): Promise<void> {
     await this.#controller.stop();
-    await Promise.all([this.#secrets.stop(), this.#configurations.stop()]);
+    await Promise.all([this.#secrets.stop(), this.#bundle.stop()]);
   }
 
   async #reconcile(): Promise<Outcome> {
@@ -202,26 +171,14 @@ export class CertificateRotator {
   }
 
   /**
-   * Entries of the configuration; undefined if it is missing, or if its annotation says that caBundle is given. In the
-   * latter case an upgrade is replacing this replica, which must not overwrite the new caBundle.
-   */
-  #entries(): { configuration: Configuration; entries: WebhookEntry[] } | undefined {
-    const configuration = this.#configurations.store.get(this.#options.configuration);
-    if (configuration?.metadata.annotations?.[ANNOTATION.caBundle] === BUNDLE_GIVEN) return undefined;
-    if (configuration === undefined) return undefined;
-    return { configuration, entries: (configuration.webhooks ?? []).filter(({ name }) => name === WEBHOOK_NAME) };
-  }
-
-  /**
    * Whether every API server trusts exactly this bundle. Without a configuration none calls the webhook, so this is
    * true.
    */
   #isTrusted(bundle: string): boolean {
-    if (!this.#configurations.hasSynced) return false;
-    const found = this.#entries();
+    if (!this.#bundle.hasSynced) return false;
+    const found = this.#bundle.read();
     if (found === undefined) return true;
-    const isThere = found.entries.every(({ clientConfig }) => clientConfig?.caBundle === toBase64(bundle));
-    if (!isThere) {
+    if (found.some((one) => one !== bundle)) {
       this.#seen = undefined;
       return false;
     }
@@ -229,31 +186,12 @@ export class CertificateRotator {
     return this.#clock.now() - this.#seen.at >= SETTLE_MS;
   }
 
-  /** Writes caBundle, and no other field. Returns the time until the next check, in milliseconds. */
+  /** Writes caBundle. Returns the time until the next check, in milliseconds. */
   async #writeBundle(held: HeldCertificates): Promise<number> {
-    const { client, log, onBundleWritten } = this.#options;
-    const found = this.#entries();
-    if (found === undefined) return CHECK_MS;
-    const { configuration, entries } = found;
-    const caBundle = toBase64(bundleOf(held));
-    if (entries.every(({ clientConfig }) => clientConfig?.caBundle === caBundle)) {
-      return isReplacing(held) && this.#seen !== undefined
-        ? Math.max(this.#seen.at + SETTLE_MS - this.#clock.now(), 1)
-        : CHECK_MS;
-    }
-    const wait = this.#repairedAt + REPAIR_MS - this.#clock.now();
+    const wait = await this.#bundle.write(bundleOf(held));
     if (wait > 0) return wait;
-    this.#repairedAt = this.#clock.now();
-    const { name, uid, resourceVersion } = configuration.metadata;
-    // The uid prevents apply from creating a deleted configuration again, with this field alone. The resourceVersion
-    // protects a caBundle that was given in the meantime.
-    const object = {
-      metadata: { name, uid, resourceVersion },
-      webhooks: [{ name: WEBHOOK_NAME, clientConfig: { caBundle } }],
-    };
-    await client.apply(CONFIGURATIONS, object, { fieldManager: BUNDLE_MANAGER, force: true });
-    onBundleWritten?.();
-    log.info({ configuration: name }, "caBundle written");
-    return CHECK_MS;
+    return isReplacing(held) && this.#seen !== undefined
+      ? Math.max(this.#seen.at + SETTLE_MS - this.#clock.now(), 1)
+      : CHECK_MS;
   }
 }
