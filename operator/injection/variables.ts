@@ -110,15 +110,30 @@ export function wantedOf({ policy, host, port }: InjectionTarget, client: string
 }
 
 /**
- * Annotation of a pod with the current settings: `policy@hash`. The hash covers the settings and not the pod, so that
- * the metadata of a pod shows whether it is current. Undefined if the policy injects nothing.
+ * Annotation of a pod with the current settings: `policy@hash`. The hash covers the settings, and of the pod only which
+ * of the listed init containers it has, so that the metadata of a pod shows whether it is current. Undefined if the
+ * policy injects nothing. `present`: names of all init containers of the pod; undefined if they are unknown.
  */
-export function markerOf(target: InjectionTarget): string | undefined {
+export function markerOf(target: InjectionTarget, present?: readonly string[]): string | undefined {
   const { metadata, spec } = target.policy;
   if (spec.injection.mode === "None") return undefined;
   const { password, urls, noProxy } = wantedOf(target, undefined);
-  const { containers = [], initContainers = [] } = spec.injection;
+  const { containers = [], initContainers: listed = [] } = spec.injection;
+  const initContainers = present === undefined ? listed : listed.filter((name) => present.includes(name));
   const settings = [GENERATION, spec.preset, password ?? null, [...urls], noProxy, containers, initContainers];
   const hash = createHash("sha256").update(JSON.stringify(settings)).digest("hex").slice(0, HASH_DIGITS);
   return `${metadata.name}@${hash}`;
+}
+
+/** Marker of a running pod with the current settings, by the pod's metadata. Undefined if the policy injects nothing. */
+export type MarkerFor = (pod: Pick<PodLike, "metadata">) => string | undefined;
+
+/** Computes each marker of a policy once, since many pods have the same one. */
+export function markersOf(target: InjectionTarget): MarkerFor {
+  const markers = new Map<string | undefined, string | undefined>();
+  return ({ metadata }) => {
+    const names = metadata.annotations?.[ANNOTATION.initContainers];
+    if (!markers.has(names)) markers.set(names, markerOf(target, names?.split(",")));
+    return markers.get(names);
+  };
 }
