@@ -52,6 +52,8 @@ export const ANNOTATION = {
   refresh: `${GROUP}/refresh`,
   /** "true" deletes the fleet although pods still use it. */
   forceDelete: `${GROUP}/force-delete`,
+  /** On policies: "true" makes `spec.proxy.replicas` win over the number that another manager has set. */
+  enforceReplicas: `${GROUP}/enforce-replicas`,
   /** On a slot's Deployment: the static IP. */
   address: `${GROUP}/address`,
   /** On a slot's Deployment: the address that its proxy binds. */
@@ -136,6 +138,7 @@ export const REASON = {
   available: "Available",
   progressing: "Progressing",
   unavailable: "Unavailable",
+  scaledToZero: "ScaledToZero",
   replicaFailure: "ReplicaFailure",
   deadlineExceeded: "ProgressDeadlineExceeded",
   // IPsAssigned, EgressIPVerified
