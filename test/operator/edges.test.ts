@@ -15,6 +15,7 @@ import { BOOT, controlPlaneMissing, startControlPlane } from "../cluster/control
 import {
   applyPolicy,
   conditionOf,
+  INVALID,
   install,
   makeNamespace,
   type Operator,
@@ -348,8 +349,7 @@ test("deletion works with force-delete and with an invalid spec", {
     await untilHeld(ns, name);
     await untilCondition(plane, ns, name, "ProxyAvailable", "True");
   }
-  const bad = { allow: [{ hosts: ["a.example"], ports: ["9000-8000"] }] };
-  await applyPolicy(plane, ns, "invalid", bad);
+  await applyPolicy(plane, ns, "invalid", INVALID);
   await untilCondition(plane, ns, "invalid", "Accepted", "False", "Invalid");
   for (const name of ["forced", "invalid"]) {
     await plane.delete(policyPath(ns, name));
@@ -365,7 +365,7 @@ test("deletion works with force-delete and with an invalid spec", {
   await plane.until(pathOf("Deployment", ns, "forced-egress"), gone, "and its fleet");
   await plane.delete(`${pathOf("Pod", ns, "sender-invalid")}?gracePeriodSeconds=0`);
   await plane.until(policyPath(ns, "invalid"), gone, "the invalid one goes");
-  await applyPolicy(plane, ns, "never", bad);
+  await applyPolicy(plane, ns, "never", INVALID);
   const never = await untilCondition(plane, ns, "never", "Accepted", "False", "Invalid");
   assert.equal(conditionOf(never, "Programmed")!.reason, "NotAccepted");
   await plane.delete(policyPath(ns, "never"));
@@ -611,14 +611,11 @@ test("kubectl get -o wide, wait and describe show the state", { skip }, async ()
   const [head, row] = (await run("get", "egpol", "-o", "wide")).split("\n");
   assert.match(head!, /^NAME +READY +MODE +PROVIDER +IPS +VERIFIED +PROXIES +PODS +AGE +REASON +MESSAGE$/);
   assert.match(row!, /^webhooks +True +Enforce +External +1\/1 +\S+ +Ready +the fleet serves this policy$/);
-  await applyPolicy(plane, LIVE, "webhooks", {
-    proxy: { replicas: 1 },
-    allow: [{ hosts: ["a.example"], ports: ["9-8"] }],
-  });
+  await applyPolicy(plane, LIVE, "webhooks", { proxy: { replicas: 1 }, ...INVALID });
   await untilCondition(plane, LIVE, "webhooks", "Ready", "False", "Invalid");
-  const invalid = 'Accepted: spec.allow[0].ports[0]: "9-8" is not a port';
+  const invalid = 'Accepted: spec.allow[0].hosts[0]: "a\u05d0.example" is not';
   await untilDescribed(
-    /Warning +Invalid .*outrider-operator +Accepted: spec\.allow\[0\]\.ports\[0\]: "9-8" is not a port/,
+    /Warning +Invalid .*outrider-operator +Accepted: spec\.allow\[0\]\.hosts\[0\]: "a\u05d0\.example" is not a valid host name/,
   );
   // One line for what went well, however often, and one for what did not.
   type Event = KubeObject & { type: string; reason: string; message: string; count: number };
