@@ -581,6 +581,10 @@ test("keeps fields of other managers and removes its own unset ones", { skip }, 
     await plane.until<Whole>(path, follows, "the Deployment follows the policy");
     assert.equal((await plane.get<Whole>(path))!.spec.replicas, 4);
   }
+  assert.match(
+    conditionOf(await untilCondition(plane, ns, "webhooks", "ProxyAvailable", "True"), "ProxyAvailable")!.message,
+    /^4 of 4 proxies are available; \S+ has set the number of replicas/,
+  );
   await applyPolicy(plane, ns, "webhooks", { proxy: { serviceAnnotations: { ours: "1" } } });
   await plane.until<KubeObject>(service, (found) => found?.metadata.annotations?.ours === "1", "the annotation");
   await applyPolicy(plane, ns, "webhooks", {});
@@ -591,6 +595,36 @@ test("keeps fields of other managers and removes its own unset ones", { skip }, 
   ))!;
   assert.equal(metadata.labels!.team, "payments");
   assert.equal(metadata.annotations!.note, "theirs");
+});
+
+test("keeps 0 replicas, and takes the number back with an annotation", { skip }, async () => {
+  const ns = "scaled";
+  await makeNamespace(plane, ns);
+  const path = pathOf("Deployment", ns, "webhooks-egress");
+  const replicas = (count: number) => (found: Deployment | undefined) => found?.spec?.replicas === count;
+  const run = async (...args: string[]) => {
+    const { status, stderr } = await plane.kubectl([...args, "-n", ns]);
+    assert.equal(status, 0, stderr);
+  };
+  const enforce = (value: string) => run("annotate", "egpol/webhooks", `egress.outrider.dev/enforce-replicas${value}`);
+  await applyPolicy(plane, ns, "webhooks", {});
+  await untilCondition(plane, ns, "webhooks", "ProxyAvailable", "True");
+  for (const count of [0, 3, 0]) {
+    await run("scale", "deployment/webhooks-egress", `--replicas=${count}`);
+    const [status, reason] = count === 0 ? (["False", "ScaledToZero"] as const) : (["True", "Available"] as const);
+    await untilCondition(plane, ns, "webhooks", "ProxyAvailable", status, reason);
+    // An edit applies the Deployment again.
+    await applyPolicy(plane, ns, "webhooks", { proxy: { replicas: 1, podLabels: { edit: `e${count}` } } });
+    type Labelled = Deployment & { spec: { template: { metadata: { labels: Record<string, string> } } } };
+    const edited = (found: Labelled | undefined) => found?.spec.template.metadata.labels.edit === `e${count}`;
+    assert.ok(replicas(count)(await plane.until<Labelled>(path, edited, "the edit is applied")), `${count} are kept`);
+  }
+  await enforce("=true");
+  await plane.until<Deployment>(path, replicas(1), "the number of the policy counts");
+  await enforce("-");
+  await applyPolicy(plane, ns, "webhooks", { proxy: { replicas: 2 } });
+  await plane.until<Deployment>(path, replicas(2), "a later number of the policy counts");
+  await untilCondition(plane, ns, "webhooks", "Ready", "True");
 });
 
 test("kubectl get -o wide, wait and describe show the state", { skip }, async () => {
