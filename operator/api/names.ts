@@ -67,18 +67,18 @@ export const ANNOTATION = {
   hash: `${GROUP}/policy-hash`,
   /** On pods that opt in: client name, which is the key of their password in the policy's Secret. */
   client: `${GROUP}/client`,
-  /** On injected pods: `policy@hash`, with the hash of the injected settings. */
-  injected: `${GROUP}/injected`,
-  /** On pods that opted in: skipped containers, with the reason. */
-  skipped: `${GROUP}/skipped`,
-  /** On injected pods: senders that are known to ignore the variables, with the reason. */
-  mayIgnoreProxy: `${GROUP}/may-ignore-proxy`,
   /** On injected pods: names of all their init containers, since the state of a pod is judged by its metadata alone. */
   initContainers: `${GROUP}/init-containers`,
   /** On injected pods: variables that name endpoints for which the proxy rejects requests. */
   rejectedEndpoints: `${GROUP}/rejected-endpoints`,
   /** On static pods, set by the kubelet: the object only mirrors a pod that exists already. */
   mirror: "kubernetes.io/config.mirror",
+  /** On injected pods: `policy@hash`, with the hash of the injected settings. */
+  injected: `${GROUP}/injected`,
+  /** On pods that opted in: skipped containers, with the reason. */
+  skipped: `${GROUP}/skipped`,
+  /** On injected pods: senders that are known to ignore the variables, with the reason. */
+  mayIgnoreProxy: `${GROUP}/may-ignore-proxy`,
   /** On the webhook configuration: with {@link BUNDLE_GIVEN}, operators do not write its caBundle. */
   caBundle: `${GROUP}/ca-bundle`,
   /** On the record of a policy: namespace/name of the policy. */
