@@ -713,7 +713,7 @@ test("--namespaces needs rights in these namespaces only", {
   await untilHeld(own, "webhooks");
   await plane.delete(`/api/v1/namespaces/${own}`);
   await plane.until(`/api/v1/namespaces/${own}`, gone, "the namespace goes");
-  assert.equal((await plane.get<EgressPolicy>(policyPath(other, "webhooks")))!.status, undefined);
+  assert.equal((await plane.get<EgressPolicy>(policyPath(other, "webhooks")))!.status?.observedGeneration, -1);
   const refused = plane
     .audit()
     .slice(audited)

@@ -31,6 +31,11 @@ test("another manager owns the number of replicas", () => {
   assert.equal(replicasSetBy(deployment(2)), undefined);
 });
 
+test("a number that no field manager has set is not the operator's", () => {
+  const found = deployment(3);
+  assert.equal(replicasSetBy({ ...found, metadata: { ...found.metadata, managedFields: [] } }), "another manager");
+});
+
 test("0 replicas are never the operator's, also without a field manager", () => {
   assert.equal(replicasSetBy(deployment(0)), "another manager");
   assert.equal(replicasSetBy(deployment(0, "kubectl-edit")), "kubectl-edit");

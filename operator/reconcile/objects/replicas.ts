@@ -7,17 +7,19 @@ import { isMapping } from "../../kube/mapping.ts";
  * Who has set the number of replicas of a Deployment instead of the operator: the name of the field manager, such as
  * `kubectl` or `kube-controller-manager` (an HPA). Undefined if the number is the operator's.
  *
- * The API server records no manager for 0 in the scale subresource, since `replicas` of autoscaling/v1 Scale has
- * `omitempty`. The operator never sets 0.
+ * A number without any manager is not the operator's. The scale subresource records none for 0, since `replicas` of
+ * autoscaling/v1 Scale has `omitempty`, and none for the number after 0, since the API server tracks no updates of an
+ * object without managed fields.
  */
 export function replicasSetBy({ metadata, spec }: Deployment): string | undefined {
-  for (const { manager, fieldsV1 } of metadata.managedFields ?? []) {
+  const owners = (metadata.managedFields ?? []).filter(({ fieldsV1 }) => {
     const fields = fieldsV1?.["f:spec"];
-    if (manager !== FIELD_MANAGER && isMapping(fields) && fields["f:replicas"] !== undefined) {
-      return manager ?? UNKNOWN;
-    }
-  }
-  return spec?.replicas === 0 ? UNKNOWN : undefined;
+    return isMapping(fields) && fields["f:replicas"] !== undefined;
+  });
+  const other = owners.find(({ manager }) => manager !== FIELD_MANAGER);
+  if (other !== undefined) return other.manager ?? UNKNOWN;
+  const unowned = metadata.managedFields !== undefined && owners.length === 0;
+  return unowned || spec?.replicas === 0 ? UNKNOWN : undefined;
 }
 
 const UNKNOWN = "another manager";
