@@ -624,7 +624,7 @@ test("keeps 0 replicas, and takes the number back with an annotation", { skip },
   await enforce("-");
   await applyPolicy(plane, ns, "webhooks", { proxy: { replicas: 2 } });
   await plane.until<Deployment>(path, replicas(2), "a later number of the policy counts");
-  await untilCondition(plane, ns, "webhooks", "Ready", "True");
+  await untilCondition(plane, ns, "webhooks", "ProxyAvailable", "True");
 });
 
 test("kubectl get -o wide, wait and describe show the state", { skip }, async () => {
