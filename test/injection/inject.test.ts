@@ -15,7 +15,7 @@ import { applied, environment, targetOf } from "./policies.ts";
 
 /** Password in URLs of other proxies, which must never appear in a result. */
 const PASSWORD = "hunter2";
-const HOST = "webhooks-egress.convoy.svc.cluster.local:4750";
+const HOST = "webhooks-egress.convoy.svc.cluster.local.:4750";
 const OWN = [`http://${HOST}`, "http://webhooks-egress:4750/", `http://outrider:$(${PASSWORD_NAME})@${HOST}`];
 const JAVA = [
   "-Xmx1g",
@@ -138,7 +138,7 @@ test("a container gets all variables or none", () => {
       assert.equal(urls.size, 1);
       assert.match(
         [...urls][0]!,
-        /^http:\/\/([\w]+:\$\(EGRESS_PROXY_PASSWORD\)@)?webhooks-egress\.convoy\.svc\.cluster\.local:4750$/,
+        /^http:\/\/([\w]+:\$\(EGRESS_PROXY_PASSWORD\)@)?webhooks-egress\.convoy\.svc\.cluster\.local\.:4750$/,
       );
       const { name: _a, ...upper } = last(after, "NO_PROXY")!;
       const { name: _b, ...lower } = last(after, "no_proxy")!;

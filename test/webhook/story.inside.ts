@@ -130,7 +130,7 @@ test("two annotations cover Convoy's agent and server", async () => {
   );
   for (const pod of covered) {
     const env = envOf(pod);
-    const url = "http://webhooks-egress.convoy.svc.cluster.local:4750";
+    const url = "http://webhooks-egress.convoy.svc.cluster.local.:4750";
     for (const name of ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy"]) assert.equal(env[name], url);
     assert.equal(env.CONVOY_ENV, "oss");
     assert.equal(pod.spec.initContainers![0]!.env, undefined, "wait-for-migrate is left alone");
@@ -158,7 +158,7 @@ test("a sender with the injected variables uses the proxy", {
     const env = Object.fromEntries(
       Object.entries(envOf(pod!)).map(([name, value]) => [
         name,
-        (value ?? "").replace("webhooks-egress.convoy.svc.cluster.local", proxy),
+        (value ?? "").replace("webhooks-egress.convoy.svc.cluster.local.", proxy),
       ]),
     );
     const send = (url: string) => {
