@@ -81,7 +81,7 @@ export function docsOf(root: Schema): string {
   for (const { name, lines } of below) if (lines.length > 1) parts.push(`### spec.${name}\n`, table(lines));
   parts.push("## Validation messages\n");
   parts.push(
-    "The API server also validates types, bounds, enumerations and patterns, and names the wrong field.\n",
+    "The API server also validates types, bounds, enumerations and patterns, and names the wrong field. A message about a pattern names the expected form in its first parentheses.\n",
     rules(root),
   );
   parts.push("## Status\n", table(rows(root, "status")));

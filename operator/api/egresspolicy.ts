@@ -330,7 +330,8 @@ export interface AuthenticationSpec {
 export interface ProxySpec {
   /**
    * Number of proxies. Default: 2. The operator ignores it if another manager, such as a
-   * HorizontalPodAutoscaler, has set replicas of the Deployment. Not allowed with the providers NodeAddress and
+   * HorizontalPodAutoscaler, has set replicas of the Deployment, unless the policy has the annotation
+   * egress.outrider.dev/enforce-replicas with the value true. Not allowed with the providers NodeAddress and
    * KubeVIP, which run one proxy for each static IP.
    */
   replicas?: number;
@@ -913,10 +914,16 @@ export interface NetworkPolicyEgressRule {
   }>;
 }
 
-/** Observed state, written by the operator. */
+/**
+ * Observed state, written by the operator.
+ * @default {"observedGeneration":-1}
+ */
 export interface EgressPolicyStatus {
-  /** Generation of the spec that this status describes. */
+  /** Generation of the spec that this status describes. -1: no operator has seen the policy yet. */
   observedGeneration?: number;
+
+  /** Status of the condition Ready, for field selectors: kubectl get egpol -A --field-selector status.ready=False */
+  ready?: "True" | "False" | "Unknown";
 
   /**
    * The operator has stored its record of this policy in its own namespace. From then on it does not read the

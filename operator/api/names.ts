@@ -52,6 +52,8 @@ export const ANNOTATION = {
   refresh: `${GROUP}/refresh`,
   /** "true" deletes the fleet although pods still use it. */
   forceDelete: `${GROUP}/force-delete`,
+  /** On policies: "true" makes `spec.proxy.replicas` win over the number that another manager has set. */
+  enforceReplicas: `${GROUP}/enforce-replicas`,
   /** On a slot's Deployment: the static IP. */
   address: `${GROUP}/address`,
   /** On a slot's Deployment: the address that its proxy binds. */
@@ -65,6 +67,12 @@ export const ANNOTATION = {
   hash: `${GROUP}/policy-hash`,
   /** On pods that opt in: client name, which is the key of their password in the policy's Secret. */
   client: `${GROUP}/client`,
+  /** On injected pods: names of all their init containers, since the state of a pod is judged by its metadata alone. */
+  initContainers: `${GROUP}/init-containers`,
+  /** On injected pods: variables that name endpoints for which the proxy rejects requests. */
+  rejectedEndpoints: `${GROUP}/rejected-endpoints`,
+  /** On static pods, set by the kubelet: the object only mirrors a pod that exists already. */
+  mirror: "kubernetes.io/config.mirror",
   /** On injected pods: `policy@hash`, with the hash of the injected settings. */
   injected: `${GROUP}/injected`,
   /** On pods that opted in: skipped containers, with the reason. */
@@ -136,6 +144,7 @@ export const REASON = {
   available: "Available",
   progressing: "Progressing",
   unavailable: "Unavailable",
+  scaledToZero: "ScaledToZero",
   replicaFailure: "ReplicaFailure",
   deadlineExceeded: "ProgressDeadlineExceeded",
   // IPsAssigned, EgressIPVerified

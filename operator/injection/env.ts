@@ -5,6 +5,7 @@ import { type Container, type EnvVar, entries, isSet, type JsonPatch, literal, v
 import { type Preset, SENDER_NO_PROXY, SENDER_URLS } from "./presets.ts";
 import type { Chosen } from "./sidecars.ts";
 import {
+  absolute,
   type InjectionTarget,
   JAVA_NAME,
   JAVA_STRONGER,
@@ -199,7 +200,10 @@ export function planEnv({ path, container }: Chosen, context: EnvContext): EnvPl
   if (preset.java === true) {
     const { host, port } = target;
     const options = variable(container, JAVA_NAME)?.value ?? "";
-    set(edits, { name: JAVA_NAME, value: javaOptions(options, { host, port, noProxy: wanted.noProxy, overwrite }) });
+    set(edits, {
+      name: JAVA_NAME,
+      value: javaOptions(options, { host: absolute(host), port, noProxy: wanted.noProxy, overwrite }),
+    });
     const lost = unsupported(wanted.noProxy);
     if (lost.length > 0) hints.push(`Java does not support these entries of noProxy: ${lost.join(", ")}`);
   }

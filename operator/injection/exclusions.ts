@@ -40,6 +40,12 @@ export function widens(entry: string, clusterDomain: string): boolean {
   return suffix && (!host.includes(".") || INSIDE.some((name) => host.endsWith(`.${name}`)));
 }
 
+/** Whether a host is a special-purpose address, or a name inside of a cluster or network. */
+export function isInside(host: string, clusterDomain: string): boolean {
+  if (isIP(host) !== 0) return specialClass(host) !== null;
+  return !host.includes(".") || [...INSIDE, clusterDomain].some((name) => host.endsWith(`.${name}`));
+}
+
 /** Whether an entry excludes a host, as Go reads it: a name also covers the names below it. */
 export function excludes(entry: string, target: string): boolean {
   if (entry === "*") return true;

@@ -1,8 +1,9 @@
 import { ANNOTATION, EVENT_REASON, INJECT_DISABLED, LABEL } from "../api/names.ts";
+import { endpointNotes, rejectedEndpoints } from "./endpoints.ts";
 import { type Conflict, planEnv } from "./env.ts";
-import type { JsonPatch, PodLike } from "./pod.ts";
+import { isMirror, type JsonPatch, type PodLike } from "./pod.ts";
 import { PRESETS } from "./presets.ts";
-import { type Chosen, choose } from "./sidecars.ts";
+import { type Chosen, choose, nativeSidecars } from "./sidecars.ts";
 import { clientOf, type InjectionTarget, markerOf, ownOf, wantedOf } from "./variables.ts";
 import { containerNotes, hint, mayIgnore, type Note, policyNotes } from "./warnings.ts";
 
@@ -87,10 +88,32 @@ function absentNotes({ spec }: PodLike, { policy }: InjectionTarget): Note[] {
   return [hint(`spec.injection.initContainers: the pod has no init container ${listed.join(" or ")}`)];
 }
 
+/** Hint about native sidecars that are left out because the policy does not say whether they send. */
+function sidecarNotes(pod: PodLike, { policy }: InjectionTarget): Note[] {
+  if (policy.spec.injection.initContainers !== undefined) return [];
+  const names = nativeSidecars(pod).map(({ name }) => name);
+  if (names.length === 0) return [];
+  const fix = "list those that send in spec.injection.initContainers, or set it to []";
+  return [hint(`not injected, since they are init containers with restartPolicy Always: ${names.join(", ")}; ${fix}`)];
+}
+
+/** Hint if the containers ask the DNS servers of the node, which do not know the names of Services. */
+function resolverNotes({ spec }: PodLike, { host }: InjectionTarget): Note[] {
+  if (spec?.dnsPolicy !== "Default") return [];
+  return [hint(`dnsPolicy Default uses the DNS servers of the node, which cannot resolve ${host}; use ClusterFirst`)];
+}
+
 function skipNote({ name, why, fix }: Skipped): Note {
   const what = name === WHOLE_POD ? "the pod" : `container ${name}`;
   return { reason: EVENT_REASON.injectionSkipped, message: `${what} is not injected: ${why}; ${fix}` };
 }
+
+/** Result for a mirror pod, which is left unchanged: its containers run from a file of the node. */
+const MIRROR: Injection = {
+  patch: [],
+  warnings: ["outrider: the pod is not injected: it is a static pod; set the variables in its manifest file"],
+  events: [],
+};
 
 /**
  * Patch that makes the containers of a pod send through the proxies of a policy, with warnings and events. Pure and
@@ -99,13 +122,16 @@ function skipNote({ name, why, fix }: Skipped): Note {
  */
 export function inject(pod: PodLike, target: InjectionTarget): Injection {
   const { policy } = target;
-  const marker = markerOf(target);
+  const initContainers = (pod.spec?.initContainers ?? []).map(({ name }) => name);
+  const marker = markerOf(target, initContainers);
   if (marker === undefined || isProxy(pod)) return { patch: [], warnings: [], events: [] };
+  if (isMirror(pod)) return MIRROR;
   const chosen = choose(pod, policy.spec.injection);
   const reason = unfit(pod, target, chosen);
   const skipped = reason === undefined ? [] : [reason];
   const ignoring: string[] = [];
   const injected: string[] = [];
+  const endpoints: string[] = [];
   const patch: JsonPatch[] = [];
   const notes: Note[] = [];
   const context = {
@@ -125,18 +151,22 @@ export function inject(pod: PodLike, target: InjectionTarget): Injection {
     injected.push(container.name);
     const ignores = mayIgnore(container, target);
     if (ignores !== undefined) ignoring.push(`${container.name}: ${ignores}`);
-    notes.push(...containerNotes(container, plan.noProxy, target));
+    const rejected = rejectedEndpoints(container, plan.noProxy, context);
+    endpoints.push(...rejected.map(({ name }) => `${container.name}: ${name}`));
+    notes.push(...containerNotes(container, plan.noProxy, target), ...endpointNotes(container, rejected));
     notes.push(...plan.hints.map((text) => hint(`container ${container.name}: ${text}`)));
   }
-  if (injected.length > 0) notes.push(...policyNotes(pod, target));
-  notes.push(...absentNotes(pod, target));
   const any = injected.length > 0;
+  if (any) notes.push(...policyNotes(pod, target), ...sidecarNotes(pod, target), ...resolverNotes(pod, target));
+  notes.push(...absentNotes(pod, target));
   patch.push(
     ...mapPatch(pod, "labels", { [LABEL.injected]: any ? policy.metadata.name : undefined }),
     ...mapPatch(pod, "annotations", {
       [ANNOTATION.injected]: any ? marker : undefined,
       [ANNOTATION.skipped]: listOf(skipped.map(({ name, why }) => `${name}=${why}`)),
       [ANNOTATION.mayIgnoreProxy]: listOf(ignoring),
+      [ANNOTATION.initContainers]: any ? initContainers.join(",") : undefined,
+      [ANNOTATION.rejectedEndpoints]: listOf(endpoints),
     }),
   );
   const all = [...skipped.map(skipNote), ...notes];

@@ -1,3 +1,5 @@
+import { ANNOTATION } from "../api/names.ts";
+
 /** Types of a pod in an admission request, with the fields that injection reads. Other fields stay in the JSON. */
 
 /** core/v1 EnvVar. A missing `value` is "", since the API server stores no empty ones. */
@@ -15,12 +17,19 @@ export interface Container {
   args?: string[];
   env?: EnvVar[];
   envFrom?: unknown[];
+  /** Always: an init container that runs beside the app containers (a native sidecar). */
+  restartPolicy?: string;
 }
 
 /** A pod, or only its metadata. */
 export interface PodLike {
   metadata: { labels?: Record<string, string>; annotations?: Record<string, string> };
-  spec?: { hostNetwork?: boolean; containers?: Container[]; initContainers?: Container[] };
+  spec?: { hostNetwork?: boolean; dnsPolicy?: string; containers?: Container[]; initContainers?: Container[] };
+}
+
+/** Whether a pod mirrors a static pod, whose containers the kubelet starts from a file and not from the object. */
+export function isMirror({ metadata }: Pick<PodLike, "metadata">): boolean {
+  return metadata.annotations?.[ANNOTATION.mirror] !== undefined;
 }
 
 /** RFC 6902. */

@@ -25,6 +25,16 @@ const SIDECARS = new Set([
   "xray-daemon",
 ]);
 
+/**
+ * Init containers that run beside the app containers (`restartPolicy: Always`) and are no known sidecars. They may be
+ * senders.
+ */
+export function nativeSidecars({ spec }: PodLike): readonly Container[] {
+  return (spec?.initContainers ?? []).filter(
+    ({ name, restartPolicy }) => restartPolicy === "Always" && !SIDECARS.has(name),
+  );
+}
+
 /** A container that gets the variables, and its place in the pod. */
 export interface Chosen {
   /** JSON pointer. */

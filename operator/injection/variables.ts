@@ -44,6 +44,12 @@ export interface Wanted {
   noProxy: readonly string[];
 }
 
+/**
+ * Absolute form of a name, with a dot at its end. Pods have `ndots:5`, so a resolver would first try the name below each
+ * search domain. That costs queries, and a wildcard record of such a domain would answer them.
+ */
+export const absolute = (host: string): string => (isIP(host) !== 0 || host.endsWith(".") ? host : `${host}.`);
+
 const urlOf = (host: string, port: number, credentials: string): string =>
   `http://${credentials}${isIP(host) === 6 ? `[${host}]` : host}:${port}`;
 
@@ -94,7 +100,7 @@ export function wantedOf({ policy, host, port }: InjectionTarget, client: string
   const { urls, byAddress, cannotAuthenticate } = PRESETS[preset];
   const credentials = basic ? `${encodeURIComponent(client ?? SHARED_USER)}:$(${PASSWORD_NAME})@` : "";
   const address = byAddress === true ? policy.status?.endpoint?.clusterIP : undefined;
-  const own = urlOf(address ?? host, port, cannotAuthenticate === undefined ? credentials : "");
+  const own = urlOf(address ?? absolute(host), port, cannotAuthenticate === undefined ? credentials : "");
   const password = {
     name: PASSWORD_NAME,
     valueFrom: { secretKeyRef: { name: authentication.secretRef?.name, key: client ?? SHARED_KEY } },
@@ -102,7 +108,7 @@ export function wantedOf({ policy, host, port }: InjectionTarget, client: string
   return {
     password: basic ? password : undefined,
     urls: new Map([
-      ...URL_NAMES.map((name): [string, string] => [name, urlOf(host, port, credentials)]),
+      ...URL_NAMES.map((name): [string, string] => [name, urlOf(absolute(host), port, credentials)]),
       ...urls.map((name): [string, string] => [name, own]),
     ]),
     noProxy: (injection.noProxy ?? []).map(escaped),
@@ -110,15 +116,32 @@ export function wantedOf({ policy, host, port }: InjectionTarget, client: string
 }
 
 /**
- * Annotation of a pod with the current settings: `policy@hash`. The hash covers the settings and not the pod, so that
- * the metadata of a pod shows whether it is current. Undefined if the policy injects nothing.
+ * Annotation of a pod with the current settings: `policy@hash`. The hash covers the settings, and of the pod only which
+ * of the listed init containers it has, so that the metadata of a pod shows whether it is current. Undefined if the
+ * policy injects nothing. `present`: names of all init containers of the pod; undefined if they are unknown.
  */
-export function markerOf(target: InjectionTarget): string | undefined {
+export function markerOf(target: InjectionTarget, present?: readonly string[]): string | undefined {
   const { metadata, spec } = target.policy;
   if (spec.injection.mode === "None") return undefined;
   const { password, urls, noProxy } = wantedOf(target, undefined);
-  const { containers = [], initContainers = [] } = spec.injection;
-  const settings = [GENERATION, spec.preset, password ?? null, [...urls], noProxy, containers, initContainers];
+  const { containers = [], initContainers: listed = [] } = spec.injection;
+  const initContainers = present === undefined ? listed : listed.filter((name) => present.includes(name));
+  // A pod with the name of the Service without its last dot is current.
+  const plain = [...urls].map(([name, url]) => [name, url.replace(`${target.host}.`, target.host)]);
+  const settings = [GENERATION, spec.preset, password ?? null, plain, noProxy, containers, initContainers];
   const hash = createHash("sha256").update(JSON.stringify(settings)).digest("hex").slice(0, HASH_DIGITS);
   return `${metadata.name}@${hash}`;
+}
+
+/** Marker of a running pod with the current settings, by the pod's metadata. Undefined if the policy injects nothing. */
+export type MarkerFor = (pod: Pick<PodLike, "metadata">) => string | undefined;
+
+/** Computes each marker of a policy once, since many pods have the same one. */
+export function markersOf(target: InjectionTarget): MarkerFor {
+  const markers = new Map<string | undefined, string | undefined>();
+  return ({ metadata }) => {
+    const names = metadata.annotations?.[ANNOTATION.initContainers];
+    if (!markers.has(names)) markers.set(names, markerOf(target, names?.split(",")));
+    return markers.get(names);
+  };
 }

@@ -24,7 +24,7 @@ export const hint = (message: string): Note => ({ reason: EVENT_REASON.injection
 const incompatible = (message: string): Note => ({ reason: EVENT_REASON.senderIncompatible, message });
 
 /** Cluster domain of a host: `cluster.local` of `webhooks-egress.convoy.svc.cluster.local`. */
-const clusterDomainOf = (host: string): string => host.split(".").slice(3).join(".");
+export const clusterDomainOf = (host: string): string => host.split(".").slice(3).join(".");
 
 /** Note about entries of NO_PROXY that let tenants bypass the policy. `where`: the place of the entries. */
 function wideEntries(where: string, noProxy: readonly string[], { host }: InjectionTarget): Note[] {
@@ -51,7 +51,7 @@ const sets = new WeakMap<object, PolicySet>();
  * Compiled policy, cached by spec, since a large one takes 0.1 s. Undefined if it is not valid: `Accepted` reports
  * that.
  */
-function compiled(policy: EgressPolicy): PolicySet | undefined {
+export function compiled(policy: EgressPolicy): PolicySet | undefined {
   const known = sets.get(policy.spec);
   if (known !== undefined) return known;
   try {
@@ -126,7 +126,7 @@ function collectorOf(url: string | undefined): { host: string; port: number } | 
  * Whether an allow rule with networks opens an internal target. Only the proxy knows the addresses of a name, so any
  * network of a rule with the name counts.
  */
-function admitsInside(policy: EgressPolicy, { host, port }: { host: string; port: number }): boolean {
+export function admitsInside(policy: EgressPolicy, { host, port }: { host: string; port: number }): boolean {
   const set = compiled(policy);
   if (set === undefined) return false;
   const decision = decideName(set, { host, port, ip: isIP(host) !== 0 });

@@ -175,6 +175,33 @@ test("sets the defaults of present parts", { skip }, async () => {
   assert.deepEqual(stored.proxy.timeouts, { dnsSeconds: 1, connectSeconds: 5, idleSeconds: 300, drainSeconds: 30 });
 });
 
+test("a policy that no operator has seen has an old generation in its status", { skip }, async () => {
+  good(await apply(policy("unseen", {})));
+  const { metadata, status } = (await read("unseen")) as unknown as {
+    metadata: { generation: number };
+    status: object;
+  };
+  assert.equal(metadata.generation, 1);
+  // kstatus (helm --wait of Helm 4, Flux) takes a policy for current if the two generations agree or the second is missing.
+  assert.deepEqual(status, { observedGeneration: -1 });
+});
+
+test("field selectors find policies by provider and readiness", { skip }, async () => {
+  const nat = { provider: "PodIP", podIP: { annotations: { "cni.projectcalico.org/ipv4pools": "[]" } } };
+  good(await apply(policy("selected", { nat })));
+  const { spec: _, ...bare } = policy("selected", {});
+  const status = { observedGeneration: 1, ready: "False" };
+  good(await apply({ ...bare, status }, "--subresource=status", "--field-manager=outrider-status"));
+  const found = async (selector: string) =>
+    good(await kubectl(["get", "egpol", "--field-selector", selector, "-o", "name"]))
+      .trim()
+      .split("\n");
+  const name = "egresspolicy.egress.outrider.dev/selected";
+  assert.deepEqual(await found("spec.nat.provider=PodIP,status.ready=False"), [name]);
+  assert.deepEqual(await found("status.ready=True"), [""]);
+  assert.ok(!(await found("spec.nat.provider=External")).includes(name));
+});
+
 test("warns about or rejects an unknown field", { skip }, async () => {
   const typo = policy("typo", { defaultActoin: "Deny", proxy: { timeouts: { dns: 1 } } });
   const strict = await apply(typo, "--validate=strict");

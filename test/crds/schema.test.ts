@@ -44,6 +44,16 @@ test("every list, map, string and number has a limit", () => {
   }
 });
 
+test("every pattern of the spec begins with its meaning in words", () => {
+  for (const [path, { pattern }] of walk(node("spec"), "spec")) {
+    if (pattern !== undefined) assert.match(pattern, /^\^\(\?:[a-z][\w .,:;/-]+\)\{0\}\(?/, path);
+  }
+});
+
+test("a policy that no operator has seen is not current", () => {
+  assert.deepEqual(node("status").default, { observedGeneration: -1 });
+});
+
 test("lists are atomic, except addresses and sets", () => {
   for (const path of [
     "allow",

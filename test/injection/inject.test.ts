@@ -7,7 +7,7 @@ import { coverage } from "../../operator/injection/coverage.ts";
 import { excludes, widens } from "../../operator/injection/exclusions.ts";
 import { inject, optIn, type PodLike } from "../../operator/injection/inject.ts";
 import type { Container, EnvVar } from "../../operator/injection/pod.ts";
-import { markerOf, NO_PROXY_NAMES, PASSWORD_NAME, URL_NAMES } from "../../operator/injection/variables.ts";
+import { markerOf, markersOf, NO_PROXY_NAMES, PASSWORD_NAME, URL_NAMES } from "../../operator/injection/variables.ts";
 import { runs, SHARE } from "../harness/runs.ts";
 import { applied, environment, targetOf } from "./policies.ts";
 
@@ -15,7 +15,7 @@ import { applied, environment, targetOf } from "./policies.ts";
 
 /** Password in URLs of other proxies, which must never appear in a result. */
 const PASSWORD = "hunter2";
-const HOST = "webhooks-egress.convoy.svc.cluster.local:4750";
+const HOST = "webhooks-egress.convoy.svc.cluster.local.:4750";
 const OWN = [`http://${HOST}`, "http://webhooks-egress:4750/", `http://outrider:$(${PASSWORD_NAME})@${HOST}`];
 const JAVA = [
   "-Xmx1g",
@@ -138,7 +138,7 @@ test("a container gets all variables or none", () => {
       assert.equal(urls.size, 1);
       assert.match(
         [...urls][0]!,
-        /^http:\/\/([\w]+:\$\(EGRESS_PROXY_PASSWORD\)@)?webhooks-egress\.convoy\.svc\.cluster\.local:4750$/,
+        /^http:\/\/([\w]+:\$\(EGRESS_PROXY_PASSWORD\)@)?webhooks-egress\.convoy\.svc\.cluster\.local\.:4750$/,
       );
       const { name: _a, ...upper } = last(after, "NO_PROXY")!;
       const { name: _b, ...lower } = last(after, "no_proxy")!;
@@ -191,7 +191,9 @@ test("keeps other fields and their order", () => {
     }
     const rest = ({ labels = {}, annotations = {} }: PodLike["metadata"]) =>
       [labels, annotations].map((map) =>
-        Object.entries(map).filter(([key]) => !/\/(injected|skipped|may-ignore-proxy)$/.test(key)),
+        Object.entries(map).filter(
+          ([key]) => !/\/(injected|skipped|may-ignore-proxy|init-containers|rejected-endpoints)$/.test(key),
+        ),
       );
     assert.deepEqual(rest(stored.metadata), rest(pod.metadata));
   });
@@ -219,7 +221,7 @@ test("a pod is covered if all selected containers have the variables", () => {
   const seen = new Set<string>();
   holds((_, target, stored) => {
     const asking = { ...stored.metadata, annotations: { ...stored.metadata.annotations, [LABEL.policy]: "webhooks" } };
-    const found = coverage({ metadata: asking }, markerOf(target));
+    const found = coverage({ metadata: asking }, markersOf(target));
     seen.add(found);
     const { annotations, labels } = stored.metadata;
     assert.equal(labels?.[LABEL.injected] === "webhooks", annotations?.[ANNOTATION.injected] !== undefined);
@@ -252,9 +254,20 @@ test("coverage distinguishes stale, missed and foreign pods", () => {
     [pod({ [LABEL.policy]: "other", [ANNOTATION.injected]: wanted }), "none"],
     [pod(asks, { [LABEL.fleet]: "webhooks" }), "none"],
   ];
-  for (const [one, expected] of cases) assert.equal(coverage(one, wanted), expected, JSON.stringify(one));
-  assert.equal(coverage(pod(asks), undefined), "none");
-  assert.equal(coverage(pod(asks), wanted, { [LABEL.inject]: "disabled" }), "none");
+  for (const [one, expected] of cases)
+    assert.equal(
+      coverage(one, () => wanted),
+      expected,
+      JSON.stringify(one),
+    );
+  assert.equal(
+    coverage(pod(asks), () => undefined),
+    "none",
+  );
+  assert.equal(
+    coverage(pod(asks), () => wanted, { [LABEL.inject]: "disabled" }),
+    "none",
+  );
   assert.equal(optIn(pod(asks), { [LABEL.inject]: "enabled" }), "webhooks");
 });
 
@@ -278,6 +291,30 @@ test("the marker changes only with the injected settings", () => {
   ];
   assert.equal(new Set(same.map((spec) => markerOf(targetOf(spec, "10.96.3.4")))).size, 1);
   assert.equal(markerOf(targetOf({ injection: { mode: "None" } })), undefined);
+});
+
+test("listed init containers make only those pods stale that have them", () => {
+  const stored = (initContainers: string[]) => {
+    const containers = [{ name: "agent" }];
+    const pod = {
+      metadata: { annotations: { [LABEL.policy]: "webhooks" } },
+      spec: { containers, initContainers: initContainers.map((name) => ({ name })) },
+    };
+    return applied(pod, inject(pod, targetOf({})).patch);
+  };
+  const later = markersOf(targetOf({ injection: { initContainers: ["migrate"] } }));
+  for (const [names, expected] of [
+    [[], "covered"],
+    [["wait"], "covered"],
+    [["wait", "migrate"], "stale"],
+  ] as const) {
+    assert.equal(coverage(stored([...names]), later), expected, names.join(" "));
+  }
+  // Injected before the annotation existed: the names are unknown.
+  const { metadata } = stored(["wait"]);
+  delete metadata.annotations![ANNOTATION.initContainers];
+  assert.equal(coverage({ metadata }, later), "stale");
+  assert.equal(coverage({ metadata }, markersOf(targetOf({}))), "covered");
 });
 
 test("detects entries of NO_PROXY that let tenants in", () => {

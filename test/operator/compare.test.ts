@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { covers, differs, replicasOwnedByOthers, stamp } from "../../operator/reconcile/objects/compare.ts";
+import { covers, differs, stamp } from "../../operator/reconcile/objects/compare.ts";
 
 /** An existing object, a desired one, and whether the first covers the second. */
 const CASES: readonly [string, unknown, unknown, boolean][] = [
@@ -41,14 +41,4 @@ test("the stamp shows that a field is no longer set", () => {
   assert.equal(covers(before, object({ data: { a: "1" } })), true);
   assert.equal(differs(before, after), true);
   assert.equal(differs(undefined, after), true);
-});
-
-test("another manager owns replicas, also through the scale subresource", () => {
-  const scaled = (manager: string) => ({
-    ...object(),
-    metadata: { name: "a", managedFields: [{ manager, fieldsV1: { "f:spec": { "f:replicas": {} } } }] },
-  });
-  assert.equal(replicasOwnedByOthers(scaled("kube-controller-manager"), "outrider"), true);
-  assert.equal(replicasOwnedByOthers(scaled("outrider"), "outrider"), false);
-  assert.equal(replicasOwnedByOthers(object(), "outrider"), false);
 });

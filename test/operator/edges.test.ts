@@ -15,6 +15,7 @@ import { BOOT, controlPlaneMissing, startControlPlane } from "../cluster/control
 import {
   applyPolicy,
   conditionOf,
+  INVALID,
   install,
   makeNamespace,
   type Operator,
@@ -348,8 +349,7 @@ test("deletion works with force-delete and with an invalid spec", {
     await untilHeld(ns, name);
     await untilCondition(plane, ns, name, "ProxyAvailable", "True");
   }
-  const bad = { allow: [{ hosts: ["a.example"], ports: ["9000-8000"] }] };
-  await applyPolicy(plane, ns, "invalid", bad);
+  await applyPolicy(plane, ns, "invalid", INVALID);
   await untilCondition(plane, ns, "invalid", "Accepted", "False", "Invalid");
   for (const name of ["forced", "invalid"]) {
     await plane.delete(policyPath(ns, name));
@@ -365,7 +365,7 @@ test("deletion works with force-delete and with an invalid spec", {
   await plane.until(pathOf("Deployment", ns, "forced-egress"), gone, "and its fleet");
   await plane.delete(`${pathOf("Pod", ns, "sender-invalid")}?gracePeriodSeconds=0`);
   await plane.until(policyPath(ns, "invalid"), gone, "the invalid one goes");
-  await applyPolicy(plane, ns, "never", bad);
+  await applyPolicy(plane, ns, "never", INVALID);
   const never = await untilCondition(plane, ns, "never", "Accepted", "False", "Invalid");
   assert.equal(conditionOf(never, "Programmed")!.reason, "NotAccepted");
   await plane.delete(policyPath(ns, "never"));
@@ -581,6 +581,10 @@ test("keeps fields of other managers and removes its own unset ones", { skip }, 
     await plane.until<Whole>(path, follows, "the Deployment follows the policy");
     assert.equal((await plane.get<Whole>(path))!.spec.replicas, 4);
   }
+  assert.match(
+    conditionOf(await untilCondition(plane, ns, "webhooks", "ProxyAvailable", "True"), "ProxyAvailable")!.message,
+    /^4 of 4 proxies are available; \S+ has set the number of replicas/,
+  );
   await applyPolicy(plane, ns, "webhooks", { proxy: { serviceAnnotations: { ours: "1" } } });
   await plane.until<KubeObject>(service, (found) => found?.metadata.annotations?.ours === "1", "the annotation");
   await applyPolicy(plane, ns, "webhooks", {});
@@ -591,6 +595,36 @@ test("keeps fields of other managers and removes its own unset ones", { skip }, 
   ))!;
   assert.equal(metadata.labels!.team, "payments");
   assert.equal(metadata.annotations!.note, "theirs");
+});
+
+test("keeps 0 replicas, and takes the number back with an annotation", { skip }, async () => {
+  const ns = "scaled";
+  await makeNamespace(plane, ns);
+  const path = pathOf("Deployment", ns, "webhooks-egress");
+  const replicas = (count: number) => (found: Deployment | undefined) => found?.spec?.replicas === count;
+  const run = async (...args: string[]) => {
+    const { status, stderr } = await plane.kubectl([...args, "-n", ns]);
+    assert.equal(status, 0, stderr);
+  };
+  const enforce = (value: string) => run("annotate", "egpol/webhooks", `egress.outrider.dev/enforce-replicas${value}`);
+  await applyPolicy(plane, ns, "webhooks", {});
+  await untilCondition(plane, ns, "webhooks", "ProxyAvailable", "True");
+  for (const count of [0, 3, 0]) {
+    await run("scale", "deployment/webhooks-egress", `--replicas=${count}`);
+    const [status, reason] = count === 0 ? (["False", "ScaledToZero"] as const) : (["True", "Available"] as const);
+    await untilCondition(plane, ns, "webhooks", "ProxyAvailable", status, reason);
+    // An edit applies the Deployment again.
+    await applyPolicy(plane, ns, "webhooks", { proxy: { replicas: 1, podLabels: { edit: `e${count}` } } });
+    type Labelled = Deployment & { spec: { template: { metadata: { labels: Record<string, string> } } } };
+    const edited = (found: Labelled | undefined) => found?.spec.template.metadata.labels.edit === `e${count}`;
+    assert.ok(replicas(count)(await plane.until<Labelled>(path, edited, "the edit is applied")), `${count} are kept`);
+  }
+  await enforce("=true");
+  await plane.until<Deployment>(path, replicas(1), "the number of the policy counts");
+  await enforce("-");
+  await applyPolicy(plane, ns, "webhooks", { proxy: { replicas: 2 } });
+  await plane.until<Deployment>(path, replicas(2), "a later number of the policy counts");
+  await untilCondition(plane, ns, "webhooks", "ProxyAvailable", "True");
 });
 
 test("kubectl get -o wide, wait and describe show the state", { skip }, async () => {
@@ -611,14 +645,11 @@ test("kubectl get -o wide, wait and describe show the state", { skip }, async ()
   const [head, row] = (await run("get", "egpol", "-o", "wide")).split("\n");
   assert.match(head!, /^NAME +READY +MODE +PROVIDER +IPS +VERIFIED +PROXIES +PODS +AGE +REASON +MESSAGE$/);
   assert.match(row!, /^webhooks +True +Enforce +External +1\/1 +\S+ +Ready +the fleet serves this policy$/);
-  await applyPolicy(plane, LIVE, "webhooks", {
-    proxy: { replicas: 1 },
-    allow: [{ hosts: ["a.example"], ports: ["9-8"] }],
-  });
+  await applyPolicy(plane, LIVE, "webhooks", { proxy: { replicas: 1 }, ...INVALID });
   await untilCondition(plane, LIVE, "webhooks", "Ready", "False", "Invalid");
-  const invalid = 'Accepted: spec.allow[0].ports[0]: "9-8" is not a port';
+  const invalid = 'Accepted: spec.allow[0].hosts[0]: "a\u05d0.example" is not';
   await untilDescribed(
-    /Warning +Invalid .*outrider-operator +Accepted: spec\.allow\[0\]\.ports\[0\]: "9-8" is not a port/,
+    /Warning +Invalid .*outrider-operator +Accepted: spec\.allow\[0\]\.hosts\[0\]: "a\u05d0\.example" is not a valid host name/,
   );
   // One line for what went well, however often, and one for what did not.
   type Event = KubeObject & { type: string; reason: string; message: string; count: number };
@@ -682,7 +713,7 @@ test("--namespaces needs rights in these namespaces only", {
   await untilHeld(own, "webhooks");
   await plane.delete(`/api/v1/namespaces/${own}`);
   await plane.until(`/api/v1/namespaces/${own}`, gone, "the namespace goes");
-  assert.equal((await plane.get<EgressPolicy>(policyPath(other, "webhooks")))!.status, undefined);
+  assert.equal((await plane.get<EgressPolicy>(policyPath(other, "webhooks")))!.status?.observedGeneration, -1);
   const refused = plane
     .audit()
     .slice(audited)

@@ -95,9 +95,8 @@ function factsOf(input: Input): Facts {
   const slotLabel = (address?: string) => (address === undefined ? SHARED : slotId(address));
   const deployments = (input.deployments ?? []).map((entry): Deployment => {
     const slot = slotLabel(entry.address);
-    const managedFields = entry.hpa
-      ? [{ manager: "kube-controller-manager", fieldsV1: { "f:spec": { "f:replicas": {} } } }]
-      : [];
+    const manager = entry.hpa ? "kube-controller-manager" : "outrider";
+    const managedFields = [{ manager, fieldsV1: { "f:spec": { "f:replicas": {} } } }];
     return {
       apiVersion: "apps/v1",
       kind: "Deployment",

@@ -16,6 +16,7 @@ import { FleetRunner } from "../cluster/fleet.ts";
 import { DocumentWatch } from "./documents.ts";
 import {
   conditionOf,
+  INVALID,
   install,
   LEASE,
   makeNamespace,
@@ -99,7 +100,7 @@ async function act(): Promise<void> {
   // Half of the edits leave the fleet as it is.
   const base = before !== undefined && what < 0.65 ? { ...before.spec, deny: fresh.deny } : fresh;
   const { allow: _, ...valid } = base;
-  const spec: Spec = invalid ? { ...valid, allow: [{ hosts: ["a.example"], ports: ["9000-8000"] }] } : valid;
+  const spec: Spec = invalid ? { ...valid, ...INVALID } : valid;
   wanted.set(name, { spec, invalid, valid: [...(before?.valid ?? []), ...(invalid ? [] : [spec])] });
   // One manager applies the spec, so omitted fields are removed.
   const object = { apiVersion: "egress.outrider.dev/v1alpha1", kind: "EgressPolicy", metadata: { name }, spec };

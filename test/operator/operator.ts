@@ -9,6 +9,9 @@ import { OUTRIDER } from "../harness/proxy.ts";
 const ROOT = new URL("../..", import.meta.url).pathname;
 const START_MS = 20_000;
 
+/** Part of a spec that the schema allows and the operator rejects: letters of both directions in one label. */
+export const INVALID = { allow: [{ hosts: ["a\u05d0.example"] }] };
+
 /** The path of the Lease by which one operator of several acts. */
 export const LEASE = "/apis/coordination.k8s.io/v1/namespaces/outrider-system/leases/outrider-operator";
 

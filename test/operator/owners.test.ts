@@ -10,6 +10,7 @@ import { BOOT, type ControlPlane, controlPlaneMissing, startControlPlane } from 
 import {
   applyPolicy,
   conditionOf,
+  INVALID,
   install,
   makeNamespace,
   type Operator,
@@ -147,7 +148,7 @@ test("an older policy that cannot be accepted does not block a younger one", { s
   await accepted("convoy", "holder");
   await applyPolicy(plane, "billing", "blocked", specOf([{ address: ip(20) }, { address: ip(21) }]));
   await refused("billing", "blocked");
-  await applyPolicy(plane, "billing", "invalid", specOf([{ address: ip(21) }], { ports: ["9-8"] }));
+  await applyPolicy(plane, "billing", "invalid", specOf([{ address: ip(21) }], INVALID));
   await untilCondition(plane, "billing", "invalid", "Accepted", "False", "Invalid");
   await applyPolicy(plane, "convoy", "younger", specOf([{ address: ip(21) }]));
   await accepted("convoy", "younger");
@@ -237,7 +238,7 @@ test("reserves Pending addresses, also after a restart", SLOW, async () => {
   await operator.stop();
   // It is older than the edit of the owner below, which is rejected and keeps its last accepted spec.
   await applyPolicy(plane, "billing", "eager", { ...waiting, deny: [{ hosts: ["a.example"] }] });
-  await applyPolicy(plane, "convoy", "planner", { ...owner, ports: ["9-8"] });
+  await applyPolicy(plane, "convoy", "planner", { ...owner, ...INVALID });
   await start();
   await untilCondition(plane, "convoy", "planner", "Accepted", "False", "Invalid");
   await refused("billing", "eager");
@@ -274,7 +275,7 @@ test("node events reach a policy whose newest spec is rejected", { skip }, async
   await lists(0, "the NetworkPolicy has the first node");
   await untilPod("convoy", "nodes", ip(70), (pod) => pod.status?.phase === "Running");
   const { nat: _, staticIPs: __, ...rest } = selected;
-  await applyPolicy(plane, "convoy", "nodes", { ...rest, ports: ["9-8"] });
+  await applyPolicy(plane, "convoy", "nodes", { ...rest, ...INVALID });
   await untilCondition(plane, "convoy", "nodes", "Accepted", "False", "Invalid");
   await label(1);
   await lists(1, "the NetworkPolicy has the second node");

@@ -9,6 +9,7 @@ import { BOOT, type ControlPlane, controlPlaneMissing, startControlPlane } from 
 import { startFaultProxy } from "../cluster/fault-proxy.ts";
 import {
   applyPolicy,
+  INVALID,
   install,
   LEASE,
   makeNamespace,
@@ -30,7 +31,6 @@ const NS = "convoy";
 const RECORDS = "/api/v1/namespaces/outrider-system/configmaps";
 const OPERATOR = "system:serviceaccount:outrider-system:outrider-operator";
 const [A, B, C, FORGED] = ["203.0.113.1", "203.0.113.2", "203.0.113.3", "203.0.113.66"];
-const REJECTED = { allow: [{ hosts: ["a.example"], ports: ["9000-8000"] }] };
 /** Longer than a write takes, and shorter than the operator waits for its events. */
 const MOMENT_MS = 1000;
 
@@ -102,7 +102,7 @@ async function withRetiring(name: string): Promise<void> {
 async function withRejected(name: string): Promise<void> {
   await applyPolicy(plane, NS, name, { deny: [{ hosts: ["good.example"] }] });
   await untilCondition(plane, NS, name, "Programmed", "True");
-  await applyPolicy(plane, NS, name, REJECTED);
+  await applyPolicy(plane, NS, name, INVALID);
   await untilCondition(plane, NS, name, "Accepted", "False", "Invalid");
 }
 
@@ -261,7 +261,7 @@ test("deletes the records of policies that were deleted while it was down", SLOW
 });
 
 test("a rejected first spec leaves nothing that a forged ConfigMap replaces", SLOW, async () => {
-  await applyPolicy(plane, NS, "first", REJECTED);
+  await applyPolicy(plane, NS, "first", INVALID);
   const policy = await untilCondition(plane, NS, "first", "Accepted", "False", "Invalid");
   await restart(async () => {
     const { name, uid } = policy.metadata;
@@ -284,7 +284,7 @@ test("a rejected first spec leaves nothing that a forged ConfigMap replaces", SL
 
 test("takes both from the ConfigMaps of a former version, once", SLOW, async (t) => {
   await withRetiring("former");
-  await applyPolicy(plane, NS, "former", { ...addresses(A), ...REJECTED });
+  await applyPolicy(plane, NS, "former", { ...addresses(A), ...INVALID });
   const policy = await untilCondition(plane, NS, "former", "Accepted", "False", "Invalid");
   const record = (await plane.get<ConfigMap>(recordPath(policy)))!;
   await restart(async () => {
@@ -382,14 +382,14 @@ test("events of a write that is rejected are not repeated", SLOW, async (t) => {
     assert.equal(await countOf("AddressAddedWithoutNotice"), 1);
   });
   await t.test("Invalid, if the status is rejected", async () => {
-    await rejected(paths.status, REJECTED);
+    await rejected(paths.status, INVALID);
     await untilCondition(plane, NS, "repeated", "Accepted", "False", "Invalid");
     assert.equal(await countOf("Invalid"), 1);
   });
   await t.test("a later event with the same text is reported", async () => {
     await applyPolicy(plane, NS, "repeated", addresses(A, C));
     await untilCondition(plane, NS, "repeated", "Accepted", "True");
-    await applyPolicy(plane, NS, "repeated", REJECTED);
+    await applyPolicy(plane, NS, "repeated", INVALID);
     await untilCondition(plane, NS, "repeated", "Accepted", "False", "Invalid");
     assert.equal(await countOf("Invalid"), 2);
   });
@@ -407,7 +407,7 @@ for (const [reason, name, spec, pathOf, written] of [
   [
     "Invalid",
     "refused",
-    REJECTED,
+    INVALID,
     (policy: string) => policyPath(NS, policy),
     (found?: object) => JSON.stringify((found as EgressPolicy | undefined)?.status).includes('"Invalid"'),
   ],

@@ -10,7 +10,7 @@ import { isReady, type Pod } from "../../operator/api/objects.ts";
 import { slotId } from "../../operator/fleet/slots.ts";
 import type { KubeObject } from "../../operator/kube/resource.ts";
 import { BOOT } from "../cluster/control-plane.ts";
-import { applyPolicy, conditionOf, makePasswords, policyPath, untilCondition } from "./operator.ts";
+import { applyPolicy, conditionOf, INVALID, makePasswords, policyPath, untilCondition } from "./operator.ts";
 import { type Stage, startStage } from "./stage.ts";
 
 /**
@@ -321,7 +321,7 @@ test("a recorded spec does not replace a grant", async () => {
   const recorded = gzipSync(JSON.stringify({ ...stored, ...spec([3]) })).toString("base64");
   const path = `/api/v1/namespaces/outrider-system/configmaps/egresspolicy-${metadata.uid}`;
   await plane.patch(path, { binaryData: { "spec.json.gz": recorded } });
-  await applyPolicy(plane, "default", "forger", { allow: [{ hosts: ["a.example"], ports: ["9000-8000"] }] });
+  await applyPolicy(plane, "default", "forger", INVALID);
   operator = await again();
   const policy = await untilCondition(plane, "default", "forger", "Programmed", "False", "NotAccepted");
   assert.match(

@@ -3,7 +3,7 @@ import { before, test } from "node:test";
 import type { EgressPolicy } from "../../operator/api/egresspolicy.ts";
 import type { ConfigMap } from "../../operator/api/objects.ts";
 import { BOOT, controlPlaneMissing } from "../cluster/control-plane.ts";
-import { applyPolicy, conditionOf, policyPath, untilCondition } from "./operator.ts";
+import { applyPolicy, conditionOf, INVALID, policyPath, untilCondition } from "./operator.ts";
 import { type Stage, startStage } from "./stage.ts";
 
 /** The story of a policy on a real API server: real proxies load the very document that the operator wrote. */
@@ -71,13 +71,11 @@ test("PolicyDistributed reports an edit that all proxies run", { skip }, async (
 
 test("an invalid edit changes only the status", { skip }, async () => {
   const before = await plane.get<ConfigMap>(cm("webhooks-egress-policy"));
-  await applyPolicy(plane, NS, "webhooks", {
-    allow: [{ hosts: ["a.example"], ports: ["9000-8000"] }],
-  });
+  await applyPolicy(plane, NS, "webhooks", INVALID);
   const policy = await untilCondition(plane, NS, "webhooks", "Accepted", "False", "Invalid");
   assert.equal(
     conditionOf(policy, "Accepted")!.message,
-    'spec.allow[0].ports[0]: "9000-8000" is not a port (1 to 65535) or a range such as "8000-8999"',
+    'spec.allow[0].hosts[0]: "a\u05d0.example" is not a valid host name',
   );
   assert.equal(conditionOf(policy, "Ready")!.reason, "Invalid");
   assert.equal(conditionOf(policy, "PolicyDistributed")!.status, "True");

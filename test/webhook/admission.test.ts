@@ -93,6 +93,20 @@ onPlane("reviews only pods with the label or annotation", async () => {
   });
 });
 
+onPlane("leaves a static pod unchanged", async () => {
+  await stage.withReplicas([{}], async () => {
+    type Pod = { metadata: { annotations: Record<string, string>; labels?: object }; spec: object };
+    const made = podOf("static-a", { annotation: "webhooks" }) as Pod;
+    const annotations = { ...made.metadata.annotations, "kubernetes.io/config.mirror": "5e1f" };
+    const pod = { ...made, metadata: { ...made.metadata, annotations }, spec: { ...made.spec, nodeName: "a" } };
+    const answer = await createPod(plane, "convoy", pod);
+    assert.equal(answer.status, 201, answer.body.message);
+    assert.equal(proxyOf(answer), undefined);
+    const { metadata } = answer.body as unknown as Pod;
+    assert.deepEqual([metadata.annotations, metadata.labels ?? {}], [annotations, {}]);
+  });
+});
+
 onPlane("both replicas answer, with one certificate", async () => {
   await stage.withReplicas([{}, {}], async (...all) => {
     const before = await Promise.all(all.map((one) => one.reviews()));

@@ -34,7 +34,7 @@ export interface Secret {
 }
 
 /** The proxy of pods of namespace `convoy`. */
-export const PROXY = "http://webhooks-egress.convoy.svc.cluster.local:4750";
+export const PROXY = "http://webhooks-egress.convoy.svc.cluster.local.:4750";
 
 export const countOf = (pem: string): number => pem.split("BEGIN CERTIFICATE").length - 1;
 

@@ -10,7 +10,7 @@ import type { KubeObject } from "../../operator/kube/resource.ts";
 import { BOOT } from "../cluster/control-plane.ts";
 import { freePort } from "../cluster/processes.ts";
 import { makeCertificate } from "../harness/certificate.ts";
-import { applyPolicy, conditionOf, policyPath, untilCondition } from "../operator/operator.ts";
+import { applyPolicy, conditionOf, INVALID, policyPath, untilCondition } from "../operator/operator.ts";
 import { type Stage, startStage } from "../operator/stage.ts";
 import { SENDERS } from "../proxy/senders/senders.ts";
 import { installWebhook, untilAdmitting } from "./installed.ts";
@@ -130,7 +130,7 @@ test("two annotations cover Convoy's agent and server", async () => {
   );
   for (const pod of covered) {
     const env = envOf(pod);
-    const url = "http://webhooks-egress.convoy.svc.cluster.local:4750";
+    const url = "http://webhooks-egress.convoy.svc.cluster.local.:4750";
     for (const name of ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy"]) assert.equal(env[name], url);
     assert.equal(env.CONVOY_ENV, "oss");
     assert.equal(pod.spec.initContainers![0]!.env, undefined, "wait-for-migrate is left alone");
@@ -158,7 +158,7 @@ test("a sender with the injected variables uses the proxy", {
     const env = Object.fromEntries(
       Object.entries(envOf(pod!)).map(([name, value]) => [
         name,
-        (value ?? "").replace("webhooks-egress.convoy.svc.cluster.local", proxy),
+        (value ?? "").replace("webhooks-egress.convoy.svc.cluster.local.", proxy),
       ]),
     );
     const send = (url: string) => {
@@ -213,7 +213,7 @@ test("injects the last accepted spec while the newest is rejected", async () => 
     apiVersion: "egress.outrider.dev/v1alpha1",
     kind: "EgressPolicy",
     metadata: { name: "webhooks", namespace: NS },
-    spec: { preset: "Convoy", ports: ["9-1"] },
+    spec: { preset: "Convoy", ...INVALID },
   });
   await untilCondition(plane, NS, "webhooks", "Accepted", "False", "Invalid");
   const metadata = { name: "meanwhile", namespace: NS, annotations: ASKS, labels: { app: "meanwhile" } };
@@ -222,7 +222,7 @@ test("injects the last accepted spec while the newest is rejected", async () => 
   assert.equal(made.status, 0, made.stderr);
   assert.match(
     made.stderr,
-    /EgressPolicy "webhooks" is not accepted; the pod gets the settings of the last accepted spec: .*ports/,
+    /EgressPolicy "webhooks" is not accepted; the pod gets the settings of the last accepted spec: .*hosts/,
   );
   const stored = (await senders()).find(({ metadata }) => metadata.labels?.app === "meanwhile")!;
   assert.equal(envOf(stored).NO_PROXY, "otel-collector.monitoring.svc");

@@ -1,10 +1,11 @@
-import { ANNOTATION, childName, FIELD_MANAGER } from "../../api/names.ts";
+import { ANNOTATION, childName } from "../../api/names.ts";
 import { SHARED, type Slot } from "../../fleet/slots.ts";
 import type { KubeObject } from "../../kube/resource.ts";
 import { type FleetShape, isOnNode, servingLabels } from "../../providers/provider.ts";
 import type { Facts } from "../facts/facts.ts";
-import { replicasOwnedByOthers, stamp } from "../objects/compare.ts";
+import { stamp } from "../objects/compare.ts";
 import { type ProxyPods, proxyDeployment } from "../objects/deployment.ts";
+import { enforcesReplicas, replicasSetBy } from "../objects/replicas.ts";
 import { selectorOf } from "../placement/nodes.ts";
 import { affinityOf } from "../placement/placement.ts";
 import { type ResolvedSpec, wantedSlots } from "./resolved-spec.ts";
@@ -76,7 +77,7 @@ function deploymentOf(
     return proxyDeployment(policy, spec, { ...shared, slot, replicas: 1, nodeAffinity });
   }
   const actual = children.deployments.get(childName.fleet(policy.metadata.name));
-  const foreign = actual !== undefined && replicasOwnedByOthers(actual, FIELD_MANAGER);
+  const foreign = actual !== undefined && replicasSetBy(actual) !== undefined && !enforcesReplicas(policy);
   const replicas = spec.proxy?.replicas ?? DEFAULT_REPLICAS;
   return proxyDeployment(policy, spec, { ...shared, ...(foreign ? {} : { replicas }), nodeAffinity: undefined });
 }

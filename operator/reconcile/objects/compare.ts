@@ -96,14 +96,3 @@ export function differs(actual: KubeObject | undefined, stamped: KubeObject): bo
   if (actual === undefined || !covers(actual, stamped)) return true;
   return EXACT_KINDS.includes(stamped.kind) && !isDeepStrictEqual(specOf(stamped), specOf(actual));
 }
-
-/**
- * Whether a field manager other than `manager` set the number of replicas. An HPA does so through the scale
- * subresource. The operator then omits the field.
- */
-export function replicasOwnedByOthers(deployment: KubeObject, manager: string): boolean {
-  return (deployment.metadata.managedFields ?? []).some((entry) => {
-    const spec = entry.fieldsV1?.["f:spec"];
-    return entry.manager !== manager && isMapping(spec) && spec["f:replicas"] !== undefined;
-  });
-}

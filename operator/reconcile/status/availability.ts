@@ -1,11 +1,12 @@
 import { counted, type Finding, no, yes } from "../../api/conditions.ts";
 import type { EgressPolicySpec } from "../../api/egresspolicy.ts";
-import { REASON } from "../../api/names.ts";
+import { ANNOTATION, REASON } from "../../api/names.ts";
 import { type Deployment, isRolledOut, isSeen, whyNotRunning } from "../../api/objects.ts";
 import { slotLabel } from "../../fleet/metadata.ts";
 import type { ProxyFacts } from "../../fleet/proxy-status.ts";
 import type { Effective } from "../decision/decide.ts";
 import type { Facts } from "../facts/facts.ts";
+import { enforcesReplicas, replicasSetBy } from "../objects/replicas.ts";
 
 /** Wanted and available proxies of a fleet, and whether all of them have the newest settings. */
 export interface Availability {
@@ -83,6 +84,23 @@ const NO_DEPLOYMENT =
   "no Deployment of the proxies exists yet; the operator will create it, unless Programmed names an obstacle";
 const ALL_PENDING = "no proxy runs, since all static IPs are Pending; set the phase of one to Active";
 
+const handBack = ({ metadata: { name, namespace } }: Facts["policy"]) =>
+  `kubectl annotate egpol ${name} -n ${namespace} ${ANNOTATION.enforceReplicas}=true`;
+
+/** Says that another manager has set the number of replicas; undefined if the operator has. */
+function foreignNumber({ policy }: Facts, deployments: readonly Deployment[]): string | undefined {
+  const [manager] = deployments.flatMap((one) => replicasSetBy(one) ?? []);
+  if (manager === undefined || enforcesReplicas(policy)) return undefined;
+  return `${manager} has set the number of replicas, so spec.proxy.replicas has no effect; to undo this: ${handBack(policy)}`;
+}
+
+function scaledToZero({ policy }: Facts, [one]: readonly Deployment[]): Finding {
+  const { name, namespace } = one!.metadata;
+  const scale = `kubectl scale deployment ${name} -n ${namespace ?? policy.metadata.namespace} --replicas=N`;
+  const fix = `to start proxies: ${scale}, or for the number of the policy: ${handBack(policy)}`;
+  return no(REASON.scaledToZero, `the Deployment of the proxies was scaled to 0 replicas, so senders fail; ${fix}`);
+}
+
 /**
  * Availability of a fleet. `retiring`: ids of slots whose proxies need not become available, unless there are no
  * others.
@@ -98,10 +116,12 @@ export function availability(
   const allPending = effective?.provider.shape.kind === "Slots" && effective.slots.length === 0;
   const finding = (): Finding => {
     if (all.length === 0) return no(REASON.unavailable, allPending ? ALL_PENDING : NO_DEPLOYMENT);
-    if (wanted === 0) return no(REASON.unavailable, "the Deployment of the proxies has 0 replicas; scale it up");
-    if (lasting.length === 0) return judgeRollout(all, facts.proxies, effective?.spec);
-    const proxies = facts.proxies.filter(({ slot }) => !retiring.has(slot));
-    return judgeRollout(lasting, proxies, effective?.spec);
+    if (wanted === 0) return scaledToZero(facts, all);
+    const judged = lasting.length === 0 ? all : lasting;
+    const proxies = lasting.length === 0 ? facts.proxies : facts.proxies.filter(({ slot }) => !retiring.has(slot));
+    const rollout = judgeRollout(judged, proxies, effective?.spec);
+    const foreign = effective?.provider.shape.kind === "Slots" ? undefined : foreignNumber(facts, all);
+    return foreign === undefined ? rollout : { ...rollout, message: `${rollout.message}; ${foreign}` };
   };
   return { wanted, available: availableOf(all), finding: finding() };
 }

@@ -286,6 +286,7 @@ export function statusOf(facts: Facts, input: StatusInput): EgressPolicyStatus {
   const before = (policy.status?.conditions ?? []) as readonly PolicyCondition[];
   return {
     observedGeneration: generation,
+    ready: Ready.status,
     conditions: mergeConditions(before, { ...findings, Ready }, generation, now),
     ...(input.recorded ? { recorded: true } : {}),
     ...(effective === undefined ? {} : fleetStatus(facts, effective, observed, host)),
@@ -293,7 +294,12 @@ export function statusOf(facts: Facts, input: StatusInput): EgressPolicyStatus {
 }
 
 /** Part of the status that exists once a spec was accepted. */
-function fleetStatus(facts: Facts, { hash }: Effective, observed: Observed, host: string): EgressPolicyStatus {
+function fleetStatus(
+  facts: Facts,
+  { hash }: Effective,
+  observed: Observed,
+  host: string,
+): Pick<EgressPolicyStatus, "staticIPs" | "endpoint" | "summary"> {
   const { states, active, fleet, workloads } = observed;
   const clusterIP = facts.children.services.get(childName.fleet(facts.policy.metadata.name))?.spec?.clusterIP;
   const proven = states.filter(({ state }) => state === "Verified").length;

@@ -2,7 +2,8 @@ import { counted, type Finding, joinNames, no, unknown, yes } from "../../api/co
 import type { EgressPolicySpec } from "../../api/egresspolicy.ts";
 import { ANNOTATION, LABEL, REASON, SERVICE_PORT } from "../../api/names.ts";
 import { type Coverage, coverage, mayIgnoreProxy } from "../../injection/coverage.ts";
-import { markerOf } from "../../injection/variables.ts";
+import { isMirror } from "../../injection/pod.ts";
+import { markersOf } from "../../injection/variables.ts";
 import type { Facts, RequestingPod } from "../facts/facts.ts";
 
 /** Injection state of the pods that request a policy. */
@@ -22,11 +23,13 @@ const requestingPods = (pods: readonly RequestingPod[]) => joinNames(pods.map(({
 
 const restart = (pods: readonly RequestingPod[]) => (pods.length === 1 ? "restart it" : "restart them");
 
-/** Missed pods with the reason that admission wrote on them, or that they are older than the webhook. */
+/** Missed pods: static pods, those with a reason that admission wrote on them, and those older than the webhook. */
 function whyMissed(missed: readonly RequestingPod[]): string {
   const reasonOf = ({ pod }: RequestingPod) => pod.metadata.annotations?.[ANNOTATION.skipped];
-  const left = missed.filter((one) => reasonOf(one) !== undefined);
-  const early = missed.filter((one) => !left.includes(one));
+  const fixed = missed.filter(({ pod }) => isMirror(pod));
+  const others = missed.filter((one) => !fixed.includes(one));
+  const left = others.filter((one) => reasonOf(one) !== undefined);
+  const early = others.filter((one) => !left.includes(one));
   const parts: string[] = [];
   if (early.length > 0) {
     const what = `${counted(early.length, "pod is", "pods are")} not injected: ${requestingPods(early)}`;
@@ -40,6 +43,11 @@ function whyMissed(missed: readonly RequestingPod[]): string {
     const fix = `correct this, then ${restart(left)}`;
     parts.push(`${what}: ${requestingPods(left)}; reason in pod ${first!.pod.metadata.name}: ${reason} (${fix})`);
   }
+  if (fixed.length > 0) {
+    const what = counted(fixed.length, "pod is a static pod", "pods are static pods");
+    const fix = "set the variables there, or use a DaemonSet";
+    parts.push(`${what}: ${requestingPods(fixed)} (their containers run from files of the node; ${fix})`);
+  }
   return parts.join("; ");
 }
 
@@ -51,12 +59,12 @@ export function judgeWorkloads(
   spec: EgressPolicySpec,
   host: string,
 ): Workloads {
-  const wanted = markerOf({ policy: { ...policy, spec }, host, port: SERVICE_PORT });
-  if (wanted === undefined) {
+  const markerFor = markersOf({ policy: { ...policy, spec }, host, port: SERVICE_PORT });
+  if (spec.injection.mode === "None") {
     return { finding: unknown(REASON.notRequested, "spec.injection.mode is None"), summary: "" };
   }
   const by: Record<Coverage, RequestingPod[]> = { covered: [], stale: [], missed: [], none: [] };
-  for (const one of requesting) by[coverage(one.pod, wanted, one.namespaceLabels)].push(one);
+  for (const one of requesting) by[coverage(one.pod, markerFor, one.namespaceLabels)].push(one);
   const all = by.covered.length + by.stale.length + by.missed.length;
   if (all === 0) {
     const how = `label or annotation ${LABEL.policy}: ${policy.metadata.name}`;

@@ -1,3 +1,4 @@
+import { INVALID } from "../operator.ts";
 import { FOREIGN, NODE_IPS, VIP_POOL, VIPS } from "./world.ts";
 
 /** Specs of policies for the scenarios. Nothing dials the echo URL: proxies are played. */
@@ -51,7 +52,7 @@ export const kubeVIP = (staticIPs: readonly StaticIP[], ports: Ports, change: Ch
 /** The schema allows it, and the operator rejects it. */
 export const invalid = <T extends object>(spec: T) => ({
   ...spec,
-  allow: [{ hosts: ["a.example"], ports: ["9000-8000"] }],
+  ...INVALID,
 });
 
 /** No grant covers its address. */
