@@ -292,6 +292,15 @@ test("merges static IPs by address and replaces rules", { skip }, async () => {
   assert.deepEqual(deny, [{ hosts: ["b.example"] }]);
 });
 
+// An empty list means something else than none. A set that becomes empty would take its parents along.
+test("an empty list of init containers replaces a longer one", { skip }, async () => {
+  for (const initContainers of [["fetch"], []]) {
+    good(await apply(policy("emptied", { injection: { initContainers } })));
+    const { spec } = await read("emptied");
+    assert.deepEqual((spec.injection as Record<string, unknown>).initContainers, initContainers);
+  }
+});
+
 test("schema and policy engine agree, with listed exceptions", { skip }, async () => {
   const answers = await tryAll(AGREEMENTS.map(({ spec }) => spec));
   for (const [i, { spec, schema, engine, why }] of AGREEMENTS.entries()) {

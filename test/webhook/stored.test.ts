@@ -25,10 +25,15 @@ const skip = controlPlaneMissing({ controllers: true }) ?? false;
 const NS = "convoy";
 const root = new URL("../injection/golden/", import.meta.url).pathname;
 const MARKER = "egress.outrider.dev/injected";
+const INIT_CONTAINERS = "egress.outrider.dev/init-containers";
 const ADDED = "test.example/added-later";
 
 /** Policies that the API server does not take, or addresses that it does not have: shown by the pure tests alone. */
-const ELSEWHERE = ["svix-basic-without-address.yaml", "svix-ipv6.yaml", "java-bare.yaml"];
+const ELSEWHERE = [
+  ...["svix-basic-without-address.yaml", "svix-ipv6.yaml", "java-bare.yaml"],
+  // Only a kubelet may create it: admission.test.ts plays one.
+  "mirror-pod.yaml",
+];
 
 /** The API server rejects it, since the key of its Secret is not valid. */
 const INVALID = "basic-client-invalid.yaml";
@@ -135,7 +140,8 @@ async function settled(golden: Golden, pod: object, stored: KubeObject | undefin
     return ready && policy?.status?.endpoint?.clusterIP !== undefined;
   };
   const policy = (await plane.until<EgressPolicy>(path, seen, "the operator has seen the policy"))!;
-  const marker = markerOf({ ...targetOf(golden.policy), policy });
+  const present = stored?.metadata.annotations?.[INIT_CONTAINERS]?.split(",");
+  const marker = markerOf({ ...targetOf(golden.policy), policy }, present);
   // Its cache follows within milliseconds. A pod that requests no policy keeps the marker that it has.
   const injected = stored?.metadata.annotations?.[MARKER] !== undefined;
   const wanted = stored === undefined ? golden.pod.metadata.annotations?.[MARKER] : injected ? marker : undefined;
