@@ -248,9 +248,11 @@ test("OpenShift's restricted-v2 admits proxies, operators and the examples", { s
   await applyPolicy(plane, OPENSHIFT, "webhooks", { proxy: { podAnnotations: { edition: "2" } } });
   await untilCondition(plane, OPENSHIFT, "webhooks", "ProxyAvailable", "True");
   const files = ["examples/operator/operator.yaml", "examples/echo/echo.yaml", "test/chart/golden/default.yaml"];
-  const others = files.flatMap(templatesOf);
-  assert.equal(others.length, files.length);
-  for (const [what, other] of others) assert.equal(await admitted(other), "admitted", what);
+  for (const file of files) {
+    const templates = templatesOf(file);
+    assert.ok(templates.length > 0, file);
+    for (const [what, other] of templates) assert.equal(await admitted(other), "admitted", what);
+  }
 });
 
 test("the port of the client Service is TCP for service meshes", { skip }, async () => {
