@@ -1,6 +1,5 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { ChunkedBody } from "../../proxy/http/body.ts";
 import { HeadParser, MAX_HEAD_BYTES } from "../../proxy/http/head.ts";
 
 type Outcome = { head: object; rest: string } | { refusal: object } | null;
@@ -170,83 +169,6 @@ test("every split of the bytes gives the same result", () => {
       );
     }
     if (step === 1) assert.deepEqual(parse([...whole].map((byte) => Buffer.from([byte]))), expected);
-  }
-});
-
-/** The payload of a chunked body and the bytes after it, with "repaired" if it was; or the error. */
-function readChunks(of: "request" | "answer", pieces: readonly Buffer[]): string {
-  const body = new ChunkedBody(of);
-  let payload = "";
-  try {
-    for (const [i, piece] of pieces.entries()) {
-      const rest = body.feed(piece, (data) => {
-        payload += data.toString("latin1");
-      });
-      if (rest === null) continue;
-      const after = Buffer.concat([rest, ...pieces.slice(i + 1)]).toString("latin1");
-      return `${payload}|${after}${body.repaired ? " repaired" : ""}`;
-    }
-    return `${payload}...`;
-  } catch (error) {
-    return `error ${(error as { code: string }).code}`;
-  }
-}
-
-test("repairs white space in chunked answers and no other fault", () => {
-  const body = (size: string, trailer = "") => `${size}\r\nabc\r\n0\r\n${trailer}\r\n`;
-  const rows: [string, string][] = [
-    [body("3"), "abc|"],
-    [body("3 \t"), "abc| repaired"],
-    ["3\r\nabc\r\n0 \r\n\r\n", "abc| repaired"],
-    [body("3 ;x"), "abc|"],
-    [body("0000000000000003"), "abc|"],
-    [body("00000000000000003"), "error BAD_BODY"],
-    ["0ffffffffffff\r\na", "a..."],
-    [body("1000000000000"), "error BAD_BODY"],
-    ...["3 x", " 3", "3 \0", "3 \r", " ", "3\n"].map((size): [string, string] => [body(size), "error BAD_BODY"]),
-    [body("3", "T: v\r\n"), "abc|"],
-    [body("3", "T \t: v\r\n"), "abc| repaired"],
-    [body("3", "T: v\r\n w\r\n\t\r\n"), "abc| repaired"],
-    ...[" T: v\r\n", "T u: v\r\n", "T\r\n", "T: v\r\n w\0\r\n", "T : v\0\r\n", "T: v\n", "\n"].map(
-      (trailer): [string, string] => [body("3", trailer), "error BAD_BODY"],
-    ),
-  ];
-  for (const [text, expected] of rows) {
-    const whole = bytes(text);
-    for (let at = 1; at <= whole.length; at++) {
-      const pieces = [whole.subarray(0, at), whole.subarray(at)];
-      assert.equal(readChunks("answer", pieces), expected, `${JSON.stringify(text)} at ${at}`);
-    }
-    const strict = expected.endsWith(" repaired") || text.startsWith("0") ? "error BAD_BODY" : expected;
-    assert.equal(readChunks("request", [whole]), strict, JSON.stringify(text));
-  }
-});
-
-test("parses chunked bodies strictly, the same for every split", () => {
-  const read = (pieces: readonly Buffer[]): string => readChunks("request", pieces);
-  const rows: [string, string][] = [
-    ["3\r\nabc\r\n0\r\n\r\nrest", "abc|rest"],
-    ["3;ext=1\r\nabc\r\nA \t;x\r\n0123456789\r\n0\r\nT: v\r\n\r\n", "abc0123456789|"],
-    ["000003\r\nabc\r\n0\r\n\r\n", "abc|"],
-    ["3\r\nab", "ab..."],
-    ...["0x3", "+3", "-3", " 3", "3 ", "g", "", "1000000000000", "3\0"].map((size): [string, string] => [
-      `${size}\r\nabc\r\n0\r\n\r\n`,
-      "error BAD_BODY",
-    ]),
-    ["3\nabc\r\n0\r\n\r\n", "error BAD_BODY"],
-    ["3\r\nabcd\r\n0\r\n\r\n", "error BAD_BODY"],
-    ["3\r\nabc\n0\r\n\r\n", "error BAD_BODY"],
-    [`3;${"x".repeat(300)}\r\nabc\r\n0\r\n\r\n`, "error BAD_BODY"],
-    ["0\r\nno field\r\n\r\n", "error BAD_BODY"],
-    [`0\r\n${"T: v\r\n".repeat(5000)}\r\n`, "error BAD_BODY"],
-  ];
-  for (const [text, expected] of rows) {
-    const whole = bytes(text);
-    assert.equal(read([whole]), expected, JSON.stringify(text.slice(0, 80)));
-    if (whole.length > 1000) continue;
-    for (let at = 1; at < whole.length; at++) {
-      assert.equal(read([whole.subarray(0, at), whole.subarray(at)]), expected, `${JSON.stringify(text)} at ${at}`);
-    }
   }
 });
 
