@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { HeadParser, MAX_HEAD_BYTES } from "../../proxy/http/head.ts";
+import { HeadParser, MAX_HEAD_BYTES, ResponseHeadParser } from "../../proxy/http/head.ts";
+import { boundCounts } from "../../proxy/outcome/bounds.ts";
 
 type Outcome = { head: object; rest: string } | { refusal: object } | null;
 
@@ -52,6 +53,8 @@ const BAD: [string, 400 | 431][] = [
   ["GET http://a/ HTTP/1.1\r\nHost: a\n\r\n", 400],
   ["GET http://a/ HTTP/1.1\r\nHost: a\r\nX: a\rb\r\n\r\n", 400],
   ["GET http://a/ HTTP/1.1\r\nHost: a\r\nX: a\0b\r\n\r\n", 400],
+  // The first byte of a SOCKS5 client, later in the head.
+  ["GET http://a/ HTTP/1.1\r\nHost: a\r\nX: a\x05b\r\n\r\n", 400],
   ["GET http://a/ HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400],
   ["GET http://a/ HTTP/1.1\r\n\r\n", 400],
   ["GET http://a/ HTTP/1.1\r\nHost: a\r\nno colon\r\n\r\n", 400],
@@ -112,6 +115,12 @@ const NAMED: [string, RegExp, string][] = [
   ["GET http://a/x y HTTP/1.1\r\n", /^the request line has more than two spaces; .*%20/, "http://a/x y"],
   ["GET http://a/caf\xc3\xa9 HTTP/1.1\r\n", /^the path or query has the byte 0xC3/, "http://a/caf\xc3\xa9"],
   ["CONNECT b\xfc.example:443 HTTP/1.1\r\n", /^the host has the byte 0xFC/, "b\xfc.example:443"],
+  ["GET http://a/PROXY TCP4 x HTTP/1.1\r\n", /^the request line has more than two spaces/, "http://a/PROXY TCP4 x"],
+  ["GET\r\n", /^the request line is not METHOD TARGET HTTP\/1\.1$/, ""],
+  ["GET HTTP/1.1\r\n", /^the request line is not METHOD TARGET HTTP\/1\.1$/, "HTTP/1.1"],
+  ["GET http://a/ x/HTTP/\r\n", /^the version is not HTTP\/1\.1$/, "http://a/ x/HTTP/"],
+  ["GET http://a/ HTTP/1.1\r\nHost: a\r\n b: c\r\n", /^a field is folded over lines$/, "http://a/"],
+  ["GET http://a/ HTTP/1.1\r\nHost: a\r\n\tb\r\n", /^a field is folded over lines$/, "http://a/"],
   ["GET http://a/ HTTP/1.1\r\nHost: a\r\nX Y: 1\r\n", /^a field name is not a token/, "http://a/"],
   ["GET http://a/ HTTP/1.1\r\nHost: a\r\nno field\r\n", /^a field has no colon/, "http://a/"],
   ["GET http://a/ HTTP/1.1\r\nHost: a\r\n: x\r\n", /^a field name is not a token/, "http://a/"],
@@ -146,6 +155,44 @@ test("an incomplete head has the target as far as it has arrived", () => {
   assert.equal(parser.size, 14);
   parser.feed(bytes("ple:443 HTTP/1.1\r\nHost: "));
   assert.deepEqual(parser.sent, { method: "CONNECT", target: "a.example:443", complete: true });
+});
+
+test("empty lines alone do not begin a head, and a third one is refused", () => {
+  const parser = new HeadParser();
+  assert.ok(parser.blank);
+  for (let i = 0; i < 2; i++) {
+    assert.equal(parser.feed(bytes("\r\n")), null);
+    assert.ok(parser.blank);
+  }
+  assert.ok("refusal" in parser.feed(bytes("\r\n"))!);
+  for (const begun of ["G", "\r\nG", "GET http://a/ HTTP/1.1\r\n"]) {
+    const other = new HeadParser();
+    assert.equal(other.feed(bytes(begun)), null);
+    assert.ok(!other.blank, begun);
+  }
+});
+
+test("a head beyond the default limit has its size", () => {
+  const read = (length: number) => {
+    const fields = "GET http://a/ HTTP/1.1\r\nHost: a\r\nX: ".padEnd(length - 4, "y");
+    const result = new HeadParser(65_536).feed(bytes(`${fields}\r\n\r\n`));
+    assert.ok(result !== null && "head" in result);
+    return result.head.large;
+  };
+  assert.deepEqual([read(16_384), read(16_385)], [undefined, 16_385]);
+});
+
+test("counts heads that are too large, and no other faults", () => {
+  const counted = (bound: "request-head" | "response-head", read: () => object | null): number => {
+    const before = boundCounts()[bound];
+    read();
+    return boundCounts()[bound] - before;
+  };
+  const fields = "A: b\r\n".repeat(257);
+  const request = (text: string) => counted("request-head", () => new HeadParser().feed(bytes(text)));
+  assert.deepEqual([request(`GET http://a/ HTTP/1.1\r\n${fields}`), request("GET\r\n")], [1, 0]);
+  const response = (text: string) => counted("response-head", () => new ResponseHeadParser().feed(bytes(text)));
+  assert.deepEqual([response(`HTTP/1.1 200 OK\r\n${fields}`), response("HTTP\r\n")], [1, 0]);
 });
 
 test("the limit of a head can be another one", () => {
