@@ -43,6 +43,8 @@ export const MODULES: readonly Module[] = [
   { source: "proxy/http/body.ts", tests: http("body") },
   { source: "proxy/http/held.ts", tests: http("held") },
   { source: "proxy/http/fields.ts", tests: http("fields") },
+  { source: "proxy/http/structured-fields.ts", tests: http("structured-fields") },
+  { source: "proxy/http/trace.ts", tests: http("trace-ids") },
   ...all("operator/reconcile/decision", "accept ownership", operator("accept", "ownership")),
   ...all("operator/reconcile/decision", "decide desire", operator("accept", "desire", "disturbances", "golden")),
   ...all(
