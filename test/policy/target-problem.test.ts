@@ -14,6 +14,9 @@ import { runs } from "../harness/runs.ts";
 const HOSTS: [string, string][] = [
   ["foo-.example", "the host foo-.example has a label that begins or ends with a hyphen"],
   ["-a.example", "the host -a.example has a label that begins or ends with a hyphen"],
+  // As long as a label and a name may be.
+  [`-${"a".repeat(62)}.b`, `the host -${"a".repeat(62)}.b has a label that begins or ends with a hyphen`],
+  [`-aa${".b".repeat(125)}`, `the host -aa${".b".repeat(38)}.... has a label that begins or ends with a hyphen`],
   ["a..example", "the host a..example has an empty label (two dots, or a dot at the start)"],
   [".a", "the host .a has an empty label (two dots, or a dot at the start)"],
   [`${"a".repeat(64)}.b`, `the host ${"a".repeat(64)}.b has a label of more than 63 characters`],
@@ -30,12 +33,20 @@ const HOSTS: [string, string][] = [
   ["[fe80::1%25eth0]", "an IPv6 zone (%...) is not supported"],
   ["[::1", "the target has [ without ]"],
   ["[::1]x", "the target has text between ] and the port"],
-  ...["127.1", "0x7f.1", "2130706433", "0177.0.0.1", "127.000.0.1", "1.2.3.4.", "256.1.1.1", "a.example.7"].map(
-    (host): [string, string] => [
-      host,
-      `the host ${host} ends in a number; an IPv4 address is a.b.c.d, in decimal, without leading zeros`,
-    ],
-  ),
+  ...[
+    "127.1",
+    "0x7f.1",
+    "2130706433",
+    "0177.0.0.1",
+    "127.000.0.1",
+    "1.2.3.4.",
+    "256.1.1.1",
+    "a.example.7",
+    "a.0X7F",
+  ].map((host): [string, string] => [
+    host,
+    `the host ${host} ends in a number; an IPv4 address is a.b.c.d, in decimal, without leading zeros`,
+  ]),
 ];
 
 const PORTS: [string, string][] = [
@@ -57,6 +68,7 @@ test("each rejected target has a reason of its own", () => {
     ),
     ["a.example", "the CONNECT target has no port; write HOST:PORT"],
     ["[::1]", "the CONNECT target has no port; write HOST:PORT"],
+    ["a-b.example", "the CONNECT target has no port; write HOST:PORT"],
     ["127.0.0.1", "the CONNECT target has no port; write HOST:PORT"],
     [":443", "the target has no host"],
     ["http://a.example:80", "CONNECT takes HOST:PORT, not a URI"],
