@@ -143,6 +143,13 @@ export const HAND_MADE: readonly HandMade[] = [
     test: ["test/proxy/repaired-answers.test.ts", "no request gets the bytes behind an answer without body"],
   },
   {
+    name: "bytes of an idle upstream close it",
+    source: "proxy/sockets/upstream.ts",
+    search: "    socket.destroy();\n    return false;",
+    replacement: "    return true;",
+    test: ["test/proxy/repaired-answers.test.ts", "bytes of an idle upstream close it"],
+  },
+  {
     name: "a POST is never sent twice",
     source: "proxy/http/fields.ts",
     search: "REPEATABLE_METHODS.has(method) && ",

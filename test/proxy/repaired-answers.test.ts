@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { once } from "node:events";
 import { after, before, test } from "node:test";
 import { OPEN_LOOPBACK, type ProxyHandle, startProxy } from "../harness/proxy.ts";
 import { exchange, listen, RawClient } from "../harness/raw.ts";
@@ -117,6 +118,22 @@ for (const [what, [method, answer, delivered]] of Object.entries(FOLLOWED)) {
     await far.close();
   });
 }
+
+test("bytes of an idle upstream close it", async () => {
+  const far = await receiver("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+  const client = await RawClient.open(proxy.port);
+  client.socket.write(`GET ${far.uri}/1 HTTP/1.1\r\nHost: x\r\n\r\n`);
+  await client.until(() => client.text === PLAIN, "answer 1");
+  const [idle] = far.sockets;
+  idle!.write(SECOND);
+  // Sooner than the pool closes an idle connection (4 s).
+  if (!idle!.closed) await once(idle!, "close", { signal: AbortSignal.timeout(3000) });
+  client.socket.write(`GET ${far.uri}/2 HTTP/1.1\r\nHost: x\r\n\r\n`);
+  await client.until(() => client.text === PLAIN.repeat(2), "answer 2");
+  assert.equal(far.state.connections, 2);
+  client.socket.destroy();
+  await far.close();
+});
 
 test("repairs an answer in the same way when each byte arrives alone", async () => {
   for (const [what, [answer, delivered]] of Object.entries(REPAIRED)) {
