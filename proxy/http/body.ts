@@ -7,7 +7,7 @@ class BodyError extends Error {
   readonly code = "BAD_BODY";
 }
 
-/** Removes the framing of a body. Calls `data` with payload only; returns the bytes after the body. */
+/** Removes the framing of a body. Calls `data` with payload that is not empty; returns the bytes after the body. */
 export interface BodyReader {
   /** Null: the body is not complete. Otherwise the bytes after it. @throws BodyError */
   feed(chunk: Buffer, data: (payload: Buffer) => void): Buffer | null;
@@ -47,7 +47,7 @@ export class UntilClose implements BodyReader {
   readonly done = false;
 
   feed(chunk: Buffer, data: (payload: Buffer) => void): null {
-    data(chunk);
+    if (chunk.length > 0) data(chunk);
     return null;
   }
 }
@@ -72,7 +72,7 @@ const MAX_ANSWER_SIZE_DIGITS = 16;
 
 /** The value of a hex digit; negative for every other octet. */
 function hexValue(octet: number): number {
-  if (octet >= 48 && octet <= 57) return octet - 48;
+  if (octet <= 57) return octet - 48;
   const lower = octet | 32;
   return lower >= 97 && lower <= 102 ? lower - 87 : -1;
 }
@@ -194,7 +194,8 @@ export class ChunkedBody implements BodyReader {
     const lf = chunk.indexOf(10, at);
     const end = lf === -1 ? chunk.length : lf + 1;
     const length = this.#line.length + end - at;
-    const limit = this.#state === "size" ? MAX_SIZE_LINE : this.#state === "crlf" ? 2 : MAX_TRAILER_BYTES;
+    if (this.#state === "crlf" && length > 2) throw new BodyError("a chunk is longer than its size says");
+    const limit = this.#state === "size" ? MAX_SIZE_LINE : MAX_TRAILER_BYTES;
     if (length > limit) throw tooLong(`a chunk's ${this.#state} line is too long`);
     if (lf === -1) {
       this.#line.append(chunk.subarray(at));
@@ -216,10 +217,8 @@ export class ChunkedBody implements BodyReader {
 
   /** One line without its CRLF. */
   #take(bytes: Buffer, from: number, to: number): void {
-    if (this.#state === "crlf") {
-      if (to !== from) throw new BodyError("a chunk is longer than its size says");
-      this.#state = "size";
-    } else if (this.#state === "size") {
+    if (this.#state === "crlf") this.#state = "size";
+    else if (this.#state === "size") {
       this.#left = this.#readSize(bytes, from, to);
       this.#state = this.#left === 0 ? "trailer" : "data";
     } else if (to === from) this.#state = "done";

@@ -278,8 +278,7 @@ export class HeadParser {
   }
 
   #keepStart(chunk: Buffer): void {
-    const room = MAX_SENT_BYTES - this.#cut.length;
-    if (this.#line === null && room > 0) this.#cut += chunk.toString("latin1", 0, room);
+    if (this.#line === null) this.#cut += chunk.toString("latin1", 0, MAX_SENT_BYTES - this.#cut.length);
   }
 }
 
@@ -305,7 +304,7 @@ const STATUS_LINE = /^HTTP\/1\.(\d) ([1-9]\d\d)(?: ([\t\x20-\x7e\x80-\xff]*))?$/
 /** The line without white space in front of its first colon (RFC 9112 §5.1). */
 function withoutBlankName(line: string): string {
   const colon = line.indexOf(":");
-  return colon > 0 && isBlank(line.charCodeAt(colon - 1)) ? trimmed(line.slice(0, colon)) + line.slice(colon) : line;
+  return isBlank(line.charCodeAt(colon - 1)) ? trimmed(line.slice(0, colon)) + line.slice(colon) : line;
 }
 
 /**

@@ -20,9 +20,8 @@ function matchAt(pattern: RegExp, text: string, at: number): RegExpExecArray | n
   return pattern.exec(text);
 }
 
-/** The text of a string or token, in lower case. */
-const nameOf = (item: string): string =>
-  (item.startsWith('"') ? item.slice(1, -1).replace(/\\(.)/g, "$1").trim() : item).toLowerCase();
+/** The text of a string or token, in lower case. Escapes stay: no name of a proxy has a quote or a backslash. */
+const nameOf = (item: string): string => (item.startsWith('"') ? item.slice(1, -1).trim() : item).toLowerCase();
 
 /**
  * A `Proxy-Status` value without the members of this name (in any case). The others keep their text. Empty when no

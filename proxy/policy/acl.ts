@@ -1,4 +1,4 @@
-import { type Address, formatAddress, parseAddress, v4 } from "./cidr.ts";
+import { formatAddress, parseAddress } from "./cidr.ts";
 import { DEFAULT_PORTS } from "./document.ts";
 import { type HostPattern, parseHostPattern } from "./host.ts";
 import { type ParsedText, parseText } from "./parse.ts";
@@ -65,13 +65,6 @@ export function looksLikeAcl(value: unknown): boolean {
   return value.version === "v1" || DECIDING_KEYS.some((key) => key in value);
 }
 
-/** Canonical text; an IPv4-mapped address (RFC 4291 §2.5.5.2) is its IPv4 address, as in Smokescreen. */
-function addressText(address: Address): string {
-  const [a, b, c, d] = address.words;
-  const mapped = address.family === 6 && a === 0 && b === 0 && c === 0xffff;
-  return formatAddress(mapped ? v4(d) : address);
-}
-
 const single = (address: string): string => `${address}/${address.includes(":") ? 128 : 32}`;
 
 function readList(reader: Reader, value: unknown, path: string): Entries {
@@ -84,7 +77,7 @@ function readList(reader: Reader, value: unknown, path: string): Entries {
     }
     const address = parseAddress(text);
     if (address !== null) {
-      entries.addresses.push(addressText(address));
+      entries.addresses.push(formatAddress(address));
       continue;
     }
     const pattern = parseHostPattern(text, "acl");

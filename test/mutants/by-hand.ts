@@ -129,6 +129,27 @@ export const HAND_MADE: readonly HandMade[] = [
     test: ["test/proxy/repaired-answers.test.ts", "repairs white space after a chunk size"],
   },
   {
+    name: "the upstream of an answer with bytes behind its body is not reused",
+    source: RESPONSE,
+    search: "if (rest.length > 0) this.#faulty = true;",
+    replacement: "",
+    test: ["test/proxy/repaired-answers.test.ts", "no request gets the bytes behind chunks"],
+  },
+  {
+    name: "the upstream of an answer with bytes in place of a body is not reused",
+    source: RESPONSE,
+    search: "if (chunk.length > 0) this.#faulty = true;",
+    replacement: "",
+    test: ["test/proxy/repaired-answers.test.ts", "no request gets the bytes behind an answer without body"],
+  },
+  {
+    name: "bytes of an idle upstream close it",
+    source: "proxy/sockets/upstream.ts",
+    search: "    socket.destroy();\n    return false;",
+    replacement: "    return true;",
+    test: ["test/proxy/repaired-answers.test.ts", "bytes of an idle upstream close it"],
+  },
+  {
     name: "a POST is never sent twice",
     source: "proxy/http/fields.ts",
     search: "REPEATABLE_METHODS.has(method) && ",

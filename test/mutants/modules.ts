@@ -39,9 +39,12 @@ export const MODULES: readonly Module[] = [
   ...all("proxy/policy", "acl document", READER),
   { source: "proxy/policy/policy-file.ts", tests: policy("document", "acl", "parse") },
   { source: "proxy/policy/parse.ts", tests: policy("parse", "document", "acl") },
-  ...all("proxy/http", "head body request-line other-protocols", http("head-values", "head")),
+  ...all("proxy/http", "head request-line other-protocols", http("head-values", "head")),
+  { source: "proxy/http/body.ts", tests: http("body") },
   { source: "proxy/http/held.ts", tests: http("held") },
   { source: "proxy/http/fields.ts", tests: http("fields") },
+  { source: "proxy/http/structured-fields.ts", tests: http("structured-fields") },
+  { source: "proxy/http/trace.ts", tests: http("trace-ids") },
   ...all("operator/reconcile/decision", "accept ownership", operator("accept", "ownership")),
   ...all("operator/reconcile/decision", "decide desire", operator("accept", "desire", "disturbances", "golden")),
   ...all(

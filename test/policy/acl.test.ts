@@ -77,6 +77,8 @@ test("warns about unexpected effects", () => {
     {},
   );
   assert.match(overlap.warnings.join(), /x\.bad\.example is allowed and denied \(\*\.bad\.example\): deny wins here/);
+  const deep = "default: {action: open, allowed_domains: [a.b.bad.example]}\nglobal_deny_list: ['*.bad.example']";
+  assert.match(readAcl(deep, {}).warnings.join(), /a\.b\.bad\.example is allowed and denied \(\*\.bad\.example\)/);
   const inside = readAcl(SERVICES, { service: "enforcing" }).warnings.join("\n");
   assert.match(inside, /evil\.sub\.example is denied, and allowed by \*\.sub\.example: deny wins here, allow won/);
   const literal = readAcl(
@@ -112,6 +114,16 @@ test("compares lists of many thousands in linear time", () => {
   const long = Math.min(...[1, 2].map(() => time(5000)));
   // Ten times the length; comparing each entry with each other one would take 100 times as long.
   assert.ok(long < 40 * short, `${long} ms for lists of 5,000, ${short} ms for 500`);
+});
+
+test("an allow list of names and addresses is not empty", () => {
+  assert.deepEqual(readAcl("global_allow_list: [one.example, 9.9.9.9]", {}).warnings, [
+    "an allow list without any action: everything else is denied",
+  ]);
+  assert.match(
+    readAcl("global_allow_list: []", {}).warnings.join(),
+    /^global_allow_list is empty: everything is denied/,
+  );
 });
 
 test("a list with one entry and no action denies everything else", () => {
@@ -150,6 +162,9 @@ test("rejects typing errors and invalid globs, naming the field", () => {
     ],
     ["services: [{name: a}]", /services\[0\]\.action: is missing/],
     ["services: [{action: open}]", /services\[0\]\.name: is missing/],
+    ["services: [{name: '', action: open}]", /services\[0\]\.name: is missing/],
+    ["[global_deny_list]", /^must be a mapping;/],
+    ["global_deny_list", /^must be a mapping;/],
     [
       "services: [{name: a, action: open}, {name: a, action: open}]",
       /services\[1\]\.name: "a" is the name of services\[0\] already/,
@@ -179,6 +194,8 @@ test("rejects typing errors and invalid globs, naming the field", () => {
     () => readAcl(SERVICES, { service: "none" }),
     /no service "none"; the file has enforcing, reporting, open, default$/,
   );
+  assert.throws(() => readAcl("global_deny_list: []", { service: "a" }), /no service "a"; the file has none$/);
+  assert.equal(readAcl("services: [{name: a, project: , action: open}]", { service: "a" }).service, "a");
 });
 
 test("an entry that no list accepts is refused with the forms that it accepts", () => {

@@ -153,6 +153,9 @@ test("the error of a pattern names the field or the form to use", () => {
     ["-a.example", / is not a valid host name$/],
   ];
   for (const [text, error] of rows) assert.match((parseHostPattern(text) as { error: string }).error, error, text);
+  // The lists of an acl.yaml have other fields.
+  const acl = parseHostPattern("10.0.0.0/24", "acl") as { error: string };
+  assert.match(acl.error, / is a CIDR; write single addresses here, and ranges with --allow-cidr or --deny-cidr$/);
 });
 
 test("a pattern matches whole labels and never an address", () => {

@@ -165,6 +165,7 @@ test("a document marker at the end begins no second document", () => {
     "---\n---\n",
     "...\n",
     "--- # end\n",
+    "--- \t# end\n",
   ]) {
     const text = `---\ndefault: {action: enforce}\n${end}`;
     // Only one marker is removed.
@@ -241,6 +242,14 @@ function assertPolicyError(run: () => unknown): PolicyError {
   assert.fail("no error");
 }
 
+test("numbers the problems if there are several", () => {
+  const one = { path: "a", message: "x; y" };
+  const whole = { path: "", message: "z" };
+  assert.equal(new PolicyError([one]).numbered, "a: x; y");
+  assert.equal(new PolicyError([whole]).numbered, "z");
+  assert.equal(new PolicyError([one, whole]).numbered, "(1) a: x; y; (2) z");
+});
+
 test("a message contains no terminal control characters", () => {
   const message = errorOf('{"services": [], "\\u001b[2Jx\\u009b31m\\u202e": 1}');
   assert.match(message, /^\\u001b\[2Jx\\u009b31m\\u202e: unknown key/);
@@ -286,5 +295,6 @@ test("names the limits and the fixes of YAML files", () => {
 test("reads tabs of the indentation as two spaces each", () => {
   assert.deepEqual(parseText("a:\n\t\tb: 1\n"), { value: { a: { b: 1 } }, format: "yaml", tabs: true });
   assert.deepEqual(parseText('a: "x\ty"\n'), { value: { a: "x\ty" }, format: "yaml", tabs: false });
+  assert.deepEqual(parseText("a:\n"), { value: { a: null }, format: "yaml", tabs: false });
   assert.deepEqual(parseText('\n {"a": "x"}'), { value: { a: "x" }, format: "json", tabs: false });
 });

@@ -4,6 +4,7 @@ import { cidr, formatAddress, parseAddress } from "../../proxy/policy/cidr.ts";
 import {
   forms,
   isLoopback,
+  isLoopbackAddress,
   isSpecialNetwork,
   NEVER_OPENED,
   NOT_PUBLIC,
@@ -55,6 +56,15 @@ test("an address of a NAT64 prefix is vetted as its IPv4 address only", () => {
   assert.deepEqual(formsOf("2600:3::8.8.8.8", "2600:2::/96", "2600:1::/96"), ["2600:3::808:808"]);
   assert.ok(!("error" in parseNat64Prefix("2600::/40")));
   for (const text of ["10.0.0.0/32", "2600::/33", "x"]) assert.ok("error" in parseNat64Prefix(text), text);
+});
+
+test("an address that embeds a loopback address is none itself", () => {
+  for (const text of ["127.0.0.1", "127.255.255.255", "::1", "::ffff:127.0.0.1"]) {
+    assert.ok(isLoopbackAddress(at(text)), text);
+  }
+  for (const text of ["126.255.255.255", "128.0.0.1", "0.0.0.0", "::2", "64:ff9b::127.0.0.1"]) {
+    assert.ok(!isLoopbackAddress(at(text)), text);
+  }
 });
 
 test("only loopback can be opened by an option", () => {

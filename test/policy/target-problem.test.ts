@@ -14,10 +14,14 @@ import { runs } from "../harness/runs.ts";
 const HOSTS: [string, string][] = [
   ["foo-.example", "the host foo-.example has a label that begins or ends with a hyphen"],
   ["-a.example", "the host -a.example has a label that begins or ends with a hyphen"],
+  // As long as a label and a name may be.
+  [`-${"a".repeat(62)}.b`, `the host -${"a".repeat(62)}.b has a label that begins or ends with a hyphen`],
+  [`-aa${".b".repeat(125)}`, `the host -aa${".b".repeat(38)}.... has a label that begins or ends with a hyphen`],
   ["a..example", "the host a..example has an empty label (two dots, or a dot at the start)"],
   [".a", "the host .a has an empty label (two dots, or a dot at the start)"],
   [`${"a".repeat(64)}.b`, `the host ${"a".repeat(64)}.b has a label of more than 63 characters`],
   [`${"a.".repeat(127)}aa`, `the host ${"a.".repeat(40)}... is longer than 253 characters`],
+  [`${"a.".repeat(39)}-a`, `the host ${"a.".repeat(39)}-a has a label that begins or ends with a hyphen`],
   ["ex%61mple.com", "the host ex%61mple.com has the character %, which no host name has"],
   ["*.example.com", "the host *.example.com has the character *, which no host name has"],
   ["x[::1]", "the host x[::1] has the character [, which no host name has"],
@@ -29,17 +33,25 @@ const HOSTS: [string, string][] = [
   ["[fe80::1%25eth0]", "an IPv6 zone (%...) is not supported"],
   ["[::1", "the target has [ without ]"],
   ["[::1]x", "the target has text between ] and the port"],
-  ...["127.1", "0x7f.1", "2130706433", "0177.0.0.1", "127.000.0.1", "1.2.3.4.", "256.1.1.1", "a.example.7"].map(
-    (host): [string, string] => [
-      host,
-      `the host ${host} ends in a number; an IPv4 address is a.b.c.d, in decimal, without leading zeros`,
-    ],
-  ),
+  ...[
+    "127.1",
+    "0x7f.1",
+    "2130706433",
+    "0177.0.0.1",
+    "127.000.0.1",
+    "1.2.3.4.",
+    "256.1.1.1",
+    "a.example.7",
+    "a.0X7F",
+  ].map((host): [string, string] => [
+    host,
+    `the host ${host} ends in a number; an IPv4 address is a.b.c.d, in decimal, without leading zeros`,
+  ]),
 ];
 
 const PORTS: [string, string][] = [
   ["", "the port is empty"],
-  ["080", "the port has a leading zero"],
+  ...["080", "0443", "01", "065535"].map((port): [string, string] => [port, "the port has a leading zero"]),
   ["0", "the port is not from 1 to 65535"],
   ["65536", "the port is not from 1 to 65535"],
   ["https", "the port is not a number"],
@@ -56,9 +68,16 @@ test("each rejected target has a reason of its own", () => {
     ),
     ["a.example", "the CONNECT target has no port; write HOST:PORT"],
     ["[::1]", "the CONNECT target has no port; write HOST:PORT"],
+    ["a-b.example", "the CONNECT target has no port; write HOST:PORT"],
+    ["127.0.0.1", "the CONNECT target has no port; write HOST:PORT"],
     [":443", "the target has no host"],
     ["http://a.example:80", "CONNECT takes HOST:PORT, not a URI"],
     ["a.example:80/x", "the port is not a number"],
+    ["a.example:80/http://b.example", "the port is not a number"],
+    ["a.example::443", "the port is not a number"],
+    ["[::]:0443", "the port has a leading zero"],
+    // Seven groups are no IPv6 address.
+    ["1:2:3:4:5:6:443", "the host 1 ends in a number; an IPv4 address is a.b.c.d, in decimal, without leading zeros"],
   ];
   for (const [target, reason] of connect) {
     assert.equal(parseAuthority(target), null, target);
@@ -120,6 +139,7 @@ test("a byte that is not visible ASCII is named with its place", () => {
       "http://a.example/caf\xc3\xa9",
       "the path or query has the byte 0xC3, which is not ASCII; percent-encode it (%C3)",
     ],
+    ["http://a.example/\x80", "the path or query has the byte 0x80, which is not ASCII; percent-encode it (%80)"],
     ["http://a.example?\xa0", "the path or query has the byte 0xA0, which is not ASCII; percent-encode it (%A0)"],
     [
       "http://b\xc3\xbccher.example/",
@@ -157,6 +177,7 @@ test("a rejected target is shown without secrets, escaped and cut", () => {
   ];
   for (const [target, shown] of rows) assert.equal(shownTarget(target), shown, target);
   assert.equal(shownTarget("x".repeat(2000)), `${"x".repeat(300)}...`);
+  assert.equal(shownTarget("x".repeat(300)), "x".repeat(300));
   assert.ok(shownTarget("\x00".repeat(2000)).length < 310);
   assert.equal(shownTarget(`http://${"t".repeat(5000)}@a..example/`), "http://a..example");
 });

@@ -74,6 +74,19 @@ test("Connection nominates fields, but not Host, Content-Length and Via", () => 
   assert.equal(answer, "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nVia: 1.1 b\r\n\r\n");
 });
 
+test("fields for Smokescreen do not reach the target", () => {
+  const fields: Fields = [
+    ["X-SmokeScreen-Role", "a"],
+    ["x-smokescreen-trace-id", "b"],
+    ["X-Upstream-HTTPS-Proxy", "http://user:secret@hop.example:3128"],
+    ["X-Smokescreen", "1"],
+    ["Not-X-Smokescreen-", "2"],
+    ["X-Upstream-Https-Proxy-2", "3"],
+  ];
+  const kept = "X-Smokescreen: 1\r\nNot-X-Smokescreen-: 2\r\nX-Upstream-Https-Proxy-2: 3\r\n";
+  assert.equal(requestHead(request(fields), ROUTE), `GET /x HTTP/1.1\r\nHost: a.example:81\r\n${kept}\r\n`);
+});
+
 test("the proxy adds framing, Via and Connection at the end", () => {
   const head = requestHead(request([["Host", "x"]], { chunked: true, minor: 0 }), { ...ROUTE, via: true });
   assert.equal(

@@ -221,11 +221,11 @@ test("refuses smuggling attempts and origin-form requests", async () => {
   ];
   for (const [wire, expected] of rows) assert.match(await exchange(proxy.port, wire), expected);
   assert.equal(far.state.text, "");
-  const bad = await exchange(
-    proxy.port,
-    `POST ${uri}/ HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0x3\r\nabc\r\n0\r\n\r\n`,
-  );
+  const post = `POST ${uri}/ HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n`;
+  const bad = await exchange(proxy.port, `${post}0x3\r\nabc\r\n0\r\n\r\n`);
   assert.match(bad, /^HTTP\/1\.1 400 egress-bad-request: a chunk size/);
+  const long = await exchange(proxy.port, `${post}3\r\nabcd\r\n0\r\n\r\n`);
+  assert.match(long, /^HTTP\/1\.1 400 egress-bad-request: a chunk is longer than its size says/);
   await far.close();
 });
 

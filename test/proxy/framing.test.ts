@@ -94,13 +94,22 @@ for (const framing of ["Content-Length: 200", "Transfer-Encoding: chunked"]) {
     });
     const uri = `http://a.example:${far.port}`;
     const client = await RawClient.open(proxy.port);
+    // Only later requests of a client take an upstream that another client has left.
+    const other = await RawClient.open(proxy.port);
+    const elsewhere = await listen((socket) => {
+      socket.once("data", () => socket.end("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nfirst"));
+    });
+    other.socket.write(`GET http://a.example:${elsewhere.port}/ HTTP/1.1\r\nHost: x\r\n\r\n`);
+    await other.untilText("first");
     client.socket.write(`POST ${uri}/ HTTP/1.1\r\nHost: x\r\n${framing}\r\n\r\n5\r\nab`);
     await client.untilText("early");
     assert.match(client.text, /^HTTP\/1\.1 200 OK\r\n[\s\S]*\r\nConnection: close\r\n\r\nearly$/);
     // The rest of the body, which must not become a request.
     client.socket.write(`GET ${uri}/hidden HTTP/1.1\r\nHost: x\r\n\r\n`);
-    const other = await exchange(proxy.port, `GET ${uri}/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n`);
-    assert.match(other, /^HTTP\/1\.1 200 OK\r\n[\s\S]*early$/);
+    other.socket.write(`GET ${uri}/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n`);
+    await other.untilEnd();
+    assert.match(other.text, /firstHTTP\/1\.1 200 OK\r\n[\s\S]*early$/);
+    other.socket.destroy();
     await client.untilEnd();
     assert.equal(connections, 2);
     assert.equal(client.text.split("HTTP/1.1").length, 2);
@@ -110,6 +119,7 @@ for (const framing of ["Content-Length: 200", "Transfer-Encoding: chunked"]) {
     await exchange(proxy.port, `GET http://10.0.0.5:${far.port}/ HTTP/1.1\r\nHost: x\r\n\r\n`);
     await proxy.waitRecord(({ target }) => target === `10.0.0.5:${far.port}`);
     assert.equal(proxy.records().filter(({ target }) => target === `a.example:${far.port}`).length, 2);
+    await elsewhere.close();
     await far.close();
   });
 }

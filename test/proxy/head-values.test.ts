@@ -119,6 +119,7 @@ test("a response head is repaired where RFC 9112 allows it", () => {
   const coded = "Transfer-Encoding: chunked\r\n";
   const rows: [string, unknown[]][] = [
     [`${ok}A: b\r\n\r\n`, [1, "A=b", "close", false, 1]],
+    [`${ok}A :b\r\n\r\n`, [1, "A=b", "close", true, 1]],
     [`${ok}A : b \r\nC \t:\t:\r\n\r\n`, [1, "A=b", "C=:", "close", true, 2]],
     ["HTTP/1.1 200 OK\n\n", [1, "close", true, 0]],
     [`${ok}A: b\n\r\n`, [1, "A=b", "close", true, 1]],
@@ -141,6 +142,11 @@ test("a response head is repaired where RFC 9112 allows it", () => {
     [
       `${ok}Transfer-Encodin_: gzip\r\nContent-Lengt_: x\r\n\r\n`,
       [1, "Transfer-Encodin_=gzip", "Content-Lengt_=x", "close", false, 2],
+    ],
+    // Names as long as those of the framing fields do not change the framing.
+    [
+      `${ok}Transfer-Encodin_: gzip\r\nContent-Lengt_: x\r\nContent-Length: 3\r\n\r\n`,
+      [1, "Transfer-Encodin_=gzip", "Content-Lengt_=x", "Content-Length=3", 3, false, 3],
     ],
   ];
   for (const [text, expected] of rows) assert.deepEqual(repaired(text), expected, JSON.stringify(text));

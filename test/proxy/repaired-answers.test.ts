@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { once } from "node:events";
 import { after, before, test } from "node:test";
 import { OPEN_LOOPBACK, type ProxyHandle, startProxy } from "../harness/proxy.ts";
 import { exchange, listen, RawClient } from "../harness/raw.ts";
@@ -95,6 +96,44 @@ for (const [what, [answer, delivered]] of Object.entries(REPAIRED)) {
     }
   });
 }
+
+/** Valid answers with bytes behind them, the method of their request, and what the client gets. */
+const FOLLOWED: Record<string, [method: string, answer: string, delivered: string]> = {
+  "a Content-Length": ["GET", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", PLAIN],
+  chunks: ["GET", `HTTP/1.1 200 OK\r\n${CHUNKED}\r\n\r\n${BODY}`, IN_CHUNKS],
+  "an answer without body": ["HEAD", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n", head("Content-Length: 2")],
+};
+
+for (const [what, [method, answer, delivered]] of Object.entries(FOLLOWED)) {
+  test(`no request gets the bytes behind ${what}`, async () => {
+    const far = await receiver(answer + SECOND);
+    const client = await RawClient.open(proxy.port);
+    for (const nth of [1, 2]) {
+      client.socket.write(`${method} ${far.uri}/${nth} HTTP/1.1\r\nHost: x\r\n\r\n`);
+      await client.until(() => client.text.length >= nth * delivered.length, `answer ${nth}`);
+      assert.equal(client.text, delivered.repeat(nth));
+    }
+    client.socket.destroy();
+    assert.deepEqual([far.state.connections, far.state.paths], [2, ["/1", "/2"]]);
+    await far.close();
+  });
+}
+
+test("bytes of an idle upstream close it", async () => {
+  const far = await receiver("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+  const client = await RawClient.open(proxy.port);
+  client.socket.write(`GET ${far.uri}/1 HTTP/1.1\r\nHost: x\r\n\r\n`);
+  await client.until(() => client.text === PLAIN, "answer 1");
+  const [idle] = far.sockets;
+  idle!.write(SECOND);
+  // Sooner than the pool closes an idle connection (4 s).
+  if (!idle!.closed) await once(idle!, "close", { signal: AbortSignal.timeout(3000) });
+  client.socket.write(`GET ${far.uri}/2 HTTP/1.1\r\nHost: x\r\n\r\n`);
+  await client.until(() => client.text === PLAIN.repeat(2), "answer 2");
+  assert.equal(far.state.connections, 2);
+  client.socket.destroy();
+  await far.close();
+});
 
 test("repairs an answer in the same way when each byte arrives alone", async () => {
   for (const [what, [answer, delivered]] of Object.entries(REPAIRED)) {

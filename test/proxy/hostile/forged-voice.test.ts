@@ -1,6 +1,5 @@
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
-import { withoutMembers } from "../../../proxy/http/structured-fields.ts";
 import { Baseline } from "../../harness/baseline.ts";
 import { OPEN_LOOPBACK, type ProxyHandle, startProxy } from "../../harness/proxy.ts";
 import { exchange, listen } from "../../harness/raw.ts";
@@ -52,29 +51,6 @@ test("removes only members of Proxy-Status called outrider", async () => {
     'PROXY-STATUS: edge; details="never closed, outrider; error=dns_error',
   ]);
   assert.deepEqual(lines, ["HTTP/1.1 502 Bad Gateway", `proxy-status: ${others}, edge`]);
-});
-
-test("parses Proxy-Status as structured fields", () => {
-  const rows: [string, string][] = [
-    ["outrider", ""],
-    ["outrider;error=x, a", "a"],
-    ["a ,\toutrider", "a"],
-    ['"outrider"', ""],
-    ["OUTRIDER; a=1; b, c", "c"],
-    ['a; b="x\\", outrider", c', 'a; b="x\\", outrider", c'],
-    ["a;b=-1.5;c=?1;d=:aGk=:;e=@12;f", "a;b=-1.5;c=?1;d=:aGk=:;e=@12;f"],
-    ["outrider2, outrider.example, my-outrider", "outrider2, outrider.example, my-outrider"],
-    // Not valid lists: readers have to ignore them.
-    ["", ""],
-    ["a,", ""],
-    [",outrider", ""],
-    ["a b", ""],
-    ["(outrider a)", ""],
-    ['"out\\rider"', ""],
-    ["a; error = x", ""],
-    [`${"a, ".repeat(64)}a`, ""],
-  ];
-  for (const [list, expected] of rows) assert.equal(withoutMembers(list, "outrider"), expected, list);
 });
 
 test("replaces a reason phrase that looks like a refusal", async () => {
