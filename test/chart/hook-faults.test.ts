@@ -8,14 +8,13 @@ import { join } from "node:path";
 import { test } from "node:test";
 import { finish } from "../harness/finish.ts";
 import { tempFolder } from "../harness/proxy.ts";
-import { CHART } from "./helm.ts";
 
 /** Answers of API servers that the pre-delete hook has to survive, or has to report. upgrade.test.ts runs it on a real one. */
 
 const FINALIZER = "egress.outrider.dev/in-use";
 const token = join(tempFolder(), "token");
 writeFileSync(token, "s3cret");
-const SCRIPT = join(CHART, "files/hooks.mjs");
+const SCRIPT = new URL("../../charts/outrider/files/hooks.mjs", import.meta.url).pathname;
 const DEPLOYMENT = "/apis/apps/v1/namespaces/system/deployments/operator";
 const GROUP = "/apis/egress.outrider.dev/v1alpha1";
 const POLICY = `${GROUP}/namespaces/convoy/egresspolicies/webhooks`;

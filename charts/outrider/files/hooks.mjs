@@ -6,6 +6,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 
 const TIMEOUT_MS = 10_000;
 const PAUSE_MS = 500;
+const LAST_MS = 3000;
 /** Rights of a new account can take a moment. */
 const DENIED_MS = 5000;
 const PAGE = 500;
@@ -22,8 +23,8 @@ function apiUrl() {
   return API_URL ?? `https://${host.includes(":") ? `[${host}]` : host}:${port}`;
 }
 
-/** Ends with the patience, so that the Job has time to log the reason. */
-const timeout = () => AbortSignal.timeout(Math.max(PAUSE_MS, Math.min(TIMEOUT_MS, end - Date.now())));
+/** Ends with the patience, so that the Job has time to log the reason. The last call has enough time for an answer. */
+const timeout = () => AbortSignal.timeout(Math.max(LAST_MS, Math.min(TIMEOUT_MS, end - Date.now())));
 
 /** Calls the API server, which NODE_EXTRA_CA_CERTS authenticates. */
 async function call(method, path, body, type = JSON_TYPE) {
