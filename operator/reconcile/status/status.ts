@@ -37,6 +37,8 @@ export interface Applied {
   problem: { reason: Reason; message: string } | undefined;
   /** The first problem of a NetworkPolicy. */
   networkPolicy: { reason: Reason; message: string } | undefined;
+  /** Objects that the API server stores differently than applied, by kind and name. */
+  altered?: readonly string[];
 }
 
 /** Inputs of a status besides the facts. */
@@ -98,7 +100,10 @@ function programmed(facts: Facts, { plan, applied }: StatusInput): Finding {
   }
   if (round?.held !== undefined) reasons.push(round.held);
   if (reasons.length > 0) return no(REASON.progressing, reasons.join("; "));
-  return yes(REASON.programmed, "all objects of the policy are applied");
+  const { altered = [] } = applied;
+  const note =
+    altered.length === 0 ? "" : `; an admission plugin changes what the operator wants: ${altered.join(", ")}`;
+  return yes(REASON.programmed, `all objects of the policy are applied${note}`);
 }
 
 /** Finding of conditions that follow from a fleet that its owner scaled to 0. Alerts distinguish it from a failing fleet. */
