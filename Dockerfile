@@ -1,14 +1,20 @@
 # One image for operator and proxies: docker build -t outrider:0.1.0 .   (or: make image)
 # The base needs Node.js >= 24, in /nodejs/bin (distroless) or in /usr/local/bin (BASE=node:24-bookworm-slim), and glibc.
 # Pin it to a digest for reproducible builds: BASE=gcr.io/distroless/nodejs24-debian12@sha256:…
+# BUILD is the image of the first stage: Node.js >= 24 and npm. REGISTRY is the npm registry (default: that of npm).
+# The secrets `npmrc` (an .npmrc with credentials) and `ca` (certificates that npm trusts as well) are no part of any layer.
 ARG BUILD=node:24-bookworm-slim
 ARG BASE=gcr.io/distroless/nodejs24-debian12:nonroot
 
 FROM ${BUILD} AS build
 WORKDIR /src
 COPY package.json package-lock.json .npmrc LICENSE ./
-# Install scripts are not needed: the base image has Node.js 24.
-RUN npm ci --ignore-scripts
+ARG REGISTRY=
+# Install scripts are not needed: the base image has Node.js 24. The mounts need BuildKit or buildah.
+RUN --mount=type=secret,id=npmrc --mount=type=secret,id=ca \
+    if [ -f /run/secrets/npmrc ]; then export npm_config_userconfig=/run/secrets/npmrc; fi; \
+    if [ -f /run/secrets/ca ]; then export NODE_EXTRA_CA_CERTS=/run/secrets/ca; fi; \
+    npm ci --ignore-scripts ${REGISTRY:+--registry="$REGISTRY"}
 COPY bin bin
 COPY proxy proxy
 COPY operator operator

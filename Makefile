@@ -64,12 +64,18 @@ cluster: install ## start a control plane with two simulated nodes, and print it
 bundle: install ## build dist/: operator and proxy without node_modules, their licences, an SBOM
 	$(NODE) bin/image/bundle.ts
 
+# Functions of make split their arguments at commas.
+comma := ,
+IMAGE_ARGS = $(if $(BASE),--build-arg BASE=$(BASE)) $(if $(BUILD),--build-arg BUILD=$(BUILD)) \
+	$(if $(REGISTRY),--build-arg REGISTRY=$(REGISTRY)) $(if $(NPMRC),--secret id=npmrc$(comma)src=$(NPMRC)) \
+	$(if $(CA),--secret id=ca$(comma)src=$(CA)) --build-arg VERSION=$(VERSION)
+
 # The docker command can exist without a running engine.
-image: ## build the image with docker or buildah (IMAGE=outrider:TAG, BASE=a base image with Node.js 24)
+image: ## build the image with docker or buildah (IMAGE=outrider:TAG, BASE=, BUILD=images with Node.js 24; REGISTRY=URL, NPMRC=FILE, CA=FILE for npm; ARGS=): docs/operator.md
 	@if docker info >/dev/null 2>&1; then engine="docker build"; \
 	elif command -v buildah >/dev/null; then engine="buildah build"; \
 	else echo "make image needs docker (with its engine running) or buildah; make image-archive needs neither" >&2; exit 2; fi; \
-	$$engine $(if $(BASE),--build-arg BASE=$(BASE)) --build-arg VERSION=$(VERSION) -t $(IMAGE) .
+	$$engine $(IMAGE_ARGS) $(ARGS) -t $(IMAGE) .
 
 image-archive: install ## build the image as an OCI archive, without an engine or a registry (IMAGE=outrider:TAG, ARGS="--out FILE")
 	$(NODE) bin/image/archive.ts --name $(IMAGE) $(ARGS)

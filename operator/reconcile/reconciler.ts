@@ -345,7 +345,7 @@ export class PolicyReconciler {
         if (isNetworkPolicy(object)) networkPolicy ??= found;
       }
     }
-    return { problem, networkPolicy };
+    return { problem, networkPolicy, altered: this.#writer.altered(facts.policy, desired.objects) };
   }
 
   /**

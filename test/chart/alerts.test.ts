@@ -142,12 +142,14 @@ const CONDITIONS: readonly [alert: string, type: string, status: string, reasons
   ["OutriderEgressIPUnverified", "EgressIPVerified", "False", ["Unproven", "Mismatch"], 2],
   ["OutriderProxiesDown", "PolicyDistributed", "False", ["NoReadyProxy", "NoReadyProxy"], 2],
   ["OutriderProxiesMissing", "ProxyAvailable", "False", ["Progressing", "ProgressDeadlineExceeded"], 15],
+  ["OutriderFleetScaledToZero", "ProxyAvailable", "False", ["ScaledToZero", "ScaledToZero"], 120],
   ["OutriderSendersMissed", "WorkloadsInjected", "False", ["Missed", "Outdated"], 15],
 ];
 
 for (const [alert, type, status, [first, second], after] of CONDITIONS) {
   test(`${alert}: ${status} fires, lasts across leaders, resolves`, { skip }, async () => {
-    const end = 70;
+    const end = Math.max(70, START + after + 20);
+    const fires = (minute: number) => minute >= START + after;
     // Fail-overs before and after the alert fires. Between two leaders, no replica reports conditions.
     const input = [
       condition("a", { type, status: "True", reason: "Fine" }, [[0, START]]),
@@ -158,7 +160,7 @@ for (const [alert, type, status, [first, second], after] of CONDITIONS) {
     ];
     await check(input, [
       { alert, firing: [], at: [START, START + 1, START + after - STEP, end, end + 3, LENGTH] },
-      { alert, firing: [POLICY], at: [START + after, 49, 50, 50.5, 51, 51.5, 52, end - STEP] },
+      { alert, firing: [POLICY], at: [START + after, 49, 50, 50.5, 51, 51.5, 52, end - STEP].filter(fires) },
     ]);
   });
 }
@@ -189,6 +191,19 @@ for (const [alert, type, reason] of [
     );
   });
 }
+
+test("a fleet that its owner scaled to 0 fires one alert only", { skip }, async () => {
+  const input = ["PolicyDistributed", "ProxyAvailable", "IPsAssigned", "Ready"].map((type) =>
+    condition("a", { type, status: "False", reason: "ScaledToZero" }, [[START, LENGTH]]),
+  );
+  const about = [...new Set(CONDITIONS.map(([alert]) => alert))];
+  const silent = about.filter((alert) => alert !== "OutriderFleetScaledToZero");
+  await check(input, [
+    ...silent.map((alert) => ({ alert, firing: [], at: [30, 60, 140, LENGTH - STEP] })),
+    { alert: "OutriderFleetScaledToZero", firing: [], at: [60] },
+    { alert: "OutriderFleetScaledToZero", firing: [POLICY], at: [140, LENGTH - STEP] },
+  ]);
+});
 
 /** The counters of failed reviews, with a series of the time before the fault only if the program has one then. */
 const FAILURES = [

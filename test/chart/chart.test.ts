@@ -234,6 +234,50 @@ test("long release names that differ give different names of objects", { skip },
   assert.ok((await names("a".repeat(31))).includes(`${"a".repeat(31)}-outrider-operator`));
 });
 
+/** Values in places for text that YAML reads as numbers or booleans. */
+function unquoted(node: unknown, path: string, isText = false): string[] {
+  if (Array.isArray(node)) return node.flatMap((one, index) => unquoted(one, `${path}[${index}]`));
+  if (typeof node !== "object" || node === null) return isText && typeof node !== "string" ? [`${path}: ${node}`] : [];
+  const isMap = /\.(labels|annotations|matchLabels|selector)$/.test(path);
+  const texts = ["name", "namespace", "serviceAccountName", "secretName", "priorityClassName"];
+  return Object.entries(node).flatMap(([key, one]) => unquoted(one, `${path}.${key}`, isMap || texts.includes(key)));
+}
+
+for (const [what, release, namespace, ...args] of [
+  ["a namespace and a release that look like numbers", "1e3", "1234"],
+  ["namespaces that look like numbers", "outrider", "system", "--set-json", 'namespaces=["1234","0x1f"]'],
+  [
+    "names of objects that look like numbers",
+    ...["outrider", "system", "--set-string", "priorityClassName=1,serviceAccount.name=22"],
+    ...["--set-string", "webhook.certificates.source=Secret,webhook.certificates.secretName=3"],
+    ...["--set-json", 'imagePullSecrets=[{"name":"4"}]'],
+  ],
+  ["labels for a mesh", "outrider", "system", "--set-json", 'commonLabels={"sidecar.istio.io/inject":"true"}'],
+  [
+    "annotations that the chart sets as well",
+    ...["outrider", "system", "--set-json", 'podAnnotations={"kubectl.kubernetes.io/default-container":"mine"}'],
+    ...["--set-json", 'grants=[{"namespaces":["*"],"providers":["PodIP"],"staticIPs":["203.0.113.0/24"]}]'],
+  ],
+  ["a release with dots", `my.release.${"a".repeat(30)}`, "system"],
+] as const) {
+  test(`renders valid objects for ${what}`, { skip }, async () => {
+    const options = ["-n", namespace, `--kube-version=${KUBE_VERSION}`, ...args];
+    const parts = parseAllDocuments(await helmDone(["template", release, CHART, ...options]));
+    assert.deepEqual(
+      parts.flatMap(({ errors }) => errors.map(({ message }) => message)),
+      [],
+    );
+    const objects = parts.map((part) => part.toJS()).filter((one) => one && one.kind !== "CustomResourceDefinition");
+    assert.deepEqual(
+      objects.flatMap((one) => unquoted(one, `${one.kind} ${one.metadata.name}`)),
+      [],
+    );
+    for (const { metadata } of objects) assert.match(metadata.name, /^[a-z0-9][-a-z0-9]{0,61}[a-z0-9]$/);
+    const [job] = objects.filter(({ kind }) => kind === "Job");
+    assert.equal(job.spec.template.metadata.labels["sidecar.istio.io/inject"], "false", "a sidecar keeps Jobs running");
+  });
+}
+
 test("rejects an older Kubernetes", { skip }, async () => {
   const { stderr } = await helm(["template", "outrider", CHART, "--kube-version=1.32.9"]);
   assert.match(stderr, /chart requires kubeVersion: >=1\.33\.0-0/);

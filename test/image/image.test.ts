@@ -3,12 +3,16 @@ import { spawn, spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
 import { once } from "node:events";
 import { cpSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { createServer } from "node:https";
+import type { AddressInfo } from "node:net";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { before, test } from "node:test";
 import { fullName, imageConfig, writeArchive } from "../../bin/image/archive.ts";
 import { packageJson, ROOT } from "../../bin/image/bundle.ts";
 import { tar, tree } from "../../bin/image/tar.ts";
+import { makeCertificate, opensslMissing } from "../harness/certificate.ts";
+import { finish } from "../harness/finish.ts";
 import { namespaceMissing, runInNamespace } from "../harness/namespace.ts";
 import { programMissing } from "../harness/packages.ts";
 import { tempFolder } from "../harness/proxy.ts";
@@ -159,17 +163,79 @@ test("the Dockerfile has the same user, entry point, ports and labels", () => {
   );
 });
 
+/** Instructions of the first stage that copy or run. `secrets`: the folder in place of /run/secrets. */
+function buildSteps(secrets: string): { kind: string; rest: string }[] {
+  const build = dockerfile.split(/^FROM /m)[1]!.replaceAll("\\\n", " ");
+  const steps = [...build.matchAll(/^(COPY|RUN) +((?:--mount=\S+ +)*)(.+)$/gm)];
+  return steps.map(([, kind, , rest]) => ({ kind: kind!, rest: rest!.replaceAll("/run/secrets", secrets) }));
+}
+
+test("npm of the Dockerfile uses the registry, credentials and authority of make image", {
+  skip: opensslMissing() ?? false,
+  timeout: 120_000,
+}, async () => {
+  const secrets = tempFolder();
+  const { key, cert } = makeCertificate(secrets, ["127.0.0.1"]);
+  const seen: (string | undefined)[] = [];
+  const registry = createServer({ key: readFileSync(key), cert: readFileSync(cert) }, (request, response) => {
+    seen.push(request.headers.authorization);
+    response.writeHead(404).end();
+  });
+  registry.listen(0, "127.0.0.1");
+  await once(registry, "listening");
+  const place = `127.0.0.1:${(registry.address() as AddressInfo).port}/`;
+  const source = tempFolder();
+  for (const name of ["package.json", "package-lock.json", ".npmrc"]) cpSync(join(ROOT, name), join(source, name));
+  const install = buildSteps(secrets).find(({ rest }) => rest.includes("npm ci"))!.rest;
+  const home = tempFolder();
+  const { PATH } = process.env;
+  // The configuration of this machine does not count: its cafile would replace all other authorities.
+  const config = { npm_config_globalconfig: join(home, "none"), npm_config_fetch_retries: "0" };
+  const env = { PATH, HOME: home, REGISTRY: `https://${place}`, ...config };
+  const npm = () => finish(spawn("sh", ["-c", install], { cwd: source, env, stdio: ["ignore", "pipe", "pipe"] }));
+  try {
+    const foreign = await npm();
+    assert.match(foreign.stderr, /self-signed certificate|DEPTH_ZERO_SELF_SIGNED_CERT/);
+    assert.deepEqual(seen, []);
+    cpSync(cert, join(secrets, "ca"));
+    assert.match((await npm()).stderr, /E404/);
+    assert.deepEqual([...new Set(seen.splice(0))], [undefined]);
+    writeFileSync(join(secrets, "npmrc"), `//${place}:_authToken=s3cret\n`);
+    assert.match((await npm()).stderr, /E404/);
+    assert.deepEqual([...new Set(seen)], ["Bearer s3cret"]);
+  } finally {
+    registry.close();
+  }
+});
+
+test("make image passes images, registry and secrets to the build", { skip: programMissing("make") ?? false }, () => {
+  const make = (...args: string[]) => run("make", ["-n", "image", "IMAGE=i", ...args], { cwd: ROOT });
+  const given = ["BASE=b", "BUILD=c", "REGISTRY=https://npm.example/", "NPMRC=n", "CA=a", "ARGS=--network=host"];
+  const all = make(...given);
+  for (const part of [
+    ...["--build-arg BASE=b ", "--build-arg BUILD=c ", "--build-arg REGISTRY=https://npm.example/ "],
+    ...["--secret id=npmrc,src=n ", "--secret id=ca,src=a ", " --network=host -t i ."],
+  ]) {
+    assert.ok(all.includes(part), `${part} in ${all}`);
+  }
+  const none = make();
+  assert.doesNotMatch(none, /--secret|REGISTRY|BUILD|BASE/);
+  const names = [...dockerfile.matchAll(/^ARG (\w+)=/gm)].map(([, name]) => name);
+  for (const [, name] of all.matchAll(/--build-arg (\w+)=/g)) assert.ok(names.includes(name), name);
+  for (const [, id] of all.matchAll(/--secret id=(\w+)/g))
+    assert.match(dockerfile, new RegExp(`type=secret,id=${id} `));
+});
+
 test("the Dockerfile copies and installs all that the bundle needs", { timeout: 180_000 }, () => {
   const source = join(folder, "src");
   mkdirSync(source);
-  const [, build] = dockerfile.split(/^FROM /m);
-  for (const [, kind, rest] of build!.matchAll(/^(COPY|RUN) (.+)$/gm)) {
+  for (const { kind, rest } of buildSteps("/nonexistent")) {
     if (kind === "RUN") {
       const PATH = `${join(process.execPath, "..")}:${process.env.PATH}`;
-      run("sh", ["-c", rest!], { cwd: source, env: { ...process.env, PATH, npm_config_prefer_offline: "true" } });
+      run("sh", ["-c", rest], { cwd: source, env: { ...process.env, PATH, npm_config_prefer_offline: "true" } });
       continue;
     }
-    const names = rest!.split(" ");
+    const names = rest.split(" ");
     const to = names.pop()!;
     for (const name of names) {
       cpSync(join(ROOT, name), join(source, to === "./" ? name : to), { recursive: true });

@@ -613,6 +613,8 @@ test("keeps 0 replicas, and takes the number back with an annotation", { skip },
     await run("scale", "deployment/webhooks-egress", `--replicas=${count}`);
     const [status, reason] = count === 0 ? (["False", "ScaledToZero"] as const) : (["True", "Available"] as const);
     await untilCondition(plane, ns, "webhooks", "ProxyAvailable", status, reason);
+    // Alerts distinguish it from a fleet that fails.
+    if (count === 0) await untilCondition(plane, ns, "webhooks", "PolicyDistributed", "False", "ScaledToZero");
     // An edit applies the Deployment again.
     await applyPolicy(plane, ns, "webhooks", { proxy: { replicas: 1, podLabels: { edit: `e${count}` } } });
     type Labelled = Deployment & { spec: { template: { metadata: { labels: Record<string, string> } } } };

@@ -3,12 +3,22 @@ import { readFileSync } from "node:fs";
 import { after, before, test } from "node:test";
 import type { V1PodSpec, V1PodTemplateSpec } from "@kubernetes/client-node";
 import { parseAllDocuments } from "yaml";
+import type { EgressPolicy } from "../../operator/api/egresspolicy.ts";
 import type { Deployment, Pod } from "../../operator/api/objects.ts";
 import type { KubeObject } from "../../operator/kube/resource.ts";
 import { BOOT, controlPlaneMissing, startControlPlane } from "../cluster/control-plane.ts";
 import type { ControlPlane } from "../cluster/plane.ts";
 import { EVERYTHING } from "../crds/everything.ts";
-import { applyPolicy, install, makeNamespace, type Operator, startOperator, untilCondition } from "./operator.ts";
+import {
+  applyPolicy,
+  conditionOf,
+  install,
+  makeNamespace,
+  type Operator,
+  policyPath,
+  startOperator,
+  untilCondition,
+} from "./operator.ts";
 
 /** Clusters that differ from the usual test cluster: nodes without zones, OpenShift, private registries. */
 
@@ -253,6 +263,53 @@ test("OpenShift's restricted-v2 admits proxies, operators and the examples", { s
     assert.ok(templates.length > 0, file);
     for (const [what, other] of templates) assert.equal(await admitted(other), "admitted", what);
   }
+});
+
+/** An admission plugin that overwrites a field of Deployments in namespaces with a label. */
+const OVERWRITES = `
+apiVersion: admissionregistration.k8s.io/v1
+kind: MutatingAdmissionPolicy
+metadata: { name: overwrites }
+spec:
+  failurePolicy: Fail
+  reinvocationPolicy: Never
+  matchConstraints:
+    resourceRules: [{ apiGroups: [apps], apiVersions: [v1], operations: [CREATE, UPDATE], resources: [deployments] }]
+  mutations:
+    - patchType: JSONPatch
+      jsonPatch:
+        expression: '[JSONPatch{op: "replace", path: "/spec/template/spec/enableServiceLinks", value: true}]'
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: MutatingAdmissionPolicyBinding
+metadata: { name: overwrites }
+spec:
+  policyName: overwrites
+  matchResources: { namespaceSelector: { matchLabels: { overwritten: "yes" } } }
+`;
+
+test("Programmed names a Deployment that an admission plugin changes", { skip, timeout: 120_000 }, async () => {
+  const ns = "overwritten";
+  await makeNamespace(plane, ns);
+  await plane.patch(`/api/v1/namespaces/${ns}`, { metadata: { labels: { overwritten: "yes" } } });
+  await plane.applyYaml(OVERWRITES);
+  await applyPolicy(plane, ns, "webhooks", {});
+  await untilCondition(plane, ns, "webhooks", "ProxyAvailable", "True");
+  const editUntil = async (wanted: RegExp) => {
+    // The API server takes some time to enforce or drop the plugin.
+    for (let edition = 0; edition < 40; edition++) {
+      await applyPolicy(plane, ns, "webhooks", { proxy: { podAnnotations: { edition: `${wanted} ${edition}` } } });
+      await untilCondition(plane, ns, "webhooks", "ProxyAvailable", "True");
+      const found = conditionOf(await plane.get<EgressPolicy>(policyPath(ns, "webhooks")), "Programmed");
+      if (found?.status === "True" && wanted.test(found.message)) return;
+    }
+    assert.fail(`Programmed never says ${wanted}`);
+  };
+  await editUntil(/^all objects .* applied; an admission plugin changes .*: Deployment webhooks-egress$/);
+  for (const kind of ["mutatingadmissionpolicybindings", "mutatingadmissionpolicies"]) {
+    await plane.delete(`/apis/admissionregistration.k8s.io/v1/${kind}/overwrites`);
+  }
+  await editUntil(/^all objects of the policy are applied$/);
 });
 
 test("the port of the client Service is TCP for service meshes", { skip }, async () => {

@@ -6,6 +6,9 @@ import { setTimeout as sleep } from "node:timers/promises";
 
 const TIMEOUT_MS = 10_000;
 const PAUSE_MS = 500;
+const LAST_MS = 3000;
+/** Rights of a new account can take a moment. */
+const DENIED_MS = 5000;
 const PAGE = 500;
 const FINALIZER = "egress.outrider.dev/in-use";
 /** Annotations that Helm and Argo CD set on the objects that they install. */
@@ -20,16 +23,34 @@ function apiUrl() {
   return API_URL ?? `https://${host.includes(":") ? `[${host}]` : host}:${port}`;
 }
 
+/** Ends with the patience, so that the Job has time to log the reason. The last call has enough time for an answer. */
+const timeout = () => AbortSignal.timeout(Math.max(LAST_MS, Math.min(TIMEOUT_MS, end - Date.now())));
+
 /** Calls the API server, which NODE_EXTRA_CA_CERTS authenticates. */
 async function call(method, path, body, type = JSON_TYPE) {
   const headers = { authorization: `Bearer ${readFileSync(TOKEN_FILE, "utf8").trim()}`, "content-type": type };
-  const request = { method, headers, signal: AbortSignal.timeout(TIMEOUT_MS) };
+  const request = { method, headers, signal: timeout() };
   if (body !== undefined) request.body = JSON.stringify(body);
-  const response = await fetch(apiUrl() + path, request);
-  return { status: response.status, body: await response.json() };
+  try {
+    const response = await fetch(apiUrl() + path, request);
+    const text = await response.text();
+    return { status: response.status, body: parsed(text) ?? { message: text.slice(0, 200) } };
+  } catch (error) {
+    throw new Error(`${method} ${path}: ${error.message}`, { cause: error.cause });
+  }
 }
 
-const failed = (method, path, { status, body }) => new Error(`${method} ${path}: ${status} ${body.message ?? ""}`);
+/** JSON of an answer; undefined if it has none, as that of a load balancer. */
+function parsed(text) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined;
+  }
+}
+
+const failed = (method, path, { status, body }) =>
+  Object.assign(new Error(`${method} ${path}: ${status} ${body.message ?? ""}`), { status });
 
 /** The body of an answer below 300; undefined if the object does not exist. */
 async function done(method, path, body, type) {
@@ -97,23 +118,44 @@ async function test() {
   if (env.PROBE_NAMESPACE !== undefined) await eventually(() => checkWebhook(env.PROBE_NAMESPACE));
 }
 
-/** Policies of these namespaces, or of all. None if the CRD does not exist. */
-async function policiesOf(namespaces) {
-  const group = "/apis/egress.outrider.dev/v1alpha1";
-  const paths = namespaces.map((namespace) => `${group}/namespaces/${namespace}/egresspolicies`);
+const GROUP = "/apis/egress.outrider.dev/v1alpha1";
+
+/** All objects of a collection. None if the CRD does not exist. */
+async function listOf(path) {
   const all = [];
-  for (const path of paths.length > 0 ? paths : [`${group}/egresspolicies`]) {
-    let next = "";
-    do {
-      const query = `?limit=${PAGE}&continue=${encodeURIComponent(next)}`;
-      const list = await eventually(() => done("GET", `${path}${query}`));
-      all.push(...(list?.items ?? []));
-      next = list?.metadata.continue ?? "";
-    } while (next !== "");
-  }
+  let next = "";
+  do {
+    const list = await done("GET", `${path}?limit=${PAGE}&continue=${encodeURIComponent(next)}`);
+    all.push(...(list?.items ?? []));
+    next = list?.metadata.continue ?? "";
+  } while (next !== "");
+  return all;
+}
+
+/** Policies of a namespace. The roles of the account are gone with a namespace that was deleted. */
+async function policiesIn(namespace) {
+  const denied = Date.now() + DENIED_MS;
+  return eventually(async () => {
+    try {
+      return await listOf(`${GROUP}/namespaces/${namespace}/egresspolicies`);
+    } catch (error) {
+      if (error.status !== 403 || Date.now() < denied) throw error;
+      console.log(
+        `namespace ${namespace} is skipped, since it or the role of this Job in it was deleted: ${error.message}`,
+      );
+      return [];
+    }
+  });
+}
+
+/** Policies of these namespaces, or of all. */
+async function policiesOf(namespaces) {
+  const all = [];
+  for (const namespace of namespaces) all.push(...(await policiesIn(namespace)));
+  if (namespaces.length === 0) all.push(...(await eventually(() => listOf(`${GROUP}/egresspolicies`))));
   return all.map(({ metadata }) => ({
     ...metadata,
-    path: `${group}/namespaces/${metadata.namespace}/egresspolicies/${metadata.name}`,
+    path: `${GROUP}/namespaces/${metadata.namespace}/egresspolicies/${metadata.name}`,
   }));
 }
 
@@ -146,7 +188,10 @@ async function stopOperator(namespace, name, selector) {
   const pods = `/api/v1/namespaces/${namespace}/pods?labelSelector=${encodeURIComponent(selector)}`;
   await eventually(async () => {
     const { items } = await done("GET", pods);
-    if (items.length > 0) throw new Error(`pods of the operator still run: ${items.map((one) => one.metadata.name)}`);
+    // Evicted pods remain as long as their ReplicaSet.
+    const running = items.filter(({ status }) => !["Failed", "Succeeded"].includes(status?.phase));
+    if (running.length === 0) return;
+    throw new Error(`pods of the operator still run: ${running.map(({ metadata }) => metadata.name)}`);
   });
   console.log(`the operator ${namespace}/${name} has ended`);
 }

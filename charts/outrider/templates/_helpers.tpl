@@ -19,7 +19,10 @@ version of the chart did not have. Every template starts with it. files/defaults
 {{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" }}
 {{- end }}
 
-{{/* At most 40 characters, since suffixes have to fit into 63. A hash keeps longer names different. */}}
+{{/*
+At most 40 characters, since suffixes have to fit into 63. A hash keeps longer names different. Without dots, which names of
+releases may have and names of Services may not.
+*/}}
 {{- define "outrider.fullname" -}}
 {{- $name := include "outrider.name" . }}
 {{- $full := printf "%s-%s" .Release.Name $name }}
@@ -27,7 +30,7 @@ version of the chart did not have. Every template starts with it. files/defaults
 {{- else if contains $name .Release.Name }}{{ $full = .Release.Name }}
 {{- end }}
 {{- if gt (len $full) 40 }}{{ $full = printf "%s-%s" (trunc 31 $full | trimSuffix "-") (sha256sum $full | trunc 8) }}{{ end }}
-{{- $full }}
+{{- $full | replace "." "-" }}
 {{- end }}
 
 {{- define "outrider.operator" -}}{{ include "outrider.fullname" . }}-operator{{- end }}
@@ -43,14 +46,14 @@ version of the chart did not have. Every template starts with it. files/defaults
 {{/* Without a version, since selectors must never change. */}}
 {{- define "outrider.selectorLabels" -}}
 app.kubernetes.io/name: {{ include "outrider.name" . }}-operator
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
 {{- define "outrider.labels" -}}
 {{ include "outrider.selectorLabels" . }}
 app.kubernetes.io/component: operator
 app.kubernetes.io/part-of: outrider
-app.kubernetes.io/managed-by: {{ .Release.Service }}
+app.kubernetes.io/managed-by: {{ .Release.Service | quote }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- with .Values.commonLabels }}
@@ -84,7 +87,13 @@ dapr.io/enabled: "false"
 
 {{- define "outrider.podAnnotations" -}}
 {{- $mesh := include "outrider.noMeshAnnotations" . | fromYaml }}
-{{- toYaml (merge (dict) (default dict .Values.podAnnotations) $mesh) }}
+{{- $fixed := dict }}
+{{- if .Values.grants }}
+{{- /* A change of the grants restarts the pods, since the operator reads them at its start. */}}
+{{- $fixed = dict "checksum/grants" (toYaml .Values.grants | sha256sum) }}
+{{- end }}
+{{- $tools := dict "kubectl.kubernetes.io/default-container" "operator" }}
+{{- toYaml (merge $fixed (default dict .Values.podAnnotations) $tools $mesh) }}
 {{- end }}
 
 {{/*

@@ -1,11 +1,16 @@
 {{/* Labels of the objects of a hook, which no selector of the release matches: dict "root" $ "name" NAME */}}
 {{- define "outrider.hookLabels" -}}
 app.kubernetes.io/name: {{ include "outrider.name" .root }}-{{ .name }}
-app.kubernetes.io/instance: {{ .root.Release.Name }}
-app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
+app.kubernetes.io/managed-by: {{ .root.Release.Service | quote }}
 {{- with .root.Values.commonLabels }}
 {{ toYaml . }}
 {{- end }}
+{{- end }}
+
+{{/* Labels of the pod of a hook. Without a sidecar, even if commonLabels wants one: it would keep the Job running. */}}
+{{- define "outrider.hookPodLabels" -}}
+{{- toYaml (merge (include "outrider.noMeshLabels" .root | fromYaml) (include "outrider.hookLabels" . | fromYaml)) }}
 {{- end }}
 
 {{/* Annotations of an object of a hook: dict "hook" HOOK "weight" WEIGHT */}}
@@ -56,11 +61,11 @@ securityContext:
 {{- define "outrider.stopRules" -}}
 - apiGroups: [apps]
   resources: [deployments]
-  resourceNames: [{{ include "outrider.operator" . }}]
+  resourceNames: [{{ include "outrider.operator" . | quote }}]
   verbs: [get]
 - apiGroups: [apps]
   resources: [deployments/scale]
-  resourceNames: [{{ include "outrider.operator" . }}]
+  resourceNames: [{{ include "outrider.operator" . | quote }}]
   verbs: [patch]
 - apiGroups: [""]
   resources: [pods]

@@ -1,5 +1,5 @@
 import type { PolicyCondition } from "../../api/conditions.ts";
-import { REASON, type Reason } from "../../api/names.ts";
+import { type ConditionType, REASON, type Reason } from "../../api/names.ts";
 
 /** Ordinary steps, and reasons that follow from another condition. */
 const IN_PROGRESS: ReadonlySet<Reason> = new Set([
@@ -9,6 +9,10 @@ const IN_PROGRESS: ReadonlySet<Reason> = new Set([
   REASON.replacing,
   REASON.notAccepted,
 ]);
+
+/** Whether a condition is False in an ordinary step, or repeats the reason of another condition. */
+const isOrdinary = (type: ConditionType, reason: Reason) =>
+  IN_PROGRESS.has(reason) || (reason === REASON.scaledToZero && type !== "ProxyAvailable");
 
 /** Reasons of a condition that is True and still needs attention. */
 const DOUBTFUL: ReadonlySet<Reason> = new Set([REASON.stale, REASON.widened]);
@@ -27,8 +31,8 @@ export function isReported(condition: PolicyCondition, before: PolicyCondition |
   if (status === "Unknown" || (before?.status === status && before.reason === reason)) return false;
   if (DOUBTFUL.has(reason)) return true;
   if (type === "Ready") return status === "True" || reason === REASON.inUse;
-  if (status === "True") return before?.status === "False" && !IN_PROGRESS.has(before.reason);
-  if (IN_PROGRESS.has(reason)) return false;
+  if (status === "True") return before?.status === "False" && !isOrdinary(type, before.reason);
+  if (isOrdinary(type, reason)) return false;
   // For a new policy only problems that a user has to fix: the other conditions change without action.
   return before !== undefined || type === "Accepted" || type === "Programmed";
 }

@@ -37,6 +37,8 @@ export interface Applied {
   problem: { reason: Reason; message: string } | undefined;
   /** The first problem of a NetworkPolicy. */
   networkPolicy: { reason: Reason; message: string } | undefined;
+  /** Objects that the API server stores differently than applied, by kind and name. */
+  altered?: readonly string[];
 }
 
 /** Inputs of a status besides the facts. */
@@ -98,11 +100,20 @@ function programmed(facts: Facts, { plan, applied }: StatusInput): Finding {
   }
   if (round?.held !== undefined) reasons.push(round.held);
   if (reasons.length > 0) return no(REASON.progressing, reasons.join("; "));
-  return yes(REASON.programmed, "all objects of the policy are applied");
+  const { altered = [] } = applied;
+  const note =
+    altered.length === 0 ? "" : `; an admission plugin changes what the operator wants: ${altered.join(", ")}`;
+  return yes(REASON.programmed, `all objects of the policy are applied${note}`);
 }
 
-function distributed(ready: readonly ProxyFacts[], effective: Effective | undefined): Finding {
+/** Finding of conditions that follow from a fleet that its owner scaled to 0. Alerts distinguish it from a failing fleet. */
+const scaledToZero = no(REASON.scaledToZero, "no proxy runs; the condition ProxyAvailable has the reason");
+const isScaledToZero = ({ fleet }: Observed) => fleet.finding.reason === REASON.scaledToZero;
+
+function distributed(observed: Observed, effective: Effective | undefined): Finding {
+  const { ready } = observed;
   if (effective === undefined) return no(REASON.notAccepted, nothing);
+  if (ready.length === 0 && isScaledToZero(observed)) return scaledToZero;
   if (ready.length === 0) {
     return no(REASON.noProxy, "no proxy is ready; ProxyAvailable, EgressIPVerified or IPsAssigned has the reason");
   }
@@ -159,7 +170,8 @@ function pooled(proxies: readonly ProxyFacts[], slots: readonly Slot[]): Finding
   return no(REASON.unassigned, `${count}: ${podNames(strays)}; ${fix}`);
 }
 
-function assigned(facts: Facts, effective: Effective | undefined, { states, active }: Observed): Finding {
+function assigned(facts: Facts, effective: Effective | undefined, observed: Observed): Finding {
+  const { states, active } = observed;
   if (effective === undefined) return no(REASON.notAccepted, nothing);
   if (states.length === 0) return unknown(REASON.notRequested, "spec.staticIPs is empty");
   const { shape } = effective.provider;
@@ -169,7 +181,7 @@ function assigned(facts: Facts, effective: Effective | undefined, { states, acti
         case "outside":
           return yes(REASON.outside, "the static IPs are assigned outside of the cluster");
         case "of-pod":
-          return pooled(facts.proxies, effective.slots);
+          return isScaledToZero(observed) ? scaledToZero : pooled(facts.proxies, effective.slots);
       }
       break;
     case "Slots": {
@@ -261,7 +273,7 @@ function findingsOf(facts: Facts, input: StatusInput, observed: Observed): Findi
     Accepted:
       rejection === undefined ? yes(REASON.accepted, "the spec is in force") : no(rejection.reason, rejection.message),
     Programmed: programmed(facts, input),
-    PolicyDistributed: distributed(observed.ready, effective),
+    PolicyDistributed: distributed(observed, effective),
     ProxyAvailable: effective === undefined && fleet.wanted === 0 ? no(REASON.notAccepted, nothing) : fleet.finding,
     IPsAssigned: assigned(facts, effective, observed),
     EgressIPVerified: effective === undefined ? notAccepted : verified(observed.proxies, effective.spec),

@@ -97,9 +97,12 @@ export class Writer {
         `${object.kind} ${object.metadata.name} is being deleted; the operator then creates it again`,
       );
     }
-    if (!differs(actual, object)) return undefined;
     const futile = this.#futile.get(policy.metadata.uid!) ?? new Map<string, string>();
-    const what = `${object.kind}/${object.metadata.name}`;
+    const what = `${object.kind} ${object.metadata.name}`;
+    if (!differs(actual, object)) {
+      futile.delete(what);
+      return undefined;
+    }
     const attempt = ({ metadata }: KubeObject) =>
       `${metadata.resourceVersion} ${object.metadata.annotations?.[ANNOTATION.applied]}`;
     if (actual !== undefined && futile.get(what) === attempt(actual)) return undefined;
@@ -112,6 +115,13 @@ export class Writer {
     );
     this.#futile.set(policy.metadata.uid!, futile.set(what, attempt(written)));
     return written;
+  }
+
+  /** Those of these objects that the API server stores differently than applied, by kind and name. */
+  altered({ metadata }: EgressPolicy, objects: readonly KubeObject[]): string[] {
+    const futile = this.#futile.get(metadata.uid!);
+    const names = objects.map((object) => `${object.kind} ${object.metadata.name}`);
+    return names.filter((name) => futile?.has(name) ?? false);
   }
 
   /** Removes the state of a deleted policy. */
