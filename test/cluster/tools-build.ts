@@ -7,6 +7,8 @@ import type { Tool } from "./tools.ts";
 /** Time limit of one build in seconds; the API server takes five minutes on two cores. */
 const BUILD_LIMIT_SECONDS = 45 * 60;
 const SAY_EVERY_MS = 30_000;
+/** A build takes all cores: other programs of the machine come first. */
+const NICE = ["nice", "-n", "19"];
 
 /**
  * Holds the lock while it runs (the kernel releases it with its holder), checks again, writes to another name and
@@ -61,7 +63,8 @@ export async function buildTool(
   const [verb, noun] = tool.file ? ["downloading", "download"] : ["building", "build"];
   say(`${label} (${tool.purpose}): ${verb} with Go`);
   // In the foreground, so that Ctrl-C also ends the build.
-  const command = ["timeout", "--foreground", `${BUILD_LIMIT_SECONDS}`, ...goCommand(tool, version, module)];
+  const limit = ["timeout", "--foreground", `${BUILD_LIMIT_SECONDS}`];
+  const command = [...limit, ...NICE, ...goCommand(tool, version, module)];
   const child = spawn("sh", ["-c", script(tool.file ? COPY : BUILD), "build", `${out}.lock`, out, ...command], {
     // Own programs run in images without libraries.
     env: { ...process.env, PACKAGE: tool.package, ...(tool.own ? { CGO_ENABLED: "0" } : {}) },

@@ -11,6 +11,8 @@ import {
   getTools,
   hasGo,
   NO_BUILD,
+  OLDER_MINOR,
+  olderMinors,
   presentTool,
   TOOLS,
   toolNamed,
@@ -25,7 +27,7 @@ const ENV = { ...process.env };
 /** Settings of Go that a test changes. */
 const GO = ["GOPROXY", "GONOSUMDB", "GOMODCACHE", "GOFLAGS"];
 afterEach(() => {
-  for (const name of ["KUBEBUILDER_ASSETS", "XDG_CACHE_HOME", "PATH", NO_BUILD, ...GO]) {
+  for (const name of ["KUBEBUILDER_ASSETS", "XDG_CACHE_HOME", "PATH", NO_BUILD, OLDER_MINOR, ...GO]) {
     if (ENV[name] === undefined) delete process.env[name];
     else process.env[name] = ENV[name];
   }
@@ -73,6 +75,26 @@ test("without Go it downloads nothing without a digest", async () => {
     findTool("kwok"),
     /KUBEBUILDER_ASSETS to a folder that has it \(envtest's archive does not have it\)/,
   );
+});
+
+test("an older minor changes the programs of Kubernetes only", () => {
+  process.env.XDG_CACHE_HOME = tempFolder();
+  process.env.KUBEBUILDER_ASSETS = tempFolder();
+  program(process.env.KUBEBUILDER_ASSETS, "kube-apiserver");
+  const [server, etcd] = [toolNamed("kube-apiserver"), toolNamed("etcd")];
+  const etcdVersion = toolVersion(etcd);
+  for (const minor of olderMinors()) {
+    process.env[OLDER_MINOR] = minor;
+    assert.match(toolVersion(server), new RegExp(`^v${minor.replace(".", "\\.")}\\.\\d+$`));
+    assert.equal(toolVersion(etcd), etcdVersion);
+    // The folder of the user has another version.
+    assert.equal(presentTool("kube-apiserver"), null);
+    assert.equal(presentTool("etcd"), null);
+  }
+  process.env[OLDER_MINOR] = "1.2";
+  assert.throws(() => toolVersion(server), /^Error: KUBERNETES=1\.2 is not pinned: use 1\.33, /);
+  process.env[OLDER_MINOR] = "";
+  assert.equal(presentTool("kube-apiserver"), join(process.env.KUBEBUILDER_ASSETS, "kube-apiserver"));
 });
 
 test("ignores KUBEBUILDER_ASSETS for programs of this repository", () => {

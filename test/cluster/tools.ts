@@ -1,6 +1,6 @@
 import { spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
-import { accessSync, constants, globSync, readFileSync } from "node:fs";
+import { accessSync, constants, globSync, readdirSync, readFileSync } from "node:fs";
 import { homedir } from "node:os";
 import { join } from "node:path";
 import { envtestArchive } from "./envtest.ts";
@@ -119,9 +119,32 @@ export function toolNamed(name: string): Tool {
   return tool;
 }
 
+/**
+ * Environment variable with an older minor of Kubernetes, such as 1.34, for the programs of the control plane. Empty: the
+ * version of `tools/kubernetes`. {@link presentTool} does not search `KUBEBUILDER_ASSETS` for them then.
+ */
+export const OLDER_MINOR = "KUBERNETES";
+const OLDER = "kubernetes-";
+
+/** The older minors that a `tools/kubernetes-MINOR` pins, in ascending order. */
+export const olderMinors = (): string[] =>
+  readdirSync(MODULES).flatMap((folder) => (folder.startsWith(OLDER) ? [folder.slice(OLDER.length)] : []));
+
+/** The older minor that is chosen, if the tool is of Kubernetes; undefined: none. @throws when no folder pins it */
+function olderMinor(tool: Tool): string | undefined {
+  const minor = process.env[OLDER_MINOR];
+  if (!minor || tool.module !== "kubernetes") return undefined;
+  const known = olderMinors();
+  if (known.includes(minor)) return minor;
+  throw new Error(`${OLDER_MINOR}=${minor} is not pinned: use ${known.join(", ")}, or unset it`);
+}
+
 /** The folder of the Go module that pins a tool, or of its source. */
-export const moduleFolder = (tool: Tool): string =>
-  tool.own ? new URL(`node/${tool.module}/`, import.meta.url).pathname : join(MODULES, tool.module);
+export function moduleFolder(tool: Tool): string {
+  if (tool.own) return new URL(`node/${tool.module}/`, import.meta.url).pathname;
+  const minor = olderMinor(tool);
+  return join(MODULES, minor === undefined ? tool.module : OLDER + minor);
+}
 
 /** The version that go.mod pins, such as v1.36.3; for an own program `source-` and a hash of its sources. */
 export function toolVersion(tool: Tool): string {
@@ -159,7 +182,8 @@ function isUsable(path: string, { file }: Tool): boolean {
 export function presentTool(name: string): string | null {
   const tool = toolNamed(name);
   const assets = process.env.KUBEBUILDER_ASSETS;
-  const places = [...(assets && !tool.own ? [join(assets, name)] : []), cachedPath(tool)];
+  const searched = assets && !tool.own && olderMinor(tool) === undefined;
+  const places = [...(searched ? [join(assets, name)] : []), cachedPath(tool)];
   return places.find((place) => isUsable(place, tool)) ?? null;
 }
 

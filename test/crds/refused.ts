@@ -59,7 +59,8 @@ export const REFUSED: readonly Refused[] = [
   bad({ allow: [{ cidrs: ["10.0.0.0"] }] }, /spec\.allow\[0\]\.cidrs\[0\]: .*write one address with \/32 or \/128/),
   bad(
     { deny: [{ cidrs: ["10.0.0.5/8"] }] },
-    /spec\.deny\[0\]\.cidrs\[0\]: .*"10\.0\.0\.5\/8": cidrs: host bits are set/,
+    // Kubernetes 1.33 shows the type of the value.
+    /spec\.deny\[0\]\.cidrs\[0\]: .*"(10\.0\.0\.5\/8|string)": cidrs: host bits are set/,
   ),
   bad({ deny: [{ cidrs: ["any"] }] }, /spec\.deny\[0\]\.cidrs\[0\]: .*must be a network such as/),
   bad({ allow: [{ cidrs: ["2001:db8::1/64"] }] }, /spec\.allow\[0\]\.cidrs\[0\]: .*host bits are set/),
