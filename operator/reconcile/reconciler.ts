@@ -11,7 +11,7 @@ import { type KubeObject, keyOf } from "../kube/resource.ts";
 import { exclusiveAddresses } from "../providers/exclusive.ts";
 import type { Grants } from "../providers/grants.ts";
 import { decide, type Effective, type Plan } from "./decision/decide.ts";
-import type { Desired } from "./decision/desire.ts";
+import { type Desired, writesUpgrade } from "./decision/desire.ts";
 import { addedWithoutNotice, noLongerUsed } from "./decision/published-ips.ts";
 import type { FleetOptions } from "./decision/units.ts";
 import type { Caches } from "./facts/caches.ts";
@@ -75,12 +75,6 @@ function takesAway({ effective, desired }: Plan): boolean {
   if (desired.removals.length > 0) return true;
   const retiring = new Set(desired.published.json.retiring);
   return noLongerUsed(effective.spec, effective.published).some((address) => !retiring.has(address));
-}
-
-/** Whether a plan begins or continues an upgrade now. */
-function writesUpgrade({ round, upgrade }: Desired): boolean {
-  const late = new Set(round.waiting.map(({ unit }) => unit));
-  return upgrade.granted.some((unit) => !late.has(unit));
 }
 
 /** Whether failed fleets are the reason for which an upgrade waits; undefined if none waits. */

@@ -63,6 +63,12 @@ function publishedOf(
 const lateUnits = ({ waiting }: Round, upgrade: Upgrade): ReadonlySet<Unit> =>
   new Set([...waiting.map(({ unit }) => unit), ...upgrade.waiting]);
 
+/** Whether a plan begins or continues an upgrade now. */
+export function writesUpgrade({ round, upgrade }: Pick<Desired, "round" | "upgrade">): boolean {
+  const late = lateUnits(round, upgrade);
+  return upgrade.granted.some((unit) => !late.has(unit));
+}
+
 /** Objects of units to apply now. Objects of a waiting unit are only created. */
 function unitObjects({ children }: Facts, units: readonly Unit[], late: ReadonlySet<Unit>): KubeObject[] {
   const existing = { Deployment: children.deployments, Service: children.services };

@@ -59,8 +59,12 @@ function isUpgrade(facts: Facts, unit: Unit, owner: string, operator: string): b
 /** Whether a unit serves, as far as is known: ready proxies that were not polled yet may serve. */
 const mayServe = ({ serving, down }: View, label: string): boolean => serving.unpolled.length > 0 || !down.has(label);
 
-/** Whether the fleet was ready before: only such a fleet can be made unready by an upgrade. */
-const isReady = (view: View): boolean => [...view.core].every((label) => mayServe(view, label));
+/** Whether the fleet was ready before: only such a fleet can be made unready by an upgrade. New slots do not count. */
+function isReady(view: View): boolean {
+  const { deployments } = view.facts.children;
+  const existing = view.units.filter(({ name, label }) => deployments.has(name) && view.core.has(label));
+  return existing.every(({ label }) => mayServe(view, label));
+}
 
 function mayBegin({ limit, progressing, failed, reserved }: OtherUpgrades): boolean {
   return reserved || (failed.length === 0 && progressing < limit);
