@@ -29,7 +29,7 @@ export const OPTIONS = {
 export const NO_UPGRADES: OtherUpgrades = {
   ...{ limit: 5, progressing: 0, failed: [], deadline: undefined, reserved: false },
 };
-/** What {@link gather} gets of the operator's configuration. */
+/** Configuration of the operator for {@link gather}. */
 export const AROUND = { image: OPTIONS.image, upgrades: { others: () => NO_UPGRADES } };
 export const [A, B, C] = ["203.0.113.20", "203.0.113.21", "203.0.113.22"] as const;
 export const NAME = "webhooks";

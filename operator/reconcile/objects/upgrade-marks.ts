@@ -8,7 +8,7 @@ import type { KubeObject } from "../../kube/resource.ts";
 /** Deadline of a Deployment that sets none, in seconds (the API server's default). */
 const DEFAULT_DEADLINE_SECONDS = 600;
 
-/** What a Deployment says about the settings that its pod template is from. It is not part of its stamp. */
+/** Marks of a Deployment: from which settings its pod template is. They are not part of its stamp. */
 export interface Marks {
   /** Fingerprint of the operator's part of pod templates. */
   operator: string;
