@@ -8,8 +8,10 @@ import { EventRecorder } from "./kube/events.ts";
 import { Informers } from "./kube/informers.ts";
 import type { OperatorMetrics } from "./metrics.ts";
 import { adminNamespaces, ownNamespace } from "./namespaces.ts";
+import { templateFingerprint } from "./reconcile/decision/units.ts";
 import { addCaches, type Caches } from "./reconcile/facts/caches.ts";
 import { Claims } from "./reconcile/facts/claims.ts";
+import { FleetUpgrades } from "./reconcile/facts/fleet-upgrades.ts";
 import {
   type FetchStatus,
   MAX_STATUS_BYTES,
@@ -45,6 +47,7 @@ export interface Parts {
   scraper: StatusScraper;
   controller: Controller;
   triggers: Triggers;
+  upgrades: FleetUpgrades;
   /** The policy as its fleet runs it. */
   inForce: (policy: EgressPolicy) => InForce;
 }
@@ -72,9 +75,21 @@ export function assemble({ config, log, metrics, identity }: Shared, client: Cli
   const events = new EventRecorder({ ...shared, component: "outrider-operator", instance: identity });
   const informers = new Informers({ ...shared, namespaces: config.namespaces, resyncMs: config.resyncMs });
   const hasSynced = () => informers.hasSynced;
-  const triggers = new Triggers(() => ({ caches, hasSynced, ranges, scraper, records, reconciler, controller }));
+  const triggers = new Triggers(() => ({
+    ...{ caches, hasSynced, ranges, scraper, records, upgrades, reconciler, controller },
+  }));
+  const fleet = {
+    image: config.image,
+    imagePullPolicy: config.imagePullPolicy,
+    imagePullSecrets: config.imagePullSecrets,
+    adminFrom: adminNamespaces(config),
+  };
   const recordNamespace = ownNamespace(config);
   const caches = addCaches(informers, triggers, { discover: config.discoverCIDRs, recordNamespace });
+  const upgrades = new FleetUpgrades(caches, {
+    operator: templateFingerprint(fleet),
+    limit: config.maxUpgradingFleets,
+  });
   const records = new PolicyRecords({
     ...{ client, log, cache: caches.records, namespace: recordNamespace },
     isWatched: (namespace) => config.namespaces.length === 0 || config.namespaces.includes(namespace),
@@ -87,16 +102,10 @@ export function assemble({ config, log, metrics, identity }: Shared, client: Cli
     onResult: (ok) => metrics.scraped(ok),
   });
   const reconciler = new PolicyReconciler({
-    ...{ client, caches, scraper, records, events, log },
+    ...{ client, caches, scraper, records, events, log, upgrades, fleet },
     grants: config.grants,
     blockedCIDRs: () => ranges.list,
     onClaims: () => triggers.waiting(),
-    fleet: {
-      image: config.image,
-      imagePullPolicy: config.imagePullPolicy,
-      imagePullSecrets: config.imagePullSecrets,
-      adminFrom: adminNamespaces(config),
-    },
     clusterDomain: config.clusterDomain,
   });
   const controller: Controller = new Controller({
@@ -106,7 +115,7 @@ export function assemble({ config, log, metrics, identity }: Shared, client: Cli
     ...{ log, metrics: metrics.kube },
   });
   const surroundings = () => ({
-    scraper,
+    ...{ scraper, upgrades, image: config.image },
     grants: config.grants,
     // Only the leader accepts specs. Injection does not depend on the owners of addresses.
     claims: new Claims(),
@@ -116,7 +125,7 @@ export function assemble({ config, log, metrics, identity }: Shared, client: Cli
     now: Date.now(),
   });
   return {
-    ...{ events, informers, caches, ranges, scraper, controller, triggers },
+    ...{ events, informers, caches, ranges, scraper, controller, triggers, upgrades },
     inForce: (policy) => inForce(caches, policy, records, surroundings),
   };
 }

@@ -36,6 +36,12 @@ export const OPERATOR_OPTIONS: readonly Option[] = [
     repeat: true,
     help: "pull secrets of the image, in the namespaces of policies; a policy can set others (default: none)",
   },
+  {
+    name: "max-upgrading-fleets",
+    value: "N",
+    fallback: "5",
+    help: "most fleets that are not ready at the same time because of a new operator or image; 0: no limit, no pause",
+  },
   { name: "cluster-domain", value: "NAME", fallback: "cluster.local", help: "DNS domain of the cluster's Services" },
   {
     name: "blocked-cidrs",
@@ -100,6 +106,8 @@ export interface OperatorConfig {
   image: string;
   imagePullPolicy: ProxyPods["imagePullPolicy"];
   imagePullSecrets: readonly string[];
+  /** 0: no limit. */
+  maxUpgradingFleets: number;
   clusterDomain: string;
   blockedCIDRs: readonly string[];
   discoverCIDRs: boolean;
@@ -204,6 +212,7 @@ export function readOperatorConfig(argv: readonly string[], env: NodeJS.ProcessE
     imagePullPolicy: oneOf(values, "proxy-image-pull-policy", ["Always", "IfNotPresent", "Never"])!,
     imagePullSecrets: secretsOf(values, "proxy-image-pull-secrets"),
     blockedCIDRs: rangesOf(values, "blocked-cidrs"),
+    maxUpgradingFleets: wholeNumber(values, "max-upgrading-fleets", 0, 10_000)!,
     clusterDomain: domainOf(values, "cluster-domain"),
     discoverCIDRs: isOn("discover-cidrs"),
     grants: grants === undefined ? [] : readGrants(grants),

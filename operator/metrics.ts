@@ -9,8 +9,12 @@ export class OperatorMetrics {
   readonly kube: KubeMetrics;
   readonly #scrapes: Counter<"result">;
 
-  /** `policies` returns the current policies. */
-  constructor(policies: () => readonly EgressPolicy[], isLeader: () => boolean) {
+  /** `policies` returns the current policies, `upgrades` the number of fleets by the state of their upgrade. */
+  constructor(
+    policies: () => readonly EgressPolicy[],
+    upgrades: () => Readonly<Record<string, number>>,
+    isLeader: () => boolean,
+  ) {
     const registers = [this.registry];
     collectDefaultMetrics({ register: this.registry });
     this.kube = new KubeMetrics(this.registry);
@@ -36,6 +40,17 @@ export class OperatorMetrics {
             this.set({ ...labels, status: found?.status ?? "Unknown", reason: found?.reason ?? "" }, 1);
           }
         }
+      },
+    });
+    new Gauge({
+      name: "outrider_operator_upgrade_fleets",
+      help: "Fleets by state of their upgrade to a new operator or image: waiting, progressing, failed (not ready within the progress deadline, also counted as progressing); only on the leader.",
+      labelNames: ["state"],
+      registers,
+      collect() {
+        this.reset();
+        if (!isLeader()) return;
+        for (const [state, count] of Object.entries(upgrades())) this.set({ state }, count);
       },
     });
     new Gauge({

@@ -130,7 +130,11 @@ export async function runOperator(argv: readonly string[]): Promise<number> {
   const shared: Shared = {
     config,
     log: makeLog(config.logLevel),
-    metrics: new OperatorMetrics(() => parts.caches.policies.list(), isLeader),
+    metrics: new OperatorMetrics(
+      () => parts.caches.policies.list(),
+      () => ({ ...parts.upgrades.counts(Date.now()) }),
+      isLeader,
+    ),
     identity: `${hostname()}-${randomBytes(4).toString("hex")}`,
   };
   const { log } = shared;

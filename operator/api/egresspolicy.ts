@@ -350,6 +350,13 @@ export interface ProxySpec {
   adminPort: number;
 
   /**
+   * Image of the proxies, which has precedence over the operator's option --proxy-image: another tag or digest
+   * of the same repository. Default: the image of --proxy-image. Use it to test a new image with one policy, or
+   * to keep the image of one policy during an upgrade.
+   */
+  image?: string;
+
+  /**
    * Pull secrets of the proxy image, in the policy's namespace. Default: those of the operator's option
    * --proxy-image-pull-secrets. An empty list means none.
    */

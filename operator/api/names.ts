@@ -34,6 +34,15 @@ export const LABEL = {
   phase: `${GROUP}/phase`,
   /** Name of the policy, on injected pods. */
   injected: `${GROUP}/injected`,
+  /**
+   * On Deployments: fingerprint of what the operator adds to pod templates, see `templateFingerprint`. Labels, since the
+   * API server increments the generation of a Deployment when an annotation changes: it would count as not rolled out.
+   */
+  operatorSettings: `${GROUP}/operator-settings`,
+  /** On Deployments: `generation-hash` of the spec that the pod template is from, see `ownerSettings`. */
+  ownerSettings: `${GROUP}/owner-settings`,
+  /** On Deployments that were upgraded: an {@link UPGRADE}. */
+  upgrade: `${GROUP}/upgrade`,
   /** On namespaces: {@link INJECT_DISABLED} excludes their pods from injection. */
   inject: `${GROUP}/inject`,
   /** Name of a namespace, which the API server sets. Selectors can only use labels. */
@@ -63,6 +72,8 @@ export const ANNOTATION = {
    * Deployment of a fleet without slots: its static IPs, which are needed after the spec has changed.
    */
   addresses: `${GROUP}/addresses`,
+  /** On Deployments: start of their last upgrade (RFC 3339). */
+  upgradedAt: `${GROUP}/upgraded-at`,
   /** On the policy's ConfigMap: hash of its document. */
   hash: `${GROUP}/policy-hash`,
   /** On pods that opt in: client name, which is the key of their password in the policy's Secret. */
@@ -93,6 +104,9 @@ export const BUNDLE_SOURCE = {
   given: "given",
 } as const;
 export type BundleSource = (typeof BUNDLE_SOURCE)[keyof typeof BUNDLE_SOURCE];
+
+/** Values of {@link LABEL.upgrade}. */
+export const UPGRADE = { progressing: "progressing", complete: "complete" } as const;
 
 /** Value of {@link LABEL.inject} that opts a namespace out. */
 export const INJECT_DISABLED = "disabled";
@@ -136,6 +150,8 @@ export const REASON = {
   replacing: "Replacing",
   notEnoughNodes: "NotEnoughNodes",
   applyFailed: "ApplyFailed",
+  upgradeWaiting: "UpgradeWaiting",
+  upgradePaused: "UpgradePaused",
   // PolicyDistributed
   distributed: "Distributed",
   propagating: "Propagating",

@@ -27,7 +27,11 @@ export interface Pod extends KubeObject {
 
 /** apps/v1 Deployment. */
 export interface Deployment extends KubeObject {
-  spec?: { replicas?: number; template?: { spec?: { affinity?: { nodeAffinity?: object } } } };
+  spec?: {
+    replicas?: number;
+    progressDeadlineSeconds?: number;
+    template?: { spec?: { affinity?: { nodeAffinity?: object } } };
+  };
   status?: {
     observedGeneration?: number;
     replicas?: number;

@@ -11,12 +11,13 @@ import { type KubeObject, keyOf } from "../kube/resource.ts";
 import { exclusiveAddresses } from "../providers/exclusive.ts";
 import type { Grants } from "../providers/grants.ts";
 import { decide, type Effective, type Plan } from "./decision/decide.ts";
-import type { Desired } from "./decision/desire.ts";
+import { type Desired, writesUpgrade } from "./decision/desire.ts";
 import { addedWithoutNotice, noLongerUsed } from "./decision/published-ips.ts";
 import type { FleetOptions } from "./decision/units.ts";
 import type { Caches } from "./facts/caches.ts";
 import { Claims } from "./facts/claims.ts";
 import type { Facts } from "./facts/facts.ts";
+import type { FleetUpgrades } from "./facts/fleet-upgrades.ts";
 import { configMapsOf, gather, proxiesOf, withWritten } from "./facts/gather.ts";
 import type { StatusScraper } from "./facts/status-scraper.ts";
 import { hasInjectedPods, hasOtherProxies } from "./facts/unseen.ts";
@@ -44,6 +45,7 @@ interface ReconcilerOptions {
   events: EventRecorder;
   log: Logger;
   grants: Grants;
+  upgrades: FleetUpgrades;
   blockedCIDRs: () => readonly string[];
   /** The claimed addresses have changed, so another policy may be accepted now. */
   onClaims: () => void;
@@ -73,6 +75,12 @@ function takesAway({ effective, desired }: Plan): boolean {
   if (desired.removals.length > 0) return true;
   const retiring = new Set(desired.published.json.retiring);
   return noLongerUsed(effective.spec, effective.published).some((address) => !retiring.has(address));
+}
+
+/** Whether failed fleets are the reason for which an upgrade waits; undefined if none waits. */
+function pauseOf(desired: Desired | undefined): boolean | undefined {
+  const others = desired?.upgrade.others;
+  return others && others.failed.length > 0;
 }
 
 /** Kinds whose changes can take a proxy out of service. */
@@ -157,6 +165,7 @@ export class PolicyReconciler {
     this.#announcer.close(uid);
     this.#writer.forget(uid);
     this.#waiting.delete(key);
+    this.#options.upgrades.forget(key);
     this.#claim(key, []);
   }
 
@@ -168,12 +177,13 @@ export class PolicyReconciler {
   }
 
   #gather(policy: EgressPolicy): Facts {
-    const { caches, scraper, records, grants } = this.#options;
+    const { caches, scraper, records, grants, upgrades } = this.#options;
     return gather(caches, policy, {
-      ...{ scraper, records, grants, claims: this.#claims },
+      ...{ scraper, records, grants, upgrades, claims: this.#claims },
       interned: (other) => this.#interned(other),
       acceptedSpecOf: (other) => this.acceptedSpecOf(other),
       blockedCIDRs: this.#options.blockedCIDRs(),
+      image: this.#options.fleet.image,
       now: this.#now(),
     });
   }
@@ -253,6 +263,8 @@ export class PolicyReconciler {
       problem === undefined
         ? await this.#carryOut(facts, plan)
         : { applied: { problem, networkPolicy: problem }, children: facts.children };
+    // Nothing was written: other fleets need not wait for this one.
+    if (applied.problem !== undefined) this.#options.upgrades.reserve(keyOf(policy), false);
     // After a start, proxies are polled before the first status, which would otherwise be wrong for a moment.
     if (facts.proxies.some(({ polled }) => !polled)) return { result: "requeue", afterMs: UNPOLLED_MS };
     const { clusterDomain } = this.#options;
@@ -262,8 +274,11 @@ export class PolicyReconciler {
   }
 
   /** Keeps the spec in force, the addresses that the policy has from now on, and whether it waits for others. */
-  #remember(policy: EgressPolicy, { effective, rejection, keptRejection }: Plan): void {
+  #remember(policy: EgressPolicy, { effective, rejection, keptRejection, desired }: Plan): void {
     const key = keyOf(policy);
+    const { upgrades } = this.#options;
+    upgrades.reserve(key, desired !== undefined && writesUpgrade(desired));
+    upgrades.wait(key, pauseOf(desired));
     const waits = [rejection, keptRejection].some((one) => one?.reason === REASON.conflicted);
     if (waits) this.#waiting.add(key);
     else this.#waiting.delete(key);
@@ -379,10 +394,10 @@ export class PolicyReconciler {
     }
     if (desired === undefined) return { result: "user-error" };
     // Watches and proxy polls report the progress of all other changes, such as a migration of slots.
-    const { recheckAt } = desired.round;
+    const times = [desired.round.recheckAt, desired.upgrade.others?.deadline].filter((time) => time !== undefined);
     const waits = [
       this.#pods.nextRefreshMs(policy.metadata.uid!),
-      recheckAt === undefined ? undefined : Math.max(PENDING_MS, recheckAt - now),
+      ...times.map((time) => Math.max(PENDING_MS, time - now)),
     ].filter((ms) => ms !== undefined);
     return waits.length === 0 ? { result: "success" } : { result: "requeue", afterMs: Math.min(...waits) };
   }

@@ -6,6 +6,7 @@ import type { Controller } from "../kube/controller.ts";
 import { type KubeObject, keyOf } from "../kube/resource.ts";
 import { providerOf } from "../providers/index.ts";
 import { type CacheListeners, type Caches, ownerOf } from "./facts/caches.ts";
+import type { FleetUpgrades } from "./facts/fleet-upgrades.ts";
 import type { StatusScraper } from "./facts/status-scraper.ts";
 import type { BlockedRanges } from "./network/blocked-ranges.ts";
 import { recordOwner } from "./objects/record.ts";
@@ -23,6 +24,7 @@ interface TriggerTargets {
   ranges: Pick<BlockedRanges, "update">;
   scraper: Pick<StatusScraper, "see" | "forget">;
   records: Pick<PolicyRecords, "lost" | "forget">;
+  upgrades: Pick<FleetUpgrades, "due">;
   reconciler: Pick<PolicyReconciler, "forget" | "waiting" | "acceptedSpecOf">;
   controller: Pick<Controller, "enqueue" | "enqueueAfter">;
 }
@@ -77,6 +79,11 @@ export class Triggers implements CacheListeners {
     const owner = ownerOf(pod, LABEL.fleet);
     if (event === "deleted" || owner === undefined) scraper.forget(pod);
     else scraper.see(pod, owner);
+  };
+
+  readonly upgraded = (): void => {
+    const { controller, upgrades } = this.#targets();
+    for (const key of upgrades.due(Date.now())) controller.enqueue(key);
   };
 
   readonly released = (): void => this.waiting();

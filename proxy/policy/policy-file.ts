@@ -27,6 +27,7 @@ const OPERATOR_PROXY_KEYS = [
   "port",
   "adminPort",
   "resources",
+  "image",
   "imagePullSecrets",
   "nodeSelector",
   "affinity",

@@ -304,6 +304,26 @@ test("OutriderOperatorDown ignores a fail-over, and fires for a follower", { ski
   ]);
 });
 
+test("OutriderUpgradePaused fires while a failed fleet holds up others, also across leaders", { skip }, async () => {
+  const fleets = (pod: string, state: string, count: (minute: number) => number, ...spans: Span[]): Series =>
+    series("outrider_operator_upgrade_fleets", { namespace: RELEASE, pod, state }, (minute) => {
+      const sample = during(...spans)(minute);
+      return sample === 1 ? count(minute) : sample;
+    });
+  const failed = (minute: number) => (minute < START || minute >= 70 ? 0 : 1);
+  // Nothing waits in the end, although the fleet still fails.
+  const waiting = (minute: number) => (minute < 60 ? 7 : 0);
+  const input = ["a", "b"].flatMap((pod) => {
+    const span: Span = pod === "a" ? [0, 30] : [31.5, LENGTH];
+    return [fleets(pod, "failed", failed, span), fleets(pod, "waiting", waiting, span)];
+  });
+  const alert = "OutriderUpgradePaused";
+  await check(input, [
+    { alert, firing: [], at: [0, START, START + STEP, 60, 65, LENGTH] },
+    { alert, firing: [{ namespace: RELEASE }], at: [START + 1, 29.5, 30.5, 31, 32, 59.5] },
+  ]);
+});
+
 test("OutriderWebhookErrors and the certificate are those of each release", { skip }, async () => {
   const [a, b] = [{ namespace: "team-a" }, { namespace: "team-b" }];
   const days = (count: number) => count * 24 * 3600;
@@ -338,6 +358,7 @@ test("every alert has a story", () => {
     "OutriderEgressIPMismatch",
     "OutriderOperatorDown",
     "OutriderCertificateExpiring",
+    "OutriderUpgradePaused",
   ];
   assert.deepEqual([...new Set(covered)].sort(), Object.keys(ALERTS).sort());
 });

@@ -326,6 +326,7 @@ test("helm test waits for starting operators, with a limit", async () => {
 async function knownMetrics(): Promise<Set<string>> {
   const operator = new OperatorMetrics(
     () => [],
+    () => ({}),
     () => true,
   );
   const webhook = new Registry();

@@ -59,6 +59,7 @@ const common = {
 const proxy = {
   port: 14_750,
   adminPort: 19_750,
+  image: "registry.example:5000/team/outrider:0.1.0",
   imagePullSecrets: [{ name: "registry" }],
   resources: { requests: { cpu: "100m", memory: "128Mi" }, limits: { memory: "1Gi", cpu: 1 } },
   nodeSelector: { "topology.kubernetes.io/zone": "a" },

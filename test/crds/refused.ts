@@ -172,6 +172,8 @@ export const REFUSED: readonly Refused[] = [
   proxy({ port: 8080, adminPort: 8080 }, /spec\.proxy\.adminPort: .*must differ from proxy\.port/),
   proxy({ port: 80 }, /spec\.proxy\.port: .*greater than or equal to 1024/),
   proxy({ replicas: 0 }, /spec\.proxy\.replicas: .*greater than or equal to 1/),
+  proxy({ image: "" }, /spec\.proxy\.image: Invalid value: "".*an image such as registry/),
+  proxy({ image: "outrider: 1" }, /spec\.proxy\.image: Invalid value: "outrider: 1".*an image such as registry/),
   proxy({ imagePullSecrets: [{ name: "My_Secret" }] }, /spec\.proxy\.imagePullSecrets\[0\]\.name: Invalid value/),
   proxy(
     { topologySpreadConstraints: [{ maxSkew: 1, topologyKey: "zone" }] },

@@ -5,6 +5,7 @@ import type { Caches } from "../../operator/reconcile/facts/caches.ts";
 import { Claims } from "../../operator/reconcile/facts/claims.ts";
 import { gather } from "../../operator/reconcile/facts/gather.ts";
 import { StatusScraper } from "../../operator/reconcile/facts/status-scraper.ts";
+import { AROUND } from "./worlds.ts";
 
 const namespace = {
   apiVersion: "v1",
@@ -22,7 +23,7 @@ function terminates(creationTimestamp: string): boolean {
   const scraper = new StatusScraper({ fetch: () => Promise.reject(new Error()), intervalMs: 1, onChange: () => {} });
   const memory = { claims: new Claims(), interned: (policy: EgressPolicy) => policy, acceptedSpecOf: () => undefined };
   const records = { read: () => ({ spec: undefined, published: undefined }) };
-  const around = { scraper, records, grants: [], ...memory, blockedCIDRs: [], now: 0 };
+  const around = { ...AROUND, scraper, records, grants: [], ...memory, blockedCIDRs: [], now: 0 };
   return gather(caches, { metadata, spec: {} } as unknown as EgressPolicy, around).namespaceTerminating;
 }
 

@@ -19,6 +19,7 @@ import type { Facts, Holder } from "../../operator/reconcile/facts/facts.ts";
 import type { PublishedList } from "../../operator/reconcile/objects/configmap.ts";
 import { type Applied, statusOf } from "../../operator/reconcile/status/status.ts";
 import { withDefaults } from "../harness/defaults.ts";
+import { NO_UPGRADES } from "./worlds.ts";
 
 /**
  * Policies and what is known of their fleets (`*.in.yaml`) → documents, objects, pod labels and status (`*.out.yaml`).
@@ -154,6 +155,8 @@ function factsOf(input: Input): Facts {
     policy,
     record: { spec: undefined, published: input.published },
     namespaceTerminating: false,
+    image: "outrider:1",
+    upgrades: () => NO_UPGRADES,
     others: () => input.others ?? [],
     holdersOf: (address) => (input.holders?.[address] === undefined ? [] : [input.holders[address]]),
     acceptedSpecOf: ({ metadata }) => (metadata.uid === policy.metadata.uid ? input.kept : undefined),

@@ -20,6 +20,7 @@ import { StatusScraper } from "../../operator/reconcile/facts/status-scraper.ts"
 import type { PublishedList } from "../../operator/reconcile/objects/configmap.ts";
 import { MAX_STATIC_IPS } from "../../proxy/policy/document.ts";
 import { withDefaults } from "../harness/defaults.ts";
+import { AROUND } from "./worlds.ts";
 
 /** Deployments that are kept during a migration, and the addresses that verify proxies meanwhile. */
 
@@ -263,6 +264,7 @@ test("pods that have ended, such as evicted ones, do not count", () => {
   const scraper = new StatusScraper({ fetch: () => Promise.reject(new Error()), intervalMs: 1, onChange: () => {} });
   const policy = { metadata: { name: "webhooks", namespace: "convoy", uid: "1" }, spec: {} } as unknown as EgressPolicy;
   const around = {
+    ...AROUND,
     ...{ scraper, grants: parseGrants('{"grants":[]}'), blockedCIDRs: [], now: 0 },
     records: { read: () => ({ spec: undefined, published: undefined }) },
     claims: new Claims(),

@@ -12,6 +12,7 @@ import { packSpec } from "../../operator/reconcile/objects/record.ts";
 import { PolicyRecords } from "../../operator/reconcile/writes/records.ts";
 import { makeLog } from "../../proxy/cli/log.ts";
 import { withDefaults } from "../harness/defaults.ts";
+import { AROUND } from "./worlds.ts";
 
 /** By which spec a pod is injected while the newest one is refused. */
 
@@ -59,6 +60,7 @@ const recordsIn = (caches: Caches) =>
   });
 const scraper = new StatusScraper({ fetch: () => Promise.reject(new Error()), intervalMs: 1, onChange: () => {} });
 const around = () => ({
+  ...AROUND,
   scraper,
   grants: parseGrants(JSON.stringify({ grants: [] })),
   claims: new Claims(),

@@ -3,6 +3,7 @@ import type { Node } from "../../operator/api/objects.ts";
 import { parseGrants } from "../../operator/providers/grants.ts";
 import type { Facts } from "../../operator/reconcile/facts/facts.ts";
 import { withDefaults } from "../harness/defaults.ts";
+import { NO_UPGRADES } from "./worlds.ts";
 
 const addressOf = (i: number): string => `203.0.${113 + (i >> 8)}.${i & 255}`;
 
@@ -36,6 +37,8 @@ export function manySlots(slots: number, nodes: number): Facts {
     policy: policyOf(slots),
     record: { spec: undefined, published: undefined },
     namespaceTerminating: false,
+    image: "outrider:1",
+    upgrades: () => NO_UPGRADES,
     others: () => [],
     holdersOf: () => [],
     acceptedSpecOf: () => undefined,

@@ -7,7 +7,7 @@ import { SHARED } from "../../operator/fleet/slots.ts";
 import type { KubeObject } from "../../operator/kube/resource.ts";
 import { parseGrants } from "../../operator/providers/grants.ts";
 import { decide, type Plan } from "../../operator/reconcile/decision/decide.ts";
-import type { Facts } from "../../operator/reconcile/facts/facts.ts";
+import type { Facts, OtherUpgrades } from "../../operator/reconcile/facts/facts.ts";
 import type { PublishedList } from "../../operator/reconcile/objects/configmap.ts";
 import { withDefaults } from "../harness/defaults.ts";
 
@@ -26,6 +26,11 @@ export const OPTIONS = {
   imagePullSecrets: [],
   adminFrom: undefined,
 };
+export const NO_UPGRADES: OtherUpgrades = {
+  ...{ limit: 5, progressing: 0, failed: [], deadline: undefined, reserved: false },
+};
+/** Configuration of the operator for {@link gather}. */
+export const AROUND = { image: OPTIONS.image, upgrades: { others: () => NO_UPGRADES } };
 export const [A, B, C] = ["203.0.113.20", "203.0.113.21", "203.0.113.22"] as const;
 export const NAME = "webhooks";
 export const VERIFIED = LABEL.verified;
@@ -75,6 +80,8 @@ export function factsOf(world: World, spec: EgressPolicySpec): Facts {
     now,
     policy,
     namespaceTerminating: false,
+    image: "outrider:1",
+    upgrades: () => NO_UPGRADES,
     others: () => [],
     holdersOf: () => [],
     acceptedSpecOf: () => undefined,

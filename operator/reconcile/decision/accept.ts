@@ -89,14 +89,28 @@ function validate(policy: EgressPolicy, blockedCIDRs: readonly string[]): Verdic
   return twice === undefined ? { accepted } : { reason: REASON.invalid, message: twice };
 }
 
+/** Repository of an image: without tag and digest. */
+const repositoryOf = (image: string): string => image.replace(/@.*$/, "").replace(/:[^/:]*$/, "");
+
+/**
+ * Whether the image of a policy is of another repository than that of the operator. Proxies may run on the networks of
+ * nodes and have addresses that others trust, so users of policies must not choose the program.
+ */
+function otherRepository({ proxy }: EgressPolicySpec, image: string): string | undefined {
+  const [own, granted] = [proxy?.image, repositoryOf(image)];
+  if (own === undefined || repositoryOf(own) === granted) return undefined;
+  return `spec.proxy.image: ${own} is not of the repository ${granted} of the operator's --proxy-image; use a tag or digest of ${granted}`;
+}
+
 /** Validates a spec, and whether its namespace may use its provider and addresses. */
-function validateGranted(policy: EgressPolicy, { blockedCIDRs, grants }: Facts): Verdict {
+function validateGranted(policy: EgressPolicy, { blockedCIDRs, grants, image }: Facts): Verdict {
   const { spec } = policy;
   const known = validated.get(spec);
   const result = known?.blocked === blockedCIDRs ? known.result : validate(policy, blockedCIDRs);
   if (result !== known?.result) validated.set(spec, { blocked: blockedCIDRs, result });
   if (!("accepted" in result)) return result;
-  const refused = notGranted(grants, policy.metadata.namespace!, providerOf(spec)!, spec);
+  const refused =
+    notGranted(grants, policy.metadata.namespace!, providerOf(spec)!, spec) ?? otherRepository(spec, image);
   return refused === undefined ? result : { reason: REASON.notGranted, message: refused };
 }
 

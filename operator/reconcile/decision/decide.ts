@@ -11,7 +11,8 @@ import { handoverOf } from "./handover.ts";
 import { labelPatches, type PodPatch } from "./pod-labels.ts";
 import { type ResolvedSpec, resolveSpec } from "./resolved-spec.ts";
 import { servingOf } from "./serving.ts";
-import { type FleetOptions, unitsOf } from "./units.ts";
+import { type FleetOptions, templateFingerprint, unitsOf } from "./units.ts";
+import { planUpgrade } from "./upgrade.ts";
 
 /** The spec that the fleet runs: the newest one, or the last accepted one. */
 export interface Effective extends ResolvedSpec {
@@ -50,13 +51,14 @@ export function decide(facts: Facts, kept: () => EgressPolicySpec | undefined, o
   const again = accepted === undefined ? judgeSpec({ ...facts, policy }) : { accepted };
   if (!("accepted" in again)) return { ...nothing, keptRejection: again, ...unchanged(facts, spec) };
   const resolved = resolveSpec(facts, spec, providerOf(spec)!);
-  const units = unitsOf(facts, resolved, options);
+  const upgrade = planUpgrade(facts, resolved, unitsOf(facts, resolved, options), templateFingerprint(options));
+  const { units } = upgrade;
   const round = planRound(facts, resolved, units);
   const handover = handoverOf(facts, resolved, round);
   const document = documentOf(policy, facts.blockedCIDRs, handover.former);
   const effective = { ...resolved, hash: document.hash };
   const { adminFrom } = options;
-  const desired = desire(facts, resolved, { accepted: document, handover, units, round, adminFrom });
+  const desired = desire(facts, resolved, { accepted: document, handover, upgrade, round, adminFrom });
   return { rejection, accepted, effective, keptRejection: undefined, desired, repairs: round.labels.correct };
 }
 

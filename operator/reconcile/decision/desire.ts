@@ -15,6 +15,7 @@ import type { Handover } from "./handover.ts";
 import { publish, stillUsed } from "./published-ips.ts";
 import type { ResolvedSpec } from "./resolved-spec.ts";
 import type { FleetOptions, Unit } from "./units.ts";
+import type { Upgrade } from "./upgrade.ts";
 
 /** Desired state of a policy's objects. */
 export interface Desired {
@@ -26,6 +27,7 @@ export interface Desired {
   removals: KubeObject[];
   /** Patches of pod labels, and why changes wait. */
   round: Round;
+  upgrade: Upgrade;
   /** Running proxies that the spec no longer needs. */
   formerProxies: readonly ProxyFacts[];
   networkPolicies: NetworkPolicies;
@@ -35,7 +37,7 @@ export interface Desired {
 interface Decided {
   accepted: Accepted;
   handover: Handover;
-  units: readonly Unit[];
+  upgrade: Upgrade;
   round: Round;
   adminFrom: FleetOptions["adminFrom"];
 }
@@ -57,9 +59,18 @@ function publishedOf(
   return publish(spec, leaving, published, new Date(facts.now).toISOString());
 }
 
+/** Units whose change waits: for another proxy of their fleet, or for the upgrades of other fleets. */
+const lateUnits = ({ waiting }: Round, upgrade: Upgrade): ReadonlySet<Unit> =>
+  new Set([...waiting.map(({ unit }) => unit), ...upgrade.waiting]);
+
+/** Whether a plan begins or continues an upgrade now. */
+export function writesUpgrade({ round, upgrade }: Pick<Desired, "round" | "upgrade">): boolean {
+  const late = lateUnits(round, upgrade);
+  return upgrade.granted.some((unit) => !late.has(unit));
+}
+
 /** Objects of units to apply now. Objects of a waiting unit are only created. */
-function unitObjects({ children }: Facts, units: readonly Unit[], { waiting }: Round): KubeObject[] {
-  const late = new Set(waiting.map(({ unit }) => unit));
+function unitObjects({ children }: Facts, units: readonly Unit[], late: ReadonlySet<Unit>): KubeObject[] {
   const existing = { Deployment: children.deployments, Service: children.services };
   return units.flatMap((unit) =>
     unit.objects.filter(
@@ -72,7 +83,7 @@ function unitObjects({ children }: Facts, units: readonly Unit[], { waiting }: R
 export function desire(
   facts: Facts,
   resolved: ResolvedSpec,
-  { accepted, handover, units, round, adminFrom }: Decided,
+  { accepted, handover, upgrade, round, adminFrom }: Decided,
 ): Desired {
   const { policy } = facts;
   const { spec, provider } = resolved;
@@ -87,12 +98,15 @@ export function desire(
     // Before the Deployments, so that no proxy of a new fleet runs without them.
     ...guards.objects,
   ].map(stamp);
+  const { units } = upgrade;
+  const late = lateUnits(round, upgrade);
   const all = [...shared, ...units.flatMap(({ objects }) => objects)];
   return {
-    objects: [...shared, ...unitObjects(facts, units, round)],
+    objects: [...shared, ...unitObjects(facts, units, late)],
     published,
-    removals: [...obsolete(facts, all, guards, handover, round), ...handover.remove],
+    removals: [...obsolete(facts, all, guards, handover, late), ...handover.remove],
     round,
+    upgrade,
     formerProxies: handover.running,
     networkPolicies: guards,
   };
@@ -104,7 +118,7 @@ function obsolete(
   objects: readonly KubeObject[],
   guards: NetworkPolicies,
   { keep, running }: Handover,
-  { waiting }: Round,
+  late: ReadonlySet<Unit>,
 ): KubeObject[] {
   const names = new Set([...objects, ...keep].map(kindAndName));
   if (guards.tooLarge !== undefined) {
@@ -112,7 +126,7 @@ function obsolete(
   }
   // Keep the objects that give a terminating proxy, or one whose change waits, its address.
   const kept = new Set([
-    ...waiting.map(({ unit }) => unit.label),
+    ...[...late].map(({ label }) => label),
     ...keep.map(({ metadata }) => metadata.labels?.[LABEL.slot]),
     ...running.map(({ slot }) => slot),
   ]);

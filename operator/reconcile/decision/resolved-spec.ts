@@ -29,7 +29,10 @@ export function resolveSpec(facts: Facts, spec: EgressPolicySpec, provider: Prov
 }
 
 /** Slots that need a Deployment each. Undefined stands for the one Deployment of a fleet without slots. */
-export function wantedSlots({ provider, slots }: ResolvedSpec): readonly (Slot | undefined)[] {
+export function wantedSlots({
+  provider,
+  slots,
+}: Pick<ResolvedSpec, "provider" | "slots">): readonly (Slot | undefined)[] {
   switch (provider.shape.kind) {
     case "Deployment":
       return [undefined];

@@ -1,11 +1,14 @@
+import type { EgressPolicy, EgressPolicySpec } from "../../api/egresspolicy.ts";
 import { ANNOTATION, childName } from "../../api/names.ts";
-import { SHARED, type Slot } from "../../fleet/slots.ts";
+import { SHARED, type Slot, slotsOf } from "../../fleet/slots.ts";
 import type { KubeObject } from "../../kube/resource.ts";
+import { providerOf } from "../../providers/index.ts";
 import { type FleetShape, isOnNode, servingLabels } from "../../providers/provider.ts";
 import type { Facts } from "../facts/facts.ts";
 import { stamp } from "../objects/compare.ts";
 import { type ProxyPods, proxyDeployment } from "../objects/deployment.ts";
 import { enforcesReplicas, replicasSetBy } from "../objects/replicas.ts";
+import { shortHash } from "../objects/upgrade-marks.ts";
 import { selectorOf } from "../placement/nodes.ts";
 import { affinityOf } from "../placement/placement.ts";
 import { type ResolvedSpec, wantedSlots } from "./resolved-spec.ts";
@@ -58,14 +61,14 @@ function readinessOf(shape: FleetShape): Pick<ProxyPods, "readiness" | "labels">
 /** Deployment of a slot, or the one Deployment of a fleet without slots. */
 function deploymentOf(
   facts: Facts,
-  { spec, provider, placements }: ResolvedSpec,
+  { spec, provider, placements }: Pick<ResolvedSpec, "spec" | "provider" | "placements">,
   slot: Slot | undefined,
   { image, imagePullPolicy, imagePullSecrets }: FleetOptions,
 ): KubeObject {
   const { policy, children } = facts;
   const { shape } = provider;
   const shared = {
-    ...{ image, imagePullPolicy, imagePullSecrets, ...readinessOf(shape) },
+    ...{ image: spec.proxy?.image ?? image, imagePullPolicy, imagePullSecrets, ...readinessOf(shape) },
     annotations: provider.podAnnotations(spec),
     nodeSelector: selectorOf(spec).labels,
     eager: isOnNode(shape),
@@ -80,6 +83,39 @@ function deploymentOf(
   const foreign = actual !== undefined && replicasSetBy(actual) !== undefined && !enforcesReplicas(policy);
   const replicas = spec.proxy?.replicas ?? DEFAULT_REPLICAS;
   return proxyDeployment(policy, spec, { ...shared, ...(foreign ? {} : { replicas }), nodeAffinity: undefined });
+}
+
+/** Specs that use every part of pod templates which is not the owner's. */
+const SAMPLES: readonly EgressPolicySpec[] = (["External", "NodeAddress", "KubeVIP"] as const).map(
+  (provider) =>
+    ({
+      nat: { provider },
+      staticIPs: [{ address: "192.0.2.1" }],
+      authentication: { mode: "Basic", secretRef: { name: "sample" } },
+    }) as EgressPolicySpec,
+);
+
+function fingerprint(options: FleetOptions): string {
+  const policy = { metadata: { name: "sample", namespace: "sample", uid: "sample" } } as EgressPolicy;
+  const children = { configMaps: new Map(), services: new Map(), deployments: new Map(), others: [] };
+  const facts = { policy, children } as Partial<Facts> as Facts;
+  const templates = SAMPLES.flatMap((spec) => {
+    const resolved = { spec, provider: providerOf(spec)!, slots: slotsOf(spec), placements: new Map() };
+    return wantedSlots(resolved).map((slot) => deploymentOf(facts, resolved, slot, options));
+  });
+  return shortHash(templates);
+}
+
+const fingerprints = new WeakMap<FleetOptions, string>();
+
+/**
+ * Fingerprint of what an operator adds to pod templates by its version and its options: a hash of its templates for fixed
+ * specs. An upgrade that changes no template has the same one. Computed once.
+ */
+export function templateFingerprint(options: FleetOptions): string {
+  const known = fingerprints.get(options) ?? fingerprint(options);
+  fingerprints.set(options, known);
+  return known;
 }
 
 const stampOf = ({ metadata }: KubeObject) => metadata.annotations?.[ANNOTATION.applied];

@@ -1,11 +1,12 @@
 import type { EgressPolicy } from "../../api/egresspolicy.ts";
 import { RESOURCE } from "../../api/kinds.ts";
-import { ANNOTATION, LABEL, MANAGED_BY, PROXY_NAME } from "../../api/names.ts";
+import { ANNOTATION, FIELD_MANAGER, LABEL, MANAGED_BY, PROXY_NAME, REASON } from "../../api/names.ts";
 import type { ConfigMap, Deployment, EndpointSlice, Node, Pod, Service, ServiceCIDR } from "../../api/objects.ts";
 import { optIn } from "../../injection/inject.ts";
 import { type Cache, type Informers, type OnChange, withoutManagedFields } from "../../kube/informers.ts";
 import type { KubeObject } from "../../kube/resource.ts";
 import { RECORD_SELECTOR, recordOwner } from "../objects/record.ts";
+import { isUpgrading, marksOf } from "../objects/upgrade-marks.ts";
 import { heldByDeployment, heldByProxy, heldByService } from "./held-addresses.ts";
 
 /** Label that names the policy of an object. Each kind has its own, since users set `policy` on pods as they like. */
@@ -25,17 +26,14 @@ const ownedBy =
     return owner === undefined ? [] : [owner];
   };
 
-/** Keeps of `managedFields` only which manager set `replicas`. */
-function replicaManagers(object: Deployment): Deployment {
-  const managedFields = (object.metadata.managedFields ?? []).flatMap((entry) => {
-    const spec = entry.fieldsV1?.["f:spec"] as Record<string, unknown> | undefined;
-    if (spec?.["f:replicas"] === undefined) return [];
-    return [
-      {
-        ...(entry.manager === undefined ? {} : { manager: entry.manager }),
-        fieldsV1: { "f:spec": { "f:replicas": {} } },
-      },
-    ];
+/** Keeps of `managedFields` only which manager set `replicas`, and which fields of the spec other managers own. */
+function specManagers(object: Deployment): Deployment {
+  const managedFields = (object.metadata.managedFields ?? []).flatMap(({ manager, fieldsV1 }) => {
+    const spec = fieldsV1?.["f:spec"] as Record<string, unknown> | undefined;
+    const own = spec?.["f:replicas"] === undefined ? undefined : { "f:replicas": {} };
+    const kept = manager === FIELD_MANAGER ? own : spec;
+    if (kept === undefined) return [];
+    return [{ ...(manager === undefined ? {} : { manager }), fieldsV1: { "f:spec": kept } }];
   });
   return { ...object, metadata: { ...object.metadata, managedFields } };
 }
@@ -125,6 +123,8 @@ export interface CacheListeners {
   proxy: OnChange<Pod>;
   /** A Deployment, a Service or a proxy of a slot no longer holds an address, which may be free now. */
   released(): void;
+  /** The upgrade of a fleet began, ended or failed. */
+  upgraded(): void;
   /** Nodes, services or API servers changed. */
   ranges(): void;
   /** A node was added or removed, or its labels, taints or addresses changed. */
@@ -162,6 +162,13 @@ function addRecords(informers: Informers, { record }: CacheListeners, namespace:
  * objects; others, such as all pods of the cluster, are compared at every resync.
  */
 const COMPARE_MS = 40 * 1000;
+
+/** State of the upgrade of a Deployment, as far as other fleets depend on it. */
+function upgradeState(deployment: Deployment | undefined): string {
+  if (deployment === undefined || !isUpgrading(deployment)) return "";
+  const failed = deployment.status?.conditions?.some(({ reason }) => reason === REASON.deadlineExceeded);
+  return `${marksOf(deployment).upgradedAt} ${failed}`;
+}
 
 /** Handler that also notifies the previous owner: if a user edits the label, the operator has to restore it. */
 function childBy(label: OwnerLabel, { child }: CacheListeners): OnChange<KubeObject> {
@@ -201,12 +208,14 @@ function addOwnedCaches(
       (event, object, before) => {
         child(event, object, before);
         deploymentReleased(event, object, before);
+        const [now, then] = [event === "deleted" ? undefined : object, event === "deleted" ? object : before];
+        if (upgradeState(now) !== upgradeState(then)) listeners.upgraded();
       },
       {
         ...owned,
         compareMs: COMPARE_MS,
         indexes: { ...owned.indexes, held: heldByDeployment },
-        transform: replicaManagers,
+        transform: specManagers,
       },
     ),
   };

@@ -27,6 +27,20 @@ export interface Holder {
   draining: boolean;
 }
 
+/** Upgrades of the other fleets now. */
+export interface OtherUpgrades {
+  /** Most fleets that may be upgraded at the same time; 0: no limit. */
+  limit: number;
+  /** Fleets of other policies whose upgrade is in progress. */
+  progressing: number;
+  /** Keys (namespace/name) of those whose upgrade has failed with the settings of this operator. */
+  failed: readonly string[];
+  /** When the next one of the others fails, in milliseconds since the epoch; undefined if none can. */
+  deadline: number | undefined;
+  /** Whether this policy is one of the fleets already, although the caches may not show it yet. */
+  reserved: boolean;
+}
+
 /** Snapshot of all that decisions about one policy depend on. */
 export interface Facts {
   /** Milliseconds since the epoch. */
@@ -42,8 +56,12 @@ export interface Facts {
   /** Last accepted spec of this or another policy. The same object as its newest spec if that is accepted. */
   acceptedSpecOf(policy: EgressPolicy): EgressPolicySpec | undefined;
   grants: Grants;
+  /** Image of the proxies of policies that set none. */
+  image: string;
   /** Ranges of this cluster that no target may be in, besides the special-purpose ones. */
   blockedCIDRs: readonly string[];
+  /** Computed only if an upgrade of this fleet may have to wait. */
+  upgrades(): OtherUpgrades;
   children: Children;
   proxies: readonly ProxyFacts[];
   /** Pods that were injected with this policy's proxy. */

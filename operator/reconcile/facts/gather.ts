@@ -9,6 +9,7 @@ import type { PolicyRecord } from "../objects/record.ts";
 import type { Caches } from "./caches.ts";
 import type { Claims } from "./claims.ts";
 import type { Children, Facts } from "./facts.ts";
+import type { FleetUpgrades } from "./fleet-upgrades.ts";
 import { holdersIn } from "./holders.ts";
 import type { StatusScraper } from "./status-scraper.ts";
 
@@ -17,10 +18,12 @@ export interface Surroundings {
   scraper: Pick<StatusScraper, "latest">;
   records: { read(policy: EgressPolicy, configMaps: Children["configMaps"]): PolicyRecord };
   grants: Grants;
+  image: string;
   claims: Pick<Claims, "ownerOf">;
   /** A policy with its newest spec as the same object as long as its generation is the same. */
   interned(policy: EgressPolicy): EgressPolicy;
   acceptedSpecOf: Facts["acceptedSpecOf"];
+  upgrades: Pick<FleetUpgrades, "others">;
   /** The same array as long as the ranges are the same: memos compare it by identity. */
   blockedCIDRs: readonly string[];
   now: number;
@@ -101,7 +104,9 @@ export function gather(caches: Caches, policy: EgressPolicy, around: Surrounding
     holdersOf: (address) => holdersIn(caches, around, address),
     acceptedSpecOf: around.acceptedSpecOf,
     grants: around.grants,
+    image: around.image,
     blockedCIDRs: around.blockedCIDRs,
+    upgrades: () => around.upgrades.others(key, around.now),
     children: {
       configMaps,
       services: byName(own(caches.services.by("owner", key))),

@@ -15,7 +15,7 @@ const isOrdinary = (type: ConditionType, reason: Reason) =>
   IN_PROGRESS.has(reason) || (reason === REASON.scaledToZero && type !== "ProxyAvailable");
 
 /** Reasons of a condition that is True and still needs attention. */
-const DOUBTFUL: ReadonlySet<Reason> = new Set([REASON.stale, REASON.widened]);
+const DOUBTFUL: ReadonlySet<Reason> = new Set([REASON.stale, REASON.widened, REASON.upgradePaused]);
 
 /** Whether a user should act: the event has the type Warning. */
 export function isTrouble({ status, reason }: PolicyCondition): boolean {

@@ -24,7 +24,7 @@ import type { Slot } from "../../fleet/slots.ts";
 import { isOnNode } from "../../providers/provider.ts";
 import type { Effective, Plan } from "../decision/decide.ts";
 import { unitName } from "../decision/units.ts";
-import type { Facts } from "../facts/facts.ts";
+import type { Facts, OtherUpgrades } from "../facts/facts.ts";
 import { judgeNetworkPolicies } from "../network/network-policies.ts";
 import { shortageOf, whyUnassigned } from "../placement/explain-unplaced.ts";
 import { type AddressState, addressStates } from "./address-states.ts";
@@ -100,10 +100,30 @@ function programmed(facts: Facts, { plan, applied }: StatusInput): Finding {
   }
   if (round?.held !== undefined) reasons.push(round.held);
   if (reasons.length > 0) return no(REASON.progressing, reasons.join("; "));
+  const upgrade = upgradeWaits(desired?.upgrade.others);
+  if (upgrade !== undefined) return upgrade;
   const { altered = [] } = applied;
   const note =
     altered.length === 0 ? "" : `; an admission plugin changes what the operator wants: ${altered.join(", ")}`;
   return yes(REASON.programmed, `all objects of the policy are applied${note}`);
+}
+
+/** That the fleet still has the pod template of a former operator; undefined if it does not wait for an upgrade. */
+function upgradeWaits(others: OtherUpgrades | undefined): Finding | undefined {
+  if (others === undefined) return undefined;
+  const waits = "all objects are applied, but the upgrade of the proxies to the settings of this operator waits";
+  const [first] = others.failed;
+  if (first === undefined) {
+    const count = counted(others.progressing, "fleet is", "fleets are");
+    return yes(
+      REASON.upgradeWaiting,
+      `${waits}, since ${count} being upgraded (--max-upgrading-fleets ${others.limit})`,
+    );
+  }
+  const rest = others.failed.length === 1 ? "" : ` and ${others.failed.length - 1} more`;
+  const cause = `the upgraded fleet of policy ${first}${rest} did not become ready within its progress deadline`;
+  const fix = "correct the image or that fleet, or set --max-upgrading-fleets=0 to upgrade all fleets at once";
+  return yes(REASON.upgradePaused, `${waits}: ${cause}; ${fix}`);
 }
 
 /** Finding of conditions that follow from a fleet that its owner scaled to 0. Alerts distinguish it from a failing fleet. */
