@@ -115,10 +115,10 @@ export class RawClient {
 }
 
 /** Sends bytes on a new connection and returns all input until the other side ends. */
-export async function exchange(port: number, bytes: string | Buffer): Promise<string> {
+export async function exchange(port: number, bytes: string | Buffer, ms?: number): Promise<string> {
   const client = await RawClient.open(port);
   client.socket.write(bytes as string, "latin1");
-  await client.untilEnd();
+  await client.untilEnd(ms);
   client.socket.destroy();
   return client.text;
 }
