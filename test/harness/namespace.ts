@@ -60,8 +60,12 @@ export async function runInNamespace(file: URL, tools: readonly string[] = []): 
   child.stdout!.on("data", (chunk: Buffer) => {
     text += chunk;
   });
+  const print = () => console.error(text.replace(/^/gm, "    "));
+  // After a time-out: what it printed until then.
+  process.once("exit", print);
   const [status] = (await once(child, "close")) as [number | null];
-  console.error(text.replace(/^/gm, "    "));
+  process.off("exit", print);
+  print();
   const passed = Number(/ℹ pass (\d+)/.exec(text)?.[1] ?? 0);
   if (status !== 0 || passed === 0) throw new Error(`${passed} tests passed, exit status ${status}: see above`);
 }
