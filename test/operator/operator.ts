@@ -7,7 +7,7 @@ import { freePort, Program } from "../cluster/processes.ts";
 import { OUTRIDER } from "../harness/proxy.ts";
 
 const ROOT = new URL("../..", import.meta.url).pathname;
-const START_MS = 20_000;
+const START_MS = 45_000;
 
 /** Part of a spec that the schema allows and the operator rejects: letters of both directions in one label. */
 export const INVALID = { allow: [{ hosts: ["a\u05d0.example"] }] };
