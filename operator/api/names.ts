@@ -103,6 +103,7 @@ export const BUNDLE_SOURCE = {
   /** The certificates are mounted, from cert-manager or the user. */
   given: "given",
 } as const;
+/** One of {@link BUNDLE_SOURCE}. */
 export type BundleSource = (typeof BUNDLE_SOURCE)[keyof typeof BUNDLE_SOURCE];
 
 /** Values of {@link LABEL.upgrade}. */

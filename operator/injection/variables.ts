@@ -15,9 +15,11 @@ export interface InjectionTarget {
 
 /** Both cases with the same value: Go reads the upper case first, and Node, Python, Ruby and curl the lower case. */
 export const URL_NAMES = ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy"] as const;
+/** Both cases, as of {@link URL_NAMES}. Hosts that clients reach without the proxy. */
 export const NO_PROXY_NAMES = ["NO_PROXY", "no_proxy"] as const;
 /** Makes Node's fetch and http read the other variables (Node 22.21 and 24.5). */
 export const NODE_NAME = "NODE_USE_ENV_PROXY";
+/** Options that every JVM reads. */
 export const JAVA_NAME = "JAVA_TOOL_OPTIONS";
 /** Both override {@link JAVA_NAME}. The launcher of Java 9 and newer reads the first, and HotSpot the second. */
 export const JAVA_STRONGER = ["JDK_JAVA_OPTIONS", "_JAVA_OPTIONS"] as const;

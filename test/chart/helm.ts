@@ -1,4 +1,6 @@
+import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
+import { cpSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { findTool, toolsMissing } from "../cluster/tools.ts";
 import { type Finished, finish } from "../harness/finish.ts";
@@ -39,3 +41,15 @@ export async function helmDone(args: readonly string[], kubeconfig?: string, too
 /** `helm template` as a release `outrider` in `outrider-system`. */
 export const template = (...args: string[]): Promise<Finished> =>
   helm(["template", "outrider", CHART, "-n", "outrider-system", `--kube-version=${KUBE_VERSION}`, ...args]);
+
+/** Copy of the chart as version 0.0.9, with replacements in its files. @throws AssertionError if a file lacks a text */
+export function olderChart(...replacements: readonly (readonly [file: string, from: string, to: string])[]): string {
+  const folder = join(tempFolder(), "outrider");
+  cpSync(CHART, folder, { recursive: true });
+  for (const [file, from, to] of [["Chart.yaml", "\nversion: 0.1.0", "\nversion: 0.0.9"] as const, ...replacements]) {
+    const text = readFileSync(join(folder, file), "utf8");
+    assert.ok(text.includes(from), `${file} has ${from}`);
+    writeFileSync(join(folder, file), text.replace(from, to));
+  }
+  return folder;
+}

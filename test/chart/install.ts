@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
-import { cpSync, readFileSync, writeFileSync } from "node:fs";
+import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { OPERATOR_OPTIONS } from "../../operator/config.ts";
@@ -9,11 +9,11 @@ import { readOwner } from "../../operator/webhook/certificates/owner.ts";
 import { BOOT, type ControlPlane, startControlPlane } from "../cluster/control-plane.ts";
 import { FleetRunner } from "../cluster/fleet.ts";
 import { freePort, Program } from "../cluster/processes.ts";
-import { OUTRIDER, tempFolder } from "../harness/proxy.ts";
+import { OUTRIDER } from "../harness/proxy.ts";
 import { configFrom } from "../operator/kube/shared.ts";
 import { applyPolicy, makeNamespace, policyPath, untilCondition } from "../operator/operator.ts";
 import { createPod, podOf, proxyOf, type Replica, startReplica } from "../webhook/shared.ts";
-import { CHART, type Helm, helmDone } from "./helm.ts";
+import { CHART, type Helm, helmDone, olderChart } from "./helm.ts";
 import { hookOf } from "./hooks.ts";
 import { type Inventory, inventory, without } from "./inventory.ts";
 
@@ -128,18 +128,7 @@ export function testInstallation(tool: Helm, skip: string | false): void {
   }
 
   /** A chart of before: its CRD lacks the short name. */
-  function olderChart(): string {
-    const folder = join(tempFolder(), "outrider");
-    cpSync(CHART, folder, { recursive: true });
-    const replace = (file: string, from: string, to: string) => {
-      const text = readFileSync(join(folder, file), "utf8");
-      assert.ok(text.includes(from), `${file} has ${from}`);
-      writeFileSync(join(folder, file), text.replace(from, to));
-    };
-    replace("Chart.yaml", "\nversion: 0.1.0", "\nversion: 0.0.9");
-    replace("files/egresspolicies.yaml", "    shortNames: [egpol]\n", "");
-    return folder;
-  }
+  const chartWithoutShortName = () => olderChart(["files/egresspolicies.yaml", "    shortNames: [egpol]\n", ""]);
 
   before(async () => {
     if (skip) return;
@@ -166,7 +155,7 @@ export function testInstallation(tool: Helm, skip: string | false): void {
     skip,
     timeout: 180_000,
   }, async () => {
-    const notes = await helm("install", "outrider", olderChart(), "--wait", "--timeout=60s");
+    const notes = await helm("install", "outrider", chartWithoutShortName(), "--wait", "--timeout=60s");
     // A shell has to recognize the end of the pasted manifest.
     const pasted = /^kubectl create namespace[\s\S]*^kubectl wait egpol.*$/m.exec(notes)![0];
     const shown = spawnSync("bash", ["-c", `kubectl() { echo "$*"; [ "$1" != apply ] || cat; }\n${pasted}`], {

@@ -5,11 +5,10 @@ import { dirname, join } from "node:path";
 import { after, before, test } from "node:test";
 import { BOOT, type ControlPlane, controlPlaneMissing, startControlPlane } from "../cluster/control-plane.ts";
 import { findTool } from "../cluster/tools.ts";
-import { tempFolder } from "../harness/proxy.ts";
 import { fastClock } from "../operator/kube/clocks.ts";
 import { applyPolicy, makeNamespace, policyPath } from "../operator/operator.ts";
 import { startReplica } from "../webhook/shared.ts";
-import { CHART, HELMS, type Helm, helmDone, helmsMissing } from "./helm.ts";
+import { CHART, HELMS, type Helm, helmDone, helmsMissing, olderChart } from "./helm.ts";
 import { hookOf } from "./hooks.ts";
 
 /** Changes of releases with Helm 3 and 4 on a real API server. The operator's pods are simulated. */
@@ -42,17 +41,9 @@ after(async () => {
 });
 
 /** A chart of before, which sets the caBundle of a given Secret itself and has the operator's Lease. */
-function olderChart(): string {
-  const folder = join(tempFolder(), "outrider");
-  cpSync(CHART, folder, { recursive: true });
-  const replace = (file: string, from: string, to: string) => {
-    const text = readFileSync(join(folder, file), "utf8");
-    assert.ok(text.includes(from), `${file} has ${from}`);
-    writeFileSync(join(folder, file), text.replace(from, to));
-  };
-  replace("Chart.yaml", "\nversion: 0.1.0", "\nversion: 0.0.9");
+function chartWithBundle(): string {
   const set = "{{- with $certificates.caBundle }}\n      caBundle: {{ . | b64enc }}\n      {{- end }}\n";
-  replace("templates/webhook.yaml", "        port: 443\n", `        port: 443\n      ${set}`);
+  const folder = olderChart(["templates/webhook.yaml", "        port: 443\n", `        port: 443\n      ${set}`]);
   const lease = { apiVersion: "coordination.k8s.io/v1", kind: "Lease", metadata: { name: "outrider-operator" } };
   writeFileSync(join(folder, "templates/lease.yaml"), JSON.stringify(lease));
   return folder;
@@ -89,7 +80,7 @@ for (const tool of HELMS) {
     cpSync(key, join(mounted, "tls.key"));
     cpSync(plane.authority.file, join(mounted, "ca.crt"));
     const file = `--set-file=webhook.certificates.caBundle=${plane.authority.file}`;
-    await helm("install", "outrider", olderChart(), GIVEN, file, ...WAIT);
+    await helm("install", "outrider", chartWithBundle(), GIVEN, file, ...WAIT);
     assert.equal(await bundle(), authority);
     const isGiven = (text: string) => text.includes(authority);
     const isGenerated = (text: string) => text !== "" && !text.includes(authority);

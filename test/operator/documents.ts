@@ -1,14 +1,11 @@
 import { createHash } from "node:crypto";
-import { KubeConfig } from "@kubernetes/client-node";
 import { RESOURCE } from "../../operator/api/kinds.ts";
 import { ANNOTATION } from "../../operator/api/names.ts";
 import type { ConfigMap } from "../../operator/api/objects.ts";
-import { Client, type WatchEvent } from "../../operator/kube/client.ts";
+import type { WatchEvent } from "../../operator/kube/client.ts";
 import { readDocument } from "../../proxy/policy/document.ts";
 import type { ControlPlane } from "../cluster/control-plane.ts";
-
-/** Longer than any test. */
-const WATCH_SECONDS = 1800;
+import { ObjectWatch } from "./object-watch.ts";
 
 /** Fault of the ConfigMap of a document; undefined if it is whole. */
 function wrong({ metadata, data }: ConfigMap): string | undefined {
@@ -29,33 +26,25 @@ function wrong({ metadata, data }: ConfigMap): string | undefined {
 export class DocumentWatch {
   /** Versions that were seen. */
   count = 0;
-  /** Faults of these versions, and the reason if the watch ended early. */
-  readonly problems: string[] = [];
-  readonly #client: Client;
-  readonly #stop = new AbortController();
-  #running: Promise<void> | undefined;
+  readonly #faults: string[] = [];
+  readonly #watch: ObjectWatch;
 
   constructor(plane: ControlPlane) {
-    const config = new KubeConfig();
-    config.loadFromFile(plane.userConfig());
-    this.#client = new Client(config, { userAgent: "test" });
+    this.#watch = new ObjectWatch(plane, RESOURCE.configMap, (event) => this.#see(event));
   }
 
-  async start(namespace: string): Promise<void> {
-    const { items, resourceVersion } = await this.#client.listAll<ConfigMap>(RESOURCE.configMap, { namespace });
-    for (const item of items) this.#see({ type: "ADDED", object: item });
-    const scope = { namespace, resourceVersion, timeoutSeconds: WATCH_SECONDS, signal: this.#stop.signal };
-    const watching = this.#client.watch(RESOURCE.configMap, { ...scope, onEvent: (event) => this.#see(event) });
-    const ended = (how: unknown) => {
-      if (!this.#stop.signal.aborted) this.problems.push(`the watch ended: ${how}`);
-    };
-    this.#running = watching.then(() => ended("by the server"), ended);
+  /** Faults of these versions, and the reason if the watch ended early. */
+  get problems(): string[] {
+    const { problem } = this.#watch;
+    return problem === undefined ? this.#faults : [...this.#faults, problem];
   }
 
-  async stop(): Promise<void> {
-    this.#stop.abort();
-    await this.#running;
-    this.#client.close();
+  start(namespace: string): Promise<void> {
+    return this.#watch.start(namespace);
+  }
+
+  stop(): Promise<void> {
+    return this.#watch.stop();
   }
 
   #see({ type, object }: WatchEvent): void {
@@ -63,6 +52,6 @@ export class DocumentWatch {
     this.count++;
     const problem = wrong(object as ConfigMap);
     if (problem !== undefined)
-      this.problems.push(`${object.metadata.name} ${object.metadata.resourceVersion}: ${problem}`);
+      this.#faults.push(`${object.metadata.name} ${object.metadata.resourceVersion}: ${problem}`);
   }
 }

@@ -66,6 +66,12 @@ function isReady(view: View): boolean {
   return existing.every(({ label }) => mayServe(view, label));
 }
 
+/** Upgrades that may have to wait. A fleet that is being upgraded continues, also with the settings of another operator. */
+function pacedOf(view: View, upgrades: readonly Unit[], upgrading: boolean): readonly Unit[] {
+  if (upgrading) return upgrades;
+  return isReady(view) ? upgrades.filter(({ label }) => mayServe(view, label)) : [];
+}
+
 function mayBegin({ limit, progressing, failed, reserved }: OtherUpgrades): boolean {
   return reserved || (failed.length === 0 && progressing < limit);
 }
@@ -78,18 +84,17 @@ const marked = (unit: Unit, marks: Marks): Unit => {
 /** Decides which units are upgraded now. `operator`: fingerprint of this operator's templates. Pure. */
 export function planUpgrade(facts: Facts, resolved: ResolvedSpec, units: readonly Unit[], operator: string): Upgrade {
   const { policy, children } = facts;
-  const ownerOf = ({ slot }: Unit) => ownerSettings(policy, resolved.spec, slot);
-  const upgrades = new Set(units.filter((unit) => isUpgrade(facts, unit, ownerOf(unit), operator)));
+  const owners = new Map(units.map((unit) => [unit, ownerSettings(policy, resolved.spec, unit.slot)]));
+  const upgrades = units.filter((unit) => isUpgrade(facts, unit, owners.get(unit)!, operator));
   const upgrading = [...children.deployments.values()].some(isUpgrading);
-  const view = viewOf(facts, resolved, units);
-  // A fleet that is being upgraded continues, also with the settings of another operator.
-  const paced = [...upgrades].filter((unit) => upgrading || (isReady(view) && mayServe(view, unit.label)));
+  const view = upgrades.length > 0 || upgrading ? viewOf(facts, resolved, units) : undefined;
+  const paced = view === undefined ? [] : pacedOf(view, upgrades, upgrading);
   const others = paced.length === 0 ? undefined : facts.upgrades();
   const unlimited = others?.limit === 0;
   const begins = others !== undefined && (unlimited || upgrading || mayBegin(others));
   const waiting = new Set(begins ? [] : paced);
   const counted = new Set(begins && !unlimited ? paced : []);
-  const ends = upgrading && isComplete(view);
+  const ends = upgrading && view !== undefined && isComplete(view);
   const now = new Date(facts.now).toISOString().replace(/\.\d+Z$/, "Z");
   const upgradeMarks = (unit: Unit): Pick<Marks, "upgrade" | "upgradedAt"> => {
     if (counted.has(unit)) return { upgrade: UPGRADE.progressing, upgradedAt: now };
@@ -101,7 +106,7 @@ export function planUpgrade(facts: Facts, resolved: ResolvedSpec, units: readonl
     return { upgrade: isOver ? UPGRADE.complete : upgrade, upgradedAt };
   };
   const all = units.map((unit): [Unit, Unit] => {
-    const one = marked(unit, { operator, owner: ownerOf(unit), ...upgradeMarks(unit) });
+    const one = marked(unit, { operator, owner: owners.get(unit)!, ...upgradeMarks(unit) });
     return [unit, waiting.has(unit) ? { ...one, changes: false } : one];
   });
   const of = (some: ReadonlySet<Unit>) => all.flatMap(([unit, one]) => (some.has(unit) ? [one] : []));

@@ -27,6 +27,7 @@ interface WebhookEntry {
 }
 type Configuration = KubeObject & { webhooks?: WebhookEntry[] };
 
+/** Target of a {@link BundleWriter}, and what it uses. */
 export interface BundleOptions {
   /** Writes on every replica, whether it leads or not. */
   client: Client;
@@ -90,7 +91,7 @@ export class BundleWriter {
   async write(pem: string): Promise<number> {
     const { client, clock, log, onBundleWritten } = this.#options;
     const found = this.#found();
-    const caBundle = Buffer.from(pem).toString("base64");
+    const caBundle = toBase64(pem);
     if (found === undefined || entriesOf(found).every(({ clientConfig }) => clientConfig?.caBundle === caBundle)) {
       return 0;
     }
@@ -114,4 +115,7 @@ export class BundleWriter {
 const entriesOf = ({ webhooks = [] }: Configuration): WebhookEntry[] =>
   webhooks.filter(({ name }) => name === WEBHOOK_NAME);
 
-const fromBase64 = (text: string): string => Buffer.from(text, "base64").toString();
+/** Text of a base64 value, as `data` of a Secret and `caBundle` have it. */
+export const fromBase64 = (text: string): string => Buffer.from(text, "base64").toString();
+/** The reverse of {@link fromBase64}. */
+export const toBase64 = (text: string): string => Buffer.from(text).toString("base64");

@@ -45,6 +45,7 @@ export interface HeldCertificates {
 
 /** Keys of the Secret. `tls.*` and `ca.crt` are those of kubernetes.io/tls Secrets. */
 export const SECRET_KEY = { leaf: "tls.crt", leafKey: "tls.key", bundle: "ca.crt", authorityKey: "ca.key" } as const;
+/** Texts of the Secret of the certificates, by key. A key may be missing. */
 export type SecretTexts = Partial<Record<(typeof SECRET_KEY)[keyof typeof SECRET_KEY], string>>;
 
 const PEM = /-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----\n?/g;
@@ -124,6 +125,7 @@ export function bundleOf({ authorities }: { authorities: readonly Certificate[] 
   return authorities.map(({ pem }) => (pem.endsWith("\n") ? pem : `${pem}\n`)).join("");
 }
 
+/** Certificates and keys as the Secret has them, the reverse of {@link readHeld}. */
 export function writeHeld(held: HeldCertificates): Required<SecretTexts> {
   return {
     [SECRET_KEY.leaf]: held.leaf.pem,

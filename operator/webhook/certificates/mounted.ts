@@ -177,7 +177,7 @@ export class MountedCertificates {
     const settled = this.#trustedSince !== undefined && this.#clock.now() - this.#trustedSince >= SETTLE_MS;
     if (settled) this.#serve();
     const others = otherAuthorities(current, authorities);
-    const key = others.map(({ pem }) => pem).join("");
+    const key = bundleOf({ authorities: others });
     if (key !== this.#others.key) this.#others = { key, since: this.#clock.now() };
     const isOver = this.#clock.now() - this.#others.since >= OVERLAP_MS;
     const wait = await this.#bundle.write(mergedBundle(bundles, authorities, isOver ? [] : others));

@@ -4,7 +4,7 @@ import { type Clock, systemClock } from "../../kube/clock.ts";
 import { Controller, type Outcome } from "../../kube/controller.ts";
 import { Reflector } from "../../kube/reflector.ts";
 import type { KubeObject, OwnerReference, Resource } from "../../kube/resource.ts";
-import { type BundleOptions, BundleWriter } from "./bundle.ts";
+import { type BundleOptions, BundleWriter, fromBase64, toBase64 } from "./bundle.ts";
 import {
   bundleOf,
   type HeldCertificates,
@@ -40,9 +40,6 @@ interface RotatorOptions extends Omit<BundleOptions, "clock"> {
   /** Milliseconds since 1970. The validity of certificates is compared with it. */
   wallNow?: (() => number) | undefined;
 }
-
-const fromBase64 = (text: string): string => Buffer.from(text, "base64").toString();
-const toBase64 = (text: string): string => Buffer.from(text).toString("base64");
 
 function textsOf(secret: Secret): SecretTexts {
   return Object.fromEntries(Object.entries(secret.data ?? {}).map(([key, value]) => [key, fromBase64(value)]));
