@@ -4,6 +4,7 @@
  */
 const REFUSALS = {
   "bad-request": { status: 400, phrase: "egress-bad-request:", proxyStatus: "http_request_error" },
+  client: { status: 403, phrase: "egress-denied:", proxyStatus: "http_request_denied" },
   auth: { status: 407, phrase: "egress-auth:", proxyStatus: "http_request_denied" },
   "denied-rule": { status: 403, phrase: "egress-denied:", proxyStatus: "http_request_denied" },
   "not-allowed": { status: 403, phrase: "egress-denied:", proxyStatus: "http_request_denied" },
@@ -53,7 +54,7 @@ export interface Failure {
 }
 
 const MAX_PHRASE = 200;
-const DENIALS: ReadonlySet<Code> = new Set(["denied-rule", "not-allowed", "port", "address"]);
+const DENIALS: ReadonlySet<Code> = new Set(["client", "denied-rule", "not-allowed", "port", "address"]);
 
 /** Whether the policy denied the request (and `denyStatus` applies). */
 export function isDenial(code: Code): boolean {
