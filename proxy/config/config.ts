@@ -83,7 +83,7 @@ export const PROXY_OPTIONS: readonly Option[] = [
   {
     name: "listen-tls",
     value: "IP:PORT",
-    help: "address for clients that speak TLS to the proxy (https:// proxy URLs), in addition to --listen; needs --tls-cert and --tls-key",
+    help: "address for clients that speak TLS to the proxy (https:// proxy URLs), in addition to --listen; needs --tls-cert and --tls-key (default: none)",
   },
   { name: "tls-cert", value: "FILE", help: "certificate chain of the proxy, in PEM, its own certificate first" },
   { name: "tls-key", value: "FILE", help: "private key of that certificate, in PEM, not encrypted" },

@@ -1,5 +1,5 @@
 import { verify, type X509Certificate } from "node:crypto";
-import { type Element, element, elements, expect, oidOf, serialOf, TAG, timeOf } from "./der.ts";
+import { type Element, element, elements, expect, firstIntegers, oidOf, TAG, timeOf } from "./der.ts";
 import { pemBlocks, pemOf } from "./pem.ts";
 
 /** A certificate revocation list (RFC 5280 §5). */
@@ -41,13 +41,6 @@ function refuseCritical(extensions: Element): void {
   }
 }
 
-function serialsOf(list: Element | undefined): Set<string> {
-  const serials = new Set<string>();
-  if (list === undefined) return serials;
-  for (const entry of elements(list.content)) serials.add(serialOf(expect(elements(entry.content)[0], TAG.integer)));
-  return serials;
-}
-
 /** @throws Error */
 function readCrl(der: Buffer): Crl {
   const [signed, algorithm, signature] = elements(element(der, TAG.sequence).content);
@@ -70,7 +63,7 @@ function readCrl(der: Buffer): Crl {
     issuer: expect(issuer, TAG.sequence).whole,
     thisUpdate: timeOf(expect(thisUpdate, TAG.utcTime, TAG.generalizedTime)),
     nextUpdate: timeOf(nextUpdate),
-    serials: serialsOf(revoked),
+    serials: revoked === undefined ? new Set() : firstIntegers(revoked),
     pem: pemOf(der, "X509 CRL"),
     signedBy: ({ publicKey }) => {
       try {

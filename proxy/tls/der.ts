@@ -23,8 +23,8 @@ export interface Element {
   readonly whole: Buffer;
 }
 
-/** Reads the element at an offset. @throws Error */
-function elementAt(bytes: Buffer, at: number): Element {
+/** Offsets of an element: of its content and of its end. @throws Error */
+function bounds(bytes: Buffer, at: number): { start: number; end: number } {
   const tag = bytes[at];
   let length = bytes[at + 1];
   // Tags of several octets (0x1f) occur in no certificate.
@@ -39,7 +39,38 @@ function elementAt(bytes: Buffer, at: number): Element {
   }
   const end = start + length;
   if (end > bytes.length) throw new Error("malformed DER");
-  return { tag, content: bytes.subarray(start, end), whole: bytes.subarray(at, end) };
+  return { start, end };
+}
+
+/** Reads the element at an offset. @throws Error */
+function elementAt(bytes: Buffer, at: number): Element {
+  const { start, end } = bounds(bytes, at);
+  return { tag: bytes[at]!, content: bytes.subarray(start, end), whole: bytes.subarray(at, end) };
+}
+
+/**
+ * The first INTEGER of each SEQUENCE in a list, in the form of {@link serialOf}. Makes no objects for the elements, since a
+ * list can have 100,000 of them. @throws Error
+ */
+export function firstIntegers({ content }: Element): Set<string> {
+  const found = new Set<string>();
+  for (let at = 0; at < content.length; ) {
+    const entry = bounds(content, at);
+    const serial = bounds(content, entry.start);
+    if (content[at] !== TAG.sequence || content[entry.start] !== TAG.integer || serial.end > entry.end) {
+      throw new Error("malformed DER");
+    }
+    found.add(hexOf(content, serial.start, serial.end));
+    at = entry.end;
+  }
+  return found;
+}
+
+/** Octets in hexadecimal digits, without leading zero octets. */
+function hexOf(bytes: Buffer, start: number, end: number): string {
+  let from = start;
+  while (from < end - 1 && bytes[from] === 0) from++;
+  return bytes.toString("hex", from, end);
 }
 
 /** The only element of some bytes. @throws Error */
@@ -77,9 +108,9 @@ export function oidOf({ content }: Element): string {
   return arcs.join(".");
 }
 
-/** A serial number in hexadecimal digits, without leading zeros. */
+/** A serial number in hexadecimal digits, without leading zero octets. */
 export function serialOf({ content }: Element): string {
-  return content.toString("hex").replace(/^0+(?=.)/, "");
+  return hexOf(content, 0, content.length);
 }
 
 /** A Time of RFC 5280 §4.1.2.5 in milliseconds since the epoch. @throws Error */

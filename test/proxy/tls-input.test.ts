@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { test } from "node:test";
 import { opensslMissing } from "../harness/certificate.ts";
 import { Pki, tlsArgs, tlsFolder } from "../harness/pki.ts";
-import { manifest, runOutrider } from "../harness/proxy.ts";
+import { manifest, runOutrider, startProxy } from "../harness/proxy.ts";
 
 const skip = opensslMissing() ?? false;
 
@@ -133,4 +133,18 @@ test("a file without permission is one line", {
   const { status, stderr } = await runOutrider(["proxy", "--policy", pki.file, ...tlsArgs(folder)]);
   assert.equal(status, 2);
   assert.match(stderr, /^outrider: --tls-key \S+: no permission to read it\n$/);
+});
+
+test("processes share the TLS port with --reuse-port only", { skip }, async () => {
+  const pki = new Pki();
+  const folder = tlsFolder(pki, pki.issue("server", "/CN=proxy", { names: ["IP:127.0.0.1"] }));
+  const first = await startProxy({ args: [...tlsArgs(folder), "--reuse-port"] });
+  const at = `127.0.0.1:${first.tlsPort}`;
+  await assert.rejects(
+    startProxy({ args: tlsArgs(folder).with(1, at) }),
+    new RegExp(`outrider: --listen-tls ${at}: the address is in use`),
+  );
+  const second = await startProxy({ args: [...tlsArgs(folder).with(1, at), "--reuse-port"] });
+  assert.equal(second.tlsPort, first.tlsPort);
+  for (const proxy of [first, second]) assert.equal(await proxy.stop(), 0);
 });
