@@ -21,8 +21,6 @@ interface Proofs {
   from: string;
 }
 
-const octets = (name: string): string => Buffer.from(name).toString("latin1");
-
 /** The name in records: visible ASCII; other octets are `%XX`. */
 export function recordName(identity: Identity): string | undefined {
   if (identity.kind === "missing") return undefined;
@@ -60,8 +58,8 @@ function ofCertificate(
 ): Identity | Failure {
   const refused = trust?.refuses(certificate, Date.now()) ?? null;
   if (refused !== null) return { code: "client", reason: refused };
-  if (certificate.name === null) return { code: "client", reason: certificate.why! };
-  const name = octets(certificate.name);
+  const { name } = certificate;
+  if (name === null) return { code: "client", reason: certificate.why! };
   if (known === null) return { kind: "own", name, certificate };
   if (known.countedAs !== null && known.countedAs !== name) {
     return { code: "client", reason: "the credentials and the client certificate have different names" };

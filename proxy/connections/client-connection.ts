@@ -258,7 +258,7 @@ export class ClientConnection implements Connection, ClientOwner, ByteHolder, Ha
   }
 
   refuse(failure: Failure, record: AccessRecord, headOnly: boolean): void {
-    if (isDenial(failure.code) || failure.code === "auth") record.verdict = "deny";
+    if (isDenial(failure.code) || failure.code === "auth" || failure.code === "client") record.verdict = "deny";
     // With an upstream connection the request was allowed, and its body is malformed.
     if (failure.code === "bad-request" && record.address === undefined) record.verdict = "deny";
     noteFailure(record, failure);

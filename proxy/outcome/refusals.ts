@@ -54,7 +54,7 @@ export interface Failure {
 }
 
 const MAX_PHRASE = 200;
-const DENIALS: ReadonlySet<Code> = new Set(["client", "denied-rule", "not-allowed", "port", "address"]);
+const DENIALS: ReadonlySet<Code> = new Set(["denied-rule", "not-allowed", "port", "address"]);
 
 /** Whether the policy denied the request (and `denyStatus` applies). */
 export function isDenial(code: Code): boolean {

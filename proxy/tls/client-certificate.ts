@@ -21,14 +21,14 @@ export interface Certificate {
 
 /** The certificate that a client presented. Its signature was verified in the handshake. */
 export interface ClientCertificate {
-  /** The name of the client; null: the certificate has not exactly one. */
+  /** The name of the client in UTF-8, one character an octet; null: the certificate has not exactly one. */
   readonly name: string | null;
   /** Why it has no name, as a sentence; null: it has one. */
   readonly why: string | null;
   readonly leaf: Certificate;
 }
 
-/** Length limit of a name. A SPIFFE ID may have 2048 octets. */
+/** Octets of a name. A SPIFFE ID may have as many. */
 const MAX_NAME = 2048;
 const OID = { cn: "2.5.4.3", ou: "2.5.4.11", subjectAltName: "2.5.29.17" };
 /** Tags of GeneralName (RFC 5280 §4.2.1.6). */
@@ -100,20 +100,13 @@ function alternativeNames(extensions: Element | undefined, tag: number): Element
   });
 }
 
-/** The text of a name; null: it is not text, or has control characters. */
-function textOf({ tag, content }: Element): string | null {
-  const isUtf8 = tag === TAG.utf8String;
-  const isAscii = [TAG.printableString, TAG.ia5String, ...Object.values(GENERAL_NAMES)].includes(tag);
-  if ((!isUtf8 && !isAscii) || content.length === 0 || content.length > MAX_NAME) return null;
-  let text: string;
-  try {
-    text = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(content);
-  } catch {
-    return null;
-  }
-  if (/[\x00-\x1f\x7f-\x9f\u2028\u2029]/.test(text) || (isAscii && /[^\x20-\x7e]/.test(text))) return null;
-  return text;
-}
+/** String types whose octets are UTF-8. A BMPString of other characters could have the octets of a name. */
+const TEXT_TAGS: readonly number[] = [
+  TAG.utf8String,
+  TAG.printableString,
+  TAG.ia5String,
+  ...Object.values(GENERAL_NAMES),
+];
 
 function nameOf(der: Buffer, kind: ClientName): Pick<ClientCertificate, "name" | "why"> {
   const { subject, extensions } = fieldsOf(der);
@@ -122,8 +115,13 @@ function nameOf(der: Buffer, kind: ClientName): Pick<ClientCertificate, "name" |
   const what = LABELS[kind];
   if (values.length === 0) return { name: null, why: `the client certificate has no ${what}` };
   if (values.length > 1) return { name: null, why: `the client certificate has more than one ${what}` };
-  const name = textOf(values[0]!);
-  return { name, why: name === null ? `the client certificate has no readable ${what}` : null };
+  const { tag, content } = values[0]!;
+  if (content.length === 0) return { name: null, why: `the client certificate has an empty ${what}` };
+  if (content.length > MAX_NAME) {
+    return { name: null, why: `the client certificate has more than ${MAX_NAME} octets as ${what}` };
+  }
+  if (!TEXT_TAGS.includes(tag)) return { name: null, why: `the client certificate has no UTF-8 or ASCII ${what}` };
+  return { name: content.toString("latin1"), why: null };
 }
 
 /** Reads the certificate that a client presented. @throws Error if it is malformed */

@@ -74,3 +74,16 @@ test("a changed octet of a CRL or certificate is an error, or another value", { 
     }
   }
 });
+
+test("a name in an encoding other than UTF-8 is no name", { skip }, () => {
+  const issued = new Pki().issue("bill", "/CN=bill");
+  const [certificate] = pemBlocks(readFileSync(issued.cert), "CERTIFICATE");
+  const at = certificate!.lastIndexOf("bill") - 2;
+  assert.equal(readClientCertificate(certificate!, "cn").name, "bill");
+  // As a BMPString these octets are two Chinese characters.
+  certificate![at] = 0x1e;
+  assert.deepEqual(
+    [readClientCertificate(certificate!, "cn").name, readClientCertificate(certificate!, "cn").why],
+    [null, "the client certificate has no UTF-8 or ASCII CN in its subject"],
+  );
+});

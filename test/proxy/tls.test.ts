@@ -83,7 +83,8 @@ test("the name of a client certificate goes into record and limits", { skip }, a
 test("a client without certificate gets 403 on both ports", { skip }, async () => {
   const pki = new Pki();
   const server = pki.issue("server", "/CN=proxy", { names: ["IP:127.0.0.1"] });
-  const proxy = await startProxy({ policy: {}, args: [...OPEN_LOOPBACK, ...tlsArgs(tlsFolder(pki, server), "cn")] });
+  const args = [...OPEN_LOOPBACK, ...tlsArgs(tlsFolder(pki, server), "cn"), "--deny-status", "502"];
+  const proxy = await startProxy({ policy: {}, args });
   const far = await receiver();
   const expected = /^HTTP\/1\.1 403 egress-denied: no client certificate; use an https:\/\/ proxy URL/;
   for (const bytes of [get(far.port), `CONNECT 127.0.0.1:${far.port} HTTP/1.1\r\n\r\n`, get(far.port, basic("a:b"))]) {
@@ -158,18 +159,26 @@ test("reads exactly one name, of the kind that the option selects", { skip }, as
     comma: pki.issue("comma", "/OU=a, OU=b/CN=Zoë", {
       extensions: ["subjectAltName=@names", "[names]", "URI.1=urn:a, URI:urn:b", "DNS.1=a.example, DNS:b.example"],
     }),
+    odd: pki.issue("odd", "/OU=a\u0001\tb/CN=ｂilling", { names: ["URI:urn:a%00", "DNS:A.example"] }),
     proto: pki.issue("proto", "/OU=__proto__/CN=__proto__", { names: ["URI:__proto__", "DNS:constructor"] }),
   };
   const expected: Record<string, Record<keyof typeof certificates, string>> = {
-    "san-uri": { all: "urn:my-uri", twice: "more than one URI", comma: "urn:a,%20URI:urn:b", proto: "__proto__" },
+    "san-uri": {
+      all: "urn:my-uri",
+      twice: "more than one URI",
+      comma: "urn:a,%20URI:urn:b",
+      odd: "urn:a%2500",
+      proto: "__proto__",
+    },
     "san-dns": {
       all: "my.example",
       twice: "more than one DNS name",
       comma: "a.example,%20DNS:b.example",
+      odd: "A.example",
       proto: "constructor",
     },
-    cn: { all: "my-cn", twice: "more than one CN", comma: "Zo%C3%AB", proto: "__proto__" },
-    ou: { all: "my-ou", twice: "more than one OU", comma: "a,%20OU=b", proto: "__proto__" },
+    cn: { all: "my-cn", twice: "more than one CN", comma: "Zo%C3%AB", odd: "%EF%BD%82illing", proto: "__proto__" },
+    ou: { all: "my-ou", twice: "more than one OU", comma: "a,%20OU=b", odd: "a%01%09b", proto: "__proto__" },
   };
   for (const [kind, names] of Object.entries(expected)) {
     const args = [...OPEN_LOOPBACK, ...tlsArgs(tlsFolder(pki, server), kind)];
