@@ -1,5 +1,4 @@
 import { UsageError } from "../cli/usage-error.ts";
-import { isExhausted } from "../sockets/descriptors.ts";
 import type { ClientName } from "../tls/client-certificate.ts";
 import { addCrls, ClientTrust, readCas, withoutCrl } from "../tls/client-trust.ts";
 import type { Crl } from "../tls/crl.ts";
@@ -22,6 +21,9 @@ export interface TlsConfig {
 const MAX_PEM_BYTES = 1024 * 1024;
 /** Bytes of a CRL: 100,000 revoked certificates fit. */
 const MAX_CRL_BYTES = 4 * 1024 * 1024;
+
+/** Interval of further attempts after a failure: a CRL of a clock that is ahead becomes valid without a change. */
+const RETRY_MS = 5000;
 
 /** Runs `read` on the bytes of the file of an option. @throws UsageError: one line with option, file and fix */
 function readFile<T>(option: string, file: string, maxBytes: number, read: (bytes: Buffer) => T): T {
@@ -63,6 +65,8 @@ class Watched<T> {
   readonly #load: (before: T | null) => T;
   readonly #watch: FileWatch;
   #value: T;
+  /** The next attempt after a failure, whatever the files are (monotonic ms). */
+  #retryAt = Number.POSITIVE_INFINITY;
   /** Error of the last attempt; null after a success. */
   error: string | null = null;
 
@@ -80,12 +84,13 @@ class Watched<T> {
   }
 
   poll(): boolean {
-    return this.#watch.poll();
+    return this.#watch.poll() || performance.now() >= this.#retryAt;
   }
 
   /** Reads now. True: a new value is in force. */
   read(): boolean {
     const unchanged = this.#watch.begin();
+    this.#retryAt = Number.POSITIVE_INFINITY;
     try {
       const value = this.#load(this.#value);
       // The files changed during the read: the next poll tries again, and a key never meets the certificate of another.
@@ -96,7 +101,7 @@ class Watched<T> {
     } catch (error) {
       // A serving proxy keeps its certificates, whatever the error is.
       this.error = (error as Error).message;
-      if (isExhausted(error)) this.#watch.again();
+      this.#retryAt = performance.now() + RETRY_MS;
       return false;
     }
   }
@@ -157,8 +162,9 @@ export class TlsFiles {
         this.succeeded++;
         changed = true;
       } else if (unit.error !== null) {
-        if (unit.error !== before || now) this.failed++;
-        if (unit.error !== before || now) errors.push(unit.error);
+        if (unit.error === before && !now) continue;
+        this.failed++;
+        errors.push(unit.error);
       }
     }
     return { changed, errors };

@@ -127,3 +127,18 @@ test("every CA of a client certificate needs a CRL", { skip }, async () => {
   assert.equal(await ask(proxy, pki, direct), "HTTP/1.1 403");
   assert.equal(await proxy.stop(), 0);
 });
+
+test("a CRL of the future is in force when its time comes", { skip }, async () => {
+  const pki = new Pki();
+  const folder = tlsFolder(pki, server(pki), true);
+  const billing = pki.issue("billing", "/CN=billing");
+  const proxy = await startProxy({ policy: {}, args: tlsArgs(folder, "cn", true) });
+  pki.revoke(billing);
+  pki.crl(join(folder, "ca.crl"), { from: 6 });
+  await proxy.untilStatus((now) => /is of the future/.test(now.tls!.error ?? ""));
+  assert.equal(await ask(proxy, pki, billing), "HTTP/1.1 403");
+  await proxy.untilStatus((now) => now.tls!.error === null, 20_000);
+  assert.equal(await ask(proxy, pki, billing), "");
+  assert.match((await proxy.admin("/metrics")).text, /tls_reload_total\{result="failure"\} 1\n/);
+  assert.equal(await proxy.stop(), 0);
+});
