@@ -1,12 +1,15 @@
 import type { Socket } from "node:net";
+import type { TLSSocket } from "node:tls";
 import { type Head, HeadParser } from "../http/head.ts";
 import { type AccessRecord, newRecord, noteFailure, notePolicy } from "../outcome/access-record.ts";
 import { countBound } from "../outcome/bounds.ts";
 import { type Failure, isDenial, refusalBytes } from "../outcome/refusals.ts";
 import { formatTarget, parseAbsolute, parseAuthority } from "../policy/target.ts";
 import { shownTarget } from "../policy/target-problem.ts";
-import { type ClientOwner, clientAddress, own } from "../sockets/client.ts";
+import { type ClientOwner, clientAddress, disown, own, unread } from "../sockets/client.ts";
 import { reset } from "../sockets/reset.ts";
+import type { ClientCertificate } from "../tls/client-certificate.ts";
+import type { Handshaking } from "../tls/handshakes.ts";
 import type { Buffers, ByteHolder } from "./buffers.ts";
 import { CLOSED, CUT, type CurrentRequest, type Phase } from "./client-phase.ts";
 import { Connect } from "./connect.ts";
@@ -22,6 +25,12 @@ export interface ConnectionServer extends PermitServer {
   record(record: AccessRecord): void;
   /** Why this proxy should get no traffic; null: it is ready. */
   unready(): string | null;
+  /** Begins the TLS handshake of a paused socket. */
+  handshake(client: ClientConnection): void;
+  /** The certificate of a complete handshake, null without one; or the reason for which the connection is closed. */
+  certificateOf(socket: TLSSocket): ClientCertificate | null | { refused: string };
+  /** A handshake is over: complete, failed, or refused because of the client certificate. `reason`: a sentence. */
+  shook(client: ClientConnection, result: "ok" | "failed" | "refused", reason?: string): void;
   /** The connection has sent its first head, or is gone. */
   spoke(client: ClientConnection): void;
   /** The connection waits for its next request, or for its client to close it. */
@@ -35,9 +44,13 @@ export interface ConnectionServer extends PermitServer {
 /** Longer than any sender keeps an idle connection (Go: 90 s), so that no request meets a closing one. */
 const KEEP_ALIVE_MS = 120_000;
 
+/** The first octet of a TLS handshake (RFC 8446 §5.1). */
+const HANDSHAKE_RECORD = 22;
+
 /** One accepted connection: reads heads, passes each request to its handler, refuses and lingers. */
-export class ClientConnection implements Connection, ClientOwner, ByteHolder {
-  readonly socket: Socket;
+export class ClientConnection implements Connection, ClientOwner, ByteHolder, Handshaking {
+  /** The TCP socket; the TLS socket on it after a handshake. */
+  socket: Socket;
   readonly server: ConnectionServer;
   /** The address of the client. */
   readonly from: string;
@@ -45,11 +58,13 @@ export class ClientConnection implements Connection, ClientOwner, ByteHolder {
   readonly source: string;
   /** When it was accepted, by the server's clock. */
   readonly accepted: number;
-  /** Whether it reads by `onread` (`accept.ts`). */
+  /** Whether it reads by `onread` (`accept.ts`). TLS connections do not. */
   readonly sharedReads: boolean;
   /** Takes the reads of a socket with a buffer of its own (`bulk.ts`); false: reading must pause. Null: shared buffer. */
   bulk: ((length: number) => boolean) | null = null;
   #phase: Phase;
+  /** The valid certificate that the client presented in its handshake. */
+  #certificate: ClientCertificate | null = null;
   /** Number of heads received. Before the first one the client gets no keep-alive time. */
   #requests = 0;
   /** The last error of the socket. */
@@ -57,14 +72,15 @@ export class ClientConnection implements Connection, ClientOwner, ByteHolder {
   /** The last sweep found the socket destroyed. */
   #seenDestroyed = false;
 
-  constructor(socket: Socket, server: ConnectionServer, sharedReads: boolean) {
+  /** `tls`: the client must begin with a TLS handshake. */
+  constructor(socket: Socket, server: ConnectionServer, { sharedReads, tls }: { sharedReads: boolean; tls: boolean }) {
     this.socket = socket;
     this.server = server;
     this.sharedReads = sharedReads;
     this.from = clientAddress(socket);
     this.source = `${this.from.includes(":") ? `[${this.from}]` : this.from}:${socket.remotePort}`;
     this.accepted = server.now;
-    this.#phase = { name: "silent", since: server.now };
+    this.#phase = { name: tls ? "handshake" : "silent", since: server.now };
     own(socket, this, sharedReads);
   }
 
@@ -74,6 +90,9 @@ export class ClientConnection implements Connection, ClientOwner, ByteHolder {
     switch (phase.name) {
       case "request":
         phase.handler.onData(chunk);
+        return;
+      case "handshake":
+        this.#beginHandshake(chunk);
         return;
       case "silent":
         this.#readHead(phase.since, phase.parser ?? this.#newParser(), chunk);
@@ -87,6 +106,37 @@ export class ClientConnection implements Connection, ClientOwner, ByteHolder {
       case "closing":
         phase.close.discard(chunk.length);
     }
+  }
+
+  #beginHandshake(chunk: Buffer): void {
+    if (chunk[0] === HANDSHAKE_RECORD) {
+      unread(this.socket, chunk);
+      this.server.handshake(this);
+      return;
+    }
+    this.server.spoke(this);
+    const reason = "this port speaks TLS; write https:// in the proxy URL";
+    this.refuse({ code: "bad-request", reason }, this.newRecord("http", ""), false);
+  }
+
+  /** The handshake is complete: the connection continues on the TLS socket. */
+  secured(socket: TLSSocket): void {
+    const certificate = this.server.certificateOf(socket);
+    if (certificate !== null && "refused" in certificate) {
+      this.server.shook(this, "refused", certificate.refused);
+      socket.destroy();
+      return;
+    }
+    this.server.shook(this, "ok");
+    disown(this.socket);
+    this.socket = Object.assign(socket, { raw: this.socket });
+    this.#certificate = certificate;
+    this.#phase = { name: "silent", since: this.accepted };
+    own(socket, this, false);
+  }
+
+  handshakeFailed(reason: string): void {
+    this.server.shook(this, "failed", reason);
   }
 
   #newParser(): HeadParser {
@@ -128,7 +178,7 @@ export class ClientConnection implements Connection, ClientOwner, ByteHolder {
       return;
     }
     const handler = head.method === "CONNECT" ? new Connect(this, head) : new Forward(this, head);
-    this.#phase = { name: "request", handler, permit: new Permit(this.server, this.from) };
+    this.#phase = { name: "request", handler, permit: new Permit(this.server, this.from, this.#certificate) };
     handler.start(rest);
   }
 
@@ -162,10 +212,16 @@ export class ClientConnection implements Connection, ClientOwner, ByteHolder {
     return this.#request!.permit.begin(entry, request);
   }
 
-  /** Applies a new policy after a reload: ends a request that it denies. */
+  /** Applies a new policy after a reload: ends a request that it denies, and a connection with an invalid certificate. */
   revoke(): void {
     const request = this.#request;
-    if (request?.permit.revoked()) request.handler.abort("revoked");
+    if (request !== null) {
+      if (request.permit.revoked()) request.handler.abort("revoked");
+      return;
+    }
+    const { trust } = this.server;
+    if (this.#certificate === null || trust === null || this.#phase.name === "closing") return;
+    if (trust.refuses(this.#certificate, Date.now()) !== null) this.socket.destroy();
   }
 
   /** Ends a request whose upstream connection was opened on an egress path between two moments. */
@@ -178,6 +234,7 @@ export class ClientConnection implements Connection, ClientOwner, ByteHolder {
   get since(): number {
     const phase = this.#phase;
     switch (phase.name) {
+      case "handshake":
       case "silent":
       case "head":
       case "idle":
@@ -201,7 +258,7 @@ export class ClientConnection implements Connection, ClientOwner, ByteHolder {
   }
 
   refuse(failure: Failure, record: AccessRecord, headOnly: boolean): void {
-    if (isDenial(failure.code) || failure.code === "auth") record.verdict = "deny";
+    if (isDenial(failure.code) || failure.code === "auth" || failure.code === "client") record.verdict = "deny";
     // With an upstream connection the request was allowed, and its body is malformed.
     if (failure.code === "bad-request" && record.address === undefined) record.verdict = "deny";
     noteFailure(record, failure);
@@ -271,6 +328,7 @@ export class ClientConnection implements Connection, ClientOwner, ByteHolder {
       case "request":
         phase.handler.onEnd();
         return;
+      case "handshake":
       case "silent":
       case "head":
       case "idle":
@@ -327,6 +385,7 @@ export class ClientConnection implements Connection, ClientOwner, ByteHolder {
       case "closing":
         phase.close.sweep(now);
         return;
+      case "handshake":
       case "silent":
         if (now - phase.since < this.server.settings.headMs) return;
         countBound("silent-connections");

@@ -14,6 +14,8 @@ export interface CurrentRequest {
  * clock (ms).
  */
 export type Phase =
+  /** Accepted on the TLS port; the handshake is not complete. It begins with the first bytes of the client. */
+  | { readonly name: "handshake"; readonly since: number }
   /** Accepted; no byte of the first head has arrived. The parser has read empty lines in front of it. */
   | { readonly name: "silent"; readonly since: number; readonly parser?: HeadParser }
   /** A part of a head has arrived. */

@@ -22,6 +22,8 @@ export type ProxyRecord = Record<string, unknown> & { target: string; verdict: s
 export interface ProxyHandle {
   host: string;
   port: number;
+  /** Of `--listen-tls`; NaN without it. */
+  tlsPort: number;
   adminPort: number;
   pid: number;
   policyFile: string;
@@ -49,6 +51,7 @@ export interface ProxyStatus {
   ready: boolean;
   phase: string;
   policyError: string | null;
+  tls: { listen: string; certificateExpires: string; crlNextUpdate: string | null; error: string | null } | null;
   policy: { name: string; hash: string } | null;
   active: number;
   connections: number;
@@ -188,8 +191,8 @@ export async function startProxy(options: ProxyOptions): Promise<ProxyHandle> {
     START_MS,
     "start-up line",
   );
-  const started = JSON.parse(line) as { listen: string; admin: string };
-  const portOf = (text: string) => Number(text.slice(text.lastIndexOf(":") + 1));
+  const started = JSON.parse(line) as { listen: string; tls?: string; admin: string };
+  const portOf = (text: string) => (text === "" ? Number.NaN : Number(text.slice(text.lastIndexOf(":") + 1)));
   const port = portOf(started.listen);
   const admin = (path: string) =>
     new Promise<{ status: number; text: string }>((resolve, reject) => {
@@ -208,6 +211,7 @@ export async function startProxy(options: ProxyOptions): Promise<ProxyHandle> {
   return {
     host: "127.0.0.1",
     port,
+    tlsPort: portOf(started.tls ?? ""),
     adminPort: portOf(started.admin),
     pid: child.pid!,
     policyFile: policy,

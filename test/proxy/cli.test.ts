@@ -174,6 +174,10 @@ test("--help lists every option with its default and variable", async () => {
       "allow-cidr",
       "deny-cidr",
       "nat64-prefix",
+      "tls-cert",
+      "tls-key",
+      "tls-client-name",
+      "tls-crl",
     ].includes(name);
     if (value !== undefined && !free) assert.match(line, /\(default:? [^)]+\)$/);
   }
