@@ -1,4 +1,5 @@
 import type { Socket } from "node:net";
+import { formatHostPort } from "../cli/options.ts";
 import { type Head, HeadParser } from "../http/head.ts";
 import { type AccessRecord, newRecord, noteFailure, notePolicy } from "../outcome/access-record.ts";
 import { countBound } from "../outcome/bounds.ts";
@@ -15,6 +16,7 @@ import type { Connection, Entry, Handler, OpenRequest } from "./handler.ts";
 import { healthAnswer, isHealthcheck } from "./healthcheck.ts";
 import { LingeringClose } from "./lingering-close.ts";
 import { Permit, type PermitServer } from "./permit.ts";
+import type { ProxySource } from "./proxy-header.ts";
 
 /** The interface of the server for its client connections. */
 export interface ConnectionServer extends PermitServer {
@@ -39,9 +41,9 @@ const KEEP_ALIVE_MS = 120_000;
 export class ClientConnection implements Connection, ClientOwner, ByteHolder {
   readonly socket: Socket;
   readonly server: ConnectionServer;
-  /** The address of the client. */
+  /** The address of the client: that of its PROXY header, otherwise that of the connection. */
   readonly from: string;
-  /** Address and port of the client, as records show it. */
+  /** The same with the port, as records show it. */
   readonly source: string;
   /** When it was accepted, by the server's clock. */
   readonly accepted: number;
@@ -57,14 +59,21 @@ export class ClientConnection implements Connection, ClientOwner, ByteHolder {
   /** The last sweep found the socket destroyed. */
   #seenDestroyed = false;
 
-  constructor(socket: Socket, server: ConnectionServer, sharedReads: boolean) {
+  /** `source`: the client that a PROXY header names; null: the peer of the socket. `accepted`: as above. */
+  constructor(
+    socket: Socket,
+    server: ConnectionServer,
+    sharedReads: boolean,
+    source: ProxySource | null,
+    accepted: number,
+  ) {
     this.socket = socket;
     this.server = server;
     this.sharedReads = sharedReads;
-    this.from = clientAddress(socket);
-    this.source = `${this.from.includes(":") ? `[${this.from}]` : this.from}:${socket.remotePort}`;
-    this.accepted = server.now;
-    this.#phase = { name: "silent", since: server.now };
+    this.from = source?.address ?? clientAddress(socket);
+    this.source = formatHostPort(this.from, source?.port ?? socket.remotePort ?? 0);
+    this.accepted = accepted;
+    this.#phase = { name: "silent", since: accepted };
     own(socket, this, sharedReads);
   }
 
@@ -110,6 +119,14 @@ export class ClientConnection implements Connection, ClientOwner, ByteHolder {
     if ("refusal" in result) this.#reject(parser, result.refusal);
     else this.#dispatch(result.head, result.rest);
     if (wasBuffered || ("head" in result && result.head.large !== undefined)) this.noteBuffered();
+  }
+
+  /** Refuses a connection without a valid PROXY header. `bytes`: its first ones, in which a request may be. */
+  refuseHeader(bytes: Buffer, refusal: { status: number; reason: string }): void {
+    const parser = this.#newParser();
+    parser.feed(bytes);
+    this.server.spoke(this);
+    this.#reject(parser, refusal);
   }
 
   /** Refuses a request whose head is malformed or late. The record names what is known of its target. */

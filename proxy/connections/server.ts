@@ -6,12 +6,15 @@ import type { Gate } from "../egress/gate.ts";
 import { type AccessRecord, formatRecord, type RecordWriter } from "../outcome/access-record.ts";
 import { type Bound, countBound } from "../outcome/bounds.ts";
 import { refusalBytes } from "../outcome/refusals.ts";
+import { type CidrSet, parseAddress } from "../policy/cidr.ts";
 import type { PolicySet } from "../policy/engine.ts";
 import { KEEP_ALIVE_SECONDS, shareReadBuffer } from "../sockets/accept.ts";
-import { onClientRead } from "../sockets/client.ts";
+import { clientAddress, onClientRead } from "../sockets/client.ts";
 import { Pool } from "../sockets/pool.ts";
+import { type Arrival, Arriving, type ArrivingServer } from "./arriving.ts";
 import { Buffers } from "./buffers.ts";
 import { ClientConnection, type ConnectionServer } from "./client-connection.ts";
+import type { ProxySource } from "./proxy-header.ts";
 
 const SWEEP_MS = 1000;
 /** Limit of connections of one source address without a complete first head. Honest clients send theirs at once. */
@@ -35,12 +38,14 @@ interface ServerParts {
   readiness: "policy" | "verified";
   /** Limit of the bytes that the process buffers for slow peers. */
   bufferBytes: number;
+  /** Sources that must send a PROXY header; absent: none. */
+  proxyProtocolFrom?: CidrSet | undefined;
   /** A connection could not be accepted, mostly because no file descriptor was left. */
   onAcceptError: (error: NodeJS.ErrnoException) => void;
 }
 
 /** The accept loop and the state that all connections share: policy, credentials, names, gate, limits, records. */
-export class ProxyServer implements ConnectionServer {
+export class ProxyServer implements ConnectionServer, ArrivingServer {
   #policy: PolicySet | null = null;
   #settings: Settings;
   #credentials: Credentials;
@@ -51,9 +56,15 @@ export class ProxyServer implements ConnectionServer {
   readonly pool = new Pool();
   readonly #onRecord: ServerParts["onRecord"];
   readonly #readiness: "policy" | "verified";
+  readonly #proxyProtocolFrom: CidrSet | undefined;
   readonly #clients = new Set<ClientConnection>();
-  /** Connections without a complete first head, the oldest first: all, and those of each source address. */
-  readonly #silent = new Set<ClientConnection>();
+  /** Connections whose PROXY header is not complete. */
+  readonly #arriving = new Set<Arriving>();
+  /**
+   * Connections without a complete first head, the oldest first: all, and those of each source address. A source that must
+   * send a PROXY header has no number of its own until the header names the client.
+   */
+  readonly #silent = new Set<ClientConnection | Arriving>();
   readonly #silentFrom = new Map<string, Set<ClientConnection>>();
   /** Connections between two requests, and answered ones whose client has yet to close; the longest time first. */
   readonly #resting = new Set<ClientConnection>();
@@ -76,6 +87,7 @@ export class ProxyServer implements ConnectionServer {
     this.#writer = parts.writer;
     this.#onAcceptError = parts.onAcceptError;
     this.#readiness = parts.readiness;
+    this.#proxyProtocolFrom = parts.proxyProtocolFrom;
     this.buffers = new Buffers(parts.bufferBytes);
     this.#server = createServer(
       { allowHalfOpen: true, noDelay: true, keepAlive: true, keepAliveInitialDelay: KEEP_ALIVE_SECONDS * 1000 },
@@ -126,8 +138,13 @@ export class ProxyServer implements ConnectionServer {
   /** Numbers of counted requests and tunnels, and of connections. */
   get counts(): { active: number; connections: number; bufferedBytes: number; recordsDropped: number } {
     const { bytes: bufferedBytes } = this.buffers;
-    const connections = this.#clients.size;
+    const connections = this.#open;
     return { active: this.#active, connections, bufferedBytes, recordsDropped: this.#writer.dropped };
+  }
+
+  /** Number of connections. */
+  get #open(): number {
+    return this.#clients.size + this.#arriving.size;
   }
 
   /** An empty host means all addresses: IPv6 and IPv4, or IPv4 where the machine has no other. `reusePort`: other processes may share the port. @throws the listen error */
@@ -151,20 +168,55 @@ export class ProxyServer implements ConnectionServer {
       socket.destroy();
       return;
     }
-    if (this.#clients.size >= this.settings.maxConnections && !this.#makeRoom()) {
+    if (this.#open >= this.settings.maxConnections && !this.#makeRoom()) {
       this.#turnAway(socket);
       return;
     }
-    const client = new ClientConnection(socket, this, this.#sharedReads);
+    if (!this.#mustSendHeader(socket)) {
+      this.#serve(socket, null, this.now);
+      return;
+    }
+    const arriving = new Arriving(socket, this, this.#sharedReads, (one, arrival) => this.#arrive(one, arrival));
+    this.#arriving.add(arriving);
+    this.#silent.add(arriving);
+  }
+
+  /** Whether the peer of a connection is a load balancer that sends a PROXY header. */
+  #mustSendHeader(socket: Socket): boolean {
+    if (this.#proxyProtocolFrom === undefined) return false;
+    const [withoutZone] = clientAddress(socket).split("%") as [string];
+    const address = parseAddress(withoutZone);
+    return address !== null && this.#proxyProtocolFrom.has(address);
+  }
+
+  /** The PROXY header of a connection is complete, or the reason to refuse it is known. */
+  #arrive(arriving: Arriving, arrival: Arrival): void {
+    const refused = "refusal" in arrival;
+    const client = this.#serve(arriving.socket, refused ? null : arrival.source, arriving.accepted);
+    // Only now: without any connection a drain would end.
+    this.lost(arriving);
+    if (refused) client.refuseHeader(arrival.bytes, arrival.refusal);
+    else if (arrival.rest.length > 0) client.data(arrival.rest);
+  }
+
+  lost(arriving: Arriving): void {
+    this.#arriving.delete(arriving);
+    this.#silent.delete(arriving);
+    this.buffers.forget(arriving);
+    this.#noteEmpty();
+  }
+
+  #serve(socket: Socket, source: ProxySource | null, accepted: number): ClientConnection {
+    const client = new ClientConnection(socket, this, this.#sharedReads, source, accepted);
     this.#clients.add(client);
     this.#silent.add(client);
     const peers = this.#silentFrom.get(client.from);
-    if (peers === undefined) {
-      this.#silentFrom.set(client.from, new Set([client]));
-      return;
+    if (peers === undefined) this.#silentFrom.set(client.from, new Set([client]));
+    else {
+      peers.add(client);
+      this.#trim(peers);
     }
-    peers.add(client);
-    this.#trim(peers);
+    return client;
   }
 
   /** Closes a connection without a request under way, a silent one first; false: there is none. */
@@ -184,11 +236,14 @@ export class ProxyServer implements ConnectionServer {
   }
 
   /** Closes a connection in favour of another one; false when it is in its state since too short a time. */
-  #evict(client: ClientConnection, since: number, bound: Bound): boolean {
+  #evict(client: ClientConnection | Arriving, since: number, bound: Bound): boolean {
     if (this.now - since < SILENT_GRACE_MS) return false;
     countBound(bound);
-    this.spoke(client);
-    this.#resting.delete(client);
+    if (client instanceof Arriving) this.#silent.delete(client);
+    else {
+      this.spoke(client);
+      this.#resting.delete(client);
+    }
     client.socket.destroy();
     return true;
   }
@@ -223,7 +278,11 @@ export class ProxyServer implements ConnectionServer {
     this.#clients.delete(client);
     this.#resting.delete(client);
     this.buffers.forget(client);
-    if (this.#clients.size === 0) this.#emptied?.();
+    this.#noteEmpty();
+  }
+
+  #noteEmpty(): void {
+    if (this.#open === 0) this.#emptied?.();
   }
 
   /** Counts one request or tunnel of a client; returns a sentence when a limit forbids it. */
@@ -255,6 +314,7 @@ export class ProxyServer implements ConnectionServer {
 
   #sweep(): void {
     const { now } = this;
+    for (const arriving of this.#arriving) arriving.sweep(now);
     for (const client of this.#clients) client.sweep(now);
     for (const peers of this.#silentFrom.values()) this.#trim(peers);
     this.buffers.sweep();
@@ -267,7 +327,7 @@ export class ProxyServer implements ConnectionServer {
     this.#server.close();
     for (const client of this.#clients) client.drain();
     return new Promise((resolve) => {
-      if (this.#clients.size === 0) resolve();
+      if (this.#open === 0) resolve();
       else this.#emptied = resolve;
     });
   }
@@ -275,6 +335,7 @@ export class ProxyServer implements ConnectionServer {
   /** Resets all open connections (record: `drain`) and resolves when every connection is closed. */
   async close(): Promise<void> {
     const drained = this.drain();
+    for (const { socket } of this.#arriving) socket.destroy();
     for (const client of this.#clients) client.abort();
     this.pool.close();
     this.names.close();

@@ -4,7 +4,8 @@
  */
 
 const PLAIN = "this port speaks plain HTTP/1.1; write http:// in the proxy URL";
-const PROXY_PROTOCOL = "a PROXY protocol header, which this port does not accept; switch it off in the load balancer";
+const PROXY_PROTOCOL =
+  "a PROXY protocol header that this port does not expect from its address; switch it off in the load balancer, or set --proxy-protocol-from";
 
 /** The first byte of a connection. No method begins with one of them (RFC 9110 §5.6.2). */
 const FIRST_BYTES: Readonly<Record<number, string>> = {

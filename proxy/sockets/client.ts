@@ -42,9 +42,14 @@ function onClose(this: ClientSocket): void {
   this.owner!.closed();
 }
 
-/** Gives an accepted socket its owner and starts to read. `sharedReads`: it reads by `onread` (`accept.ts`). */
-export function own(socket: Socket, owner: ClientOwner, sharedReads: boolean): void {
-  (socket as ClientSocket).owner = owner;
+/**
+ * Gives an accepted socket its owner. The first one starts to read; a later one takes its place. `sharedReads`: it reads by
+ * `onread` (`accept.ts`).
+ */
+export function own(socket: ClientSocket, owner: ClientOwner, sharedReads: boolean): void {
+  const isOwned = socket.owner !== undefined;
+  socket.owner = owner;
+  if (isOwned) return;
   socket.on("error", onError);
   if (sharedReads) socket.resume();
   else socket.on("data", onData);
@@ -53,7 +58,7 @@ export function own(socket: Socket, owner: ClientOwner, sharedReads: boolean): v
   socket.on("close", onClose);
 }
 
-/** The address of a client. An IPv4 client of a dual-stack listener is shown with its IPv4 address. */
+/** The address of the peer of a socket. An IPv4 client of a dual-stack listener is shown with its IPv4 address. */
 export function clientAddress({ remoteAddress = "" }: Socket): string {
   return remoteAddress.startsWith("::ffff:") && remoteAddress.includes(".") ? remoteAddress.slice(7) : remoteAddress;
 }
