@@ -256,6 +256,19 @@ test("header and head have one deadline, from accept", async () => {
   await proxy.stop();
 });
 
+test("a late header does not extend the deadline of the head", async () => {
+  const proxy = await start({ args: ["--head-seconds", "3"] });
+  const late = await open(proxy);
+  // Accepted later, so its time is over later or in the same check, of which there is one a second.
+  const silent = await open(proxy, "127.0.0.1");
+  await new Promise((resolve) => setTimeout(resolve, 1500));
+  late.socket.write(inet("192.0.2.1", 5), "latin1");
+  await silent.untilEnd();
+  await late.untilEnd(700);
+  for (const { socket } of [late, silent]) socket.destroy();
+  await proxy.stop();
+});
+
 test("the limit of silent connections counts the sources of headers, not load balancers", async () => {
   const proxy = await start();
   const clients = await Promise.all(Array.from({ length: 300 }, () => open(proxy)));
@@ -343,13 +356,11 @@ test("a dual-stack listener compares IPv4 sources as IPv4", async () => {
 test("a connection whose header comes during the shutdown is served", async () => {
   const proxy = await start({ env: { OUTRIDER_DRAIN_SECONDS: "20" } });
   const client = await send(proxy, "PROXY TCP4 192.0.2.1 ");
-  const silent = await open(proxy);
   await proxy.untilStatus(({ bufferedBytes }) => bufferedBytes > 0);
   const stopped = proxy.stop();
   await proxy.untilStatus(({ phase }) => phase === "draining");
   client.socket.write(`192.0.2.2 5 6\r\n${request()}`);
   await client.untilText("\r\n\r\nok");
-  silent.socket.destroy();
   client.socket.destroy();
   assert.equal(await stopped, 0);
   assert.deepEqual(
