@@ -149,6 +149,11 @@ const INVALID: [name: string, wire: Buffer | string, reason: RegExp][] = [
     /: its checksum has 3 bytes, not 4$/,
   ],
   [
+    "v2 checksum of five bytes",
+    v2({ family: 0x11, block: Buffer.concat([Buffer.alloc(12), tlv(3, Buffer.alloc(5))]) }),
+    /: its checksum has 5 bytes, not 4$/,
+  ],
+  [
     "v2 wrong checksum",
     v2({ family: 0x11, block: Buffer.concat([Buffer.alloc(12), tlv(3, Buffer.alloc(4, 1))]) }),
     /: its checksum \(CRC32C\) is wrong$/,
