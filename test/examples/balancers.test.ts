@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { connect } from "node:net";
 import { join } from "node:path";
 import { after, before, type TestContext, test } from "node:test";
 import { startDeliveries } from "../harness/deliveries.ts";
@@ -163,6 +164,28 @@ for (const [name, edit] of HAPROXY_CASES) {
     await checkSources(port);
   });
 }
+
+test("HAProxy: clients of a Unix socket have its address", { skip: haproxyMissing, timeout: 120_000 }, async (t) => {
+  // Version 1 calls them UNKNOWN, version 2 has a family for them.
+  for (const version of ["send-proxy", "send-proxy-v2"]) {
+    const path = join(tempFolder(), "clients");
+    await startBalancer(t, "haproxy", (text) =>
+      text.replace("  bind :4750", `  bind ${path}\n  bind :4750`).replace(/ send-proxy-v2$/m, ` ${version}`),
+    );
+    const before = new Set(records());
+    const client = connect(path);
+    client.write(`GET http://127.0.0.1:${far.port}/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n`);
+    let answer = "";
+    for await (const chunk of client) answer += chunk;
+    assert.match(answer, /^HTTP\/1\.1 200 /);
+    const isNew = (record: ProxyRecord) => !before.has(record);
+    await Promise.any(fleet.map((proxy) => proxy.waitRecord(isNew)));
+    const [record, ...more] = records().filter(isNew);
+    assert.deepEqual([record!.verdict, more.length], ["allow", 0]);
+    // The address of HAProxy. Its port is not known.
+    assert.match(String(record!.source), /^127\.0\.0\.1:[1-9]\d*$/);
+  }
+});
 
 test("nginx: records have the clients' addresses", { skip: nginxMissing, timeout: 120_000 }, async (t) => {
   const { port } = await startBalancer(t, "nginx");
