@@ -282,6 +282,21 @@ test("the limit of silent connections counts the sources of headers, not load ba
   await proxy.stop();
 });
 
+test("connections without a header make room for others when all are taken", async () => {
+  // 10 tunnels and 26 idle clients.
+  const proxy = await start({ args: ["--max-tunnels", "10"], openFiles: 200 });
+  const silent = await Promise.all(Array.from({ length: 36 }, () => open(proxy)));
+  await proxy.untilStatus(({ connections }) => connections === 36);
+  // Younger ones are not closed.
+  await new Promise((resolve) => setTimeout(resolve, 200));
+  const client = await send(proxy, inet("192.0.2.1", 5) + request());
+  await client.untilText("HTTP/1.1 200 ");
+  await silent[0]!.untilEnd();
+  assert.equal(await metric(proxy, "silent-connections"), 1);
+  for (const { socket } of [client, ...silent]) socket.destroy();
+  await proxy.stop();
+});
+
 test("maxTunnelsPerClient counts the sources of headers", async () => {
   const proxy = await start({ policy: { proxy: { limits: { maxTunnelsPerClient: 1 } } } });
   const tunnel = async (address: string) => {
