@@ -19,6 +19,7 @@ import { assignedAddresses, Sources } from "./egress/source-address.ts";
 import { Verifier } from "./egress/verifier.ts";
 import { Metrics } from "./metrics.ts";
 import { RecordWriter } from "./outcome/access-record.ts";
+import { CidrSet, cidr } from "./policy/cidr.ts";
 import { dnsSecondsOf, PolicyInstaller } from "./policy-installer.ts";
 import { makeSignals, shutDown } from "./shutdown.ts";
 import { TlsInstaller } from "./tls-installer.ts";
@@ -146,6 +147,7 @@ export async function runProxy(argv: readonly string[]): Promise<number> {
     onRemoved: (route, until) => server.endUnproven(route, Number.NEGATIVE_INFINITY, until),
   });
   const onAcceptError = rarely((error: Error) => log.error({ err: error }, "cannot accept a connection"));
+  const { proxyProtocolFrom: from } = config;
   const server: ProxyServer = new ProxyServer({
     settings: settingsOf(config, null),
     credentials: new Credentials(),
@@ -155,6 +157,7 @@ export async function runProxy(argv: readonly string[]): Promise<number> {
     writer,
     readiness: config.readiness,
     bufferBytes: config.bufferMiB === undefined ? defaultBufferLimit() : config.bufferMiB * MIB,
+    proxyProtocolFrom: from.length === 0 ? undefined : new CidrSet(from.map(cidr)),
     onAcceptError,
     onHandshakeError: rarely((client: string, reason: string) => log.warn({ client, reason }, "no TLS connection")),
   });

@@ -104,6 +104,18 @@ export const PROXY_OPTIONS: readonly Option[] = [
     help: "revocation list of a client CA, in PEM or DER; without a valid one the certificates of the CA are refused",
   },
   {
+    name: "proxy-protocol",
+    value: "off|required",
+    fallback: "off",
+    help: "whether connections from --proxy-protocol-from must begin with a PROXY protocol header, version 1 or 2",
+  },
+  {
+    name: "proxy-protocol-from",
+    value: "CIDR",
+    repeat: true,
+    help: "addresses of your load balancers; a PROXY protocol header from any other address is refused",
+  },
+  {
     name: "admin",
     value: "IP:PORT",
     fallback: "127.0.0.1:9750",
@@ -198,6 +210,8 @@ export interface Config {
   listen: { host: string; port: number };
   /** Undefined: no TLS listener. */
   tls: TlsConfig | undefined;
+  /** Sources that must send a PROXY protocol header. Empty: none. */
+  proxyProtocolFrom: readonly string[];
   admin: { host: string; port: number };
   passwordDir: string | undefined;
   onBadPolicy: "exit" | "wait";
@@ -248,6 +262,31 @@ function tlsConfig(values: Values): TlsConfig | undefined {
   };
 }
 
+/** The sources that must send a PROXY protocol header; empty: the protocol is off. @throws UsageError */
+function proxyProtocolFrom(values: Values): readonly string[] {
+  const mode = oneOf(values, "proxy-protocol", ["off", "required"]) ?? "off";
+  const from = values.get("proxy-protocol-from") ?? [];
+  const shown = values.shown("proxy-protocol-from");
+  if (mode === "off" && from.length > 0) {
+    throw new UsageError(`${shown} has no effect without --proxy-protocol required; add it`);
+  }
+  if (mode === "required" && from.length === 0) {
+    throw new UsageError(
+      `${values.shown("proxy-protocol")} required needs --proxy-protocol-from CIDR, the addresses of your load balancers`,
+    );
+  }
+  for (const text of from) {
+    const network = parseCidr(text);
+    if ("error" in network) throw new UsageError(`${shown}: ${network.error}`);
+    if (network.prefix === 0) {
+      throw new UsageError(
+        `${shown}: ${text} is every address, so every client could choose its own; name your load balancers`,
+      );
+    }
+  }
+  return from;
+}
+
 /** Reads and checks the options that several commands share. @throws UsageError */
 export function readConfig(options: readonly Option[], argv: readonly string[], env: NodeJS.ProcessEnv) {
   const { values, positionals } = readOptions(options, argv, env, counterpartOfFlag);
@@ -280,6 +319,7 @@ export function readConfig(options: readonly Option[], argv: readonly string[], 
     ports: portList(values, "ports"),
     listen: ipPort(values, "listen", ":4750"),
     tls: tlsConfig(values),
+    proxyProtocolFrom: proxyProtocolFrom(values),
     admin: ipPort(values, "admin", "127.0.0.1:9750"),
     passwordDir: one("password-dir"),
     onBadPolicy: oneOf(values, "on-bad-policy", ["exit", "wait"]) ?? "exit",

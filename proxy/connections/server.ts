@@ -7,9 +7,10 @@ import type { Gate } from "../egress/gate.ts";
 import { type AccessRecord, formatRecord, type RecordWriter } from "../outcome/access-record.ts";
 import { type Bound, countBound } from "../outcome/bounds.ts";
 import { refusalBytes } from "../outcome/refusals.ts";
+import { type CidrSet, parseAddress } from "../policy/cidr.ts";
 import type { PolicySet } from "../policy/engine.ts";
 import { KEEP_ALIVE_SECONDS, shareReadBuffer } from "../sockets/accept.ts";
-import { onClientRead } from "../sockets/client.ts";
+import { clientAddress, onClientRead } from "../sockets/client.ts";
 import { Pool } from "../sockets/pool.ts";
 import { type ClientCertificate, type ClientName, readClientCertificate } from "../tls/client-certificate.ts";
 import type { ClientTrust } from "../tls/client-trust.ts";
@@ -40,6 +41,8 @@ interface ServerParts {
   readiness: "policy" | "verified";
   /** Limit of the bytes that the process buffers for slow peers. */
   bufferBytes: number;
+  /** Sources that must send a PROXY header; absent: none. */
+  proxyProtocolFrom?: CidrSet | undefined;
   /** A connection could not be accepted, mostly because no file descriptor was left. */
   onAcceptError: (error: NodeJS.ErrnoException) => void;
   /** A TLS handshake failed, or its client certificate is refused. */
@@ -74,8 +77,12 @@ export class ProxyServer implements ConnectionServer {
   readonly pool = new Pool();
   readonly #onRecord: ServerParts["onRecord"];
   readonly #readiness: "policy" | "verified";
+  readonly #proxyProtocolFrom: CidrSet | undefined;
   readonly #clients = new Set<ClientConnection>();
-  /** Connections without a complete first head, the oldest first: all, and those of each source address. */
+  /**
+   * Connections without a complete first head, the oldest first: all, and those of each source address. A source that must
+   * send a PROXY header has no number of its own until the header names the client.
+   */
   readonly #silent = new Set<ClientConnection>();
   readonly #silentFrom = new Map<string, Set<ClientConnection>>();
   /** Connections between two requests, and answered ones whose client has yet to close; the longest time first. */
@@ -107,6 +114,7 @@ export class ProxyServer implements ConnectionServer {
     this.#writer = parts.writer;
     this.#onAcceptError = parts.onAcceptError;
     this.#readiness = parts.readiness;
+    this.#proxyProtocolFrom = parts.proxyProtocolFrom;
     this.buffers = new Buffers(parts.bufferBytes);
     this.#onHandshakeError = parts.onHandshakeError ?? (() => {});
     this.#server = createServer(SOCKET_OPTIONS, (socket) =>
@@ -214,9 +222,22 @@ export class ProxyServer implements ConnectionServer {
       this.#turnAway(socket, kind.tls);
       return;
     }
-    const client = new ClientConnection(socket, this, kind);
+    const header = this.#mustSendHeader(socket);
+    const client = new ClientConnection(socket, this, { ...kind, header });
     this.#clients.add(client);
     this.#silent.add(client);
+    if (!header) this.identified(client);
+  }
+
+  /** Whether the peer of a connection is a load balancer that sends a PROXY header. */
+  #mustSendHeader(socket: Socket): boolean {
+    if (this.#proxyProtocolFrom === undefined) return false;
+    const [withoutZone] = clientAddress(socket).split("%") as [string];
+    const address = parseAddress(withoutZone);
+    return address !== null && this.#proxyProtocolFrom.has(address);
+  }
+
+  identified(client: ClientConnection): void {
     const peers = this.#silentFrom.get(client.from);
     if (peers === undefined) {
       this.#silentFrom.set(client.from, new Set([client]));
@@ -292,7 +313,9 @@ export class ProxyServer implements ConnectionServer {
   /** A connection has sent its first head or is closed: it no longer counts as silent. */
   spoke(client: ClientConnection): void {
     if (!this.#silent.delete(client)) return;
-    const peers = this.#silentFrom.get(client.from)!;
+    const peers = this.#silentFrom.get(client.from);
+    // Absent for a connection without its PROXY header.
+    if (peers === undefined) return;
     peers.delete(client);
     if (peers.size === 0) this.#silentFrom.delete(client.from);
   }

@@ -56,7 +56,11 @@ export const SETTINGS: readonly Setting[] = [
     ours: "no counterpart: the reason phrase names the policy",
   },
   { flag: "disable-acl-policy-action", ours: "no counterpart: check prints the default action" },
-  { flag: "proxy-protocol", key: "support_proxy_protocol", ours: "no counterpart" },
+  {
+    flag: "proxy-protocol",
+    key: "support_proxy_protocol",
+    ours: "--proxy-protocol required and --proxy-protocol-from CIDR for each load balancer",
+  },
   { flag: "upstream-http-proxy-addr", ours: "no counterpart: outrider uses no other proxy" },
   { flag: "upstream-https-proxy-addr", ours: "no counterpart: outrider uses no other proxy" },
   { key: "network", ours: "no counterpart: --deny-cidr ::/0 or 0.0.0.0/0 denies a family" },

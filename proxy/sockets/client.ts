@@ -71,7 +71,7 @@ export function disown(socket: Socket): void {
   socket.removeListener("close", onClose);
 }
 
-/** The address of a client. An IPv4 client of a dual-stack listener is shown with its IPv4 address. */
+/** The address of the peer of a socket. An IPv4 client of a dual-stack listener is shown with its IPv4 address. */
 export function clientAddress({ remoteAddress = "" }: Socket): string {
   return remoteAddress.startsWith("::ffff:") && remoteAddress.includes(".") ? remoteAddress.slice(7) : remoteAddress;
 }

@@ -339,7 +339,7 @@ test("a client without TLS gets 400 on the TLS port", { skip }, async () => {
     /^HTTP\/1\.1 400 egress-bad-request: this port speaks TLS; write https:\/\/ in the proxy URL\r\n/,
   );
   const record = await proxy.waitRecord((r) => r.code === "bad-request");
-  assert.equal(record.verdict, "deny");
+  assert.deepEqual([record.verdict, record.target], ["deny", "a.example:443"]);
   const broken = await exchange(proxy.tlsPort, Buffer.from("160301000401000000", "hex"));
   assert.doesNotMatch(broken, /HTTP/);
   assert.match(proxy.stderr(), /"reason":"the handshake failed: .*"msg":"no TLS connection"/);
