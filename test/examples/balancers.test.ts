@@ -5,8 +5,10 @@ import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { connect } from "node:net";
 import { join } from "node:path";
 import { after, before, type TestContext, test } from "node:test";
+import { opensslMissing } from "../harness/certificate.ts";
 import { startDeliveries } from "../harness/deliveries.ts";
 import { NGINX_STREAM, programMissing } from "../harness/packages.ts";
+import { type Issued, Pki, tlsArgs, tlsClient, tlsFolder } from "../harness/pki.ts";
 import { OPEN_LOOPBACK, type ProxyHandle, type ProxyRecord, startProxy, tempFolder } from "../harness/proxy.ts";
 import { listen, RawClient } from "../harness/raw.ts";
 
@@ -186,6 +188,54 @@ test("HAProxy: clients of a Unix socket have its address", { skip: haproxyMissin
     assert.match(String(record!.source), /^127\.0\.0\.1:[1-9]\d*$/);
   }
 });
+
+/** Starts a proxy with a TLS port and CRLs, and the example of HAProxy in front of it. */
+async function startTlsFleet(t: TestContext, pki: Pki, version: string) {
+  const server = pki.issue(`server-${version}`, "/CN=proxy", { names: ["IP:127.0.0.1"] });
+  const folder = tlsFolder(pki, server, true);
+  const args = [...OPEN_LOOPBACK, ...optionsOf(HAPROXY), ...tlsArgs(folder, "cn", true)];
+  const proxy = await startProxy({ policy: {}, args });
+  t.after(() => proxy.stop());
+  const { port } = await startBalancer(t, "haproxy", (text) =>
+    text
+      .replace(/ send-proxy-v2$/m, ` ${version}`)
+      .replace("127.0.0.1:4751 check port 9751", `127.0.0.1:${proxy.tlsPort} check port ${proxy.adminPort}`)
+      .replace(/^ +server two .*$/m, ""),
+  );
+  return { proxy, port, crl: join(folder, "ca.crl") };
+}
+
+for (const version of ["send-proxy-v2", "send-proxy"]) {
+  test(`HAProxy: ${version} in front of the TLS port: address, certificate and revocation`, {
+    skip: haproxyMissing || (opensslMissing() ?? false),
+    timeout: 120_000,
+  }, async (t) => {
+    const pki = new Pki();
+    const { proxy, port, crl } = await startTlsFleet(t, pki, version);
+    const echo = await listen((socket) => socket.pipe(socket));
+    t.after(() => echo.close());
+    const tunnel = async (issued: Issued, localAddress: string) => {
+      const client = await tlsClient(port, pki.file, issued, { localAddress });
+      await client.connect(`127.0.0.1:${echo.port}`, "early");
+      await client.untilText("early");
+      return { client, source: `${localAddress}:${client.socket.localPort}` };
+    };
+    const [billing, shop] = [pki.issue("billing", "/CN=billing"), pki.issue("shop", "/CN=shop")];
+    const [doomed, kept] = [await tunnel(billing, "127.7.0.1"), await tunnel(shop, "127.7.0.2")];
+    pki.revoke(billing);
+    pki.crl(crl, { from: 0 });
+    const over = () => doomed.client.ended || doomed.client.socket.destroyed;
+    await doomed.client.until(over, "end of the tunnel", 5000);
+    const { source, client, close } = await proxy.waitRecord(() => true);
+    assert.deepEqual([source, client, close], [doomed.source, "billing", "revoked"]);
+    kept.client.socket.write("still here");
+    await kept.client.untilText("still here");
+    kept.client.socket.destroy();
+    const record = await proxy.waitRecord((one) => one.source === kept.source);
+    assert.deepEqual([record.client, record.verdict, record.code], ["shop", "allow", undefined]);
+    assert.equal(proxy.records().length, 2);
+  });
+}
 
 test("nginx: records have the clients' addresses", { skip: nginxMissing, timeout: 120_000 }, async (t) => {
   const { port } = await startBalancer(t, "nginx");

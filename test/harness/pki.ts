@@ -138,7 +138,7 @@ export function tlsConnect(
   port: number,
   ca: string,
   issued?: Issued,
-  more: ConnectionOptions & { allowHalfOpen?: boolean } = {},
+  more: ConnectionOptions & { allowHalfOpen?: boolean; localAddress?: string } = {},
 ): Promise<TLSSocket> {
   const mine = issued === undefined ? {} : { cert: readFileSync(issued.cert), key: readFileSync(issued.key) };
   const options = { port, host: "127.0.0.1", ca: readFileSync(ca), ALPNProtocols: ["http/1.1"], ...mine, ...more };

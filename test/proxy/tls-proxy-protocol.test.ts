@@ -142,7 +142,7 @@ test("header and ClientHello may be split at each byte, or come together", { ski
 
 test("other sources send no header, and are served with their own address", { skip }, async () => {
   const proxy = await start({ clientName: "cn" });
-  const client = await tlsClient(proxy.tlsPort, pki.file, billing, { localAddress: OTHER } as object);
+  const client = await tlsClient(proxy.tlsPort, pki.file, billing, { localAddress: OTHER });
   client.socket.write(request());
   await client.untilText("\r\n\r\nok");
   const { source } = await proxy.waitRecord(() => true);
