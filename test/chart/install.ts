@@ -22,7 +22,7 @@ import { type Inventory, inventory, without } from "./inventory.ts";
  * that the chart gives it, as the chart's ServiceAccount and so with the chart's rights and no other.
  */
 
-/** What the control plane has. */
+/** Parts of the control plane. */
 export const PLANE = { kwokNodes: 3 } as const;
 /** Why the tests cannot run as this user; null: they can. */
 export const notRoot = process.getuid!() === 0 ? null : "the webhook's Service has port 443, which takes root";
