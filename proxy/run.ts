@@ -177,7 +177,7 @@ export async function runProxy(argv: readonly string[]): Promise<number> {
   // Before the proxy listens, the policy is in force and the sources are known: no request is answered without them.
   await sources.check(assignedAddresses());
   if (first !== null) installer.install(first);
-  const at = await server.listen(config.listen.host, config.listen.port, config.reusePort).catch((error: unknown) => {
+  const at = await server.listen({ ...config.listen, reusePort: config.reusePort }).catch((error: unknown) => {
     admin.close();
     throw listenError(error, "listen", config.listen);
   });

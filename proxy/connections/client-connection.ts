@@ -35,7 +35,7 @@ export interface ConnectionServer extends PermitServer {
   /** The certificate of a complete handshake, null without one; or the reason for which the connection is closed. */
   certificateOf(socket: TLSSocket): ClientCertificate | null | { refused: string };
   /** A handshake is over: complete, failed, or refused because of the client certificate. `reason`: a sentence. */
-  shook(client: ClientConnection, result: "ok" | "failed" | "refused", reason?: string): void;
+  noteHandshake(client: ClientConnection, result: "ok" | "failed" | "refused", reason?: string): void;
   /** The connection has sent its first head, or is gone. */
   spoke(client: ClientConnection): void;
   /** The connection waits for its next request, or for its client to close it. */
@@ -189,11 +189,11 @@ export class ClientConnection implements Connection, ClientOwner, ByteHolder, Ha
   secured(socket: TLSSocket): void {
     const certificate = this.server.certificateOf(socket);
     if (certificate !== null && "refused" in certificate) {
-      this.server.shook(this, "refused", certificate.refused);
+      this.server.noteHandshake(this, "refused", certificate.refused);
       socket.destroy();
       return;
     }
-    this.server.shook(this, "ok");
+    this.server.noteHandshake(this, "ok");
     disown(this.socket);
     this.socket = Object.assign(socket, { raw: this.socket });
     this.#certificate = certificate;
@@ -202,7 +202,7 @@ export class ClientConnection implements Connection, ClientOwner, ByteHolder, Ha
   }
 
   handshakeFailed(reason: string): void {
-    this.server.shook(this, "failed", reason);
+    this.server.noteHandshake(this, "failed", reason);
   }
 
   #newParser(): HeadParser {

@@ -57,6 +57,11 @@ interface ListenOptions {
   reusePort: boolean;
 }
 
+interface ListenAddress {
+  address: string;
+  port: number;
+}
+
 /** Options of both listeners. */
 const SOCKET_OPTIONS = {
   allowHalfOpen: true,
@@ -188,8 +193,8 @@ export class ProxyServer implements ConnectionServer {
   }
 
   /** @throws the listen error */
-  async listen(host: string, port: number, reusePort: boolean): Promise<{ address: string; port: number }> {
-    const at = await this.#listen(this.#server, { host, port, reusePort });
+  async listen(options: ListenOptions): Promise<ListenAddress> {
+    const at = await this.#listen(this.#server, options);
     this.#sharedReads = shareReadBuffer(this.#server, onClientRead);
     // Behind the I/O of this turn: bytes that arrived during a long turn count before a time limit does.
     this.#sweeper = setInterval(() => setImmediate(() => this.#sweep()), SWEEP_MS);
@@ -197,17 +202,17 @@ export class ProxyServer implements ConnectionServer {
   }
 
   /** Listens for TLS connections, after {@link useTls}. @throws the listen error */
-  listenTls(options: ListenOptions): Promise<{ address: string; port: number }> {
+  listenTls(options: ListenOptions): Promise<ListenAddress> {
     return this.#listen(this.#tlsServer, options);
   }
 
-  #listen(server: Server, options: ListenOptions): Promise<{ address: string; port: number }> {
+  #listen(server: Server, options: ListenOptions): Promise<ListenAddress> {
     return new Promise((resolve, reject) => {
       server.once("error", reject);
       server.listen({ ...options, backlog: BACKLOG }, () => {
         server.removeListener("error", reject);
         server.on("error", this.#onAcceptError);
-        resolve(server.address() as { address: string; port: number });
+        resolve(server.address() as ListenAddress);
       });
     });
   }
@@ -305,7 +310,7 @@ export class ProxyServer implements ConnectionServer {
     return refused === null ? certificate : { refused };
   }
 
-  shook(client: ClientConnection, result: "ok" | "failed" | "refused", reason = ""): void {
+  noteHandshake(client: ClientConnection, result: "ok" | "failed" | "refused", reason = ""): void {
     this.handshakes[result]++;
     if (result !== "ok") this.#onHandshakeError(client.source, reason);
   }

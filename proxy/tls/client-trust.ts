@@ -1,6 +1,6 @@
 import { type Certificate, type ClientCertificate, readCertificate } from "./client-certificate.ts";
 import { type Crl, readCrls } from "./crl.ts";
-import { pemBlocks } from "./pem.ts";
+import { readCertificates } from "./pem.ts";
 
 /** A certificate that is accepted until a moment (milliseconds since the epoch). */
 interface Accepted {
@@ -109,15 +109,7 @@ export class ClientTrust {
 
 /** The CAs of a file. @throws Error */
 export function readCas(bytes: Buffer, now: number): { cas: Certificate[]; warnings: string[] } {
-  const blocks = pemBlocks(bytes, "CERTIFICATE");
-  if (blocks.length === 0) throw new Error('has no certificate: no "-----BEGIN CERTIFICATE-----"');
-  const cas = blocks.map((der) => {
-    try {
-      return readCertificate(der);
-    } catch {
-      throw new Error("has a malformed certificate");
-    }
-  });
+  const cas = readCertificates(bytes, readCertificate);
   const other = cas.find(({ x509 }) => !x509.ca);
   if (other !== undefined) throw new Error(`${subjectOf(other)} is no CA certificate (basicConstraints); remove it`);
   const above = cas.find((ca) => !isRoot(ca) && !cas.some((issuer) => issued(issuer, ca)));

@@ -16,6 +16,17 @@ export function pemBlocks(bytes: Buffer, label: string): Buffer[] {
   return blocks;
 }
 
+/** The certificates of a file, one at least. @throws Error */
+export function readCertificates<T>(bytes: Buffer, read: (der: Buffer) => T): T[] {
+  const blocks = pemBlocks(bytes, "CERTIFICATE");
+  if (blocks.length === 0) throw new Error('has no certificate: no "-----BEGIN CERTIFICATE-----"');
+  try {
+    return blocks.map(read);
+  } catch {
+    throw new Error("has a malformed certificate");
+  }
+}
+
 /** One PEM block. */
 export function pemOf(der: Buffer, label: string): string {
   return `-----BEGIN ${label}-----\n${der.toString("base64").replace(/.{64}/g, "$&\n")}\n-----END ${label}-----\n`;

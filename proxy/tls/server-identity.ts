@@ -1,6 +1,6 @@
 import { createPrivateKey, type KeyObject, X509Certificate } from "node:crypto";
 import { createSecureContext } from "node:tls";
-import { pemBlocks, pemOf } from "./pem.ts";
+import { pemOf, readCertificates } from "./pem.ts";
 
 /** Certificate chain and key of the proxy, which belong together. */
 export interface ServerIdentity {
@@ -16,14 +16,7 @@ const day = (date: Date): string => `${date.toISOString().slice(0, 19)}Z`;
 
 /** The certificates of a file; the first one is valid now. @throws Error */
 function readChain(bytes: Buffer, now: number): X509Certificate[] {
-  const blocks = pemBlocks(bytes, "CERTIFICATE");
-  if (blocks.length === 0) throw new Error('has no certificate: no "-----BEGIN CERTIFICATE-----"');
-  let chain: X509Certificate[];
-  try {
-    chain = blocks.map((der) => new X509Certificate(der));
-  } catch {
-    throw new Error("has a malformed certificate");
-  }
+  const chain = readCertificates(bytes, (der) => new X509Certificate(der));
   const { validFromDate, validToDate } = chain[0]!;
   if (validToDate.getTime() < now) throw new Error(`the certificate expired on ${day(validToDate)}; renew it`);
   if (validFromDate.getTime() > now) {

@@ -1,6 +1,7 @@
 import { execFileSync } from "node:child_process";
 import { copyFileSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { Duplex } from "node:stream";
 import { type ConnectionOptions, connect, type TLSSocket } from "node:tls";
 import { tempFolder } from "./proxy.ts";
 import { RawClient } from "./raw.ts";
@@ -163,4 +164,15 @@ export async function tlsExchange(bytes: string, ...args: Parameters<typeof tlsC
   await client.untilEnd();
   client.socket.destroy();
   return client.text;
+}
+
+/** The first bytes of a TLS client. */
+export async function clientHello(): Promise<Buffer> {
+  const { promise, resolve } = Promise.withResolvers<Buffer>();
+  const stream = new Duplex({ read() {}, write: (chunk, _encoding, done) => done(void resolve(chunk)) });
+  const client = connect({ socket: stream });
+  client.on("error", () => {});
+  const bytes = await promise;
+  client.destroy();
+  return bytes;
 }

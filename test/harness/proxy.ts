@@ -35,6 +35,8 @@ export interface ProxyHandle {
   rss(): number;
   /** A page of its admin port, from this network namespace. */
   admin(path: string): Promise<{ status: number; text: string }>;
+  /** Value of the metric of a bound. */
+  bound(name: string): Promise<number>;
   /** Polls `/status` until it is as wanted, and returns it. */
   untilStatus(wanted: (status: ProxyStatus) => boolean, ms?: number): Promise<ProxyStatus>;
   waitRecord(predicate: (record: ProxyRecord) => boolean, ms?: number): Promise<ProxyRecord>;
@@ -221,6 +223,10 @@ export async function startProxy(options: ProxyOptions): Promise<ProxyHandle> {
     handles: () => readdirSync(`/proc/${child.pid}/fd`).length,
     rss: () => Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${child.pid}/status`, "utf8"))![1]) / 1024,
     admin,
+    bound: async (name) => {
+      const { text } = await admin("/metrics");
+      return Number(new RegExp(`^outrider_proxy_bound_total\\{bound="${name}"\\} (\\d+)$`, "m").exec(text)![1]);
+    },
     untilStatus: async (wanted, ms = 10_000) => {
       for (const began = Date.now(); ; ) {
         const { text } = await admin("/status");

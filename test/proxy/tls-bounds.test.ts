@@ -1,27 +1,14 @@
 import assert from "node:assert/strict";
 import { once } from "node:events";
 import { test } from "node:test";
-import { connect } from "node:tls";
 import { opensslMissing } from "../harness/certificate.ts";
-import { Pki, tlsArgs, tlsClient, tlsExchange, tlsFolder } from "../harness/pki.ts";
-import { OPEN_LOOPBACK, type ProxyHandle, startProxy } from "../harness/proxy.ts";
+import { clientHello, Pki, tlsArgs, tlsClient, tlsExchange, tlsFolder } from "../harness/pki.ts";
+import { OPEN_LOOPBACK, startProxy } from "../harness/proxy.ts";
 import { exchange, listen, RawClient } from "../harness/raw.ts";
 
 const skip = opensslMissing() ?? false;
 const server = (pki: Pki) => pki.issue("server", "/CN=proxy", { names: ["IP:127.0.0.1"] });
 const REQUEST = "CONNECT 10.0.0.1:443 HTTP/1.1\r\n\r\n";
-
-/** The first bytes of a TLS client. */
-async function clientHello(): Promise<Buffer> {
-  const { promise, resolve } = Promise.withResolvers<Buffer>();
-  const far = await listen((socket) => socket.once("data", resolve));
-  const client = connect({ port: far.port, host: "127.0.0.1" });
-  client.on("error", () => {});
-  const bytes = await promise;
-  client.destroy();
-  await far.close();
-  return bytes;
-}
 
 /** Waits for a condition that no event reports. */
 async function until(probe: () => Promise<boolean>): Promise<void> {
@@ -29,11 +16,6 @@ async function until(probe: () => Promise<boolean>): Promise<void> {
     if (Date.now() - began > 10_000) throw new Error("never as wanted");
     await new Promise((resolve) => setTimeout(resolve, 50));
   }
-}
-
-async function bound(proxy: ProxyHandle, name: string): Promise<number> {
-  const { text } = await proxy.admin("/metrics");
-  return Number(new RegExp(`bound_total\\{bound="${name}"\\} (\\d+)`).exec(text)![1]);
 }
 
 test("one deadline covers handshake and head", { skip }, async () => {
@@ -58,7 +40,7 @@ test("one deadline covers handshake and head", { skip }, async () => {
   clearInterval(drip);
   assert.ok(Date.now() - began < 8000);
   assert.match(late.text, /^HTTP\/1\.1 408 /);
-  assert.equal(await bound(proxy, "silent-connections"), 5);
+  assert.equal(await proxy.bound("silent-connections"), 5);
   for (const client of [silent, halfway, slow, headless, late]) client.socket.destroy();
   await proxy.untilStatus((status) => status.connections === 0);
   await proxy.waitRecord((record) => record.code === "bad-request");
@@ -77,7 +59,7 @@ test("one source address has a limit of incomplete handshakes", { skip }, async 
     if (i % 2 === 0) client.socket.write(hello);
     clients.push(client);
   }
-  await until(async () => (await bound(proxy, "connections-per-source")) >= 44);
+  await until(async () => (await proxy.bound("connections-per-source")) >= 44);
   assert.match(await tlsExchange(REQUEST, proxy.tlsPort, pki.file), /^HTTP\/1\.1 403 /);
   assert.match(await exchange(proxy.port, REQUEST), /^HTTP\/1\.1 403 /);
   for (const client of clients) client.socket.destroy();
@@ -99,7 +81,7 @@ test("incomplete handshakes make room when no descriptor is left", { skip }, asy
   }
   // A connection that is silent for less than 100 ms keeps its place.
   await until(async () => (await tlsExchange(REQUEST, proxy.tlsPort, pki.file).catch(() => "")) !== "");
-  assert.ok((await bound(proxy, "silent-connections")) > 0);
+  assert.ok((await proxy.bound("silent-connections")) > 0);
   for (const client of clients) client.socket.destroy();
   assert.equal(await proxy.stop(), 0);
 });

@@ -4,9 +4,8 @@ import { connect, type Socket } from "node:net";
 import { join } from "node:path";
 import { Duplex } from "node:stream";
 import { after, before, test } from "node:test";
-import { connect as connectTls } from "node:tls";
 import { opensslMissing } from "../harness/certificate.ts";
-import { type Issued, Pki, tlsArgs, tlsClient, tlsFolder } from "../harness/pki.ts";
+import { clientHello, type Issued, Pki, tlsArgs, tlsClient, tlsFolder } from "../harness/pki.ts";
 import { OPEN_LOOPBACK, type ProxyHandle, startProxy } from "../harness/proxy.ts";
 import { listen, RawClient } from "../harness/raw.ts";
 import { ipv4, v1, v2 } from "./proxy-header-encoder.ts";
@@ -89,22 +88,6 @@ async function behind(proxy: ProxyHandle, header: Buffer, issued?: Issued): Prom
   const socket = await open(proxy);
   const stream = streamOf(socket, (hello) => void socket.write(Buffer.concat([header, hello])));
   return tlsClient(proxy.tlsPort, pki.file, issued, { socket: stream });
-}
-
-/** The first bytes of a TLS client. */
-async function clientHello(): Promise<Buffer> {
-  const { promise, resolve } = Promise.withResolvers<Buffer>();
-  const stream = new Duplex({ read() {}, write: (chunk, _encoding, done) => done(void resolve(chunk)) });
-  const client = connectTls({ socket: stream });
-  client.on("error", () => {});
-  const bytes = await promise;
-  client.destroy();
-  return bytes;
-}
-
-async function bound(proxy: ProxyHandle, name: string): Promise<number> {
-  const { text } = await proxy.admin("/metrics");
-  return Number(new RegExp(`bound_total\\{bound="${name}"\\} (\\d+)`).exec(text)![1]);
 }
 
 test("header and ClientHello may be split at each byte, or come together", { skip, timeout: 120_000 }, async () => {
@@ -211,13 +194,13 @@ test("the limit of silent connections counts the sources of headers in the hands
   const hello = await clientHello();
   const sockets = await Promise.all(Array.from({ length: 300 }, () => open(proxy)));
   await proxy.untilStatus(({ connections }) => connections === 300);
-  assert.equal(await bound(proxy, "connections-per-source"), 0);
+  assert.equal(await proxy.bound("connections-per-source"), 0);
   for (const [i, socket] of sockets.entries()) {
     socket.on("error", () => {});
     socket.write(Buffer.concat([inet(i < 40 ? "192.0.2.1" : "192.0.2.2", 5), hello.subarray(0, 20)]));
   }
   await proxy.untilStatus(({ connections }) => connections === 296);
-  assert.equal(await bound(proxy, "connections-per-source"), 4);
+  assert.equal(await proxy.bound("connections-per-source"), 4);
   for (const socket of sockets) socket.destroy();
   await proxy.untilStatus(({ connections }) => connections === 0, 20_000);
   assert.equal(await proxy.stop(), 0);
@@ -260,7 +243,7 @@ test("header, handshake and head have one deadline, from accept", { skip }, asyn
   await ends(silent, 5000);
   await ends(late, 700);
   await ends(client, 700);
-  assert.equal(await bound(proxy, "silent-connections"), 3);
+  assert.equal(await proxy.bound("silent-connections"), 3);
   for (const { socket } of [silent, late, client]) socket.destroy();
   assert.equal(await proxy.stop(), 0);
   assert.deepEqual(proxy.records(), []);
