@@ -35,16 +35,24 @@ function sorted(value: unknown): unknown {
 
 type Loose = Record<string, unknown>;
 
+/** Labels and annotations that differ between equal runs: versions, the generation of the policy, the last upgrade. */
+const HISTORY: readonly string[] = [
+  ...[ANNOTATION.applied, ANNOTATION.hash, ANNOTATION.upgradedAt, LABEL.ownerSettings, LABEL.upgrade],
+  "deployment.kubernetes.io/revision",
+];
+const lasting = (map: Readonly<Record<string, string>>) =>
+  Object.fromEntries(Object.entries(map).filter(([key]) => !HISTORY.includes(key)));
+
 function metadataOf({ metadata }: KubeObject, uids: ReadonlyMap<string, string>): object {
-  const { labels, annotations = {}, finalizers, ownerReferences = [], deletionTimestamp } = metadata;
-  const {
-    [ANNOTATION.applied]: _,
-    [ANNOTATION.hash]: __,
-    "deployment.kubernetes.io/revision": ___,
-    ...own
-  } = annotations;
+  const { labels = {}, annotations = {}, finalizers, ownerReferences = [], deletionTimestamp } = metadata;
   const owners = ownerReferences.map(({ kind, name, uid }) => `${kind}/${name} ${uids.get(uid) ?? "of another uid"}`);
-  return { labels, annotations: own, finalizers, owners, ending: deletionTimestamp !== undefined };
+  return {
+    labels: lasting(labels),
+    annotations: lasting(annotations),
+    finalizers,
+    owners,
+    ending: deletionTimestamp !== undefined,
+  };
 }
 
 /** Unpacks what is compressed, and drops times. */
