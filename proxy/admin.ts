@@ -10,6 +10,7 @@ import { countBound } from "./outcome/bounds.ts";
 import { parseAddress } from "./policy/cidr.ts";
 import { parseAsked } from "./policy/explain.ts";
 import { isLoopbackAddress } from "./policy/special.ts";
+import type { TlsInstaller } from "./tls-installer.ts";
 
 /** Fields of `/status` besides the server's own counts. */
 export interface Status {
@@ -27,6 +28,8 @@ interface AdminParts {
   verifier: Verifier;
   sources: Sources;
   metrics: Metrics;
+  /** Null: there is no TLS port. */
+  tls: TlsInstaller | null;
   onError: (error: unknown) => void;
 }
 
@@ -92,7 +95,7 @@ async function answer(
   parts: AdminParts,
   load: Load,
 ): Promise<void> {
-  const { proxy, status, reload, verifier, sources, metrics } = parts;
+  const { proxy, status, reload, verifier, sources, metrics, tls } = parts;
   const target = request.url ?? "/";
   const url = urlOf(target);
   if (url === null) return send(response, 400, "the request target is not a path");
@@ -124,7 +127,13 @@ async function answer(
       const { phase, counts } = proxy;
       const { version, listen, loadedAt } = status;
       const start = { version, listen, policyError: reload.error, loadedAt, ready, phase, policy };
-      return send(response, 200, { ...start, ...counts, sources: sources.status(), verification: verifier.status() });
+      return send(response, 200, {
+        ...start,
+        tls: tls?.status() ?? null,
+        ...counts,
+        sources: sources.status(),
+        verification: verifier.status(),
+      });
     }
     case "/explain": {
       // An explanation sends DNS queries.

@@ -4,6 +4,7 @@ import type { ProxyServer } from "./connections/server.ts";
 import type { Verifier } from "./egress/verifier.ts";
 import type { AccessRecord } from "./outcome/access-record.ts";
 import { boundCounts } from "./outcome/bounds.ts";
+import type { TlsInstaller } from "./tls-installer.ts";
 
 /** Buckets in seconds: within a cluster, on one continent, around the world, time-outs. */
 const CONNECT_BUCKETS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10];
@@ -50,7 +51,7 @@ export class Metrics {
   }
 
   /** Adds the metrics of other parts of the proxy; called once. */
-  register(server: ProxyServer, verifier: Verifier, reload: Reload): void {
+  register(server: ProxyServer, verifier: Verifier, reload: Reload, tls: TlsInstaller | null): void {
     const registers = [this.registry];
     const counter = (name: string, help: string, labelNames: string[], collect: (this: Counter) => void) =>
       new Counter({ name: `outrider_proxy_${name}`, help, labelNames, registers, collect });
@@ -92,6 +93,25 @@ export class Metrics {
     copiedBy("result", "policy_reload_total", "Reloads of policy and passwords", () => {
       return { success: reload.succeeded, failure: reload.failed };
     });
+    copiedBy("result", "tls_handshakes_total", "TLS handshakes of clients", () => ({ ...server.handshakes }));
+    copiedBy("result", "tls_reload_total", "Reloads of the TLS files", () => {
+      return { success: tls?.files.succeeded ?? 0, failure: tls?.files.failed ?? 0 };
+    });
+    const expiry = (name: string, help: string, value: () => number | null | undefined) =>
+      gauge(name, help, [], function () {
+        this.reset();
+        const ms = value();
+        if (typeof ms === "number") this.set(ms / 1000);
+        else this.remove();
+      });
+    expiry("tls_certificate_expiry_seconds", "When the certificate of the TLS port expires, in Unix time", () => {
+      return tls?.files.identity.validTo;
+    });
+    expiry(
+      "tls_crl_next_update_seconds",
+      "When the first CRL expires, in Unix time",
+      () => tls?.files.trust?.nextUpdate,
+    );
     gauge("egress_verified", "Whether a source address (or family) is proven", ["address"], function () {
       this.reset();
       for (const proof of verifier.status()) this.set({ address: proof.way }, proof.verified ? 1 : 0);

@@ -70,7 +70,7 @@ export class PolicyInstaller {
     status.loadedAt = new Date().toISOString();
     const { hash } = server.policy!;
     for (const warning of [...loaded.source.warnings, ...loaded.credentials.warnings]) log.warn(warning);
-    if (!loaded.credentials.required) this.#warnOfClients();
+    if (!loaded.credentials.required && server.trust === null) this.#warnOfClients();
     const { kind, service } = loaded.source;
     log.info({ policy: document.policy, hash, kind, service, changed: hash !== before }, "policy loaded");
   }

@@ -19,8 +19,10 @@ import { assignedAddresses, Sources } from "./egress/source-address.ts";
 import { Verifier } from "./egress/verifier.ts";
 import { Metrics } from "./metrics.ts";
 import { RecordWriter } from "./outcome/access-record.ts";
+import { CidrSet, cidr } from "./policy/cidr.ts";
 import { dnsSecondsOf, PolicyInstaller } from "./policy-installer.ts";
 import { makeSignals, shutDown } from "./shutdown.ts";
+import { TlsInstaller } from "./tls-installer.ts";
 import { warmUp } from "./warm-up.ts";
 
 /** The version of package.json. */
@@ -34,18 +36,18 @@ const HELP = `Usage: outrider proxy --policy FILE [options]
 A forward proxy (CONNECT and absolute-form HTTP). It connects only to targets that the policy and the class of their
 addresses allow. Access records go to stdout, the operational log to stderr. Every option is also an environment
 variable, such as OUTRIDER_MAX_TUNNELS (lists: comma-separated); the command line wins. PROXY_PASSWORD requires Basic
-credentials. The proxy reads the policy file, the passwords, the hosts file and resolv.conf again when they change, and on
-SIGHUP. SIGTERM or SIGINT starts a graceful shutdown. A second signal skips the waiting.
+credentials. The proxy reads the policy file, the passwords, the TLS files, the hosts file and resolv.conf again when they
+change, and on SIGHUP. SIGTERM or SIGINT starts a graceful shutdown. A second signal skips the waiting.
 
 ${optionHelp(PROXY_OPTIONS)}`;
 
-/** Logs frequent errors: at most one line per second. */
-function makeAcceptLog(log: Logger): (error: Error) => void {
+/** Limits a frequent log line to one per second. */
+function rarely<T extends unknown[]>(write: (...about: T) => void): (...about: T) => void {
   let loggedAt = Number.NEGATIVE_INFINITY;
-  return (error) => {
+  return (...about) => {
     if (performance.now() - loggedAt < 1000) return;
     loggedAt = performance.now();
-    log.error({ err: error }, "cannot accept a connection");
+    write(...about);
   };
 }
 
@@ -59,6 +61,14 @@ async function listenAdmin(admin: Server, at: Config["admin"], onError: (error: 
   return admin.address() as AddressInfo;
 }
 
+/** Starts the TLS port; null: there is none. @throws UsageError when it cannot listen */
+async function listenTls(server: ProxyServer, { tls, reusePort }: Config) {
+  if (tls === undefined) return null;
+  return server.listenTls({ ...tls.listen, reusePort }).catch((error: unknown) => {
+    throw listenError(error, "listen-tls", tls.listen);
+  });
+}
+
 /** Reads all files and this machine's addresses again when they change, and the files on SIGHUP. Ends the polling. */
 function watch(
   reload: Reload,
@@ -66,6 +76,7 @@ function watch(
   installer: PolicyInstaller,
   sources: Sources,
   verifier: Verifier,
+  tls: TlsInstaller | null,
   log: Logger,
 ): () => void {
   let reported = reload.error;
@@ -81,12 +92,14 @@ function watch(
     const { failed } = reload;
     void reload.force().then((loaded) => take(loaded, failed));
     void nameFiles.force();
+    tls?.poll(true);
   });
   const poll = async () => {
     const { failed } = reload;
     // Not awaited: source addresses are checked while a long file is read.
     void reload.poll().then((loaded) => take(loaded, failed));
     void nameFiles.poll();
+    tls?.poll();
     installer.checkOwn();
     if (!(await sources.check(assignedAddresses()))) return;
     log.warn({ sources: sources.status() }, "source addresses changed");
@@ -133,7 +146,8 @@ export async function runProxy(argv: readonly string[]): Promise<number> {
     onWrong: (route, since) => server.endUnproven(route, since, Number.POSITIVE_INFINITY),
     onRemoved: (route, until) => server.endUnproven(route, Number.NEGATIVE_INFINITY, until),
   });
-  const onAcceptError = makeAcceptLog(log);
+  const onAcceptError = rarely((error: Error) => log.error({ err: error }, "cannot accept a connection"));
+  const { proxyProtocolFrom: from } = config;
   const server: ProxyServer = new ProxyServer({
     settings: settingsOf(config, null),
     credentials: new Credentials(),
@@ -143,14 +157,18 @@ export async function runProxy(argv: readonly string[]): Promise<number> {
     writer,
     readiness: config.readiness,
     bufferBytes: config.bufferMiB === undefined ? defaultBufferLimit() : config.bufferMiB * MIB,
+    proxyProtocolFrom: from.length === 0 ? undefined : new CidrSet(from.map(cidr)),
     onAcceptError,
+    onHandshakeError: rarely((client: string, reason: string) => log.warn({ client, reason }, "no TLS connection")),
   });
-  metrics.register(server, verifier, reload);
+  const tls = config.tls === undefined ? null : new TlsInstaller(config.tls, server, log);
+  metrics.register(server, verifier, reload, tls);
   const status: Status = { version: version(), listen: "", loadedAt: null };
   const onError = (error: unknown) => log.error({ err: error }, "admin request failed");
-  const admin = makeAdmin({ proxy: server, status, reload, verifier, sources, metrics, onError });
+  const admin = makeAdmin({ proxy: server, status, reload, verifier, sources, metrics, tls, onError });
   const adminAt = await listenAdmin(admin, config.admin, onAcceptError);
-  const ports = config.listen.port === 0 ? [adminAt.port] : [config.listen.port, adminAt.port];
+  // Port 0: the system chooses one later.
+  const ports = [config.listen.port, config.tls?.listen.port ?? 0, adminAt.port].filter((port) => port !== 0);
   const installer: PolicyInstaller = new PolicyInstaller(
     { config, log, status, server, names, verifier, sources },
     ports,
@@ -159,16 +177,24 @@ export async function runProxy(argv: readonly string[]): Promise<number> {
   // Before the proxy listens, the policy is in force and the sources are known: no request is answered without them.
   await sources.check(assignedAddresses());
   if (first !== null) installer.install(first);
-  const at = await server.listen(config.listen.host, config.listen.port, config.reusePort).catch((error: unknown) => {
+  const at = await server.listen({ ...config.listen, reusePort: config.reusePort }).catch((error: unknown) => {
     admin.close();
     throw listenError(error, "listen", config.listen);
   });
-  if (config.listen.port === 0) installer.usePorts([at.port, adminAt.port]);
+  const tlsAt = await listenTls(server, config).catch((error: unknown) => {
+    admin.close();
+    throw error;
+  });
+  if (tls !== null && tlsAt !== null) tls.listen = formatHostPort(tlsAt.address, tlsAt.port);
+  if (config.listen.port === 0 || config.tls?.listen.port === 0) {
+    installer.usePorts([at.port, adminAt.port, ...(tlsAt === null ? [] : [tlsAt.port])]);
+  }
   // Before the log says "listening": a SIGHUP without a handler would end the process.
-  const stopWatching = watch(reload, nameFiles, installer, sources, verifier, log);
+  const stopWatching = watch(reload, nameFiles, installer, sources, verifier, tls, log);
   status.listen = formatHostPort(at.address, at.port);
   const adminAddress = formatHostPort(adminAt.address, adminAt.port);
-  log.info({ listen: status.listen, admin: adminAddress, version: status.version }, "listening");
+  const listenTlsAt = tls === null ? {} : { tls: tls.listen };
+  log.info({ listen: status.listen, ...listenTlsAt, admin: adminAddress, version: status.version }, "listening");
   if (reload.error !== null) log.error(`${reload.error}; waiting for a valid policy`);
 
   log.info({ signal: await signal() }, "shutting down");

@@ -87,7 +87,7 @@ function answer(socket: Socket): void {
 
 /** Sends the requests; returns how many fitted into the time limit. */
 async function makeAll(server: ProxyServer, requests: readonly string[]): Promise<number> {
-  const { port } = await server.listen(LOOPBACK, 0, false);
+  const { port } = await server.listen({ host: LOOPBACK, port: 0, reusePort: false });
   const signal = AbortSignal.timeout(BUDGET_MS);
   let made = 0;
   const lane = async () => {

@@ -8,6 +8,7 @@ import {
   portList,
   readOptions,
   urlPath,
+  type Values,
   wholeNumber,
 } from "../cli/options.ts";
 import { UsageError } from "../cli/usage-error.ts";
@@ -18,6 +19,8 @@ import type { PortSpec } from "../policy/rules.ts";
 import { counterpartOfFlag } from "../policy/smokescreen.ts";
 import { parseNat64Prefix } from "../policy/special.ts";
 import { openFileLimit, shareFiles } from "../sockets/descriptors.ts";
+import { CLIENT_NAMES } from "../tls/client-certificate.ts";
+import type { TlsConfig } from "./tls-files.ts";
 
 /** How a policy file is read; `explain` and `check` share these with the proxy. */
 export const POLICY_OPTIONS: readonly Option[] = [
@@ -77,6 +80,41 @@ export const DNS_OPTIONS: readonly Option[] = [
 export const PROXY_OPTIONS: readonly Option[] = [
   ...POLICY_OPTIONS,
   { name: "listen", value: "IP:PORT", fallback: ":4750", help: "address for clients; port 0 picks a free port" },
+  {
+    name: "listen-tls",
+    value: "IP:PORT",
+    help: "address for clients that speak TLS to the proxy (https:// proxy URLs), in addition to --listen; needs --tls-cert and --tls-key (default: none)",
+  },
+  { name: "tls-cert", value: "FILE", help: "certificate chain of the proxy, in PEM, its own certificate first" },
+  { name: "tls-key", value: "FILE", help: "private key of that certificate, in PEM, not encrypted" },
+  {
+    name: "tls-client-ca",
+    value: "FILE",
+    help: "CA certificates of clients, in PEM; a client certificate of another CA fails the handshake (default: none is requested)",
+  },
+  {
+    name: "tls-client-name",
+    value: "san-uri|san-dns|cn|ou",
+    help: "part of a client certificate that names the client: exactly one URI or DNS name (SAN), CN or OU; needed with --tls-client-ca",
+  },
+  {
+    name: "tls-crl",
+    value: "FILE",
+    repeat: true,
+    help: "revocation list of a client CA, in PEM or DER; without a valid one the certificates of the CA are refused",
+  },
+  {
+    name: "proxy-protocol",
+    value: "off|required",
+    fallback: "off",
+    help: "whether connections from --proxy-protocol-from must begin with a PROXY protocol header, version 1 or 2",
+  },
+  {
+    name: "proxy-protocol-from",
+    value: "CIDR",
+    repeat: true,
+    help: "addresses of your load balancers; a PROXY protocol header from any other address is refused",
+  },
   {
     name: "admin",
     value: "IP:PORT",
@@ -170,6 +208,10 @@ export interface Config {
   service: string | undefined;
   ports: readonly PortSpec[] | undefined;
   listen: { host: string; port: number };
+  /** Undefined: no TLS listener. */
+  tls: TlsConfig | undefined;
+  /** Sources that must send a PROXY protocol header. Empty: none. */
+  proxyProtocolFrom: readonly string[];
   admin: { host: string; port: number };
   passwordDir: string | undefined;
   onBadPolicy: "exit" | "wait";
@@ -196,6 +238,53 @@ export interface Config {
   via: boolean;
   healthcheckPath: string | undefined;
   logLevel: string;
+}
+
+/** The options of the TLS listener. @throws UsageError */
+function tlsConfig(values: Values): TlsConfig | undefined {
+  const one = (name: string) => values.get(name)?.[0];
+  const requires = (name: string, other: string) => {
+    if (values.has(name) && !values.has(other)) throw new UsageError(`${values.shown(name)} needs --${other}`);
+  };
+  for (const name of ["tls-cert", "tls-key", "tls-client-ca"]) requires(name, "listen-tls");
+  for (const name of ["tls-cert", "tls-key"]) requires("listen-tls", name);
+  for (const name of ["tls-crl", "tls-client-name"]) requires(name, "tls-client-ca");
+  requires("tls-client-ca", "tls-client-name");
+  const clientName = oneOf(values, "tls-client-name", CLIENT_NAMES) ?? "cn";
+  if (!values.has("listen-tls")) return undefined;
+  return {
+    listen: ipPort(values, "listen-tls", ""),
+    cert: one("tls-cert")!,
+    key: one("tls-key")!,
+    clientCa: one("tls-client-ca"),
+    crls: values.get("tls-crl") ?? [],
+    clientName,
+  };
+}
+
+/** The sources that must send a PROXY protocol header; empty: the protocol is off. @throws UsageError */
+function proxyProtocolFrom(values: Values): readonly string[] {
+  const mode = oneOf(values, "proxy-protocol", ["off", "required"]) ?? "off";
+  const from = values.get("proxy-protocol-from") ?? [];
+  const shown = values.shown("proxy-protocol-from");
+  if (mode === "off" && from.length > 0) {
+    throw new UsageError(`${shown} has no effect without --proxy-protocol required; add it`);
+  }
+  if (mode === "required" && from.length === 0) {
+    throw new UsageError(
+      `${values.shown("proxy-protocol")} required needs --proxy-protocol-from CIDR, the addresses of your load balancers`,
+    );
+  }
+  for (const text of from) {
+    const network = parseCidr(text);
+    if ("error" in network) throw new UsageError(`${shown}: ${network.error}`);
+    if (network.prefix === 0) {
+      throw new UsageError(
+        `${shown}: ${text} is every address, so every client could choose its own; name your load balancers`,
+      );
+    }
+  }
+  return from;
 }
 
 /** Reads and checks the options that several commands share. @throws UsageError */
@@ -229,6 +318,8 @@ export function readConfig(options: readonly Option[], argv: readonly string[], 
     service: one("service"),
     ports: portList(values, "ports"),
     listen: ipPort(values, "listen", ":4750"),
+    tls: tlsConfig(values),
+    proxyProtocolFrom: proxyProtocolFrom(values),
     admin: ipPort(values, "admin", "127.0.0.1:9750"),
     passwordDir: one("password-dir"),
     onBadPolicy: oneOf(values, "on-bad-policy", ["exit", "wait"]) ?? "exit",

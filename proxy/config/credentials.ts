@@ -41,7 +41,7 @@ const digestOf = (bytes: Buffer): Buffer => createHash("sha256").update(bytes).d
  * A user name in visible ASCII. Two different names are shown differently: a truncated claimed name ends in `%...`,
  * which no complete name does.
  */
-function shownName(user: string, max: number): string {
+export function shownName(user: string, max: number): string {
   const cut = user.length > max ? user.slice(0, max) : user;
   const plain = cut.replace(/[^!-$&-~]/g, (c) => `%${c.charCodeAt(0).toString(16).toUpperCase().padStart(2, "0")}`);
   return cut === user ? plain : `${plain}%...`;

@@ -1,12 +1,17 @@
 import type { Socket } from "node:net";
+import type { TLSSocket } from "node:tls";
+import { formatHostPort } from "../cli/options.ts";
 import { type Head, HeadParser } from "../http/head.ts";
+import { UNEXPECTED_HEADER } from "../http/other-protocols.ts";
 import { type AccessRecord, newRecord, noteFailure, notePolicy } from "../outcome/access-record.ts";
 import { countBound } from "../outcome/bounds.ts";
 import { type Failure, isDenial, refusalBytes } from "../outcome/refusals.ts";
 import { formatTarget, parseAbsolute, parseAuthority } from "../policy/target.ts";
 import { shownTarget } from "../policy/target-problem.ts";
-import { type ClientOwner, clientAddress, own } from "../sockets/client.ts";
+import { type ClientOwner, clientAddress, disown, own, unread } from "../sockets/client.ts";
 import { reset } from "../sockets/reset.ts";
+import type { ClientCertificate } from "../tls/client-certificate.ts";
+import type { Handshaking } from "../tls/handshakes.ts";
 import type { Buffers, ByteHolder } from "./buffers.ts";
 import { CLOSED, CUT, type CurrentRequest, type Phase } from "./client-phase.ts";
 import { Connect } from "./connect.ts";
@@ -15,6 +20,7 @@ import type { Connection, Entry, Handler, OpenRequest } from "./handler.ts";
 import { healthAnswer, isHealthcheck } from "./healthcheck.ts";
 import { LingeringClose } from "./lingering-close.ts";
 import { Permit, type PermitServer } from "./permit.ts";
+import { beginsHeader, ProxyHeaderParser } from "./proxy-header.ts";
 
 /** The interface of the server for its client connections. */
 export interface ConnectionServer extends PermitServer {
@@ -22,6 +28,14 @@ export interface ConnectionServer extends PermitServer {
   record(record: AccessRecord): void;
   /** Why this proxy should get no traffic; null: it is ready. */
   unready(): string | null;
+  /** The address of the client is known: the connection counts for it. */
+  identified(client: ClientConnection): void;
+  /** Begins the TLS handshake of a paused socket. */
+  handshake(client: ClientConnection): void;
+  /** The certificate of a complete handshake, null without one; or the reason for which the connection is closed. */
+  certificateOf(socket: TLSSocket): ClientCertificate | null | { refused: string };
+  /** A handshake is over: complete, failed, or refused because of the client certificate. `reason`: a sentence. */
+  noteHandshake(client: ClientConnection, result: "ok" | "failed" | "refused", reason?: string): void;
   /** The connection has sent its first head, or is gone. */
   spoke(client: ClientConnection): void;
   /** The connection waits for its next request, or for its client to close it. */
@@ -35,21 +49,44 @@ export interface ConnectionServer extends PermitServer {
 /** Longer than any sender keeps an idle connection (Go: 90 s), so that no request meets a closing one. */
 const KEEP_ALIVE_MS = 120_000;
 
+/** The first octet of a TLS handshake (RFC 8446 §5.1). */
+const HANDSHAKE_RECORD = 22;
+const NO_TLS = "this port speaks TLS; write https:// in the proxy URL";
+
+/** Status and reason of the refusal of a malformed or late request. */
+interface Refusal {
+  status: number;
+  reason: string;
+}
+
+/** How a connection arrives: an optional PROXY header, an optional TLS handshake, then the first head. One deadline for all. */
+export interface Arrival {
+  /** It reads by `onread` (`accept.ts`). TLS connections do not. */
+  readonly sharedReads: boolean;
+  /** It must begin with a PROXY header. */
+  readonly header: boolean;
+  /** A TLS handshake comes before the first head. */
+  readonly tls: boolean;
+}
+
 /** One accepted connection: reads heads, passes each request to its handler, refuses and lingers. */
-export class ClientConnection implements Connection, ClientOwner, ByteHolder {
-  readonly socket: Socket;
+export class ClientConnection implements Connection, ClientOwner, ByteHolder, Handshaking {
+  /** The TCP socket; the TLS socket on it after a handshake. */
+  socket: Socket;
   readonly server: ConnectionServer;
-  /** The address of the client. */
-  readonly from: string;
-  /** Address and port of the client, as records show it. */
-  readonly source: string;
+  /** The address of the client: that of its PROXY header, otherwise that of the peer. */
+  from: string;
+  /** The same with the port, as records show it. */
+  source: string;
   /** When it was accepted, by the server's clock. */
   readonly accepted: number;
-  /** Whether it reads by `onread` (`accept.ts`). */
   readonly sharedReads: boolean;
+  readonly #tls: boolean;
   /** Takes the reads of a socket with a buffer of its own (`bulk.ts`); false: reading must pause. Null: shared buffer. */
   bulk: ((length: number) => boolean) | null = null;
   #phase: Phase;
+  /** The valid certificate that the client presented in its handshake. */
+  #certificate: ClientCertificate | null = null;
   /** Number of heads received. Before the first one the client gets no keep-alive time. */
   #requests = 0;
   /** The last error of the socket. */
@@ -57,15 +94,21 @@ export class ClientConnection implements Connection, ClientOwner, ByteHolder {
   /** The last sweep found the socket destroyed. */
   #seenDestroyed = false;
 
-  constructor(socket: Socket, server: ConnectionServer, sharedReads: boolean) {
+  constructor(socket: Socket, server: ConnectionServer, { sharedReads, header, tls }: Arrival) {
     this.socket = socket;
     this.server = server;
     this.sharedReads = sharedReads;
     this.from = clientAddress(socket);
-    this.source = `${this.from.includes(":") ? `[${this.from}]` : this.from}:${socket.remotePort}`;
+    this.source = formatHostPort(this.from, socket.remotePort ?? 0);
     this.accepted = server.now;
-    this.#phase = { name: "silent", since: server.now };
+    this.#tls = tls;
+    this.#phase = header ? { name: "header", since: this.accepted, parser: new ProxyHeaderParser() } : this.#opening();
     own(socket, this, sharedReads);
+  }
+
+  /** The phase of a connection that has sent nothing but a PROXY header. */
+  #opening(): Phase {
+    return { name: this.#tls ? "handshake" : "silent", since: this.accepted };
   }
 
   /** Bytes of the client have arrived. */
@@ -74,6 +117,12 @@ export class ClientConnection implements Connection, ClientOwner, ByteHolder {
     switch (phase.name) {
       case "request":
         phase.handler.onData(chunk);
+        return;
+      case "header":
+        this.#readHeader(phase.parser, chunk);
+        return;
+      case "handshake":
+        this.#beginHandshake(chunk);
         return;
       case "silent":
         this.#readHead(phase.since, phase.parser ?? this.#newParser(), chunk);
@@ -87,6 +136,73 @@ export class ClientConnection implements Connection, ClientOwner, ByteHolder {
       case "closing":
         phase.close.discard(chunk.length);
     }
+  }
+
+  #readHeader(parser: ProxyHeaderParser, chunk: Buffer): void {
+    const result = parser.feed(chunk);
+    if (result === null) {
+      this.noteBuffered();
+      return;
+    }
+    if ("error" in result) {
+      this.#refuseFirst(parser.bytes, { status: 400, reason: result.error }, !this.#tls);
+      return;
+    }
+    if (result.source !== null) {
+      this.from = result.source.address;
+      this.source = formatHostPort(this.from, result.source.port);
+    }
+    this.#phase = this.#opening();
+    this.noteBuffered();
+    this.server.identified(this);
+    if (result.rest.length > 0 && !this.socket.destroyed) this.data(result.rest);
+  }
+
+  /**
+   * Refuses a connection by its first bytes, which may have a request. `isAnswered` false: the client speaks TLS and could
+   * not read an answer.
+   */
+  #refuseFirst(bytes: Buffer, refusal: Refusal, isAnswered: boolean): void {
+    this.server.spoke(this);
+    const parser = this.#newParser();
+    parser.feed(bytes);
+    if (isAnswered) {
+      this.#reject(parser, refusal);
+      return;
+    }
+    const record = this.#recordOf(parser);
+    noteRefusal(record, { code: "bad-request", ...refusal });
+    this.cut(record);
+  }
+
+  #beginHandshake(chunk: Buffer): void {
+    if (chunk[0] === HANDSHAKE_RECORD) {
+      unread(this.socket, chunk);
+      this.server.handshake(this);
+      return;
+    }
+    if (beginsHeader(chunk)) this.#refuseFirst(chunk, { status: 400, reason: UNEXPECTED_HEADER }, false);
+    else this.#refuseFirst(chunk, { status: 400, reason: NO_TLS }, true);
+  }
+
+  /** The handshake is complete: the connection continues on the TLS socket. */
+  secured(socket: TLSSocket): void {
+    const certificate = this.server.certificateOf(socket);
+    if (certificate !== null && "refused" in certificate) {
+      this.server.noteHandshake(this, "refused", certificate.refused);
+      socket.destroy();
+      return;
+    }
+    this.server.noteHandshake(this, "ok");
+    disown(this.socket);
+    this.socket = Object.assign(socket, { raw: this.socket });
+    this.#certificate = certificate;
+    this.#phase = { name: "silent", since: this.accepted };
+    own(socket, this, false);
+  }
+
+  handshakeFailed(reason: string): void {
+    this.server.noteHandshake(this, "failed", reason);
   }
 
   #newParser(): HeadParser {
@@ -112,13 +228,17 @@ export class ClientConnection implements Connection, ClientOwner, ByteHolder {
     if (wasBuffered || ("head" in result && result.head.large !== undefined)) this.noteBuffered();
   }
 
-  /** Refuses a request whose head is malformed or late. The record names what is known of its target. */
-  #reject({ sent }: HeadParser, { status, reason }: { status: number; reason: string }): void {
+  /** Refuses a request whose head is malformed or late. */
+  #reject(parser: HeadParser, refusal: Refusal): void {
+    this.refuse({ code: "bad-request", ...refusal }, this.#recordOf(parser), parser.sent.method === "HEAD");
+  }
+
+  /** The record of a request without a complete head: it names what is known of its target. */
+  #recordOf({ sent }: HeadParser): AccessRecord {
     const connect = sent.method === "CONNECT";
     const parsed = connect ? parseAuthority(sent.target) : (parseAbsolute(sent.target)?.target ?? null);
     const shown = parsed === null || !sent.complete ? shownTarget(sent.target) : formatTarget(parsed);
-    const record = this.newRecord(connect ? "connect" : "http", shown);
-    this.refuse({ code: "bad-request", reason, status }, record, sent.method === "HEAD");
+    return this.newRecord(connect ? "connect" : "http", shown);
   }
 
   #dispatch(head: Head, rest: Buffer): void {
@@ -128,7 +248,7 @@ export class ClientConnection implements Connection, ClientOwner, ByteHolder {
       return;
     }
     const handler = head.method === "CONNECT" ? new Connect(this, head) : new Forward(this, head);
-    this.#phase = { name: "request", handler, permit: new Permit(this.server, this.from) };
+    this.#phase = { name: "request", handler, permit: new Permit(this.server, this.from, this.#certificate) };
     handler.start(rest);
   }
 
@@ -162,10 +282,16 @@ export class ClientConnection implements Connection, ClientOwner, ByteHolder {
     return this.#request!.permit.begin(entry, request);
   }
 
-  /** Applies a new policy after a reload: ends a request that it denies. */
+  /** Applies a new policy after a reload: ends a request that it denies, and a connection with an invalid certificate. */
   revoke(): void {
     const request = this.#request;
-    if (request?.permit.revoked()) request.handler.abort("revoked");
+    if (request !== null) {
+      if (request.permit.revoked()) request.handler.abort("revoked");
+      return;
+    }
+    const { trust } = this.server;
+    if (this.#certificate === null || trust === null || this.#phase.name === "closing") return;
+    if (trust.refuses(this.#certificate, Date.now()) !== null) this.socket.destroy();
   }
 
   /** Ends a request whose upstream connection was opened on an egress path between two moments. */
@@ -178,6 +304,8 @@ export class ClientConnection implements Connection, ClientOwner, ByteHolder {
   get since(): number {
     const phase = this.#phase;
     switch (phase.name) {
+      case "header":
+      case "handshake":
       case "silent":
       case "head":
       case "idle":
@@ -201,11 +329,7 @@ export class ClientConnection implements Connection, ClientOwner, ByteHolder {
   }
 
   refuse(failure: Failure, record: AccessRecord, headOnly: boolean): void {
-    if (isDenial(failure.code) || failure.code === "auth") record.verdict = "deny";
-    // With an upstream connection the request was allowed, and its body is malformed.
-    if (failure.code === "bad-request" && record.address === undefined) record.verdict = "deny";
-    noteFailure(record, failure);
-    record.close = "refused";
+    noteRefusal(record, failure);
     const policy = record.policy ?? "";
     const denyStatus = this.server.settings.denyStatus;
     const bytes = refusalBytes(failure, { policy, denyStatus, head: headOnly });
@@ -241,8 +365,9 @@ export class ClientConnection implements Connection, ClientOwner, ByteHolder {
     this.server.buffers.note(this);
   }
 
-  /** Bytes of an incomplete head, or those that a peer of the request has not read. */
+  /** Bytes of an incomplete PROXY header or head, or those that a peer of the request has not read. */
   buffered(): number {
+    if (this.#phase.name === "header") return this.#phase.parser.bytes.length;
     if (this.#phase.name === "head") return this.#phase.parser.size;
     return this.#request?.handler.buffered() ?? this.socket.writableLength;
   }
@@ -271,6 +396,8 @@ export class ClientConnection implements Connection, ClientOwner, ByteHolder {
       case "request":
         phase.handler.onEnd();
         return;
+      case "header":
+      case "handshake":
       case "silent":
       case "head":
       case "idle":
@@ -327,6 +454,10 @@ export class ClientConnection implements Connection, ClientOwner, ByteHolder {
       case "closing":
         phase.close.sweep(now);
         return;
+      case "header":
+        if (now - phase.since >= this.server.settings.headMs) this.#refuseLateHeader(phase.parser);
+        return;
+      case "handshake":
       case "silent":
         if (now - phase.since < this.server.settings.headMs) return;
         countBound("silent-connections");
@@ -340,6 +471,14 @@ export class ClientConnection implements Connection, ClientOwner, ByteHolder {
     }
   }
 
+  #refuseLateHeader(parser: ProxyHeaderParser): void {
+    countBound("silent-connections");
+    const { headMs } = this.server.settings;
+    const reason = `the PROXY protocol header was not complete within ${headMs / 1000} s`;
+    if (parser.bytes.length === 0) this.socket.destroy();
+    else this.#refuseFirst(parser.bytes, { status: 408, reason }, !this.#tls);
+  }
+
   #refuseLate(parser: HeadParser): void {
     if (this.#requests === 0) {
       countBound("silent-connections");
@@ -348,4 +487,13 @@ export class ClientConnection implements Connection, ClientOwner, ByteHolder {
     const reason = `the request head was not complete within ${this.server.settings.headMs / 1000} s`;
     this.#reject(parser, { status: 408, reason });
   }
+}
+
+/** Writes a refusal into the record of its request. */
+function noteRefusal(record: AccessRecord, failure: Failure): void {
+  if (isDenial(failure.code) || failure.code === "auth" || failure.code === "client") record.verdict = "deny";
+  // With an upstream connection the request was allowed, and its body is malformed.
+  if (failure.code === "bad-request" && record.address === undefined) record.verdict = "deny";
+  noteFailure(record, failure);
+  record.close = "refused";
 }

@@ -2,6 +2,7 @@ import type { HeadParser } from "../http/head.ts";
 import type { Handler } from "./handler.ts";
 import type { LingeringClose } from "./lingering-close.ts";
 import type { Permit } from "./permit.ts";
+import type { ProxyHeaderParser } from "./proxy-header.ts";
 
 /** A request that is not over. */
 export interface CurrentRequest {
@@ -14,7 +15,11 @@ export interface CurrentRequest {
  * clock (ms).
  */
 export type Phase =
-  /** Accepted; no byte of the first head has arrived. The parser has read empty lines in front of it. */
+  /** Accepted from a load balancer; the PROXY header is not complete. */
+  | { readonly name: "header"; readonly since: number; readonly parser: ProxyHeaderParser }
+  /** On the TLS port; the handshake is not complete. It begins with the first bytes of the client. */
+  | { readonly name: "handshake"; readonly since: number }
+  /** Ready for a first head; no byte of it has arrived. The parser has read empty lines in front of it. */
   | { readonly name: "silent"; readonly since: number; readonly parser?: HeadParser }
   /** A part of a head has arrived. */
   | { readonly name: "head"; readonly since: number; readonly parser: HeadParser }

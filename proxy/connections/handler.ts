@@ -11,6 +11,7 @@ import type { Address } from "../policy/cidr.ts";
 import type { PolicySet } from "../policy/engine.ts";
 import type { Target } from "../policy/target.ts";
 import type { Pool } from "../sockets/pool.ts";
+import type { ClientTrust } from "../tls/client-trust.ts";
 
 /** The handler of a client connection between two heads: a CONNECT being decided, a tunnel, or an HTTP exchange. */
 export interface Handler {
@@ -46,6 +47,7 @@ export interface Entry {
   policy: PolicySet;
   settings: Settings;
   credentials: Credentials;
+  trust: ClientTrust | null;
 }
 
 /** State that all connections of a server share, as far as a handler needs it. */
@@ -64,7 +66,7 @@ export interface ProxyContext {
 export interface Connection {
   readonly socket: Socket;
   readonly server: ProxyContext;
-  /** Whether it reads by `onread` (`accept.ts`). */
+  /** Whether it reads by `onread` (`accept.ts`). TLS connections do not. */
   readonly sharedReads: boolean;
   /** Takes the bytes of a read buffer of its own (`bulk.ts`); false: reading must pause. */
   bulk: ((length: number) => boolean) | null;

@@ -1,15 +1,20 @@
-import { type Credentials, guesses, type Known } from "../config/credentials.ts";
+import type { Credentials } from "../config/credentials.ts";
+import { type Identity, identify, recordName, stillValid } from "../config/identity.ts";
 import { decideAgain } from "../egress/decide-target.ts";
 import type { Head } from "../http/head.ts";
 import { type AccessRecord, noteFailure, notePolicy } from "../outcome/access-record.ts";
 import type { Failure } from "../outcome/refusals.ts";
 import type { PolicySet } from "../policy/engine.ts";
+import type { ClientCertificate } from "../tls/client-certificate.ts";
+import type { ClientTrust } from "../tls/client-trust.ts";
 import type { Entry, OpenRequest, ProxyContext } from "./handler.ts";
 
 /** State of the server that decides whether a request may be sent. */
 export interface PermitServer extends ProxyContext {
   readonly policy: PolicySet | null;
   readonly credentials: Credentials;
+  /** The client CAs; null: clients need no certificate. */
+  readonly trust: ClientTrust | null;
   /** Counts one request under a client's key; returns a sentence when a limit forbids it. */
   acquire(key: string): string | null;
   release(key: string): void;
@@ -23,48 +28,46 @@ export class Permit {
   readonly #server: PermitServer;
   /** The address of the client. */
   readonly #from: string;
+  /** The certificate of the connection. */
+  readonly #certificate: ClientCertificate | null;
   /** The key under which the limits count this request; null while none is counted. */
   #counted: string | null = null;
-  #known: Known | null = null;
+  #identity: Identity = { kind: "missing" };
   /** Set while it has its upstream connection. */
   #open: OpenRequest | null = null;
 
-  constructor(server: PermitServer, from: string) {
+  constructor(server: PermitServer, from: string, certificate: ClientCertificate | null) {
     this.#server = server;
     this.#from = from;
+    this.#certificate = certificate;
   }
 
   /**
-   * The entry stage: policy, credentials, limits. `first`: the first request of its connection. It can be repeated for a
+   * The entry stage: policy, identity, limits. `first`: the first request of its connection. It can be repeated for a
    * request that is sent again.
    */
   enter(head: Head, record: AccessRecord, first: boolean): Entry | Failure {
     const again = this.#counted !== null;
     this.release();
     const server = this.#server;
-    const { policy, credentials } = server;
+    const { policy, credentials, trust } = server;
     if (policy === null) return { code: "no-policy", reason: "this proxy has no valid policy yet" };
     // The first request of an accepted connection is still served; later ones are refused, so that the client
     // reconnects elsewhere. A request that has entered may end.
     if (server.phase === "draining" && !first && !again)
       return { code: "draining", reason: "this proxy is shutting down" };
-    let key = this.#from;
-    if (credentials.required) {
-      const known = credentials.check(head.authorization);
-      if (known === null) {
-        const none = head.authorization === undefined;
-        const reason = `${none ? "no" : "wrong"} proxy credentials; set them in the proxy URL`;
-        return { code: "auth", reason, ...(none ? {} : { delayMs: guesses.wrong(key, performance.now()) }) };
-      }
-      record.client = known.name;
-      this.#known = known;
-      // An address has no space in it.
-      if (known.countedAs !== null) key = `client ${known.countedAs}`;
-    }
+    const proofs = { authorization: head.authorization, certificate: this.#certificate, from: this.#from };
+    const identity = identify(proofs, credentials, trust);
+    if ("code" in identity) return identity;
+    this.#identity = identity;
+    const name = recordName(identity);
+    if (name !== undefined) record.client = name;
+    // An address has no space in it.
+    const key = identity.kind === "own" ? `client ${identity.name}` : this.#from;
     const full = server.acquire(key);
     if (full !== null) return { code: "overloaded", reason: full };
     this.#counted = key;
-    return { policy, settings: server.settings, credentials };
+    return { policy, settings: server.settings, credentials, trust };
   }
 
   /**
@@ -72,18 +75,17 @@ export class Permit {
    * the entry stage. Null: it may be sent.
    */
   begin(entry: Entry, request: OpenRequest): Failure | null {
-    const { policy, credentials, gate } = this.#server;
-    const changed = policy !== entry.policy || credentials !== entry.credentials;
+    const { policy, credentials, trust, gate } = this.#server;
+    const changed = policy !== entry.policy || credentials !== entry.credentials || trust !== entry.trust;
     const refused = (changed ? this.#decideAgain(request) : null) ?? gate.refusal(request.route, request.dialled);
     if (refused === null) this.#open = request;
     return refused;
   }
 
   #decideAgain({ target, address, record }: OpenRequest): Failure | null {
-    const { policy, credentials } = this.#server;
-    if (credentials.required && (this.#known === null || !credentials.has(this.#known))) {
-      return { code: "auth", reason: "these proxy credentials are no longer valid" };
-    }
+    const { policy, credentials, trust } = this.#server;
+    const invalid = stillValid(this.#identity, credentials, trust);
+    if (invalid !== null) return invalid;
     if (policy === null) return null;
     notePolicy(record, policy);
     return decideAgain(policy, target, address, record);

@@ -1,4 +1,5 @@
 import { createServer, type Server, type Socket } from "node:net";
+import type { TLSSocket } from "node:tls";
 import type { Settings } from "../config/config.ts";
 import type { Credentials } from "../config/credentials.ts";
 import type { Names } from "../dns/names.ts";
@@ -6,10 +7,15 @@ import type { Gate } from "../egress/gate.ts";
 import { type AccessRecord, formatRecord, type RecordWriter } from "../outcome/access-record.ts";
 import { type Bound, countBound } from "../outcome/bounds.ts";
 import { refusalBytes } from "../outcome/refusals.ts";
+import { type CidrSet, parseAddress } from "../policy/cidr.ts";
 import type { PolicySet } from "../policy/engine.ts";
 import { KEEP_ALIVE_SECONDS, shareReadBuffer } from "../sockets/accept.ts";
-import { onClientRead } from "../sockets/client.ts";
+import { clientAddress, onClientRead } from "../sockets/client.ts";
 import { Pool } from "../sockets/pool.ts";
+import { type ClientCertificate, type ClientName, readClientCertificate } from "../tls/client-certificate.ts";
+import type { ClientTrust } from "../tls/client-trust.ts";
+import { Handshakes } from "../tls/handshakes.ts";
+import type { ServerIdentity } from "../tls/server-identity.ts";
 import { Buffers } from "./buffers.ts";
 import { ClientConnection, type ConnectionServer } from "./client-connection.ts";
 
@@ -35,9 +41,34 @@ interface ServerParts {
   readiness: "policy" | "verified";
   /** Limit of the bytes that the process buffers for slow peers. */
   bufferBytes: number;
+  /** Sources that must send a PROXY header; absent: none. */
+  proxyProtocolFrom?: CidrSet | undefined;
   /** A connection could not be accepted, mostly because no file descriptor was left. */
   onAcceptError: (error: NodeJS.ErrnoException) => void;
+  /** A TLS handshake failed, or its client certificate is refused. */
+  onHandshakeError?: (client: string, reason: string) => void;
 }
+
+/** An address to listen on. An empty host means all addresses: IPv6 and IPv4, or IPv4 where the machine has no other. */
+interface ListenOptions {
+  host: string;
+  port: number;
+  /** Other processes may share the port. */
+  reusePort: boolean;
+}
+
+interface ListenAddress {
+  address: string;
+  port: number;
+}
+
+/** Options of both listeners. */
+const SOCKET_OPTIONS = {
+  allowHalfOpen: true,
+  noDelay: true,
+  keepAlive: true,
+  keepAliveInitialDelay: KEEP_ALIVE_SECONDS * 1000,
+};
 
 /** The accept loop and the state that all connections share: policy, credentials, names, gate, limits, records. */
 export class ProxyServer implements ConnectionServer {
@@ -51,8 +82,12 @@ export class ProxyServer implements ConnectionServer {
   readonly pool = new Pool();
   readonly #onRecord: ServerParts["onRecord"];
   readonly #readiness: "policy" | "verified";
+  readonly #proxyProtocolFrom: CidrSet | undefined;
   readonly #clients = new Set<ClientConnection>();
-  /** Connections without a complete first head, the oldest first: all, and those of each source address. */
+  /**
+   * Connections without a complete first head, the oldest first: all, and those of each source address. A source that must
+   * send a PROXY header has no number of its own until the header names the client.
+   */
   readonly #silent = new Set<ClientConnection>();
   readonly #silentFrom = new Map<string, Set<ClientConnection>>();
   /** Connections between two requests, and answered ones whose client has yet to close; the longest time first. */
@@ -60,6 +95,14 @@ export class ProxyServer implements ConnectionServer {
   readonly buffers: Buffers;
   readonly #byClient = new Map<string, number>();
   readonly #server: Server;
+  /** The listener for TLS; it listens only if TLS is configured. */
+  readonly #tlsServer: Server;
+  #handshakes: Handshakes | null = null;
+  #trust: ClientTrust | null = null;
+  #clientName: ClientName = "cn";
+  /** Handshakes by their result. */
+  readonly handshakes = { ok: 0, failed: 0, refused: 0 };
+  readonly #onHandshakeError: NonNullable<ServerParts["onHandshakeError"]>;
   readonly #writer: RecordWriter;
   readonly #onAcceptError: (error: NodeJS.ErrnoException) => void;
   #active = 0;
@@ -76,11 +119,13 @@ export class ProxyServer implements ConnectionServer {
     this.#writer = parts.writer;
     this.#onAcceptError = parts.onAcceptError;
     this.#readiness = parts.readiness;
+    this.#proxyProtocolFrom = parts.proxyProtocolFrom;
     this.buffers = new Buffers(parts.bufferBytes);
-    this.#server = createServer(
-      { allowHalfOpen: true, noDelay: true, keepAlive: true, keepAliveInitialDelay: KEEP_ALIVE_SECONDS * 1000 },
-      (socket) => this.#accept(socket),
+    this.#onHandshakeError = parts.onHandshakeError ?? (() => {});
+    this.#server = createServer(SOCKET_OPTIONS, (socket) =>
+      this.#accept(socket, { sharedReads: this.#sharedReads, tls: false }),
     );
+    this.#tlsServer = createServer(SOCKET_OPTIONS, (socket) => this.#accept(socket, { sharedReads: false, tls: true }));
   }
 
   get policy(): PolicySet | null {
@@ -95,6 +140,11 @@ export class ProxyServer implements ConnectionServer {
     return this.#credentials;
   }
 
+  /** The client CAs; null: clients need no certificate. */
+  get trust(): ClientTrust | null {
+    return this.#trust;
+  }
+
   get now(): number {
     return performance.now();
   }
@@ -104,6 +154,18 @@ export class ProxyServer implements ConnectionServer {
     this.#policy = policy;
     this.#settings = settings;
     this.#credentials = credentials;
+    for (const client of this.#clients) client.revoke();
+  }
+
+  /**
+   * Uses these certificates for all later handshakes. Open requests and connections whose client certificate is no longer
+   * valid are ended.
+   */
+  useTls(identity: ServerIdentity, trust: ClientTrust | null, clientName: ClientName): void {
+    this.#trust = trust;
+    this.#clientName = clientName;
+    if (this.#handshakes === null) this.#handshakes = new Handshakes(identity, trust);
+    else this.#handshakes.use(identity, trust);
     for (const client of this.#clients) client.revoke();
   }
 
@@ -130,34 +192,57 @@ export class ProxyServer implements ConnectionServer {
     return { active: this.#active, connections, bufferedBytes, recordsDropped: this.#writer.dropped };
   }
 
-  /** An empty host means all addresses: IPv6 and IPv4, or IPv4 where the machine has no other. `reusePort`: other processes may share the port. @throws the listen error */
-  listen(host: string, port: number, reusePort: boolean): Promise<{ address: string; port: number }> {
+  /** @throws the listen error */
+  async listen(options: ListenOptions): Promise<ListenAddress> {
+    const at = await this.#listen(this.#server, options);
+    this.#sharedReads = shareReadBuffer(this.#server, onClientRead);
+    // Behind the I/O of this turn: bytes that arrived during a long turn count before a time limit does.
+    this.#sweeper = setInterval(() => setImmediate(() => this.#sweep()), SWEEP_MS);
+    return at;
+  }
+
+  /** Listens for TLS connections, after {@link useTls}. @throws the listen error */
+  listenTls(options: ListenOptions): Promise<ListenAddress> {
+    return this.#listen(this.#tlsServer, options);
+  }
+
+  #listen(server: Server, options: ListenOptions): Promise<ListenAddress> {
     return new Promise((resolve, reject) => {
-      this.#server.once("error", reject);
-      this.#server.listen({ host, port, reusePort, backlog: BACKLOG }, () => {
-        this.#server.removeListener("error", reject);
-        this.#server.on("error", this.#onAcceptError);
-        this.#sharedReads = shareReadBuffer(this.#server, onClientRead);
-        // Behind the I/O of this turn: bytes that arrived during a long turn count before a time limit does.
-        this.#sweeper = setInterval(() => setImmediate(() => this.#sweep()), SWEEP_MS);
-        resolve(this.#server.address() as { address: string; port: number });
+      server.once("error", reject);
+      server.listen({ ...options, backlog: BACKLOG }, () => {
+        server.removeListener("error", reject);
+        server.on("error", this.#onAcceptError);
+        resolve(server.address() as ListenAddress);
       });
     });
   }
 
-  #accept(socket: Socket): void {
+  #accept(socket: Socket, kind: { sharedReads: boolean; tls: boolean }): void {
     // Reset before it was accepted: the client expects no answer, and limits need its address.
     if (socket.remoteAddress === undefined) {
       socket.destroy();
       return;
     }
     if (this.#clients.size >= this.settings.maxConnections && !this.#makeRoom()) {
-      this.#turnAway(socket);
+      this.#turnAway(socket, kind.tls);
       return;
     }
-    const client = new ClientConnection(socket, this, this.#sharedReads);
+    const header = this.#mustSendHeader(socket);
+    const client = new ClientConnection(socket, this, { ...kind, header });
     this.#clients.add(client);
     this.#silent.add(client);
+    if (!header) this.identified(client);
+  }
+
+  /** Whether the peer of a connection is a load balancer that sends a PROXY header. */
+  #mustSendHeader(socket: Socket): boolean {
+    if (this.#proxyProtocolFrom === undefined) return false;
+    const [withoutZone] = clientAddress(socket).split("%") as [string];
+    const address = parseAddress(withoutZone);
+    return address !== null && this.#proxyProtocolFrom.has(address);
+  }
+
+  identified(client: ClientConnection): void {
     const peers = this.#silentFrom.get(client.from);
     if (peers === undefined) {
       this.#silentFrom.set(client.from, new Set([client]));
@@ -193,18 +278,49 @@ export class ProxyServer implements ConnectionServer {
     return true;
   }
 
-  #turnAway(socket: Socket): void {
+  #turnAway(socket: Socket, tls: boolean): void {
     countBound("connections");
+    if (tls) {
+      socket.destroy();
+      return;
+    }
     const failure = { code: "overloaded", reason: "too many connections to this proxy" } as const;
     const options = { policy: this.policy?.document.policy ?? "", denyStatus: this.settings.denyStatus, head: false };
     socket.on("error", () => socket.destroy());
     socket.end(refusalBytes(failure, options), "latin1", () => socket.destroy());
   }
 
+  handshake(client: ClientConnection): void {
+    this.#handshakes!.start(client.socket, client);
+  }
+
+  certificateOf(socket: TLSSocket): ClientCertificate | null | { refused: string } {
+    const presented = socket.getPeerX509Certificate();
+    if (this.#trust === null || presented === undefined) return null;
+    if (!socket.authorized) {
+      return { refused: `the client certificate is not valid: ${socket.authorizationError}` };
+    }
+    let certificate: ClientCertificate;
+    try {
+      certificate = readClientCertificate(presented.raw, this.#clientName);
+    } catch (error) {
+      return { refused: `the client certificate is not valid: ${(error as Error).message}` };
+    }
+    const refused = this.#trust.refuses(certificate, Date.now());
+    return refused === null ? certificate : { refused };
+  }
+
+  noteHandshake(client: ClientConnection, result: "ok" | "failed" | "refused", reason = ""): void {
+    this.handshakes[result]++;
+    if (result !== "ok") this.#onHandshakeError(client.source, reason);
+  }
+
   /** A connection has sent its first head or is closed: it no longer counts as silent. */
   spoke(client: ClientConnection): void {
     if (!this.#silent.delete(client)) return;
-    const peers = this.#silentFrom.get(client.from)!;
+    const peers = this.#silentFrom.get(client.from);
+    // Absent for a connection without its PROXY header.
+    if (peers === undefined) return;
     peers.delete(client);
     if (peers.size === 0) this.#silentFrom.delete(client.from);
   }
@@ -255,6 +371,8 @@ export class ProxyServer implements ConnectionServer {
 
   #sweep(): void {
     const { now } = this;
+    // A certificate or a CRL has expired.
+    if (this.#trust?.due(Date.now())) for (const client of this.#clients) client.revoke();
     for (const client of this.#clients) client.sweep(now);
     for (const peers of this.#silentFrom.values()) this.#trim(peers);
     this.buffers.sweep();
@@ -265,6 +383,7 @@ export class ProxyServer implements ConnectionServer {
   drain(): Promise<void> {
     this.phase = "draining";
     this.#server.close();
+    this.#tlsServer.close();
     for (const client of this.#clients) client.drain();
     return new Promise((resolve) => {
       if (this.#clients.size === 0) resolve();

@@ -122,7 +122,9 @@ export class Tunnel implements Handler, UpstreamOwner {
     let more = true;
     if (this.#down !== null) more = this.#down.read(length);
     else {
-      if (passes(this.#record.bytesDown, length)) setImmediate(() => this.#startDown());
+      // A TLS socket can keep a reference to what it is given, so its bytes are copied.
+      const bulk = passes(this.#record.bytesDown, length) && !("encrypted" in socket);
+      if (bulk) setImmediate(() => this.#startDown());
       if (socket.writable) more = socket.write(copyOut(length));
     }
     if (socket.writableLength > 0) this.client.noteBuffered();

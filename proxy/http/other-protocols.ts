@@ -4,7 +4,9 @@
  */
 
 const PLAIN = "this port speaks plain HTTP/1.1; write http:// in the proxy URL";
-const PROXY_PROTOCOL = "a PROXY protocol header, which this port does not accept; switch it off in the load balancer";
+/** The reason to refuse a PROXY header. */
+export const UNEXPECTED_HEADER =
+  "the client sent a PROXY protocol header that this port does not expect from its address; switch it off in the load balancer, or set --proxy-protocol-from";
 
 /** The first byte of a connection. No method begins with one of them (RFC 9110 §5.6.2). */
 const FIRST_BYTES: Readonly<Record<number, string>> = {
@@ -21,9 +23,9 @@ export function protocolOfByte(first: number | undefined): string | undefined {
 
 /** The protocol of a client whose first line (latin1, without CRLF) is this one, as a reason; undefined: HTTP. */
 export function protocolOfLine(line: string): string | undefined {
-  if (/^PROXY (?:TCP4|TCP6|UNKNOWN)(?: |$)/.test(line)) return `the client sent ${PROXY_PROTOCOL}`;
+  if (/^PROXY (?:TCP4|TCP6|UNKNOWN)(?: |$)/.test(line)) return UNEXPECTED_HEADER;
   // The signature of version 2 is CRLF CRLF NUL CRLF "QUIT" LF.
-  if (line === "\0") return `the client sent ${PROXY_PROTOCOL}`;
+  if (line === "\0") return UNEXPECTED_HEADER;
   if (line === "PRI * HTTP/2.0") return "the client speaks HTTP/2: this port speaks HTTP/1.1 only";
   return undefined;
 }

@@ -4,6 +4,7 @@
  */
 const REFUSALS = {
   "bad-request": { status: 400, phrase: "egress-bad-request:", proxyStatus: "http_request_error" },
+  client: { status: 403, phrase: "egress-denied:", proxyStatus: "http_request_denied" },
   auth: { status: 407, phrase: "egress-auth:", proxyStatus: "http_request_denied" },
   "denied-rule": { status: 403, phrase: "egress-denied:", proxyStatus: "http_request_denied" },
   "not-allowed": { status: 403, phrase: "egress-denied:", proxyStatus: "http_request_denied" },

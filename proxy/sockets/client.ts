@@ -53,7 +53,25 @@ export function own(socket: Socket, owner: ClientOwner, sharedReads: boolean): v
   socket.on("close", onClose);
 }
 
-/** The address of a client. An IPv4 client of a dual-stack listener is shown with its IPv4 address. */
+/** Stops reading and gives bytes back, so that another reader gets them first. */
+export function unread(socket: Socket, bytes: Buffer): void {
+  socket.pause();
+  socket.removeListener("data", onData);
+  socket.unshift(bytes);
+}
+
+/** Takes an accepted socket from its owner: a TLS socket reads and closes it from now on. */
+export function disown(socket: Socket): void {
+  socket.removeListener("error", onError);
+  // The TLS socket reports errors as well.
+  socket.on("error", () => {});
+  socket.removeListener("data", onData);
+  socket.removeListener("end", onEnd);
+  socket.removeListener("drain", onDrain);
+  socket.removeListener("close", onClose);
+}
+
+/** The address of the peer of a socket. An IPv4 client of a dual-stack listener is shown with its IPv4 address. */
 export function clientAddress({ remoteAddress = "" }: Socket): string {
   return remoteAddress.startsWith("::ffff:") && remoteAddress.includes(".") ? remoteAddress.slice(7) : remoteAddress;
 }

@@ -1,3 +1,4 @@
+import { ipv4, tlv, v1, v2 } from "../proxy/proxy-header-encoder.ts";
 import type { Asked } from "./answers.ts";
 import type { Rng } from "./seed.ts";
 import { type Expected, Wire } from "./wire.ts";
@@ -12,6 +13,7 @@ import {
   type Plan,
   PORT,
   planOf,
+  proxiedSource,
   type ReceiverKind,
   receiverAddress,
   receiverNumber,
@@ -59,6 +61,8 @@ interface Scene {
   plan: Plan;
   rng: Rng;
   wire: Wire;
+  /** The access records name this client address instead of that of the connection. */
+  named: (source: string) => void;
   violation: (category: string, detail: string) => void;
 }
 
@@ -166,10 +170,11 @@ async function talk(scene: Scene, { asked, honest }: Request, early = 0): Promis
 }
 
 /** One delivery from head to end. An honest receiver must be reached. */
-async function deliver(scene: Scene, pieces?: Rng, pauseMs?: number): Promise<void> {
+async function deliver(scene: Scene, pieces?: Rng, pauseMs?: number, header?: Buffer): Promise<void> {
   const { rng, wire } = scene;
   const request = makeRequest(scene, 0);
-  await wire.send(whole(request), [request.asked], pieces, pauseMs);
+  const bytes = header === undefined ? whole(request) : Buffer.concat([header, whole(request)]);
+  await wire.send(bytes, [request.asked], pieces, pauseMs);
   if (!(await answered(wire, 1, request.honest || rng.oneIn(4) ? ANSWER_MS : rng.size(3000)))) return;
   checkServed(scene, request);
   if (wire.reader.tunnel) await talk(scene, request);
@@ -238,7 +243,7 @@ const notPermitted = (number: number, method: string): Asked => {
 };
 
 /** Sends one head that must be refused, and reads the refusal. */
-async function refused({ plan, rng, wire, violation }: Scene, bytes: string, connect: boolean): Promise<void> {
+async function refused({ plan, rng, wire, violation }: Scene, bytes: Buffer | string, connect: boolean): Promise<void> {
   const number = plan.number * REQUESTS_PER_CONNECTION;
   await wire.send(bytes, [notPermitted(number, connect ? "CONNECT" : "GET")], rng.oneIn(3) ? rng : undefined);
   if (!(await wire.until(() => wire.reader.answered > 0 || wire.over, ANSWER_MS))) violation("hang", "no refusal");
@@ -454,6 +459,24 @@ const KINDS: Record<ClientKind, (scene: Scene) => Promise<void>> = {
     await refused(scene, `${line} HTTP/1.1\r\nHost: x\r\n${basic("h", PASSWORD)}\r\n`, connect);
   },
 
+  proxied: async (scene) => {
+    const { rng, wire, named } = scene;
+    if (rng.oneIn(4)) {
+      const bytes = damagedHeader(rng);
+      await refused(scene, bytes, false);
+      return;
+    }
+    const source = rng.oneIn(4) ? null : proxiedSource(rng);
+    const header = headerOf(rng, source, wire.socket.localPort!);
+    if (rng.oneIn(5)) {
+      // A health check: no record.
+      await wire.write(header.subarray(0, rng.int(0, header.length)));
+      return;
+    }
+    if (source !== null) named(source);
+    await deliver(scene, rng.oneIn(3) ? rng : undefined, 0, header);
+  },
+
   crowd: async (scene) => {
     const { rng, wire } = scene;
     const target = `${receiverAddress(receiverNumber("echo"))}:${PORT}`;
@@ -464,6 +487,30 @@ const KINDS: Record<ClientKind, (scene: Scene) => Promise<void>> = {
     await wire.pause(rng.int(500, 2500));
   },
 };
+
+/** A PROXY header that names this source; null: it names none. */
+function headerOf(rng: Rng, source: string | null, port: number): Buffer {
+  const extra = rng.oneIn(2) ? tlv(5, Buffer.alloc(rng.int(0, 200))) : Buffer.alloc(0);
+  if (source === null) {
+    const local = v2({ command: 0, family: rng.int(0, 255), block: extra });
+    return rng.oneIn(2) ? local : Buffer.from("PROXY UNKNOWN\r\n");
+  }
+  if (rng.oneIn(2)) return v1("TCP4", source, "192.0.2.1", port, 4750);
+  const ports = Buffer.from([port >> 8, port & 255, 0, 80]);
+  const block = Buffer.concat([ipv4(source), ipv4("192.0.2.1"), ports, extra]);
+  return v2({ family: 0x11, block, checksum: rng.oneIn(2) });
+}
+
+/** Bytes of a load balancer that do not begin with a valid PROXY header. */
+function damagedHeader(rng: Rng): Buffer {
+  const header = headerOf(rng, proxiedSource(rng), 5);
+  const request = Buffer.from(malformed(rng), "latin1");
+  if (rng.oneIn(3)) return request;
+  // The version of one that is binary, the protocol of one that is text.
+  const at = header[0] === 80 ? 6 : 12;
+  header[at] = header[at]! ^ 0x40;
+  return Buffer.concat([header, request]);
+}
 
 async function run(round: Round, number: number, report: ClientsReport): Promise<void> {
   const plan = planOf(round.seed, number, round.choice);
@@ -476,6 +523,10 @@ async function run(round: Round, number: number, report: ClientsReport): Promise
     seen.add(category);
   };
   let localPort = 0;
+  let { source } = plan;
+  const named = (other: string) => {
+    source = other;
+  };
   const wire = new Wire(round.port, plan.source, violation);
   if (!(await wire.until(() => wire.connected, CONNECT_MS))) {
     violation("not-connected", wire.error?.message ?? `no connection within ${CONNECT_MS} ms`);
@@ -483,10 +534,10 @@ async function run(round: Round, number: number, report: ClientsReport): Promise
     return;
   }
   localPort = wire.socket.localPort ?? 0;
-  await KINDS[plan.client]({ round, plan, rng, wire, violation });
+  await KINDS[plan.client]({ round, plan, rng, wire, named, violation });
   await wire.leave(rng);
   wire.socket.destroy();
-  report.results.push({ source: `${plan.source}:${localPort}`, number, expected: wire.expected() });
+  report.results.push({ source: `${source}:${localPort}`, number, expected: wire.expected() });
 }
 
 let stopped = false;

@@ -20,6 +20,7 @@ import {
   PASSWORD,
   PORT,
   PROBE_ADDRESS,
+  PROXIED_CIDR,
   PYTHON_RECEIVERS,
   planOf,
   RECEIVER_CIDR,
@@ -128,7 +129,8 @@ export class Run {
     for (const [name, password] of Object.entries(OWN_PASSWORDS)) writeFileSync(join(passwords, name), password);
     const ranges = ["--allow-cidr", RECEIVER_CIDR, "--resolver", `${DNS.host}:${DNS.port}`];
     const times = ["--dns-seconds", "4", "--connect-seconds", "4", "--idle-seconds", "4"];
-    const limits = ["--max-tunnels", `${MAX_TUNNELS}`, ...times];
+    const balancers = ["--proxy-protocol", "required", "--proxy-protocol-from", PROXIED_CIDR];
+    const limits = ["--max-tunnels", `${MAX_TUNNELS}`, ...times, ...balancers];
     this.#proxy = await startProxy({
       policy: { deny: [{ hosts: ["*.denied.test"] }], proxy: { limits: { maxTunnelsPerClient: 64 } } },
       args: [...ranges, ...limits, "--password-dir", passwords],

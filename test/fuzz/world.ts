@@ -50,6 +50,7 @@ export const CLIENTS = {
   upload: 7,
   forbidden: 6,
   crowd: 3,
+  proxied: 6,
 } as const satisfies Weights<string>;
 export type ClientKind = keyof typeof CLIENTS;
 
@@ -128,6 +129,13 @@ export function hostsFile(): string {
 const ADDRESSES_PER_KIND = 100;
 export const PROBE_ADDRESS = "127.64.250.1";
 
+/** Addresses of clients of this kind. */
+const subnetOf = (kind: ClientKind): string => `127.64.${clientKinds.indexOf(kind) + 1}`;
+/** The sources that must send a PROXY header. */
+export const PROXIED_CIDR = `${subnetOf("proxied")}.0/24`;
+/** The source that a PROXY header names, of the client with this port. */
+export const proxiedSource = (rng: Rng): string => `127.64.218.${rng.int(1, ADDRESSES_PER_KIND)}`;
+
 /** The kinds that `--without` and `--only` leave. */
 export interface Choice {
   clients: Partial<Record<ClientKind, number>>;
@@ -151,7 +159,7 @@ export function planOf(seed: number, number: number, choice: Choice): Plan {
   const client = rng.weighted(choice.clients);
   const receiver = rng.weighted(choice.receivers);
   const name = rng.weighted(choice.names);
-  const source = `127.64.${clientKinds.indexOf(client) + 1}.${rng.int(1, ADDRESSES_PER_KIND)}`;
+  const source = `${subnetOf(client)}.${rng.int(1, ADDRESSES_PER_KIND)}`;
   return { number, client, receiver, name, source, rng };
 }
 

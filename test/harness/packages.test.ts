@@ -6,6 +6,7 @@ import { test } from "node:test";
 import {
   aptLine,
   CLUSTER_PROGRAMS,
+  NGINX_STREAM,
   PLUGIN_PACKAGE,
   packagesMissing,
   programMissing,
@@ -23,7 +24,7 @@ const ESSENTIAL = "util-linux";
 
 test("README.md and .ci/run list the packages that the code checks for", () => {
   const demo = [...packagesOf(CLUSTER_PROGRAMS), PLUGIN_PACKAGE].filter((name) => name !== ESSENTIAL).sort();
-  const more = packagesOf(TEST_PROGRAMS).sort();
+  const more = [...packagesOf(TEST_PROGRAMS), NGINX_STREAM.name].sort();
   const lines = [...read("README.md").matchAll(/^ +(?:sudo )?(apt-get install .*?)(?: +#.*)?$/gm)].map(
     ([, line]) => line,
   );
@@ -32,6 +33,7 @@ test("README.md and .ci/run list the packages that the code checks for", () => {
   const own = Object.entries({ ...CLUSTER_PROGRAMS, ...TEST_PROGRAMS }).map((pair) => pair.join(":"));
   assert.deepEqual(pairs.sort(), own.sort());
   assert.ok(read(".ci/run").includes(`missing+=(${PLUGIN_PACKAGE})`));
+  assert.ok(read(".ci/run").includes(`[[ -e ${NGINX_STREAM.file} ]] || missing+=(${NGINX_STREAM.name})`));
 });
 
 test("a program is missing without an executable file in PATH", () => {

@@ -24,11 +24,15 @@ export const TEST_PROGRAMS = {
   ipset: "ipset",
   javac: "default-jdk-headless",
   make: "make",
+  nginx: "nginx",
   // With the module venv, into which test/senders installs packages.
   python3: "python3-venv",
   ruby: "ruby",
   "systemd-analyze": "systemd",
 } as const;
+
+/** Package of the stream module of nginx, and its file. */
+export const NGINX_STREAM = { name: "libnginx-mod-stream", file: "/usr/lib/nginx/modules/ngx_stream_module.so" };
 
 /** Package of the CNI plugins, which are not in `PATH`. */
 export const PLUGIN_PACKAGE = "containernetworking-plugins";

@@ -22,6 +22,8 @@ export type ProxyRecord = Record<string, unknown> & { target: string; verdict: s
 export interface ProxyHandle {
   host: string;
   port: number;
+  /** Of `--listen-tls`; NaN without it. */
+  tlsPort: number;
   adminPort: number;
   pid: number;
   policyFile: string;
@@ -33,6 +35,8 @@ export interface ProxyHandle {
   rss(): number;
   /** A page of its admin port, from this network namespace. */
   admin(path: string): Promise<{ status: number; text: string }>;
+  /** Value of the metric of a bound. */
+  bound(name: string): Promise<number>;
   /** Polls `/status` until it is as wanted, and returns it. */
   untilStatus(wanted: (status: ProxyStatus) => boolean, ms?: number): Promise<ProxyStatus>;
   waitRecord(predicate: (record: ProxyRecord) => boolean, ms?: number): Promise<ProxyRecord>;
@@ -49,6 +53,7 @@ export interface ProxyStatus {
   ready: boolean;
   phase: string;
   policyError: string | null;
+  tls: { listen: string; certificateExpires: string; crlNextUpdate: string | null; error: string | null } | null;
   policy: { name: string; hash: string } | null;
   active: number;
   connections: number;
@@ -188,8 +193,8 @@ export async function startProxy(options: ProxyOptions): Promise<ProxyHandle> {
     START_MS,
     "start-up line",
   );
-  const started = JSON.parse(line) as { listen: string; admin: string };
-  const portOf = (text: string) => Number(text.slice(text.lastIndexOf(":") + 1));
+  const started = JSON.parse(line) as { listen: string; tls?: string; admin: string };
+  const portOf = (text: string) => (text === "" ? Number.NaN : Number(text.slice(text.lastIndexOf(":") + 1)));
   const port = portOf(started.listen);
   const admin = (path: string) =>
     new Promise<{ status: number; text: string }>((resolve, reject) => {
@@ -208,6 +213,7 @@ export async function startProxy(options: ProxyOptions): Promise<ProxyHandle> {
   return {
     host: "127.0.0.1",
     port,
+    tlsPort: portOf(started.tls ?? ""),
     adminPort: portOf(started.admin),
     pid: child.pid!,
     policyFile: policy,
@@ -217,6 +223,10 @@ export async function startProxy(options: ProxyOptions): Promise<ProxyHandle> {
     handles: () => readdirSync(`/proc/${child.pid}/fd`).length,
     rss: () => Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${child.pid}/status`, "utf8"))![1]) / 1024,
     admin,
+    bound: async (name) => {
+      const { text } = await admin("/metrics");
+      return Number(new RegExp(`^outrider_proxy_bound_total\\{bound="${name}"\\} (\\d+)$`, "m").exec(text)![1]);
+    },
     untilStatus: async (wanted, ms = 10_000) => {
       for (const began = Date.now(); ; ) {
         const { text } = await admin("/status");

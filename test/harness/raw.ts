@@ -71,6 +71,11 @@ export class RawClient {
     return new RawClient(socket);
   }
 
+  /** On a connection that is established, such as a TLS socket. */
+  static over(socket: Socket): RawClient {
+    return new RawClient(socket);
+  }
+
   get text(): string {
     return this.#received.toString("latin1");
   }

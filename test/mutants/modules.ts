@@ -45,6 +45,7 @@ export const MODULES: readonly Module[] = [
   { source: "proxy/http/fields.ts", tests: http("fields") },
   { source: "proxy/http/structured-fields.ts", tests: http("structured-fields") },
   { source: "proxy/http/trace.ts", tests: http("trace-ids") },
+  { source: "proxy/connections/proxy-header.ts", tests: http("proxy-header") },
   ...all("operator/reconcile/decision", "accept ownership", operator("accept", "ownership")),
   ...all("operator/reconcile/decision", "decide desire", operator("accept", "desire", "disturbances", "golden")),
   ...all(

@@ -131,6 +131,26 @@ test("wrong usage is one line and exit 2", { timeout: 400_000 }, async () => {
     [["explain", "--policy", good, "127.1:80"], /"127\.1:80" is no target/],
     [["prxy"], /unknown command "prxy"; did you mean proxy\?/],
     [["echo", "--listen", "x"], /--listen must be IP:PORT/],
+    [[...start, "127.0.0.1:0", "--proxy-protocol", "on"], /--proxy-protocol must be one of off, required, not "on"/],
+    [
+      [...start, "127.0.0.1:0", "--proxy-protocol", "required"],
+      /--proxy-protocol required needs --proxy-protocol-from CIDR, the addresses of your load balancers/,
+    ],
+    [
+      [...start, "127.0.0.1:0", "--proxy-protocol-from", "10.0.0.5/32"],
+      /--proxy-protocol-from has no effect without --proxy-protocol required/,
+    ],
+    ...["0.0.0.0/0", "::/0"].map((all): [string[], RegExp] => [
+      [...start, "127.0.0.1:0", "--proxy-protocol", "required", "--proxy-protocol-from", all],
+      new RegExp(
+        `--proxy-protocol-from: ${all} is every address, so every client could choose its own; name your load`,
+      ),
+    ]),
+    [
+      ["proxy", "--policy", good, "--proxy-protocol", "required"],
+      /OUTRIDER_PROXY_PROTOCOL_FROM: "10\.0\.0\.5" has no prefix length; write 10\.0\.0\.5\/32 for this one address/,
+      { OUTRIDER_PROXY_PROTOCOL_FROM: "10.0.0.5" },
+    ],
     [["import", join(folder, "none")], /no such file/],
     [["explain", "--policy", good, "--hosts", join(folder, "none"), "a.example:443"], /--hosts .*none: .*no such file/],
     [["echo", "--listen", `[::1]:${busy6.port}`], /--listen \[::1\]:\d+: the address is in use/],
@@ -174,6 +194,11 @@ test("--help lists every option with its default and variable", async () => {
       "allow-cidr",
       "deny-cidr",
       "nat64-prefix",
+      "tls-cert",
+      "tls-key",
+      "tls-client-name",
+      "tls-crl",
+      "proxy-protocol-from",
     ].includes(name);
     if (value !== undefined && !free) assert.match(line, /\(default:? [^)]+\)$/);
   }

@@ -21,7 +21,7 @@ const TEXTS = [
   "charts/**/*.{md,ts,tpl,txt,yaml,json,mjs}",
   "crds/**/*.{md,ts,yaml}",
   "docs/**/*.md",
-  "examples/**/*.{yaml,md,ts,cfg,service}",
+  "examples/**/*.{yaml,md,ts,cfg,conf,service}",
   "{operator,proxy}/**/*.ts",
   "test/**/*.ts",
 ];

@@ -1,0 +1,144 @@
+import assert from "node:assert/strict";
+import { readFileSync, rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { test } from "node:test";
+import { opensslMissing } from "../harness/certificate.ts";
+import { type Issued, Pki, tlsArgs, tlsClient, tlsExchange, tlsFolder } from "../harness/pki.ts";
+import { OPEN_LOOPBACK, type ProxyHandle, startProxy } from "../harness/proxy.ts";
+import { listen } from "../harness/raw.ts";
+
+const skip = opensslMissing() ?? false;
+const server = (pki: Pki) => pki.issue("server", "/CN=proxy", { names: ["IP:127.0.0.1"] });
+const REQUEST = "CONNECT 10.0.0.1:443 HTTP/1.1\r\n\r\n";
+
+/** The status line of a request that the policy refuses; empty: the handshake was refused. */
+async function ask(proxy: ProxyHandle, pki: Pki, issued: Issued): Promise<string> {
+  const text = await tlsExchange(REQUEST, proxy.tlsPort, pki.file, issued).catch(() => "");
+  return text.slice(0, 12);
+}
+
+test("an expired CRL closes: open tunnels end, and handshakes fail", { skip }, async () => {
+  const pki = new Pki();
+  const folder = tlsFolder(pki, server(pki));
+  const far = await listen((socket) => socket.on("data", (chunk) => socket.write(chunk)));
+  const billing = pki.issue("billing", "/CN=billing");
+  const crl = join(folder, "ca.crl");
+  pki.crl(crl, { to: 12 });
+  const proxy = await startProxy({ policy: {}, args: [...OPEN_LOOPBACK, ...tlsArgs(folder, "cn", true)] });
+  const client = await tlsClient(proxy.tlsPort, pki.file, billing);
+  await client.connect(`127.0.0.1:${far.port}`);
+  // It is missing, so the last valid one holds.
+  rmSync(crl);
+  await proxy.untilStatus((now) => /^--tls-crl \S+: no such file/.test(now.tls!.error ?? ""));
+  assert.equal(await ask(proxy, pki, billing), "HTTP/1.1 403");
+  assert.equal(client.socket.destroyed, false);
+  assert.match(
+    proxy.stderr(),
+    /"level":"warn".*--tls-crl \S+: a CRL expires on \S+; then certificates of its CA are refused/,
+  );
+  await client.until(() => client.socket.destroyed, "end of the tunnel", 20_000);
+  const record = await proxy.waitRecord((r) => r.close === "revoked");
+  assert.deepEqual([record.client, record.code], ["billing", "client"]);
+  assert.match(String(record.reason), /^the CRL of the CA expired on /);
+  assert.equal(await ask(proxy, pki, billing), "");
+  assert.match(proxy.stderr(), /a CRL expired on \S+; certificates of its CA are refused until a new one is here/);
+  pki.crl(crl, { from: 0 });
+  await proxy.untilStatus((now) => now.tls!.error === null);
+  assert.equal(await ask(proxy, pki, billing), "HTTP/1.1 403");
+  assert.equal(await proxy.stop(), 0);
+  await far.close();
+});
+
+test("a client certificate that expires ends its tunnel", { skip }, async () => {
+  const pki = new Pki();
+  const far = await listen((socket) => socket.on("data", (chunk) => socket.write(chunk)));
+  const proxy = await startProxy({
+    policy: {},
+    args: [...OPEN_LOOPBACK, ...tlsArgs(tlsFolder(pki, server(pki)), "cn")],
+  });
+  const client = await tlsClient(proxy.tlsPort, pki.file, pki.issue("short", "/CN=short", { to: 4 }));
+  await client.connect(`127.0.0.1:${far.port}`);
+  await client.until(() => client.socket.destroyed, "end of the tunnel", 20_000);
+  const record = await proxy.waitRecord((r) => r.close === "revoked");
+  assert.match(String(record.reason), /^the client certificate expired on /);
+  assert.equal(await proxy.stop(), 0);
+  await far.close();
+});
+
+test("rejects a bad CRL at a reload, and the last one stays", { skip }, async () => {
+  const pki = new Pki();
+  const twin = new Pki();
+  const folder = tlsFolder(pki, server(pki));
+  const billing = pki.issue("billing", "/CN=billing");
+  const revoked = pki.issue("revoked", "/CN=revoked");
+  pki.revoke(revoked);
+  const crl = join(folder, "ca.crl");
+  pki.crl(crl, { from: -60 });
+  const proxy = await startProxy({ policy: {}, args: tlsArgs(folder, "cn", true) });
+  const good = readFileSync(crl);
+  const other = new Pki("/CN=other CA");
+  const file = (name: string) => join(pki.folder, name);
+  const rows: [bytes: Buffer | string, expected: RegExp][] = [
+    [readFileSync(pki.crl(file("old"), { from: -3600 })), /is of \S+, older than the one in force \(\S+\); replace it/],
+    [readFileSync(pki.crl(file("expired"), { from: -50, to: -1 })), /the CRL of CN=test CA expired on \S+; replace it/],
+    [readFileSync(pki.crl(file("future"), { from: 3600 })), /is of the future/],
+    [readFileSync(twin.crl(file("twin"))), /names CN=test CA, but the key of this CA did not sign it/],
+    [readFileSync(other.crl(file("other"))), /the CRL is of no CA in --tls-client-ca/],
+    [good.subarray(0, 100), /a malformed or incomplete|has no CRL/],
+    ["", /has no CRL/],
+    [pki.file, /has no CRL/],
+  ];
+  for (const [bytes, expected] of rows) {
+    writeFileSync(crl, bytes);
+    const { tls } = await proxy.untilStatus((now) => expected.test(now.tls!.error ?? ""));
+    assert.match(tls!.error!, /^--tls-crl \S+ca\.crl: /);
+    assert.equal(await ask(proxy, pki, billing), "HTTP/1.1 403", String(expected));
+    assert.equal(await ask(proxy, pki, revoked), "", String(expected));
+  }
+  writeFileSync(crl, good);
+  await proxy.untilStatus((now) => now.tls!.error === null);
+  assert.equal(await proxy.stop(), 0);
+});
+
+test("every CA of a client certificate needs a CRL", { skip }, async () => {
+  const pki = new Pki();
+  const sub = new Pki("/CN=sub CA", pki);
+  const folder = tlsFolder(pki, server(pki), true);
+  writeFileSync(join(folder, "ca.crt"), [pki, sub].map((ca) => readFileSync(ca.file, "utf8")).join(""));
+  const [direct, below] = [pki.issue("direct", "/CN=direct"), sub.issue("below", "/CN=below")];
+  const without = await startProxy({ policy: {}, args: tlsArgs(folder, "cn", true) });
+  assert.equal(await ask(without, pki, direct), "HTTP/1.1 403");
+  assert.equal(await ask(without, pki, below), "");
+  assert.match(without.stderr(), /CN=sub CA has no CRL, so its certificates are refused; add its CRL with --tls-crl/);
+  assert.equal(await without.stop(), 0);
+  const der = join(folder, "sub.crl");
+  // In DER, as many CAs publish it.
+  const pem = readFileSync(sub.crl(join(folder, "sub.pem")), "latin1");
+  writeFileSync(der, Buffer.from(pem.replace(/-----[^-]+-----|\s/g, ""), "base64"));
+  const proxy = await startProxy({ policy: {}, args: [...tlsArgs(folder, "cn", true), "--tls-crl", der] });
+  assert.equal(await ask(proxy, pki, direct), "HTTP/1.1 403");
+  assert.equal(await ask(proxy, pki, below), "HTTP/1.1 403");
+  // The CA above revokes the one below.
+  pki.revoke({ key: "", cert: sub.file });
+  pki.crl(join(folder, "ca.crl"), { from: 0 });
+  const loads = () => proxy.stderr().match(/TLS certificates loaded/g)!.length;
+  await proxy.untilStatus(() => loads() === 2);
+  assert.equal(await ask(proxy, pki, below), "");
+  assert.equal(await ask(proxy, pki, direct), "HTTP/1.1 403");
+  assert.equal(await proxy.stop(), 0);
+});
+
+test("a CRL of the future is in force when its time comes", { skip }, async () => {
+  const pki = new Pki();
+  const folder = tlsFolder(pki, server(pki), true);
+  const billing = pki.issue("billing", "/CN=billing");
+  const proxy = await startProxy({ policy: {}, args: tlsArgs(folder, "cn", true) });
+  pki.revoke(billing);
+  pki.crl(join(folder, "ca.crl"), { from: 6 });
+  await proxy.untilStatus((now) => /is of the future/.test(now.tls!.error ?? ""));
+  assert.equal(await ask(proxy, pki, billing), "HTTP/1.1 403");
+  await proxy.untilStatus((now) => now.tls!.error === null, 20_000);
+  assert.equal(await ask(proxy, pki, billing), "");
+  assert.match((await proxy.admin("/metrics")).text, /tls_reload_total\{result="failure"\} 1\n/);
+  assert.equal(await proxy.stop(), 0);
+});
