@@ -88,7 +88,13 @@ export function parseHostPattern(text: string, list: keyof typeof FORMS = "rule"
 export class HostSet {
   readonly #exact = new Set<string>();
   readonly #suffix = new Set<string>();
+  readonly #shared: HostSet[] = [];
   #any = false;
+
+  /** Adds all names of another set, which several sets share. */
+  addSet(shared: HostSet): void {
+    this.#shared.push(shared);
+  }
 
   add(pattern: HostPattern): void {
     if (pattern.kind === "any") this.#any = true;
@@ -98,10 +104,12 @@ export class HostSet {
 
   has(host: string): boolean {
     if (this.#any || this.#exact.has(host)) return true;
-    if (this.#suffix.size === 0) return false;
-    for (let dot = host.indexOf("."); dot !== -1; dot = host.indexOf(".", dot + 1)) {
-      if (this.#suffix.has(host.slice(dot + 1))) return true;
+    if (this.#suffix.size > 0) {
+      for (let dot = host.indexOf("."); dot !== -1; dot = host.indexOf(".", dot + 1)) {
+        if (this.#suffix.has(host.slice(dot + 1))) return true;
+      }
     }
+    for (const shared of this.#shared) if (shared.has(host)) return true;
     return false;
   }
 }

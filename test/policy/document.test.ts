@@ -46,7 +46,8 @@ const inSpec = (spec: object) => inManifest({ spec });
 
 test("names every wrong field with its path", () => {
   for (const [fields, problem] of [
-    [{ version: 2 }, "version: must be 1, not 2"],
+    [{ version: 2 }, "version: must be 1 without clients, hostSets, and a mode that reads certificates"],
+    [{ version: 3 }, "version: must be 1 or 2, not 3"],
     [{ policy: "" }, "policy: must be namespace/name, in printable ASCII"],
     [{ policy: "a b" }, "policy: must be namespace/name, in printable ASCII"],
     [{ policy: "x".repeat(321) }, "policy: must be namespace/name, in printable ASCII"],
@@ -260,10 +261,10 @@ test("a manifest gives a document, warnings and the need for passwords", () => {
   const of = (spec: object, metadata: object = { name: "x" }) => readManifest({ ...MANIFEST, metadata, spec });
   assert.deepEqual([of({}).kind, of({}).document.policy, of({}).warnings], ["manifest", "default/x", []]);
   assert.equal(of({}, { name: "x", namespace: "convoy" }).document.policy, "convoy/x");
-  assert.equal(of({}).needsPassword, false);
-  assert.equal(of({ authentication: { mode: "None" } }).needsPassword, false);
+  assert.equal(of({}).needs.password, false);
+  assert.equal(of({ authentication: { mode: "None" } }).needs.password, false);
   const basic = of({ authentication: { mode: "Basic", secretRef: { name: "p" } } });
-  assert.deepEqual([basic.needsPassword, basic.warnings], [true, []]);
+  assert.deepEqual([basic.needs.password, basic.warnings], [true, []]);
   const ignored = of({ preset: "Convoy", nat: {}, injection: {}, networkPolicy: {}, proxy: { replicas: 2, port: 1 } });
   assert.deepEqual(
     ignored.warnings,
@@ -313,8 +314,8 @@ test("detects the kind of a file by its content", () => {
   assert.equal(readPolicy("global_deny_list: [a.example]", { name: "p" }).document.policy, "p");
   // Only a manifest can require passwords.
   const document = readPolicy('{"version": 1, "policy": "a/b"}', { name: "p" });
-  assert.deepEqual([document.needsPassword, document.warnings], [false, []]);
-  assert.equal(readPolicy("global_deny_list: [a.example]", { name: "p" }).needsPassword, false);
+  assert.deepEqual([document.needs.password, document.warnings], [false, []]);
+  assert.equal(readPolicy("global_deny_list: [a.example]", { name: "p" }).needs.password, false);
 });
 
 test("suggests the word that was probably meant", () => {
