@@ -8,7 +8,7 @@ import type { Verifier } from "./egress/verifier.ts";
 import type { Metrics } from "./metrics.ts";
 import { countBound } from "./outcome/bounds.ts";
 import { parseAddress } from "./policy/cidr.ts";
-import { parseAsked } from "./policy/explain.ts";
+import { parseAsked, viewNamed } from "./policy/explain.ts";
 import { isLoopbackAddress } from "./policy/special.ts";
 import type { TlsInstaller } from "./tls-installer.ts";
 
@@ -142,13 +142,15 @@ async function answer(
       const asked = parseAsked(url.searchParams.get("target") ?? "");
       if (asked === null) return send(response, 400, "target must be a URL, host:port or IP:port");
       if (proxy.policy === null) return send(response, 503, "no policy yet");
+      const view = viewNamed(proxy.policy, url.searchParams.get("client") ?? undefined);
+      if ("error" in view) return send(response, 400, `client: ${view.error}`);
       if (load.explaining >= MAX_EXPLAINS) return send(response, 503, "too many explanations at once");
       load.explaining++;
       try {
-        const explanation = await explainTarget(proxy.policy, proxy.names, asked);
-        const phrase =
-          explanation.code !== undefined ? { phrase: phraseFor(explanation, proxy.policy.document.policy) } : {};
-        return send(response, 200, { ...explanation, ...phrase });
+        const explanation = await explainTarget(view, proxy.names, asked);
+        const phrase = explanation.code !== undefined ? { phrase: phraseFor(explanation, view.document.policy) } : {};
+        const client = view.entry === null ? {} : { client: view.entry };
+        return send(response, 200, { ...explanation, ...client, ...phrase });
       } finally {
         load.explaining--;
       }

@@ -65,8 +65,11 @@ export class Reload {
   async #load(): Promise<Loaded> {
     const credentials = readCredentials(this.#password, this.#config.passwordDir);
     const { source, hash } = await readAside(this.#policyText(), this.#config, credentials.shared);
-    if (source.needsPassword && !credentials.required) {
+    if (source.needs.password && !credentials.required) {
       throw new UsageError("the policy requires Basic authentication: set PROXY_PASSWORD or --password-dir");
+    }
+    if (source.needs.certificate) {
+      throw new UsageError("the policy requires client certificates, which this version does not read: write Basic");
     }
     return { source, hash, credentials };
   }

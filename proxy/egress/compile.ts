@@ -27,8 +27,10 @@ export function compileFor(
  * and of the command line.
  */
 export function compileForEcho(document: PolicyDocument, config: Config, listenPorts: readonly number[]): PolicySet {
+  const { clients: _clients, hostSets: _hostSets, authentication: _authentication, ...rest } = document;
   const open: PolicyDocument = {
-    ...document,
+    ...rest,
+    version: 1,
     mode: "Enforce",
     defaultAction: "Allow",
     ports: ["1-65535"],

@@ -1,5 +1,15 @@
 import { createHash } from "node:crypto";
 import { parseAddress } from "./cidr.ts";
+import {
+  type Authentication,
+  type ClientEntry,
+  type HostList,
+  MAX_TOTAL,
+  readAuthentication,
+  readClients,
+  readHostSets,
+  totalOf,
+} from "./clients.ts";
 import { type PortSpec, Reader, type Rule, readCidrs, readPorts, readRules, shown } from "./rules.ts";
 
 /** One address that receivers may rely on. `sourceAddress` is the address to bind (default: `address`). */
@@ -32,7 +42,8 @@ export interface Verification {
  * JSON Schema: `docs/policy-document.schema.json`.
  */
 export interface PolicyDocument {
-  version: 1;
+  /** 2 with `hostSets`, `clients`, or an authentication that reads certificates: older proxies reject it. */
+  version: 1 | 2;
   /** `namespace/name`: shown in answers and records. */
   policy: string;
   /** Report: a refusal by deny rules, by not-allowed or by port passes, and the record has it as `wouldDeny`. */
@@ -48,6 +59,12 @@ export interface PolicyDocument {
   staticIPs: StaticIP[];
   verification?: Verification;
   proxy: ProxySettings;
+  /** Version 2 only, as all fields below. Absent: the start options of the proxy decide. */
+  authentication?: Authentication;
+  /** Sorted by name; never empty. */
+  hostSets?: HostList[];
+  /** Sorted by name; never empty. With clients, a request without an entry is refused. */
+  clients?: ClientEntry[];
 }
 
 /** Ports that a policy without `ports` allows. */
@@ -66,6 +83,9 @@ const DOCUMENT_KEYS = [
   "verification",
   "proxy",
 ] as const;
+
+/** Keys that only version 2 has. */
+const KEYS_2 = ["authentication", "hostSets", "clients"] as const;
 
 /** Limit of the static IPs of a document; that of the CRD is not higher. */
 export const MAX_STATIC_IPS = 64;
@@ -136,17 +156,58 @@ function readProxy(reader: Reader, value: unknown, path: string, ignored: readon
   };
 }
 
+/** Where and how to read the fields of a policy. */
+interface FieldOptions {
+  /** Path of the parent: `""` or `spec`. */
+  path: string;
+  policy: string;
+  ignoredProxyKeys?: readonly string[];
+  internalRules?: boolean;
+  /** The input may have the keys of version 2. */
+  version2?: boolean;
+}
+
 /**
- * Reads the fields that document and manifest share. `path` is their parent (`""` or `spec`). @throws PolicyError with
- * every wrong field
+ * Reads the keys of version 2 into a document. The names of the host sets are known before, since rules refer to them.
  */
-export function readFields(
+function addVersion2(
+  reader: Reader,
+  document: PolicyDocument,
   fields: Record<string, unknown>,
-  options: { path: string; policy: string; ignoredProxyKeys?: readonly string[]; internalRules?: boolean },
-): PolicyDocument {
+  hostSets: HostList[] | undefined,
+  context: { at: (key: string) => string; names: ReadonlyMap<string, string>; internal: boolean },
+): void {
+  const { at, names, internal } = context;
+  const sets = new Set((hostSets ?? []).map(({ name }) => name));
+  const rules = { internal, sets, policyNames: names, policyDefault: document.defaultAction };
+  const clients = fields.clients === undefined ? undefined : readClients(reader, fields.clients, at("clients"), rules);
+  const entries = clients === undefined ? null : new Set(clients.map(({ name }) => name));
+  const authentication = readAuthentication(reader, fields.authentication, at("authentication"), entries);
+  const certificates = authentication?.mode === "TLS" || authentication?.mode === "BasicOrTLS";
+  if (clients === undefined && hostSets === undefined && !certificates) return;
+  document.version = 2;
+  if (authentication !== undefined) document.authentication = authentication;
+  if (hostSets !== undefined) document.hostSets = hostSets;
+  if (clients !== undefined) document.clients = clients;
+  const { allow, deny } = document;
+  const total = totalOf({ allow, deny, hostSets: hostSets ?? [], clients: clients ?? [] });
+  if (total > MAX_TOTAL) {
+    reader.problem(
+      at(clients === undefined ? "hostSets" : "clients"),
+      `the policy has ${total} hosts and CIDRs; at most ${MAX_TOTAL} are allowed`,
+    );
+  }
+}
+
+/** Reads the fields that document and manifest share. @throws PolicyError with every wrong field */
+export function readFields(fields: Record<string, unknown>, options: FieldOptions): PolicyDocument {
   const reader = new Reader();
   const at = (key: string) => (options.path === "" ? key : `${options.path}.${key}`);
   const names = new Map<string, string>();
+  const version2 = options.version2 ?? false;
+  const hostSets =
+    version2 && fields.hostSets !== undefined ? readHostSets(reader, fields.hostSets, at("hostSets")) : undefined;
+  const sets = version2 ? new Set((hostSets ?? []).map(({ name }) => name)) : null;
   const ports = fields.ports === undefined ? [...DEFAULT_PORTS] : readPorts(reader, fields.ports, at("ports"));
   if (ports.length === 0) reader.problem(at("ports"), "is empty; name at least one, or leave the field out");
   const internal = options.internalRules ?? false;
@@ -157,13 +218,14 @@ export function readFields(
     mode: reader.oneOf(fields.mode, at("mode"), ["Enforce", "Report"], "Enforce"),
     defaultAction: reader.oneOf(fields.defaultAction, at("defaultAction"), ["Allow", "Report", "Deny"], "Allow"),
     ports,
-    allow: readRules(reader, fields.allow, at("allow"), names, internal),
-    deny: readRules(reader, fields.deny, at("deny"), names, internal),
+    allow: readRules(reader, fields.allow, at("allow"), { names, internal, sets }),
+    deny: readRules(reader, fields.deny, at("deny"), { names, internal, sets }),
     blockedCIDRs: readCidrs(reader, fields.blockedCIDRs, at("blockedCIDRs")),
     staticIPs: readStaticIPs(reader, fields.staticIPs, at("staticIPs")),
     ...(verification === undefined ? {} : { verification }),
     proxy: readProxy(reader, fields.proxy, at("proxy"), options.ignoredProxyKeys ?? []),
   };
+  if (version2) addVersion2(reader, document, fields, hostSets, { at, names, internal });
   reader.done();
   return document;
 }
@@ -171,13 +233,20 @@ export function readFields(
 /** A document from parsed JSON. @throws PolicyError */
 export function readDocument(value: unknown): PolicyDocument {
   const reader = new Reader();
-  const fields = reader.mapping(value, "", DOCUMENT_KEYS) ?? {};
-  if (fields.version !== 1) reader.problem("version", `must be 1, not ${shown(fields.version)}`);
+  const version2 = typeof value === "object" && value !== null && "version" in value && value.version === 2;
+  const fields = reader.mapping(value, "", version2 ? [...DOCUMENT_KEYS, ...KEYS_2] : DOCUMENT_KEYS) ?? {};
+  if (fields.version !== 1 && !version2) reader.problem("version", `must be 1 or 2, not ${shown(fields.version)}`);
   if (typeof fields.policy !== "string" || !/^[!-~]{1,320}$/.test(fields.policy)) {
     reader.problem("policy", "must be namespace/name, in printable ASCII");
   }
   reader.done();
-  return readFields(fields, { path: "", policy: fields.policy as string, internalRules: true });
+  const document = readFields(fields, { path: "", policy: fields.policy as string, internalRules: true, version2 });
+  // One policy has one hash.
+  if (version2 && document.version === 1) {
+    reader.problem("version", "must be 1 without clients, hostSets, and a mode that reads certificates");
+    reader.done();
+  }
+  return document;
 }
 
 /** A complete document from some of its fields, with defaults for the others. @throws PolicyError */

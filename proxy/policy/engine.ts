@@ -1,7 +1,17 @@
 import { type Address, type Cidr, CidrSet, cidr, formatAddress, parseAddress, single } from "./cidr.ts";
+import { type ClientEntry, type ClientLimits, DEFAULT_CLIENT } from "./clients.ts";
 import { hashDocument, type PolicyDocument } from "./document.ts";
 import { HostSet, parseHostPattern } from "./host.ts";
-import { PolicyError, type PortRange, type PortSpec, parseCidrs, parsePorts, type Rule, ruleLabel } from "./rules.ts";
+import {
+  PolicyError,
+  type PortRange,
+  type PortSpec,
+  parseCidrs,
+  parsePorts,
+  type Rule,
+  ruleLabel,
+  setName,
+} from "./rules.ts";
 import { type AddressClass, forms, isLoopback, neverAllowed, parseNat64Prefix, specialPurpose } from "./special.ts";
 import type { Target } from "./target.ts";
 
@@ -69,12 +79,26 @@ interface CompiledRule {
   opens: boolean;
 }
 
-/** A compiled document: immutable, replaced as a whole. */
+/**
+ * A compiled document: immutable, replaced as a whole. With clients, the set of the document denies everything, and each
+ * entry has a set of its own, its view: see {@link viewOf}.
+ */
 export interface PolicySet {
   readonly document: PolicyDocument;
   readonly hash: string;
   readonly allow: readonly CompiledRule[];
+  /** The policy's deny rules. */
   readonly deny: readonly CompiledRule[];
+  /** The deny rules of the client's entry. */
+  readonly ownDeny: readonly CompiledRule[];
+  readonly defaultAction: PolicyDocument["defaultAction"];
+  /** Lists whose refusals pass, and are recorded as `wouldDeny`. `allow`: `not-allowed` and `port`. */
+  readonly report: { readonly deny: boolean; readonly ownDeny: boolean; readonly allow: boolean };
+  /** Name of the client's entry; null: a policy without clients, or the policy itself. */
+  readonly entry: string | null;
+  readonly limits: ClientLimits;
+  /** The view of each entry, by name. Null: a policy without clients, or a view. */
+  readonly views: ReadonlyMap<string, PolicySet> | null;
   readonly fallback: CompiledRule;
   readonly allowCIDRs: CidrSet;
   readonly denyCIDRs: CidrSet;
@@ -93,9 +117,20 @@ interface Candidates {
   overridden?: ListedRefusal;
 }
 
-const hostSet = (patterns: readonly string[]): HostSet => {
+type SharedSets = ReadonlyMap<string, HostSet>;
+
+const NO_SETS: SharedSets = new Map();
+
+const hostSet = (patterns: readonly string[], shared: SharedSets): HostSet => {
+  const only = patterns.length === 1 ? setName(patterns[0]!) : null;
+  if (only !== null) return shared.get(only)!;
   const set = new HostSet();
   for (const text of patterns) {
+    const name = setName(text);
+    if (name !== null) {
+      set.addSet(shared.get(name)!);
+      continue;
+    }
     const pattern = parseHostPattern(text);
     if ("error" in pattern) throw new Error(pattern.error);
     set.add(pattern);
@@ -105,11 +140,11 @@ const hostSet = (patterns: readonly string[]): HostSet => {
 
 const portRanges = (ports: readonly PortSpec[]): PortRange[] => ports.map((p) => parsePorts(p)!);
 
-function compileRule(rule: Rule, label: string, ports: PortRange[] | null): CompiledRule {
+function compileRule(rule: Rule, label: string, ports: PortRange[] | null, shared: SharedSets): CompiledRule {
   return {
     label,
-    hosts: rule.hosts ? hostSet(rule.hosts) : null,
-    except: rule.except ? hostSet(rule.except) : null,
+    hosts: rule.hosts ? hostSet(rule.hosts, shared) : null,
+    except: rule.except ? hostSet(rule.except, shared) : null,
     cidrs: rule.cidrs ? new CidrSet(parseCidrs(rule.cidrs, `${label}.cidrs`)) : null,
     ports: rule.ports ? portRanges(rule.ports) : ports,
     opens: rule.opens !== false,
@@ -125,6 +160,47 @@ function nat64Prefix(text: string, i: number): Cidr {
   return prefix;
 }
 
+/** Compiles a list of rules. `path`: of the list, for the names of rules without one. */
+function compileRules(
+  rules: readonly Rule[],
+  path: string,
+  ports: PortRange[] | null,
+  shared: SharedSets,
+): CompiledRule[] {
+  return rules.map((rule, i) => compileRule(rule, ruleLabel(rule, path, i), ports, shared));
+}
+
+/** The view of a client: the policy's parts, replaced or extended by those of the entry. `policy`: compiled without clients. */
+function compileView(policy: PolicySet, entry: ClientEntry, shared: SharedSets): PolicySet {
+  const { document } = policy;
+  const path = `clients.${entry.name}`;
+  const ports = entry.ports === undefined ? policy.fallback.ports : portRanges(entry.ports);
+  const own = entry.allow && compileRules(entry.allow, `${path}.allow`, ports, shared);
+  const mode = entry.mode ?? document.mode;
+  const inherited = entry.inheritAllow ? policy.allow : [];
+  return {
+    ...policy,
+    allow: own === undefined ? policy.allow : [...own, ...inherited],
+    ownDeny: compileRules(entry.deny ?? [], `${path}.deny`, null, shared),
+    fallback: entry.ports === undefined ? policy.fallback : { ...policy.fallback, ports },
+    defaultAction: entry.defaultAction ?? (own === undefined ? policy.defaultAction : "Deny"),
+    report: {
+      deny: document.mode === "Report",
+      ownDeny: mode === "Report",
+      allow: mode === "Report" && (own !== undefined || document.mode === "Report"),
+    },
+    entry: entry.name,
+    limits: { ...policy.limits, ...entry.limits },
+  };
+}
+
+/** A policy with clients: it denies everything, and its views decide. */
+function compileClients(policy: PolicySet, clients: readonly ClientEntry[], shared: SharedSets): PolicySet {
+  const views = new Map(clients.map((entry) => [entry.name, compileView(policy, entry, shared)]));
+  const report = { deny: false, ownDeny: false, allow: false };
+  return { ...policy, allow: [], deny: [], defaultAction: "Deny", report, views };
+}
+
 /** Compiles a valid document. @throws PolicyError when an option is no CIDR */
 export function compile(document: PolicyDocument, options: CompileOptions = {}): PolicySet {
   const ports = portRanges(document.ports);
@@ -132,12 +208,20 @@ export function compile(document: PolicyDocument, options: CompileOptions = {}):
   const statics = [...document.staticIPs.flatMap((ip) => [ip.address, ip.sourceAddress ?? ip.address]), ...sources];
   const active = document.staticIPs.filter((ip) => ip.phase !== "Pending").map((ip) => ip.address);
   const usable = sources.length > 0 ? sources : active;
-  return {
+  const shared = new Map((document.hostSets ?? []).map(({ name, hosts }) => [name, hostSet(hosts, NO_SETS)]));
+  const report = document.mode === "Report";
+  const policy: PolicySet = {
     document,
     hash: options.hash ?? hashDocument(document),
-    allow: document.allow.map((rule, i) => compileRule(rule, ruleLabel(rule, "allow", i), ports)),
-    deny: document.deny.map((rule, i) => compileRule(rule, ruleLabel(rule, "deny", i), null)),
-    fallback: compileRule({}, "default", ports),
+    allow: compileRules(document.allow, "allow", ports, shared),
+    deny: compileRules(document.deny, "deny", null, shared),
+    ownDeny: [],
+    defaultAction: document.defaultAction,
+    report: { deny: report, ownDeny: report, allow: report },
+    entry: null,
+    limits: { maxTunnels: document.proxy.limits.maxTunnelsPerClient },
+    views: null,
+    fallback: compileRule({}, "default", ports, NO_SETS),
     allowCIDRs: new CidrSet(parseCidrs(options.allowCIDRs ?? [], "allow-cidr")),
     denyCIDRs: new CidrSet(parseCidrs(options.denyCIDRs ?? [], "deny-cidr")),
     blocked: new CidrSet(parseCidrs(document.blockedCIDRs, "blockedCIDRs")),
@@ -147,11 +231,29 @@ export function compile(document: PolicyDocument, options: CompileOptions = {}):
     staticFamilies: new Set(usable.map((text) => parseAddress(text)!.family)),
     listenPorts: new Set(options.listenPorts ?? []),
   };
+  return document.clients === undefined ? policy : compileClients(policy, document.clients, shared);
 }
 
 /** The same policy on a machine whose addresses changed; the rest is not compiled again. */
 export function withOwn(set: PolicySet, ownAddresses: readonly string[]): PolicySet {
-  return { ...set, own: new CidrSet(ownAddresses.map(network)) };
+  const own = new CidrSet(ownAddresses.map(network));
+  const views = set.views && new Map([...set.views].map(([name, view]) => [name, { ...view, own }]));
+  return { ...set, own, views };
+}
+
+/**
+ * Who sends a request: a client with a proof of its own, one with the shared password, or one without any proof. `name`:
+ * null if it is no valid text.
+ */
+export type Who = { kind: "own"; name: string | null } | { kind: "shared" } | { kind: "missing" };
+
+/** The set that decides the requests of a client: the policy itself without clients. Null: refuse the client. */
+export function viewOf(policy: PolicySet, who: Who): PolicySet | null {
+  const { views } = policy;
+  if (views === null) return policy;
+  const shared = policy.document.authentication?.sharedClient ?? DEFAULT_CLIENT;
+  const name = who.kind === "own" ? who.name : who.kind === "shared" ? shared : null;
+  return (name === null ? undefined : views.get(name)) ?? views.get(DEFAULT_CLIENT) ?? null;
 }
 
 const portFits = (rule: CompiledRule, port: number): boolean =>
@@ -163,15 +265,15 @@ function hostFits(rule: CompiledRule, target: Target): boolean {
   return rule.hosts.has(target.host) && !(rule.except?.has(target.host) ?? false);
 }
 
-function refuseName(set: PolicySet, target: Target): ListedRefusal | undefined {
-  const rule = set.deny.find((r) => r.cidrs === null && portFits(r, target.port) && hostFits(r, target));
+function refuseName(denies: readonly CompiledRule[], target: Target): ListedRefusal | undefined {
+  const rule = denies.find((r) => r.cidrs === null && portFits(r, target.port) && hostFits(r, target));
   if (rule === undefined) return undefined;
   return { code: "denied-rule", rule: rule.label, reason: `${target.host} is denied by rule ${rule.label}` };
 }
 
 function candidatesOf(set: PolicySet, target: Target): CompiledRule[] | ListedRefusal {
   const fitting = set.allow.filter((rule) => hostFits(rule, target));
-  if (set.document.defaultAction !== "Deny") fitting.push(set.fallback);
+  if (set.defaultAction !== "Deny") fitting.push(set.fallback);
   const candidates = fitting.filter((rule) => portFits(rule, target.port));
   if (candidates.length > 0) return candidates;
   if (fitting.length > 0) {
@@ -180,23 +282,29 @@ function candidatesOf(set: PolicySet, target: Target): CompiledRule[] | ListedRe
   return { code: "not-allowed", rule: "default", reason: `${target.host} is not on the allow list` };
 }
 
-/** The name stage: decided before any DNS query. In report mode the result has the refusal as `overridden`. */
+/**
+ * The name stage: decided before any DNS query. A refusal by a list in Report is `overridden` in the result; one by
+ * another list wins over it.
+ */
 export function decideName(set: PolicySet, target: Target): Refusal | Candidates {
-  const denied = refuseName(set, target);
-  const report = set.document.mode === "Report";
-  if (denied !== undefined && !report) return denied;
+  const { report } = set;
+  const byPolicy = refuseName(set.deny, target);
+  if (byPolicy !== undefined && !report.deny) return byPolicy;
+  const byEntry = refuseName(set.ownDeny, target);
+  if (byEntry !== undefined && !report.ownDeny) return byEntry;
+  const denied = byPolicy ?? byEntry;
   const candidates = candidatesOf(set, target);
   if (Array.isArray(candidates)) return denied ? { rules: candidates, overridden: denied } : { rules: candidates };
-  return report ? { rules: [set.fallback], overridden: denied ?? candidates } : candidates;
+  return report.allow ? { rules: [set.fallback], overridden: denied ?? candidates } : candidates;
 }
 
-/** One address after vetting. `soft`: report mode may override the refusal. */
+/** One address after vetting. `soft`: the list that refuses is in Report. */
 type Vetted =
   | { in: true; rule: string }
   | { in: false; soft: true; refusal: ListedRefusal }
   | { in: false; soft: false; refusal: Refusal };
 
-const listed = (code: DenyCode, rule: string, reason: string, soft = true): Vetted => {
+const listed = (code: DenyCode, rule: string, reason: string, soft: boolean): Vetted => {
   return { in: false, soft, refusal: { code, rule, reason } };
 };
 
@@ -249,6 +357,12 @@ export function refuseOwn(set: PolicySet, target: Target, address: Address): Ref
   return { code: "address", reason: `${target.host} ${target.ip ? "is" : "resolves to"} ${OWN_MACHINE}` };
 }
 
+function refuseAddress(denies: readonly CompiledRule[], target: Target, views: readonly Address[]) {
+  return denies.find(
+    (r) => r.cidrs !== null && portFits(r, target.port) && hostFits(r, target) && views.some((v) => r.cidrs!.has(v)),
+  );
+}
+
 /** Vets one address of a target, independently of the others. `raw` is the address to dial. */
 function vet(set: PolicySet, target: Target, candidates: readonly CompiledRule[], raw: Address): Vetted {
   const shapes = forms(raw, set.nat64);
@@ -256,15 +370,17 @@ function vet(set: PolicySet, target: Target, candidates: readonly CompiledRule[]
   const verb = target.ip ? "is" : "resolves to";
   const hard = hardRefusal(set, target, views);
   if (hard !== undefined) return classed(`${target.host} ${verb} ${hard}`);
-  const deny = set.deny.find(
-    (r) => r.cidrs !== null && portFits(r, target.port) && hostFits(r, target) && views.some((v) => r.cidrs!.has(v)),
-  );
+  const { report } = set;
+  const denied = ({ label }: CompiledRule, soft: boolean) =>
+    listed("denied-rule", label, `${target.host} ${verb} an address that rule ${label} denies`, soft);
+  const byPolicy = refuseAddress(set.deny, target, views);
+  if (byPolicy !== undefined && !report.deny) return denied(byPolicy, false);
+  const byEntry = refuseAddress(set.ownDeny, target, views);
+  if (byEntry !== undefined && !report.ownDeny) return denied(byEntry, false);
   const later = vetClass(set, target, candidates, raw, shapes, verb);
-  if (deny === undefined) return later;
-  const soft = later.in || later.soft;
-  // Report mode overrides the deny rule only: a refusal that always applies is then the reason.
-  if (!soft && set.document.mode === "Report") return later;
-  return listed("denied-rule", deny.label, `${target.host} ${verb} an address that rule ${deny.label} denies`, soft);
+  // A refusal that binds wins over those in Report.
+  const soft = later.in || later.soft ? (byPolicy ?? byEntry) : undefined;
+  return soft === undefined ? later : denied(soft, true);
 }
 
 function vetClass(
@@ -295,7 +411,12 @@ function vetClass(
   for (const rule of candidates) {
     if (rule.cidrs === null ? isPublic : rule.cidrs.has(first)) return { in: true, rule: rule.label };
   }
-  return listed("not-allowed", "default", `${target.host} ${verb} an address that no allow rule admits`);
+  return listed(
+    "not-allowed",
+    "default",
+    `${target.host} ${verb} an address that no allow rule admits`,
+    set.report.allow,
+  );
 }
 
 /** The outcome of vetting all addresses of a target: those that may be dialled, and the decision for the record. */
@@ -307,7 +428,7 @@ interface VettedTarget {
   wouldDeny?: { code: DenyCode; rule: string };
 }
 
-/** Vets all addresses of a target and applies the report mode and default action. `addresses` must not be empty. */
+/** Vets all addresses of a target and applies Report and the default action. `addresses` must not be empty. */
 export function vetAll(set: PolicySet, target: Target, names: Candidates, addresses: readonly Address[]): VettedTarget {
   const dial: Address[] = [];
   const softly: Address[] = [];
@@ -329,12 +450,12 @@ export function vetAll(set: PolicySet, target: Target, names: Candidates, addres
   const overridden = names.overridden && { code: names.overridden.code, rule: names.overridden.rule };
   if (rule !== undefined) {
     if (overridden) return { dial, rule, wouldDeny: overridden };
-    if (rule === "default" && set.document.defaultAction === "Report") {
+    if (rule === "default" && set.defaultAction === "Report") {
       return { dial, rule, wouldDeny: { code: "not-allowed", rule } };
     }
     return { dial, rule };
   }
-  if (set.document.mode === "Report" && firstSoft !== undefined) {
+  if (firstSoft !== undefined) {
     const refused = overridden ?? { code: firstSoft.code, rule: firstSoft.rule };
     return { dial: softly, rule: firstSoft.rule, wouldDeny: refused };
   }

@@ -84,24 +84,68 @@ export function parseHostPattern(text: string, list: keyof typeof FORMS = "rule"
   return { kind: wildcard ? "suffix" : "exact", name };
 }
 
+/** Up to so many suffixes are compared one by one: a name may have more labels, and each needs a lookup. */
+const FEW_SUFFIXES = 4;
+
+/** The last name, and its parts behind each of its dots once a second set needs them: the sets are asked name by name. */
+const last = { host: "", parents: null as string[] | null };
+
+function hasParent(suffixes: ReadonlySet<string>, host: string): boolean {
+  if (host === last.host) {
+    last.parents ??= [...host.matchAll(/\./g)].map(({ index }) => host.slice(index + 1));
+    for (const parent of last.parents) if (suffixes.has(parent)) return true;
+    return false;
+  }
+  last.host = host;
+  last.parents = null;
+  for (let dot = host.indexOf("."); dot !== -1; dot = host.indexOf(".", dot + 1)) {
+    if (suffixes.has(host.slice(dot + 1))) return true;
+  }
+  return false;
+}
+
 /** Many patterns compiled for matching with one lookup per label: 1 µs at 100,000 names. */
 export class HostSet {
   readonly #exact = new Set<string>();
   readonly #suffix = new Set<string>();
+  /** The suffixes with a dot in front, while they are few. */
+  readonly #dotted: string[] = [];
+  readonly #shared: HostSet[] = [];
   #any = false;
+  /** The last name whose parents were looked up: many rules refer to one set. */
+  #asked = "";
+  #answer = false;
+
+  /** Adds all names of another set, which several sets share. */
+  addSet(shared: HostSet): void {
+    this.#shared.push(shared);
+  }
 
   add(pattern: HostPattern): void {
+    this.#asked = "";
     if (pattern.kind === "any") this.#any = true;
     else if (pattern.kind === "exact") this.#exact.add(pattern.name);
-    else this.#suffix.add(pattern.name);
+    else {
+      this.#suffix.add(pattern.name);
+      if (this.#suffix.size <= FEW_SUFFIXES) this.#dotted.push(`.${pattern.name}`);
+    }
   }
 
   has(host: string): boolean {
-    if (this.#any || this.#exact.has(host)) return true;
-    if (this.#suffix.size === 0) return false;
-    for (let dot = host.indexOf("."); dot !== -1; dot = host.indexOf(".", dot + 1)) {
-      if (this.#suffix.has(host.slice(dot + 1))) return true;
-    }
+    if (this.#any || this.#exact.has(host) || this.#hasParent(host)) return true;
+    for (const shared of this.#shared) if (shared.has(host)) return true;
     return false;
+  }
+
+  #hasParent(host: string): boolean {
+    if (this.#suffix.size <= FEW_SUFFIXES) {
+      for (const dotted of this.#dotted) if (host.endsWith(dotted)) return true;
+      return false;
+    }
+    if (host !== this.#asked) {
+      this.#answer = hasParent(this.#suffix, host);
+      this.#asked = host;
+    }
+    return this.#answer;
   }
 }

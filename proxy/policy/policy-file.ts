@@ -1,4 +1,6 @@
 import { type AclChoice, looksLikeAcl, readParsedAcl } from "./acl.ts";
+import { clientWarnings } from "./client-warnings.ts";
+import type { Authentication } from "./clients.ts";
 import { type PolicyDocument, readDocument, readFields } from "./document.ts";
 import { parseText } from "./parse.ts";
 import { boundedTexts, PolicyError, Reader, shown } from "./rules.ts";
@@ -12,14 +14,15 @@ export interface PolicySource {
   service?: string | undefined;
   /** Problems of the file that a user should check. */
   warnings: string[];
-  /** The file requires credentials of clients: a proxy without any password must not start. */
-  needsPassword: boolean;
+  /** Proofs that the file requires of clients: a proxy that cannot read them must not start. */
+  needs: { password: boolean; certificate: boolean };
 }
 
 /** Limit of the warnings of one file. Each is a log line, and a list of overlapping entries has thousands. */
 const MAX_WARNINGS = 100;
 
 const SPEC_KEYS = ["mode", "defaultAction", "ports", "allow", "deny", "staticIPs", "verification", "proxy"];
+const SPEC_KEYS_2 = ["hostSets", "clients"];
 /** Keys of a manifest that only the operator uses. */
 const OPERATOR_KEYS = ["preset", "injection", "nat", "networkPolicy", "authentication"];
 const OPERATOR_PROXY_KEYS = [
@@ -56,6 +59,37 @@ function withInterval(verification: unknown, nat: unknown): unknown {
   return { ...verification, intervalSeconds: KUBEVIP_INTERVAL_SECONDS };
 }
 
+type Mode = Authentication["mode"];
+
+/** `authentication` of a manifest, without the fields that only the operator uses. */
+interface Manifested {
+  mode: Mode;
+  allowMissing?: unknown;
+}
+
+const needsOf = (mode: Mode = "None"): PolicySource["needs"] => ({
+  password: mode === "Basic" || mode === "BasicOrTLS",
+  certificate: mode === "TLS" || mode === "BasicOrTLS",
+});
+
+/**
+ * Reads `spec.authentication`. Undefined: mode None, which the API server writes by default, so that the start options
+ * decide. A typing error here would admit clients without a password.
+ */
+function readMode(reader: Reader, spec: Record<string, unknown>): Manifested | undefined {
+  const keys = ["mode", "secretRef", "allowMissing"];
+  const path = "spec.authentication";
+  const given = spec.authentication === undefined ? {} : (reader.mapping(spec.authentication, path, keys) ?? {});
+  const mode = reader.oneOf(given.mode, `${path}.mode`, ["None", "Basic", "TLS", "BasicOrTLS"], "None");
+  const { allowMissing } = given;
+  if (mode !== "None") return { mode, ...(allowMissing === undefined ? {} : { allowMissing }) };
+  if (spec.clients !== undefined) reader.problem(`${path}.mode`, "must be Basic, TLS or BasicOrTLS with clients");
+  else if (allowMissing !== undefined && allowMissing !== false) {
+    reader.problem(`${path}.allowMissing`, "needs clients, and the mode Basic, TLS or BasicOrTLS");
+  }
+  return undefined;
+}
+
 /**
  * Reads an EgressPolicy from a file or from an object of the API server. `blockedCIDRs`: the cluster's own ranges,
  * which only the operator knows. @throws PolicyError with every wrong field
@@ -76,16 +110,14 @@ export function readManifest(manifest: unknown, blockedCIDRs: readonly string[] 
   if (typeof namespace !== "string" || !/^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$/.test(namespace)) {
     reader.problem("metadata.namespace", "must be a namespace name");
   }
-  const spec = reader.mapping(value.spec, "spec", [...SPEC_KEYS, ...OPERATOR_KEYS]) ?? {};
-  const fields = Object.fromEntries(Object.entries(spec).filter(([key]) => SPEC_KEYS.includes(key)));
+  const spec = reader.mapping(value.spec, "spec", [...SPEC_KEYS, ...SPEC_KEYS_2, ...OPERATOR_KEYS]) ?? {};
+  const own = [...SPEC_KEYS, ...SPEC_KEYS_2];
+  const fields: Record<string, unknown> & { authentication?: Manifested | undefined } = Object.fromEntries(
+    Object.entries(spec).filter(([key]) => own.includes(key)),
+  );
   fields.verification = withInterval(spec.verification, spec.nat);
   fields.blockedCIDRs = blockedCIDRs;
-  // A typing error here would admit clients without a password.
-  const authentication =
-    spec.authentication === undefined
-      ? {}
-      : (reader.mapping(spec.authentication, "spec.authentication", ["mode", "secretRef"]) ?? {});
-  const auth = reader.oneOf(authentication.mode, "spec.authentication.mode", ["None", "Basic"], "None");
+  fields.authentication = readMode(reader, spec);
   reader.done();
   const warnings = [...OPERATOR_KEYS, ...OPERATOR_PROXY_KEYS.map((key) => `proxy.${key}`)]
     .filter((key) => {
@@ -100,8 +132,10 @@ export function readManifest(manifest: unknown, blockedCIDRs: readonly string[] 
     path: "spec",
     policy: `${namespace}/${name}`,
     ignoredProxyKeys: OPERATOR_PROXY_KEYS,
+    version2: true,
   });
-  return { kind: "manifest", document, warnings, needsPassword: auth === "Basic" };
+  warnings.push(...clientWarnings(document));
+  return { kind: "manifest", document, warnings, needs: needsOf(fields.authentication?.mode) };
 }
 
 /** @throws PolicyError always: the counterparts of the keys, if the file is Smokescreen's config.yaml */
@@ -130,10 +164,16 @@ export function readPolicy(text: string, options: { name: string } & AclChoice):
   if (looksLikeAcl(value)) {
     const { policy, service, warnings } = readParsedAcl(parsed, options);
     const document = readFields({ ...policy }, { path: "", policy: options.name, internalRules: true });
-    return { kind: "acl", document, service, warnings: boundedTexts(warnings, MAX_WARNINGS), needsPassword: false };
+    return { kind: "acl", document, service, warnings: boundedTexts(warnings, MAX_WARNINGS), needs: needsOf("None") };
   }
   if (isMapping(value) && value.version !== undefined) {
-    return { kind: "document", document: readDocument(value), warnings: [], needsPassword: false };
+    const document = readDocument(value);
+    return {
+      kind: "document",
+      document,
+      warnings: clientWarnings(document),
+      needs: needsOf(document.authentication?.mode),
+    };
   }
   return refuseFile(value);
 }

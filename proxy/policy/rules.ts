@@ -7,6 +7,7 @@ export type PortSpec = number | string;
 /** One allow or deny entry. Fields are ANDed, list items ORed; an absent field does not restrict. */
 export interface Rule {
   name?: string;
+  /** Host patterns, and `set:NAME` for a list of the policy's `hostSets`. */
   hosts?: string[];
   except?: string[];
   cidrs?: string[];
@@ -31,7 +32,7 @@ const MAX_PROBLEM_LENGTH = 300;
 const MAX_SHOWN_LENGTH = 100;
 
 /** Control characters, and marks that change the order of text on a screen. */
-const UNSAFE = /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Cs}]/gu;
+export const UNSAFE = /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Cs}]/gu;
 
 /**
  * Text of a file on one line with a length limit, without characters that act on a terminal or forge lines of a log.
@@ -84,6 +85,10 @@ export class PolicyError extends Error {
 export const MAX_RULES = 1024;
 /** Limit of the hosts, or of the CIDRs, of a rule. */
 export const MAX_ENTRIES = 100_000;
+/** Limit of the references to host sets of a rule. */
+const MAX_SET_REFS = 8;
+/** Limit of the names that an error lists. */
+export const MAX_NAMES_SHOWN = 20;
 /** Limit of the ports of a rule. */
 export const MAX_PORTS = 64;
 const RULE_KEYS = ["name", "hosts", "except", "cidrs", "ports"] as const;
@@ -196,7 +201,13 @@ export function readPorts(reader: Reader, value: unknown, path: string): PortSpe
   return list as PortSpec[];
 }
 
-function strings(reader: Reader, value: unknown, path: string, check: (text: string) => string | undefined): string[] {
+/** Reads a list that is not empty, in which `check` accepts every text. */
+export function strings(
+  reader: Reader,
+  value: unknown,
+  path: string,
+  check: (text: string) => string | undefined,
+): string[] {
   const list = reader.list(value, path, MAX_ENTRIES);
   if (Array.isArray(value) && value.length === 0)
     reader.problem(path, "is empty; name at least one, or leave the field out");
@@ -207,10 +218,43 @@ function strings(reader: Reader, value: unknown, path: string, check: (text: str
   return list as string[];
 }
 
-const hostError = (text: string): string | undefined => {
+export const hostError = (text: string): string | undefined => {
   const parsed = parseHostPattern(text);
   return "error" in parsed ? parsed.error : undefined;
 };
+
+/** No host pattern has a colon, so a reference is never a pattern, and a reader that does not know it rejects it. */
+const SET_REF = /^set:([A-Za-z0-9](?:[-A-Za-z0-9]{0,61}[A-Za-z0-9])?)$/;
+
+/** The name of the host set that an item of `hosts` or `except` refers to; null for a pattern. */
+export function setName(text: string): string | null {
+  return SET_REF.exec(text)?.[1] ?? null;
+}
+
+/** Names for an error: the first {@link MAX_NAMES_SHOWN}. */
+export function namesShown(names: Iterable<string>): string {
+  const all = [...names];
+  if (all.length === 0) return "there are none";
+  const more = all.length > MAX_NAMES_SHOWN ? ` and ${all.length - MAX_NAMES_SHOWN} more` : "";
+  return `the known ones are ${all.slice(0, MAX_NAMES_SHOWN).join(", ")}${more}`;
+}
+
+/** Names that a rule may refer to or must not repeat. */
+export interface RuleContext {
+  /** Names of the rules that were read before, with their paths. */
+  names: Map<string, string>;
+  /** Rules of a document, which may have fields that no user writes. */
+  internal: boolean;
+  /** Names of the host sets. Null: this kind of file has no host sets, and `set:NAME` is a wrong pattern. */
+  sets: ReadonlySet<string> | null;
+}
+
+function itemError(text: string, sets: RuleContext["sets"]): string | undefined {
+  if (sets === null || !text.startsWith("set:")) return hostError(text);
+  const name = setName(text);
+  if (name !== null && sets.has(name)) return undefined;
+  return `${shown(text)} names no host set; ${namesShown(sets)}`;
+}
 
 const cidrError = (text: string): string | undefined => {
   const parsed = parseCidr(text);
@@ -227,7 +271,13 @@ export function readCidrs(reader: Reader, value: unknown, path: string): string[
   return list as string[];
 }
 
-function readRule(reader: Reader, value: unknown, path: string, internal: boolean): Rule {
+/** Whether the rule has at most {@link MAX_SET_REFS} references. Items may be no strings yet. */
+function refsFit({ hosts = [], except = [] }: Rule): boolean {
+  const refs = [hosts, except].flatMap((list) => list.filter((item) => String(item).startsWith("set:")));
+  return refs.length <= MAX_SET_REFS;
+}
+
+function readRule(reader: Reader, value: unknown, path: string, { internal, sets }: RuleContext): Rule {
   const fields = reader.mapping(value, path, internal ? [...RULE_KEYS, "opens"] : RULE_KEYS);
   if (fields === undefined) return {};
   const rule: Rule = {};
@@ -237,8 +287,10 @@ function readRule(reader: Reader, value: unknown, path: string, internal: boolea
     } else if (fields.name === "default") reader.problem(`${path}.name`, `"default" is the name of the default action`);
     else rule.name = fields.name;
   }
-  if (fields.hosts !== undefined) rule.hosts = strings(reader, fields.hosts, `${path}.hosts`, hostError);
-  if (fields.except !== undefined) rule.except = strings(reader, fields.except, `${path}.except`, hostError);
+  if (fields.hosts !== undefined)
+    rule.hosts = strings(reader, fields.hosts, `${path}.hosts`, (text) => itemError(text, sets));
+  if (fields.except !== undefined)
+    rule.except = strings(reader, fields.except, `${path}.except`, (text) => itemError(text, sets));
   if (fields.cidrs !== undefined) rule.cidrs = strings(reader, fields.cidrs, `${path}.cidrs`, cidrError);
   if (fields.ports !== undefined) rule.ports = readPorts(reader, fields.ports, `${path}.ports`);
   if (Array.isArray(fields.ports) && fields.ports.length === 0) {
@@ -247,21 +299,17 @@ function readRule(reader: Reader, value: unknown, path: string, internal: boolea
   if (fields.opens === false) rule.opens = false;
   else if (fields.opens !== undefined) reader.problem(`${path}.opens`, "must be false, or left out");
   if (!rule.hosts && !rule.cidrs && !rule.ports) reader.problem(path, "is empty; it needs hosts, cidrs or ports");
+  if (sets !== null && !refsFit(rule)) reader.problem(path, `refers to more than ${MAX_SET_REFS} host sets`);
   if (rule.except && !rule.hosts) reader.problem(`${path}.except`, "needs hosts: it takes names out of them");
   return rule;
 }
 
-/** Reads `allow` or `deny`; rule names must be unique in the whole policy (`names` is shared by both lists). */
-export function readRules(
-  reader: Reader,
-  value: unknown,
-  path: string,
-  names: Map<string, string>,
-  internal: boolean,
-): Rule[] {
+/** Reads `allow` or `deny`; rule names must be unique in `context.names`, which all lists of a policy share. */
+export function readRules(reader: Reader, value: unknown, path: string, context: RuleContext): Rule[] {
+  const { names } = context;
   return reader.list(value, path, MAX_RULES).map((entry, i) => {
     const here = `${path}[${i}]`;
-    const rule = readRule(reader, entry, here, internal);
+    const rule = readRule(reader, entry, here, context);
     if (rule.name !== undefined) {
       const first = names.get(rule.name);
       if (first !== undefined) reader.problem(`${here}.name`, `"${rule.name}" is the name of ${first} already`);
@@ -271,8 +319,8 @@ export function readRules(
   });
 }
 
-/** The name of a rule in records, answers and explanations. */
-export function ruleLabel(rule: Rule, list: "allow" | "deny", index: number): string {
+/** The name of a rule in records, answers and explanations. `list`: the path of its list, such as `allow`. */
+export function ruleLabel(rule: Rule, list: string, index: number): string {
   return rule.name ?? `${list}[${index}]`;
 }
 

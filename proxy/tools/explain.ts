@@ -7,10 +7,15 @@ import { Names } from "../dns/names.ts";
 import { requireRoutes } from "../dns/servers.ts";
 import { compileFor } from "../egress/compile.ts";
 import { explainTarget, phraseFor } from "../egress/explain.ts";
-import { type Explanation, explain, parseAsked } from "../policy/explain.ts";
+import { describeView, type Explanation, explain, parseAsked, viewNamed } from "../policy/explain.ts";
 
 const OPTIONS: readonly Option[] = [
   ...POLICY_OPTIONS,
+  {
+    name: "client",
+    value: "NAME",
+    help: "decide for this client of the policy (default: the client default)",
+  },
   {
     name: "resolve",
     help: "resolve names and vet their addresses (default: only names of --hosts and localhost have addresses)",
@@ -25,6 +30,7 @@ const HELP = `Usage: outrider explain --policy FILE [options] TARGET…
 
 Prints the proxy's decision for each TARGET (URL, host:port or IP:port) with the reason, without connecting to it.
 The verdict of a name that cannot be resolved is "unknown": the policy does not deny it, but the sender gets an error.
+A policy with clients decides for one of them: --client names it, and the output begins with the parts of its rules.
 The service of an acl.yaml depends on the password: set PROXY_PASSWORD or --password-dir as for the proxy.
 Exit status: 0 all allowed, 1 any denied or unknown, 2 wrong usage.
 
@@ -47,6 +53,12 @@ function print(explanation: Explanation, policy: string): string {
   return lines.join("\n");
 }
 
+/** Prints the parts of a client's view above the targets. */
+function printView(parts: [part: string, text: string][]): void {
+  for (const [part, text] of parts) console.log(`${part.padEnd(16)}${text}`);
+  if (parts.length > 0) console.log("");
+}
+
 /** `outrider explain`: returns the exit status. @throws UsageError */
 export async function runExplain(argv: readonly string[]): Promise<number> {
   const { config, values, positionals, help } = readConfig(OPTIONS, argv, process.env);
@@ -57,13 +69,15 @@ export async function runExplain(argv: readonly string[]): Promise<number> {
   requirePolicy(config);
   if (positionals.length === 0) throw new UsageError("explain needs at least one TARGET: URL, host:port or IP:port");
   const { source } = loadPolicy(config, process.env.PROXY_PASSWORD);
-  const set = compileFor(source.document, config, []);
+  const set = viewNamed(compileFor(source.document, config, []), values.get("client")?.at(-1));
+  if ("error" in set) throw new UsageError(`${values.shown("client")}: ${set.error}`);
   const hosts: Hosts = config.hosts === undefined ? new Map() : await readHosts(config.hosts);
   if (values.has("resolve")) await requireRoutes(config.resolvers);
   // After the checks: wrong usage is one line.
   for (const warning of source.warnings) console.error(`warning: ${warning}`);
   const timeoutSeconds = config.dnsSeconds ?? set.document.proxy.timeouts.dnsSeconds;
   const names = new Names({ servers: config.resolvers, timeoutSeconds, hosts });
+  if (!values.has("json")) printView(describeView(set));
   let denied = false;
   let wrong = false;
   for (const text of positionals) {
@@ -80,7 +94,8 @@ export async function runExplain(argv: readonly string[]): Promise<number> {
     const { policy } = set.document;
     if (values.has("json")) {
       const phrase = explanation.code !== undefined ? { phrase: phraseFor(explanation, policy) } : {};
-      console.log(JSON.stringify({ ...explanation, ...phrase }));
+      const client = set.entry === null ? {} : { client: set.entry };
+      console.log(JSON.stringify({ ...explanation, ...client, ...phrase }));
     } else console.log(print(explanation, policy));
   }
   names.close();

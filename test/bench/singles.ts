@@ -1,7 +1,7 @@
 import { cpuMs, residentKiB } from "./cpu.ts";
 import { type Crew, needing, PeerError } from "./crew.ts";
 import { nextPorts, outriderKnows, PEERS, type Peer, type Running, startPeer } from "./peers.ts";
-import { measurePolicy } from "./policy.ts";
+import { measureClients, measurePolicy } from "./policy.ts";
 import { rotated, spread } from "./ratios.ts";
 import { judged, short, table } from "./report.ts";
 
@@ -133,6 +133,21 @@ function policy(): Single {
   };
 }
 
+/** Compiling and deciding with 200 clients that share a set of 10,000 hosts, and the slowest decision, in this process. */
+function clients(): Single {
+  const m = measureClients();
+  const rows = [
+    ["document KiB", short(m.bytes / 1024), judged(m.bytes / 1024, 1024)],
+    ["load ms", short(m.loadMs), judged(m.loadMs, 500)],
+    ["decision with address, us", short(m.decisionUs), judged(m.decisionUs, 1.5)],
+    ["slowest decision by name, us", short(m.worstUs), judged(m.worstUs, 200)],
+  ];
+  return {
+    text: `clients: ${m.clients} with a shared set of hosts\n${table(["figure", "median", "target"], rows)}`,
+    figures: [{ workload: "clients", ...m }],
+  };
+}
+
 /** Two processes on one port compared with one process: distribution of connections, and cost of a tunnel. */
 async function twoProcesses(crew: Crew, core: string): Promise<Single> {
   if (!outriderKnows("reuse-port")) return { text: "two: skipped, this outrider has no --reuse-port", figures: [] };
@@ -162,7 +177,7 @@ async function twoProcesses(crew: Crew, core: string): Promise<Single> {
 }
 
 /** Names of these figures for `--only`. */
-export const SINGLES = ["idle", "latency", "policy", "two"] as const;
+export const SINGLES = ["idle", "latency", "policy", "clients", "two"] as const;
 
 /** Measures one of them. */
 export function measureSingle(
@@ -177,6 +192,8 @@ export function measureSingle(
       return latency(crew, options.running, Math.min(options.rounds, 3));
     case "policy":
       return Promise.resolve(policy());
+    case "clients":
+      return Promise.resolve(clients());
     case "two":
       return twoProcesses(crew, options.core);
   }

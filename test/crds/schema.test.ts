@@ -112,10 +112,10 @@ test("reads every field and warns about those of the operator", () => {
     if (!path.endsWith("[]") && !path.endsWith("{}")) assert.ok(seen.has(path), `no example of ${path}`);
   }
   for (const spec of EVERYTHING) {
-    const { document, warnings, needsPassword } = readManifest(policy(spec));
+    const { document, warnings, needs } = readManifest(policy(spec));
     assert.equal(document.policy, "convoy/everything");
     assert.equal(document.proxy.denyStatus, 502);
-    assert.ok(needsPassword);
+    assert.ok(needs.password);
     for (const key of ["preset", "injection", "nat", "networkPolicy", "proxy.resources"]) {
       assert.ok(warnings.includes(`spec.${key} is for the operator only: the proxy ignores it`), key);
     }

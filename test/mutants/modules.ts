@@ -20,7 +20,7 @@ const policy = (...names: string[]) => names.map((name) => `test/policy/${name}.
 const operator = (...names: string[]) => names.map((name) => `test/operator/${name}.test.ts`);
 const http = (...names: string[]) => names.map((name) => `test/proxy/${name}.test.ts`);
 
-const READER = policy("document", "engine", "acl", "parse", "schema");
+const READER = policy("document", "clients", "engine", "acl", "parse", "schema");
 const PLACEMENT = operator("placement", "explain-unplaced", "network-policies", "golden", "disturbances");
 const INJECTION = ["values", "golden", "inject"].map((name) => `test/injection/${name}.test.ts`);
 
@@ -33,8 +33,12 @@ export const MODULES: readonly Module[] = [
   { source: "proxy/policy/target-problem.ts", tests: policy("target-problem") },
   { source: "proxy/policy/special.ts", tests: policy("special", "special-purpose", "embedded") },
   { source: "proxy/policy/explain.ts", tests: policy("explain") },
-  { source: "proxy/policy/engine.ts", tests: policy("reasons", "engine", "explain", "embedded", "engine.property") },
+  {
+    source: "proxy/policy/engine.ts",
+    tests: policy("reasons", "engine", "views", "explain", "embedded", "engine.property"),
+  },
   { source: "proxy/policy/rules.ts", tests: [...READER, ...policy("engine.property")] },
+  ...all("proxy/policy", "clients client-warnings", policy("clients", "schema", "views")),
   { source: "proxy/policy/smokescreen.ts", tests: policy("smokescreen") },
   ...all("proxy/policy", "acl document", READER),
   { source: "proxy/policy/policy-file.ts", tests: policy("document", "acl", "parse") },

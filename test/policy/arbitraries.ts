@@ -1,4 +1,5 @@
 import fc from "fast-check";
+import type { ClientEntry, HostList } from "../../proxy/policy/clients.ts";
 import type { StaticIP } from "../../proxy/policy/document.ts";
 import type { PortSpec, Rule } from "../../proxy/policy/rules.ts";
 import { ip, NEVER, type Options, REACHABLE, range, SPECIAL, V4 } from "./evaluator.ts";
@@ -113,6 +114,61 @@ export const documentArb = fc.record({
   blockedCIDRs: rarely(some(["8.8.8.0/24", "2606:4700::/32", "93.0.0.0/8"], 2)),
   staticIPs: rarely(fc.constantFrom(...STATICS)),
 });
+const SETS = ["one", "two", "constructor"];
+const hostSetsArb: fc.Arbitrary<HostList[]> = fc
+  .uniqueArray(fc.constantFrom(...SETS), { maxLength: 3 })
+  .chain((names) => fc.tuple(...names.map((name) => some(PATTERNS, 3).map((hosts) => ({ name, hosts })))));
+/** Names of clients; two have no entry in any policy. */
+export const CLIENTS = ["alpha", "beta", "default", "__proto__", "Alpha", "toString"];
+const entryArb: fc.Arbitrary<Omit<ClientEntry, "name">> = fc.record(
+  {
+    allow: rulesArb("own", 3),
+    inheritAllow: fc.constant(true as const),
+    deny: rulesArb("deny-own", 2),
+    defaultAction: fc.constantFrom("Allow" as const, "Report" as const, "Deny" as const),
+    mode: fc.constantFrom("Enforce" as const, "Report" as const),
+    ports: some(SPECS, 3),
+  },
+  { requiredKeys: [] },
+);
+
+/** Rules in which some patterns are references to a set: `pick` decides which. */
+function withRefs(rules: Rule[], sets: HostList[], pick: number): Rule[] {
+  if (sets.length === 0) return rules;
+  const refer = (list: string[], salt: number) =>
+    list.map((item, i) => ((pick + i + salt) % 3 === 0 ? `set:${sets[(pick + i) % sets.length]!.name}` : item));
+  return rules.map((rule, i) => ({
+    ...rule,
+    ...(rule.hosts && { hosts: refer(rule.hosts, i) }),
+    ...(rule.except && { except: refer(rule.except, i + 1) }),
+  }));
+}
+
+/** A policy with clients and host sets. Entries may have fields without effect, which the reader refuses. */
+export const clientsDocumentArb = fc
+  .tuple(
+    documentArb,
+    hostSetsArb,
+    fc.uniqueArray(fc.constantFrom(...CLIENTS.slice(0, 4)), { minLength: 1, maxLength: 4 }),
+    fc.array(entryArb, { minLength: 4, maxLength: 4 }),
+    fc.nat(11),
+  )
+  .map(([partial, hostSets, names, entries, pick]) => ({
+    ...partial,
+    version: 2 as const,
+    allow: withRefs(partial.allow, hostSets, pick),
+    deny: withRefs(partial.deny, hostSets, pick + 1),
+    ...(hostSets.length > 0 && { hostSets }),
+    clients: names.map((name, i): ClientEntry => {
+      const { allow, deny, ...rest } = entries[i]!;
+      return {
+        name,
+        ...rest,
+        ...(allow && allow.length > 0 && { allow: withRefs(allow, hostSets, pick + 2) }),
+        ...(deny && deny.length > 0 && { deny: withRefs(deny, hostSets, pick + 3) }),
+      };
+    }),
+  }));
 export const optionsArb: fc.Arbitrary<Options> = fc.record({
   allowCIDRs: fc.oneof(fc.constant<string[]>(["127.0.0.0/8", "::1/128"]), rarely(some(CIDRS, 2))),
   denyCIDRs: rarely(some(CIDRS, 2)),

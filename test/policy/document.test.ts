@@ -46,7 +46,8 @@ const inSpec = (spec: object) => inManifest({ spec });
 
 test("names every wrong field with its path", () => {
   for (const [fields, problem] of [
-    [{ version: 2 }, "version: must be 1, not 2"],
+    [{ version: 2 }, "version: must be 1 without clients, hostSets, and a mode that reads certificates"],
+    [{ version: 3 }, "version: must be 1 or 2, not 3"],
     [{ policy: "" }, "policy: must be namespace/name, in printable ASCII"],
     [{ policy: "a b" }, "policy: must be namespace/name, in printable ASCII"],
     [{ policy: "x".repeat(321) }, "policy: must be namespace/name, in printable ASCII"],
@@ -260,10 +261,10 @@ test("a manifest gives a document, warnings and the need for passwords", () => {
   const of = (spec: object, metadata: object = { name: "x" }) => readManifest({ ...MANIFEST, metadata, spec });
   assert.deepEqual([of({}).kind, of({}).document.policy, of({}).warnings], ["manifest", "default/x", []]);
   assert.equal(of({}, { name: "x", namespace: "convoy" }).document.policy, "convoy/x");
-  assert.equal(of({}).needsPassword, false);
-  assert.equal(of({ authentication: { mode: "None" } }).needsPassword, false);
+  assert.equal(of({}).needs.password, false);
+  assert.equal(of({ authentication: { mode: "None" } }).needs.password, false);
   const basic = of({ authentication: { mode: "Basic", secretRef: { name: "p" } } });
-  assert.deepEqual([basic.needsPassword, basic.warnings], [true, []]);
+  assert.deepEqual([basic.needs.password, basic.warnings], [true, []]);
   const ignored = of({ preset: "Convoy", nat: {}, injection: {}, networkPolicy: {}, proxy: { replicas: 2, port: 1 } });
   assert.deepEqual(
     ignored.warnings,
@@ -313,8 +314,8 @@ test("detects the kind of a file by its content", () => {
   assert.equal(readPolicy("global_deny_list: [a.example]", { name: "p" }).document.policy, "p");
   // Only a manifest can require passwords.
   const document = readPolicy('{"version": 1, "policy": "a/b"}', { name: "p" });
-  assert.deepEqual([document.needsPassword, document.warnings], [false, []]);
-  assert.equal(readPolicy("global_deny_list: [a.example]", { name: "p" }).needsPassword, false);
+  assert.deepEqual([document.needs.password, document.warnings], [false, []]);
+  assert.equal(readPolicy("global_deny_list: [a.example]", { name: "p" }).needs.password, false);
 });
 
 test("suggests the word that was probably meant", () => {
@@ -411,4 +412,53 @@ test("a wrong network that was not checked is an error", () => {
     parseCidrs(["10.0.0.0/8"], "p").map(({ text }) => text),
     ["10.0.0.0/8"],
   );
+});
+
+test("a document without clients keeps its bytes", () => {
+  for (const [text, hash] of [
+    [`{"version":1,"policy":"a/b"}`, "sha256:27c2feb3449fdea35ea60c2d258d97d54c2bd7a951c073513b17180ab7fca73a"],
+    [
+      `{"version":1,"policy":"a/b","mode":"Report","defaultAction":"Deny","ports":[443,"1-2"]}`,
+      "sha256:ee2d46b8bfdc937b35f134913877f5785ca2454e9e9ade98b897e467ce9834de",
+    ],
+    [
+      `{"version":1,"policy":"a/b","allow":[{"name":"one","hosts":["a.example","*.B.example"],"except":["x.b.example"],"ports":[80]}]}`,
+      "sha256:234c58d2ede5cce6969e9157bce04ea87c45ec4e6a2ddd0a60f7189f3ed4aec5",
+    ],
+    [
+      `{"version":1,"policy":"a/b","deny":[{"ports":[25]},{"cidrs":["8.8.8.0/24"],"opens":false}],"blockedCIDRs":["10.0.0.0/8"]}`,
+      "sha256:11875fc972570cce73e01667446567b725701b89f1376ff8502a90db0ab70bed",
+    ],
+    [
+      `{"version":1,"policy":"a/b","staticIPs":[{"address":"203.0.113.10","sourceAddress":"10.0.0.4","phase":"Retiring"}],"verification":{"echoURLs":["https://echo.example/"]}}`,
+      "sha256:86d51755267ec6790d11fc10319916eeeb306c06bfeac31d17128a5ac1b8a268",
+    ],
+    [
+      `{"version":1,"policy":"a/b","proxy":{"timeouts":{"dnsSeconds":3},"limits":{"maxTunnelsPerClient":9},"denyStatus":502,"reasonDetail":"Full","accessLog":"None"}}`,
+      "sha256:7720099baebfa787addf80f104a0887988df4d733f5d18d47b9765df349a39f3",
+    ],
+    [
+      `{"apiVersion":"egress.outrider.dev/v1alpha1","kind":"EgressPolicy","metadata":{"name":"x"},"spec":{}}`,
+      "sha256:2cb06c4da5f73ed2b896e7a8d64b81398a575f645b450d085345144c3f01ecd1",
+    ],
+    [
+      `{"apiVersion":"egress.outrider.dev/v1alpha1","kind":"EgressPolicy","metadata":{"name":"x"},"spec":{"authentication":{"mode":"None"}}}`,
+      "sha256:2cb06c4da5f73ed2b896e7a8d64b81398a575f645b450d085345144c3f01ecd1",
+    ],
+    [
+      `{"apiVersion":"egress.outrider.dev/v1alpha1","kind":"EgressPolicy","metadata":{"name":"x"},"spec":{"authentication":{"mode":"Basic","secretRef":{"name":"p"}}}}`,
+      "sha256:2cb06c4da5f73ed2b896e7a8d64b81398a575f645b450d085345144c3f01ecd1",
+    ],
+    [
+      `{"apiVersion":"egress.outrider.dev/v1alpha1","kind":"EgressPolicy","metadata":{"name":"x"},"spec":{"defaultAction":"Deny","allow":[{"hosts":["a.example"],"cidrs":["10.0.0.0/8"]}],"deny":[{"hosts":["bad.example"]}]}}`,
+      "sha256:46c1d73025676e7e20fa2da41e814d101a866f1a2fa33e978d83488d9968deff",
+    ],
+    [`global_deny_list: [bad.example]`, "sha256:6620353980ebefb7e26612a1c1d3b9142214208f16dccdd0a777fb0d1b1a4a58"],
+    [
+      "services: []\ndefault: {name: d, action: enforce, allowed_domains: [a.example, 8.8.8.8]}",
+      "sha256:fcfa3d9012b3a2bf3dee4db81eab71f2ac3422bd7e65d196789ef0574f2b4b42",
+    ],
+  ] as const) {
+    assert.equal(hashDocument(readPolicy(text, { name: "p" }).document), hash, text);
+  }
 });

@@ -45,7 +45,7 @@ export function range(cidr: string): readonly [first: bigint, last: bigint] {
 }
 
 export const within = (address: bigint, cidr: string) => range(cidr)[0] <= address && address <= range(cidr)[1];
-const withinAny = (address: bigint, cidrs: readonly string[]) => cidrs.some((cidr) => within(address, cidr));
+export const withinAny = (address: bigint, cidrs: readonly string[]) => cidrs.some((cidr) => within(address, cidr));
 
 /** Not globally reachable, without the exceptions that are (both IANA registries, and the ranges added to them). */
 export const SPECIAL = [
@@ -80,7 +80,7 @@ function translated(raw: bigint, length: number): bigint {
 }
 
 /** The address and the IPv4 addresses in it; for well-known NAT64 and a configured prefix only the latter. */
-function formsOf(raw: bigint, nat64: readonly string[]): bigint[] {
+export function formsOf(raw: bigint, nat64: readonly string[]): bigint[] {
   if (raw >= V4) return [raw];
   const word = (shift: bigint) => V4 | ((raw >> shift) & 0xffffffffn);
   const low = word(0n);
@@ -110,7 +110,7 @@ function named(patterns: readonly string[], name: string): boolean {
   });
 }
 
-const onPort = (specs: readonly PortSpec[], port: number) =>
+export const onPort = (specs: readonly PortSpec[], port: number) =>
   specs.some((spec) => {
     const ends = `${spec}`.split("-").map(Number);
     return ends[0]! <= port && port <= ends.at(-1)!;
@@ -134,6 +134,66 @@ export interface Outcome extends Partial<Refused> {
   in: bigint[];
 }
 type Candidate = Rule & { label: string };
+/** A deny rule that matches host and port. `soft`: its list is in Report. */
+type Deny = Candidate & { soft: boolean };
+
+/** A rule with the patterns of its host sets in place of the references. */
+function expanded(doc: PolicyDocument, rule: Rule): Rule {
+  const patterns = (list: string[]) =>
+    list.flatMap((item) => {
+      if (!item.startsWith("set:")) return [item];
+      return (doc.hostSets ?? []).filter(({ name }) => `set:${name}` === item).flatMap(({ hosts }) => hosts);
+    });
+  return {
+    ...rule,
+    ...(rule.hosts && { hosts: patterns(rule.hosts) }),
+    ...(rule.except && { except: patterns(rule.except) }),
+  };
+}
+
+/** The rules that decide for one client, with all defaults: each deny rule has its list's mode, each allow rule its ports. */
+export interface Rights {
+  deny: Deny[];
+  allow: (Candidate & { ports: PortSpec[] })[];
+  defaultAction: string;
+  /** Of the default action. */
+  ports: PortSpec[];
+  /** Whether `not-allowed` and `port` pass. */
+  allowSoft: boolean;
+}
+
+/** The rights of a client by the table of the ADR; null: no entry. `who`: a name, or null for a client without one. */
+export function rightsOf(doc: PolicyDocument, who: string | null): Rights | null {
+  const label = (rules: Rule[], list: string): Candidate[] =>
+    rules.map((rule, i) => ({ ...expanded(doc, rule), label: rule.name ?? `${list}[${i}]` }));
+  const ported = (rules: Candidate[], ports: PortSpec[]) =>
+    rules.map((rule) => ({ ...rule, ports: rule.ports ?? ports }));
+  const reporting = doc.mode === "Report";
+  const deny = label(doc.deny, "deny").map((rule) => ({ ...rule, soft: reporting }));
+  const allow = ported(label(doc.allow, "allow"), doc.ports);
+  if (doc.clients === undefined) {
+    return { deny, allow, defaultAction: doc.defaultAction, ports: doc.ports, allowSoft: reporting };
+  }
+  const find = (name: string | null) => doc.clients!.find((entry) => entry.name === name);
+  const entry = find(who) ?? find("default");
+  if (entry === undefined) return null;
+  const at = (list: string) => `clients.${entry.name}.${list}`;
+  const mode = entry.mode ?? doc.mode;
+  const ports = entry.ports ?? doc.ports;
+  const own = entry.allow && ported(label(entry.allow, at("allow")), ports);
+  return {
+    deny: [...deny, ...label(entry.deny ?? [], at("deny")).map((rule) => ({ ...rule, soft: mode === "Report" }))],
+    allow: own === undefined ? allow : entry.inheritAllow ? [...own, ...allow] : own,
+    defaultAction: entry.defaultAction ?? (own === undefined ? doc.defaultAction : "Deny"),
+    ports,
+    allowSoft: mode === "Report" && (own !== undefined || reporting),
+  };
+}
+
+/** Whether a rule matches the host of a target; its ports and addresses aside. */
+export const hostFits = ({ hosts, except, opens }: Rule, target: Target): boolean =>
+  (hosts === undefined && (opens !== false || target.ip)) ||
+  (hosts !== undefined && !target.ip && named(hosts, target.host) && !named(except ?? [], target.host));
 
 /** The result for one address: the rule that admits it, or the refusals in order. */
 function vetOne(
@@ -141,9 +201,10 @@ function vetOne(
   o: Options,
   target: Target,
   candidates: Candidate[],
-  denies: Candidate[],
+  denies: Deny[],
+  allowSoft: boolean,
   raw: bigint,
-) {
+): { bound: boolean; reason?: Refused; admitting?: string } {
   const forms = formsOf(raw, o.nat64Prefixes);
   const all = [raw, ...forms];
   const isOwn = (form: bigint) =>
@@ -157,7 +218,11 @@ function vetOne(
     if (loopback && !withinAny(form, o.allowCIDRs)) return true;
     return o.listenPorts.includes(target.port) && (loopback || isOwn(form));
   });
-  const deny = denies.find((rule) => rule.cidrs !== undefined && all.some((form) => withinAny(form, rule.cidrs!)));
+  const denyOf = (soft: boolean) =>
+    denies.find(
+      (rule) => rule.soft === soft && rule.cidrs !== undefined && all.some((form) => withinAny(form, rule.cidrs!)),
+    );
+  const [binding, reported] = [denyOf(false), denyOf(true)];
   const usable = doc.staticIPs.filter((s) => s.phase !== "Pending");
   const noSource = doc.staticIPs.length > 0 && !usable.some((s) => ip(s.address) >= V4 === raw >= V4);
   const closed = forms.filter((form) => {
@@ -175,46 +240,57 @@ function vetOne(
   const admitting = candidates.find((rule) =>
     rule.cidrs === undefined ? closed.length === 0 : withinAny(forms[0]!, rule.cidrs),
   );
-  const bound = hard || noSource || shut;
-  if (hard) return { bound, reason: { code: "address" } };
-  if (deny !== undefined) return { bound, reason: { code: "denied-rule", rule: deny.label } };
-  if (bound) return { bound, reason: { code: "address" } };
-  if (admitting === undefined) return { bound, reason: { code: "not-allowed", rule: "default" } };
-  return { bound, admitting: admitting.label };
+  const notAllowed = { code: "not-allowed", rule: "default" };
+  if (hard) return { bound: true, reason: { code: "address" } };
+  if (binding !== undefined) return { bound: true, reason: { code: "denied-rule", rule: binding.label } };
+  if (noSource || shut) return { bound: true, reason: { code: "address" } };
+  if (admitting === undefined && !allowSoft) return { bound: true, reason: notAllowed };
+  if (reported !== undefined) return { bound: false, reason: { code: "denied-rule", rule: reported.label } };
+  if (admitting === undefined) return { bound: false, reason: notAllowed };
+  return { bound: false, admitting: admitting.label };
 }
 
-export function judge(doc: PolicyDocument, o: Options, target: Target, answered: readonly bigint[]): Outcome {
+/** `who`: the name of a client with a proof of its own, or null; without clients it has no effect. */
+export function judge(
+  doc: PolicyDocument,
+  o: Options,
+  target: Target,
+  answered: readonly bigint[],
+  who: string | null = null,
+): Outcome {
   const answers = answered.map(plain);
-  const labelled = (rules: Rule[], list: string): Candidate[] =>
-    rules.map((rule, i) => ({ ...rule, label: rule.name ?? `${list}[${i}]` }));
-  const hostFits = ({ hosts, except, opens }: Rule) =>
-    (hosts === undefined && (opens !== false || target.ip)) ||
-    (hosts !== undefined && !target.ip && named(hosts, target.host) && !named(except ?? [], target.host));
-  const denies = labelled(doc.deny, "deny").filter(
-    (rule) => hostFits(rule) && (rule.ports === undefined || onPort(rule.ports, target.port)),
+  const rights = rightsOf(doc, who);
+  if (rights === null) return { verdict: "deny", code: "client", in: [] };
+  const denies = rights.deny.filter(
+    (rule) => hostFits(rule, target) && (rule.ports === undefined || onPort(rule.ports, target.port)),
   );
-  const fallback: Candidate = { label: "default", ports: doc.ports };
-  const butForPort = labelled(doc.allow, "allow").filter(hostFits);
-  if (doc.defaultAction !== "Deny") butForPort.push(fallback);
-  const candidates = butForPort.filter((rule) => onPort(rule.ports ?? doc.ports, target.port));
-  const denied = denies.find((rule) => rule.cidrs === undefined);
-  let atName: Refused | undefined;
-  if (denied !== undefined) atName = { code: "denied-rule", rule: denied.label };
-  else if (candidates.length === 0) atName = { code: butForPort.length > 0 ? "port" : "not-allowed", rule: "default" };
-  if (atName !== undefined && doc.mode === "Enforce") return { verdict: "deny", ...atName, in: [] };
+  const fallback = { label: "default", ports: rights.ports };
+  const butForPort: (Candidate & { ports: PortSpec[] })[] = rights.allow.filter((rule) => hostFits(rule, target));
+  if (rights.defaultAction !== "Deny") butForPort.push(fallback);
+  const candidates = butForPort.filter((rule) => onPort(rule.ports, target.port));
+  const refusals = denies
+    .filter((rule) => rule.cidrs === undefined)
+    .map(({ label, soft }) => ({ code: "denied-rule", rule: label, soft }));
+  if (candidates.length === 0) {
+    const code = butForPort.length > 0 ? "port" : "not-allowed";
+    refusals.push({ code, rule: "default", soft: rights.allowSoft });
+  }
+  const refusal = refusals.find(({ soft }) => !soft) ?? refusals[0];
+  const atName = refusal && { code: refusal.code, rule: refusal.rule };
+  if (refusal?.soft === false) return { verdict: "deny", ...atName, in: [] };
 
   const asked = candidates.length > 0 ? candidates : [fallback];
-  const vetted = answers.map((raw) => ({ raw, ...vetOne(doc, o, target, asked, denies, raw) }));
+  const vetted = answers.map((raw) => ({ raw, ...vetOne(doc, o, target, asked, denies, rights.allowSoft, raw) }));
   const good = vetted.filter((v) => v.reason === undefined);
   if (good.length > 0) {
     const rule = good[0]!.admitting!;
-    const default_ = rule === "default" && doc.defaultAction === "Report" ? { code: "not-allowed", rule } : undefined;
-    const wouldDeny = atName ?? default_;
+    const reported =
+      rule === "default" && rights.defaultAction === "Report" ? { code: "not-allowed", rule } : undefined;
+    const wouldDeny = atName ?? reported;
     return { verdict: "allow", rule, ...(wouldDeny && { wouldDeny }), in: good.map((v) => v.raw) };
   }
-  if (doc.mode === "Enforce") return { verdict: "deny", ...vetted[0]!.reason!, in: [] };
   const soft = vetted.filter((v) => !v.bound);
-  if (soft.length === 0) return { verdict: "deny", code: "address", in: [] };
+  if (soft.length === 0) return { verdict: "deny", ...vetted[0]!.reason!, in: [] };
   const wouldDeny = atName ?? soft[0]!.reason!;
   return { verdict: "allow", rule: soft[0]!.reason!.rule!, wouldDeny, in: soft.map((v) => v.raw) };
 }

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { makeDocument, type PolicyDocument } from "../../proxy/policy/document.ts";
 import { type CompileOptions, compile } from "../../proxy/policy/engine.ts";
-import { explain, needsAddresses, parseAsked } from "../../proxy/policy/explain.ts";
+import { describeView, explain, needsAddresses, parseAsked, viewNamed } from "../../proxy/policy/explain.ts";
 import { formatTarget, parseAuthority } from "../../proxy/policy/target.ts";
 
 /** Explanations of decisions, as `outrider explain` prints them. */
@@ -108,4 +108,75 @@ test("names the class of the IPv4 address behind a NAT64 prefix", () => {
   const classOf = (address: string) => explain(set, target("a.example:443"), [address]).addresses[0]!.class;
   assert.equal(classOf("2001:db8:64::a00:1"), "private");
   assert.equal(classOf("2001:db8:64::808:808"), "global");
+});
+
+const CLIENTS: Partial<PolicyDocument> = {
+  ...LISTS,
+  version: 2,
+  ports: [443],
+  proxy: { limits: { maxTunnelsPerClient: 7 } } as never,
+  clients: [
+    {
+      name: "billing",
+      allow: [{ hosts: ["b.example"] }],
+      inheritAllow: true,
+      ports: [8443],
+      limits: { maxTunnels: 3 },
+    },
+    { name: "default" },
+    { name: "loose", deny: [{ hosts: ["c.example"] }], mode: "Report", defaultAction: "Report" },
+  ],
+};
+
+test("explains for a client that exists, otherwise for default", () => {
+  const name = (partial: Partial<PolicyDocument>, client?: string) => {
+    const found = viewNamed(setOf(partial), client);
+    return "error" in found ? found.error : found.entry;
+  };
+  assert.equal(name(LISTS), null);
+  assert.equal(name(LISTS, "billing"), "the policy has no clients");
+  assert.equal(name(CLIENTS), "default");
+  assert.equal(name(CLIENTS, "billing"), "billing");
+  const known = "the known ones are billing, default, loose";
+  assert.equal(name(CLIENTS, "Billing"), `"Billing" is no client of the policy; ${known}`);
+  assert.equal(name(CLIENTS, "__proto__"), `"__proto__" is no client of the policy; ${known}`);
+  assert.equal(name(CLIENTS, "a\n\u202eb"), `"a\\n\\u202eb" is no client of the policy; ${known}`);
+  const clients = Array.from({ length: 22 }, (_, i) => ({ name: `c${10 + i}` }));
+  assert.match(
+    String(name({ version: 2, clients })),
+    /^name a client, since there is no client default; .*c29 and 2 more$/,
+  );
+});
+
+test("shows the parts of a view and where they are from", () => {
+  const parts = (client: string) => {
+    const view = viewNamed(setOf(CLIENTS), client);
+    return "error" in view ? [] : describeView(view);
+  };
+  assert.deepEqual(parts("billing"), [
+    ["client", "billing"],
+    ["deny", "1 rule of the policy"],
+    ["allow", "1 rule of the client, 1 rule of the policy"],
+    ["default action", "Deny, since the client has allow"],
+    ["ports", "8443 (client) for allow rules of the client and the default action, 443 (policy) for other allow rules"],
+    ["mode", "Enforce (policy)"],
+    ["limits", "maxTunnels 3 (client)"],
+  ]);
+  assert.deepEqual(parts("default"), [
+    ["client", "default"],
+    ["deny", "1 rule of the policy"],
+    ["allow", "1 rule of the policy"],
+    ["default action", "Deny (policy)"],
+    ["ports", "443 (policy)"],
+    ["mode", "Enforce (policy)"],
+    ["limits", "maxTunnels 7 (policy)"],
+  ]);
+  assert.deepEqual(parts("loose").slice(1, 6), [
+    ["deny", "1 rule of the policy, 1 rule of the client"],
+    ["allow", "1 rule of the policy"],
+    ["default action", "Report (client)"],
+    ["ports", "443 (policy)"],
+    ["mode", "Report (client); these refuse nevertheless: deny rules of the policy, the allow side"],
+  ]);
+  assert.deepEqual(describeView(setOf(LISTS)), []);
 });

@@ -4,7 +4,7 @@ import { test } from "node:test";
 import fc from "fast-check";
 import { makeDocument } from "../../proxy/policy/document.ts";
 import { compile, decideKnown } from "../../proxy/policy/engine.ts";
-import { canonicalHost, parseHostPattern } from "../../proxy/policy/host.ts";
+import { canonicalHost, HostSet, parseHostPattern } from "../../proxy/policy/host.ts";
 import { formatTarget, parseAbsolute, parseAuthority } from "../../proxy/policy/target.ts";
 import { runs, SHARE } from "../harness/runs.ts";
 
@@ -287,5 +287,26 @@ test("a scheme counts at the start of a URI only", () => {
 test("a target is shown as host and port, an IPv6 address in brackets", () => {
   for (const text of ["a.example:443", "1.2.3.4:80", "[2600::1]:8080"]) {
     assert.equal(formatTarget(parseAuthority(text)!), text);
+  }
+});
+
+test("a set of many wildcards matches as each of them alone", () => {
+  const suffixes = ["a.test", "b.a.test", "c.test", "d.test", "e.test", "f.e.test", "a.test.test"];
+  const names = [...suffixes, ...suffixes.map((name) => `x.${name}`), "xa.test", "y.x.c.test", "test", "a.test.c"];
+  for (let size = 1; size <= suffixes.length; size++) {
+    const some = suffixes.slice(0, size);
+    const set = new HostSet();
+    for (const name of some) set.add({ kind: "suffix", name });
+    const outer = new HostSet();
+    outer.addSet(set);
+    // Twice, and in turn: no answer for one name is given for another.
+    for (const name of [...names, ...names.toReversed()]) {
+      const expected = some.some((suffix) => name !== suffix && name.endsWith(`.${suffix}`));
+      assert.equal(set.has(name), expected, `${size}: ${name}`);
+      assert.equal(outer.has(name), expected, `${size}: ${name}, shared`);
+    }
+    set.add({ kind: "suffix", name: "late.test" });
+    assert.ok(!outer.has("a.late.test.x"));
+    assert.ok(outer.has("x.late.test"));
   }
 });

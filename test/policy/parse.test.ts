@@ -185,11 +185,14 @@ test("rejects prototype keys, other versions and broken bytes", () => {
   refuses([
     ['{"version": 1, "policy": "a/b", "__proto__": {"defaultAction": "Allow"}}', /^__proto__: unknown key/],
     ["__proto__: {services: []}\nservices: []", /^__proto__: unknown key/],
-    ['{"version": "1", "policy": "a/b"}', /^version: must be 1, not "1"/],
-    ['{"version": [1], "policy": "a/b"}', /^version: must be 1, not a list/],
+    ['{"version": "1", "policy": "a/b"}', /^version: must be 1 or 2, not "1"/],
+    ['{"version": [1], "policy": "a/b"}', /^version: must be 1 or 2, not a list/],
     ["global_deny_list: [a.example]\n\0\0\0", /^the file has a NUL character/],
     [`${"[".repeat(50_000)}`, /nested too deeply|not valid YAML/],
-    [`{"version": ${"[".repeat(200_000)}${"]".repeat(200_000)}, "policy": "a/b"}`, /version: must be 1, not a list/],
+    [
+      `{"version": ${"[".repeat(200_000)}${"]".repeat(200_000)}, "policy": "a/b"}`,
+      /version: must be 1 or 2, not a list/,
+    ],
   ]);
   assert.equal(read('\uFEFF{"version": 1, "policy": "a/b"}').kind, "document");
   assert.equal(read("\uFEFFglobal_deny_list: [a.example]").kind, "acl");

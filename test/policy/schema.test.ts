@@ -8,7 +8,7 @@ import { encodeDocument, makeDocument, readDocument } from "../../proxy/policy/d
 import { readManifest } from "../../proxy/policy/policy-file.ts";
 import { dnsSecondsOf } from "../../proxy/policy-installer.ts";
 import { runs } from "../harness/runs.ts";
-import { documentArb } from "./arbitraries.ts";
+import { clientsDocumentArb, documentArb } from "./arbitraries.ts";
 
 /**
  * Compares docs/policy-document.schema.json with the reader: neither may have a field or a bound that the other does
@@ -35,11 +35,17 @@ function fits(given: Schema, value: unknown): boolean {
     const: (operand: unknown) => value === operand,
     enum: (operand: unknown[]) => operand.includes(value),
     type: (operand: string) =>
-      ({ object: fields !== null, array: list !== null, string: typeof value === "string" })[operand] ??
-      Number.isInteger(number),
+      ({
+        object: fields !== null,
+        array: list !== null,
+        string: typeof value === "string",
+        boolean: typeof value === "boolean",
+      })[operand] ?? Number.isInteger(number),
     pattern: (operand: string) => typeof value !== "string" || new RegExp(operand).test(value),
     minimum: (operand: number) => number === null || number >= operand,
     maximum: (operand: number) => number === null || number <= operand,
+    minLength: (operand: number) => typeof value !== "string" || value.length >= operand,
+    maxLength: (operand: number) => typeof value !== "string" || value.length <= operand,
     minItems: (operand: number) => list === null || list.length >= operand,
     maxItems: (operand: number) => list === null || list.length <= operand,
     items: (operand: Schema) => list?.every((item) => fits(operand, item)) ?? true,
@@ -50,6 +56,7 @@ function fits(given: Schema, value: unknown): boolean {
     dependentRequired: (operand: Record<string, string[]>) =>
       Object.entries(operand).every(([key, others]) => fields === null || !(key in fields) || has(others)),
     anyOf: (operand: Schema[]) => operand.some((one) => fits(one, value)),
+    not: (operand: Schema) => !fits(operand, value),
     oneOf: (operand: Schema[]) => operand.filter((one) => fits(one, value)).length === 1,
   };
   return Object.entries(part).every(([keyword, operand]) => {
@@ -81,6 +88,27 @@ const FULL = {
   },
 };
 
+/** The fields that only version 2 has. */
+const FULL_2 = {
+  ...FULL,
+  version: 2 as const,
+  authentication: { mode: "Basic" as const, allowMissing: true, sharedClient: "default" },
+  hostSets: [{ name: "x", hosts: ["x.example"] }],
+  clients: [
+    {
+      name: "billing",
+      allow: [{ name: "own", hosts: ["set:x"] }],
+      inheritAllow: true as const,
+      deny: [{ ports: [25] }],
+      defaultAction: "Report" as const,
+      mode: "Report" as const,
+      ports: [443],
+      limits: { maxTunnels: 3, requestsPerSecond: 2, burst: 5 },
+    },
+    { name: "default" },
+  ],
+};
+
 test("every document of the proxy is valid by its schema", () => {
   fc.assert(
     fc.property(documentArb, (partial) => {
@@ -89,7 +117,14 @@ test("every document of the proxy is valid by its schema", () => {
     }),
     { numRuns: runs(500) },
   );
-  assert.ok(fits(schema, JSON.parse(encodeDocument(makeDocument(FULL)))));
+  fc.assert(
+    fc.property(clientsDocumentArb, ({ clients: _clients, ...partial }) => {
+      const text = encodeDocument(makeDocument({ ...partial, clients: [{ name: "default" }] }));
+      assert.ok(fits(schema, JSON.parse(text)), text);
+    }),
+    { numRuns: runs(200) },
+  );
+  for (const full of [FULL, FULL_2]) assert.ok(fits(schema, JSON.parse(encodeDocument(makeDocument(full)))));
 });
 
 /** Every place in a document, with its schema and a way to put another value there. */
@@ -186,9 +221,11 @@ interface Place {
 }
 
 test("schema and reader reject the same documents", () => {
-  const full = JSON.parse(encodeDocument(makeDocument(FULL)));
-  const all = places(full, schema, (other) => other, "");
-  assert.ok(all.length > 50, `${all.length} places`);
+  const all = [FULL, FULL_2].flatMap((full) => {
+    const document = JSON.parse(encodeDocument(makeDocument(full)));
+    return places(document, schema, (other) => other, "");
+  });
+  assert.ok(all.length > 130, `${all.length} places`);
   let refused = 0;
   for (const { value, part, put, path } of all) {
     const others: unknown[] = [{ zzz: 1 }, [[]], -1, 0.5, true];
@@ -212,5 +249,5 @@ test("schema and reader reject the same documents", () => {
       if (!good) refused++;
     }
   }
-  assert.ok(refused > 300, `${refused} refused`);
+  assert.ok(refused > 900, `${refused} refused`);
 });

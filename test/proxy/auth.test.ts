@@ -91,4 +91,28 @@ test("does not start with an empty or a missing password", async () => {
   const none = await runOutrider([...args, "--log-level", "silent"]);
   assert.equal(none.status, 2);
   assert.match(none.stderr, /requires Basic authentication: set PROXY_PASSWORD or --password-dir\n$/);
+
+  for (const mode of ["TLS", "BasicOrTLS"]) {
+    writeFileSync(policy, `${head}spec: {authentication: {mode: ${mode}}}\n`);
+    const { status, stderr } = await runOutrider([...args, "--log-level", "silent"], { PROXY_PASSWORD: "secret" });
+    assert.equal(status, 2);
+    assert.match(stderr, /requires client certificates, which this version does not read: write Basic\n$/);
+  }
+});
+
+test("denies every target under a policy with clients", async () => {
+  const proxy = await startProxy({
+    policy: {
+      mode: "Report",
+      authentication: { mode: "Basic", secretRef: { name: "p" } },
+      clients: [{ name: "default" }, { name: "bob", allow: [{ hosts: ["*"] }] }],
+    },
+    args: OPEN_LOOPBACK,
+    env: { PROXY_PASSWORD: "secret" },
+  });
+  for (const target of ["127.0.0.1:443", "a.example:443"]) {
+    const answer = await exchange(proxy.port, `CONNECT ${target} HTTP/1.1\r\n${basic("bob:secret")}\r\n`);
+    assert.match(answer, /^HTTP\/1\.1 403 egress-denied: .* is not on the allow list/);
+  }
+  assert.equal(await proxy.stop(), 0);
 });

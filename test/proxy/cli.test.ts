@@ -55,7 +55,7 @@ test("a bad policy is one line with field and fix, exit 2", { timeout: 400_000 }
     ["[1, 2", /not valid YAML/],
     ["{", /not valid JSON/],
     ["hello: world\n", /is not a policy: expected a policy document/],
-    ['{"version": 2, "policy": "a/b"}', /version: must be 1, not 2/],
+    ['{"version": 2, "policy": "a/b"}', /version: must be 1 without clients/],
     [
       "global_denylist: [a.b]\nglobal_allow_list: [c.d]\n",
       /global_denylist: unknown key; did you mean global_deny_list\?/,
@@ -376,6 +376,34 @@ test("explain prints the proxy's decision; exit 1 for a denial", async () => {
   assert.deepEqual([allowed.status, /rule {5}ok\n/.test(allowed.stdout)], [0, true]);
 });
 
+test("explain decides for a client of the policy", async () => {
+  const policy = file(
+    "clients.yaml",
+    manifest({
+      defaultAction: "Deny",
+      authentication: { mode: "Basic", secretRef: { name: "p" } },
+      clients: [{ name: "billing", allow: [{ hosts: ["b.example"] }] }, { name: "default" }],
+    }),
+  );
+  const of = (...args: string[]) => runOutrider(["explain", "--policy", policy, ...args, "b.example:443"]);
+  const billing = await of("--client", "billing");
+  assert.equal(billing.status, 0, billing.stderr);
+  assert.match(billing.stdout, /^client {10}billing\ndeny {12}none\nallow {11}1 rule of the client\n/);
+  assert.match(billing.stdout, /\n\nb\.example:443 {2}allow\n {2}rule {5}clients\.billing\.allow\[0\]\n/);
+  const fallback = await of("--json");
+  assert.equal(fallback.status, 1);
+  const { client, code } = JSON.parse(fallback.stdout) as { client: string; code: string };
+  assert.deepEqual([client, code], ["default", "not-allowed"]);
+  const unknown = await of("--client", "bob");
+  assert.equal(unknown.status, 2);
+  assert.equal(
+    unknown.stderr,
+    'outrider: --client: "bob" is no client of the policy; the known ones are billing, default\n',
+  );
+  const plain = await runOutrider(["explain", "--policy", good, "--client", "bob", "ok.example:443"]);
+  assert.deepEqual([plain.status, plain.stderr], [2, "outrider: --client: the policy has no clients\n"]);
+});
+
 test("explain vets NAT64 addresses as IPv4 addresses", async () => {
   const policy = file("nat64.json", manifest({}));
   const explain = (...args: string[]) => runOutrider(["explain", "--policy", policy, ...args]);
@@ -439,6 +467,29 @@ test("the admin port serves health, state and explanations", async () => {
       assert.ok(answer.startsWith(`HTTP/1.1 403 ${explained.phrase}\r\n`), `${answer} / ${explained.phrase}`);
     }
   }
+  assert.equal(await proxy.stop(), 0);
+});
+
+test("the admin port explains for a client", async () => {
+  const clients = [{ name: "billing", allow: [{ hosts: ["b.example"] }] }];
+  const proxy = await startProxy({
+    policy: { defaultAction: "Deny", authentication: { mode: "Basic", secretRef: { name: "p" } }, clients },
+    args: ["--allow-cidr", "127.0.0.0/8"],
+    hosts: "127.0.0.1 b.example\n",
+    env: { PROXY_PASSWORD: "secret" },
+  });
+  const get = async (query: string) => {
+    const answer = await fetch(`http://127.0.0.1:${proxy.adminPort}/explain?target=b.example:443${query}`);
+    return [answer.status, await answer.text()] as const;
+  };
+  const [status, text] = await get("&client=billing");
+  const { client, verdict } = JSON.parse(text) as { client: string; verdict: string };
+  assert.deepEqual([status, client, verdict], [200, "billing", "allow"]);
+  assert.deepEqual((await get("")).map(String), [
+    "400",
+    "client: name a client, since there is no client default; the known ones are billing\n",
+  ]);
+  assert.equal((await get("&client=%0abob"))[0], 400);
   assert.equal(await proxy.stop(), 0);
 });
 
