@@ -11,6 +11,7 @@ import { generate, outdated, values } from "../../charts/generate.ts";
 import { CONDITIONS, REASON } from "../../operator/api/names.ts";
 import { OPERATOR_OPTIONS, readOperatorConfig } from "../../operator/config.ts";
 import { OperatorMetrics } from "../../operator/metrics.ts";
+import { NO_MESH_ANNOTATIONS, NO_MESH_LABELS } from "../../operator/reconcile/objects/deployment.ts";
 import { WebhookMetrics } from "../../operator/webhook/metrics.ts";
 import { freePort } from "../cluster/processes.ts";
 import { finish } from "../harness/finish.ts";
@@ -39,6 +40,16 @@ test("README and CRD of the chart are up to date", () => {
     generate()["charts/outrider/files/egresspolicies.yaml"],
     readFileSync(join(ROOT, "crds/egresspolicies.yaml"), "utf8"),
   );
+});
+
+test("pods of the chart and of the operator opt out of the same meshes", () => {
+  const helpers = read("templates/_helpers.tpl");
+  const block = (name: string) => {
+    const [, text] = new RegExp(`define "outrider\\.${name}" -}}\n([^{]*)`).exec(helpers) ?? assert.fail(`no ${name}`);
+    return parse(text!) as unknown;
+  };
+  assert.deepEqual(block("noMeshLabels"), NO_MESH_LABELS);
+  assert.deepEqual(block("noMeshAnnotations"), NO_MESH_ANNOTATIONS);
 });
 
 test("values and their schema match", () => {

@@ -58,12 +58,12 @@ const ZONE_WEIGHT = 50;
  * Labels and annotations that keep sidecars of service meshes out of proxies: the NetworkPolicy of the proxies does not
  * let a sidecar reach its control plane, and a sidecar would dial the targets itself. `docs/mesh.md` has the sources.
  */
-const NO_MESH_LABELS = {
+export const NO_MESH_LABELS = {
   "sidecar.istio.io/inject": "false",
   "istio.io/dataplane-mode": "none",
   "kuma.io/sidecar-injection": "disabled",
 };
-const NO_MESH_ANNOTATIONS = {
+export const NO_MESH_ANNOTATIONS = {
   "linkerd.io/inject": "disabled",
   "consul.hashicorp.com/connect-inject": "false",
   "dapr.io/enabled": "false",
