@@ -70,16 +70,16 @@ export class PolicyInstaller {
     status.loadedAt = new Date().toISOString();
     const { hash } = server.policy!;
     for (const warning of [...loaded.source.warnings, ...loaded.credentials.warnings]) log.warn(warning);
-    if (!loaded.credentials.required && server.trust === null) this.#warnOfClients();
+    if (loaded.authentication.mode === "None") this.#warnOfClients();
     const { kind, service } = loaded.source;
     log.info({ policy: document.policy, hash, kind, service, changed: hash !== before }, "policy loaded");
   }
 
-  #compile({ source: { document }, hash, credentials }: Loaded): void {
+  #compile({ source: { document }, hash, credentials, authentication }: Loaded): void {
     const { config, server } = this.#parts;
     const policy = compileFor(document, config, this.#ports, hash);
     this.echoSet = compileForEcho(document, config, this.#ports);
-    server.install(policy, settingsOf(config, policy.document), credentials);
+    server.install(policy, settingsOf(config, policy.document), credentials, authentication);
   }
 
   /** Reports that no password is set: a warning, unless only this machine can reach the listener. */
@@ -117,6 +117,7 @@ export class PolicyInstaller {
     this.#own = own;
     const { server } = this.#parts;
     if (this.echoSet !== null) this.echoSet = withOwn(this.echoSet, own);
-    if (server.policy !== null) server.install(withOwn(server.policy, own), server.settings, server.credentials);
+    const { policy, settings, credentials, authentication } = server;
+    if (policy !== null) server.install(withOwn(policy, own), settings, credentials, authentication);
   }
 }

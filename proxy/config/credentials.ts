@@ -47,7 +47,7 @@ export function shownName(user: string, max: number): string {
   return cut === user ? plain : `${plain}%...`;
 }
 
-/** The passwords that clients may present; empty: no authentication. */
+/** The passwords that clients may present. Whether they must is decided by the mode of authentication. */
 export class Credentials {
   readonly #shared: Credential[] = [];
   readonly #own = new Map<string, Credential>();
@@ -70,10 +70,6 @@ export class Credentials {
   /** Whether there is a shared password. */
   get shared(): boolean {
     return this.#shared.length > 0;
-  }
-
-  get required(): boolean {
-    return this.#shared.length > 0 || this.#own.size > 0;
   }
 
   /** The passwords that are valid for a user name: only its own, if it has one. */

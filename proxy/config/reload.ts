@@ -1,6 +1,8 @@
 import { UsageError } from "../cli/usage-error.ts";
+import type { Authentication } from "../policy/clients.ts";
 import type { PolicySource } from "../policy/policy-file.ts";
 import { isExhausted } from "../sockets/descriptors.ts";
+import { effective, proofsOf } from "./authentication.ts";
 import type { Config } from "./config.ts";
 import { type Credentials, passwordKeys, passwordPath, readCredentials } from "./credentials.ts";
 import { FileWatch, fingerprint, PIPE } from "./file-watch.ts";
@@ -16,6 +18,7 @@ export interface Loaded {
   /** Hash of the document, after the overrides of the command line. */
   hash: string;
   credentials: Credentials;
+  authentication: Authentication;
 }
 
 function folderFingerprint(folder: string): string {
@@ -65,13 +68,14 @@ export class Reload {
   async #load(): Promise<Loaded> {
     const credentials = readCredentials(this.#password, this.#config.passwordDir);
     const { source, hash } = await readAside(this.#policyText(), this.#config, credentials.shared);
-    if (source.needs.password && !credentials.required) {
+    const proofs = proofsOf(this.#config, this.#password);
+    if (source.needs.password && !proofs.password) {
       throw new UsageError("the policy requires Basic authentication: set PROXY_PASSWORD or --password-dir");
     }
     if (source.needs.certificate) {
       throw new UsageError("the policy requires client certificates, which this version does not read: write Basic");
     }
-    return { source, hash, credentials };
+    return { source, hash, credentials, authentication: effective(source, proofs) };
   }
 
   /** The first attempt. Null, with `error` set, when `--on-bad-policy wait` says so. @throws UsageError otherwise */
