@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { renameSync, writeFileSync } from "node:fs";
+import { renameSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import { opensslMissing } from "../harness/certificate.ts";
@@ -230,4 +230,23 @@ test("warns about password files whose names look like shared passwords", async 
     ([, key]) => key,
   );
   assert.deepEqual(warnings.toSorted(), ["authed", "default"]);
+});
+
+test("the shared password of the environment stays valid beside those of the folder", async () => {
+  const far = await receiver();
+  const folder = tempFolder();
+  const file = join(folder, "PROXY_PASSWORD");
+  writeFileSync(file, "in-file");
+  const args = [...OPEN_LOOPBACK, "--password-dir", folder];
+  const proxy = await startProxy({ policy: {}, args, env: { PROXY_PASSWORD: "s3cret" } });
+  const answer = async (password: string) => {
+    const credentials = Buffer.from(`any:${password}`).toString("base64");
+    return status(await exchange(proxy.port, ask(far.port, `Proxy-Authorization: Basic ${credentials}\r\n`)));
+  };
+  assert.deepEqual([await answer("s3cret"), await answer("in-file")], ["200", "200"]);
+  rmSync(file);
+  await proxy.untilStatus(() => /has no password file/.test(proxy.stderr()));
+  assert.deepEqual([await answer("s3cret"), await answer("in-file")], ["200", "407"]);
+  assert.equal(await proxy.stop(), 0);
+  await far.close();
 });

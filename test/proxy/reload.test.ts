@@ -232,7 +232,6 @@ test("without the last password every client is refused", async (t) => {
     rmSync(join(folder, name));
     await ended(client);
     assert.deepEqual([await without(), await status("alice", "one"), await status("alice", "")], ["407", "407", "407"]);
-    // Another policy, and the addresses of this machine, are installed with the same authentication.
     const { hash } = (await proxy.untilStatus(() => true)).policy!;
     replace(proxy.policyFile, keepOnly);
     await proxy.untilStatus(({ policy }) => policy!.hash !== hash);
