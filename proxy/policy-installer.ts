@@ -1,6 +1,7 @@
 import type { Status } from "./admin.ts";
 import type { Logger } from "./cli/log.ts";
 import { formatHostPort } from "./cli/options.ts";
+import { admitsMissing } from "./config/authentication.ts";
 import { type Config, type Settings, settingsOf } from "./config/config.ts";
 import type { Loaded } from "./config/reload.ts";
 import type { ProxyServer } from "./connections/server.ts";
@@ -9,6 +10,7 @@ import { compileFor, compileForEcho } from "./egress/compile.ts";
 import { ownNetworks, type Sources } from "./egress/source-address.ts";
 import type { Verifier } from "./egress/verifier.ts";
 import { parseAddress } from "./policy/cidr.ts";
+import type { Authentication } from "./policy/clients.ts";
 import { type PolicySet, withOwn } from "./policy/engine.ts";
 import { isLoopbackAddress } from "./policy/special.ts";
 import { openFileLimit } from "./sockets/descriptors.ts";
@@ -53,11 +55,6 @@ export class PolicyInstaller {
     this.#ports = ports;
   }
 
-  /** Whether a policy is in force. */
-  get installed(): boolean {
-    return this.#current !== null;
-  }
-
   install(loaded: Loaded): void {
     const { server, names, verifier, sources, status, config, log } = this.#parts;
     const before = server.policy?.hash;
@@ -70,31 +67,38 @@ export class PolicyInstaller {
     status.loadedAt = new Date().toISOString();
     const { hash } = server.policy!;
     for (const warning of [...loaded.source.warnings, ...loaded.credentials.warnings]) log.warn(warning);
-    if (!loaded.credentials.required && server.trust === null) this.#warnOfClients();
+    this.#warnOfClients(loaded.authentication);
     const { kind, service } = loaded.source;
     log.info({ policy: document.policy, hash, kind, service, changed: hash !== before }, "policy loaded");
   }
 
-  #compile({ source: { document }, hash, credentials }: Loaded): void {
+  #compile({ source: { document }, hash, credentials, authentication }: Loaded): void {
     const { config, server } = this.#parts;
     const policy = compileFor(document, config, this.#ports, hash);
     this.echoSet = compileForEcho(document, config, this.#ports);
-    server.install(policy, settingsOf(config, policy.document), credentials);
+    server.install(policy, settingsOf(config, policy.document), credentials, authentication);
   }
 
-  /** Reports that no password is set: a warning, unless only this machine can reach the listener. */
-  #warnOfClients(): void {
+  /** Reports that clients need no proof: a warning, unless only this machine can reach the listeners. */
+  #warnOfClients(authentication: Authentication): void {
+    if (!admitsMissing(authentication)) return;
     const { log, config } = this.#parts;
-    const { host, port } = config.listen;
-    if (isLoopbackHost(host)) {
-      log.info("no password is set: every program on this machine may use the proxy");
+    const { mode } = authentication;
+    const open = [config.listen, config.tls?.listen].find((at) => at !== undefined && !isLoopbackHost(at.host));
+    if (open === undefined) {
+      if (mode === "None") log.info("no password is set: every program on this machine may use the proxy");
       return;
     }
-    const fix = "set PROXY_PASSWORD or --password-dir (EgressPolicy: authentication.mode: Basic)";
-    const local = `listen on loopback (--listen 127.0.0.1:${port})`;
-    log.warn(
-      `no password is set: every client that can reach ${formatHostPort(host, port)} is served; ${fix}, or ${local}`,
-    );
+    const at = formatHostPort(open.host, open.port);
+    const option = open === config.listen ? "--listen" : "--listen-tls";
+    const local = `or listen on loopback (${option} 127.0.0.1:${open.port})`;
+    if (mode === "None") {
+      const fix = "set PROXY_PASSWORD or --password-dir (EgressPolicy: authentication.mode: Basic)";
+      log.warn(`no password is set: every client that can reach ${at} is served; ${fix}, ${local}`);
+      return;
+    }
+    const fix = config.allowMissingClient ? "--allow-missing-client" : "authentication.allowMissing";
+    log.warn(`every client that can reach ${at} is served as default, without credentials; remove ${fix}, ${local}`);
   }
 
   #warnOfFiles({ maxTunnels, maxTunnelsWanted }: Settings): void {
@@ -117,6 +121,7 @@ export class PolicyInstaller {
     this.#own = own;
     const { server } = this.#parts;
     if (this.echoSet !== null) this.echoSet = withOwn(this.echoSet, own);
-    if (server.policy !== null) server.install(withOwn(server.policy, own), server.settings, server.credentials);
+    const { policy, settings, credentials, authentication } = server;
+    if (policy !== null) server.install(withOwn(policy, own), settings, credentials, authentication);
   }
 }

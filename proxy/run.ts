@@ -7,7 +7,7 @@ import { formatHostPort, listenError, noArguments, optionHelp } from "./cli/opti
 import { type Config, PROXY_OPTIONS, readConfig, requirePolicy, settingsOf } from "./config/config.ts";
 import { Credentials } from "./config/credentials.ts";
 import { MIB } from "./config/memory.ts";
-import { LOOK_MS, type Loaded, Reload } from "./config/reload.ts";
+import { type Attempt, LOOK_MS, Reload } from "./config/reload.ts";
 import { defaultBufferLimit } from "./connections/buffers.ts";
 import { ProxyServer } from "./connections/server.ts";
 import { NameFiles } from "./dns/name-files.ts";
@@ -79,25 +79,18 @@ function watch(
   tls: TlsInstaller | null,
   log: Logger,
 ): () => void {
-  let reported = reload.error;
-  const take = (loaded: Loaded | null, failedBefore: number) => {
+  const take = ({ loaded, error }: Attempt) => {
     if (loaded !== null) installer.install(loaded);
-    else if (reload.failed > failedBefore && !(reload.retrying && reload.error === reported)) {
-      const now = installer.installed ? "the last valid policy stays in force" : "waiting for a valid policy";
-      log.error(`${reload.error}; ${now}`);
-    }
-    reported = reload.error;
+    if (error !== null) log.error(error);
   };
   process.on("SIGHUP", () => {
-    const { failed } = reload;
-    void reload.force().then((loaded) => take(loaded, failed));
+    for (const attempt of reload.force()) void attempt.then(take);
     void nameFiles.force();
     tls?.poll(true);
   });
   const poll = async () => {
-    const { failed } = reload;
     // Not awaited: source addresses are checked while a long file is read.
-    void reload.poll().then((loaded) => take(loaded, failed));
+    for (const attempt of reload.poll()) void attempt.then(take);
     void nameFiles.poll();
     tls?.poll();
     installer.checkOwn();

@@ -3,6 +3,7 @@ import { once } from "node:events";
 import { closeSync, openSync } from "node:fs";
 import { type AddressInfo, createServer, Socket } from "node:net";
 import type { Logger } from "./cli/log.ts";
+import { OPEN } from "./config/authentication.ts";
 import type { Settings } from "./config/config.ts";
 import { Credentials } from "./config/credentials.ts";
 import { ProxyServer } from "./connections/server.ts";
@@ -48,7 +49,7 @@ function makeServer(settings: Settings, log: Logger, far: number, password: stri
     onAcceptError: (error) => log.warn({ reason: error.message }, "the warm-up cannot accept a connection"),
   });
   const policy = compile(document, { allowCIDRs: [`${LOOPBACK}/32`] });
-  server.install(policy, { ...settings, accessLog: "all" }, credentials);
+  server.install(policy, { ...settings, accessLog: "all" }, credentials, { ...OPEN, mode: "Basic" });
   return server;
 }
 

@@ -41,6 +41,10 @@ export const POLICY_OPTIONS: readonly Option[] = [
     value: "DIR",
     help: "folder with one password file per user name; the file PROXY_PASSWORD is for all other user names",
   },
+  {
+    name: "allow-missing-client",
+    help: "serve requests without credentials and client certificate as the section default of an acl.yaml",
+  },
 ];
 
 /** Settings of the machine in addition to the policy. */
@@ -214,6 +218,8 @@ export interface Config {
   proxyProtocolFrom: readonly string[];
   admin: { host: string; port: number };
   passwordDir: string | undefined;
+  /** Admit requests without any proof, under an acl.yaml. */
+  allowMissingClient: boolean;
   onBadPolicy: "exit" | "wait";
   resolvers: readonly string[];
   hosts: string | undefined;
@@ -322,6 +328,7 @@ export function readConfig(options: readonly Option[], argv: readonly string[], 
     proxyProtocolFrom: proxyProtocolFrom(values),
     admin: ipPort(values, "admin", "127.0.0.1:9750"),
     passwordDir: one("password-dir"),
+    allowMissingClient: values.has("allow-missing-client"),
     onBadPolicy: oneOf(values, "on-bad-policy", ["exit", "wait"]) ?? "exit",
     resolvers,
     hosts: one("hosts"),

@@ -1,9 +1,10 @@
-import { createHash, randomInt, timingSafeEqual } from "node:crypto";
+import { createHash, randomBytes, randomInt, timingSafeEqual } from "node:crypto";
 import { readdirSync, statSync } from "node:fs";
 import { UsageError } from "../cli/usage-error.ts";
 import { countBound } from "../outcome/bounds.ts";
 import { parseAddress } from "../policy/cidr.ts";
-import { plainLine } from "../policy/rules.ts";
+import { boundedTexts, plainLine } from "../policy/rules.ts";
+import { isExhausted } from "../sockets/descriptors.ts";
 import { readSmallFile } from "./files.ts";
 
 /** One password. `client` null: shared, for every user name that has no password of its own (`PROXY_PASSWORD`). */
@@ -35,6 +36,9 @@ const MAX_PASSWORD_BYTES = 4096;
 /** Password files of one folder. The proxy checks each of them twice a second. */
 const MAX_PASSWORD_FILES = 1024;
 
+/** Errors of password files that are shown. */
+const MAX_ERRORS = 10;
+
 const digestOf = (bytes: Buffer): Buffer => createHash("sha256").update(bytes).digest();
 
 /**
@@ -47,14 +51,29 @@ export function shownName(user: string, max: number): string {
   return cut === user ? plain : `${plain}%...`;
 }
 
-/** The passwords that clients may present; empty: no authentication. */
+/** The digest of no password: for a user name whose password file is empty. */
+const NOTHING = randomBytes(32);
+/** User names that look like those of the shared password. */
+const MISTAKABLE = ["default", "authed"];
+
+type Passwords = Map<string, Credential>;
+
+const sameIn = (one: Passwords, other: Passwords): boolean =>
+  one.size === other.size && [...one].every(([key, { digest }]) => other.get(key)?.digest.equals(digest) ?? false);
+
+/** The passwords that clients may present. Whether they must is decided by the mode of authentication. */
 export class Credentials {
-  readonly #shared: Credential[] = [];
-  readonly #own = new Map<string, Credential>();
+  /** By key; that of the environment has a key of its own. */
+  readonly #shared: Passwords = new Map();
+  /** By user name. */
+  readonly #own: Passwords = new Map();
   readonly warnings: string[] = [];
 
-  /** `key`: a shared key, or a user name with one character a byte. @throws UsageError on an empty password */
-  add(key: string, password: string | Buffer): void {
+  /**
+   * `key`: a shared key, or a user name with one character a byte. `slot`: another key for a further shared password.
+   * @throws UsageError on an empty password
+   */
+  add(key: string, password: string | Buffer, slot = key): void {
     const bytes = typeof password === "string" ? Buffer.from(password) : password;
     const shown = plainLine(key, MAX_PASSWORD_BYTES);
     if (bytes.length === 0) throw new UsageError(`${shown}: the password is empty; set one, or leave it out`);
@@ -63,23 +82,47 @@ export class Credentials {
         `${shown}: has characters that must be percent-encoded in a proxy URL; use [A-Za-z0-9._~-] only`,
       );
     }
-    if (SHARED_KEYS.includes(key)) this.#shared.push({ client: null, digest: digestOf(bytes) });
-    else this.#own.set(key, { client: key, digest: digestOf(bytes) });
+    if (MISTAKABLE.includes(key)) {
+      this.warnings.push(
+        `${key}: is the password of the user name ${key}, with the rules of the client ${key}; the shared password is PROXY_PASSWORD`,
+      );
+    }
+    const digest = digestOf(bytes);
+    if (SHARED_KEYS.includes(key)) this.#shared.set(slot, { client: null, digest });
+    else this.#own.set(key, { client: key, digest });
+  }
+
+  /** No password is valid for a key with an empty file; for a user name not even the shared one. */
+  refuse(key: string): void {
+    const shown = plainLine(key, MAX_PASSWORD_BYTES);
+    const effect = SHARED_KEYS.includes(key) ? "it is valid for no user name" : "this user name is refused";
+    this.warnings.push(`${shown}: the password file is empty: ${effect}`);
+    if (!SHARED_KEYS.includes(key)) this.#own.set(key, { client: key, digest: NOTHING });
+  }
+
+  /** Takes over the password of a key. A user name that had none is refused. */
+  keep(key: string, before: Credentials): void {
+    if (!SHARED_KEYS.includes(key)) {
+      this.#own.set(key, before.#own.get(key) ?? { client: key, digest: NOTHING });
+      return;
+    }
+    const credential = before.#shared.get(key);
+    if (credential !== undefined) this.#shared.set(key, credential);
+  }
+
+  equals(other: Credentials): boolean {
+    return sameIn(this.#shared, other.#shared) && sameIn(this.#own, other.#own);
   }
 
   /** Whether there is a shared password. */
   get shared(): boolean {
-    return this.#shared.length > 0;
-  }
-
-  get required(): boolean {
-    return this.#shared.length > 0 || this.#own.size > 0;
+    return this.#shared.size > 0;
   }
 
   /** The passwords that are valid for a user name: only its own, if it has one. */
   #of(user: string): readonly Credential[] {
     const own = this.#own.get(user);
-    return own === undefined ? this.#shared : [own];
+    return own === undefined ? [...this.#shared.values()] : [own];
   }
 
   /**
@@ -185,36 +228,76 @@ function readPassword(path: Buffer): Buffer {
   return bytes.subarray(0, end);
 }
 
+/** A password file: its content, or why it cannot be read. */
+type PasswordFile = { key: string; password: Buffer } | { key: string; error: UsageError };
+
+/** The password files of a mounted Secret, one a key. @throws UsageError naming the folder */
+function readFolder(folder: string): PasswordFile[] {
+  const failure = (error: unknown, what = ""): UsageError =>
+    new UsageError(`--password-dir ${folder}: ${what}${(error as Error).message}`, { cause: error });
+  let keys: string[];
+  try {
+    keys = passwordKeys(folder);
+  } catch (error) {
+    throw failure(error);
+  }
+  return keys.flatMap((key): PasswordFile[] => {
+    const path = passwordPath(folder, key);
+    try {
+      return statSync(path).isDirectory() ? [] : [{ key, password: readPassword(path) }];
+    } catch (error) {
+      return [{ key, error: failure(error, `${plainLine(key, MAX_PASSWORD_BYTES)}: `) }];
+    }
+  });
+}
+
+/** The passwords of the environment. @throws UsageError */
+function fromEnvironment(password: string | undefined): Credentials {
+  const credentials = new Credentials();
+  if (password?.includes("\uFFFD")) {
+    throw new UsageError("PROXY_PASSWORD: is not UTF-8; put these bytes into a file of --password-dir");
+  }
+  if (password !== undefined) credentials.add("PROXY_PASSWORD", password, "environment");
+  return credentials;
+}
+
 /**
- * Reads the passwords of the environment and of a mounted Secret (one file a key).
+ * Reads the passwords of the environment and of a mounted Secret, at the start: all of them are valid, and there is one.
  * @throws UsageError naming the key or the folder
  */
 export function readCredentials(environment: string | undefined, folder: string | undefined): Credentials {
-  const credentials = new Credentials();
-  if (environment?.includes("\uFFFD")) {
-    throw new UsageError("PROXY_PASSWORD: is not UTF-8; put these bytes into a file of --password-dir");
-  }
-  if (environment !== undefined) credentials.add("PROXY_PASSWORD", environment);
+  const credentials = fromEnvironment(environment);
   if (folder === undefined) return credentials;
-  const failed = (key: string | null, error: unknown): never => {
-    const what = key === null ? "" : `${plainLine(key, MAX_PASSWORD_BYTES)}: `;
-    throw new UsageError(`--password-dir ${folder}: ${what}${(error as Error).message}`, { cause: error });
-  };
-  let keys: string[] = [];
-  try {
-    keys = passwordKeys(folder).filter((key) => !statSync(passwordPath(folder, key)).isDirectory());
-  } catch (error) {
-    failed(null, error);
-  }
-  if (keys.length === 0) throw new UsageError(`--password-dir ${folder}: has no password file`);
-  for (const key of keys) {
-    let password: Buffer | undefined;
-    try {
-      password = readPassword(passwordPath(folder, key));
-    } catch (error) {
-      failed(key, error);
-    }
-    credentials.add(key, password!);
+  const files = readFolder(folder);
+  if (files.length === 0) throw new UsageError(`--password-dir ${folder}: has no password file`);
+  for (const file of files) {
+    if ("error" in file) throw file.error;
+    credentials.add(file.key, file.password);
   }
   return credentials;
+}
+
+/**
+ * Reads the folder again, after the start: an empty file revokes the password of its name, an empty folder all of them. A
+ * file that cannot be read keeps its password of `before`, and is an error. @throws UsageError naming the folder
+ */
+export function rereadCredentials(environment: string | undefined, folder: string, before: Credentials) {
+  const credentials = fromEnvironment(environment);
+  const errors: string[] = [];
+  const files = readFolder(folder);
+  if (files.length === 0) {
+    credentials.warnings.push(
+      `--password-dir ${folder}: has no password file: all passwords of the folder are revoked`,
+    );
+  }
+  for (const file of files) {
+    const { key } = file;
+    if ("error" in file) {
+      if (isExhausted(file.error)) throw file.error;
+      credentials.keep(key, before);
+      errors.push(file.error.message);
+    } else if (file.password.length === 0) credentials.refuse(key);
+    else credentials.add(key, file.password);
+  }
+  return { credentials, errors: boundedTexts(errors, MAX_ERRORS) };
 }

@@ -1,6 +1,8 @@
 import type { Failure } from "../outcome/refusals.ts";
+import type { Authentication } from "../policy/clients.ts";
 import type { ClientCertificate } from "../tls/client-certificate.ts";
 import type { ClientTrust } from "../tls/client-trust.ts";
+import { admitsMissing, readsPasswords } from "./authentication.ts";
 import { type Credentials, guesses, type Known, shownName } from "./credentials.ts";
 
 /** The result of identifying the client of a request, with its proofs. */
@@ -30,12 +32,18 @@ export function recordName(identity: Identity): string | undefined {
 
 /**
  * The identity of the client of a request (docs/adr/0019-clients-with-rules-of-their-own.md). `trust`: the client CAs;
- * null: clients need no certificate.
+ * null: there are none.
  */
-export function identify(proofs: Proofs, credentials: Credentials, trust: ClientTrust | null): Identity | Failure {
+export function identify(
+  proofs: Proofs,
+  credentials: Credentials,
+  trust: ClientTrust | null,
+  authentication: Authentication,
+): Identity | Failure {
   const { authorization, certificate, from } = proofs;
+  const passwords = readsPasswords(authentication.mode);
   let known: Known | null = null;
-  if (credentials.required && authorization !== undefined) {
+  if (passwords && authorization !== undefined) {
     known = credentials.check(authorization);
     if (known === null) {
       const reason = "wrong proxy credentials; set them in the proxy URL";
@@ -46,8 +54,8 @@ export function identify(proofs: Proofs, credentials: Credentials, trust: Client
   if (known !== null) {
     return known.countedAs === null ? { kind: "shared", known } : { kind: "own", name: known.countedAs, known };
   }
-  if (credentials.required) return { code: "auth", reason: "no proxy credentials; set them in the proxy URL" };
-  if (trust === null) return { kind: "missing" };
+  if (admitsMissing(authentication)) return { kind: "missing" };
+  if (passwords) return { code: "auth", reason: "no proxy credentials; set them in the proxy URL" };
   return { code: "client", reason: "no client certificate; use an https:// proxy URL and set one in the client" };
 }
 
@@ -68,11 +76,17 @@ function ofCertificate(
 }
 
 /** Why an identity has lost a proof, after a reload or by the time; null: all of them are still valid. */
-export function stillValid(identity: Identity, credentials: Credentials, trust: ClientTrust | null): Failure | null {
+export function stillValid(
+  identity: Identity,
+  credentials: Credentials,
+  trust: ClientTrust | null,
+  authentication: Authentication,
+): Failure | null {
+  if (identity.kind === "missing" && admitsMissing(authentication)) return null;
   const known = identity.kind === "missing" ? undefined : identity.known;
   const certificate = identity.kind === "own" ? identity.certificate : undefined;
   const proven = known === undefined ? certificate !== undefined : credentials.has(known);
-  if (credentials.required && !proven) return { code: "auth", reason: "these proxy credentials are no longer valid" };
+  if (!proven) return { code: "auth", reason: "these proxy credentials are no longer valid" };
   if (certificate === undefined || trust === null) return null;
   const reason = trust.refuses(certificate, Date.now());
   return reason === null ? null : { code: "client", reason };

@@ -1,6 +1,7 @@
 import { basename } from "node:path";
 import { UsageError } from "../cli/usage-error.ts";
 import { PORTS_OF_ACL } from "../policy/acl.ts";
+import { DEFAULT_CLIENT } from "../policy/clients.ts";
 import { hashDocument, type PolicyDocument } from "../policy/document.ts";
 import { type PolicySource, readPolicy } from "../policy/policy-file.ts";
 import { PolicyError } from "../policy/rules.ts";
@@ -24,6 +25,17 @@ export function overrideDocument(document: PolicyDocument, config: Config): Poli
   return { ...document, ports, proxy: { ...document.proxy, reasonDetail } };
 }
 
+/** Checks that `--allow-missing-client` fits the policy. @throws UsageError */
+function requireDefault({ kind, document }: PolicySource, config: Config): void {
+  if (kind !== "acl") {
+    const field = `${kind === "manifest" ? "spec." : ""}authentication.allowMissing`;
+    throw new UsageError(`--allow-missing-client is for acl.yaml files; write ${field} into ${config.policy}`);
+  }
+  if (document.clients?.every(({ name }) => name !== DEFAULT_CLIENT)) {
+    throw new UsageError(`--allow-missing-client needs the section default; add it to ${config.policy}`);
+  }
+}
+
 /**
  * Parses the text of the policy file of a command line. `sharedPassword`: clients present the shared password, which
  * decides the service of an acl.yaml. @throws UsageError: one line with file, field and fix
@@ -44,6 +56,7 @@ export function readText(text: string, config: Config, sharedPassword: boolean):
     if (config.service !== undefined && source.kind !== "acl") {
       throw new UsageError(`--service is for acl.yaml files; ${config.policy} is not one`);
     }
+    if (config.allowMissingClient) requireDefault(source, config);
     return { source, hash: hashDocument(overrideDocument(source.document, config)) };
   } catch (error) {
     if (error instanceof PolicyError) throw new UsageError(`--policy ${config.policy}: ${error.message}`);

@@ -1,21 +1,32 @@
-import { UsageError } from "../cli/usage-error.ts";
+import type { Authentication } from "../policy/clients.ts";
 import type { PolicySource } from "../policy/policy-file.ts";
 import { isExhausted } from "../sockets/descriptors.ts";
+import { effective, type Proofs, proofsOf, requireProofs } from "./authentication.ts";
 import type { Config } from "./config.ts";
-import { type Credentials, passwordKeys, passwordPath, readCredentials } from "./credentials.ts";
+import { type Credentials, passwordKeys, passwordPath, readCredentials, rereadCredentials } from "./credentials.ts";
 import { FileWatch, fingerprint, PIPE } from "./file-watch.ts";
 import { readPolicyText } from "./load.ts";
 import { readAside } from "./read-aside.ts";
+import type { ReadPolicy } from "./read-policy.ts";
 
 /** Polling interval of the files. */
 export const LOOK_MS = 500;
 
-/** Policy and passwords that were read: complete and valid. */
+/** The last valid policy and the last valid passwords. */
 export interface Loaded {
   source: PolicySource;
   /** Hash of the document, after the overrides of the command line. */
   hash: string;
   credentials: Credentials;
+  authentication: Authentication;
+}
+
+/** The result of reading the files of one part. */
+export interface Attempt {
+  /** Null: nothing new is valid, or another part is not valid yet. */
+  loaded: Loaded | null;
+  /** An error to report: one line. */
+  error: string | null;
 }
 
 function folderFingerprint(folder: string): string {
@@ -28,28 +39,62 @@ function folderFingerprint(folder: string): string {
   }
 }
 
-/** Reads policy and passwords at the start, and again when they change: both complete and valid, or neither. */
+/** Files that are read together. */
+class Part<T> {
+  readonly watch: FileWatch;
+  /** The effect of an error, with and without a last valid value. */
+  readonly kept: string;
+  readonly awaited: string;
+  /** The last valid value; null before the first one. */
+  value: T | null = null;
+  /** Error of the last attempt; null after a success. */
+  error: string | null = null;
+
+  constructor(kept: string, awaited: string, look: () => string) {
+    this.kept = kept;
+    this.awaited = awaited;
+    this.watch = new FileWatch(look);
+  }
+}
+
+/** Reads policy and passwords at the start, and again when they change. An error in one part does not delay the other one. */
 export class Reload {
   readonly #config: Config;
   readonly #password: string | undefined;
-  readonly #watch: FileWatch;
+  readonly #proofs: Proofs;
+  readonly #policy: Part<ReadPolicy>;
+  readonly #passwords: Part<Credentials>;
   #started = false;
   /** Content of a pipe that was read at the start. */
   #piped: string | null = null;
   #reading = false;
-  /** Error of the last attempt; null after a success. */
-  error: string | null = null;
-  /** The last attempt failed only because no file descriptor was left; the next poll tries again. */
-  retrying = false;
   succeeded = 0;
   failed = 0;
 
   constructor(config: Config, password: string | undefined) {
     this.#config = config;
     this.#password = password;
+    this.#proofs = proofsOf(config, password);
     const { policy, passwordDir } = config;
-    const folder = () => (passwordDir === undefined ? "" : folderFingerprint(passwordDir));
-    this.#watch = new FileWatch(() => `${fingerprint(policy)} ${folder()}`);
+    this.#policy = new Part("the last valid policy stays in force", "waiting for a valid policy", () =>
+      fingerprint(policy),
+    );
+    this.#passwords = new Part("passwords that cannot be read stay as they were", "waiting for valid passwords", () =>
+      passwordDir === undefined ? "" : folderFingerprint(passwordDir),
+    );
+  }
+
+  /** Errors of the last attempts; null: there is none. */
+  get error(): string | null {
+    const errors = [this.#passwords.error, this.#policy.error].filter((error) => error !== null);
+    return errors.length === 0 ? null : errors.join("; ");
+  }
+
+  #loaded(): Loaded | null {
+    const { value: policy } = this.#policy;
+    const { value: credentials } = this.#passwords;
+    if (policy === null || credentials === null) return null;
+    return { ...policy, credentials, authentication: effective(policy.source, this.#proofs, this.#config) };
   }
 
   /** Reads a pipe at the start only: later a read could block, and the content of the pipe is already known. */
@@ -61,63 +106,107 @@ export class Reload {
     return text;
   }
 
-  /** Reads policy and passwords. @throws UsageError */
-  async #load(): Promise<Loaded> {
-    const credentials = readCredentials(this.#password, this.#config.passwordDir);
-    const { source, hash } = await readAside(this.#policyText(), this.#config, credentials.shared);
-    if (source.needs.password && !credentials.required) {
-      throw new UsageError("the policy requires Basic authentication: set PROXY_PASSWORD or --password-dir");
-    }
-    if (source.needs.certificate) {
-      throw new UsageError("the policy requires client certificates, which this version does not read: write Basic");
-    }
-    return { source, hash, credentials };
+  /** @throws UsageError */
+  async #parse(text: string, credentials: Credentials): Promise<ReadPolicy> {
+    const read = await readAside(text, this.#config, credentials.shared);
+    requireProofs(read.source, this.#proofs, this.#config);
+    return read;
   }
 
   /** The first attempt. Null, with `error` set, when `--on-bad-policy wait` says so. @throws UsageError otherwise */
   async start(): Promise<Loaded | null> {
     try {
-      if (this.#config.onBadPolicy === "exit") return await this.#load();
-      return await this.force();
+      if (this.#config.onBadPolicy === "exit") {
+        this.#passwords.value = readCredentials(this.#password, this.#config.passwordDir);
+        this.#policy.value = await this.#parse(this.#policyText(), this.#passwords.value);
+      } else await Promise.all(this.force());
+      return this.#loaded();
     } finally {
       this.#started = true;
     }
   }
 
-  /**
-   * Changes since the last attempt, once the files are stable; null without a change or when the new files are invalid.
-   */
-  async poll(): Promise<Loaded | null> {
-    return this.#watch.poll() ? this.force() : null;
+  /** Reads the parts that changed since their last attempt, once their files are stable. */
+  poll(): Promise<Attempt>[] {
+    const attempts: Promise<Attempt>[] = [];
+    if (this.#passwords.watch.poll()) attempts.push(Promise.resolve(this.#readPasswords()));
+    if (this.#policy.watch.poll()) attempts.push(this.#readPolicy());
+    return attempts;
   }
 
-  /** Reads now (SIGHUP). Null, with `error` set, when the files are invalid: the last good policy stays in force. */
-  async force(): Promise<Loaded | null> {
+  /** Reads all parts now (SIGHUP). */
+  force(): Promise<Attempt>[] {
+    return [Promise.resolve(this.#readPasswords()), this.#readPolicy()];
+  }
+
+  #readPasswords(): Attempt {
+    const part = this.#passwords;
+    const { value: before } = part;
+    const { passwordDir } = this.#config;
+    const unchanged = part.watch.begin();
+    try {
+      const { credentials, errors } =
+        before === null || passwordDir === undefined
+          ? { credentials: readCredentials(this.#password, passwordDir), errors: [] }
+          : rereadCredentials(this.#password, passwordDir, before);
+      // The files changed during the read: the next poll tries again.
+      if (!unchanged()) return { loaded: null, error: null };
+      // The shared password decides the service of an acl.yaml.
+      if (credentials.shared !== before?.shared) this.#policy.watch.again();
+      const changed = before === null || !credentials.equals(before);
+      if (changed) part.value = credentials;
+      if (errors.length > 0) return this.#fail(part, new Error(errors.join("; ")), changed);
+      return this.#succeed(part, changed);
+    } catch (error) {
+      return this.#fail(part, error);
+    }
+  }
+
+  async #readPolicy(): Promise<Attempt> {
+    const part = this.#policy;
     // An attempt is under way and may have read the previous content: the next poll tries again.
     if (this.#reading) {
-      this.#watch.again();
-      return null;
+      part.watch.again();
+      return { loaded: null, error: null };
     }
-    const unchanged = this.#watch.begin();
+    const unchanged = part.watch.begin();
     this.#reading = true;
     try {
-      const loaded = await this.#load();
+      const text = this.#policyText();
+      const { value: credentials } = this.#passwords;
+      // The first valid passwords start the next attempt.
+      if (credentials === null) {
+        part.error = null;
+        return { loaded: null, error: null };
+      }
+      const read = await this.#parse(text, credentials);
       // The file changed during the read, which may have returned half of it: the next poll tries again.
-      if (!unchanged()) return null;
-      this.error = null;
-      this.retrying = false;
-      this.succeeded++;
-      return loaded;
+      if (!unchanged()) return { loaded: null, error: null };
+      part.value = read;
+      return this.#succeed(part, true);
     } catch (error) {
-      // A serving proxy keeps its policy, whatever the error is.
-      this.error = (error as Error).message;
-      this.failed++;
-      // The file is not the cause and need not change: the next poll reads it again.
-      this.retrying = isExhausted(error);
-      if (this.retrying) this.#watch.again();
-      return null;
+      return this.#fail(part, error);
     } finally {
       this.#reading = false;
     }
+  }
+
+  #succeed(part: Part<unknown>, changed: boolean): Attempt {
+    if (changed || part.error !== null) this.succeeded++;
+    part.error = null;
+    return { loaded: changed ? this.#loaded() : null, error: null };
+  }
+
+  /** A serving proxy keeps the last valid value, whatever the error is. `changed`: a part of it is new nevertheless. */
+  #fail(part: Part<unknown>, thrown: unknown, changed = false): Attempt {
+    const { error: before } = part;
+    part.error = (thrown as Error).message;
+    this.failed++;
+    const loaded = changed ? this.#loaded() : null;
+    // The file is not the cause and need not change: the next poll reads it again.
+    const retrying = isExhausted(thrown);
+    if (retrying) part.watch.again();
+    if (retrying && part.error === before) return { loaded, error: null };
+    return { loaded, error: `${part.error}; ${part.value === null ? part.awaited : part.kept}` };
   }
 }

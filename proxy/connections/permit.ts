@@ -4,6 +4,7 @@ import { decideAgain } from "../egress/decide-target.ts";
 import type { Head } from "../http/head.ts";
 import { type AccessRecord, noteFailure, notePolicy } from "../outcome/access-record.ts";
 import type { Failure } from "../outcome/refusals.ts";
+import type { Authentication } from "../policy/clients.ts";
 import type { PolicySet } from "../policy/engine.ts";
 import type { ClientCertificate } from "../tls/client-certificate.ts";
 import type { ClientTrust } from "../tls/client-trust.ts";
@@ -15,6 +16,8 @@ export interface PermitServer extends ProxyContext {
   readonly credentials: Credentials;
   /** The client CAs; null: clients need no certificate. */
   readonly trust: ClientTrust | null;
+  /** How clients prove who they are. */
+  readonly authentication: Authentication;
   /** Counts one request under a client's key; returns a sentence when a limit forbids it. */
   acquire(key: string): string | null;
   release(key: string): void;
@@ -50,14 +53,14 @@ export class Permit {
     const again = this.#counted !== null;
     this.release();
     const server = this.#server;
-    const { policy, credentials, trust } = server;
+    const { policy, credentials, trust, authentication } = server;
     if (policy === null) return { code: "no-policy", reason: "this proxy has no valid policy yet" };
     // The first request of an accepted connection is still served; later ones are refused, so that the client
     // reconnects elsewhere. A request that has entered may end.
     if (server.phase === "draining" && !first && !again)
       return { code: "draining", reason: "this proxy is shutting down" };
     const proofs = { authorization: head.authorization, certificate: this.#certificate, from: this.#from };
-    const identity = identify(proofs, credentials, trust);
+    const identity = identify(proofs, credentials, trust, authentication);
     if ("code" in identity) return identity;
     this.#identity = identity;
     const name = recordName(identity);
@@ -67,7 +70,7 @@ export class Permit {
     const full = server.acquire(key);
     if (full !== null) return { code: "overloaded", reason: full };
     this.#counted = key;
-    return { policy, settings: server.settings, credentials, trust };
+    return { policy, settings: server.settings, credentials, trust, authentication };
   }
 
   /**
@@ -75,16 +78,20 @@ export class Permit {
    * the entry stage. Null: it may be sent.
    */
   begin(entry: Entry, request: OpenRequest): Failure | null {
-    const { policy, credentials, trust, gate } = this.#server;
-    const changed = policy !== entry.policy || credentials !== entry.credentials || trust !== entry.trust;
+    const { policy, credentials, trust, authentication, gate } = this.#server;
+    const changed =
+      policy !== entry.policy ||
+      credentials !== entry.credentials ||
+      trust !== entry.trust ||
+      authentication !== entry.authentication;
     const refused = (changed ? this.#decideAgain(request) : null) ?? gate.refusal(request.route, request.dialled);
     if (refused === null) this.#open = request;
     return refused;
   }
 
   #decideAgain({ target, address, record }: OpenRequest): Failure | null {
-    const { policy, credentials, trust } = this.#server;
-    const invalid = stillValid(this.#identity, credentials, trust);
+    const { policy, credentials, trust, authentication } = this.#server;
+    const invalid = stillValid(this.#identity, credentials, trust, authentication);
     if (invalid !== null) return invalid;
     if (policy === null) return null;
     notePolicy(record, policy);

@@ -1,5 +1,6 @@
 import { createServer, type Server, type Socket } from "node:net";
 import type { TLSSocket } from "node:tls";
+import { OPEN } from "../config/authentication.ts";
 import type { Settings } from "../config/config.ts";
 import type { Credentials } from "../config/credentials.ts";
 import type { Names } from "../dns/names.ts";
@@ -8,6 +9,7 @@ import { type AccessRecord, formatRecord, type RecordWriter } from "../outcome/a
 import { type Bound, countBound } from "../outcome/bounds.ts";
 import { refusalBytes } from "../outcome/refusals.ts";
 import { type CidrSet, parseAddress } from "../policy/cidr.ts";
+import type { Authentication } from "../policy/clients.ts";
 import type { PolicySet } from "../policy/engine.ts";
 import { KEEP_ALIVE_SECONDS, shareReadBuffer } from "../sockets/accept.ts";
 import { clientAddress, onClientRead } from "../sockets/client.ts";
@@ -75,6 +77,7 @@ export class ProxyServer implements ConnectionServer {
   #policy: PolicySet | null = null;
   #settings: Settings;
   #credentials: Credentials;
+  #authentication: Authentication = OPEN;
   /** Leaving: not ready, still serving. Draining: no new connections; open ones may end by themselves. */
   phase: "serving" | "leaving" | "draining" = "serving";
   readonly names: Names;
@@ -140,6 +143,10 @@ export class ProxyServer implements ConnectionServer {
     return this.#credentials;
   }
 
+  get authentication(): Authentication {
+    return this.#authentication;
+  }
+
   /** The client CAs; null: clients need no certificate. */
   get trust(): ClientTrust | null {
     return this.#trust;
@@ -150,10 +157,11 @@ export class ProxyServer implements ConnectionServer {
   }
 
   /** Puts a policy in force for every later request. Open requests and tunnels that it denies are reset (`revoked`). */
-  install(policy: PolicySet, settings: Settings, credentials: Credentials): void {
+  install(policy: PolicySet, settings: Settings, credentials: Credentials, authentication: Authentication): void {
     this.#policy = policy;
     this.#settings = settings;
     this.#credentials = credentials;
+    this.#authentication = authentication;
     for (const client of this.#clients) client.revoke();
   }
 

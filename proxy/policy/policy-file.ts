@@ -1,6 +1,6 @@
 import { type AclChoice, looksLikeAcl, readParsedAcl } from "./acl.ts";
 import { clientWarnings } from "./client-warnings.ts";
-import type { Authentication } from "./clients.ts";
+import { type Authentication, DEFAULT_CLIENT } from "./clients.ts";
 import { type PolicyDocument, readDocument, readFields } from "./document.ts";
 import { parseText } from "./parse.ts";
 import { boundedTexts, PolicyError, Reader, shown } from "./rules.ts";
@@ -16,6 +16,8 @@ export interface PolicySource {
   warnings: string[];
   /** Proofs that the file requires of clients: a proxy that cannot read them must not start. */
   needs: { password: boolean; certificate: boolean };
+  /** The client of requests with the shared password. */
+  sharedClient: string;
 }
 
 /** Limit of the warnings of one file. Each is a log line, and a list of overlapping entries has thousands. */
@@ -135,7 +137,8 @@ export function readManifest(manifest: unknown, blockedCIDRs: readonly string[] 
     version2: true,
   });
   warnings.push(...clientWarnings(document));
-  return { kind: "manifest", document, warnings, needs: needsOf(fields.authentication?.mode) };
+  const needs = needsOf(fields.authentication?.mode);
+  return { kind: "manifest", document, warnings, needs, sharedClient: DEFAULT_CLIENT };
 }
 
 /** @throws PolicyError always: the counterparts of the keys, if the file is Smokescreen's config.yaml */
@@ -164,7 +167,14 @@ export function readPolicy(text: string, options: { name: string } & AclChoice):
   if (looksLikeAcl(value)) {
     const { policy, service, warnings } = readParsedAcl(parsed, options);
     const document = readFields({ ...policy }, { path: "", policy: options.name, internalRules: true });
-    return { kind: "acl", document, service, warnings: boundedTexts(warnings, MAX_WARNINGS), needs: needsOf("None") };
+    return {
+      kind: "acl",
+      document,
+      service,
+      warnings: boundedTexts(warnings, MAX_WARNINGS),
+      needs: needsOf("None"),
+      sharedClient: DEFAULT_CLIENT,
+    };
   }
   if (isMapping(value) && value.version !== undefined) {
     const document = readDocument(value);
@@ -173,6 +183,7 @@ export function readPolicy(text: string, options: { name: string } & AclChoice):
       document,
       warnings: clientWarnings(document),
       needs: needsOf(document.authentication?.mode),
+      sharedClient: document.authentication?.sharedClient ?? DEFAULT_CLIENT,
     };
   }
   return refuseFile(value);

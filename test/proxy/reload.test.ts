@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { mkdirSync, renameSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { test } from "node:test";
+import { type TestContext, test } from "node:test";
 import { deafListener, untilDialling } from "../harness/deaf.ts";
 import { manifest, OPEN_LOOPBACK, startProxy, tempFolder } from "../harness/proxy.ts";
 import { exchange, listen, RawClient } from "../harness/raw.ts";
@@ -83,38 +83,198 @@ test("keeps the last valid policy and reports the reason", async () => {
   await far.close();
 });
 
-test("reloads passwords and resets tunnels of removed ones", async () => {
+/** A folder with these passwords by user name. */
+function passwordFolder(passwords: Record<string, string>): string {
   const folder = tempFolder();
-  const password = (name: string, text: string) => replace(join(folder, name), text);
-  password("alice", "one");
-  password("bob", "two");
-  const proxy = await startProxy({ args: [...OPEN_LOOPBACK, "--password-dir", folder] });
+  for (const [user, text] of Object.entries(passwords)) writeFileSync(join(folder, user), text);
+  return folder;
+}
+
+/** A proxy with a password folder, and a receiver that sends back what it gets. */
+async function withPasswords(t: TestContext, folder: string, policy: string = open) {
+  const args = [...OPEN_LOOPBACK, "--password-dir", folder, "--on-bad-policy", "wait"];
+  const proxy = await startProxy({ policy, args, hosts: HOSTS });
   const far = await listen((socket) => socket.pipe(socket));
-  const basic = (user: string, secret: string) => `Basic ${Buffer.from(`${user}:${secret}`).toString("base64")}`;
-  const ask = (user: string, secret: string) =>
-    `CONNECT 127.0.0.1:${far.port} HTTP/1.1\r\nProxy-Authorization: ${basic(user, secret)}\r\n\r\n`;
+  t.after(async () => {
+    await proxy.stop();
+    await far.close();
+  });
+  const ask = (user: string, secret: string, host = "127.0.0.1") => {
+    const credentials = Buffer.from(`${user}:${secret}`).toString("base64");
+    return `CONNECT ${host}:${far.port} HTTP/1.1\r\nProxy-Authorization: Basic ${credentials}\r\n\r\n`;
+  };
+  const answer = async (wire: string) => {
+    const client = await RawClient.open(proxy.port);
+    client.socket.write(wire);
+    await client.untilText("\r\n");
+    client.socket.destroy();
+    return client.text.slice(9, 12);
+  };
+  const status = (user: string, secret: string, host?: string) => answer(ask(user, secret, host));
+  const without = () => answer(`CONNECT 127.0.0.1:${far.port} HTTP/1.1\r\n\r\n`);
   const tunnel = async (user: string, secret: string) => {
     const client = await RawClient.open(proxy.port);
     client.socket.write(ask(user, secret));
     await client.untilText("200 Connection established");
     return client;
   };
-  const [alice, bob] = [await tunnel("alice", "one"), await tunnel("bob", "two")];
-  password("alice", "");
-  await proxy.untilStatus((status) => /alice: the password is empty/.test(status.policyError ?? ""));
-  assert.equal(alice.socket.destroyed, false);
-  (await tunnel("alice", "one")).socket.destroy();
+  return { proxy, status, without, tunnel };
+}
 
-  password("alice", "three");
-  await alice.until(() => alice.socket.destroyed, "end of a tunnel whose password is gone");
+/** From the change of a file to the end of a tunnel. */
+const REVOKED_MS = 5000;
+const ended = (client: RawClient) =>
+  client.until(() => client.socket.destroyed, "end of a tunnel whose password is gone", REVOKED_MS);
+
+/** Sends a text through a tunnel, and waits until it comes back. */
+async function alive(client: RawClient, text: string): Promise<void> {
+  client.socket.write(text);
+  await client.untilText(text);
+}
+
+test("reloads passwords and resets tunnels of removed ones", async (t) => {
+  const folder = passwordFolder({ alice: "one", bob: "two" });
+  const { proxy, status, tunnel } = await withPasswords(t, folder);
+  const [alice, bob] = [await tunnel("alice", "one"), await tunnel("bob", "two")];
+  replace(join(folder, "alice"), "three");
+  await ended(alice);
   assert.equal((await proxy.waitRecord((r) => r.close === "revoked")).client, "alice");
-  assert.match(await exchange(proxy.port, ask("alice", "one")), /^HTTP\/1\.1 407 /);
+  assert.equal(await status("alice", "one"), "407");
   (await tunnel("alice", "three")).socket.destroy();
-  bob.socket.write("unharmed");
-  await bob.untilText("unharmed");
+  await alive(bob, "unharmed");
   bob.socket.destroy();
   assert.equal(await proxy.stop(), 0);
-  await far.close();
+});
+
+test("an empty password file refuses its user name, also with the shared password", async (t) => {
+  const folder = passwordFolder({ alice: "one", bob: "two", PROXY_PASSWORD: "shared" });
+  const { proxy, status, tunnel } = await withPasswords(t, folder);
+  const [alice, bob] = [await tunnel("alice", "one"), await tunnel("bob", "two")];
+  replace(join(folder, "alice"), "");
+  await ended(alice);
+  for (const secret of ["one", "shared", ""]) assert.equal(await status("alice", secret), "407", secret);
+  await alive(bob, "unharmed");
+  assert.match(proxy.stderr(), /"level":"warn".*alice: the password file is empty: this user name is refused/);
+  assert.equal((await proxy.untilStatus(() => true)).policyError, null);
+
+  replace(join(folder, "PROXY_PASSWORD"), "\n");
+  await proxy.untilStatus(() => /PROXY_PASSWORD: the password file is empty: it is valid for no/.test(proxy.stderr()));
+  for (const secret of ["shared", ""]) assert.equal(await status("carol", secret), "407", secret);
+  bob.socket.destroy();
+});
+
+test("a broken policy does not keep a removed password", async (t) => {
+  const folder = passwordFolder({ alice: "one", bob: "two" });
+  const { proxy, status, tunnel } = await withPasswords(t, folder);
+  const { hash } = (await proxy.untilStatus(() => true)).policy!;
+  const [alice, bob] = [await tunnel("alice", "one"), await tunnel("bob", "two")];
+  replace(proxy.policyFile, keepOnly.slice(0, -10));
+  await proxy.untilStatus(({ policyError }) => /not valid JSON/.test(policyError ?? ""));
+  rmSync(join(folder, "alice"));
+  await ended(alice);
+  assert.equal(await status("alice", "one"), "407");
+  await alive(bob, "unharmed");
+  const now = await proxy.untilStatus(() => true);
+  assert.deepEqual([now.policy!.hash, now.ready], [hash, true]);
+  assert.match(now.policyError!, /not valid JSON/);
+  bob.socket.destroy();
+});
+
+test("a policy file that is written all the time does not keep a removed password", async (t) => {
+  const folder = passwordFolder({ alice: "one", bob: "two" });
+  const { proxy, tunnel } = await withPasswords(t, folder);
+  const alice = await tunnel("alice", "one");
+  let version = 0;
+  const writer = setInterval(() => replace(proxy.policyFile, `${open}${" ".repeat(++version)}`), 50);
+  t.after(() => clearInterval(writer));
+  rmSync(join(folder, "alice"));
+  await ended(alice);
+});
+
+test("a broken password file keeps its own password only, and not the old policy", async (t) => {
+  const folder = passwordFolder({ alice: "one", bob: "two", PROXY_PASSWORD: "shared" });
+  const { proxy, status, tunnel } = await withPasswords(t, folder);
+  const { hash } = (await proxy.untilStatus(() => true)).policy!;
+  const [alice, bob] = [await tunnel("alice", "one"), await tunnel("bob", "two")];
+  writeFileSync(join(folder, "alice"), "x".repeat(5000));
+  writeFileSync(join(folder, "new"), "x".repeat(5000));
+  rmSync(join(folder, "bob"));
+  await ended(bob);
+  await proxy.untilStatus(({ policyError }) => /alice: longer than 4096 bytes; .*new: longer/.test(policyError ?? ""));
+  await alive(alice, "unharmed");
+  assert.match(proxy.stderr(), /new: longer than 4096 bytes; passwords that cannot be read stay as they were/);
+  assert.deepEqual(
+    [await status("alice", "one"), await status("alice", "shared"), await status("new", "shared")],
+    ["200", "407", "407"],
+  );
+  replace(proxy.policyFile, keepOnly);
+  await proxy.untilStatus(({ policy }) => policy!.hash !== hash);
+  assert.match((await proxy.untilStatus(() => true)).policyError!, /alice: longer than 4096 bytes/);
+  assert.deepEqual(
+    [await status("alice", "one", "a.example"), await status("alice", "one", "keep.example")],
+    ["403", "200"],
+  );
+  for (const name of ["alice", "new"]) replace(join(folder, name), "three");
+  await proxy.untilStatus(({ policyError }) => policyError === null);
+  assert.deepEqual(
+    [await status("alice", "three", "keep.example"), await status("new", "three", "keep.example")],
+    ["200", "200"],
+  );
+  const { text } = await proxy.admin("/metrics");
+  assert.match(text, /outrider_proxy_policy_reload_total\{result="failure"\} [1-3]\n/);
+});
+
+test("without the last password every client is refused", async (t) => {
+  for (const name of ["PROXY_PASSWORD", "alice"]) {
+    const folder = passwordFolder({ [name]: "one" });
+    const { proxy, status, without, tunnel } = await withPasswords(t, folder);
+    const client = await tunnel("alice", "one");
+    rmSync(join(folder, name));
+    await ended(client);
+    assert.deepEqual([await without(), await status("alice", "one"), await status("alice", "")], ["407", "407", "407"]);
+    const { hash } = (await proxy.untilStatus(() => true)).policy!;
+    replace(proxy.policyFile, keepOnly);
+    await proxy.untilStatus(({ policy }) => policy!.hash !== hash);
+    assert.equal(await without(), "407");
+    assert.match(
+      proxy.stderr(),
+      /"level":"warn".*--password-dir \S+: has no password file: all passwords of the folder are revoked/,
+    );
+    replace(join(folder, name), "two");
+    const began = Date.now();
+    while ((await status("alice", "two")) !== "403")
+      assert.ok(Date.now() - began < REVOKED_MS, "the password is not back");
+    assert.equal(await without(), "407");
+  }
+});
+
+test("a password folder that is gone keeps the passwords until it is back", async (t) => {
+  const folder = join(tempFolder(), "passwords");
+  renameSync(passwordFolder({ alice: "one", bob: "two" }), folder);
+  const { proxy, status, tunnel } = await withPasswords(t, folder);
+  const [alice, bob] = [await tunnel("alice", "one"), await tunnel("bob", "two")];
+  renameSync(folder, `${folder}.away`);
+  await proxy.untilStatus(({ policyError }) => /--password-dir \S+: ENOENT/.test(policyError ?? ""));
+  assert.deepEqual([await status("alice", "one"), await status("alice", "two")], ["200", "407"]);
+  rmSync(join(`${folder}.away`, "alice"));
+  renameSync(`${folder}.away`, folder);
+  await ended(alice);
+  await proxy.untilStatus(({ policyError }) => policyError === null);
+  await alive(bob, "unharmed");
+  bob.socket.destroy();
+});
+
+test("a proxy that waits for its files installs nothing before all of them are valid", async (t) => {
+  const folder = passwordFolder({ alice: "" });
+  const { proxy, status, without } = await withPasswords(t, folder, "broken");
+  const { policyError } = await proxy.untilStatus(() => true);
+  assert.match(policyError!, /^alice: the password is empty/);
+  replace(join(folder, "alice"), "one");
+  await proxy.untilStatus((now) => /is not a policy/.test(now.policyError ?? ""));
+  assert.deepEqual([await without(), (await proxy.untilStatus(() => true)).policy], ["503", null]);
+  replace(proxy.policyFile, open);
+  await proxy.untilStatus((now) => now.policy !== null && now.policyError === null);
+  assert.deepEqual([await without(), await status("alice", "one")], ["407", "200"]);
 });
 
 const RELOADS = 50;

@@ -1,13 +1,14 @@
 import assert from "node:assert/strict";
 import { execFile, execFileSync, spawnSync } from "node:child_process";
-import { readdirSync, writeFileSync } from "node:fs";
+import { readdirSync, rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { shareFiles } from "../../../proxy/sockets/descriptors.ts";
 import { Baseline } from "../../harness/baseline.ts";
 import { startDns } from "../../harness/dns.ts";
 import { makeNetns, netnsMissing } from "../../harness/netns.ts";
-import { manifest, OPEN_LOOPBACK, type ProxyHandle, startProxy } from "../../harness/proxy.ts";
+import { manifest, OPEN_LOOPBACK, type ProxyHandle, startProxy, tempFolder } from "../../harness/proxy.ts";
 import { listen, RawClient } from "../../harness/raw.ts";
 
 /** Senders and receivers that use up the proxy's file descriptors. */
@@ -152,6 +153,41 @@ test("recovers from a lack of file descriptors", { skip: noPrlimit }, async (t) 
   await baseline.restored(requests);
   assert.equal(await proxy.stop(), 0);
   await dns.close();
+  await receiver.close();
+});
+
+test("a lack of file descriptors keeps the passwords, and a removal counts afterwards", {
+  skip: noPrlimit,
+}, async () => {
+  const folder = tempFolder();
+  for (const name of ["alice", "bob"]) writeFileSync(join(folder, name), "one");
+  const receiver = await receive("127.0.0.1");
+  const proxy = await startProxy({ args: [...OPEN_LOOPBACK, "--password-dir", folder] });
+  const tunnel = async (user: string) => {
+    const client = await RawClient.open(proxy.port);
+    const credentials = Buffer.from(`${user}:one`).toString("base64");
+    client.socket.write(
+      `CONNECT 127.0.0.1:${receiver.port} HTTP/1.1\r\nProxy-Authorization: Basic ${credentials}\r\n\r\n`,
+    );
+    await client.untilText("200 Connection established");
+    return client;
+  };
+  const [alice, bob] = [await tunnel("alice"), await tunnel("bob")];
+  await leaveFiles(proxy, await handlesAtRest(proxy), 0);
+  rmSync(join(folder, "alice"));
+  for (const began = Date.now(); !/EMFILE/.test(proxy.stderr()); await sleep(50))
+    assert.ok(Date.now() - began < 10_000);
+  // Further attempts.
+  await sleep(1500);
+  assert.deepEqual([alice.socket.destroyed, bob.socket.destroyed], [false, false]);
+  giveFiles(proxy);
+  await alice.until(() => alice.socket.destroyed, "end of the tunnel of a removed password");
+  await proxy.untilStatus(({ policyError }) => policyError === null);
+  assert.equal(bob.socket.destroyed, false);
+  // Twice a second the same error would fill the log.
+  assert.equal(proxy.stderr().match(/EMFILE/g)?.length, 1);
+  bob.socket.destroy();
+  assert.equal(await proxy.stop(), 0);
   await receiver.close();
 });
 
