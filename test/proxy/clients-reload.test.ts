@@ -19,9 +19,15 @@ const PAIRS = {
   shop: "shop:s-pass",
   unlisted: "unlisted:u-pass",
   shared: "x:together",
+  missing: null,
 } as const;
 type User = keyof typeof PAIRS;
 const PATHS = ["connect", "http"] as const;
+
+function fieldsOf(user: User): string {
+  const pair = PAIRS[user];
+  return pair === null ? "" : basic(pair);
+}
 
 /** A document; without clients it has version 1. */
 function document(clients: object[] | null, more: object = {}): string {
@@ -52,7 +58,7 @@ async function openAll(proxy: ProxyHandle, port: number, users: readonly User[],
   for (const user of users) {
     for (const path of PATHS) {
       const client = await RawClient.open(proxy.port);
-      client.socket.write(wire(path, `${host}:${port}`, basic(PAIRS[user])));
+      client.socket.write(wire(path, `${host}:${port}`, fieldsOf(user)));
       await client.untilText("part");
       opened.push({ user, path, client });
     }
@@ -100,7 +106,7 @@ async function start(policy: string) {
   const ask = async (user: User, host = "a.example") => {
     const text = await exchange(
       proxy.port,
-      `OPTIONS http://${host}:${far.port}/ HTTP/1.1\r\nMax-Forwards: 0\r\nHost: x\r\n${basic(PAIRS[user])}\r\n`,
+      `OPTIONS http://${host}:${far.port}/ HTTP/1.1\r\nMax-Forwards: 0\r\nHost: x\r\n${fieldsOf(user)}\r\n`,
     );
     return text.split("\r\n")[0]!;
   };
@@ -214,6 +220,20 @@ test("locks a client out in three steps, and ends no request of others", async (
   await far.close();
 });
 
+test("ends requests without a proof when they are no longer admitted", async () => {
+  const clients = everything("billing", "default");
+  const admits = (allowMissing: boolean) => document(clients, { authentication: { mode: "Basic", allowMissing } });
+  const { proxy, far } = await start(admits(true));
+  const all = await openAll(proxy, far.port, ["billing", "missing", "shared"]);
+  const at = replace(proxy.policyFile, admits(false));
+  for (const { entry, proof, code } of await all.untilOnly(["missing"], at)) {
+    assert.deepEqual([entry, proof, code], ["default", "none", "auth"]);
+  }
+  all.close();
+  assert.equal(await proxy.stop(), 0);
+  await far.close();
+});
+
 test("a revoked certificate ends the requests of its client", { skip }, async () => {
   const pki = new Pki();
   const folder = tlsFolder(pki, pki.issue("server", "/CN=server", { names: ["IP:127.0.0.1"] }), true);
@@ -258,7 +278,7 @@ test("an entry that is removed during a dial refuses its request", async (t) => 
   t.after(deaf.close);
   const clients = await Promise.all(PATHS.map(() => RawClient.open(proxy.port)));
   for (const [i, path] of PATHS.entries()) {
-    clients[i]!.socket.write(wire(path, `a.example:${deaf.port}`, basic(PAIRS.billing)));
+    clients[i]!.socket.write(wire(path, `a.example:${deaf.port}`, fieldsOf("billing")));
   }
   await untilDialling(deaf.port, 2);
   const before = (await proxy.untilStatus(() => true)).policy!.hash;

@@ -232,3 +232,39 @@ test("limits and rules are those of the client's entry", async () => {
   assert.equal(await proxy.stop(), 0);
   await far.close();
 });
+
+test("allowMissing admits requests without any proof as default", async () => {
+  const authentication = { mode: "Basic", allowMissing: true };
+  const proxy = await startProxy({
+    policy: document(["billing", "default"], { authentication }),
+    args: [...OPEN_LOOPBACK, "--password-dir", passwordFolder(PASSWORDS)],
+    hosts: HOSTS,
+  });
+  const far = await receiver();
+  const sent = sender(proxy, "");
+  assert.equal(await allowedBy(sent, far.port, {}), "default");
+  await proxy.waitRecord(() => proxy.records().length === sent.count);
+  for (const { client, entry, proof } of proxy.records()) {
+    assert.deepEqual([client, entry, proof], [undefined, "default", "none"]);
+  }
+  assert.equal(await allowedBy(sent, far.port, { pair: "billing:b-pass" }), "billing");
+  assert.equal(await allowedBy(sent, far.port, { pair: "x:together" }), "default");
+  for (const pair of ["billing:nope", "x:nope", ":"]) assert.match(await allowedBy(sent, far.port, { pair }), / 407 /);
+  assert.equal(await proxy.stop(), 0);
+  await far.close();
+});
+
+test("without proofs every client is default", async () => {
+  const proxy = await startProxy({ policy: document(["billing", "default"]), args: OPEN_LOOPBACK, hosts: HOSTS });
+  const far = await receiver();
+  const sent = sender(proxy, "");
+  assert.equal(await allowedBy(sent, far.port, {}), "default");
+  assert.equal(await allowedBy(sent, far.port, { pair: "billing:b-pass" }), "default");
+  assert.equal(await allowedBy(sent, far.port, { fields: "X-Smokescreen-Role: billing\r\n" }), "default");
+  await proxy.waitRecord(() => proxy.records().length === sent.count);
+  for (const { client, entry, proof } of proxy.records()) {
+    assert.deepEqual([client, entry, proof], [undefined, "default", "none"]);
+  }
+  assert.equal(await proxy.stop(), 0);
+  await far.close();
+});
