@@ -17,6 +17,9 @@ export type Identity =
   /** No proof, and none is required. */
   | { readonly kind: "missing" };
 
+/** The identity of every request without a proof. */
+export const MISSING: Identity = { kind: "missing" };
+
 /** The proof that a request carries, and that its connection has. */
 interface Proofs {
   /** The value of Proxy-Authorization. */
@@ -57,7 +60,7 @@ export function identify(
   if (known !== null) {
     return known.countedAs === null ? { kind: "shared", known } : { kind: "own", name: known.countedAs, known };
   }
-  return admitsMissing(authentication) ? { kind: "missing" } : withoutProof(authentication);
+  return admitsMissing(authentication) ? MISSING : withoutProof(authentication);
 }
 
 function ofCertificate(

@@ -9,7 +9,6 @@ import type { Head } from "../http/head.ts";
 import type { AccessRecord } from "../outcome/access-record.ts";
 import type { Failure } from "../outcome/refusals.ts";
 import type { Address } from "../policy/cidr.ts";
-import type { Authentication } from "../policy/clients.ts";
 import type { PolicySet } from "../policy/engine.ts";
 import type { Target } from "../policy/target.ts";
 import type { Pool } from "../sockets/pool.ts";
@@ -53,7 +52,6 @@ export interface Entry {
   settings: Settings;
   credentials: Credentials;
   trust: ClientTrust | null;
-  authentication: Authentication;
   identity: Identity;
   /** The key by which limits count the client. */
   key: string;

@@ -1,5 +1,5 @@
 import type { Credentials } from "../config/credentials.ts";
-import { type Identity, identify, proofOf, recordName, stillValid, viewFor } from "../config/identity.ts";
+import { type Identity, identify, MISSING, proofOf, recordName, stillValid, viewFor } from "../config/identity.ts";
 import { decideAgain } from "../egress/decide-target.ts";
 import type { Head } from "../http/head.ts";
 import { type AccessRecord, noteFailure, notePolicy } from "../outcome/access-record.ts";
@@ -41,7 +41,7 @@ export class Permit {
   readonly #certificate: ClientCertificate | null;
   /** The key under which the limits count this request; null while none is counted. */
   #counted: string | null = null;
-  #identity: Identity = { kind: "missing" };
+  #identity: Identity = MISSING;
   /** The entry of the policy that allowed this request; null: a policy without clients. */
   #entry: string | null = null;
   /** Set while it has its upstream connection. */
@@ -80,7 +80,7 @@ export class Permit {
     const full = server.acquire(key, view.limits.maxTunnels ?? 0);
     if (full !== null) return { code: "overloaded", reason: full };
     this.#counted = key;
-    return { policy: view, root: policy, settings: server.settings, credentials, trust, authentication, identity, key };
+    return { policy: view, root: policy, settings: server.settings, credentials, trust, identity, key };
   }
 
   /** The view that decides for the client, also in the record. Null: it has none. */
@@ -98,12 +98,8 @@ export class Permit {
    * the entry stage. Null: it may be sent.
    */
   begin(entry: Entry, request: OpenRequest): Failure | null {
-    const { policy, credentials, trust, authentication, gate } = this.#server;
-    const changed =
-      policy !== entry.root ||
-      credentials !== entry.credentials ||
-      trust !== entry.trust ||
-      authentication !== entry.authentication;
+    const { policy, credentials, trust, gate } = this.#server;
+    const changed = policy !== entry.root || credentials !== entry.credentials || trust !== entry.trust;
     const refused = (changed ? this.#decideAgain(request) : null) ?? gate.refusal(request.route, request.dialled);
     if (refused === null) this.#open = request;
     return refused;
