@@ -166,7 +166,7 @@ test("the first entry ends the requests of all clients without one", async () =>
   await far.close();
 });
 
-test("a new entry decides the open requests of its client anew", async () => {
+test("a new entry decides the open requests of its client again", async () => {
   const { proxy, far } = await start(document(everything("billing", "default")));
   const all = await openAll(proxy, far.port, ["billing", "shop", "unlisted"]);
   const shop = { name: "shop", deny: [{ name: "not-a", hosts: ["a.example"] }] };
