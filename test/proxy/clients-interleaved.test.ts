@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { renameSync, writeFileSync } from "node:fs";
 import { test } from "node:test";
 import { basic, passwordFolder } from "../harness/clients.ts";
 import { manifest, OPEN_LOOPBACK, type ProxyRecord, startProxy } from "../harness/proxy.ts";
@@ -139,6 +140,70 @@ test("clients that share connections never get each other's decisions", { timeou
   }
   const kinds = new Set(proxy.records().map((r: ProxyRecord) => `${r.kind} ${r.client} ${r.verdict}`));
   assert.equal(kinds.size, 2 * 2 * USERS.length, "each user was allowed and denied on both data paths");
+  assert.equal(await proxy.stop(), 0);
+  await far.close();
+});
+
+const RELOADS = 20;
+/** Requests between two reloads. */
+const STEADY_REQUESTS = 60;
+
+test(`one view decides each request during ${RELOADS} reloads`, { timeout: 300_000 }, async () => {
+  // Both policies allow a host to one client and the other host to the other one.
+  const entries = (one: string, other: string) => [
+    { name: "billing", allow: [{ hosts: [`${one}.example`] }] },
+    { name: "shop", allow: [{ hosts: [`${other}.example`] }] },
+  ];
+  const policies = [entries("billing", "shop"), entries("shop", "billing")].map((clients) =>
+    JSON.stringify({ version: 2, policy: "test/test", defaultAction: "Deny", clients }),
+  );
+  const proxy = await started(policies[0]!);
+  const far = await receiver();
+  const hashes = [(await proxy.untilStatus(() => true)).policy!.hash];
+  let [going, sent, cut] = [true, 0, 0];
+  const lane = async (first: number) => {
+    for (let i = first; going; i++) {
+      const client = await RawClient.open(proxy.port);
+      const [pair] = USERS[i % 2]!;
+      const target = TARGETS[1 + ((i >> 1) % 2)]!;
+      client.socket.write(get(target, far.port, "/", pair).replace(/\r\n$/, "Connection: close\r\n\r\n"));
+      await client.untilEnd(60_000);
+      client.socket.destroy();
+      sent++;
+      if (client.text === "") cut++;
+      else assert.match(client.text, /^HTTP\/1\.1 (200 OK|403 egress-denied: \S+ is not on the allow list)/);
+    }
+  };
+  const lanes = Promise.all(Array.from({ length: LANES }, (_, i) => lane(i)));
+  // Its failure is reported where it is awaited.
+  lanes.catch(() => {});
+  for (let i = 1; i <= RELOADS; i++) {
+    writeFileSync(`${proxy.policyFile}.new`, policies[i % 2]!);
+    renameSync(`${proxy.policyFile}.new`, proxy.policyFile);
+    proxy.signal("SIGHUP");
+    const before = hashes.at(-1);
+    hashes.push((await proxy.untilStatus((status) => status.policy!.hash !== before, 60_000)).policy!.hash);
+    for (const wanted = sent + STEADY_REQUESTS; sent < wanted; )
+      await Promise.race([lanes, new Promise((resolve) => setTimeout(resolve, 10))]);
+  }
+  going = false;
+  await lanes;
+  await proxy.waitRecord(() => proxy.records().length === sent, 30_000);
+  const decided = new Set<string>();
+  for (const record of proxy.records()) {
+    assert.equal(record.entry, record.client);
+    if (record.close === "revoked") continue;
+    const own = record.target.startsWith(`${record.client}.`);
+    const verdict = own === (record.hash === hashes[0]) ? "allow" : "deny";
+    assert.deepEqual(
+      [record.verdict, hashes.slice(0, 2).includes(String(record.hash))],
+      [verdict, true],
+      JSON.stringify(record),
+    );
+    decided.add(`${record.hash} ${record.client} ${record.verdict}`);
+  }
+  assert.equal(decided.size, 8, "each policy has allowed and denied each client");
+  assert.equal(proxy.records().filter((r) => r.close === "revoked").length, cut);
   assert.equal(await proxy.stop(), 0);
   await far.close();
 });
