@@ -376,8 +376,6 @@ export interface Settings {
   maxTunnelsWanted: number;
   /** Limit of client connections, with or without a request. */
   maxConnections: number;
-  /** 0: no limit. */
-  maxTunnelsPerClient: number;
   denyStatus: number;
   accessLog: "all" | "denied" | "none";
   /** Whether plain HTTP gets `Via: 1.1 outrider`. */
@@ -403,7 +401,6 @@ export function settingsOf(config: Config, document: PolicyDocument | null, open
     maxTunnels,
     maxTunnelsWanted,
     maxConnections: maxTunnels + shares.idleClients,
-    maxTunnelsPerClient: proxy?.limits.maxTunnelsPerClient ?? 0,
     denyStatus: config.denyStatus ?? proxy?.denyStatus ?? 403,
     accessLog: config.accessLog ?? accessLog,
     via: config.via,

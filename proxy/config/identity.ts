@@ -1,8 +1,11 @@
+import { isUtf8 } from "node:buffer";
+import type { Proof } from "../outcome/access-record.ts";
 import type { Failure } from "../outcome/refusals.ts";
 import type { Authentication } from "../policy/clients.ts";
+import { type PolicySet, viewOf } from "../policy/engine.ts";
 import type { ClientCertificate } from "../tls/client-certificate.ts";
 import type { ClientTrust } from "../tls/client-trust.ts";
-import { admitsMissing, readsPasswords } from "./authentication.ts";
+import { admitsMissing, readsCertificates, readsPasswords } from "./authentication.ts";
 import { type Credentials, guesses, type Known, shownName } from "./credentials.ts";
 
 /** The result of identifying the client of a request, with its proofs. */
@@ -13,6 +16,9 @@ export type Identity =
   | { readonly kind: "shared"; readonly known: Known }
   /** No proof, and none is required. */
   | { readonly kind: "missing" };
+
+/** The identity of every request without a proof. */
+export const MISSING: Identity = { kind: "missing" };
 
 /** The proof that a request carries, and that its connection has. */
 interface Proofs {
@@ -41,22 +47,20 @@ export function identify(
   authentication: Authentication,
 ): Identity | Failure {
   const { authorization, certificate, from } = proofs;
-  const passwords = readsPasswords(authentication.mode);
+  const { mode } = authentication;
   let known: Known | null = null;
-  if (passwords && authorization !== undefined) {
+  if (readsPasswords(mode) && authorization !== undefined) {
     known = credentials.check(authorization);
     if (known === null) {
       const reason = "wrong proxy credentials; set them in the proxy URL";
       return { code: "auth", reason, delayMs: guesses.wrong(from, performance.now()) };
     }
   }
-  if (certificate !== null) return ofCertificate(certificate, known, trust);
+  if (certificate !== null && readsCertificates(mode)) return ofCertificate(certificate, known, trust);
   if (known !== null) {
     return known.countedAs === null ? { kind: "shared", known } : { kind: "own", name: known.countedAs, known };
   }
-  if (admitsMissing(authentication)) return { kind: "missing" };
-  if (passwords) return { code: "auth", reason: "no proxy credentials; set them in the proxy URL" };
-  return { code: "client", reason: "no client certificate; use an https:// proxy URL and set one in the client" };
+  return admitsMissing(authentication) ? MISSING : withoutProof(authentication);
 }
 
 function ofCertificate(
@@ -75,19 +79,61 @@ function ofCertificate(
   return { kind: "own", name, known, certificate };
 }
 
-/** Why an identity has lost a proof, after a reload or by the time; null: all of them are still valid. */
+/**
+ * Why an identity has lost a proof, after a reload or by the time; null: all of them are still valid, and it needs no
+ * others.
+ */
 export function stillValid(
   identity: Identity,
   credentials: Credentials,
   trust: ClientTrust | null,
   authentication: Authentication,
 ): Failure | null {
-  if (identity.kind === "missing" && admitsMissing(authentication)) return null;
-  const known = identity.kind === "missing" ? undefined : identity.known;
-  const certificate = identity.kind === "own" ? identity.certificate : undefined;
-  const proven = known === undefined ? certificate !== undefined : credentials.has(known);
-  if (!proven) return { code: "auth", reason: "these proxy credentials are no longer valid" };
-  if (certificate === undefined || trust === null) return null;
-  const reason = trust.refuses(certificate, Date.now());
+  if (identity.kind === "missing") return admitsMissing(authentication) ? null : withoutProof(authentication);
+  const { known } = identity;
+  if (known !== undefined && !(readsPasswords(authentication.mode) && credentials.has(known))) {
+    return { code: "auth", reason: "these proxy credentials are no longer valid" };
+  }
+  if (identity.kind === "shared" || identity.certificate === undefined) return null;
+  if (trust === null || !readsCertificates(authentication.mode)) {
+    return { code: "client", reason: "this proxy no longer accepts client certificates" };
+  }
+  const reason = trust.refuses(identity.certificate, Date.now());
   return reason === null ? null : { code: "client", reason };
+}
+
+/** The refusal of a request without any proof. */
+function withoutProof({ mode }: Authentication): Failure {
+  if (readsPasswords(mode)) return { code: "auth", reason: "no proxy credentials; set them in the proxy URL" };
+  return { code: "client", reason: "no client certificate; use an https:// proxy URL and set one in the client" };
+}
+
+/** The proof of an identity, as records show it. */
+export function proofOf(identity: Identity): Proof {
+  if (identity.kind === "shared") return "shared";
+  if (identity.kind === "missing") return "none";
+  if (identity.certificate === undefined) return "password";
+  const isOwn = identity.known !== undefined && identity.known.countedAs !== null;
+  return isOwn ? "both" : "certificate";
+}
+
+/** Whether two requests of one client connection come from the same user, by identity and user name as sent. */
+export function isSameUser(one: Identity, other: Identity): boolean {
+  if (one === other) return true;
+  if (one.kind === "missing" || other.kind === "missing") return one.kind === other.kind;
+  if (one.known?.user !== other.known?.user || one.kind !== other.kind) return false;
+  return one.kind === "shared" || other.kind === "shared" || one.name === other.name;
+}
+
+/** A name as text; null: it is no UTF-8, which no entry of a policy is named. A byte order mark is a part of the name. */
+function textOf(name: string): string | null {
+  const bytes = Buffer.from(name, "latin1");
+  return isUtf8(bytes) ? bytes.toString() : null;
+}
+
+/** The view that decides the requests of an identity: the policy itself without clients. Null: refuse the client. */
+export function viewFor(policy: PolicySet, identity: Identity, { sharedClient }: Authentication): PolicySet | null {
+  if (policy.views === null) return policy;
+  if (identity.kind === "own") return viewOf(policy, { kind: "own", name: textOf(identity.name) });
+  return viewOf(policy, identity.kind === "shared" ? { kind: "own", name: sharedClient } : identity);
 }

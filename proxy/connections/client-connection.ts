@@ -1,6 +1,7 @@
 import type { Socket } from "node:net";
 import type { TLSSocket } from "node:tls";
 import { formatHostPort } from "../cli/options.ts";
+import { type Identity, isSameUser } from "../config/identity.ts";
 import { type Head, HeadParser } from "../http/head.ts";
 import { UNEXPECTED_HEADER } from "../http/other-protocols.ts";
 import { type AccessRecord, newRecord, noteFailure, notePolicy } from "../outcome/access-record.ts";
@@ -87,6 +88,10 @@ export class ClientConnection implements Connection, ClientOwner, ByteHolder, Ha
   #phase: Phase;
   /** The valid certificate that the client presented in its handshake. */
   #certificate: ClientCertificate | null = null;
+  /** The client of the last request that has entered. */
+  #identity: Identity | null = null;
+  /** A balancer may send requests of several users on one connection: another object for each change of the user. */
+  user: object = this;
   /** Number of heads received. Before the first one the client gets no keep-alive time. */
   #requests = 0;
   /** The last error of the socket. */
@@ -275,7 +280,11 @@ export class ClientConnection implements Connection, ClientOwner, ByteHolder, Ha
   }
 
   enter(head: Head, record: AccessRecord): Entry | Failure {
-    return this.#request!.permit.enter(head, record, this.first);
+    const entry = this.#request!.permit.enter(head, record, this.first);
+    if ("code" in entry) return entry;
+    if (this.#identity !== null && !isSameUser(this.#identity, entry.identity)) this.user = {};
+    this.#identity = entry.identity;
+    return entry;
   }
 
   begin(entry: Entry, request: OpenRequest): Failure | null {

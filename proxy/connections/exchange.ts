@@ -26,7 +26,7 @@ export interface ExchangeUpstream {
   readonly opened: number;
   /** It has served another request. */
   readonly reused: boolean;
-  /** It belongs to this client alone: it is authenticated. */
+  /** It belongs to the user of this request alone: it is authenticated. */
   readonly bound: boolean;
 }
 
@@ -69,6 +69,8 @@ export class Exchange implements Handler, UpstreamOwner {
   readonly #onward: Onward;
   readonly #idleMs: number;
   readonly #origin: Origin | null;
+  /** The user of this request: the client connection may serve another one afterwards. */
+  readonly #user: object;
   readonly #toUpstream = new Batch();
   readonly #toClient = new Batch();
   readonly #request: RequestRelay;
@@ -88,6 +90,7 @@ export class Exchange implements Handler, UpstreamOwner {
     this.#onward = onward;
     this.#idleMs = idleMs;
     this.#origin = origin;
+    this.#user = client.user;
     this.#phase = { name: "relaying", upstream };
     this.#close = !head.keepAlive || head.minor === 0;
     this.#active = client.server.now;
@@ -261,7 +264,7 @@ export class Exchange implements Handler, UpstreamOwner {
     const { pool, now } = client.server;
     socket.owner = undefined;
     this.#close ||= this.#response.closes;
-    const owner = bound || this.#response.bindsConnection ? client : undefined;
+    const owner = bound || this.#response.bindsConnection ? this.#user : undefined;
     if (this.#response.keepsUpstream && this.#request.done) pool.put(poolKey, socket, { opened, now, owner });
     else socket.destroy();
     const { writableNeedDrain, writableLength } = client.socket;

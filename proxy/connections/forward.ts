@@ -54,7 +54,7 @@ export class Forward extends Reaching implements Origin {
     this.reach(
       onward.absolute.target,
       (socket, request, entry) => {
-        const poolKey = this.#poolKey(request.address, request.route.key);
+        const poolKey = this.#poolKey(request.address, request.route.key, entry);
         const upstream = { socket, poolKey, opened: request.opened, reused: false, bound: false };
         this.#exchange(upstream, request, entry, onward);
       },
@@ -65,6 +65,7 @@ export class Forward extends Reaching implements Origin {
   /** Decides the request again: policy, credentials and DNS answers may have changed. */
   sendAgain(held: Buffer, ended: boolean): void {
     const { record } = this;
+    delete record.entry;
     delete record.rule;
     delete record.wouldDeny;
     delete record.addressesCut;
@@ -77,8 +78,8 @@ export class Forward extends Reaching implements Origin {
     const { client, record } = this;
     for (const address of addresses) {
       const route = routes[address.family]!;
-      const poolKey = this.#poolKey(address, route.key);
-      const pooled = client.server.pool.take(poolKey, client);
+      const poolKey = this.#poolKey(address, route.key, entry);
+      const pooled = client.server.pool.take(poolKey, client.user);
       if (pooled === null) continue;
       const { socket, opened, bound } = pooled;
       // The pool has only connections whose source was proven before; it drops all others.
@@ -90,8 +91,10 @@ export class Forward extends Reaching implements Origin {
     return false;
   }
 
-  #poolKey(address: Address, route: string): string {
-    return `${this.record.target} ${formatAddress(address)} ${route}`;
+  /** Clients with different entries do not share connections, since they do not trust each other. */
+  #poolKey(address: Address, route: string, { policy }: Entry): string {
+    const key = `${this.record.target} ${formatAddress(address)} ${route}`;
+    return policy.entry === null ? key : `${key} ${policy.entry}`;
   }
 
   /** RFC 9110 §7.6.2: a request that may not be forwarded is answered by this proxy as its final recipient. */

@@ -1,6 +1,7 @@
 import type { Socket } from "node:net";
 import type { Settings } from "../config/config.ts";
 import type { Credentials } from "../config/credentials.ts";
+import type { Identity } from "../config/identity.ts";
 import type { Names } from "../dns/names.ts";
 import type { Gate } from "../egress/gate.ts";
 import type { Route } from "../egress/route.ts";
@@ -8,7 +9,6 @@ import type { Head } from "../http/head.ts";
 import type { AccessRecord } from "../outcome/access-record.ts";
 import type { Failure } from "../outcome/refusals.ts";
 import type { Address } from "../policy/cidr.ts";
-import type { Authentication } from "../policy/clients.ts";
 import type { PolicySet } from "../policy/engine.ts";
 import type { Target } from "../policy/target.ts";
 import type { Pool } from "../sockets/pool.ts";
@@ -43,13 +43,18 @@ export interface OpenRequest {
   opened: number;
 }
 
-/** The context of a decision: one policy from entry to end. */
+/** The context of a decision: one view from entry to end. */
 export interface Entry {
+  /** The view of the client: of a policy without clients, the policy itself. */
   policy: PolicySet;
+  /** The policy that the view is of. */
+  root: PolicySet;
   settings: Settings;
   credentials: Credentials;
   trust: ClientTrust | null;
-  authentication: Authentication;
+  identity: Identity;
+  /** The key by which limits count the client. */
+  key: string;
 }
 
 /** State that all connections of a server share, as far as a handler needs it. */
@@ -74,6 +79,8 @@ export interface Connection {
   bulk: ((length: number) => boolean) | null;
   /** The current request is its first one. */
   readonly first: boolean;
+  /** The owner of upstream connections that belong to the user of the current request alone. */
+  readonly user: object;
   /** Another handler continues the request: a CONNECT becomes a tunnel. */
   handOver(handler: Handler): void;
   newRecord(kind: AccessRecord["kind"], target: string): AccessRecord;

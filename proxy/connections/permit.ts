@@ -1,5 +1,5 @@
 import type { Credentials } from "../config/credentials.ts";
-import { type Identity, identify, recordName, stillValid } from "../config/identity.ts";
+import { type Identity, identify, MISSING, proofOf, recordName, stillValid, viewFor } from "../config/identity.ts";
 import { decideAgain } from "../egress/decide-target.ts";
 import type { Head } from "../http/head.ts";
 import { type AccessRecord, noteFailure, notePolicy } from "../outcome/access-record.ts";
@@ -18,13 +18,19 @@ export interface PermitServer extends ProxyContext {
   readonly trust: ClientTrust | null;
   /** How clients prove who they are. */
   readonly authentication: Authentication;
-  /** Counts one request under a client's key; returns a sentence when a limit forbids it. */
-  acquire(key: string): string | null;
+  /**
+   * Counts one request or tunnel under a client's key; returns a sentence when a limit forbids it. `limit`: those of this
+   * key; 0: no limit.
+   */
+  acquire(key: string, limit: number): string | null;
   release(key: string): void;
 }
 
+const NO_ENTRY: Failure = { code: "client", reason: "this client has no entry in the policy" };
+const ENTRY_GONE: Failure = { code: "client", reason: "this client is no longer in the policy" };
+
 /**
- * The permission of one request: given by policy, credentials and limits at the entry stage, checked again before the
+ * The permission of one request: given by policy, identity and limits at the entry stage, checked again before the
  * request is sent, and after each reload until it is over.
  */
 export class Permit {
@@ -35,7 +41,9 @@ export class Permit {
   readonly #certificate: ClientCertificate | null;
   /** The key under which the limits count this request; null while none is counted. */
   #counted: string | null = null;
-  #identity: Identity = { kind: "missing" };
+  #identity: Identity = MISSING;
+  /** The entry of the policy that allowed this request; null: a policy without clients. */
+  #entry: string | null = null;
   /** Set while it has its upstream connection. */
   #open: OpenRequest | null = null;
 
@@ -65,12 +73,24 @@ export class Permit {
     this.#identity = identity;
     const name = recordName(identity);
     if (name !== undefined) record.client = name;
+    const view = this.#viewIn(policy, record);
+    if (view === null) return NO_ENTRY;
     // An address has no space in it.
     const key = identity.kind === "own" ? `client ${identity.name}` : this.#from;
-    const full = server.acquire(key);
+    const full = server.acquire(key, view.limits.maxTunnels ?? 0);
     if (full !== null) return { code: "overloaded", reason: full };
     this.#counted = key;
-    return { policy, settings: server.settings, credentials, trust, authentication };
+    return { policy: view, root: policy, settings: server.settings, credentials, trust, identity, key };
+  }
+
+  /** The view that decides for the client, also in the record. Null: it has none. */
+  #viewIn(policy: PolicySet, record: AccessRecord): PolicySet | null {
+    const view = viewFor(policy, this.#identity, this.#server.authentication);
+    if (policy.views !== null) record.proof = proofOf(this.#identity);
+    if (view === null) return null;
+    this.#entry = view.entry;
+    if (view.entry !== null) record.entry = view.entry;
+    return view;
   }
 
   /**
@@ -78,12 +98,8 @@ export class Permit {
    * the entry stage. Null: it may be sent.
    */
   begin(entry: Entry, request: OpenRequest): Failure | null {
-    const { policy, credentials, trust, authentication, gate } = this.#server;
-    const changed =
-      policy !== entry.policy ||
-      credentials !== entry.credentials ||
-      trust !== entry.trust ||
-      authentication !== entry.authentication;
+    const { policy, credentials, trust, gate } = this.#server;
+    const changed = policy !== entry.root || credentials !== entry.credentials || trust !== entry.trust;
     const refused = (changed ? this.#decideAgain(request) : null) ?? gate.refusal(request.route, request.dialled);
     if (refused === null) this.#open = request;
     return refused;
@@ -95,7 +111,9 @@ export class Permit {
     if (invalid !== null) return invalid;
     if (policy === null) return null;
     notePolicy(record, policy);
-    return decideAgain(policy, target, address, record);
+    if (this.#entry !== null && !policy.views?.has(this.#entry)) return ENTRY_GONE;
+    const view = this.#viewIn(policy, record);
+    return view === null ? NO_ENTRY : decideAgain(view, target, address, record);
   }
 
   /** Decides an open request again after a reload, and writes a denial into its record. True: it is denied. */

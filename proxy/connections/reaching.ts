@@ -70,7 +70,7 @@ export abstract class Reaching implements Handler {
       return;
     }
     let stopDial: (() => void) | null = null;
-    const stopLookup = decideTarget(entry.policy, client.server, target, record, (decided) => {
+    const stopLookup = decideTarget(entry.policy, client.server, entry.key, target, record, (decided) => {
       if ("code" in decided) this.fail(decided);
       else if (!serve(decided, entry)) stopDial = this.#dial(target, decided, entry, connected);
     });

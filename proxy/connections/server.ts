@@ -350,12 +350,10 @@ export class ProxyServer implements ConnectionServer {
     if (this.#clients.size === 0) this.#emptied?.();
   }
 
-  /** Counts one request or tunnel of a client; returns a sentence when a limit forbids it. */
-  acquire(key: string): string | null {
+  acquire(key: string, limit: number): string | null {
     if (this.#active >= this.settings.maxTunnels) return `this proxy has ${this.#active} tunnels, its limit`;
-    const { maxTunnelsPerClient } = this.settings;
     const mine = this.#byClient.get(key) ?? 0;
-    if (maxTunnelsPerClient > 0 && mine >= maxTunnelsPerClient) return `this client has ${mine} tunnels, its limit`;
+    if (limit > 0 && mine >= limit) return `this client has ${mine} tunnels, its limit`;
     this.#active++;
     this.#byClient.set(key, mine + 1);
     return null;

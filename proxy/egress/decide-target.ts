@@ -26,11 +26,6 @@ interface Deciding {
   readonly family?: 4 | 6;
 }
 
-/** The address of a client (`IP:port`), which it cannot forge as it can a user name. Empty for this process itself. */
-function addressOf(source: string): string {
-  return source.slice(0, Math.max(0, source.lastIndexOf(":")));
-}
-
 /** Writes the addresses into the record: the first ones, and the number of the others. */
 function note(record: AccessRecord, addresses: readonly Address[], more: number): void {
   const shown = addresses.length > MAX_SHOWN ? addresses.slice(0, MAX_SHOWN) : addresses;
@@ -47,11 +42,13 @@ function listOf({ addresses = [], addressesCut }: AccessRecord): string {
 
 /**
  * Decides one target: name stage, gate, resolve, vet. Writes rule, reason, addresses and times into the record and
- * calls `done` once, possibly before it returns. The returned function cancels the DNS lookup.
+ * calls `done` once, possibly before it returns. `client`: the key by which DNS lookups of clients share their slots.
+ * The returned function cancels the DNS lookup.
  */
 export function decideTarget(
   set: PolicySet,
   { names, gate, family }: Deciding,
+  client: string,
   target: Target,
   record: AccessRecord,
   done: (result: Destinations | Failure) => void,
@@ -102,7 +99,7 @@ export function decideTarget(
     if ("code" in answer) done(answer);
     else vetted(answer.addresses, answer.more ?? 0);
   };
-  return names.lookup(target.host, answered, { client: addressOf(record.source), enough });
+  return names.lookup(target.host, answered, { client, enough });
 }
 
 /** Decides again for the dialled address, without DNS: null when it is still permitted. */

@@ -156,7 +156,7 @@ export function makeAsk(names: Names, echoSet: () => PolicySet | null): Ask {
     const set = echoSet();
     if (set === null) throw new Error("this proxy has no policy yet");
     const vetted = await new Promise<Destinations | Failure>((resolve) => {
-      decideTarget(set, { names, gate, family: route.family }, target, newRecord("connect", "", host), resolve);
+      decideTarget(set, { names, gate, family: route.family }, "", target, newRecord("connect", "", host), resolve);
     });
     if ("code" in vetted) throw new Error(vetted.reason);
     const addresses = vetted.addresses.filter((address) => address.family === route.family);

@@ -3,6 +3,9 @@ import { asciiJson } from "../cli/log.ts";
 import type { PolicySet } from "../policy/engine.ts";
 import type { Code, Failure } from "./refusals.ts";
 
+/** How a client proved its name. `shared`: by the shared password, which proves none. */
+export type Proof = "password" | "certificate" | "both" | "shared" | "none";
+
 /** The record of one tunnel or request. Times in milliseconds, sizes in bytes. */
 export interface AccessRecord {
   kind: "connect" | "http";
@@ -10,6 +13,10 @@ export interface AccessRecord {
   started: number;
   /** The user name of the credentials; absent without authentication. */
   client?: string;
+  /** The entry of the policy's `clients` that decides; absent: a policy without clients, or a client without an entry. */
+  entry?: string;
+  /** Only under a policy with clients. */
+  proof?: Proof;
   /** Address and port of the client socket. */
   source: string;
   /** `host:port`, canonical; if it is malformed, as the client sent it (`shownTarget`). */
@@ -86,6 +93,8 @@ export function formatRecord(record: AccessRecord, now: number): string {
   const r = record;
   let line = `{"time":"${isoTime(r.started)}","kind":"${r.kind}"`;
   if (r.client !== undefined) line += `,"client":${quoted(r.client)}`;
+  if (r.entry !== undefined) line += `,"entry":${quoted(r.entry)}`;
+  if (r.proof !== undefined) line += `,"proof":"${r.proof}"`;
   line += `,"source":"${r.source}","target":${quoted(r.target)},"verdict":"${r.verdict}"`;
   if (r.code !== undefined) line += `,"code":"${r.code}"`;
   if (r.rule !== undefined) line += `,"rule":${quoted(r.rule)}`;

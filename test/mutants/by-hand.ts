@@ -80,10 +80,34 @@ export const HAND_MADE: readonly HandMade[] = [
     test: ["test/proxy/early-bytes.test.ts", "POST"],
   },
   {
+    name: "a removed entry ends its requests, also where default allows them",
+    source: PERMIT,
+    search: "this.#entry !== null && !policy.views?.has(this.#entry)",
+    replacement: "false",
+    test: ["test/proxy/clients-reload.test.ts", "a removed entry ends its requests, also where default allows them"],
+  },
+  {
+    name: "idle upstream connections belong to one entry",
+    source: "proxy/connections/forward.ts",
+    search: "policy.entry === null ? key",
+    replacement: "true ? key",
+    test: ["test/proxy/clients-interleaved.test.ts", "idle upstream connections serve the clients of one entry"],
+  },
+  {
+    name: "a connection that NTLM authenticated serves one user of a client connection",
+    source: "proxy/connections/client-connection.ts",
+    search: "!isSameUser(this.#identity, entry.identity)",
+    replacement: "false",
+    test: [
+      "test/proxy/clients-interleaved.test.ts",
+      "a connection that NTLM binds serves one user of a client connection",
+    ],
+  },
+  {
     name: "maxTunnelsPerClient is the limit, not one less than it",
     source: SERVER,
-    search: "mine >= maxTunnelsPerClient",
-    replacement: "mine > maxTunnelsPerClient",
+    search: "mine >= limit",
+    replacement: "mine > limit",
     test: ["test/proxy/abuse.test.ts", "maxTunnelsPerClient limits each client address on its own"],
   },
   {

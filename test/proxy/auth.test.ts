@@ -95,20 +95,3 @@ test("does not start with an empty or a missing password", async () => {
     /spec\.authentication\.mode: Basic needs a password: set PROXY_PASSWORD or --password-dir\n$/,
   );
 });
-
-test("denies every target under a policy with clients", async () => {
-  const proxy = await startProxy({
-    policy: {
-      mode: "Report",
-      authentication: { mode: "Basic", secretRef: { name: "p" } },
-      clients: [{ name: "default" }, { name: "bob", allow: [{ hosts: ["*"] }] }],
-    },
-    args: OPEN_LOOPBACK,
-    env: { PROXY_PASSWORD: "secret" },
-  });
-  for (const target of ["127.0.0.1:443", "a.example:443"]) {
-    const answer = await exchange(proxy.port, `CONNECT ${target} HTTP/1.1\r\n${basic("bob:secret")}\r\n`);
-    assert.match(answer, /^HTTP\/1\.1 403 egress-denied: .* is not on the allow list/);
-  }
-  assert.equal(await proxy.stop(), 0);
-});

@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { connect } from "node:net";
 import { type TestContext, test } from "node:test";
 import { Baseline } from "../../harness/baseline.ts";
+import { basic, passwordFolder } from "../../harness/clients.ts";
 import { type DnsReply, startDns } from "../../harness/dns.ts";
 import { OPEN_LOOPBACK, type ProxyHandle, startProxy } from "../../harness/proxy.ts";
 import { exchange, listen } from "../../harness/raw.ts";
@@ -28,11 +29,17 @@ async function setUp(t: TestContext, zone: Zone, options: { args?: string[]; env
   return { dns, far, proxy };
 }
 
-/** Sends a CONNECT from an address of loopback; returns the status of its answer. */
-function tunnel(proxy: ProxyHandle, host: string, port: number, localAddress = "127.0.0.1"): Promise<number> {
+/** Sends a CONNECT from an address of loopback; returns the status of its answer. `pair`: user name and password. */
+function tunnel(
+  proxy: ProxyHandle,
+  host: string,
+  port: number,
+  localAddress = "127.0.0.1",
+  pair = ":",
+): Promise<number> {
   return new Promise((resolve, reject) => {
     const socket = connect({ host: proxy.host, port: proxy.port, localAddress });
-    socket.write(`CONNECT ${host}:${port} HTTP/1.1\r\n\r\n`);
+    socket.write(`CONNECT ${host}:${port} HTTP/1.1\r\n${basic(pair)}\r\n`);
     socket.once("data", (chunk) => {
       resolve(Number(chunk.toString("latin1", 9, 12)));
       socket.destroy();
@@ -98,6 +105,16 @@ test("one silent zone per name does not starve other clients", async (t) => {
   const others = await askOthers((host) => tunnel(proxy, host, far.port, "127.0.0.9"));
   assert.deepEqual(others, Array(12).fill(200));
   await baseline.restored((await flooded).length + others.length);
+});
+
+test("one silent zone per name does not starve other users of one address", async (t) => {
+  const args = ["--password-dir", passwordFolder({ billing: "b-pass", shop: "s-pass" })];
+  const { proxy, far } = await setUp(t, SILENT_BUT_OTHERS, { args });
+  const from = "127.0.0.1";
+  const flooded = flood(3, (i) => tunnel(proxy, `hooks.dead${i}.test`, 443, from, "billing:b-pass"));
+  const others = await askOthers((host) => tunnel(proxy, host, far.port, from, "shop:s-pass"));
+  assert.deepEqual(others, Array(12).fill(200));
+  await flooded;
 });
 
 test("one silent zone per name does not starve answering zones", async (t) => {
