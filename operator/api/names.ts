@@ -237,3 +237,5 @@ export function clientHost({ name, namespace }: { name: string; namespace?: stri
 
 /** Port of the client Service. The proxies may listen on another port. */
 export const SERVICE_PORT = 4750;
+/** Port of the client Service for TLS, with `spec.proxy.tls`. */
+export const SERVICE_TLS_PORT = 4751;

@@ -29,6 +29,7 @@ const OPERATOR_PROXY_KEYS = [
   "replicas",
   "port",
   "adminPort",
+  "tls",
   "resources",
   "image",
   "imagePullSecrets",
