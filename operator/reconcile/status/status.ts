@@ -17,6 +17,7 @@ import {
   REASON,
   type Reason,
   SERVICE_PORT,
+  SERVICE_TLS_PORT,
 } from "../../api/names.ts";
 import { isUnschedulable } from "../../api/objects.ts";
 import { isOpen, type ProxyFacts, type ProxyStatus } from "../../fleet/proxy-status.ts";
@@ -328,7 +329,7 @@ export function statusOf(facts: Facts, input: StatusInput): EgressPolicyStatus {
 /** Part of the status that exists once a spec was accepted. */
 function fleetStatus(
   facts: Facts,
-  { hash }: Effective,
+  { hash, spec }: Effective,
   observed: Observed,
   host: string,
 ): Pick<EgressPolicyStatus, "staticIPs" | "endpoint" | "summary"> {
@@ -337,7 +338,12 @@ function fleetStatus(
   const proven = states.filter(({ state }) => state === "Verified").length;
   return {
     staticIPs: [...states],
-    endpoint: { host, port: SERVICE_PORT, ...(clusterIP === undefined ? {} : { clusterIP }) },
+    endpoint: {
+      host,
+      port: SERVICE_PORT,
+      ...(spec.proxy?.tls && { tlsPort: SERVICE_TLS_PORT }),
+      ...(clusterIP === undefined ? {} : { clusterIP }),
+    },
     summary: {
       staticIPs: states.map(({ address }) => address).join(","),
       verified: states.length === 0 ? "" : `${proven}/${active.length}`,
