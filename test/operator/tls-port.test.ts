@@ -215,7 +215,7 @@ test("a fleet that begins to authenticate serves no unknown client by its new ru
   assert.deepEqual([...answers].sort(), ["403", "407"]);
 });
 
-test("the removal of the clients is told by an event", { skip, timeout: 120_000 }, async () => {
+test("an event reports the removal of the clients", { skip, timeout: 120_000 }, async () => {
   await applyPolicy(plane, NS, "webhooks", {
     authentication: basic,
     proxy: { tls: { secretRef: { name: "proxy-tls" } } },

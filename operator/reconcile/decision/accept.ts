@@ -90,7 +90,7 @@ function validate(policy: EgressPolicy, blockedCIDRs: readonly string[]): Verdic
   return twice === undefined ? { accepted } : { reason: REASON.invalid, message: twice };
 }
 
-/** What a user should know about an edit that removes the clients of a policy; undefined for other edits. */
+/** Warning about an edit that removes the clients of a policy; undefined for other edits. */
 export function clientsRemoved(before: EgressPolicySpec | undefined, now: EgressPolicySpec): string | undefined {
   if (before?.clients === undefined || now.clients !== undefined || now.authentication.mode === "None")
     return undefined;

@@ -70,7 +70,7 @@ function echoPort(text: string): PortSpec {
   return protocol === "https:" ? 443 : 80;
 }
 
-/** What one client, or a policy without clients, may reach by its lists. */
+/** Targets that one client, or every client of a policy without clients, may reach by its lists. */
 interface View {
   /** The allow side reports: targets that the lists do not allow are allowed, on any port. */
   reports: boolean;

@@ -15,7 +15,7 @@ export interface Accepted {
   hash: string;
   /** The spec, gzipped, in base64, for the record of the policy. */
   spec: string;
-  /** What a user should check in the spec. */
+  /** Parts of the spec that a user should check. */
   warnings: readonly string[];
 }
 

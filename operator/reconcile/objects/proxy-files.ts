@@ -1,5 +1,4 @@
 import type { V1Volume, V1VolumeMount } from "@kubernetes/client-node";
-import type { ClientName } from "../../../proxy/tls/client-certificate.ts";
 import type { EgressPolicySpec, FileSource, ProxyTlsSpec } from "../../api/egresspolicy.ts";
 
 /** Files of the namespace's owner that the proxies read, beside the policy document. */
@@ -13,7 +12,8 @@ export interface ProxyFiles {
 }
 
 const ROOT = "/etc/outrider";
-const CLIENT_NAME: Readonly<Record<NonNullable<ProxyTlsSpec["clientName"]>, ClientName>> = {
+/** Values of `--tls-client-name`. */
+const CLIENT_NAME: Readonly<Record<NonNullable<ProxyTlsSpec["clientName"]>, string>> = {
   URI: "san-uri",
   DNS: "san-dns",
   CN: "cn",
