@@ -100,14 +100,15 @@ function viewsOf({ mode, defaultAction, ports = [...DEFAULT_PORTS], allow = [], 
   });
 }
 
+/** The rules of all views, each once. Views share those of the policy: 256 clients that inherit 256 rules have 65,536. */
+const rulesOf = (views: readonly View[]): Set<View["allow"][number]> => new Set(views.flatMap(({ allow }) => allow));
+
 /** Ports on which proxies may connect to globally reachable addresses. */
 function publicPorts(views: readonly View[], { verification }: EgressPolicySpec): PortRange[] {
   if (views.some(({ reports }) => reports)) return ALL_PORTS;
   return joinPorts([
-    ...views.flatMap(({ allow, fallback }) => [
-      ...fallback,
-      ...allow.filter(({ cidrs }) => cidrs === undefined).flatMap(({ ports }) => ports),
-    ]),
+    ...views.flatMap(({ fallback }) => fallback),
+    ...[...rulesOf(views)].filter(({ cidrs }) => cidrs === undefined).flatMap(({ ports }) => ports),
     ...(verification?.echoURLs ?? []).map(echoPort),
   ]);
 }
@@ -115,8 +116,7 @@ function publicPorts(views: readonly View[], { verification }: EgressPolicySpec)
 /** Networks that allow rules open by `cidrs`, grouped by their ports. */
 function openedBy(views: readonly View[]): { networks: Cidr[]; ports: PortRange[] }[] {
   const byPorts = new Map<string, { networks: Set<string>; ports: PortRange[] }>();
-  // Views share the policy's rules.
-  for (const rule of new Set(views.flatMap(({ allow }) => allow))) {
+  for (const rule of rulesOf(views)) {
     if (rule.cidrs === undefined) continue;
     const ranges = joinPorts(rule.ports);
     const group = byPorts.get(ranges.join()) ?? { networks: new Set(), ports: ranges };
