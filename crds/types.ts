@@ -1,16 +1,23 @@
 import type { Schema } from "./schema.ts";
 
-/** Objects that get an interface of their own. Others are written in place. */
+/** Objects that get an interface of their own, possibly the same one. Others are written in place. */
 const NAMES: Readonly<Record<string, string>> = {
   spec: "EgressPolicySpec",
   "spec.allow[]": "AllowRuleSpec",
   "spec.deny[]": "DenyRuleSpec",
+  "spec.hostSets[]": "HostSetSpec",
+  "spec.clients[]": "ClientSpec",
+  "spec.clients[].allow[]": "ClientRuleSpec",
+  "spec.clients[].deny[]": "ClientRuleSpec",
   "spec.injection": "InjectionSpec",
   "spec.staticIPs[]": "StaticIPSpec",
   "spec.nat": "NatSpec",
   "spec.verification": "VerificationSpec",
   "spec.authentication": "AuthenticationSpec",
   "spec.proxy": "ProxySpec",
+  "spec.proxy.tls": "ProxyTlsSpec",
+  "spec.proxy.tls.clientCA": "FileSource",
+  "spec.proxy.tls.crl": "FileSource",
   "spec.proxy.resources": "ResourceRequirements",
   "spec.proxy.affinity": "Affinity",
   "spec.proxy.topologySpreadConstraints[]": "TopologySpreadConstraint",
@@ -51,6 +58,7 @@ function comment(schema: Schema): string {
 export function typesOf(root: Schema): string {
   const interfaces: string[] = [];
   const used = new Set<string>();
+  const written = new Set<string>();
 
   function members(schema: Schema, path: string): string {
     const entries = Object.entries(schema.properties ?? {}).map(([name, node]) => {
@@ -76,6 +84,8 @@ export function typesOf(root: Schema): string {
     const name = NAMES[path];
     if (name === undefined) return members(schema, path);
     used.add(path);
+    if (written.has(name)) return name;
+    written.add(name);
     const at = interfaces.length;
     interfaces.push("");
     interfaces[at] = `${comment(schema)}export interface ${name} ${members(schema, path)}\n`;

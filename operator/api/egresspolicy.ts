@@ -47,6 +47,21 @@ export interface EgressPolicySpec {
   deny?: DenyRuleSpec[];
 
   /**
+   * Lists of host names that rules share. A rule refers to a set by set:NAME in hosts or except, in the lists of
+   * the policy and of its clients. The policy document has each set once.
+   */
+  hostSets?: HostSetSpec[];
+
+  /**
+   * Rules of clients. A client is a user name with its own password, or the name in a client certificate. Only
+   * the entry of its client decides a request: its own fields, and the policy's for the others. The deny rules
+   * of the policy bind in each entry. Every other client that has authenticated, also with a shared password,
+   * gets the entry named default. Without that entry it is refused, so add default first. Never-allowed
+   * addresses are blocked for every client.
+   */
+  clients?: ClientSpec[];
+
+  /**
    * The sender that the pods run. Besides the usual variables, injection sets the proxy settings of this sender,
    * and warns of its known problems. Generic: programs that read HTTP_PROXY and HTTPS_PROXY, such as those in
    * Go, Python, Ruby and curl.
@@ -110,8 +125,9 @@ export interface AllowRuleSpec {
   name?: string;
 
   /**
-   * Host names: an exact name; *.name for any name below it, at any depth, but not the name itself; or * for
-   * every name. Case does not matter. Use cidrs for IP addresses.
+   * Host names: an exact name; *.name for any name below it, at any depth, but not the name itself; * for every
+   * name; or set:NAME for the names of a set of spec.hostSets, at most 8 in a rule. Case does not matter. Use
+   * cidrs for IP addresses.
    */
   hosts?: string[];
 
@@ -142,8 +158,9 @@ export interface DenyRuleSpec {
   name?: string;
 
   /**
-   * Host names: an exact name; *.name for any name below it, at any depth, but not the name itself; or * for
-   * every name. Case does not matter. Use cidrs for IP addresses.
+   * Host names: an exact name; *.name for any name below it, at any depth, but not the name itself; * for every
+   * name; or set:NAME for the names of a set of spec.hostSets, at most 8 in a rule. Case does not matter. Use
+   * cidrs for IP addresses.
    */
   hosts?: string[];
 
@@ -158,6 +175,90 @@ export interface DenyRuleSpec {
   cidrs?: string[];
 
   /** Ports that the rule denies. Default: every port. */
+  ports?: Array<number | string>;
+}
+
+/** One set of host names. */
+export interface HostSetSpec {
+  /** Name of the set. */
+  name: string;
+
+  /** Host names, in the forms of the hosts of a rule. A set does not refer to other sets. */
+  hosts: string[];
+}
+
+/** The rules of one client. */
+export interface ClientSpec {
+  /** User name, or name in the certificate. Case matters. default: the entry of every client without one. */
+  name: string;
+
+  /** Allow rules of this client. They replace those of the policy, and make Deny the default action. */
+  allow?: ClientRuleSpec[];
+
+  /** Use the policy's allow rules in addition to allow of this client. */
+  inheritAllow?: boolean;
+
+  /** Deny rules of this client, in addition to those of the policy. */
+  deny?: ClientRuleSpec[];
+
+  /**
+   * Action for targets that no rule matches. Default: Deny if this client has allow, otherwise that of the
+   * policy.
+   */
+  defaultAction?: "Allow" | "Report" | "Deny";
+
+  /**
+   * Report allows requests that the lists of this client deny, and records them as wouldDeny. The policy's deny
+   * rules bind unless the policy itself is in mode Report. Default: spec.mode.
+   */
+  mode?: "Enforce" | "Report";
+
+  /**
+   * Ports of the default action, and of this client's allow rules without ports. Default: spec.ports. The
+   * policy's allow rules keep spec.ports.
+   */
+  ports?: Array<number | string>;
+
+  /** Limits of this client in each proxy. */
+  limits?: {
+    /** Open tunnels and requests at once. 0: no limit. Default: proxy.limits.maxTunnelsPerClient. */
+    maxTunnels?: number;
+
+    /** Requests per second. Further ones get 503 with Retry-After. Default: no limit. */
+    requestsPerSecond?: number;
+
+    /** Requests that may come at once. Default: twice requestsPerSecond. */
+    burst?: number;
+  };
+}
+
+/**
+ * One rule of a client. It matches if all its fields match. A list matches if one of its items does. A missing
+ * field matches everything.
+ */
+export interface ClientRuleSpec {
+  /**
+   * Name of the rule. It must be unique among the rules of the policy and of this client. Default: its position,
+   * such as clients.billing.allow[0].
+   */
+  name?: string;
+
+  /** Host names, as in the rules of the policy. Use set:NAME for a longer list of spec.hostSets. */
+  hosts?: string[];
+
+  /** Exceptions from hosts. The rule does not match these names. Same forms as hosts. */
+  except?: string[];
+
+  /**
+   * Networks such as 10.96.0.0/12 or 2001:db8::/32, as in the rules of the policy. Those of an allow rule open
+   * special-purpose ranges for this client only.
+   */
+  cidrs?: string[];
+
+  /**
+   * Ports of the rule. Default of an allow rule: ports of this client, otherwise spec.ports. Default of a deny
+   * rule: every port.
+   */
   ports?: Array<number | string>;
 }
 
@@ -179,6 +280,12 @@ export interface InjectionSpec {
    * @default "Respect"
    */
   conflictPolicy: "Respect" | "Overwrite";
+
+  /**
+   * Set https:// URLs of the TLS port of proxy.tls, for senders that can use one. The senders have to trust its
+   * certificate. Default: false.
+   */
+  tls?: boolean;
 
   /** Containers that get the variables. Default: every app container that is not a known sidecar. */
   containers?: string[];
@@ -305,10 +412,18 @@ export interface VerificationSpec {
 export interface AuthenticationSpec {
   /**
    * None: every client that reaches the proxy may use it. Basic: user name and password (RFC 7617), which
-   * injection adds to the proxy URL.
+   * injection adds to the proxy URL. TLS: a certificate of proxy.tls.clientCA, for senders that you configure
+   * yourself. BasicOrTLS: one of both. A client that presents both must have the same name in both.
    * @default "None"
    */
-  mode: "None" | "Basic";
+  mode: "None" | "Basic" | "TLS" | "BasicOrTLS";
+
+  /**
+   * Admit requests without any proof, with the rules of the client default. A wrong password is still refused.
+   * Needs clients with the entry default. Not allowed with the providers NodeAddress and KubeVIP. Default:
+   * false.
+   */
+  allowMissing?: boolean;
 
   /**
    * Secret with the passwords, in the policy's namespace. PROXY_PASSWORD and PROXY_PASSWORD_PREVIOUS are shared
@@ -348,6 +463,12 @@ export interface ProxySpec {
    * @default 9750
    */
   adminPort: number;
+
+  /**
+   * A second port of the proxies, on which clients speak TLS to the proxy (https:// proxy URLs). The proxies
+   * read changed certificates, CAs and CRLs without a restart.
+   */
+  tls?: ProxyTlsSpec;
 
   /**
    * Image of the proxies, which has precedence over the operator's option --proxy-image: another tag or digest
@@ -475,6 +596,63 @@ export interface ProxySpec {
    * @default "All"
    */
   accessLog: "All" | "Denied" | "None";
+}
+
+/**
+ * A second port of the proxies, on which clients speak TLS to the proxy (https:// proxy URLs). The proxies
+ * read changed certificates, CAs and CRLs without a restart.
+ */
+export interface ProxyTlsSpec {
+  /**
+   * Port of the proxy container for TLS. With NodeAddress and KubeVIP it is also a port of the node. The Service
+   * always has port 4751.
+   * @default 4751
+   */
+  port: number;
+
+  /**
+   * Secret with the certificate of the proxies (tls.crt, its own certificate first) and its private key
+   * (tls.key), in the policy's namespace. Secrets of cert-manager have this form. The certificate has to have
+   * the name of the Service, <policy>-egress.<namespace>.svc.<cluster domain>.
+   */
+  secretRef: {
+    /** Name of the Secret. */
+    name: string;
+  };
+
+  /** CA certificates that sign client certificates, in PEM, in the policy's namespace. Use a CA for clients only. */
+  clientCA?: FileSource;
+
+  /**
+   * Part of a client certificate that names the client. URI and DNS are kinds of subject alternative names. CN
+   * and OU are parts of the subject. A certificate without exactly one such part is refused. Names of clients
+   * have no ":" and no "/", so certificates with such a name get the client default.
+   */
+  clientName?: "URI" | "DNS" | "CN" | "OU";
+
+  /**
+   * Certificate revocation lists of the client CAs, in PEM, in the policy's namespace. A missing or expired list
+   * refuses every certificate of its CA.
+   */
+  crl?: FileSource;
+}
+
+/** CA certificates that sign client certificates, in PEM, in the policy's namespace. Use a CA for clients only. */
+export interface FileSource {
+  /**
+   * Kind of the object.
+   * @default "ConfigMap"
+   */
+  kind: "ConfigMap" | "Secret";
+
+  /** Name of the object. */
+  name: string;
+
+  /**
+   * Key of the object.
+   * @default "ca.crt"
+   */
+  key: string;
 }
 
 /** Resources of the container. A proxy uses at most one CPU. */
@@ -948,6 +1126,15 @@ export interface EgressPolicyStatus {
   /** State of each static IP. */
   staticIPs?: StaticIPStatus[];
 
+  /** Clients of the spec in force, in its order, with the pods that use each. */
+  clients?: Array<{
+    /** Name of the client. */
+    name: string;
+
+    /** Number of pods that request the policy with this client. */
+    pods: number;
+  }>;
+
   /** Address of the proxies for senders. */
   endpoint?: {
     /** Full DNS name of the Service. */
@@ -955,6 +1142,9 @@ export interface EgressPolicyStatus {
 
     /** Port of the Service. */
     port: number;
+
+    /** TLS port of the Service. */
+    tlsPort?: number;
 
     /** Address of the Service. */
     clusterIP?: string;

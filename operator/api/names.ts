@@ -177,6 +177,7 @@ export const REASON = {
   injected: "Injected",
   missed: "Missed",
   outdated: "Outdated",
+  clientUnlisted: "ClientUnlisted",
   mayIgnoreProxy: "SenderMayIgnoreProxy",
   noWorkload: "NoWorkload",
   // NetworkPolicyApplied
@@ -194,6 +195,8 @@ export type Reason = (typeof REASON)[keyof typeof REASON];
 export const EVENT_REASON = {
   /** An Active address was never Pending, so receivers had no notice. */
   addedWithoutNotice: "AddressAddedWithoutNotice",
+  /** The clients of a policy were removed, and each client gets the rules of the policy now. */
+  clientsRemoved: "ClientsRemoved",
   /** A pod got the variables. */
   injected: "Injected",
   /** A pod that opted in, or one of its containers, was skipped. */
@@ -237,3 +240,5 @@ export function clientHost({ name, namespace }: { name: string; namespace?: stri
 
 /** Port of the client Service. The proxies may listen on another port. */
 export const SERVICE_PORT = 4750;
+/** Port of the client Service for TLS, with `spec.proxy.tls`. */
+export const SERVICE_TLS_PORT = 4751;

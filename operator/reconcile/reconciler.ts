@@ -10,6 +10,7 @@ import type { EventRecorder } from "../kube/events.ts";
 import { type KubeObject, keyOf } from "../kube/resource.ts";
 import { exclusiveAddresses } from "../providers/exclusive.ts";
 import type { Grants } from "../providers/grants.ts";
+import { clientsRemoved } from "./decision/accept.ts";
 import { decide, type Effective, type Plan } from "./decision/decide.ts";
 import { type Desired, writesUpgrade } from "./decision/desire.ts";
 import { addedWithoutNotice, noLongerUsed } from "./decision/published-ips.ts";
@@ -22,6 +23,7 @@ import { configMapsOf, gather, proxiesOf, withWritten } from "./facts/gather.ts"
 import type { StatusScraper } from "./facts/status-scraper.ts";
 import { hasInjectedPods, hasOtherProxies } from "./facts/unseen.ts";
 import { differs } from "./objects/compare.ts";
+import type { PolicyRecord } from "./objects/record.ts";
 import { type Applied, statusOf } from "./status/status.ts";
 import { Announcer } from "./writes/announcer.ts";
 import { PodPatcher } from "./writes/pod-patches.ts";
@@ -296,6 +298,7 @@ export class PolicyReconciler {
     const { records } = this.#options;
     // The record makes an address known, so its event would be lost by a crash between the two.
     if (effective !== undefined && desired !== undefined) await this.#warnAddresses(policy, effective);
+    if (accepted !== undefined && accepted.spec !== record.spec) await this.#warnClients(policy, record);
     try {
       await records.write(policy, {
         spec: accepted?.spec ?? record.spec,
@@ -386,6 +389,12 @@ export class PolicyReconciler {
     const ips = counted(added.length, "static IP is", "static IPs are");
     const message = `${ips} in use without a Pending phase before: ${added.join(", ")}; receivers had no notice`;
     await this.#announcer.announce(policy, [{ type: "Warning", reason: EVENT_REASON.addedWithoutNotice, message }]);
+  }
+
+  async #warnClients(policy: EgressPolicy, record: PolicyRecord): Promise<void> {
+    const message = clientsRemoved(this.#options.records.spec(policy, record), policy.spec);
+    if (message === undefined) return;
+    await this.#announcer.announce(policy, [{ type: "Warning", reason: EVENT_REASON.clientsRemoved, message }]);
   }
 
   #outcome({ policy, now }: Facts, { desired }: Plan, { problem }: Applied): Outcome {

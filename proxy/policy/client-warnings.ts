@@ -32,8 +32,9 @@ function twins(clients: readonly ClientEntry[]): [string, string][] {
   return found;
 }
 
-/** Warnings of a document about its clients and host sets. `shared`: clients may use a shared password. */
-export function clientWarnings(document: PolicyDocument, shared = true): string[] {
+/** Warnings of a document about its clients and host sets. Only modes that read passwords have a shared one. */
+export function clientWarnings(document: PolicyDocument): string[] {
+  const shared = document.authentication?.mode !== "TLS";
   const warnings = unusedSets(document).map((name) => `hostSets: no rule refers to the set ${name}`);
   const { clients, authentication } = document;
   if (clients === undefined) return warnings;
@@ -42,9 +43,8 @@ export function clientWarnings(document: PolicyDocument, shared = true): string[
   }
   const fallback = clients.find(({ name }) => name === DEFAULT_CLIENT);
   if (fallback === undefined) {
-    warnings.push(
-      "clients: there is no client default: clients with the shared password and clients without an entry are refused; add {name: default} first",
-    );
+    const who = shared ? "clients with the shared password and clients without an entry" : "clients without an entry";
+    warnings.push(`clients: there is no client default: ${who} are refused; add {name: default} first`);
     return warnings;
   }
   const action = fallback.defaultAction ?? (fallback.allow === undefined ? document.defaultAction : "Deny");

@@ -31,6 +31,7 @@ const OPERATOR_PROXY_KEYS = [
   "replicas",
   "port",
   "adminPort",
+  "tls",
   "resources",
   "image",
   "imagePullSecrets",

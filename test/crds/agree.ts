@@ -21,6 +21,23 @@ const differ = (
 ): Agreement[] =>
   values.map((value) => ({ spec: make(value), schema: who === "schema", engine: who === "engine", why }));
 
+const basic = { mode: "Basic", secretRef: { name: "passwords" } };
+const client = (fields: Record<string, unknown>, spec = {}) => ({
+  authentication: basic,
+  clients: [{ name: "billing", ...fields }],
+  ...spec,
+});
+const named = (value: string) => ({ authentication: basic, clients: [{ name: value }] });
+const setNamed = (value: string) => ({ hostSets: [{ name: value, hosts: ["a.example"] }] });
+const setOf = (value: string) => ({ hostSets: [{ name: "pay", hosts: [value] }] });
+const ofSet = (value: string) => ({ hostSets: [{ name: "pay", hosts: ["a.example"] }], deny: [{ hosts: [value] }] });
+const ownHost = (value: string) => client({ deny: [{ hosts: [value] }] });
+const ownCidr = (value: string) => client({ deny: [{ cidrs: [value] }] });
+const ownPort = (value: string) => client({ deny: [{ ports: [value] }] });
+const only = (schema: boolean, engine: boolean, spec: Record<string, unknown>, why?: string): Agreement => ({
+  ...{ spec, schema, engine },
+  ...(why === undefined ? {} : { why }),
+});
 const host = (value: string) => ({ deny: [{ hosts: [value] }] });
 const except = (value: string) => ({ allow: [{ hosts: ["*"], except: [value] }] });
 const cidr = (value: string) => ({ deny: [{ cidrs: [value] }] });
@@ -190,6 +207,58 @@ export const AGREEMENTS: readonly Agreement[] = [
     "https://u:p@echo.example/",
     "https://e.example/#x",
   ]),
+  ...both(
+    named,
+    ["a", "A.b_c-9", "9", "x".repeat(63), "constructor", "default"],
+    ["", "-a", "a-", "a b", "ä", "x".repeat(64), "a/b", "outrider", "PROXY_PASSWORD", "PROXY_PASSWORD_PREVIOUS"],
+  ),
+  ...both(setNamed, ["a", "A-9", "x".repeat(63)], ["", "-a", "a-", "a.b", "a_b", "x".repeat(64), "ä"]),
+  ...both(setOf, ["a.example", "*.a.example", "*"], ["", "set:pay", "10.0.0.5", "a.example:443"]),
+  ...both(ofSet, ["set:pay"], ["set:", "set:-pay", "set:pay ", "set:pay.example", "SET:pay", "*.set:pay"]),
+  ...differ(ofSet, "a pattern does not know which sets exist", "schema", ["set:other", "set:Pay"]),
+  ...both(ownHost, ["a.example", "*.a.example", "*", "bücher.example"], ["", "10.0.0.5", "a..b", "https://a.example"]),
+  ...both(
+    ownCidr,
+    ["10.0.0.0/8", "192.0.2.7/32", "2001:db8::/32", "::/0", "2001:db8:0:0:0:0:0:0/32"],
+    ["", "10.0.0.0", "10.0.0.0/-1", "example.com", "10.0.0.0/8,11.0.0.0/8", "fe80::%eth0/64", "10.0.0.0/255.0.0.0"],
+  ),
+  ...differ(ownCidr, "CEL for each network of each client exceeds the cost limit", "schema", [
+    ...["10.0.0.5/8", "10.0.0.0/33", "10.0.0/8", "10.0.0.0/08", "2001:db8::1/64", "::ffff:10.0.0.0/104"],
+  ]),
+  ...both(ownPort, ["443", "8000-8999", "1-65535"], ["0", "65536", "080", "80-", "http", ""]),
+  ...differ(ownPort, "CEL for each port of each client exceeds the cost limit", "schema", ["9-1", "90-80"]),
+  only(true, true, client({ inheritAllow: false })),
+  only(false, false, client({ inheritAllow: true })),
+  only(false, false, client({ mode: "Report" })),
+  only(true, true, client({ mode: "Report", deny: [{ hosts: ["a.example"] }] })),
+  only(true, true, client({ mode: "Enforce" })),
+  only(false, false, client({ limits: {} })),
+  only(false, false, client({ limits: { burst: 1 } })),
+  only(true, true, client({ limits: { maxTunnels: 0 } })),
+  only(true, true, client({ limits: { requestsPerSecond: 1_000_000 } })),
+  only(false, false, client({ limits: { requestsPerSecond: 1_000_001 } })),
+  only(true, true, client({ ports: [8443] })),
+  only(true, false, client({ ports: [8443] }, { defaultAction: "Deny" }), "the operator compares client and policy"),
+  only(
+    true,
+    false,
+    client({ deny: [{ name: "x", hosts: ["a.example"] }] }, { deny: [{ name: "x", hosts: ["b.example"] }] }),
+    "names of all clients in one rule of CEL exceed the cost limit",
+  ),
+  only(
+    true,
+    false,
+    {
+      deny: [{ hosts: Array.from({ length: 9 }, () => "set:pay") }],
+      hostSets: [{ name: "pay", hosts: ["a.example"] }],
+    },
+    "CEL that counts the references among 20,000 hosts exceeds the cost limit",
+  ),
+  only(false, false, { clients: [{ name: "a" }] }),
+  only(false, false, { authentication: { ...basic, allowMissing: true } }),
+  only(false, false, client({}, { authentication: { ...basic, allowMissing: true } })),
+  only(true, true, { ...named("default"), authentication: { ...basic, allowMissing: true } }),
+  only(true, true, { authentication: { ...basic, allowMissing: false } }),
   ...differ(echo, "a pattern cannot check the range of a port and the groups of an address", "schema", [
     "https://echo.example:99999/",
     "https://[::::]/",

@@ -226,6 +226,13 @@ test("kubectl explain describes the fields", { skip }, async () => {
   assert.match(await explain("egpol.spec.nat"), /provider <string> enum: External, PodIP, NodeAddress, KubeVIP/);
   assert.match(await explain("egpol.spec.verification"), /echoURLs <\[\]string> -required-/);
   assert.match(await explain("egpol.status.staticIPs"), /Mismatch: an echo server saw another address/);
+  const clients = await explain("egpol.spec.clients");
+  assert.match(clients, /A client is a user name with its own password, or the name in a client certificate/);
+  assert.match(clients, /name <string> -required- .*default: the entry of every client without one/);
+  assert.match(await explain("egpol.spec.clients.allow"), /hosts <\[\]string> .*Use set:NAME for a longer list/);
+  assert.match(await explain("egpol.spec.hostSets"), /hosts <\[\]string> -required-/);
+  assert.match(await explain("egpol.spec.proxy.tls"), /secretRef <Object> -required- .*Secrets of cert-manager/);
+  assert.match(await explain("egpol.spec.authentication"), /mode <string> enum: None, Basic, TLS, BasicOrTLS/);
 });
 
 test("kubectl get shows the columns", { skip }, async () => {
@@ -345,6 +352,22 @@ test("accepts 20,000 hosts with --server-side", { skip }, async (t) => {
     t.diagnostic(`2 × ${rules} rules, 20,000 hosts, ${JSON.stringify(object).length} bytes: ${seconds} s`);
     good(await kubectl(["delete", "egresspolicies.egress.outrider.dev", "large"]));
   }
+});
+
+test("accepts 256 clients with 32 rules each, and 64 host sets", { skip }, async (t) => {
+  const rules = (kind: string, i: number) =>
+    Array.from({ length: 16 }, (_, k) => ({ hosts: [`set:s${k}`, `${kind}${k}.c${i}.example`], ports: [443] }));
+  const spec = {
+    authentication: { mode: "Basic", secretRef: { name: "passwords" } },
+    hostSets: Array.from({ length: 64 }, (_, i) => ({ name: `s${i}`, hosts: [`*.s${i}.example`] })),
+    clients: Array.from({ length: 256 }, (_, i) => ({ name: `c${i}`, allow: rules("a", i), deny: rules("d", i) })),
+  };
+  const object = policy("clients", spec);
+  const begin = performance.now();
+  good(await apply(object));
+  const seconds = ((performance.now() - begin) / 1000).toFixed(1);
+  t.diagnostic(`${JSON.stringify(object).length} bytes: ${seconds} s`);
+  assert.equal(readManifest(await read("clients")).document.clients?.length, 256);
 });
 
 test("rejects a policy that is too large with a message", { skip }, async () => {

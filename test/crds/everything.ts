@@ -12,9 +12,32 @@ const common = {
     },
   ],
   deny: [{ name: "none", hosts: ["*"], except: ["a.example"], cidrs: ["198.51.100.0/24"], ports: ["1-65535"] }],
+  hostSets: [{ name: "payment", hosts: ["*.pay.example"] }],
+  clients: [
+    {
+      name: "billing",
+      allow: [
+        {
+          name: "payment",
+          hosts: ["set:payment", "b.example"],
+          except: ["a.pay.example"],
+          cidrs: ["10.20.0.0/16"],
+          ports: [443, "8000-8001"],
+        },
+      ],
+      inheritAllow: true,
+      deny: [{ name: "own", hosts: ["*"], except: ["set:payment"], cidrs: ["2001:db8::/32"], ports: [25] }],
+      defaultAction: "Report",
+      mode: "Enforce",
+      ports: [8443, "9000-9001"],
+      limits: { maxTunnels: 0, requestsPerSecond: 50, burst: 100 },
+    },
+    { name: "default" },
+  ],
   preset: "Convoy",
   injection: {
     mode: "Env",
+    tls: true,
     conflictPolicy: "Overwrite",
     containers: ["agent"],
     initContainers: ["migrate"],
@@ -28,7 +51,7 @@ const common = {
     staleAfterSeconds: 60,
     onUnverified: "Block",
   },
-  authentication: { mode: "Basic", secretRef: { name: "proxy-passwords" } },
+  authentication: { mode: "BasicOrTLS", secretRef: { name: "proxy-passwords" } },
   networkPolicy: {
     proxy: "Disabled",
     senders: "Enabled",
@@ -59,6 +82,13 @@ const common = {
 const proxy = {
   port: 14_750,
   adminPort: 19_750,
+  tls: {
+    port: 14_751,
+    secretRef: { name: "proxy-certificate" },
+    clientCA: { kind: "ConfigMap", name: "client-ca", key: "ca.crt" },
+    clientName: "URI",
+    crl: { kind: "Secret", name: "client-ca", key: "ca.crl" },
+  },
   image: "registry.example:5000/team/outrider:0.1.0",
   imagePullSecrets: [{ name: "registry" }],
   resources: { requests: { cpu: "100m", memory: "128Mi" }, limits: { memory: "1Gi", cpu: 1 } },
@@ -129,6 +159,8 @@ const scheduling = {
 export const EVERYTHING: readonly Record<string, unknown>[] = [
   {
     ...common,
+    // Not for slots.
+    authentication: { ...common.authentication, allowMissing: true },
     nat: { provider: "PodIP", podIP: { annotations: { "cni.projectcalico.org/ipv4pools": '["egress"]' } } },
     proxy: { ...proxy, ...scheduling, replicas: 3 },
   },

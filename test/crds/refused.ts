@@ -6,6 +6,9 @@ export interface Refused {
 
 const ips = [{ address: "203.0.113.10" }];
 const basic = { mode: "Basic", secretRef: { name: "proxy-passwords" } };
+const both = { ...basic, mode: "BasicOrTLS" };
+const server = { secretRef: { name: "proxy-certificate" } };
+const certificates = { ...server, clientCA: { name: "client-ca" }, clientName: "URI" };
 const kubeVIP = { staticIPs: ips, nat: { provider: "KubeVIP" }, authentication: basic };
 const echo = { echoURLs: ["https://echo.example.net/ip"] };
 const rule = { hosts: ["a.example"] };
@@ -13,6 +16,11 @@ const open = { to: [{ podSelector: {} }] };
 const many = (count: number, make: (index: number) => unknown) => Array.from({ length: count }, (_, i) => make(i));
 const bad = (spec: Record<string, unknown>, says: RegExp): Refused => ({ spec, says });
 const proxy = (fields: Record<string, unknown>, says: RegExp) => bad({ proxy: fields }, says);
+const tls = (fields: Record<string, unknown>, says: RegExp) =>
+  bad({ authentication: both, proxy: { tls: { ...certificates, ...fields } } }, says);
+const clients = (list: unknown[], says: RegExp, spec = {}) =>
+  bad({ authentication: basic, clients: list, ...spec }, says);
+const client = (fields: Record<string, unknown>, says: RegExp) => clients([{ name: "billing", ...fields }], says);
 const egress = (fields: Record<string, unknown>, says: RegExp) =>
   bad({ networkPolicy: { senders: "Enabled", additionalEgress: [fields] } }, says);
 
@@ -105,12 +113,20 @@ export const REFUSED: readonly Refused[] = [
   bad({ nat: { provider: "External", kubeVIP: {} } }, /spec\.nat\.kubeVIP: .*goes with nat\.provider: KubeVIP only/),
   bad({ ...kubeVIP, staticIPs: [] }, /spec\.nat\.provider: .*add staticIPs/),
   bad({ ...kubeVIP, authentication: {} }, /spec\.authentication\.mode: .*set authentication\.mode: Basic/),
+  bad(
+    { ...kubeVIP, authentication: { ...basic, allowMissing: true }, clients: [{ name: "default" }] },
+    /spec\.authentication\.allowMissing: .*on the nodes' network/,
+  ),
   bad({ ...kubeVIP, nat: { provider: "NodeAddress" }, preset: "Svix" }, /spec\.preset: .*use another nat\.provider/),
   bad({ ...kubeVIP, preset: "Java" }, /spec\.preset: .*use another nat\.provider/),
   bad({ ...kubeVIP, proxy: { replicas: 2 } }, /spec\.proxy: .*remove proxy\.replicas/),
   bad({ ...kubeVIP, proxy: { affinity: {} } }, /spec\.proxy: .*remove both, and use nodeSelector/),
   bad({ ...kubeVIP, proxy: { topologySpreadConstraints: [] } }, /spec\.proxy: .*remove both, and use nodeSelector/),
   bad({ authentication: basic, preset: "Svix" }, /spec\.authentication\.mode: .*cannot authenticate to a proxy/),
+  bad(
+    { authentication: { mode: "TLS" }, proxy: { tls: certificates }, preset: "Java" },
+    /spec\.authentication\.mode: .*cannot authenticate to a proxy/,
+  ),
   bad({ verification: echo }, /spec\.verification: .*Block needs staticIPs/),
   bad(
     { verification: echo, staticIPs: [{ ...ips[0], phase: "Pending" }] },
@@ -128,10 +144,85 @@ export const REFUSED: readonly Refused[] = [
   ),
   bad({ staticIPs: ips, verification: { ...echo, intervalSeconds: 0 } }, /spec\.verification\.intervalSeconds: /),
   bad({ staticIPs: ips, verification: { ...echo, timeoutSeconds: 61 } }, /spec\.verification\.timeoutSeconds: /),
-  bad({ authentication: { mode: "Basic" } }, /spec\.authentication\.secretRef: .*Basic needs it/),
+  bad({ authentication: { mode: "Basic" } }, /spec\.authentication\.secretRef: .*both need it/),
   bad({ authentication: { secretRef: { name: "x" } } }, /spec\.authentication\.secretRef: .*goes with .*Basic/),
   bad({ authentication: { mode: "Basic", secretRef: {} } }, /spec\.authentication\.secretRef\.name: Required value/),
   bad({ authentication: { mode: "Basic", secretRef: { name: "A_b" } } }, /spec\.authentication\.secretRef\.name: /),
+  bad(
+    { authentication: { mode: "BasicOrTLS" }, proxy: { tls: certificates } },
+    /spec\.authentication\.secretRef: .*both need it/,
+  ),
+  bad(
+    { authentication: { ...basic, mode: "TLS" }, proxy: { tls: certificates } },
+    /spec\.authentication\.secretRef: .*goes with/,
+  ),
+
+  // Clients and host sets.
+  bad({ clients: [{ name: "default" }] }, /spec\.authentication\.mode: .*clients have to prove who they are/),
+  bad({ authentication: { ...basic, allowMissing: true } }, /spec\.authentication\.allowMissing: .*the client default/),
+  clients([{ name: "billing" }], /spec\.authentication\.allowMissing: .*add it to clients/, {
+    authentication: { ...basic, allowMissing: true },
+  }),
+  bad({ authentication: { ...basic, allowMissing: "yes" } }, /spec\.authentication\.allowMissing: .*"string"/),
+  clients([], /spec\.clients: .*should have at least 1 items/),
+  clients(
+    many(257, (i) => ({ name: `c${i}` })),
+    /spec\.clients: Too many: 257/,
+  ),
+  clients([{}], /spec\.clients\[0\]\.name: Required value/),
+  clients([{ name: "a" }, { name: "a" }], /spec\.clients\[1\]: Duplicate value/),
+  clients([{ name: "a b" }], /spec\.clients\[0\]\.name: Invalid value: "a b"/),
+  clients([{ name: "outrider" }], /spec\.clients\[0\]\.name: .*of a shared password/),
+  client({ allow: [] }, /spec\.clients\[0\]\.allow: .*should have at least 1 items/),
+  client({ allow: many(17, () => rule) }, /spec\.clients\[0\]\.allow: Too many: 17/),
+  client({ deny: [] }, /spec\.clients\[0\]\.deny: .*should have at least 1 items/),
+  client({ deny: [{}] }, /spec\.clients\[0\]\.deny\[0\]: .*the rule of a client is empty/),
+  client({ allow: [{ ...rule, name: "a b" }] }, /spec\.clients\[0\]\.allow\[0\]\.name: Invalid value/),
+  client(
+    { allow: [{ ports: [443], except: ["a.example"] }] },
+    /allow\[0\]\.except: .*this rule of a client has no hosts/,
+  ),
+  client({ allow: [{ hosts: many(257, (i) => `h${i}.example`) }] }, /allow\[0\]\.hosts: Too many: 257/),
+  client({ allow: [{ ...rule, except: many(257, (i) => `h${i}.example`) }] }, /allow\[0\]\.except: Too many: 257/),
+  client({ allow: [{ hosts: ["10.0.0.5"] }] }, /allow\[0\]\.hosts\[0\]: Invalid value: "10\.0\.0\.5".*into cidrs/),
+  client({ allow: [{ cidrs: many(65, (i) => `10.0.${i}.0/24`) }] }, /allow\[0\]\.cidrs: Too many: 65/),
+  client({ allow: [{ cidrs: ["10.0.0.0"] }] }, /allow\[0\]\.cidrs\[0\]: .*a network such as/),
+  client({ allow: [{ ports: ["80-"] }] }, /allow\[0\]\.ports\[0\]: .*a range such as 8000-8999/),
+  client({ inheritAllow: true }, /spec\.clients\[0\]\.inheritAllow: .*has no effect without allow/),
+  client({ defaultAction: "Drop" }, /spec\.clients\[0\]\.defaultAction: Unsupported value/),
+  client({ mode: "Off" }, /spec\.clients\[0\]\.mode: Unsupported value/),
+  client({ mode: "Report" }, /spec\.clients\[0\]\.mode: .*write defaultAction: Report/),
+  client({ ports: [] }, /spec\.clients\[0\]\.ports: .*should have at least 1 items/),
+  client({ ports: [0] }, /spec\.clients\[0\]\.ports\[0\]: .*greater than or equal to 1/),
+  client({ limits: {} }, /spec\.clients\[0\]\.limits: .*is empty; remove it/),
+  client({ limits: { burst: 5 } }, /spec\.clients\[0\]\.limits\.burst: .*no effect without requestsPerSecond/),
+  client({ limits: { maxTunnels: -1 } }, /limits\.maxTunnels: .*greater than or equal to 0/),
+  client({ limits: { requestsPerSecond: 0 } }, /limits\.requestsPerSecond: .*greater than or equal to 1/),
+  client({ limits: { requestsPerSecond: 1, burst: 0 } }, /limits\.burst: .*greater than or equal to 1/),
+  bad({ hostSets: [] }, /spec\.hostSets: .*should have at least 1 items/),
+  bad({ hostSets: many(65, (i) => ({ name: `s${i}`, ...rule })) }, /spec\.hostSets: Too many: 65/),
+  bad({ hostSets: many(2, () => ({ name: "s", ...rule })) }, /spec\.hostSets\[1\]: Duplicate value/),
+  bad({ hostSets: [{ name: "a.b", ...rule }] }, /spec\.hostSets\[0\]\.name: Invalid value: "a\.b"/),
+  bad({ hostSets: [{ name: "a" }] }, /spec\.hostSets\[0\]\.hosts: Required value/),
+  bad({ hostSets: [{ name: "a", hosts: ["set:a"] }] }, /spec\.hostSets\[0\]\.hosts\[0\]: Invalid value: "set:a"/),
+
+  // TLS.
+  bad({ injection: { tls: true } }, /spec\.injection: .*add proxy\.tls/),
+  bad({ authentication: both, proxy: { tls: server } }, /spec\.proxy: .*clientCA: goes with authentication\.mode: TLS/),
+  bad({ proxy: { tls: certificates } }, /spec\.proxy: .*clientCA: goes with authentication\.mode: TLS/),
+  bad({ authentication: { mode: "TLS" } }, /spec\.proxy: .*clientCA: goes with authentication\.mode: TLS/),
+  proxy({ tls: {} }, /spec\.proxy\.tls\.secretRef: Required value/),
+  proxy({ tls: { secretRef: {} } }, /spec\.proxy\.tls\.secretRef\.name: Required value/),
+  proxy({ tls: { ...server, port: 443 } }, /spec\.proxy\.tls\.port: .*greater than or equal to 1024/),
+  proxy({ tls: { ...server, port: 4750 } }, /spec\.proxy\.tls: .*must differ from proxy\.port/),
+  proxy({ tls: { ...server, port: 9750 } }, /spec\.proxy\.tls: .*must differ from proxy\.port/),
+  proxy({ tls: { ...server, crl: { name: "revoked" } } }, /spec\.proxy\.tls\.crl: .*add clientCA/),
+  proxy({ tls: { ...server, clientName: "OU" } }, /spec\.proxy\.tls\.clientName: .*set both or neither/),
+  tls({ clientName: "SAN" }, /spec\.proxy\.tls\.clientName: Unsupported value/),
+  tls({ clientCA: {} }, /spec\.proxy\.tls\.clientCA\.name: Required value/),
+  tls({ clientCA: { name: "a", kind: "Pod" } }, /spec\.proxy\.tls\.clientCA\.kind: Unsupported value/),
+  tls({ clientCA: { name: "a", key: "a/b" } }, /spec\.proxy\.tls\.clientCA\.key: Invalid value: "a\/b"/),
+  tls({ crl: { name: "A" } }, /spec\.proxy\.tls\.crl\.name: Invalid value: "A"/),
 
   // Keys of labels and annotations.
   bad(

@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { outdated } from "../../crds/generate.ts";
 import { readSchema, type Schema, walk } from "../../crds/schema.ts";
+import { MAX_CLIENTS, MAX_HOST_SETS } from "../../proxy/policy/clients.ts";
 import { MAX_ECHO_URLS, MAX_STATIC_IPS } from "../../proxy/policy/document.ts";
 import { readManifest } from "../../proxy/policy/policy-file.ts";
 import { MAX_ENTRIES, MAX_PORTS, MAX_RULES } from "../../proxy/policy/rules.ts";
@@ -64,7 +65,7 @@ test("a policy that no operator has seen is not current", () => {
   assert.deepEqual(node("status").default, { observedGeneration: -1 });
 });
 
-test("lists are atomic, except addresses and sets", () => {
+test("lists are atomic, except addresses, clients and sets", () => {
   for (const path of [
     "allow",
     "deny",
@@ -74,6 +75,11 @@ test("lists are atomic, except addresses and sets", () => {
     assert.equal(node(`spec.${path}`)["x-kubernetes-list-type"], "atomic", path);
   }
   assert.deepEqual(node("spec.staticIPs")["x-kubernetes-list-map-keys"], ["address"]);
+  for (const path of ["clients", "hostSets"]) {
+    assert.deepEqual(node(`spec.${path}`)["x-kubernetes-list-map-keys"], ["name"], path);
+    // An empty list would give the owner of a removed last client the rules of the policy.
+    assert.equal(node(`spec.${path}`).minItems, 1, path);
+  }
 });
 
 test("no list is longer than the policy engine accepts", () => {
@@ -81,7 +87,11 @@ test("no list is longer than the policy engine accepts", () => {
     ["spec.ports", MAX_PORTS],
     ["spec.staticIPs", MAX_STATIC_IPS],
     ["spec.verification.echoURLs", MAX_ECHO_URLS],
-    ...["allow", "deny"].flatMap((list): [string, number][] => [
+    ["spec.hostSets", MAX_HOST_SETS],
+    ["spec.hostSets[].hosts", MAX_ENTRIES],
+    ["spec.clients", MAX_CLIENTS],
+    ["spec.clients[].ports", MAX_PORTS],
+    ...["allow", "deny", "clients[].allow", "clients[].deny"].flatMap((list): [string, number][] => [
       [`spec.${list}`, MAX_RULES],
       [`spec.${list}[].ports`, MAX_PORTS],
       ...["hosts", "except", "cidrs"].map((key): [string, number] => [`spec.${list}[].${key}`, MAX_ENTRIES]),
@@ -93,6 +103,19 @@ test("no list is longer than the policy engine accepts", () => {
 test("allow and deny rules differ in descriptions only", () => {
   const plain = (n: Schema) => JSON.stringify(n, (key, value) => (key === "description" ? undefined : value));
   assert.equal(plain(node("spec.allow[]")), plain(node("spec.deny[]")));
+  assert.equal(plain(node("spec.clients[].allow[]")), plain(node("spec.clients[].deny[]")));
+});
+
+test("rules of clients have the fields and the patterns of the policy's", () => {
+  const patterns = (path: string) =>
+    [...walk(node(path))].map(([at, { pattern }]): (string | undefined)[] => (at === "cidrs[]" ? [at] : [at, pattern]));
+  assert.deepEqual(patterns("spec.clients[].allow[]"), patterns("spec.allow[]"));
+});
+
+test("fields of clients have no defaults, which would look like fields without effect", () => {
+  for (const [path, { default: value }] of walk(node("spec.clients"), "spec.clients")) {
+    assert.equal(value, undefined, path);
+  }
 });
 
 /** The paths of a value, as the schema's walk names them. */

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { randomBytes } from "node:crypto";
 import { test } from "node:test";
 import type { EgressPolicy, EgressPolicySpec } from "../../operator/api/egresspolicy.ts";
-import { judgeSpec } from "../../operator/reconcile/decision/accept.ts";
+import { clientsRemoved, judgeSpec } from "../../operator/reconcile/decision/accept.ts";
 import { decide } from "../../operator/reconcile/decision/decide.ts";
 import { documentOf } from "../../operator/reconcile/decision/document.ts";
 import type { Facts } from "../../operator/reconcile/facts/facts.ts";
@@ -98,4 +98,58 @@ test("a document of a migration does not replace the document of the spec", () =
   assert.equal(during.spec, after.spec);
   assert.notEqual(documentOf(policy, ["34.118.0.0/16"]).hash, after.hash);
   assert.equal(documentOf(policy, none).hash, after.hash);
+});
+
+const clients = { ...withDefaults({ authentication: { mode: "Basic", secretRef: { name: "passwords" } } }) };
+
+for (const [what, spec, says] of [
+  [
+    "a set that does not exist",
+    { hostSets: [{ name: "pay", hosts: ["a.example"] }], clients: [{ name: "b", allow: [{ hosts: ["set:pya"] }] }] },
+    /^Invalid: spec\.clients\[0\]\.allow\[0\]\.hosts\[0\]: "set:pya" names no host set; the known ones are pay/,
+  ],
+  [
+    "more references than a rule may have",
+    {
+      hostSets: Array.from({ length: 9 }, (_, i) => ({ name: `s${i}`, hosts: ["a.example"] })),
+      deny: [{ hosts: Array.from({ length: 9 }, (_, i) => `set:s${i}`) }],
+    },
+    /^Invalid: spec\.deny\[0\]: refers to more than 8 host sets/,
+  ],
+  [
+    "a network of a client with host bits",
+    { clients: [{ name: "b", allow: [{ hosts: ["*"], cidrs: ["10.0.0.5/8"] }] }] },
+    /^Invalid: spec\.clients\[0\]\.allow\[0\]\.cidrs\[0\]: .*10\.0\.0\.0\/8/,
+  ],
+  [
+    "a range of ports of a client in descending order",
+    { clients: [{ name: "b", ports: ["90-80"] }] },
+    /^Invalid: spec\.clients\[0\]\.ports\[0\]: .*90-80.* is not a port/,
+  ],
+  [
+    "a rule of a client with the name of a rule of the policy",
+    {
+      deny: [{ name: "x", hosts: ["a.example"] }],
+      clients: [{ name: "b", deny: [{ name: "x", hosts: ["b.example"] }] }],
+    },
+    /^Invalid: spec\.clients\[0\]\.deny\[0\]\.name: "x" is the name of spec\.deny\[0\] already/,
+  ],
+  [
+    "ports of a client that nothing uses",
+    { defaultAction: "Deny", clients: [{ name: "b", ports: [8443] }] },
+    /^Invalid: spec\.clients\[0\]\.ports: has no effect; the policy's rules keep the policy's ports/,
+  ],
+] as const) {
+  test(`rejects ${what}, with the field`, () => {
+    assert.match(judged({ ...clients, ...spec } as unknown as EgressPolicySpec), says);
+  });
+}
+
+test("warns of an edit that removes the clients of a policy", () => {
+  const before = { ...clients, clients: [{ name: "billing" }, { name: "default" }] };
+  assert.match(clientsRemoved(before, clients)!, /has the rules of the policy \(before: billing, default\)$/);
+  assert.equal(clientsRemoved(before, withDefaults({})), undefined);
+  assert.equal(clientsRemoved(before, before), undefined);
+  assert.equal(clientsRemoved(clients, clients), undefined);
+  assert.equal(clientsRemoved(undefined, clients), undefined);
 });

@@ -142,6 +142,23 @@ test("a spec without settings of the proxies gets two replicas", () => {
   assert.equal(deployment.spec!.replicas, 2);
 });
 
+test("slots listen for TLS on the addresses of their nodes", () => {
+  const spec = specOf("KubeVIP", [A], { tls: { secretRef: { name: "certificate" } } });
+  const { desired } = plan(settled(spec), spec);
+  const deployment = desired!.objects.find(({ kind }) => kind === "Deployment") as Deployment;
+  const text = JSON.stringify(deployment);
+  assert.ok(text.includes('"--listen-tls=[$(NODE_IP)]:4751"'), text);
+  assert.ok(!text.includes("--tls-client"), text);
+  const service = desired!.objects.find(
+    ({ kind, metadata }) => kind === "Service" && metadata.name === childName.fleet(NAME),
+  );
+  const ports = (service as { spec?: { ports?: { port: number }[] } }).spec!.ports!;
+  assert.deepEqual(
+    ports.map(({ port }) => port),
+    [4750, 4751],
+  );
+});
+
 test("a Deployment without annotations has older settings", () => {
   const world = settled(specOf("KubeVIP", [A]));
   const before = world.deployments.get(slotName(A))!;

@@ -6,8 +6,9 @@ import { providerOf } from "../../operator/providers/index.ts";
 import type { Facts } from "../../operator/reconcile/facts/facts.ts";
 import { MAX_BYTES, networkPolicies } from "../../operator/reconcile/network/network-policies.ts";
 import { formatAddress, parseAddress } from "../../proxy/policy/cidr.ts";
-import { compile, decideKnown, type PolicySet } from "../../proxy/policy/engine.ts";
+import { compile, decideKnown, type PolicySet, viewOf } from "../../proxy/policy/engine.ts";
 import { readManifest } from "../../proxy/policy/policy-file.ts";
+import { PolicyError } from "../../proxy/policy/rules.ts";
 import { forms } from "../../proxy/policy/special.ts";
 import { parseAuthority } from "../../proxy/policy/target.ts";
 import { withDefaults } from "../harness/defaults.ts";
@@ -35,6 +36,7 @@ function made(spec: object, blockedCIDRs: readonly string[] = [], rest: Partial<
 }
 
 const DNS_PORTS = [53, 5353];
+const withClients = { authentication: { mode: "Basic", secretRef: { name: "passwords" } } };
 const one = (address: string) => ip(address);
 
 for (const [what, spec, reached, closed] of [
@@ -109,6 +111,58 @@ for (const [what, spec, reached, closed] of [
     ["8.8.8.8 25", "8.8.8.8 1"],
     ["10.0.0.1 443"],
   ],
+  [
+    "clients: what any of them may reach, and nothing of the policy that none of them uses",
+    {
+      ...withClients,
+      defaultAction: "Allow",
+      ports: [443],
+      allow: [{ hosts: ["p.example"], cidrs: ["10.0.0.0/8"] }],
+      clients: [
+        { name: "billing", allow: [{ hosts: ["b.example"], cidrs: ["172.16.0.0/12"] }], ports: [8443] },
+        { name: "default", allow: [{ hosts: ["d.example"], ports: [9443] }] },
+      ],
+    },
+    ["172.16.0.1 8443", "8.8.8.8 9443"],
+    ["172.16.0.1 443", "10.0.0.1 443", "8.8.8.8 443", "8.8.8.8 8443"],
+  ],
+  [
+    "a client that inherits: the policy's rules keep the policy's ports",
+    {
+      ...withClients,
+      defaultAction: "Deny",
+      ports: [443],
+      allow: [{ hosts: ["p.example"], cidrs: ["10.0.0.0/8"] }],
+      clients: [{ name: "billing", inheritAllow: true, allow: [{ hosts: ["b.example"] }], ports: [8443] }],
+    },
+    ["10.0.0.1 443", "8.8.8.8 8443"],
+    ["10.0.0.1 8443", "8.8.8.8 443"],
+  ],
+  [
+    "one client in Report mode: any port of public addresses",
+    {
+      ...withClients,
+      defaultAction: "Deny",
+      clients: [
+        { name: "billing", mode: "Report", allow: [{ hosts: ["b.example"], ports: [443] }] },
+        { name: "default" },
+      ],
+    },
+    ["8.8.8.8 25"],
+    ["10.0.0.1 443"],
+  ],
+  [
+    "a policy in Report mode whose clients all enforce",
+    {
+      ...withClients,
+      mode: "Report",
+      defaultAction: "Allow",
+      ports: [443],
+      clients: [{ name: "billing", mode: "Enforce" }],
+    },
+    ["8.8.8.8 443"],
+    ["8.8.8.8 25"],
+  ],
 ] as const) {
   test(`the NetworkPolicy of the proxies: ${what}`, () => {
     const { proxy, widened } = made(spec);
@@ -178,6 +232,18 @@ const specArb = fc.record(
   },
   { requiredKeys: [] },
 );
+const clientArb = fc.record(
+  {
+    allow: fc.array(ruleArb, { minLength: 1, maxLength: 3 }),
+    inheritAllow: fc.boolean(),
+    deny: fc.constant([{ hosts: ["denied.example"] }]),
+    defaultAction: fc.constantFrom("Allow", "Deny", "Report"),
+    mode: fc.constantFrom("Enforce", "Report"),
+    ports: portsArb,
+  },
+  { requiredKeys: [] },
+);
+const clientsArb = fc.option(fc.array(clientArb, { minLength: 1, maxLength: 3 }), { nil: undefined });
 const blockedArb = fc.uniqueArray(fc.constantFrom("8.8.8.0/25", "2606:4700:1::/48", "34.0.0.0/8", "192.0.0.9/32"));
 const edges = [...CIDRS, ...SPECIAL, ...REACHABLE, ...NEVER, "8.8.8.0/25", "2606:4700:1::/48", "34.0.0.0/8"]
   .flatMap((cidr) => [range(cidr)[0] - 1n, range(cidr)[0], range(cidr)[1], range(cidr)[1] + 1n])
@@ -190,34 +256,66 @@ const addressArb = fc.oneof(
   fc.constantFrom(...four).map((n) => ip("2002::1") | ((n ^ V4) << 80n)),
 );
 
-/** Whether some host, or the address itself, may be dialled there. */
-function dialable(set: PolicySet, rules: number, address: string, port: number): boolean {
+/** Hosts of the rules below. */
+const HOSTS = [0, 1, 2, 3].flatMap((i) => ["p", "c0", "c1", "c2"].map((of) => `${of}-h${i}.example`));
+
+/** Whether some client may dial some host, or the address itself, there. */
+function dialable(set: PolicySet, address: string, port: number): boolean {
   const literal = address.includes(":") ? `[${address}]` : address;
-  const hosts = [literal, "other.example", ...Array.from({ length: rules }, (_, i) => `h${i}.example`)];
-  return hosts.some((host) => decideKnown(set, parseAuthority(`${host}:${port}`)!, [address]).verdict === "allow");
+  const targets = [literal, "other.example", ...HOSTS].map((host) => parseAuthority(`${host}:${port}`)!);
+  const names = set.views === null ? [null] : [...set.views.keys()];
+  return names.some((name) => {
+    const view = viewOf(set, { kind: "own", name })!;
+    return targets.some((target) => decideKnown(view, target, [address]).verdict === "allow");
+  });
+}
+
+type Given = { hosts?: boolean; cidrs?: string[]; ports?: (string | number)[] };
+/** Rules with hosts of their own. A rule without hosts and networks would be empty. */
+const hosted = (rules: readonly Given[], of: string) =>
+  rules.map(({ hosts, ...rule }, i) => ({
+    ...rule,
+    ...(hosts || rule.cidrs === undefined ? { hosts: [`${of}-h${i}.example`] } : {}),
+  }));
+
+/** The compiled policy; undefined if the reader rejects a field without effect. */
+function compiled(policy: EgressPolicy, blocked: readonly string[]): PolicySet | undefined {
+  try {
+    return compile(readManifest(policy, blocked).document);
+  } catch (error) {
+    if (error instanceof PolicyError) return undefined;
+    throw error;
+  }
 }
 
 test(`allows exactly what the policy engine allows (SEED=${seed})`, () => {
-  const seen = { both: 0, neither: 0, opened: 0, embedded: 0 };
+  const seen = { both: 0, neither: 0, opened: 0, embedded: 0, ofClients: 0 };
   fc.assert(
     fc.property(
       specArb,
+      clientsArb,
       blockedArb,
       fc.array(fc.tuple(addressArb, fc.constantFrom(...PORTS, 25)), { minLength: 30, maxLength: 30 }),
-      (given, blocked, asks) => {
-        const allow = (given.allow ?? []).map(({ hosts, ...rule }, i) => ({
-          ...rule,
-          ...(hosts || rule.cidrs === undefined ? { hosts: [`h${i}.example`] } : {}),
+      (given, entries, blocked, asks) => {
+        const clients = entries?.map(({ allow, ...entry }, i) => ({
+          name: `client${i}`,
+          ...entry,
+          ...(allow && { allow: hosted(allow, `c${i}`) }),
         }));
-        const spec = { ...given, allow };
+        const spec = {
+          ...given,
+          allow: hosted(given.allow ?? [], "p"),
+          ...(clients && { ...withClients, clients }),
+        };
         const policy = policyOf(spec);
-        const set = compile(readManifest(policy, blocked).document);
+        const set = compiled(policy, blocked);
+        fc.pre(set !== undefined);
         const { proxy } = made(spec, blocked);
         const statics = (given.staticIPs ?? []).map(({ address }) => ip(address));
         for (const [address, port] of asks) {
           if (within(address, "::ffff:0:0/96") || statics.includes(address)) continue;
           const spelled = text(address);
-          const dials = dialable(set, allow.length, spelled, port);
+          const dials = dialable(set, spelled, port);
           const leaves = lets(proxy, "to", address, port);
           const parsed = parseAddress(spelled)!;
           const shapes = forms(parsed);
@@ -230,6 +328,7 @@ test(`allows exactly what the policy engine allows (SEED=${seed})`, () => {
           else if (dials && registrySpecial(address)) seen.opened++;
           else if (dials) seen.both++;
           else seen.neither++;
+          if (plain && dials && clients !== undefined) seen.ofClients++;
         }
       },
     ),

@@ -272,3 +272,16 @@ test("warns about clients that a user should check", () => {
     "clients: A and a differ by case only, and are two clients",
   ]);
 });
+
+test("warns of no shared password where only certificates count", () => {
+  const authentication = { mode: "TLS" };
+  const clients = [{ name: "default" }, { name: "a", allow: hosts("a.example") }];
+  const warnings = (spec: object) =>
+    readManifest(manifest({ authentication, ...spec })).warnings.filter((line) => line.startsWith("clients:"));
+  assert.deepEqual(warnings({ clients }), []);
+  assert.match(
+    warnings({ clients, authentication: { ...authentication, allowMissing: true } })[0]!,
+    /default action of default is Allow/,
+  );
+  assert.match(warnings({ clients: [{ name: "a" }] })[0]!, /default: clients without an entry are refused/);
+});

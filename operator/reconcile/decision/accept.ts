@@ -1,4 +1,5 @@
 import { PolicyError } from "../../../proxy/policy/rules.ts";
+import { joinNames } from "../../api/conditions.ts";
 import type { EgressPolicy, EgressPolicySpec } from "../../api/egresspolicy.ts";
 import { REASON, type Reason } from "../../api/names.ts";
 import { canonicalAddress, slotId } from "../../fleet/slots.ts";
@@ -87,6 +88,14 @@ function validate(policy: EgressPolicy, blockedCIDRs: readonly string[]): Verdic
   if (excess !== undefined) return excess;
   const twice = provider.shape.kind === "Slots" ? repeated(spec) : undefined;
   return twice === undefined ? { accepted } : { reason: REASON.invalid, message: twice };
+}
+
+/** Warning about an edit that removes the clients of a policy; undefined for other edits. */
+export function clientsRemoved(before: EgressPolicySpec | undefined, now: EgressPolicySpec): string | undefined {
+  if (before?.clients === undefined || now.clients !== undefined || now.authentication.mode === "None")
+    return undefined;
+  const names = joinNames(before.clients.map(({ name }) => ({ metadata: { name } })));
+  return `spec.clients was removed, and authentication stays: each client that authenticates now has the rules of the policy (before: ${names})`;
 }
 
 /** Repository of an image: without tag and digest. */

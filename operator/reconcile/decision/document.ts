@@ -1,4 +1,5 @@
 import { createHash } from "node:crypto";
+import { clientWarnings } from "../../../proxy/policy/client-warnings.ts";
 import { encodeDocument, MAX_STATIC_IPS } from "../../../proxy/policy/document.ts";
 import { readManifest } from "../../../proxy/policy/policy-file.ts";
 import type { EgressPolicy, EgressPolicySpec } from "../../api/egresspolicy.ts";
@@ -75,9 +76,10 @@ export function documentOf(
   const memo = complete === spec ? documents.get(spec) : undefined;
   if (memo !== undefined && memo.blocked === blockedCIDRs) return memo.result;
   const { status: _, ...manifest } = policy;
-  const text = encodeDocument(readManifest({ ...manifest, spec: complete }, blockedCIDRs).document);
+  const source = readManifest({ ...manifest, spec: complete }, blockedCIDRs).document;
+  const text = encodeDocument(source);
   const hash = `sha256:${createHash("sha256").update(text).digest("hex")}`;
-  const result = { document: text, hash, spec: packSpec(spec) };
+  const result = { document: text, hash, spec: packSpec(spec), warnings: clientWarnings(source) };
   if (complete === spec) documents.set(spec, { blocked: blockedCIDRs, result });
   return result;
 }

@@ -85,13 +85,17 @@ function deploymentOf(
   return proxyDeployment(policy, spec, { ...shared, ...(foreign ? {} : { replicas }), nodeAffinity: undefined });
 }
 
+const SAMPLE = { name: "sample" };
+const SAMPLE_FILE = { kind: "ConfigMap", name: "sample", key: "sample" };
+
 /** Specs that use every part of pod templates which is not the owner's. */
 const SAMPLES: readonly EgressPolicySpec[] = (["External", "NodeAddress", "KubeVIP"] as const).map(
   (provider) =>
     ({
       nat: { provider },
       staticIPs: [{ address: "192.0.2.1" }],
-      authentication: { mode: "Basic", secretRef: { name: "sample" } },
+      authentication: { mode: "BasicOrTLS", secretRef: { name: "sample" } },
+      proxy: { tls: { port: 1024, secretRef: SAMPLE, clientCA: SAMPLE_FILE, clientName: "URI", crl: SAMPLE_FILE } },
     }) as EgressPolicySpec,
 );
 

@@ -73,7 +73,7 @@ function lostByRestart({ resolved, serving }: View, label: string): ProxyFacts |
   if (shape.kind !== "Slots" || isOnNode(shape)) return undefined;
   const own = serving.inService.filter(({ slot }) => slot === label);
   if (own.some(hasAnswer)) return undefined;
-  return own.find(({ pod }) => adminPort(pod) === proxyPorts(resolved.spec).adminPort);
+  return own.find(({ pod }) => adminPort(pod) === proxyPorts(resolved.spec).admin);
 }
 
 const endOf = ({ since }: Down, endless: boolean): number => (endless ? Number.POSITIVE_INFINITY : since + PATIENCE_MS);

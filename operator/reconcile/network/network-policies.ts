@@ -78,13 +78,16 @@ function reachFor(spec: EgressPolicySpec, blocked: readonly string[]): Reach {
 
 /** Ports of the spec, and the ports of older pods until they are deleted. */
 function fleetPorts({ proxies }: Facts, spec: EgressPolicySpec): FleetPorts {
-  const { port, adminPort } = proxyPorts(spec);
+  const own: Record<string, number> = proxyPorts(spec);
   const inUse = (name: string) =>
     proxies
       .flatMap(({ pod }) => pod.spec?.containers ?? [])
       .flatMap(({ ports = [] }) => ports.flatMap((port) => (port.name === name ? [port.containerPort] : [])));
-  const all = (name: string, own: number) => [...new Set([own, ...inUse(name)])].sort((a, b) => a - b);
-  return { proxy: all("proxy", port), admin: all("admin", adminPort) };
+  const all = (...names: string[]) =>
+    [...new Set(names.flatMap((name) => [...(own[name] === undefined ? [] : [own[name]]), ...inUse(name)]))].sort(
+      (a, b) => a - b,
+    );
+  return { proxy: all("proxy", "tls"), admin: all("admin") };
 }
 
 /** Networks of proxies that no selector finds: the nodes where they run, and the nodes where they may run. */

@@ -70,35 +70,66 @@ function echoPort(text: string): PortSpec {
   return protocol === "https:" ? 443 : 80;
 }
 
+/** Targets that one client, or every client of a policy without clients, may reach by its lists. */
+interface View {
+  /** The allow side reports: targets that the lists do not allow are allowed, on any port. */
+  reports: boolean;
+  allow: { cidrs?: string[]; ports: readonly PortSpec[] }[];
+  /** Ports of the default action; none if it denies. */
+  fallback: readonly PortSpec[];
+}
+
+/** The views of a spec, as the policy engine compiles them. With clients, the policy itself decides no request. */
+function viewsOf({ mode, defaultAction, ports = [...DEFAULT_PORTS], allow = [], clients }: EgressPolicySpec): View[] {
+  const withPorts = (rules: NonNullable<EgressPolicySpec["allow"]>, own: readonly PortSpec[]): View["allow"] =>
+    rules.map((rule) => ({ ...(rule.cidrs && { cidrs: rule.cidrs }), ports: rule.ports ?? own }));
+  const shared = withPorts(allow, ports);
+  const fallbackOf = (action: string, own: readonly PortSpec[]) => (action === "Deny" ? [] : own);
+  if (clients === undefined) {
+    return [{ reports: mode === "Report", allow: shared, fallback: fallbackOf(defaultAction, ports) }];
+  }
+  return clients.map((client): View => {
+    const own = client.ports ?? ports;
+    const action = client.defaultAction ?? (client.allow === undefined ? defaultAction : "Deny");
+    const inherits = client.allow === undefined || client.inheritAllow === true;
+    return {
+      reports: (client.mode ?? mode) === "Report" && (client.allow !== undefined || mode === "Report"),
+      allow: [...withPorts(client.allow ?? [], own), ...(inherits ? shared : [])],
+      fallback: fallbackOf(action, own),
+    };
+  });
+}
+
+/** The rules of all views, each once. Views share those of the policy: 256 clients that inherit 256 rules have 65,536. */
+const rulesOf = (views: readonly View[]): Set<View["allow"][number]> => new Set(views.flatMap(({ allow }) => allow));
+
 /** Ports on which proxies may connect to globally reachable addresses. */
-function publicPorts({ mode, defaultAction, ports, allow = [], verification }: EgressPolicySpec): PortRange[] {
-  // In mode Report, targets that the lists deny are allowed, on any port.
-  if (mode === "Report") return ALL_PORTS;
-  const own = ports ?? DEFAULT_PORTS;
+function publicPorts(views: readonly View[], { verification }: EgressPolicySpec): PortRange[] {
+  if (views.some(({ reports }) => reports)) return ALL_PORTS;
   return joinPorts([
-    ...(defaultAction === "Deny" ? [] : own),
-    ...allow.filter(({ cidrs }) => cidrs === undefined).flatMap((rule) => rule.ports ?? own),
+    ...views.flatMap(({ fallback }) => fallback),
+    ...[...rulesOf(views)].filter(({ cidrs }) => cidrs === undefined).flatMap(({ ports }) => ports),
     ...(verification?.echoURLs ?? []).map(echoPort),
   ]);
 }
 
 /** Networks that allow rules open by `cidrs`, grouped by their ports. */
-function openedBy({ allow = [], ports }: EgressPolicySpec): { networks: Cidr[]; ports: PortRange[] }[] {
-  const byPorts = new Map<string, { networks: Cidr[]; ports: PortRange[] }>();
-  for (const rule of allow) {
+function openedBy(views: readonly View[]): { networks: Cidr[]; ports: PortRange[] }[] {
+  const byPorts = new Map<string, { networks: Set<string>; ports: PortRange[] }>();
+  for (const rule of rulesOf(views)) {
     if (rule.cidrs === undefined) continue;
-    const ranges = joinPorts(rule.ports ?? ports ?? DEFAULT_PORTS);
-    const group = byPorts.get(ranges.join()) ?? { networks: [], ports: ranges };
-    group.networks.push(...rule.cidrs.map(cidr));
+    const ranges = joinPorts(rule.ports);
+    const group = byPorts.get(ranges.join()) ?? { networks: new Set(), ports: ranges };
+    for (const text of rule.cidrs) group.networks.add(text);
     byPorts.set(ranges.join(), group);
   }
-  return [...byPorts.values()];
+  return [...byPorts.values()].map(({ networks, ports }) => ({ networks: [...networks].map(cidr), ports }));
 }
 
 /**
  * Networks that the proxies of a policy may connect to, as the policy engine vets addresses: globally reachable ones
- * outside of the cluster's own ranges (`blocked`), and those that allow rules open. Hosts and deny rules are left to
- * the proxies. A `grain` gives a smaller and wider result, which still excludes addresses that are never allowed.
+ * outside of the cluster's own ranges (`blocked`), and those that allow rules open. Hosts, deny rules, and which client
+ * may reach which of them are left to the proxies. A `grain` gives a smaller and wider result, which still excludes addresses that are never allowed.
  */
 export function reachOf(spec: EgressPolicySpec, blocked: readonly string[], grain?: Grain): Opening[] {
   const families = familiesOf(spec);
@@ -106,7 +137,8 @@ export function reachOf(spec: EgressPolicySpec, blocked: readonly string[], grai
   const own = grain === undefined ? blocked.map(cidr) : [];
   const few = (ports: PortRange[]) => (grain !== undefined && ports.length > grain.ports ? ALL_PORTS : ports);
 
-  const anywhere = few(publicPorts(spec));
+  const views = viewsOf(spec);
+  const anywhere = few(publicPorts(views, spec));
   const closed = withNat64([...NOT_PUBLIC, ...own]).filter(onWire);
   const everywhere = [
     ...blocksOf(EVERYWHERE.filter(usable), closed),
@@ -115,7 +147,7 @@ export function reachOf(spec: EgressPolicySpec, blocked: readonly string[], grai
 
   const notPublic = aggregate([...NOT_PUBLIC, ...own]);
   const known = ([low, high]: PortRange) => anywhere.some(([first, last]) => first <= low && high <= last);
-  const groups = openedBy(spec).map(({ networks, ports }) => ({
+  const groups = openedBy(views).map(({ networks, ports }) => ({
     networks: ports.every(known) ? networks.filter((network) => overlaps(notPublic, network)) : networks,
     ports,
   }));

@@ -15,6 +15,8 @@ export interface Accepted {
   hash: string;
   /** The spec, gzipped, in base64, for the record of the policy. */
   spec: string;
+  /** Parts of the spec that a user should check. */
+  warnings: readonly string[];
 }
 
 /** Content of `ips.json`. */

@@ -14,6 +14,7 @@ import { ANNOTATION, childName, DOCUMENT_KEY, LABEL } from "../../api/names.ts";
 import { childMeta, podLabels, podSelector } from "../../fleet/metadata.ts";
 import { SHARED, type Slot, usedAddresses } from "../../fleet/slots.ts";
 import type { KubeObject } from "../../kube/resource.ts";
+import { proxyFiles } from "./proxy-files.ts";
 
 /** Settings of proxy pods from the configuration of the operator and from the provider. */
 export interface ProxyPods {
@@ -39,7 +40,6 @@ export interface ProxyPods {
 }
 
 const POLICY_FOLDER = "/etc/outrider/policy";
-const PASSWORD_FOLDER = "/etc/outrider/passwords";
 /** Delay of the graceful shutdown after SIGTERM, while endpoints are updated. */
 const DRAIN_DELAY_SECONDS = 5;
 /** Margin after the drain and its delay, before the kubelet kills the container. */
@@ -69,9 +69,13 @@ export const NO_MESH_ANNOTATIONS = {
   "dapr.io/enabled": "false",
 };
 
-/** Ports that the proxies of a policy listen on. */
-export function proxyPorts({ proxy }: EgressPolicySpec): { port: number; adminPort: number } {
-  return { port: proxy?.port ?? DEFAULT_PORT, adminPort: proxy?.adminPort ?? DEFAULT_ADMIN_PORT };
+/** Ports that the proxies of a policy listen on, by the names of the container's ports. */
+export function proxyPorts({ proxy }: EgressPolicySpec): { proxy: number; admin: number; tls?: number } {
+  return {
+    proxy: proxy?.port ?? DEFAULT_PORT,
+    admin: proxy?.adminPort ?? DEFAULT_ADMIN_PORT,
+    ...(proxy?.tls && { tls: proxy.tls.port }),
+  };
 }
 
 function tolerations(spec: EgressPolicySpec): V1Toleration[] {
@@ -83,26 +87,24 @@ function tolerations(spec: EgressPolicySpec): V1Toleration[] {
 }
 
 function proxyArguments(spec: EgressPolicySpec, { slot, readiness }: ProxyPods): string[] {
-  const { port, adminPort } = proxyPorts(spec);
+  const ports = proxyPorts(spec);
   // Brackets, since the address of the node may be IPv6.
   const host = slot === undefined ? "" : "[$(NODE_IP)]";
   return [
     "proxy",
     `--policy=${POLICY_FOLDER}/${DOCUMENT_KEY}`,
-    `--listen=${host}:${port}`,
-    `--admin=${host}:${adminPort}`,
+    `--listen=${host}:${ports.proxy}`,
+    `--admin=${host}:${ports.admin}`,
     "--on-bad-policy=wait",
     `--readiness=${readiness}`,
     `--drain-delay-seconds=${DRAIN_DELAY_SECONDS}`,
     ...(slot === undefined ? [] : [`--source-address=${slot.source}`]),
-    ...(usesPasswords(spec) ? [`--password-dir=${PASSWORD_FOLDER}`] : []),
+    ...(ports.tls === undefined ? [] : [`--listen-tls=${host}:${ports.tls}`]),
+    ...proxyFiles(spec).flatMap(({ args }) => args),
   ];
 }
 
-const usesPasswords = ({ authentication }: EgressPolicySpec): boolean => authentication?.mode === "Basic";
-
 function container(spec: EgressPolicySpec, pods: ProxyPods): V1Container {
-  const { port, adminPort } = proxyPorts(spec);
   const probe = (path: string) => ({ httpGet: { path, port: "admin", scheme: "HTTP" } });
   const nodeIP = { name: "NODE_IP", valueFrom: { fieldRef: { apiVersion: "v1", fieldPath: "status.hostIP" } } };
   return {
@@ -111,10 +113,7 @@ function container(spec: EgressPolicySpec, pods: ProxyPods): V1Container {
     imagePullPolicy: pods.imagePullPolicy,
     args: proxyArguments(spec, pods),
     ...(pods.slot === undefined ? {} : { env: [nodeIP] }),
-    ports: [
-      { name: "proxy", containerPort: port, protocol: "TCP" },
-      { name: "admin", containerPort: adminPort, protocol: "TCP" },
-    ],
+    ports: Object.entries(proxyPorts(spec)).map(([name, containerPort]) => ({ name, containerPort, protocol: "TCP" })),
     readinessProbe: { ...probe("/readyz"), periodSeconds: 2, failureThreshold: 2, timeoutSeconds: 2 },
     livenessProbe: { ...probe("/livez"), periodSeconds: 10, failureThreshold: 3, timeoutSeconds: 5 },
     // The API server also takes numbers, which the types of the client do not have.
@@ -126,7 +125,7 @@ function container(spec: EgressPolicySpec, pods: ProxyPods): V1Container {
     },
     volumeMounts: [
       { name: "policy", mountPath: POLICY_FOLDER, readOnly: true },
-      ...(usesPasswords(spec) ? [{ name: "passwords", mountPath: PASSWORD_FOLDER, readOnly: true }] : []),
+      ...proxyFiles(spec).map(({ mount }) => mount),
     ],
   };
 }
@@ -134,9 +133,7 @@ function container(spec: EgressPolicySpec, pods: ProxyPods): V1Container {
 function volumes(policy: EgressPolicy, spec: EgressPolicySpec): V1Volume[] {
   const name = childName.document(policy.metadata.name);
   const document = { name: "policy", configMap: { name, items: [{ key: DOCUMENT_KEY, path: DOCUMENT_KEY }] } };
-  const secret = usesPasswords(spec) ? spec.authentication.secretRef?.name : undefined;
-  if (secret === undefined) return [document];
-  return [document, { name: "passwords", secret: { secretName: secret } }];
+  return [document, ...proxyFiles(spec).map(({ volume }) => volume)];
 }
 
 /** Preference for topologies without another proxy of the fleet. During a roll-out only new proxies count. */

@@ -39,6 +39,7 @@ export interface Opening {
 
 /** Ports that proxies listen on: those of the spec, and during a rolling update those of older pods. */
 export interface FleetPorts {
+  /** For clients, with and without TLS. */
   proxy: readonly number[];
   admin: readonly number[];
 }

@@ -1,6 +1,6 @@
 import type { V1ServiceSpec } from "@kubernetes/client-node";
 import type { EgressPolicy, EgressPolicySpec } from "../../api/egresspolicy.ts";
-import { childName, LABEL, SERVICE_PORT, SERVING_PHASE } from "../../api/names.ts";
+import { childName, LABEL, SERVICE_PORT, SERVICE_TLS_PORT, SERVING_PHASE } from "../../api/names.ts";
 import { childMeta } from "../../fleet/metadata.ts";
 import { SHARED } from "../../fleet/slots.ts";
 import type { KubeObject } from "../../kube/resource.ts";
@@ -28,6 +28,15 @@ export function matches(selector: Selector, labels: Readonly<Record<string, stri
   return Object.entries(selector).every(([key, value]) => labels?.[key] === value);
 }
 
+// With the protocol tcp: service meshes would otherwise detect HTTP, answer CONNECT themselves, and rewrite request targets.
+const servicePort = (name: string, port: number) => ({
+  name,
+  port,
+  targetPort: name,
+  protocol: "TCP",
+  appProtocol: "tcp",
+});
+
 /**
  * Client Service: the address that senders use as their proxy. Slots are single-stack: on the network of a node a proxy
  * listens on one address, and endpoints of the other family would refuse connections.
@@ -48,8 +57,10 @@ export function clientService(
       type: "ClusterIP",
       ipFamilyPolicy: shape.kind === "Slots" ? "SingleStack" : "PreferDualStack",
       selector: { ...selector },
-      // Service meshes would otherwise detect HTTP, answer CONNECT themselves, and rewrite request targets.
-      ports: [{ name: "proxy", port: SERVICE_PORT, targetPort: "proxy", protocol: "TCP", appProtocol: "tcp" }],
+      ports: [
+        servicePort("proxy", SERVICE_PORT),
+        ...(spec.proxy?.tls === undefined ? [] : [servicePort("tls", SERVICE_TLS_PORT)]),
+      ],
     },
   };
 }

@@ -6,6 +6,7 @@ import { slotLabel } from "../../fleet/metadata.ts";
 import type { ProxyFacts } from "../../fleet/proxy-status.ts";
 import type { Effective } from "../decision/decide.ts";
 import type { Facts } from "../facts/facts.ts";
+import { proxyFiles } from "../objects/proxy-files.ts";
 import { enforcesReplicas, replicasSetBy } from "../objects/replicas.ts";
 
 /** Wanted and available proxies of a fleet, and whether all of them have the newest settings. */
@@ -23,8 +24,8 @@ function trouble({ pod, ready, terminating }: ProxyFacts, spec: EgressPolicySpec
   const why = whyNotRunning(pod);
   if (why !== "ContainerCreating") return why === undefined ? undefined : `proxy ${pod.metadata.name}: ${why}`;
   // A missing Secret also shows as ContainerCreating: the kubelet reports a volume that it waits for in events only.
-  const secret = spec?.authentication?.mode === "Basic" ? spec.authentication.secretRef?.name : undefined;
-  return secret === undefined ? undefined : `proxy ${pod.metadata.name}: ${why} (needs Secret ${secret})`;
+  const needed = spec === undefined ? [] : [...new Set(proxyFiles(spec).map(({ from }) => from))];
+  return needed.length === 0 ? undefined : `proxy ${pod.metadata.name}: ${why} (needs ${needed.join(", ")})`;
 }
 
 const total = (deployments: readonly Deployment[], count: (one: Deployment) => number | undefined): number =>

@@ -1,3 +1,4 @@
+import { boundedTexts } from "../../../proxy/policy/rules.ts";
 import {
   counted,
   type Finding,
@@ -17,6 +18,7 @@ import {
   REASON,
   type Reason,
   SERVICE_PORT,
+  SERVICE_TLS_PORT,
 } from "../../api/names.ts";
 import { isUnschedulable } from "../../api/objects.ts";
 import { isOpen, type ProxyFacts, type ProxyStatus } from "../../fleet/proxy-status.ts";
@@ -29,6 +31,7 @@ import { judgeNetworkPolicies } from "../network/network-policies.ts";
 import { shortageOf, whyUnassigned } from "../placement/explain-unplaced.ts";
 import { type AddressState, addressStates } from "./address-states.ts";
 import { type Availability, availability } from "./availability.ts";
+import { type PodsByClient, podsByClient } from "./clients.ts";
 import { judgeWorkloads, type Workloads } from "./workloads.ts";
 
 /** Result of applying the desired objects. */
@@ -43,7 +46,7 @@ export interface Applied {
 
 /** Inputs of a status besides the facts. */
 interface StatusInput {
-  plan: Pick<Plan, "rejection" | "effective" | "keptRejection" | "desired">;
+  plan: Pick<Plan, "rejection" | "accepted" | "effective" | "keptRejection" | "desired">;
   applied: Applied;
   /** Whether the record of the policy is stored, now or before. */
   recorded: boolean;
@@ -63,6 +66,7 @@ interface Observed {
   proxies: readonly ProxyFacts[];
   ready: readonly ProxyFacts[];
   workloads: Workloads | undefined;
+  clients: PodsByClient["counts"];
 }
 
 /** Pods named in the message of a deletion that waits: users have to act on them. */
@@ -275,23 +279,36 @@ function observe(facts: Facts, effective: Effective | undefined, now: string, ho
   const retiring = new Set(
     states.flatMap(({ state, slot }) => (state === "Retiring" && slot !== undefined ? [slot] : [])),
   );
+  const { counts, strangers } =
+    effective === undefined ? { counts: undefined, strangers: [] } : podsByClient(facts, effective.spec);
   return {
     states,
     active: states.filter(({ address }) => (phases.get(address) ?? "Active") === "Active"),
     fleet: availability(facts, effective, retiring),
     proxies: facts.proxies.filter(({ slot }) => !retiring.has(slot)),
     ready: facts.proxies.filter((proxy) => proxy.ready),
-    workloads: effective === undefined ? undefined : judgeWorkloads(facts, effective.spec, host),
+    workloads: effective === undefined ? undefined : judgeWorkloads(facts, effective.spec, host, strangers),
+    clients: counts,
   };
 }
 
+/** Warnings shown of an accepted spec. */
+const WARNINGS_SHOWN = 5;
+
+function inForceText(warnings: readonly string[]): string {
+  const text = "the spec is in force";
+  return warnings.length === 0 ? text : `${text}; warning: ${boundedTexts(warnings, WARNINGS_SHOWN).join("; ")}`;
+}
+
 function findingsOf(facts: Facts, input: StatusInput, observed: Observed): Findings {
-  const { rejection, effective, desired } = input.plan;
+  const { rejection, accepted, effective, desired } = input.plan;
   const { fleet, workloads } = observed;
   const notAccepted = unknown(REASON.notAccepted, nothing);
   return {
     Accepted:
-      rejection === undefined ? yes(REASON.accepted, "the spec is in force") : no(rejection.reason, rejection.message),
+      rejection === undefined
+        ? yes(REASON.accepted, inForceText(accepted?.warnings ?? []))
+        : no(rejection.reason, rejection.message),
     Programmed: programmed(facts, input),
     PolicyDistributed: distributed(observed, effective),
     ProxyAvailable: effective === undefined && fleet.wanted === 0 ? no(REASON.notAccepted, nothing) : fleet.finding,
@@ -328,16 +345,22 @@ export function statusOf(facts: Facts, input: StatusInput): EgressPolicyStatus {
 /** Part of the status that exists once a spec was accepted. */
 function fleetStatus(
   facts: Facts,
-  { hash }: Effective,
+  { hash, spec }: Effective,
   observed: Observed,
   host: string,
-): Pick<EgressPolicyStatus, "staticIPs" | "endpoint" | "summary"> {
-  const { states, active, fleet, workloads } = observed;
+): Pick<EgressPolicyStatus, "staticIPs" | "clients" | "endpoint" | "summary"> {
+  const { states, active, fleet, workloads, clients } = observed;
   const clusterIP = facts.children.services.get(childName.fleet(facts.policy.metadata.name))?.spec?.clusterIP;
   const proven = states.filter(({ state }) => state === "Verified").length;
   return {
     staticIPs: [...states],
-    endpoint: { host, port: SERVICE_PORT, ...(clusterIP === undefined ? {} : { clusterIP }) },
+    ...(clients && { clients }),
+    endpoint: {
+      host,
+      port: SERVICE_PORT,
+      ...(spec.proxy?.tls && { tlsPort: SERVICE_TLS_PORT }),
+      ...(clusterIP === undefined ? {} : { clusterIP }),
+    },
     summary: {
       staticIPs: states.map(({ address }) => address).join(","),
       verified: states.length === 0 ? "" : `${proven}/${active.length}`,

@@ -5,6 +5,7 @@ import { type Coverage, coverage, mayIgnoreProxy } from "../../injection/coverag
 import { isMirror } from "../../injection/pod.ts";
 import { markersOf } from "../../injection/variables.ts";
 import type { Facts, RequestingPod } from "../facts/facts.ts";
+import { strangersText } from "./clients.ts";
 
 /** Injection state of the pods that request a policy. */
 export interface Workloads {
@@ -52,12 +53,14 @@ function whyMissed(missed: readonly RequestingPod[]): string {
 }
 
 /**
- * Compares requesting pods with what the policy injects now, by their metadata. `host`: of the client Service. Pure.
+ * Compares requesting pods with what the policy injects now, by their metadata. `host`: of the client Service.
+ * `strangers`: pods that name a client which the spec does not list. Pure.
  */
 export function judgeWorkloads(
   { policy, requesting }: Pick<Facts, "policy" | "requesting">,
   spec: EgressPolicySpec,
   host: string,
+  strangers: readonly RequestingPod[],
 ): Workloads {
   const markerFor = markersOf({ policy: { ...policy, spec }, host, port: SERVICE_PORT });
   if (spec.injection.mode === "None") {
@@ -75,6 +78,8 @@ export function judgeWorkloads(
   const missed = by.missed.filter((one) => !ignoring.includes(one));
   const current = `${by.covered.length} of ${counted(all, "pod has", "pods have")} the current proxy settings`;
   if (missed.length > 0) return { finding: no(REASON.missed, `${current}; ${whyMissed(missed)}`), summary };
+  const unlisted = strangersText(strangers);
+  if (unlisted !== undefined) return { finding: no(REASON.clientUnlisted, `${current}; ${unlisted}`), summary };
   if (by.stale.length > 0) {
     const what = counted(by.stale.length, "pod has", "pods have");
     const message = `${current}; ${what} outdated ones: ${requestingPods(by.stale)} (${restart(by.stale)})`;
