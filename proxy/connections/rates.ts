@@ -1,4 +1,3 @@
-import { type Address, formatAddress, parseAddress } from "../policy/cidr.ts";
 import type { ClientLimits } from "../policy/clients.ts";
 
 /** Limit of the buckets. A client without a bucket has all its tokens. */
@@ -56,14 +55,4 @@ export class Rates {
   sweep(now: number): void {
     for (const [key, { full }] of this.#buckets) if (full <= now) this.#buckets.delete(key);
   }
-}
-
-/** The address under which requests without a name are counted: for IPv6 the network /64, since one host can have all of it. */
-export function networkOf(source: string): string {
-  const [withoutZone] = source.split("%") as [string];
-  const address = parseAddress(withoutZone);
-  if (address === null || address.family === 4) return source;
-  const [high, low] = address.words;
-  const network: Address = { family: 6, words: [high, low, 0, 0] };
-  return `${formatAddress(network)}/64`;
 }

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
-import { networkOf, Rates } from "../../proxy/connections/rates.ts";
+import { Rates } from "../../proxy/connections/rates.ts";
 import { runs } from "../harness/runs.ts";
 
 const unexpected = (): never => assert.fail("a bucket was dropped");
@@ -107,16 +107,4 @@ test("of too many buckets the longest unused one is dropped", () => {
   assert.equal(drained(rates, "client 0", limits, 0), 0);
   assert.equal(drained(rates, "client 2", limits, 0), 1);
   assert.equal(drained(rates, "client 1", limits, 0), 2);
-});
-
-test("requests without a name count for their IPv4 address or IPv6 network", () => {
-  const rows: [source: string, network: string][] = [
-    ["192.0.2.1", "192.0.2.1"],
-    ["2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"],
-    ["2001:db8:1:2::", "2001:db8:1:2::/64"],
-    ["2001:db8:1:3::", "2001:db8:1:3::/64"],
-    ["fe80::1%eth0", "fe80::/64"],
-    ["::1", "::/64"],
-  ];
-  for (const [source, network] of rows) assert.equal(networkOf(source), network);
 });
