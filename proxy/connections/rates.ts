@@ -1,3 +1,4 @@
+import { countBound } from "../outcome/bounds.ts";
 import type { ClientLimits } from "../policy/clients.ts";
 
 /** Limit of the buckets. A client without a bucket has all its tokens. */
@@ -18,12 +19,6 @@ interface Bucket {
 export class Rates {
   /** The longest unused first. */
   readonly #buckets = new Map<string, Bucket>();
-  readonly #onDrop: () => void;
-
-  /** `onDrop`: called when a bucket is dropped because there are too many. Its client has all tokens again. */
-  constructor(onDrop: () => void) {
-    this.#onDrop = onDrop;
-  }
 
   /** Number of buckets that are not full. */
   get size(): number {
@@ -48,7 +43,7 @@ export class Rates {
   #dropOldest(): void {
     const [oldest] = this.#buckets.keys();
     this.#buckets.delete(oldest!);
-    this.#onDrop();
+    countBound("client-buckets");
   }
 
   /** Removes the buckets that are full again. */

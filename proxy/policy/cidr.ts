@@ -90,7 +90,7 @@ export function formatAddress(address: Address): string {
 
 /**
  * The key of a client address in limits: for IPv6 its network /64, since one host can use all addresses of it. An IPv4
- * address and a link-local one with its zone, whose network all hosts of a link share, stay as they are.
+ * address, a link-local one with its zone, whose network all hosts of a link share, and other text stay as they are.
  */
 export function limitsKey(source: string): string {
   const address = parseAddress(source);

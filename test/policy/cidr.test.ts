@@ -151,6 +151,7 @@ test("limits count an IPv4 address, or the network of an IPv6 address", () => {
     ["2001:db8:1:2::", "2001:db8:1:2::/64"],
     ["2001:db8:1:3::", "2001:db8:1:3::/64"],
     ["fe80::1%eth0", "fe80::1%eth0"],
+    ["client ::1", "client ::1"],
     ["::1", "::/64"],
     ["::ffff:192.0.2.1", "::ffff:192.0.2.1"],
   ];
