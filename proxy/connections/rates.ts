@@ -4,12 +4,13 @@ import type { ClientLimits } from "../policy/clients.ts";
 /** Limit of the buckets. A client without a bucket has all its tokens. */
 const MAX_BUCKETS = 65_536;
 
-/** State of a token bucket after its last token was taken. Times are monotonic, in milliseconds. */
+/** A token bucket. Times are monotonic, in milliseconds. */
 interface Bucket {
-  readonly tokens: number;
-  readonly at: number;
+  /** Tokens that were left when the last one was taken. */
+  tokens: number;
+  at: number;
   /** When it is full again. */
-  readonly full: number;
+  full: number;
 }
 
 /**
@@ -17,8 +18,13 @@ interface Bucket {
  * bucket is not kept. New limits apply to the tokens that a bucket has left, so that a reload does not fill it.
  */
 export class Rates {
-  /** The longest unused first. */
+  /**
+   * The oldest first. A key is not inserted again at each use: V8 keeps deleted entries in the chain of their hash until
+   * the map grows, so that each use of one key would take longer than the one before.
+   */
   readonly #buckets = new Map<string, Bucket>();
+  /** Continues behind the last dropped bucket. All buckets before it are removed. */
+  readonly #oldest = this.#buckets.keys();
 
   /** Number of buckets that are not full. */
   get size(): number {
@@ -30,20 +36,22 @@ export class Rates {
     if (requestsPerSecond === undefined) return true;
     const perMs = requestsPerSecond / 1000;
     const most = burst ?? 2 * requestsPerSecond;
-    const bucket = this.#buckets.get(key);
-    const tokens = bucket === undefined ? most : Math.min(most, bucket.tokens + (now - bucket.at) * perMs);
+    const bucket = this.#buckets.get(key) ?? { tokens: most, at: now, full: now };
+    const tokens = Math.min(most, bucket.tokens + (now - bucket.at) * perMs);
     if (tokens < 1) return false;
-    this.#buckets.delete(key);
-    if (this.#buckets.size >= MAX_BUCKETS) this.#dropOldest();
-    const left = tokens - 1;
-    this.#buckets.set(key, { tokens: left, at: now, full: now + (most - left) / perMs });
+    bucket.tokens = tokens - 1;
+    bucket.at = now;
+    bucket.full = now + (most - bucket.tokens) / perMs;
+    if (!this.#buckets.has(key)) this.#add(key, bucket);
     return true;
   }
 
-  #dropOldest(): void {
-    const [oldest] = this.#buckets.keys();
-    this.#buckets.delete(oldest!);
-    countBound("client-buckets");
+  #add(key: string, bucket: Bucket): void {
+    if (this.#buckets.size >= MAX_BUCKETS) {
+      this.#buckets.delete(this.#oldest.next().value!);
+      countBound("client-buckets");
+    }
+    this.#buckets.set(key, bucket);
   }
 
   /** Removes the buckets that are full again. */

@@ -93,18 +93,40 @@ test("full buckets are removed, others are kept", () => {
   assert.equal(drained(rates, "slow", { requestsPerSecond: 1, burst: 5 }, 100), 4);
 });
 
-test("of too many buckets the longest unused one is dropped", () => {
+test("of too many buckets the oldest one is dropped", () => {
   const { "client-buckets": before } = boundCounts();
   const dropped = () => boundCounts()["client-buckets"] - before;
   const rates = new Rates();
   const limits = { requestsPerSecond: 1, burst: 2 };
   for (let i = 0; i < 65_536; i++) assert.ok(rates.take(`client ${i}`, limits, 0));
-  assert.ok(rates.take("client 0", limits, 0));
+  assert.ok(rates.take("client 5", limits, 0));
   assert.equal(dropped(), 0);
-  assert.ok(rates.take("another", limits, 0));
+  for (let i = 0; i < 3; i++) assert.ok(rates.take(`another ${i}`, limits, 0));
   assert.equal(rates.size, 65_536);
-  assert.equal(dropped(), 1);
-  assert.equal(drained(rates, "client 0", limits, 0), 0);
-  assert.equal(drained(rates, "client 2", limits, 0), 1);
-  assert.equal(drained(rates, "client 1", limits, 0), 2);
+  assert.equal(dropped(), 3);
+  assert.equal(drained(rates, "client 5", limits, 0), 0);
+  assert.equal(drained(rates, "client 3", limits, 0), 1);
+  assert.equal(drained(rates, "client 0", limits, 0), 2);
+  // It took the place of client 3.
+  assert.equal(drained(rates, "client 3", limits, 0), 2);
+  // Removed buckets are no longer among the oldest.
+  rates.sweep(1_000_000);
+  assert.equal(rates.size, 0);
+  for (let i = 0; i < 65_537; i++) assert.ok(rates.take(`client ${i}`, limits, 1_000_000));
+  assert.equal(rates.size, 65_536);
+  assert.equal(drained(rates, "client 0", limits, 1_000_000), 2);
+});
+
+test("many buckets do not slow down a request", () => {
+  const limits = { requestsPerSecond: 1_000_000, burst: 1_000_000 };
+  const costOf = (buckets: number): number => {
+    const rates = new Rates();
+    for (let i = 0; i < buckets; i++) rates.take(`client ${i}`, { requestsPerSecond: 1, burst: 2 }, 0);
+    const since = process.cpuUsage();
+    for (let i = 0; i < 20_000; i++) assert.ok(rates.take("busy", limits, 0));
+    return process.cpuUsage(since).user;
+  };
+  costOf(10);
+  const [few, many] = [costOf(10), costOf(60_000)];
+  assert.ok(many < 20 * few + 20_000, `${many} us beside 60,000 buckets, ${few} us beside 10`);
 });
