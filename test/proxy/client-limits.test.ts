@@ -7,6 +7,7 @@ import { promisify } from "node:util";
 import { basic, connectAs, passwordFolder } from "../harness/clients.ts";
 import { OPEN_LOOPBACK, type ProxyHandle, startProxy, tempFolder } from "../harness/proxy.ts";
 import { exchange, listen, RawClient } from "../harness/raw.ts";
+import { v1 } from "./proxy-header-encoder.ts";
 
 /** Limits of each client, and metrics by client, on real sockets. */
 
@@ -20,10 +21,10 @@ const REFUSED =
 const policy = (clients: object[], more: object = {}): string =>
   JSON.stringify({ version: 2, policy: "test/test", clients, ...more });
 
-const started = (clients: object[], more: object = {}): Promise<ProxyHandle> =>
+const started = (clients: object[], more: object = {}, args: string[] = []): Promise<ProxyHandle> =>
   startProxy({
     policy: policy(clients, more),
-    args: [...OPEN_LOOPBACK, "--password-dir", passwordFolder(PASSWORDS)],
+    args: [...OPEN_LOOPBACK, "--password-dir", passwordFolder(PASSWORDS), ...args],
     hosts: "127.0.0.1 a.example\n",
   });
 
@@ -117,6 +118,24 @@ test("clients of the entry default are counted one by one", async () => {
     Array.from({ length: 10 }, () => sendFrom(address, i === 0 ? "x:together" : "unlisted:u-pass")),
   );
   assert.equal(served(await Promise.all(others)), 20);
+  assert.equal(await proxy.stop(), 0);
+  await far.close();
+});
+
+test("all IPv6 addresses of a /64 are one client without a name", async () => {
+  const limits = { requestsPerSecond: 1, burst: 10 };
+  const balancer = ["--proxy-protocol", "required", "--proxy-protocol-from", "127.0.0.1/32"];
+  const proxy = await started([{ name: "default", limits }], {}, balancer);
+  const far = await receiver();
+  const from = (network: string) =>
+    Array.from({ length: 10 }, (_, i) => {
+      const header = v1("TCP6", `2001:db8:1:${network}::${i}`, "::1", 1000 + i, 4750).toString("latin1");
+      return header + plain(far.port, basic("x:together"));
+    });
+  assert.equal(served(await sendAll(proxy, from("2"))), 10);
+  const flood = ["2:a", "2:b", "2:c"].flatMap(from);
+  assert.ok(served(await sendAll(proxy, flood)) < 30);
+  assert.equal(served(await sendAll(proxy, from("3"))), 10);
   assert.equal(await proxy.stop(), 0);
   await far.close();
 });
