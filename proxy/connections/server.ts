@@ -85,6 +85,8 @@ export class ProxyServer implements ConnectionServer {
   readonly names: Names;
   readonly gate: Gate;
   readonly pool = new Pool();
+  readonly rates = new Rates();
+  readonly clientCounts = new ClientCounts();
   readonly #onRecord: ServerParts["onRecord"];
   readonly #readiness: "policy" | "verified";
   readonly #proxyProtocolFrom: CidrSet | undefined;
@@ -99,8 +101,6 @@ export class ProxyServer implements ConnectionServer {
   readonly #resting = new Set<ClientConnection>();
   readonly buffers: Buffers;
   readonly #byClient = new Map<string, number>();
-  readonly rates = new Rates();
-  readonly clientCounts = new ClientCounts();
   readonly #server: Server;
   /** The listener for TLS; it listens only if TLS is configured. */
   readonly #tlsServer: Server;
