@@ -13,7 +13,7 @@ const TUNNEL_BUCKETS = [0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 
 
 /**
  * Counts of the data path: plain numbers that become metrics at each scrape. Labels are words of this program and
- * configured addresses, never hosts.
+ * configured names and addresses, never hosts or names that a request claims.
  */
 export class Metrics {
   readonly registry = new Registry();
@@ -84,6 +84,25 @@ export class Metrics {
     });
     const bytesHelp = "Bytes relayed by finished tunnels and requests (up: from client to target)";
     copiedBy("direction", "bytes_total", bytesHelp, () => ({ up: this.#up, down: this.#down }));
+    counter("client_requests_total", "Finished tunnels and requests by client", ["client", "verdict"], function () {
+      this.reset();
+      for (const [client, { allow, deny }] of server.clientCounts) {
+        this.inc({ client, verdict: "allow" }, allow);
+        this.inc({ client, verdict: "deny" }, deny);
+      }
+    });
+    const clientBytesHelp = "Bytes relayed by finished tunnels and requests, by client";
+    counter("client_bytes_total", clientBytesHelp, ["client", "direction"], function () {
+      this.reset();
+      for (const [client, { up, down }] of server.clientCounts) {
+        this.inc({ client, direction: "up" }, up);
+        this.inc({ client, direction: "down" }, down);
+      }
+    });
+    gauge("client_tunnels", "Open tunnels and requests by client", ["client"], function () {
+      this.reset();
+      for (const [client, count] of server.clientTunnels) this.set({ client }, count);
+    });
     const dnsHelp = "Lookups of names: hit (cached), miss (sent a query), shared (waited for a running query)";
     copiedBy("result", "dns_cache_total", dnsHelp, () => ({ ...server.names.counts }));
     gauge("policy_info", "1 for the policy in force, by its hash", ["hash"], function () {

@@ -2,7 +2,7 @@ import { createHash, randomBytes, randomInt, timingSafeEqual } from "node:crypto
 import { readdirSync, statSync } from "node:fs";
 import { UsageError } from "../cli/usage-error.ts";
 import { countBound } from "../outcome/bounds.ts";
-import { parseAddress } from "../policy/cidr.ts";
+import { limitsKey } from "../policy/cidr.ts";
 import { boundedTexts, plainLine } from "../policy/rules.ts";
 import { isExhausted } from "../sockets/descriptors.ts";
 import { readSmallFile } from "./files.ts";
@@ -179,9 +179,7 @@ class GuessBrake {
 
   #slot(address: string): number {
     let hash = this.#seed;
-    const parsed = parseAddress(address);
-    // A host owns all addresses of an IPv6 /64.
-    const text = parsed?.family === 6 ? parsed.words.slice(0, 2).join() : address;
+    const text = limitsKey(address);
     for (let i = 0; i < text.length; i++) hash = Math.imul(hash ^ text.charCodeAt(i), 0x01000193);
     return ((hash ^ (hash >>> 15)) >>> 0) % SLOTS;
   }

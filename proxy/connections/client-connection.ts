@@ -263,6 +263,11 @@ export class ClientConnection implements Connection, ClientOwner, ByteHolder, Ha
     return phase.name === "request" || phase.name === "flushing" ? phase : null;
   }
 
+  /** The entry of the policy under which a request is open; null: none. */
+  get entry(): string | null {
+    return this.#request?.permit.entry ?? null;
+  }
+
   get first(): boolean {
     return this.#requests === 1;
   }

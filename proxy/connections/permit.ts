@@ -3,12 +3,15 @@ import { type Identity, identify, MISSING, proofOf, recordName, stillValid, view
 import { decideAgain } from "../egress/decide-target.ts";
 import type { Head } from "../http/head.ts";
 import { type AccessRecord, noteFailure, notePolicy } from "../outcome/access-record.ts";
+import { countBound } from "../outcome/bounds.ts";
 import type { Failure } from "../outcome/refusals.ts";
+import { limitsKey } from "../policy/cidr.ts";
 import type { Authentication } from "../policy/clients.ts";
 import type { PolicySet } from "../policy/engine.ts";
 import type { ClientCertificate } from "../tls/client-certificate.ts";
 import type { ClientTrust } from "../tls/client-trust.ts";
 import type { Entry, OpenRequest, ProxyContext } from "./handler.ts";
+import type { Rates } from "./rates.ts";
 
 /** State of the server that decides whether a request may be sent. */
 export interface PermitServer extends ProxyContext {
@@ -24,6 +27,8 @@ export interface PermitServer extends ProxyContext {
    */
   acquire(key: string, limit: number): string | null;
   release(key: string): void;
+  /** Token buckets for `requestsPerSecond` of clients. */
+  readonly rates: Rates;
 }
 
 const NO_ENTRY: Failure = { code: "client", reason: "this client has no entry in the policy" };
@@ -77,7 +82,8 @@ export class Permit {
     if (view === null) return NO_ENTRY;
     // An address has no space in it.
     const key = identity.kind === "own" ? `client ${identity.name}` : this.#from;
-    const full = server.acquire(key, view.limits.maxTunnels ?? 0);
+    // A request that is sent again is one request of the client.
+    const full = (again ? null : this.#charge(view, key)) ?? server.acquire(key, view.limits.maxTunnels ?? 0);
     if (full !== null) return { code: "overloaded", reason: full };
     this.#counted = key;
     return { policy: view, root: policy, settings: server.settings, credentials, trust, identity, key };
@@ -91,6 +97,15 @@ export class Permit {
     this.#entry = view.entry;
     if (view.entry !== null) record.entry = view.entry;
     return view;
+  }
+
+  /** Takes one of the requests that the client may send; returns a sentence when it may send none now. */
+  #charge({ entry, limits }: PolicySet, key: string): string | null {
+    if (limits.requestsPerSecond === undefined) return null;
+    // The shared password and no proof can give one address two entries. No name of an entry has a line feed.
+    if (this.#server.rates.take(`${entry}\n${limitsKey(key)}`, limits, this.#server.now)) return null;
+    countBound("client-requests");
+    return `this client sends too many requests; its limit per second is ${limits.requestsPerSecond}`;
   }
 
   /**
@@ -114,6 +129,11 @@ export class Permit {
     if (this.#entry !== null && !policy.views?.has(this.#entry)) return ENTRY_GONE;
     const view = this.#viewIn(policy, record);
     return view === null ? NO_ENTRY : decideAgain(view, target, address, record);
+  }
+
+  /** The entry of the policy that allowed this request; null: none. */
+  get entry(): string | null {
+    return this.#entry;
   }
 
   /** Decides an open request again after a reload, and writes a denial into its record. True: it is denied. */

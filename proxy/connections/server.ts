@@ -7,6 +7,7 @@ import type { Names } from "../dns/names.ts";
 import type { Gate } from "../egress/gate.ts";
 import { type AccessRecord, formatRecord, type RecordWriter } from "../outcome/access-record.ts";
 import { type Bound, countBound } from "../outcome/bounds.ts";
+import { ClientCounts } from "../outcome/client-counts.ts";
 import { refusalBytes } from "../outcome/refusals.ts";
 import { type CidrSet, parseAddress } from "../policy/cidr.ts";
 import type { Authentication } from "../policy/clients.ts";
@@ -20,6 +21,7 @@ import { Handshakes } from "../tls/handshakes.ts";
 import type { ServerIdentity } from "../tls/server-identity.ts";
 import { Buffers } from "./buffers.ts";
 import { ClientConnection, type ConnectionServer } from "./client-connection.ts";
+import { Rates } from "./rates.ts";
 
 const SWEEP_MS = 1000;
 /** Limit of connections of one source address without a complete first head. Honest clients send theirs at once. */
@@ -83,6 +85,8 @@ export class ProxyServer implements ConnectionServer {
   readonly names: Names;
   readonly gate: Gate;
   readonly pool = new Pool();
+  readonly rates = new Rates();
+  readonly clientCounts = new ClientCounts();
   readonly #onRecord: ServerParts["onRecord"];
   readonly #readiness: "policy" | "verified";
   readonly #proxyProtocolFrom: CidrSet | undefined;
@@ -159,6 +163,7 @@ export class ProxyServer implements ConnectionServer {
   /** Puts a policy in force for every later request. Open requests and tunnels that it denies are reset (`revoked`). */
   install(policy: PolicySet, settings: Settings, credentials: Credentials, authentication: Authentication): void {
     this.#policy = policy;
+    this.clientCounts.use(policy);
     this.#settings = settings;
     this.#credentials = credentials;
     this.#authentication = authentication;
@@ -198,6 +203,16 @@ export class ProxyServer implements ConnectionServer {
     const { bytes: bufferedBytes } = this.buffers;
     const connections = this.#clients.size;
     return { active: this.#active, connections, bufferedBytes, recordsDropped: this.#writer.dropped };
+  }
+
+  /** Numbers of open tunnels and requests by entry of the policy. */
+  get clientTunnels(): ReadonlyMap<string, number> {
+    const counts = new Map(Array.from(this.#policy?.views?.keys() ?? [], (name) => [name, 0]));
+    for (const { entry } of this.#clients) {
+      const count = entry === null ? undefined : counts.get(entry);
+      if (count !== undefined) counts.set(entry!, count + 1);
+    }
+    return counts;
   }
 
   /** @throws the listen error */
@@ -369,6 +384,7 @@ export class ProxyServer implements ConnectionServer {
   record(record: AccessRecord): void {
     const now = Date.now();
     this.#onRecord(record, now - record.started);
+    this.clientCounts.count(record);
     const { accessLog } = this.settings;
     if (accessLog === "none") return;
     if (accessLog === "denied" && record.verdict === "allow" && record.wouldDeny === undefined) return;
@@ -382,6 +398,7 @@ export class ProxyServer implements ConnectionServer {
     for (const client of this.#clients) client.sweep(now);
     for (const peers of this.#silentFrom.values()) this.#trim(peers);
     this.buffers.sweep();
+    this.rates.sweep(now);
     this.pool.sweep(now);
   }
 

@@ -30,6 +30,10 @@ const counts = {
   "buffered-bytes": 0,
   /** Requests refused because their source address sent too many wrong passwords. */
   "password-guesses": 0,
+  /** Requests refused because their client sent more than its `requestsPerSecond`. */
+  "client-requests": 0,
+  /** Token buckets of clients that were dropped because there were too many. */
+  "client-buckets": 0,
   /** Requests refused because the process has no file descriptor left. */
   "open-files": 0,
   /** Reads of the kernel's local routes that were cut because there are too many. */

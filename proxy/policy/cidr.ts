@@ -88,6 +88,17 @@ export function formatAddress(address: Address): string {
   ]).toRFC5952String();
 }
 
+/**
+ * The key of a client address in limits: for IPv6 its network /64, since one host can use all addresses of it. An IPv4
+ * address, a link-local one with its zone, whose network all hosts of a link share, and other text stay as they are.
+ */
+export function limitsKey(source: string): string {
+  const address = parseAddress(source);
+  if (address?.family !== 6) return source;
+  const [high, low] = address.words;
+  return `${formatAddress({ family: 6, words: [high, low, 0, 0] })}/64`;
+}
+
 /** A network: all addresses of `family` whose first `prefix` bits are those of `words`. */
 export interface Cidr extends Address {
   readonly prefix: number;

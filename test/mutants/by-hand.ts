@@ -208,6 +208,27 @@ export const HAND_MADE: readonly HandMade[] = [
     replacement: ")",
     test: ["test/proxy/closing-upstreams.test.ts", "sends a request once more during a graceful shutdown"],
   },
+  {
+    name: "a request that is sent again takes one token",
+    source: PERMIT,
+    search: "(again ? null : this.#charge(view, key))",
+    replacement: "this.#charge(view, key)",
+    test: ["test/proxy/client-limits.test.ts", "a request that is sent again takes one token"],
+  },
+  {
+    name: "one host cannot use a bucket for each address of its IPv6 network",
+    source: PERMIT,
+    search: "limitsKey(key)",
+    replacement: "key",
+    test: ["test/proxy/client-limits.test.ts", "all IPv6 addresses of a /64 are one client without a name"],
+  },
+  {
+    name: "a removed entry leaves no metrics",
+    source: SERVER,
+    search: "    this.clientCounts.use(policy);",
+    replacement: "    if (this.clientCounts[Symbol.iterator]().next().done) this.clientCounts.use(policy);",
+    test: ["test/proxy/client-limits.test.ts", "metrics by client have the entries of the policy"],
+  },
 ];
 
 const root = new URL("../..", import.meta.url).pathname;

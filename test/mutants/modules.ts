@@ -50,6 +50,8 @@ export const MODULES: readonly Module[] = [
   { source: "proxy/http/structured-fields.ts", tests: http("structured-fields") },
   { source: "proxy/http/trace.ts", tests: http("trace-ids") },
   { source: "proxy/connections/proxy-header.ts", tests: http("proxy-header") },
+  { source: "proxy/connections/rates.ts", tests: http("rates") },
+  { source: "proxy/outcome/client-counts.ts", tests: http("client-counts") },
   ...all("operator/reconcile/decision", "accept ownership", operator("accept", "ownership")),
   ...all("operator/reconcile/decision", "decide desire", operator("accept", "desire", "disturbances", "golden")),
   ...all(

@@ -9,6 +9,7 @@ import {
   contains,
   formatAddress,
   isInside,
+  limitsKey,
   parseAddress,
   parseCidr,
   single,
@@ -141,4 +142,18 @@ test("a set contains what one of its networks contains", () => {
     }),
     { numRuns: runs(20_000) },
   );
+});
+
+test("limits count an IPv4 address, or the network of an IPv6 address", () => {
+  const rows: [source: string, network: string][] = [
+    ["192.0.2.1", "192.0.2.1"],
+    ["2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"],
+    ["2001:db8:1:2::", "2001:db8:1:2::/64"],
+    ["2001:db8:1:3::", "2001:db8:1:3::/64"],
+    ["fe80::1%eth0", "fe80::1%eth0"],
+    ["client ::1", "client ::1"],
+    ["::1", "::/64"],
+    ["::ffff:192.0.2.1", "::ffff:192.0.2.1"],
+  ];
+  for (const [source, network] of rows) assert.equal(limitsKey(source), network);
 });
