@@ -19,20 +19,17 @@ function servicesShown(names: readonly string[]): string {
 
 /** Warnings about an acl.yaml, each text once, with the services that it is about. */
 export class Lint {
-  /** Null: the warning is about the whole file. */
-  readonly #services = new Map<string, Set<string> | null>();
+  /** Empty: the warning is about the whole file. */
+  readonly #services = new Map<string, Set<string>>();
 
-  add(text: string, services: readonly string[] | null = null): void {
-    const known = this.#services.get(text);
-    if (known === null) return;
-    if (services === null) this.#services.set(text, null);
-    else this.#services.set(text, known === undefined ? new Set(services) : new Set([...known, ...services]));
+  add(text: string, services: readonly string[] = []): void {
+    this.#services.set(text, new Set([...(this.#services.get(text) ?? []), ...services]));
   }
 
   /** `services`: how many the file has. A warning that is not about all of them names its services. */
   lines(services: number): string[] {
     return [...this.#services].map(([text, names]) =>
-      names === null || names.size === services ? text : `${servicesShown([...names])}: ${text}`,
+      names.size === 0 || names.size === services ? text : `${servicesShown([...names])}: ${text}`,
     );
   }
 }
@@ -96,6 +93,7 @@ export class Overlaps {
 
   /** Entries of an allow list that the deny list covers. */
   *denied(entries: Entries, otherwise: string): Iterable<string> {
+    if (this.#entries.length === 0) return;
     for (const text of indexOf(entries).values()) {
       if (this.cut) return;
       const deny = covering(this.#denied, text);
@@ -118,11 +116,11 @@ export class Overlaps {
 
   /** Entries of the deny list that a wider entry of the allow list covers. */
   *allowed(entries: Entries): Iterable<string> {
+    if (this.#entries.length === 0 || this.cut) return;
     const allowed = indexOf(entries);
     const positions = new Set<number>();
     for (const text of allowed.values()) {
-      const { kind, name } = patternOf(text);
-      if (kind === "suffix") for (const i of this.#indexBelow().get(name) ?? []) positions.add(i);
+      for (const i of this.#indexBelow().get(patternOf(text).name) ?? []) positions.add(i);
     }
     for (const i of [...positions].sort((a, b) => a - b)) {
       if (this.cut) return;

@@ -228,8 +228,8 @@ function denyRules({ deny: { hosts, addresses } }: AclFile): Rule[] {
   return rules;
 }
 
-/** Warns of addresses in an allow list that stay closed. `services`: null if the list is for all of them. */
-function lintClosed(lint: Lint, name: string, { addresses }: Entries, services: readonly string[] | null): void {
+/** Warns of addresses in an allow list that stay closed. */
+function lintClosed(lint: Lint, name: string, { addresses }: Entries, services?: readonly string[]): void {
   for (const address of addresses) {
     const klass = specialClass(address);
     if (klass === null) continue;
@@ -256,7 +256,7 @@ function lintLists(file: AclFile, services: ReadonlyMap<Entries, readonly string
   }
   if (overlaps.cut) lint.add("further overlaps of allowed and denied entries are not listed");
   for (const [domains, names] of services) lintClosed(lint, "allowed_domains", domains, names);
-  lintClosed(lint, "global_allow_list", allow, null);
+  lintClosed(lint, "global_allow_list", allow);
 }
 
 /** The default action for targets on no list, when neither a service nor `default` has an action. */
@@ -282,7 +282,7 @@ function actionOfLists(file: AclFile): "Allow" | "Deny" {
 function forAll(file: AclFile, service: Service | undefined): AclResult {
   const defaultAction = service?.action === undefined ? actionOfLists(file) : ACTIONS[service.action];
   const domains = service?.domains ?? { hosts: [], addresses: [] };
-  lintLists(file, new Map([[domains, [""]]]));
+  lintLists(file, new Map([[domains, []]]));
   const closed = service === undefined && file.hasServices;
   const allow = closed
     ? []

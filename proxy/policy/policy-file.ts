@@ -169,7 +169,7 @@ export function readPolicy(text: string, options: { name: string } & AclChoice):
     const { policy, service, sharedClient, warnings } = readParsedAcl(parsed, options);
     const version2 = policy.clients !== undefined;
     const document = readFields({ ...policy }, { path: "", policy: options.name, internalRules: true, version2 });
-    warnings.push(...identityWarnings(document, options.identities ?? WITHOUT_PROOFS, sharedClient));
+    warnings.unshift(...identityWarnings(document, options.identities ?? WITHOUT_PROOFS, sharedClient));
     return {
       kind: "acl",
       document,

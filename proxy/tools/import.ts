@@ -173,23 +173,20 @@ export function importAcl(
   checkClients(policy.clients ?? []);
   const sets = new Sets(policy);
   const clients = policy.clients?.map((entry) => importClient(entry, sets, lint));
-  const document = new Document(
-    {
-      apiVersion: "egress.outrider.dev/v1alpha1",
-      kind: "EgressPolicy",
-      metadata: { name: manifestName(service ?? "webhooks") },
-      spec: {
-        mode: policy.mode,
-        defaultAction: policy.defaultAction,
-        ...(ports === undefined ? {} : { ports }),
-        ...(allow.length > 0 ? { allow } : {}),
-        ...(deny.length > 0 ? { deny } : {}),
-        ...(sets.hostSets.length > 0 ? { hostSets: sets.hostSets } : {}),
-        ...(clients === undefined ? {} : { clients }),
-      },
+  const document = new Document({
+    apiVersion: "egress.outrider.dev/v1alpha1",
+    kind: "EgressPolicy",
+    metadata: { name: manifestName(service ?? "webhooks") },
+    spec: {
+      mode: policy.mode,
+      defaultAction: policy.defaultAction,
+      ...(ports === undefined ? {} : { ports }),
+      ...(allow.length > 0 ? { allow } : {}),
+      ...(deny.length > 0 ? { deny } : {}),
+      ...(sets.hostSets.length > 0 ? { hostSets: sets.hostSets } : {}),
+      ...(clients === undefined ? {} : { clients }),
     },
-    { aliasDuplicateObjects: false },
-  );
+  });
   const own: string[] = [];
   if (ports === undefined) own.push(`${PORTS_OF_ACL}; set spec.ports to allow others, or use --ports`);
   if (clients !== undefined) {
