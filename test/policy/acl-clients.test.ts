@@ -270,11 +270,7 @@ test("warns about services that no client gets, and about clients that get none"
       [`services: default applies to every client; ${ways}, set PROXY_PASSWORD to apply authed; not used: authed`],
     ],
     [more, shared, [`services: authed applies to every client; ${ways}; not used: b`]],
-    [
-      more,
-      { ...shared, missing: true },
-      [`services: authed or default applies to every client; ${ways}; not used: b`],
-    ],
+    [more, { ...shared, missing: true }, [`services: authed or default applies to every client; ${ways}; not used: b`]],
     [MOLE, shared, []],
     [MOLE, OWN, []],
     [withDefault, OWN, []],
