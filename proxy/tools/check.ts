@@ -31,7 +31,7 @@ export async function runCheck(argv: readonly string[]): Promise<number> {
   const password = process.env.PROXY_PASSWORD;
   const { source, hash, credentials } = loadPolicy(config, password);
   const { kind, service, warnings } = source;
-  for (const warning of warnings) console.error(`warning: ${warning}`);
+  for (const warning of [...warnings, ...credentials.warnings]) console.error(`warning: ${warning}`);
   const document = overrideDocument(source.document, config);
   const { allow, deny, defaultAction, ports, clients = [] } = document;
   const chosen = service === undefined ? "" : `, service ${plainLine(service, MAX_NAME)}`;

@@ -75,6 +75,13 @@ test("check, explain and proxy give each client the same service", { timeout: 30
       ["403 egress-denied:", no, "one", "403 egress-denied:", "403 egress-denied:", no, no],
       ["one the password of one", "refused the password of ada, authed, the shared password"],
     ],
+    [
+      MOLE,
+      SHARED,
+      ["--allow-missing-client"],
+      ["authed", "authed", no, no, no, no, "default"],
+      ["authed the shared password", "default requests without a proof", "one none"],
+    ],
     [MOLE, SHARED, ["--service", "default"], ["default", "default", no, no, no, no, no], []],
     [LONE, {}, ["--service", "one"], ["one", "one", "one", "one", "one", "one", "one"], []],
   ];
@@ -106,7 +113,7 @@ test("check, explain and proxy give each client the same service", { timeout: 30
     for (const pair of PAIRS) found.push(await servicesOf(proxy, pair));
     assert.deepEqual(found, services, what);
     assert.equal(await proxy.stop(), 0);
-    // Both have the same warnings about the file.
+    // Both have the same warnings about the file and the passwords.
     const warnings = [...check.stderr.matchAll(/^warning: (.*)$/gm)].map(([, warning]) => warning);
     const logged = [...proxy.stderr().matchAll(/"level":"warn".*?"msg":"(?!the limit of open files)(.*?)"/g)].map(
       ([, message]) => message,
