@@ -150,8 +150,8 @@ function importClient({ allow = [], inheritAllow: _, ...entry }: ClientEntry, se
 
 /** A comment in the manifest, since no mode fits every user. */
 const AUTHENTICATION = ` Add authentication: clients need a proof of their name.
- mode Basic reads passwords (secretRef: a Secret with one key for each client), mode TLS client certificates, and
- mode BasicOrTLS both.`;
+ mode Basic reads passwords (secretRef: a Secret with one key for each client), mode TLS client certificates
+ (proxy.tls.clientCA), and mode BasicOrTLS both.`;
 
 /** The change for clients with the shared password, which an acl.yaml gives the service `authed`. */
 const sharedChanges = (client: string): string =>
