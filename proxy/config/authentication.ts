@@ -25,7 +25,7 @@ export const OPEN: Authentication = { mode: "None", allowMissing: false, sharedC
 export function proofsOf(config: Config, password: string | undefined): Proofs {
   return {
     password: password !== undefined || config.passwordDir !== undefined,
-    certificate: config.tls?.clientCa !== undefined,
+    certificate: config.clientCertificates,
   };
 }
 

@@ -28,7 +28,7 @@ export const POLICY_OPTIONS: readonly Option[] = [
   {
     name: "service",
     value: "NAME",
-    help: "service of an acl.yaml for all clients (default: authed with a shared password, if there is one, else default)",
+    help: "service of an acl.yaml, or default, for all clients (default: each service is a client)",
   },
   {
     name: "ports",
@@ -46,6 +46,13 @@ export const POLICY_OPTIONS: readonly Option[] = [
     help: "serve requests without credentials and client certificate as the section default of an acl.yaml",
   },
 ];
+
+/** `explain` and `check` read this one to know which identities clients can have. */
+export const CLIENT_CA_OPTION: Option = {
+  name: "tls-client-ca",
+  value: "FILE",
+  help: "CA certificates of clients, in PEM; a client certificate of another CA fails the handshake (default: none is requested)",
+};
 
 /** Settings of the machine in addition to the policy. */
 export const RANGE_OPTIONS: readonly Option[] = [
@@ -91,11 +98,7 @@ export const PROXY_OPTIONS: readonly Option[] = [
   },
   { name: "tls-cert", value: "FILE", help: "certificate chain of the proxy, in PEM, its own certificate first" },
   { name: "tls-key", value: "FILE", help: "private key of that certificate, in PEM, not encrypted" },
-  {
-    name: "tls-client-ca",
-    value: "FILE",
-    help: "CA certificates of clients, in PEM; a client certificate of another CA fails the handshake (default: none is requested)",
-  },
+  CLIENT_CA_OPTION,
   {
     name: "tls-client-name",
     value: "san-uri|san-dns|cn|ou",
@@ -214,6 +217,8 @@ export interface Config {
   listen: { host: string; port: number };
   /** Undefined: no TLS listener. */
   tls: TlsConfig | undefined;
+  /** Whether clients can have certificates. */
+  clientCertificates: boolean;
   /** Sources that must send a PROXY protocol header. Empty: none. */
   proxyProtocolFrom: readonly string[];
   admin: { host: string; port: number };
@@ -324,7 +329,8 @@ export function readConfig(options: readonly Option[], argv: readonly string[], 
     service: one("service"),
     ports: portList(values, "ports"),
     listen: ipPort(values, "listen", ":4750"),
-    tls: tlsConfig(values),
+    tls: options === PROXY_OPTIONS ? tlsConfig(values) : undefined,
+    clientCertificates: values.has("tls-client-ca"),
     proxyProtocolFrom: proxyProtocolFrom(values),
     admin: ipPort(values, "admin", "127.0.0.1:9750"),
     passwordDir: one("password-dir"),

@@ -119,6 +119,11 @@ export class Credentials {
     return this.#shared.size > 0;
   }
 
+  /** User names that have a password of their own, one character a byte. */
+  get users(): string[] {
+    return [...this.#own.keys()];
+  }
+
   /** The passwords that are valid for a user name: only its own, if it has one. */
   #of(user: string): readonly Credential[] {
     const own = this.#own.get(user);

@@ -1,8 +1,9 @@
 import { UsageError } from "../cli/usage-error.ts";
+import { proofsOf } from "./authentication.ts";
 import type { Config } from "./config.ts";
-import { readCredentials } from "./credentials.ts";
+import { type Credentials, readCredentials } from "./credentials.ts";
 import { readSmallText } from "./files.ts";
-import { type ReadPolicy, readText } from "./read-policy.ts";
+import { identitiesOf, type ReadPolicy, readText } from "./read-policy.ts";
 
 /** Bytes of a policy file: 100,000 hosts and as many CIDRs fit. */
 export const MAX_POLICY_BYTES = 8 * 1024 * 1024;
@@ -20,10 +21,13 @@ export function readPolicyText(config: Config, pipe: boolean): string {
 }
 
 /**
- * Reads the policy file of a command line, with the passwords of the proxy: they decide the service of an acl.yaml.
- * `password`: PROXY_PASSWORD. @throws UsageError: one line with file, field and fix
+ * Reads the policy file of a command line, and the passwords of the proxy. `password`: PROXY_PASSWORD. @throws UsageError:
+ * one line with file, field and fix
  */
-export function loadPolicy(config: Config, password: string | undefined): ReadPolicy {
-  const { shared } = readCredentials(password, config.passwordDir);
-  return readText(readPolicyText(config, true), config, shared);
+export function loadPolicy(config: Config, password: string | undefined): ReadPolicy & { credentials: Credentials } {
+  const credentials = readCredentials(password, config.passwordDir);
+  return {
+    ...readText(readPolicyText(config, true), config, identitiesOf(config, proofsOf(config, password))),
+    credentials,
+  };
 }

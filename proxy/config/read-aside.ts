@@ -1,5 +1,6 @@
 import { Worker } from "node:worker_threads";
 import { UsageError } from "../cli/usage-error.ts";
+import type { Identities } from "../policy/client-warnings.ts";
 import type { Config } from "./config.ts";
 import { MIB, memoryLimit } from "./memory.ts";
 import { type ReadPolicy, readText } from "./read-policy.ts";
@@ -23,11 +24,11 @@ const MAX_READ_MS = 60_000;
 /** Beside this file, in the sources as in the bundle (`bin/image/bundle.ts`). */
 const WORKER = new URL(import.meta.url.endsWith(".ts") ? "./read-worker.ts" : "./read-worker.js", import.meta.url);
 
-function inThread(text: string, config: Config, sharedPassword: boolean): Promise<ReadPolicy> {
+function inThread(text: string, config: Config, identities: Identities): Promise<ReadPolicy> {
   return new Promise((resolve, reject) => {
     const heapMiB = Math.min(MAX_HEAP_MIB, Math.ceil(memoryLimit() / HEAP_SHARE / MIB));
     const worker = new Worker(WORKER, {
-      workerData: { text, config, sharedPassword },
+      workerData: { text, config, identities },
       resourceLimits: { maxOldGenerationSizeMb: heapMiB },
     });
     const fail = (why: string) => reject(new UsageError(`--policy ${config.policy}: ${why}`));
@@ -45,7 +46,7 @@ function inThread(text: string, config: Config, sharedPassword: boolean): Promis
       }
       // A thread takes six file descriptors. Without them, a stall is better than keeping an old policy.
       try {
-        resolve(readText(text, config, sharedPassword));
+        resolve(readText(text, config, identities));
       } catch (thrown) {
         reject(thrown);
       }
@@ -62,6 +63,6 @@ function inThread(text: string, config: Config, sharedPassword: boolean): Promis
  * Parses the text of the policy file of a command line without a stall of the event loop, whatever its length. @throws
  * UsageError: one line with file, field and fix
  */
-export async function readAside(text: string, config: Config, sharedPassword: boolean): Promise<ReadPolicy> {
-  return text.length <= MAX_AT_ONCE ? readText(text, config, sharedPassword) : inThread(text, config, sharedPassword);
+export async function readAside(text: string, config: Config, identities: Identities): Promise<ReadPolicy> {
+  return text.length <= MAX_AT_ONCE ? readText(text, config, identities) : inThread(text, config, identities);
 }

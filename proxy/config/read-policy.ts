@@ -1,10 +1,12 @@
 import { basename } from "node:path";
 import { UsageError } from "../cli/usage-error.ts";
 import { PORTS_OF_ACL } from "../policy/acl.ts";
+import type { Identities } from "../policy/client-warnings.ts";
 import { DEFAULT_CLIENT } from "../policy/clients.ts";
 import { hashDocument, type PolicyDocument } from "../policy/document.ts";
 import { type PolicySource, readPolicy } from "../policy/policy-file.ts";
 import { PolicyError } from "../policy/rules.ts";
+import type { Proofs } from "./authentication.ts";
 import type { Config } from "./config.ts";
 
 /** A parsed policy file with the overrides of a command line. */
@@ -36,14 +38,20 @@ function requireDefault({ kind, document }: PolicySource, config: Config): void 
   }
 }
 
-/**
- * Parses the text of the policy file of a command line. `sharedPassword`: clients present the shared password, which
- * decides the service of an acl.yaml. @throws UsageError: one line with file, field and fix
- */
-export function readText(text: string, config: Config, sharedPassword: boolean): ReadPolicy {
+/** The identities that clients may have, by the start options: passwords in a folder can come and go. */
+export function identitiesOf({ passwordDir, allowMissingClient }: Config, proofs: Proofs): Identities {
+  return {
+    shared: proofs.password,
+    own: passwordDir !== undefined || proofs.certificate,
+    missing: allowMissingClient || (!proofs.password && !proofs.certificate),
+  };
+}
+
+/** Parses the text of the policy file of a command line. @throws UsageError: one line with file, field and fix */
+export function readText(text: string, config: Config, identities: Identities): ReadPolicy {
   try {
     const name = basename(config.policy).replace(/[^!-~]/g, "_");
-    const source = readPolicy(text, { name, service: config.service, sharedPassword });
+    const source = readPolicy(text, { name, service: config.service, identities });
     if (source.kind === "acl" && config.ports === undefined) {
       source.warnings.unshift(`${PORTS_OF_ACL}; allow others with --ports, all of them with --ports 1-65535`);
     }

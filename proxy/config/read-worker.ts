@@ -9,7 +9,7 @@ export type WorkerAnswer = { read: ReadPolicy } | { usage: string };
 
 function answer(): WorkerAnswer {
   try {
-    return { read: readText(workerData.text, workerData.config, workerData.sharedPassword) };
+    return { read: readText(workerData.text, workerData.config, workerData.identities) };
   } catch (error) {
     if (error instanceof UsageError) return { usage: error.message };
     throw error;

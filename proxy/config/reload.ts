@@ -7,7 +7,7 @@ import { type Credentials, passwordKeys, passwordPath, readCredentials, rereadCr
 import { FileWatch, fingerprint, PIPE } from "./file-watch.ts";
 import { readPolicyText } from "./load.ts";
 import { readAside } from "./read-aside.ts";
-import type { ReadPolicy } from "./read-policy.ts";
+import { identitiesOf, type ReadPolicy } from "./read-policy.ts";
 
 /** Polling interval of the files. */
 export const LOOK_MS = 500;
@@ -107,8 +107,8 @@ export class Reload {
   }
 
   /** @throws UsageError */
-  async #parse(text: string, credentials: Credentials): Promise<ReadPolicy> {
-    const read = await readAside(text, this.#config, credentials.shared);
+  async #parse(text: string): Promise<ReadPolicy> {
+    const read = await readAside(text, this.#config, identitiesOf(this.#config, this.#proofs));
     requireProofs(read.source, this.#proofs, this.#config);
     return read;
   }
@@ -118,7 +118,7 @@ export class Reload {
     try {
       if (this.#config.onBadPolicy === "exit") {
         this.#passwords.value = readCredentials(this.#password, this.#config.passwordDir);
-        this.#policy.value = await this.#parse(this.#policyText(), this.#passwords.value);
+        this.#policy.value = await this.#parse(this.#policyText());
       } else await Promise.all(this.force());
       return this.#loaded();
     } finally {
@@ -151,8 +151,6 @@ export class Reload {
           : rereadCredentials(this.#password, passwordDir, before);
       // The files changed during the read: the next poll tries again.
       if (!unchanged()) return { loaded: null, error: null };
-      // The shared password decides the service of an acl.yaml.
-      if (credentials.shared !== before?.shared) this.#policy.watch.again();
       const changed = before === null || !credentials.equals(before);
       if (changed) part.value = credentials;
       if (errors.length > 0) return this.#fail(part, new Error(errors.join("; ")), changed);
@@ -172,14 +170,7 @@ export class Reload {
     const unchanged = part.watch.begin();
     this.#reading = true;
     try {
-      const text = this.#policyText();
-      const { value: credentials } = this.#passwords;
-      // The first valid passwords start the next attempt.
-      if (credentials === null) {
-        part.error = null;
-        return { loaded: null, error: null };
-      }
-      const read = await this.#parse(text, credentials);
+      const read = await this.#parse(this.#policyText());
       // The file changed during the read, which may have returned half of it: the next poll tries again.
       if (!unchanged()) return { loaded: null, error: null };
       part.value = read;

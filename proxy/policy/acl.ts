@@ -1,26 +1,45 @@
+import { type Entries, Lint, Overlaps } from "./acl-lint.ts";
 import { formatAddress, parseAddress } from "./cidr.ts";
+import type { Identities } from "./client-warnings.ts";
+import { type ClientEntry, DEFAULT_CLIENT, type HostList, MAX_CLIENT_NAME } from "./clients.ts";
 import { DEFAULT_PORTS } from "./document.ts";
-import { type HostPattern, parseHostPattern } from "./host.ts";
+import { parseHostPattern } from "./host.ts";
 import { type ParsedText, parseText } from "./parse.ts";
-import { PolicyError, Reader, type Rule, shown } from "./rules.ts";
+import { PolicyError, Reader, type Rule, shown, UNSAFE } from "./rules.ts";
 import { specialClass } from "./special.ts";
+
+/** The policy of an acl.yaml. */
+export interface AclPolicy {
+  mode: "Enforce";
+  defaultAction: "Allow" | "Report" | "Deny";
+  allow: Rule[];
+  deny: Rule[];
+  /** The lists that several services share. */
+  hostSets?: HostList[];
+  /** One for each service and for `default`. Absent: one set of rules for all clients. */
+  clients?: ClientEntry[];
+}
 
 /** The content of an acl.yaml, in the terms of a policy. */
 interface AclResult {
-  policy: { mode: "Enforce"; defaultAction: "Allow" | "Report" | "Deny"; allow: Rule[]; deny: Rule[] };
-  /** Name of the service that applies, or `default`; undefined: the file has neither, and its lists decide. */
+  policy: AclPolicy;
+  /** Name of the service, or `default`, that applies to every client; undefined: the lists or the clients decide. */
   service: string | undefined;
+  /** The client of requests with the shared password. */
+  sharedClient: string;
   /** Lint warnings about parts of the file that users may not expect. */
   warnings: string[];
 }
 
-/** The choice of the service of an acl.yaml that applies to the clients. */
+/** The choice of the services of an acl.yaml that apply. */
 export interface AclChoice {
-  /** The name of a service, or `default`. */
+  /** The name of a service, or `default`, for all clients. Undefined: each service is a client. */
   service?: string | undefined;
-  /** Clients present the shared password. mole gives them the role `authed`. */
-  sharedPassword?: boolean | undefined;
+  /** Default: the proxy reads neither passwords nor certificates. */
+  identities?: Identities | undefined;
 }
+
+export const WITHOUT_PROOFS: Identities = { shared: false, own: false, missing: true };
 
 /** Keys of which a file needs one, since they decide. */
 const DECIDING_KEYS = ["services", "default", "global_allow_list", "global_deny_list"];
@@ -35,7 +54,7 @@ const ACTIONS = { enforce: "Deny", report: "Report", open: "Allow" } as const;
 /** Role of clients with the shared password. */
 const AUTHED = "authed";
 /** The section for clients of no service. */
-const DEFAULT = "default";
+const DEFAULT = DEFAULT_CLIENT;
 
 /** The port policy of an acl.yaml, which has no field for it. */
 export const PORTS_OF_ACL = `only the ports ${DEFAULT_PORTS.join(", ")} are allowed, and Smokescreen allows every port`;
@@ -49,12 +68,6 @@ interface Service {
   domains: Entries;
 }
 
-/** A list of an acl.yaml, sorted by the kind of its entries. */
-interface Entries {
-  hosts: string[];
-  addresses: string[];
-}
-
 function isMapping(value: unknown): value is Record<string, unknown> {
   return typeof value === "object" && value !== null && !Array.isArray(value);
 }
@@ -66,6 +79,26 @@ export function looksLikeAcl(value: unknown): boolean {
 }
 
 const single = (address: string): string => `${address}/${address.includes(":") ? 128 : 32}`;
+
+/**
+ * Reads `allowed_domains`, each list once: services share one by a YAML alias, or have equal ones. Equal lists are one
+ * object.
+ */
+class DomainLists {
+  readonly #byValue = new Map<unknown, Entries>();
+  readonly #byContent = new Map<string, Entries>();
+
+  read(reader: Reader, value: unknown, path: string): Entries {
+    const known = this.#byValue.get(value);
+    if (known !== undefined) return known;
+    const entries = readList(reader, value, path);
+    const content = `${entries.hosts.join()} ${entries.addresses.join()}`;
+    const equal = this.#byContent.get(content) ?? entries;
+    this.#byContent.set(content, equal);
+    this.#byValue.set(value, equal);
+    return equal;
+  }
+}
 
 function readList(reader: Reader, value: unknown, path: string): Entries {
   const entries: Entries = { hosts: [], addresses: [] };
@@ -88,7 +121,12 @@ function readList(reader: Reader, value: unknown, path: string): Entries {
   return entries;
 }
 
-function readService(reader: Reader, value: unknown, path: string, warnings: string[]): Service {
+function readService(
+  reader: Reader,
+  value: unknown,
+  path: string,
+  { lists, lint }: { lists: DomainLists; lint: Lint },
+): Service {
   const fields = reader.mapping(value, path, SERVICE_KEYS) ?? {};
   const isDefault = path === DEFAULT;
   if (!isDefault && (typeof fields.name !== "string" || fields.name === ""))
@@ -100,9 +138,9 @@ function readService(reader: Reader, value: unknown, path: string, warnings: str
   const action = reader.oneOf(fields.action, `${path}.action`, ["enforce", "report", "open"], "enforce");
   for (const key of ["allowed_external_proxies", "mitm_domains"]) {
     const list = reader.list(fields[key] ?? undefined, `${path}.${key}`, 100_000);
-    if (list.length > 0) warnings.push(`${path}.${key} has no effect: chaining and interception are not offered`);
+    if (list.length > 0) lint.add(`${path}.${key} has no effect: chaining and interception are not offered`);
   }
-  const domains = readList(reader, fields.allowed_domains, `${path}.allowed_domains`);
+  const domains = lists.read(reader, fields.allowed_domains, `${path}.allowed_domains`);
   return { name: isDefault ? DEFAULT : String(fields.name), action, domains };
 }
 
@@ -115,7 +153,7 @@ interface AclFile {
   hasAllowList: boolean;
   allow: Entries;
   deny: Entries;
-  warnings: string[];
+  lint: Lint;
 }
 
 function checkNames(reader: Reader, services: readonly Service[], hasDefault: boolean): void {
@@ -135,8 +173,9 @@ function withoutExtensions(value: unknown): unknown {
 
 function readFile({ value, tabs }: ParsedText): AclFile {
   const reader = new Reader();
-  const warnings: string[] = [];
-  if (tabs) warnings.push("the file is indented with tabs, which YAML forbids: read as two spaces each");
+  const lint = new Lint();
+  const parts = { lists: new DomainLists(), lint };
+  if (tabs) lint.add("the file is indented with tabs, which YAML forbids: read as two spaces each");
   const fields = reader.mapping(withoutExtensions(value), "", TOP_KEYS) ?? {};
   if (fields.version !== undefined && fields.version !== "v1") {
     reader.problem("version", `must be v1, not ${shown(fields.version)}`);
@@ -144,19 +183,21 @@ function readFile({ value, tabs }: ParsedText): AclFile {
   const has = (key: string) => Object.hasOwn(fields, key);
   if (!DECIDING_KEYS.some(has)) reader.problem("services", `is missing, and so is default; ${OPEN_HINT}`);
   if (has(MISSING_ROLE)) {
-    warnings.push(`${MISSING_ROLE} has no effect: without a password, ${DEFAULT} applies to every client`);
+    lint.add(
+      `${MISSING_ROLE} has no effect: without passwords and client certificates, ${DEFAULT} applies to every client`,
+    );
   }
   const services = reader
     .list(fields.services ?? undefined, "services", 1024)
-    .map((entry, i) => readService(reader, entry, `services[${i}]`, warnings));
+    .map((entry, i) => readService(reader, entry, `services[${i}]`, parts));
   checkNames(reader, services, has(DEFAULT));
   if (has("default") && fields.default == null) reader.problem("default", "is empty; give it an action, or remove it");
-  const fallback = fields.default == null ? undefined : readService(reader, fields.default, "default", warnings);
+  const fallback = fields.default == null ? undefined : readService(reader, fields.default, "default", parts);
   const allow = readList(reader, fields.global_allow_list, "global_allow_list");
   const deny = readList(reader, fields.global_deny_list, "global_deny_list");
   reader.done();
   const hasAllowList = has("global_allow_list");
-  return { services, hasServices: has("services"), fallback, hasAllowList, allow, deny, warnings };
+  return { services, hasServices: has("services"), fallback, hasAllowList, allow, deny, lint };
 }
 
 /** Everything that `--service` can name. */
@@ -164,15 +205,6 @@ const choicesOf = ({ services, fallback }: AclFile): Service[] =>
   fallback === undefined ? services : [...services, fallback];
 
 const namesOf = (services: readonly Service[]): string => services.map((service) => service.name).join(", ");
-
-/**
- * Names of the services of an acl.yaml, and `default` if it has one beside them; empty when only `default` or the global
- * lists decide. @throws PolicyError
- */
-export function aclServices(parsed: ParsedText): string[] {
-  const file = readFile(parsed);
-  return file.services.length === 0 ? [] : choicesOf(file).map((service) => service.name);
-}
 
 function findService(file: AclFile, wanted: string): Service {
   const choices = choicesOf(file);
@@ -182,125 +214,175 @@ function findService(file: AclFile, wanted: string): Service {
   throw new PolicyError([{ path: "services", message: `no service "${wanted}"; ${known}` }]);
 }
 
-/** Refuses a file that has no service for the clients, and names the ways out. @throws PolicyError */
-function refuseChoice({ services }: AclFile, authed: Service | undefined, sharedPassword: boolean): never {
-  const missing = sharedPassword ? `neither ${AUTHED} nor ${DEFAULT}` : `no ${DEFAULT}`;
-  const clients = `clients ${sharedPassword ? "with the" : "without a"} password`;
-  const password = authed === undefined ? "" : `, set PROXY_PASSWORD to apply ${AUTHED}`;
-  const ways = `choose one with --service NAME${password}, or add ${DEFAULT}`;
-  const message = `none applies: there is ${missing} for ${clients}; ${ways}; the file has ${namesOf(services)}`;
-  throw new PolicyError([{ path: "services", message }]);
-}
-
-/**
- * The service for all clients: the chosen one; else, for clients with the shared password, `authed`; else `default`. The
- * name of a service is an identity, so another service is never a substitute. Undefined: the file has neither services
- * nor `default`. @throws PolicyError
- */
-function choose(file: AclFile, { service: wanted, sharedPassword = false }: AclChoice): Service | undefined {
-  if (wanted !== undefined) return findService(file, wanted);
-  const authed = file.services.find((service) => service.name === AUTHED);
-  const chosen = (sharedPassword ? authed : undefined) ?? file.fallback;
-  if (chosen === undefined && file.services.length > 0) refuseChoice(file, authed, sharedPassword);
-  lintUnused(file, chosen, authed, sharedPassword);
-  return chosen;
-}
-
-/** One service applies to all clients: the others, if there are some, have no effect. */
-function lintUnused(
-  file: AclFile,
-  chosen: Service | undefined,
-  authed: Service | undefined,
-  sharedPassword: boolean,
-): void {
-  const unused = file.services.filter((service) => service !== chosen);
-  if (chosen === undefined || unused.length === 0) return;
-  const password = authed === undefined || sharedPassword ? "" : `, or set PROXY_PASSWORD to apply ${AUTHED}`;
-  file.warnings.push(
-    `services: ${chosen.name} applies to every client; choose another one with --service NAME${password}; not used: ${namesOf(unused)}`,
-  );
-}
-
-/**
- * Entries by the names or addresses that they match: each comparison takes one lookup per label, also in a list of many
- * thousands.
- */
-type Index = ReadonlyMap<string, string>;
-
-function patternOf(text: string): HostPattern {
-  const pattern = parseHostPattern(text);
-  return "error" in pattern ? { kind: "exact", name: text } : pattern; // An address matches only itself.
-}
-
-const keyOf = (pattern: HostPattern): string => `${pattern.kind} ${pattern.name}`;
-
-function indexOf(entries: Entries): Index {
-  return new Map([...entries.hosts, ...entries.addresses].map((text) => [keyOf(patternOf(text)), text]));
-}
-
-/** The entry that matches everything that `text` matches. */
-function covering(index: Index, text: string): string | undefined {
-  const pattern = patternOf(text);
-  const same = index.get(keyOf(pattern));
-  if (same !== undefined) return same;
-  for (let dot = pattern.name.indexOf("."); dot !== -1; dot = pattern.name.indexOf(".", dot + 1)) {
-    const wider = index.get(keyOf({ kind: "suffix", name: pattern.name.slice(dot + 1) }));
-    if (wider !== undefined) return wider;
-  }
-  return undefined;
-}
-
-/** Overlaps of allowed and denied entries. Deny wins; in Smokescreen a service's own allowed domains won. */
-function lintOverlap(file: AclFile, domains: Entries): void {
-  const denied = indexOf(file.deny);
-  for (const [list, entries] of [
-    ["allowed_domains", domains],
-    ["global_allow_list", file.allow],
-  ] as const) {
-    const otherwise = list === "allowed_domains" ? " here, allow won in Smokescreen" : "";
-    for (const text of indexOf(entries).values()) {
-      const deny = covering(denied, text);
-      if (deny !== undefined) file.warnings.push(`${text} is allowed and denied (${deny}): deny wins${otherwise}`);
-    }
-  }
-  const allowed = indexOf(domains);
-  for (const [key, text] of denied) {
-    const allow = allowed.has(key) ? undefined : covering(allowed, text);
-    if (allow === undefined) continue;
-    file.warnings.push(`${text} is denied, and allowed by ${allow}: deny wins here, allow won in Smokescreen`);
-  }
-}
-
-function allowRules(name: string, entries: Entries, warnings: string[]): Rule[] {
+function allowRules(name: string, { hosts, addresses }: Entries): Rule[] {
   const rules: Rule[] = [];
-  if (entries.hosts.length > 0) rules.push({ name, hosts: entries.hosts });
-  if (entries.addresses.length === 0) return rules;
-  for (const address of entries.addresses) {
+  if (hosts.length > 0) rules.push({ name, hosts });
+  if (addresses.length > 0) rules.push({ name: `${name}-addresses`, cidrs: addresses.map(single), opens: false });
+  return rules;
+}
+
+function denyRules({ deny: { hosts, addresses } }: AclFile): Rule[] {
+  const rules: Rule[] = [];
+  if (hosts.length > 0) rules.push({ name: "global_deny_list", hosts });
+  if (addresses.length > 0) rules.push({ name: "global_deny_list-addresses", cidrs: addresses.map(single) });
+  return rules;
+}
+
+/** Warns of addresses in an allow list that stay closed. */
+function lintClosed(lint: Lint, name: string, { addresses }: Entries, services?: readonly string[]): void {
+  for (const address of addresses) {
     const klass = specialClass(address);
     if (klass === null) continue;
-    warnings.push(`${name}: ${address} (${klass}) stays closed: an allow list opens no such range; see --allow-cidr`);
+    lint.add(
+      `${name}: ${address} (${klass}) stays closed: an allow list opens no such range; see --allow-cidr`,
+      services,
+    );
   }
-  rules.push({ name: `${name}-addresses`, cidrs: entries.addresses.map(single), opens: false });
-  return rules;
+}
+
+/**
+ * Warns of overlaps of allowed and denied entries, and of closed addresses. Deny wins; in Smokescreen a service's own
+ * allowed domains won.
+ */
+function lintLists(file: AclFile, services: ReadonlyMap<Entries, readonly string[]>): void {
+  const { lint, allow } = file;
+  const overlaps = new Overlaps(file.deny);
+  for (const [domains, names] of services) {
+    for (const text of overlaps.denied(domains, " here, allow won in Smokescreen")) lint.add(text, names);
+  }
+  for (const text of overlaps.denied(allow, "")) lint.add(text);
+  for (const [domains, names] of services) {
+    for (const text of overlaps.allowed(domains)) lint.add(text, names);
+  }
+  if (overlaps.cut) lint.add("further overlaps of allowed and denied entries are not listed");
+  for (const [domains, names] of services) lintClosed(lint, "allowed_domains", domains, names);
+  lintClosed(lint, "global_allow_list", allow);
 }
 
 /** The default action for targets on no list, when neither a service nor `default` has an action. */
 function actionOfLists(file: AclFile): "Allow" | "Deny" {
-  const { warnings } = file;
+  const { lint } = file;
   if (file.hasServices) {
     // Smokescreen denies clients without a service. Its allow list is for clients with one.
-    warnings.push(`services is empty and there is no default: everything is denied; ${OPEN_HINT}`);
+    lint.add(`services is empty and there is no default: everything is denied; ${OPEN_HINT}`);
     return "Deny";
   }
   if (file.hasAllowList) {
     const { hosts, addresses } = file.allow;
     const none = hosts.length + addresses.length === 0;
     const what = none ? `global_allow_list is empty: everything is denied; ${OPEN_HINT}` : undefined;
-    warnings.push(what ?? "an allow list without any action: everything else is denied");
+    lint.add(what ?? "an allow list without any action: everything else is denied");
     return "Deny";
   }
-  warnings.push("no action and no allow list: everything that is not denied is allowed");
+  lint.add("no action and no allow list: everything that is not denied is allowed");
   return "Allow";
+}
+
+/** One set of rules for all clients, those of a service or of the global lists alone. */
+function forAll(file: AclFile, service: Service | undefined): AclResult {
+  const defaultAction = service?.action === undefined ? actionOfLists(file) : ACTIONS[service.action];
+  const domains = service?.domains ?? { hosts: [], addresses: [] };
+  lintLists(file, new Map([[domains, []]]));
+  const closed = service === undefined && file.hasServices;
+  const allow = closed
+    ? []
+    : [...allowRules("allowed_domains", domains), ...allowRules("global_allow_list", file.allow)];
+  return {
+    policy: { mode: "Enforce", defaultAction, allow, deny: denyRules(file) },
+    service: service?.name,
+    sharedClient: DEFAULT,
+    warnings: file.lint.lines(1),
+  };
+}
+
+/** Refuses names that are no names of clients. @throws PolicyError */
+function checkClients(services: readonly Service[]): void {
+  const reader = new Reader();
+  for (const [i, { name }] of services.entries()) {
+    const path = `services[${i}].name`;
+    if (name === DEFAULT) {
+      reader.problem(path, `"${DEFAULT}" is the section for all other clients; write it as one, or rename the service`);
+    } else if (name.length > MAX_CLIENT_NAME || name.search(UNSAFE) !== -1) {
+      reader.problem(path, `must be 1 to ${MAX_CLIENT_NAME} characters without control characters; rename the service`);
+    }
+  }
+  reader.done();
+}
+
+/**
+ * Checks that some clients can get a service, and warns of those that cannot. `authed`: the service of clients with the
+ * shared password. @throws PolicyError with the ways out if there are none
+ */
+function checkReach({ services, fallback, lint }: AclFile, authed: Service | undefined, who: Identities): void {
+  if (who.own) {
+    if (fallback !== undefined) return;
+    const shared = who.shared && authed === undefined ? `, and those with the shared password,` : "";
+    lint.add(
+      `services: there is no ${DEFAULT}: clients of no service${shared} are refused; add ${DEFAULT} to serve them`,
+    );
+    return;
+  }
+  const byPassword = who.shared ? (authed ?? fallback) : undefined;
+  const byNone = who.missing ? fallback : undefined;
+  const applies = new Set([byPassword, byNone].filter((service) => service !== undefined));
+  const password = authed === undefined || who.shared ? "" : `, set PROXY_PASSWORD to apply ${AUTHED}`;
+  const ways = `choose one with --service NAME, give clients passwords of their own (--password-dir) or certificates${password}`;
+  if (applies.size === 0) {
+    const missing = who.shared ? `neither ${AUTHED} nor ${DEFAULT}` : `no ${DEFAULT}`;
+    const clients = `clients ${who.shared ? "with the" : "without a"} password`;
+    const message = `none applies: there is ${missing} for ${clients}; ${ways}, or add ${DEFAULT}; the file has ${namesOf(services)}`;
+    throw new PolicyError([{ path: "services", message }]);
+  }
+  const unused = services.filter((service) => !applies.has(service));
+  if (unused.length === 0) return;
+  const names = [...applies].map(({ name }) => name).join(" or ");
+  lint.add(`services: ${names} applies to every client; ${ways}; not used: ${namesOf(unused)}`);
+}
+
+/** Names of the services of each list; equal lists are one object. */
+function servicesByList(services: readonly Service[]): Map<Entries, string[]> {
+  const lists = new Map<Entries, string[]>();
+  for (const { name, domains } of services) {
+    const names = lists.get(domains);
+    if (names === undefined) lists.set(domains, [name]);
+    else names.push(name);
+  }
+  return lists;
+}
+
+/** Each service is a client, and `default` has the rules of all others. @throws PolicyError */
+function forClients(file: AclFile, identities: Identities): AclResult {
+  checkClients(file.services);
+  const authed = file.services.find(({ name }) => name === AUTHED);
+  checkReach(file, authed, identities);
+  const services = choicesOf(file);
+  const lists = servicesByList(services);
+  lintLists(file, lists);
+  const hostSets: HostList[] = [];
+  const rules = new Map<Entries, Rule[]>();
+  for (const [domains, { length }] of lists) {
+    let { hosts } = domains;
+    if (length > 1 && hosts.length > 0) {
+      hostSets.push({ name: `domains-${hostSets.length + 1}`, hosts });
+      hosts = [`set:${hostSets.at(-1)!.name}`];
+    }
+    rules.set(domains, allowRules("allowed_domains", { ...domains, hosts }));
+  }
+  const clients = services.map(({ name, action, domains }): ClientEntry => {
+    const allow = rules.get(domains)!;
+    const defaultAction = ACTIONS[action!];
+    return allow.length === 0 ? { name, defaultAction } : { name, allow, inheritAllow: true, defaultAction };
+  });
+  const policy: AclPolicy = {
+    mode: "Enforce",
+    defaultAction: "Deny",
+    allow: allowRules("global_allow_list", file.allow),
+    deny: denyRules(file),
+    ...(hostSets.length === 0 ? {} : { hostSets }),
+    clients,
+  };
+  const sharedClient = authed === undefined ? DEFAULT : AUTHED;
+  return { policy, service: undefined, sharedClient, warnings: file.lint.lines(services.length) };
 }
 
 /**
@@ -314,19 +396,7 @@ export function readAcl(text: string, choice: AclChoice): AclResult {
 /** The same for a parsed text. @throws PolicyError with every wrong field */
 export function readParsedAcl(parsed: ParsedText, choice: AclChoice): AclResult {
   const file = readFile(parsed);
-  const { warnings } = file;
-  const service = choose(file, choice);
-  const defaultAction = service?.action === undefined ? actionOfLists(file) : ACTIONS[service.action];
-  const domains = service?.domains ?? { hosts: [], addresses: [] };
-  lintOverlap(file, domains);
-  const deny: Rule[] = [];
-  if (file.deny.hosts.length > 0) deny.push({ name: "global_deny_list", hosts: file.deny.hosts });
-  if (file.deny.addresses.length > 0) {
-    deny.push({ name: "global_deny_list-addresses", cidrs: file.deny.addresses.map(single) });
-  }
-  const closed = service === undefined && file.hasServices;
-  const allow = closed
-    ? []
-    : [...allowRules("allowed_domains", domains, warnings), ...allowRules("global_allow_list", file.allow, warnings)];
-  return { policy: { mode: "Enforce", defaultAction, allow, deny }, service: service?.name, warnings };
+  if (choice.service !== undefined) return forAll(file, findService(file, choice.service));
+  if (file.services.length === 0) return forAll(file, file.fallback);
+  return forClients(file, choice.identities ?? WITHOUT_PROOFS);
 }

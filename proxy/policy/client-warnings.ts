@@ -32,28 +32,59 @@ function twins(clients: readonly ClientEntry[]): [string, string][] {
   return found;
 }
 
-/** Warnings of a document about its clients and host sets. Only modes that read passwords have a shared one. */
-export function clientWarnings(document: PolicyDocument): string[] {
-  const shared = document.authentication?.mode !== "TLS";
-  const warnings = unusedSets(document).map((name) => `hostSets: no rule refers to the set ${name}`);
-  const { clients, authentication } = document;
-  if (clients === undefined) return warnings;
-  for (const [one, other] of twins(clients)) {
-    warnings.push(`clients: ${one} and ${other} differ by case only, and are two clients`);
+/** How clients of a proxy may identify themselves. */
+export interface Identities {
+  /** By a shared password, which proves no name. */
+  shared: boolean;
+  /** By a password of their own, or a certificate. */
+  own: boolean;
+  /** Not at all. */
+  missing: boolean;
+}
+
+/** Lists that the warnings read; a document has them all. */
+type Lists = Pick<PolicyDocument, "allow" | "deny" | "defaultAction" | "hostSets" | "clients">;
+
+/**
+ * Warnings about names of clients that are easily confused, and about entries that a client can leave for a wider one, by
+ * not presenting its proof. `sharedClient`: the client of requests with the shared password.
+ */
+export function identityWarnings(policy: Lists, who: Identities, sharedClient: string): string[] {
+  const clients = policy.clients ?? [];
+  const warnings = twins(clients).map(
+    ([one, other]) => `clients: ${one} and ${other} differ by case only, and are two clients`,
+  );
+  if (!who.own) return warnings;
+  const reached = new Map<ClientEntry, string>();
+  const named = (name: string) => clients.find((entry) => entry.name === name);
+  const fallback = named(DEFAULT_CLIENT);
+  const byPassword = named(sharedClient) ?? fallback;
+  if (who.missing && fallback !== undefined) reached.set(fallback, "none");
+  if (who.shared && byPassword !== undefined) {
+    reached.set(byPassword, reached.has(byPassword) ? "the shared password or none" : "the shared password");
   }
-  const fallback = clients.find(({ name }) => name === DEFAULT_CLIENT);
-  if (fallback === undefined) {
-    const who = shared ? "clients with the shared password and clients without an entry" : "clients without an entry";
-    warnings.push(`clients: there is no client default: ${who} are refused; add {name: default} first`);
-    return warnings;
-  }
-  const action = fallback.defaultAction ?? (fallback.allow === undefined ? document.defaultAction : "Deny");
-  const others = clients.filter((entry) => entry !== fallback).map(({ name }) => name);
-  if (action !== "Deny" && others.length > 0 && (shared || authentication?.allowMissing === true)) {
+  for (const [wide, proof] of reached) {
+    const action = wide.defaultAction ?? (wide.allow === undefined ? policy.defaultAction : "Deny");
+    const others = clients.filter((entry) => entry !== fallback && !reached.has(entry)).map(({ name }) => name);
+    if (action === "Deny" || others.length === 0) continue;
     const names = namesShown(others).replace("the known ones are ", "");
     warnings.push(
-      `clients: the default action of default is ${action}, and a client with the shared password or none is default: ${names} can leave the own entry`,
+      `clients: the default action of ${wide.name} is ${action}, and a client with ${proof} is ${wide.name}: ${names} can leave the own entry`,
     );
   }
   return warnings;
+}
+
+/** Warnings of a document about its clients and host sets. Only modes that read passwords have a shared one. */
+export function clientWarnings(document: PolicyDocument): string[] {
+  const warnings = unusedSets(document).map((name) => `hostSets: no rule refers to the set ${name}`);
+  const { clients, authentication } = document;
+  if (clients === undefined) return warnings;
+  const shared = authentication?.mode !== "TLS";
+  if (!clients.some(({ name }) => name === DEFAULT_CLIENT)) {
+    const who = shared ? "clients with the shared password and clients without an entry" : "clients without an entry";
+    warnings.push(`clients: there is no client default: ${who} are refused; add {name: default} first`);
+  }
+  const who = { shared, own: true, missing: authentication?.allowMissing ?? false };
+  return [...warnings, ...identityWarnings(document, who, authentication?.sharedClient ?? DEFAULT_CLIENT)];
 }

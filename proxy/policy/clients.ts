@@ -58,7 +58,7 @@ export const MAX_HOST_SETS = 2048;
 export const MAX_TOTAL = 1_000_000;
 const MAX_LIMIT = 1_000_000;
 /** Limit of a client's name of an acl.yaml, in characters. */
-const MAX_NAME = 128;
+export const MAX_CLIENT_NAME = 128;
 const SET_NAME = /^[A-Za-z0-9](?:[-A-Za-z0-9]{0,61}[A-Za-z0-9])?$/;
 const CLIENT_NAME = /^[A-Za-z0-9](?:[-._A-Za-z0-9]{0,61}[A-Za-z0-9])?$/;
 /** Names of password files with another meaning, and the user name that injection writes. */
@@ -94,15 +94,21 @@ export function readHostSets(reader: Reader, value: unknown, path: string): Host
   return sets.sort(byName);
 }
 
+/** Why a text is no name of a client in a manifest; undefined: it is one. */
+export function clientNameProblem(name: string): string | undefined {
+  if (!CLIENT_NAME.test(name)) return "must be 1 to 63 letters, digits, '.', '_' or '-'";
+  return RESERVED.includes(name) ? `${shown(name)} is reserved; use another name` : undefined;
+}
+
 function clientName(reader: Reader, value: unknown, path: string, internal: boolean): string {
   const name = typeof value === "string" ? value : "";
   if (internal) {
-    const good = name.length >= 1 && name.length <= MAX_NAME && name.search(UNSAFE) === -1;
-    if (!good) reader.problem(path, `must be 1 to ${MAX_NAME} characters without control characters`);
+    const good = name.length >= 1 && name.length <= MAX_CLIENT_NAME && name.search(UNSAFE) === -1;
+    if (!good) reader.problem(path, `must be 1 to ${MAX_CLIENT_NAME} characters without control characters`);
     return name;
   }
-  if (!CLIENT_NAME.test(name)) reader.problem(path, "must be 1 to 63 letters, digits, '.', '_' or '-'");
-  else if (RESERVED.includes(name)) reader.problem(path, `${shown(name)} is reserved; use another name`);
+  const problem = clientNameProblem(name);
+  if (problem !== undefined) reader.problem(path, problem);
   return name;
 }
 

@@ -1,4 +1,4 @@
-import { isAlias, isCollection, isMap, isScalar, isSeq, LineCounter, parseDocument } from "yaml";
+import { isAlias, isCollection, isMap, isPair, isScalar, isSeq, LineCounter, parseDocument } from "yaml";
 import { PolicyError } from "./rules.ts";
 
 /** The parsed text of a policy file. */
@@ -9,8 +9,13 @@ export interface ParsedText {
   tabs: boolean;
 }
 
-/** Limit of the aliases in one YAML file. A hand-written file has a few; a file that expands to gigabytes has many. */
-export const MAX_ALIASES = 100;
+/**
+ * Limit of the aliases in one YAML file: an acl.yaml of 1,024 services may have a few for each. The parser looks for the
+ * anchor of an alias among all of them.
+ */
+export const MAX_ALIASES = 4096;
+/** Limit of the values in one YAML file, with those behind each alias: a short text can stand for gigabytes. */
+export const MAX_VALUES = 10_000_000;
 
 function fail(path: string, message: string): never {
   throw new PolicyError([{ path, message }]);
@@ -101,6 +106,16 @@ function parseJson(text: string): unknown {
 /** A merge key: the parser replaces it by a symbol. */
 const MERGE = "<<";
 
+/** The number of values of a node, with those behind its aliases. `anchors`: the sizes of the nodes before it. */
+function valuesOf(node: unknown, anchors: Map<string, number>): number {
+  if (isAlias(node)) return anchors.get(node.source) ?? 1;
+  if (!isCollection(node)) return 1;
+  let size = 1;
+  for (const item of node.items) size += valuesOf(isPair(item) ? item.value : item, anchors);
+  if (node.anchor !== undefined) anchors.set(node.anchor, size);
+  return size;
+}
+
 /**
  * Refuses ambiguous YAML: repeated and compound keys, more aliases than people write, and merge keys inside of anchors,
  * which would expand a short text exponentially.
@@ -166,8 +181,12 @@ function parseYaml(text: string): unknown {
   // YAML 1.1 has other numbers and words.
   if (document.directives?.yaml.version !== "1.2") fail("", "not valid YAML: write it in YAML 1.2, without %YAML");
   checkNodes(document.contents, lines);
+  if (valuesOf(document.contents, new Map()) > MAX_VALUES) {
+    fail("", `the file has more than ${MAX_VALUES} values, with those behind its YAML aliases`);
+  }
   try {
-    return document.toJS();
+    // The parser's own limit is 100 aliases of an anchor.
+    return document.toJS({ maxAliasCount: -1 });
   } catch (thrown) {
     if (thrown instanceof RangeError) throw thrown;
     if (thrown instanceof ReferenceError) fail("", `not valid YAML: ${aliasMessage(thrown)}`);

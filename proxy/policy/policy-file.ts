@@ -1,5 +1,5 @@
-import { type AclChoice, looksLikeAcl, readParsedAcl } from "./acl.ts";
-import { clientWarnings } from "./client-warnings.ts";
+import { type AclChoice, looksLikeAcl, readParsedAcl, WITHOUT_PROOFS } from "./acl.ts";
+import { clientWarnings, identityWarnings } from "./client-warnings.ts";
 import { type Authentication, DEFAULT_CLIENT } from "./clients.ts";
 import { type PolicyDocument, readDocument, readFields } from "./document.ts";
 import { parseText } from "./parse.ts";
@@ -10,7 +10,7 @@ import { smokescreenKeys } from "./smokescreen.ts";
 export interface PolicySource {
   kind: "document" | "manifest" | "acl";
   document: PolicyDocument;
-  /** The service of an acl.yaml that applies, or `default`. */
+  /** The service of an acl.yaml, or `default`, that applies to every client. */
   service?: string | undefined;
   /** Problems of the file that a user should check. */
   warnings: string[];
@@ -166,15 +166,17 @@ export function readPolicy(text: string, options: { name: string } & AclChoice):
     return readManifest(value);
   }
   if (looksLikeAcl(value)) {
-    const { policy, service, warnings } = readParsedAcl(parsed, options);
-    const document = readFields({ ...policy }, { path: "", policy: options.name, internalRules: true });
+    const { policy, service, sharedClient, warnings } = readParsedAcl(parsed, options);
+    const version2 = policy.clients !== undefined;
+    const document = readFields({ ...policy }, { path: "", policy: options.name, internalRules: true, version2 });
+    warnings.unshift(...identityWarnings(document, options.identities ?? WITHOUT_PROOFS, sharedClient));
     return {
       kind: "acl",
       document,
       service,
       warnings: boundedTexts(warnings, MAX_WARNINGS),
       needs: needsOf("None"),
-      sharedClient: DEFAULT_CLIENT,
+      sharedClient,
     };
   }
   if (isMapping(value) && value.version !== undefined) {

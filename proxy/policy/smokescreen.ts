@@ -34,7 +34,7 @@ export const SETTINGS: readonly Setting[] = [
   { flag: "max-concurrent-requests", key: "max_concurrent_requests", ours: "--max-tunnels N" },
   { flag: "max-request-rate", key: "max_request_rate", ours: "no counterpart" },
   { flag: "max-request-burst", key: "max_request_burst", ours: "no counterpart" },
-  { key: "allow_missing_role", ours: "no password (true), or PROXY_PASSWORD or --password-dir (false)" },
+  { key: "allow_missing_role", ours: "--allow-missing-client (true); passwords or --tls-client-ca without it (false)" },
   { flag: "tls-server-bundle-file", key: "tls", ours: "--listen-tls IP:PORT with --tls-cert and --tls-key" },
   { flag: "tls-client-ca-file", ours: "--tls-client-ca FILE with --tls-client-name cn" },
   { flag: "tls-crl-file", ours: "--tls-crl FILE" },

@@ -1,10 +1,12 @@
 import { noArguments, type Option, optionHelp } from "../cli/options.ts";
-import { POLICY_OPTIONS, readConfig, requirePolicy } from "../config/config.ts";
+import { effective, proofsOf } from "../config/authentication.ts";
+import { CLIENT_CA_OPTION, POLICY_OPTIONS, readConfig, requirePolicy } from "../config/config.ts";
 import { loadPolicy } from "../config/load.ts";
 import { overrideDocument } from "../config/read-policy.ts";
 import { plainLine } from "../policy/rules.ts";
+import { whoGets } from "./who-gets.ts";
 
-const OPTIONS: readonly Option[] = [...POLICY_OPTIONS, { name: "help", help: "print this help" }];
+const OPTIONS: readonly Option[] = [...POLICY_OPTIONS, CLIENT_CA_OPTION, { name: "help", help: "print this help" }];
 
 /** Limit in characters of the name of a service. */
 const MAX_NAME = 100;
@@ -12,7 +14,8 @@ const MAX_NAME = 100;
 const HELP = `Usage: outrider check --policy FILE
 
 Validates a policy as the proxy does and prints its hash. Errors on stderr name every wrong field (exit status 2).
-The service of an acl.yaml depends on the password: set PROXY_PASSWORD or --password-dir as for the proxy.
+For a policy with clients it also prints which identities get which client: set PROXY_PASSWORD, --password-dir and
+--tls-client-ca as for the proxy.
 
 ${optionHelp(OPTIONS)}`;
 
@@ -25,14 +28,20 @@ export async function runCheck(argv: readonly string[]): Promise<number> {
   }
   requirePolicy(config);
   noArguments(positionals);
-  const { source, hash } = loadPolicy(config, process.env.PROXY_PASSWORD);
+  const password = process.env.PROXY_PASSWORD;
+  const { source, hash, credentials } = loadPolicy(config, password);
   const { kind, service, warnings } = source;
-  for (const warning of warnings) console.error(`warning: ${warning}`);
-  const { allow, deny, defaultAction, ports } = overrideDocument(source.document, config);
+  for (const warning of [...warnings, ...credentials.warnings]) console.error(`warning: ${warning}`);
+  const document = overrideDocument(source.document, config);
+  const { allow, deny, defaultAction, ports, clients = [] } = document;
   const chosen = service === undefined ? "" : `, service ${plainLine(service, MAX_NAME)}`;
+  const number = clients.length === 0 ? "" : `, ${clients.length} ${clients.length === 1 ? "client" : "clients"}`;
   const rules = `${allow.length} allow and ${deny.length} deny rules`;
   console.log(
-    `${config.policy}: valid ${kind}${chosen}, ${rules}, default action ${defaultAction}, ports ${ports.join()}, ${hash}`,
+    `${config.policy}: valid ${kind}${chosen}${number}, ${rules}, default action ${defaultAction}, ports ${ports.join()}, ${hash}`,
   );
+  for (const line of whoGets(document, credentials, effective(source, proofsOf(config, password), config))) {
+    console.log(`  ${line}`);
+  }
   return 0;
 }

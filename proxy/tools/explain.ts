@@ -1,20 +1,29 @@
 import { type Option, optionHelp } from "../cli/options.ts";
 import { UsageError } from "../cli/usage-error.ts";
-import { DNS_OPTIONS, POLICY_OPTIONS, RANGE_OPTIONS, readConfig, requirePolicy } from "../config/config.ts";
+import {
+  CLIENT_CA_OPTION,
+  DNS_OPTIONS,
+  POLICY_OPTIONS,
+  RANGE_OPTIONS,
+  readConfig,
+  requirePolicy,
+} from "../config/config.ts";
 import { loadPolicy } from "../config/load.ts";
 import { type Hosts, readHosts } from "../dns/hosts.ts";
 import { Names } from "../dns/names.ts";
 import { requireRoutes } from "../dns/servers.ts";
 import { compileFor } from "../egress/compile.ts";
 import { explainTarget, phraseFor } from "../egress/explain.ts";
+import { DEFAULT_CLIENT } from "../policy/clients.ts";
 import { describeView, type Explanation, explain, parseAsked, viewNamed } from "../policy/explain.ts";
 
 const OPTIONS: readonly Option[] = [
   ...POLICY_OPTIONS,
+  CLIENT_CA_OPTION,
   {
     name: "client",
     value: "NAME",
-    help: "decide for this client of the policy (default: the client default)",
+    help: "decide for this client of the policy (default: that of the shared password, if one is set, else default)",
   },
   {
     name: "resolve",
@@ -31,7 +40,7 @@ const HELP = `Usage: outrider explain --policy FILE [options] TARGET…
 Prints the proxy's decision for each TARGET (URL, host:port or IP:port) with the reason, without connecting to it.
 The verdict of a name that cannot be resolved is "unknown": the policy does not deny it, but the sender gets an error.
 A policy with clients decides for one of them: --client names it, and the output begins with the parts of its rules.
-The service of an acl.yaml depends on the password: set PROXY_PASSWORD or --password-dir as for the proxy.
+Set PROXY_PASSWORD, --password-dir and --tls-client-ca as for the proxy.
 Exit status: 0 all allowed, 1 any denied or unknown, 2 wrong usage.
 
 ${optionHelp(OPTIONS)}`;
@@ -68,8 +77,10 @@ export async function runExplain(argv: readonly string[]): Promise<number> {
   }
   requirePolicy(config);
   if (positionals.length === 0) throw new UsageError("explain needs at least one TARGET: URL, host:port or IP:port");
-  const { source } = loadPolicy(config, process.env.PROXY_PASSWORD);
-  const set = viewNamed(compileFor(source.document, config, []), values.get("client")?.at(-1));
+  const { source, credentials } = loadPolicy(config, process.env.PROXY_PASSWORD);
+  const named = values.get("client")?.at(-1);
+  const shared = credentials.shared && source.sharedClient !== DEFAULT_CLIENT ? source.sharedClient : undefined;
+  const set = viewNamed(compileFor(source.document, config, []), named ?? shared);
   if ("error" in set) throw new UsageError(`${values.shown("client")}: ${set.error}`);
   const hosts: Hosts = config.hosts === undefined ? new Map() : await readHosts(config.hosts);
   if (values.has("resolve")) await requireRoutes(config.resolvers);

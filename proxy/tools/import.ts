@@ -1,31 +1,34 @@
-import { stringify } from "yaml";
+import { Document } from "yaml";
 import { type Option, optionHelp, portList, readOptions } from "../cli/options.ts";
 import { UsageError } from "../cli/usage-error.ts";
 import { readSmallText } from "../config/files.ts";
 import { MAX_POLICY_BYTES } from "../config/load.ts";
-import { aclServices, PORTS_OF_ACL, readParsedAcl } from "../policy/acl.ts";
-import { parseText } from "../policy/parse.ts";
-import { PolicyError, type PortSpec, plainLine, type Rule } from "../policy/rules.ts";
+import { type AclPolicy, PORTS_OF_ACL, readAcl } from "../policy/acl.ts";
+import { Lint } from "../policy/acl-lint.ts";
+import { identityWarnings } from "../policy/client-warnings.ts";
+import { type ClientEntry, clientNameProblem, DEFAULT_CLIENT, type HostList } from "../policy/clients.ts";
+import { PolicyError, type PortSpec, plainLine, type Rule, setName, shown } from "../policy/rules.ts";
 import { specialClass } from "../policy/special.ts";
 
 const OPTIONS: readonly Option[] = [
   {
     name: "service",
     value: "NAME",
-    help: "only this service (default: one manifest per service, and one for default)",
+    help: "only this service, for all clients (default: each service is a client)",
   },
   {
     name: "ports",
     value: "PORTS",
     repeat: true,
-    help: "`spec.ports` of the manifests, such as 1-65535 for every port",
+    help: "`spec.ports` of the manifest, such as 1-65535 for every port",
   },
   { name: "help", help: "print this help" },
 ];
 
 const HELP = `Usage: outrider import FILE [--service NAME]
 
-Converts a Smokescreen or mole acl.yaml to EgressPolicy manifests on stdout. Lint warnings go to stderr.
+Converts a Smokescreen or mole acl.yaml to an EgressPolicy manifest on stdout. Lint warnings go to stderr.
+Each service becomes a client. Such a manifest needs spec.authentication, which you add.
 
 ${optionHelp(OPTIONS)}`;
 
@@ -43,62 +46,157 @@ function manifestName(service: string): string {
   return name === "" ? "webhooks" : name;
 }
 
+/** Limits of an EgressPolicy (crds/egresspolicies.yaml). */
+const MAX = { clients: 256, sets: 64, setHosts: 20_000, ruleHosts: 20_000, ruleCIDRs: 500 };
+/** Limits of the lists of one client there. */
+const MAX_OF_CLIENT = { rules: 16, hosts: 256, cidrs: 64 };
+
 /** A manifest cannot express that a CIDR only admits: addresses that it would open are left out. */
-function closeSpecial(rule: Rule, warnings: string[]): Rule[] {
+function closeSpecial(rule: Rule, warn: (text: string) => void): Rule[] {
   if (rule.opens !== false) return [rule];
   const cidrs = (rule.cidrs ?? []).filter((text) => {
     const klass = specialClass(text.replace(/\/\d+$/, ""));
     if (klass === null) return true;
-    warnings.push(`${rule.name}: ${text} (${klass}) is left out; write a rule with cidrs to open it`);
+    warn(`${rule.name}: ${text} (${klass}) is left out; write a rule with cidrs to open it`);
     return false;
   });
   const { opens: _, ...rest } = rule;
   if (cidrs.length > 0) {
-    warnings.push(`${rule.name}: ${cidrs.join(", ")} also admits names that resolve to it; acl.yaml means the literal`);
+    warn(`${rule.name}: ${cidrs.join(", ")} also admits names that resolve to it; acl.yaml means the literal`);
   }
   return cidrs.length === 0 ? [] : [{ ...rest, cidrs }];
 }
 
-/** Each warning once; a warning that does not apply to every service names its service. */
-function merge(lints: readonly string[][], services: readonly string[]): string[] {
-  const lines = lints.flatMap((lint, i) =>
-    lint.map((warning) => (lints.every((other) => other.includes(warning)) ? warning : `${services[i]}: ${warning}`)),
-  );
-  return [...new Set(lines)];
+function chunks<T>(list: readonly T[], size: number): T[][] {
+  return Array.from({ length: Math.ceil(list.length / size) }, (_, i) => list.slice(i * size, (i + 1) * size));
 }
 
-/** Manifests and lint warnings for the text of an acl.yaml. @throws PolicyError */
+const numbered = (name: string, i: number): string => (i === 0 ? name : `${name}-${i + 1}`);
+
+/** A rule of an acl.yaml, which has either hosts or cidrs, as rules within the limits. */
+function split(rule: Rule, maxHosts: number, maxCIDRs: number): Rule[] {
+  const name = (i: number) => numbered(rule.name!, i);
+  if (rule.hosts !== undefined) return chunks(rule.hosts, maxHosts).map((hosts, i) => ({ name: name(i), hosts }));
+  return chunks(rule.cidrs!, maxCIDRs).map((cidrs, i) => ({ name: name(i), cidrs }));
+}
+
+/** The lists of clients that become host sets: those that several share, and those that a rule of a client cannot hold. */
+class Sets {
+  readonly hostSets: HostList[] = [];
+  readonly #shared: ReadonlyMap<string, string[]>;
+  readonly #references = new Map<string[], string[]>();
+  readonly #keepsShort: boolean;
+
+  constructor({ hostSets = [], clients = [] }: AclPolicy) {
+    this.#shared = new Map(hostSets.map(({ name, hosts }) => [name, hosts]));
+    const lists = new Set(clients.flatMap(({ allow = [] }) => allow.map(({ hosts = [] }) => this.#listOf(hosts))));
+    const long = [...lists].filter((hosts) => hosts.length > MAX_OF_CLIENT.hosts);
+    const sets = long.reduce((sum, hosts) => sum + Math.ceil(hosts.length / MAX.setHosts), 0);
+    const short = hostSets.filter(({ hosts }) => hosts.length <= MAX_OF_CLIENT.hosts);
+    this.#keepsShort = sets + short.length <= MAX.sets;
+    if (sets <= MAX.sets) return;
+    const message = `an EgressPolicy has at most ${MAX.sets} host sets, and the lists of more than ${MAX_OF_CLIENT.hosts} hosts need ${sets}; import single services with --service NAME`;
+    throw new PolicyError([{ path: "services", message }]);
+  }
+
+  /** The hosts of a rule, without a reference. */
+  #listOf(hosts: string[]): string[] {
+    return this.#shared.get(setName(hosts[0] ?? "") ?? "") ?? hosts;
+  }
+
+  /** The hosts of a client's rule: as they are, or references. */
+  refer(hosts: string[]): string[] {
+    const list = this.#listOf(hosts);
+    const isShared = list !== hosts;
+    if (list.length <= MAX_OF_CLIENT.hosts && !(isShared && this.#keepsShort)) return list;
+    const known = this.#references.get(list);
+    if (known !== undefined) return known;
+    const name = `domains-${this.#references.size + 1}`;
+    const parts = chunks(list, MAX.setHosts).map((part, i) => ({ name: numbered(name, i), hosts: part }));
+    this.hostSets.push(...parts);
+    const references = parts.map((part) => `set:${part.name}`);
+    this.#references.set(list, references);
+    return references;
+  }
+}
+
+function checkClients(clients: readonly ClientEntry[]): void {
+  const problems = clients.flatMap(({ name }) => {
+    const problem = clientNameProblem(name);
+    return problem === undefined
+      ? []
+      : [{ path: `services: ${shown(name)}`, message: `${problem}; rename the service and its certificate` }];
+  });
+  if (clients.length > MAX.clients) {
+    const message = `an EgressPolicy has at most ${MAX.clients} clients, not ${clients.length}; import single services with --service NAME`;
+    problems.push({ path: "services", message });
+  }
+  if (problems.length > 0) throw new PolicyError(problems);
+}
+
+/** A client within the limits of an EgressPolicy. Without rules it has the policy's. @throws PolicyError */
+function importClient({ allow = [], inheritAllow: _, ...entry }: ClientEntry, sets: Sets, lint: Lint): ClientEntry {
+  const rules = allow
+    .flatMap((rule) => closeSpecial(rule, (text) => lint.add(text, [entry.name])))
+    .map((rule) => (rule.hosts === undefined ? rule : { ...rule, hosts: sets.refer(rule.hosts) }))
+    .flatMap((rule) => split(rule, MAX_OF_CLIENT.hosts, MAX_OF_CLIENT.cidrs));
+  if (rules.length > MAX_OF_CLIENT.rules) {
+    const message = `has more addresses than the ${MAX_OF_CLIENT.rules} rules of a client hold, ${MAX_OF_CLIENT.cidrs} each; import it with --service`;
+    throw new PolicyError([{ path: `services: ${shown(entry.name)}`, message }]);
+  }
+  const { name, ...rest } = entry;
+  return rules.length === 0 ? entry : { name, allow: rules, inheritAllow: true, ...rest };
+}
+
+/** A comment in the manifest, since no mode fits every user. */
+const AUTHENTICATION = ` Add authentication: clients need a proof of their name.
+ mode Basic reads passwords (secretRef: a Secret with one key for each client), mode TLS client certificates
+ (proxy.tls.clientCA), and mode BasicOrTLS both.`;
+
+/** The change for clients with the shared password, which an acl.yaml gives the service `authed`. */
+const sharedChanges = (client: string): string =>
+  `clients with the shared password (PROXY_PASSWORD) are ${DEFAULT_CLIENT} under an EgressPolicy, and ${client} in the acl.yaml: give them a password of their own named ${client}`;
+
+/** A manifest and lint warnings for the text of an acl.yaml. @throws PolicyError */
 export function importAcl(
   text: string,
-  { service: wanted, ports }: { service?: string | undefined; ports?: readonly PortSpec[] | undefined },
+  { service, ports }: { service?: string | undefined; ports?: readonly PortSpec[] | undefined },
 ): { yaml: string; warnings: string[] } {
-  const parsed = parseText(text);
-  const services = wanted === undefined ? aclServices(parsed) : [wanted];
-  const lints: string[][] = [];
-  const used = new Set<string>();
-  const manifests = (services.length === 0 ? [undefined] : services).map((service) => {
-    const { policy, warnings: lint } = readParsedAcl(parsed, { service });
-    if (ports === undefined) lint.unshift(`${PORTS_OF_ACL}; set spec.ports to allow others, or use --ports`);
-    const allow = policy.allow.flatMap((rule) => closeSpecial(rule, lint));
-    lints.push(lint);
-    const name = manifestName(service ?? "webhooks");
-    if (used.has(name))
-      throw new PolicyError([{ path: "services", message: `two services become "${name}"; rename one` }]);
-    used.add(name);
-    return stringify({
-      apiVersion: "egress.outrider.dev/v1alpha1",
-      kind: "EgressPolicy",
-      metadata: { name },
-      spec: {
-        mode: policy.mode,
-        defaultAction: policy.defaultAction,
-        ...(ports === undefined ? {} : { ports }),
-        ...(allow.length > 0 ? { allow } : {}),
-        ...(policy.deny.length > 0 ? { deny: policy.deny } : {}),
-      },
-    });
+  const identities = { shared: true, own: true, missing: false };
+  const { policy, sharedClient, warnings } = readAcl(text, { service, identities });
+  const lint = new Lint();
+  const rules = (list: readonly Rule[]): Rule[] =>
+    list
+      .flatMap((rule) => closeSpecial(rule, (warning) => lint.add(warning)))
+      .flatMap((rule) => split(rule, MAX.ruleHosts, MAX.ruleCIDRs));
+  const [allow, deny] = [rules(policy.allow), rules(policy.deny)];
+  checkClients(policy.clients ?? []);
+  const sets = new Sets(policy);
+  const clients = policy.clients?.map((entry) => importClient(entry, sets, lint));
+  const document = new Document({
+    apiVersion: "egress.outrider.dev/v1alpha1",
+    kind: "EgressPolicy",
+    metadata: { name: manifestName(service ?? "webhooks") },
+    spec: {
+      mode: policy.mode,
+      defaultAction: policy.defaultAction,
+      ...(ports === undefined ? {} : { ports }),
+      ...(allow.length > 0 ? { allow } : {}),
+      ...(deny.length > 0 ? { deny } : {}),
+      ...(sets.hostSets.length > 0 ? { hostSets: sets.hostSets } : {}),
+      ...(clients === undefined ? {} : { clients }),
+    },
   });
-  return { yaml: manifests.join("---\n"), warnings: merge(lints, services) };
+  const own: string[] = [];
+  if (ports === undefined) own.push(`${PORTS_OF_ACL}; set spec.ports to allow others, or use --ports`);
+  if (clients !== undefined) {
+    const notes = sharedClient === DEFAULT_CLIENT ? [] : [sharedChanges(sharedClient)];
+    own.push("spec.authentication is not in the manifest: add the mode Basic, TLS or BasicOrTLS", ...notes);
+    document.contents!.commentBefore = [AUTHENTICATION, ...notes.map((note) => ` ${note}`)].join("\n");
+  }
+  // Here the shared password gives default, not authed.
+  const names = identityWarnings(policy, identities, DEFAULT_CLIENT);
+  return { yaml: document.toString(), warnings: [...own, ...warnings, ...lint.lines(clients?.length ?? 1), ...names] };
 }
 
 /** `outrider import`: returns the exit status. @throws UsageError */

@@ -1,10 +1,12 @@
 import assert from "node:assert/strict";
 import { globSync, readFileSync } from "node:fs";
 import { after, before, test } from "node:test";
+import { parse } from "yaml";
 import { CRD_FILE, readSchema, walk } from "../../crds/schema.ts";
 import { hashDocument } from "../../proxy/policy/document.ts";
 import { readManifest } from "../../proxy/policy/policy-file.ts";
 import { PolicyError } from "../../proxy/policy/rules.ts";
+import { importAcl } from "../../proxy/tools/import.ts";
 import { BOOT, type ControlPlane, controlPlaneMissing, startControlPlane } from "../cluster/control-plane.ts";
 import { runOutrider } from "../harness/proxy.ts";
 import { AGREEMENTS } from "./agree.ts";
@@ -368,6 +370,29 @@ test("accepts 256 clients with 32 rules each, and 64 host sets", { skip }, async
   const seconds = ((performance.now() - begin) / 1000).toFixed(1);
   t.diagnostic(`${JSON.stringify(object).length} bytes: ${seconds} s`);
   assert.equal(readManifest(await read("clients")).document.clients?.length, 256);
+});
+
+test("accepts what import writes for an acl.yaml at the limits", { skip }, async () => {
+  const shared = Array.from({ length: 20_001 }, (_, i) => `h${i}.example`);
+  const addresses = Array.from({ length: 1024 }, (_, i) => `9.9.${i >> 8}.${i & 255}`);
+  const sections = [shared, shared, addresses, ["one.example", "9.9.9.9"], ["one.example", "9.9.9.9"], []];
+  const acl = {
+    services: Array.from({ length: 256 }, (_, i) => ({
+      name: `service_${i}.Test`,
+      action: ["enforce", "report", "open"][i % 3],
+      allowed_domains: sections[i] ?? [`s${i}.example`, "*.s.example"],
+    })),
+    global_allow_list: addresses.slice(0, 501),
+    global_deny_list: ["*.internal"],
+  };
+  const { spec } = parse(importAcl(JSON.stringify(acl), {}).yaml) as { spec: Record<string, unknown> };
+  assert.deepEqual([(spec.clients as []).length, (spec.hostSets as []).length], [256, 3]);
+  const [without, basic] = await tryAll([
+    spec,
+    { ...spec, authentication: { mode: "Basic", secretRef: { name: "clients" } } },
+  ]);
+  assert.match(without!.error, /authentication/);
+  assert.equal(basic!.error, "");
 });
 
 test("rejects a policy that is too large with a message", { skip }, async () => {

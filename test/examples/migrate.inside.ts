@@ -25,7 +25,7 @@ const NAMES = [
   ...["x.bad.example", "mirror.bad.example", "eu.customer.example"],
 ];
 /** Rows that Smokescreen delivers and outrider does not; the list of the page explains both. */
-const NOT_DELIVERED = ["mirror.bad.example", "any:s3cret@localhost:4750 http://play.example:25/"];
+const NOT_DELIVERED = ["mirror.bad.example", "billing:s3cret@localhost:4750 http://play.example:25/"];
 
 const folder = tempFolder();
 const { key, cert } = makeCertificate(folder, NAMES);

@@ -20,7 +20,7 @@ const policy = (...names: string[]) => names.map((name) => `test/policy/${name}.
 const operator = (...names: string[]) => names.map((name) => `test/operator/${name}.test.ts`);
 const http = (...names: string[]) => names.map((name) => `test/proxy/${name}.test.ts`);
 
-const READER = policy("document", "clients", "engine", "acl", "parse", "schema");
+const READER = policy("document", "clients", "engine", "acl", "acl-clients", "parse", "schema");
 const PLACEMENT = operator("placement", "explain-unplaced", "network-policies", "golden", "disturbances");
 const INJECTION = ["values", "golden", "inject"].map((name) => `test/injection/${name}.test.ts`);
 
@@ -38,10 +38,10 @@ export const MODULES: readonly Module[] = [
     tests: policy("reasons", "engine", "views", "explain", "embedded", "engine.property"),
   },
   { source: "proxy/policy/rules.ts", tests: [...READER, ...policy("engine.property")] },
-  ...all("proxy/policy", "clients client-warnings", policy("clients", "schema", "views")),
+  ...all("proxy/policy", "clients client-warnings", policy("clients", "acl-clients", "schema", "views")),
   { source: "proxy/policy/smokescreen.ts", tests: policy("smokescreen") },
-  ...all("proxy/policy", "acl document", READER),
-  { source: "proxy/policy/policy-file.ts", tests: policy("document", "acl", "parse") },
+  ...all("proxy/policy", "acl acl-lint document", READER),
+  { source: "proxy/policy/policy-file.ts", tests: policy("document", "acl", "acl-clients", "parse") },
   { source: "proxy/policy/parse.ts", tests: policy("parse", "document", "acl") },
   ...all("proxy/http", "head request-line other-protocols", http("head-values", "head")),
   { source: "proxy/http/body.ts", tests: http("body") },

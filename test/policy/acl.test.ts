@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { parse, parseAllDocuments } from "yaml";
-import { type AclChoice, readAcl } from "../../proxy/policy/acl.ts";
-import { compile, decideKnown } from "../../proxy/policy/engine.ts";
+import { parse } from "yaml";
+import { readAcl } from "../../proxy/policy/acl.ts";
+import { compile, decideKnown, viewOf } from "../../proxy/policy/engine.ts";
 import { readPolicy } from "../../proxy/policy/policy-file.ts";
 import { PolicyError } from "../../proxy/policy/rules.ts";
 import { parseAuthority } from "../../proxy/policy/target.ts";
@@ -33,7 +33,7 @@ global_deny_list: ["bad.example", "evil.sub.example", "8.8.4.4"]
 `;
 
 const decideFor = (text: string, service: string | undefined, target: string, address: string) => {
-  const set = compile(readPolicy(text, { name: "acl.yaml", service }).document);
+  const set = viewOf(compile(readPolicy(text, { name: "acl.yaml", service }).document), { kind: "missing" })!;
   const { verdict, code, wouldDeny } = decideKnown(set, parseAuthority(target)!, [address]);
   return [verdict, code ?? wouldDeny?.code].join(" ").trim();
 };
@@ -220,86 +220,29 @@ test("an entry that no list accepts is refused with the forms that it accepts", 
   });
 });
 
-/** The shape of mole's own file: one service for clients with the password, `default` for the others. */
-const MOLE = `---
-version: v1
-services:
-  - {name: authed, project: users, action: report}
-default: {project: other, action: enforce}
-global_allow_list: [hook.example]
-global_deny_list: ["*.internal"]
-`;
-const SEVERAL = "services: [{name: a, action: open}, {name: b, action: open}]\n";
-
-test("a service applies to its identity only: the password, --service, or else default", () => {
+test("--service, or a file without services, is one set of rules for all clients", () => {
   const one = "services: [{name: ci-runner, action: open}]\n";
-  const rows: [text: string, password: boolean, service: string | undefined, applies: string, action: string][] = [
-    [`${one}default: {action: enforce}`, false, undefined, "default", "Deny"],
-    [`${one}default: {action: enforce}`, true, undefined, "default", "Deny"],
-    [`${one}default: {action: enforce}`, false, "ci-runner", "ci-runner", "Allow"],
-    [`${one}default: {action: enforce}`, true, "default", "default", "Deny"],
-    [one, false, "ci-runner", "ci-runner", "Allow"],
-    [SEVERAL, true, "b", "b", "Allow"],
-    [MOLE, true, undefined, "authed", "Report"],
-    [MOLE, false, undefined, "default", "Deny"],
-    [MOLE, true, "default", "default", "Deny"],
-    [MOLE, false, "authed", "authed", "Report"],
-    ["services: [{name: authed, action: open}]", true, undefined, "authed", "Allow"],
+  const rows: [text: string, service: string | undefined, applies: string | undefined, action: string][] = [
+    [`${one}default: {action: enforce}`, "ci-runner", "ci-runner", "Allow"],
+    [`${one}default: {action: enforce}`, "default", "default", "Deny"],
+    [one, "ci-runner", "ci-runner", "Allow"],
+    ["services: [{name: authed, action: open}]", "authed", "authed", "Allow"],
     // The name of a service is an identity, also this one.
-    ["services: [{name: default, action: open}]", false, "default", "default", "Allow"],
-    ["default: {action: report}", true, undefined, "default", "Report"],
-    ["services: []\ndefault: {action: report}", false, "default", "default", "Report"],
+    ["services: [{name: default, action: open}]", "default", "default", "Allow"],
+    ["default: {action: report}", undefined, "default", "Report"],
+    ["services: []\ndefault: {action: report}", undefined, "default", "Report"],
+    ["services: []\ndefault: {action: report}", "default", "default", "Report"],
+    ["global_allow_list: [a.example]", undefined, undefined, "Deny"],
   ];
-  for (const [text, sharedPassword, service, applies, action] of rows) {
-    const source = readPolicy(text, { name: "acl.yaml", service, sharedPassword });
-    assert.deepEqual([source.service, source.document.defaultAction], [applies, action], `${text} ${service}`);
+  for (const [text, service, applies, action] of rows) {
+    for (const shared of [false, true]) {
+      const identities = { shared, own: false, missing: !shared };
+      const source = readPolicy(text, { name: "acl.yaml", service, identities });
+      const { document, sharedClient } = source;
+      assert.deepEqual([source.service, document.defaultAction, sharedClient], [applies, action, "default"], text);
+      assert.deepEqual([document.version, document.clients, document.hostSets], [1, undefined, undefined], text);
+    }
   }
-});
-
-test("a file without a service for the clients is refused with the ways out", () => {
-  const rows: [text: string, password: boolean, message: string][] = [
-    [
-      SEVERAL,
-      false,
-      "services: none applies: there is no default for clients without a password; choose one with --service NAME, or add default; the file has a, b",
-    ],
-    [
-      SEVERAL,
-      true,
-      "services: none applies: there is neither authed nor default for clients with the password; choose one with --service NAME, or add default; the file has a, b",
-    ],
-    [
-      "services: [{name: authed, action: open}]",
-      false,
-      "services: none applies: there is no default for clients without a password; choose one with --service NAME, set PROXY_PASSWORD to apply authed, or add default; the file has authed",
-    ],
-    [
-      "services: [{name: default, action: open}]",
-      false,
-      "services: none applies: there is no default for clients without a password; choose one with --service NAME, or add default; the file has default",
-    ],
-  ];
-  for (const [text, sharedPassword, message] of rows) {
-    assert.throws(() => readAcl(text, { sharedPassword }), { name: "Error", message }, text);
-  }
-});
-
-test("warns about services that do not apply, unless --service chose one", () => {
-  const unused = (text: string, choice: AclChoice) =>
-    readAcl(text, choice).warnings.filter((warning) => warning.startsWith("services: "));
-  assert.deepEqual(unused(`${SEVERAL}default: {action: enforce}`, {}), [
-    "services: default applies to every client; choose another one with --service NAME; not used: a, b",
-  ]);
-  assert.deepEqual(unused(MOLE, {}), [
-    "services: default applies to every client; choose another one with --service NAME, or set PROXY_PASSWORD to apply authed; not used: authed",
-  ]);
-  const more = MOLE.replace("default:", "  - {name: b, action: open}\ndefault:");
-  assert.deepEqual(unused(more, { sharedPassword: true }), [
-    "services: authed applies to every client; choose another one with --service NAME; not used: b",
-  ]);
-  assert.deepEqual(unused(MOLE, { sharedPassword: true }), []);
-  assert.deepEqual(unused(more, { service: "b" }), []);
-  assert.deepEqual(unused("default: {action: open}", {}), []);
 });
 
 test("keys of other tools at the top of a file have no effect", () => {
@@ -321,7 +264,7 @@ default: {<<: *base, action: enforce}
   assert.equal(decideFor(text, "b", "other.example:443", "8.8.8.8"), "allow not-allowed");
   assert.match(
     readAcl(text, {}).warnings.join("\n"),
-    /allow_missing_role has no effect: without a password, default applies to every client/,
+    /allow_missing_role has no effect: without passwords and client certificates, default applies to every client/,
   );
   // They alone are no file.
   assert.throws(() => readPolicy("x-base: {services: []}", { name: "acl.yaml" }), /^Error: is not a policy/);
@@ -340,30 +283,6 @@ test("Smokescreen's config.yaml is refused with the options to use instead", () 
   assert.throws(() => readPolicy("7", { name: "x" }), /^Error: is not a policy: expected a policy document/);
 });
 
-test("import writes one manifest per service and one for default, with equal decisions", () => {
-  const { yaml, warnings } = importAcl(SERVICES, {});
-  const manifests = parseAllDocuments(yaml).map((document) => String(document));
-  assert.equal(manifests.length, 4);
-  assert.deepEqual(
-    manifests.map((text) => (parse(text) as { metadata: { name: string } }).metadata.name),
-    ["enforcing", "reporting", "open", "default"],
-  );
-  assert.match(warnings.join("\n"), /^enforcing: .*10\.0\.0\.5\/32 \(private\) is left out/m);
-  assert.match(warnings.join("\n"), /^enforcing: .*9\.9\.9\.9\/32 also admits names that resolve to it/m);
-  for (const [i, service] of ["enforcing", "reporting", "open", "default"].entries()) {
-    for (const [target, address] of [
-      ["ok.example:443", "8.8.8.8"],
-      ["other.example:443", "8.8.4.4"],
-      ["9.9.9.9:443", "9.9.9.9"],
-    ] as const) {
-      // Only the verdict: cidrs of a manifest pass the name stage, so the code may be that of a later stage.
-      const [imported] = decideFor(manifests[i]!, undefined, target, address).split(" ");
-      const [original] = decideFor(SERVICES, service, target, address).split(" ");
-      assert.equal(imported, original, `${service} ${target} ${address}`);
-    }
-  }
-});
-
 test("import takes --service default and ports for the manifests", () => {
   const { yaml, warnings } = importAcl(SERVICES, { service: "default", ports: ["1-65535"] });
   const { metadata, spec } = parse(yaml) as { metadata: object; spec: { defaultAction: string; ports: unknown } };
@@ -371,30 +290,9 @@ test("import takes --service default and ports for the manifests", () => {
   assert.equal(decideFor(yaml, undefined, "everyone.example:22", "8.8.8.8"), "allow");
   assert.doesNotMatch(warnings.join("\n"), /only the ports/);
   assert.match(
-    importAcl(SERVICES, {}).warnings.join("\n"),
+    importAcl(SERVICES, { service: "default" }).warnings.join("\n"),
     /^only the ports 80, 443, 1024-65535 are allowed, and Smokescreen allows every port; set spec\.ports/m,
   );
   const alone = importAcl("services: []\ndefault: {action: open}", {}).yaml;
   assert.deepEqual((parse(alone) as { metadata: object }).metadata, { name: "webhooks" });
-});
-
-test("import parses a file of many services once", () => {
-  const services = Array.from(
-    { length: 300 },
-    (_, i) => `- {name: s${i}, action: open, allowed_domains: [x${i}.example]}`,
-  );
-  const text = `services:\n${services.join("\n")}\n`;
-  /** CPU time of this process, in milliseconds: other processes do not change it. */
-  const time = (run: () => void): number => {
-    const before = process.cpuUsage();
-    run();
-    const { user, system } = process.cpuUsage(before);
-    return (user + system) / 1000;
-  };
-  const choice = { service: "s0" };
-  readAcl(text, choice);
-  const once = Math.min(...[1, 2, 3].map(() => time(() => readAcl(text, choice))));
-  const all = time(() => importAcl(text, {}));
-  // One parse for each service would take 300 times as long.
-  assert.ok(all < 100 * once, `${all} ms for the import, ${once} ms for one parse`);
 });

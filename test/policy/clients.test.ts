@@ -265,7 +265,15 @@ test("warns about clients that a user should check", () => {
     /there is no client default: .*add \{name: default\} first$/,
   );
   const clients = [{ name: "default" }, { name: "a", allow: hosts("a.example") }];
-  assert.match(warnings({ clients })[0]!, /default action of default is Allow, .*: a can leave the own entry$/);
+  assert.match(
+    warnings({ clients })[0]!,
+    /default action of default is Allow, and a client with the shared password is default: a can leave the own entry$/,
+  );
+  const authentication = { mode: "Basic", secretRef: { name: "s" }, allowMissing: true };
+  assert.match(
+    warnings({ clients, authentication })[0]!,
+    /default action of default is Allow, and a client with the shared password or none is default: a can leave/,
+  );
   assert.deepEqual(warnings({ clients, defaultAction: "Deny" }), []);
   const twins = [{ name: "default" }, { name: "a" }, { name: "A" }];
   assert.deepEqual(warnings({ clients: twins, defaultAction: "Deny" }), [

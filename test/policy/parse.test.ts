@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { readAcl } from "../../proxy/policy/acl.ts";
 import type { PolicyDocument } from "../../proxy/policy/document.ts";
-import { MAX_ALIASES, parseText } from "../../proxy/policy/parse.ts";
+import { MAX_ALIASES, MAX_VALUES, parseText } from "../../proxy/policy/parse.ts";
 import { readPolicy } from "../../proxy/policy/policy-file.ts";
 import { MAX_PROBLEMS_SHOWN, PolicyError } from "../../proxy/policy/rules.ts";
 import { SHARE } from "../harness/runs.ts";
@@ -149,8 +149,9 @@ test("rejects expanding aliases and merge keys, tags and YAML 1.1", () => {
     ["%YAML 1.1\n---\ndefault: {action: open}\n", /not valid YAML: write it in YAML 1\.2/],
     ["default: !open {action: open}\n", /not valid YAML: Unresolved tag: !open/],
     ["default: {action: open}\n? {a: b}\n: c\n", /not valid YAML: a key must be a word/],
-    [`global_deny_list: [&h a.example${", *h".repeat(MAX_ALIASES + 1)}]`, /more than 100 YAML aliases/],
-    [bomb, /more than 100 YAML aliases/],
+    [`global_deny_list: [&h a.example${", *h".repeat(MAX_ALIASES + 1)}]`, /more than 4096 YAML aliases/],
+    // Its 200 aliases stand for 200 values.
+    [bomb, /^is not a policy/],
     ["global_deny_list: []\n---\ndefault: {action: open}\n", /Source contains multiple documents/],
     ['{"version": 1, "policy": "a/b"}{"version": 1, "policy": "a/b"}', /not valid JSON/],
   ]);
@@ -281,9 +282,16 @@ test("finds a duplicate key behind backslashes, and in the right line", () => {
 test("names the limits and the fixes of YAML files", () => {
   const aliases = (count: number) => `global_deny_list: [&h a.example${", *h".repeat(count)}]`;
   assert.match(errorOf(aliases(MAX_ALIASES - 1)), /^accepted/);
+  const list = `x-list: &l [${"a.example, ".repeat(many(10_000))}]\n`;
+  const uses = (count: number) => `${list}services: [${"{l: *l}, ".repeat(count)}]\n`;
+  const most = Math.floor(MAX_VALUES / many(10_000));
+  assert.match(errorOf(uses(Math.min(most - 2, MAX_ALIASES))), /^services\[0\]\.l: unknown key/);
   const lines = Array.from({ length: 9 }, (_, i) => `b${i}: &b${i} [${`*${i === 0 ? "a" : `b${i - 1}`}, `.repeat(9)}]`);
   refuses([
-    [["a: &a [x]", ...lines].join("\n"), /^not valid YAML: Excessive alias count/],
+    [
+      ["a: &a [x]", ...lines].join("\n"),
+      /^the file has more than 10000000 values, with those behind its YAML aliases$/,
+    ],
     [
       "global_deny_list: [*.a.example]",
       /^not valid YAML: \*\.a\.example is an alias in YAML; put it in quotes: "\*\.a\.example"$/,

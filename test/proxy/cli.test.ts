@@ -518,7 +518,7 @@ test("import prints valid manifests, and warnings on stderr", async () => {
     "acl.yaml",
     "global_deny_list: ['*.internal.example']\nservices:\n  - name: hooks\n    action: enforce\n    allowed_domains: [a.internal.example, 10.0.0.5]\n",
   );
-  const result = await runOutrider(["import", acl]);
+  const result = await runOutrider(["import", acl, "--service", "hooks"]);
   assert.equal(result.status, 0, result.stderr);
   assert.match(result.stdout, /^apiVersion: egress\.outrider\.dev\/v1alpha1\nkind: EgressPolicy\n/);
   for (const line of result.stderr.trim().split("\n")) assert.match(line, /^warning: /);
