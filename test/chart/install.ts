@@ -339,7 +339,12 @@ export function testInstallation(tool: Helm, skip: string | false): void {
     assert.deepEqual(
       left.filter((key) => !fleetKinds.test(key) && key !== `IPAddress ${service!.spec.clusterIP}`),
       // The API server makes an APIService of each group that a CRD has.
-      ["APIService v1alpha1.egress.outrider.dev", "CustomResourceDefinition egresspolicies.egress.outrider.dev"],
+      [
+        "APIService v1alpha1.egress.outrider.dev",
+        "CustomResourceDefinition egresspolicies.egress.outrider.dev",
+        "ValidatingAdmissionPolicy downgrade.egresspolicies.egress.outrider.dev",
+        "ValidatingAdmissionPolicyBinding downgrade.egresspolicies.egress.outrider.dev",
+      ],
     );
     const { uid } = (await plane.get<Meta>(policyPath(NS, "webhooks")))!.metadata;
     assert.ok(
@@ -379,7 +384,7 @@ export function testInstallation(tool: Helm, skip: string | false): void {
     );
     assert.deepEqual(
       commands.map((line) => line.split(" ").slice(0, 2).join(" ")),
-      ["kubectl delete", "kubectl wait", "helm uninstall", "kubectl delete"],
+      ["kubectl delete", "kubectl wait", "helm uninstall", "kubectl delete", "kubectl delete"],
     );
     for (const line of commands) {
       const [program, ...args] = line.split(" ");
