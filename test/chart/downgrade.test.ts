@@ -15,7 +15,7 @@ const SYSTEM = "outrider-system";
 const NAME = "egresspolicies.egress.outrider.dev";
 const CRD = `/apis/apiextensions.k8s.io/v1/customresourcedefinitions/${NAME}`;
 const GUARDS = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies";
-const GUARD = `${GUARDS}/downgrade.${NAME}`;
+const GUARD = `${GUARDS}/outrider-crd-guard`;
 const ALLOW = "egress.outrider.dev/allow-downgrade";
 const CRD_FILE = "files/egresspolicies.yaml";
 const IN_FORCE_MS = 30_000;
@@ -160,8 +160,10 @@ test("without Helm, only a CRD that keeps clients replaces another one", { skip,
   const applied = (text: string) => plane.kubectl(["apply", "--server-side", "--force-conflicts", "-f", "-"], text);
   assert.match((await replaced(olderCrd())).stderr, REFUSED);
   assert.match((await applied(olderCrd())).stderr, REFUSED);
-  const path = `/${[...SPEC, "properties", "clients"].join("/")}`;
-  const removal = JSON.stringify([{ op: "remove", path }]);
+  const paths = [["properties", "clients"], ["x-kubernetes-validations"]].map(
+    (part) => `/${[...SPEC, ...part].join("/")}`,
+  );
+  const removal = JSON.stringify(paths.map((path) => ({ op: "remove", path })));
   assert.match((await plane.kubectl(["patch", "crd", NAME, "--type=json", "-p", removal])).stderr, REFUSED);
   await annotate("=false");
   assert.match((await applied(olderCrd())).stderr, REFUSED);

@@ -342,8 +342,8 @@ export function testInstallation(tool: Helm, skip: string | false): void {
       [
         "APIService v1alpha1.egress.outrider.dev",
         "CustomResourceDefinition egresspolicies.egress.outrider.dev",
-        "ValidatingAdmissionPolicy downgrade.egresspolicies.egress.outrider.dev",
-        "ValidatingAdmissionPolicyBinding downgrade.egresspolicies.egress.outrider.dev",
+        "ValidatingAdmissionPolicy outrider-crd-guard",
+        "ValidatingAdmissionPolicyBinding outrider-crd-guard",
       ],
     );
     const { uid } = (await plane.get<Meta>(policyPath(NS, "webhooks")))!.metadata;
