@@ -1,20 +1,14 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { LABEL } from "../../operator/api/names.ts";
+import { clientOf, isClientName } from "../../operator/injection/clients.ts";
 import { coverage, mayIgnoreProxy } from "../../operator/injection/coverage.ts";
 import { excludes, widens } from "../../operator/injection/exclusions.ts";
 import { type InjectionTarget, inject, MAX_WARNING_CHARS, optIn } from "../../operator/injection/inject.ts";
 import { exclusionsOf, hasOtherProxy, javaOptions } from "../../operator/injection/java.ts";
 import { type Container, isSet, type PodLike } from "../../operator/injection/pod.ts";
 import { imageOf, isConvoy, isOldConvoy } from "../../operator/injection/presets.ts";
-import {
-  clientOf,
-  isClientName,
-  ownOf,
-  PASSWORD_NAME,
-  URL_NAMES,
-  wantedOf,
-} from "../../operator/injection/variables.ts";
+import { ownOf, PASSWORD_NAME, URL_NAMES, wantedOf } from "../../operator/injection/variables.ts";
 import { targetOf } from "./policies.ts";
 
 /** Values as senders write them: arguments, variables, options of the JVM, images, and the warnings about them. */
@@ -147,7 +141,10 @@ test("reads requests of pods with few fields", () => {
   );
   assert.equal(mayIgnoreProxy({ metadata: {} }), undefined);
   assert.equal(
-    coverage({ metadata: { labels: { [LABEL.policy]: "webhooks" } } }, () => "webhooks@1"),
+    coverage({ metadata: { labels: { [LABEL.policy]: "webhooks" } } }, () => ({
+      marker: "webhooks@1",
+      refused: false,
+    })),
     "missed",
   );
   const listed = { injection: { initContainers: ["migrate"] } };

@@ -3,7 +3,7 @@ import type { EgressPolicySpec } from "../../api/egresspolicy.ts";
 import { ANNOTATION, LABEL, REASON, SERVICE_PORT } from "../../api/names.ts";
 import { type Coverage, coverage, mayIgnoreProxy } from "../../injection/coverage.ts";
 import { isMirror } from "../../injection/pod.ts";
-import { markersOf } from "../../injection/variables.ts";
+import { expectedBy } from "../../injection/variables.ts";
 import type { Facts, RequestingPod } from "../facts/facts.ts";
 import { strangersText } from "./clients.ts";
 
@@ -62,12 +62,12 @@ export function judgeWorkloads(
   host: string,
   strangers: readonly RequestingPod[],
 ): Workloads {
-  const markerFor = markersOf({ policy: { ...policy, spec }, host, port: SERVICE_PORT });
+  const expectedOf = expectedBy({ policy: { ...policy, spec }, host, port: SERVICE_PORT });
   if (spec.injection.mode === "None") {
     return { finding: unknown(REASON.notRequested, "spec.injection.mode is None"), summary: "" };
   }
   const by: Record<Coverage, RequestingPod[]> = { covered: [], stale: [], missed: [], none: [] };
-  for (const one of requesting) by[coverage(one.pod, markerFor, one.namespaceLabels)].push(one);
+  for (const one of requesting) by[coverage(one.pod, expectedOf, one.namespaceLabels)].push(one);
   const all = by.covered.length + by.stale.length + by.missed.length;
   if (all === 0) {
     const how = `label or annotation ${LABEL.policy}: ${policy.metadata.name}`;
