@@ -1,3 +1,4 @@
+import { DEFAULT_CLIENT } from "../../proxy/policy/clients.ts";
 import type { Who } from "../../proxy/policy/engine.ts";
 import type { EgressPolicySpec } from "../api/egresspolicy.ts";
 import { ANNOTATION } from "../api/names.ts";
@@ -5,9 +6,6 @@ import type { PodLike } from "./pod.ts";
 import { PRESETS } from "./presets.ts";
 
 /** Which client of a policy a pod is. Pure. */
-
-/** Entry of `spec.clients` for every client without one of its own. */
-const DEFAULT = "default";
 
 type Metadata = Pick<PodLike, "metadata">;
 
@@ -46,5 +44,5 @@ export function isRefused(pod: Metadata, spec: EgressPolicySpec): boolean {
   const { clients } = spec;
   if (clients === undefined) return false;
   const who = whoOf(pod, spec);
-  return !clients.some(({ name }) => name === DEFAULT || (who.kind === "own" && name === who.name));
+  return !clients.some(({ name }) => name === DEFAULT_CLIENT || (who.kind === "own" && name === who.name));
 }

@@ -8,6 +8,7 @@ import { excludes, widens } from "../../operator/injection/exclusions.ts";
 import { inject, optIn, type PodLike } from "../../operator/injection/inject.ts";
 import type { Container, EnvVar } from "../../operator/injection/pod.ts";
 import { expectedBy, markerOf, NO_PROXY_NAMES, PASSWORD_NAME, URL_NAMES } from "../../operator/injection/variables.ts";
+import { viewFor } from "../../operator/injection/warnings.ts";
 import { runs, SHARE } from "../harness/runs.ts";
 import { applied, environment, targetOf } from "./policies.ts";
 
@@ -332,6 +333,20 @@ test("a pod without rules is missed until its client has an entry", () => {
   // Without clients every name gets the policy's rules.
   const { clients: _, ...without } = spec("x");
   assert.equal(coverage(stored("billing"), expectedBy(targetOf(without))), "covered");
+});
+
+test("a policy is compiled once for all of its clients", () => {
+  const clients = [
+    { name: "a", allow: [{ hosts: ["a.example"] }] },
+    { name: "b", deny: [{ hosts: ["b.example"] }] },
+  ];
+  const authentication = { mode: "Basic", secretRef: { name: "p" } };
+  const { policy } = targetOf({ authentication, deny: [{ hosts: ["x.example"] }], clients });
+  const view = (name: string) => viewFor({ policy, who: { kind: "own", name } });
+  assert.deepEqual([view("a")?.entry, view("b")?.entry, view("c")], ["a", "b", undefined]);
+  assert.equal(view("a"), view("a"));
+  assert.equal(view("a")!.deny, view("b")!.deny);
+  assert.equal(viewFor({ policy, who: { kind: "shared" } }), undefined);
 });
 
 test("the marker changes only with the injected settings", () => {
