@@ -59,8 +59,8 @@ const urlOf = (host: string, port: number, credentials: string): string =>
   `http://${credentials}${isIP(host) === 6 ? `[${host}]` : host}:${port}`;
 
 /**
- * URL of the TLS port. Its name has no dot at its end: Python and others compare it with the certificate as it is. A
- * resolver that finds another host finds none with this certificate.
+ * URL of the TLS port. Its name has no dot at its end, since httpx compares it with the certificate as it is. Another
+ * host, which a resolver could find below a search domain, does not have this certificate.
  */
 const tlsUrlOf = (host: string, credentials: string): string => `https://${credentials}${host}:${SERVICE_TLS_PORT}`;
 

@@ -182,7 +182,7 @@ function tlsNotes({ policy }: InjectionTarget): Note[] {
   const secret = proxy.tls?.secretRef.name;
   if (injection.tls !== true || secret === undefined) return [];
   const note = hint(
-    `senders have to trust the proxies' certificate; if Secret ${secret} has ca.crt, Node gets it, and trusts this CA for targets as well`,
+    `senders must support https proxy URLs (aiohttp ignores them and sends directly) and trust the proxies; if Secret ${secret} has ca.crt, Node trusts this CA, for targets as well`,
   );
   const { java, byAddress } = PRESETS[preset];
   if (java !== true && byAddress !== true) return [note];
