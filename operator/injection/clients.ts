@@ -27,7 +27,7 @@ export const readsPasswords = ({ authentication }: EgressPolicySpec): boolean =>
 export const needsCertificate = ({ authentication }: EgressPolicySpec): boolean =>
   authentication.mode === "TLS" && authentication.allowMissing !== true;
 
-/** Who an injected pod is to the proxies. */
+/** Identity of an injected pod at the proxies. */
 export function whoOf(pod: Metadata, spec: EgressPolicySpec): Who {
   if (!readsPasswords(spec) || PRESETS[spec.preset].cannotAuthenticate !== undefined) return { kind: "missing" };
   const name = clientOf(pod);

@@ -141,14 +141,14 @@ export function markerOf(target: InjectionTarget, present?: readonly string[]): 
   return `${metadata.name}@${hash}`;
 }
 
-/** What a pod has if it is covered. */
+/** Expected state of a pod. */
 interface Expected {
   marker: string;
   /** No entry of `spec.clients` applies to it, whatever its settings are. */
   refused: boolean;
 }
 
-/** What a running pod should have, by its metadata. Undefined if the policy injects nothing. */
+/** Expected state of a running pod, by its metadata. Undefined if the policy injects nothing. */
 export type ExpectedOf = (pod: Pick<PodLike, "metadata">) => Expected | undefined;
 
 /** Computes each marker of a policy once, since many pods have the same one. */

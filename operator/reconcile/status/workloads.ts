@@ -40,7 +40,7 @@ function whyMissed(missed: readonly RequestingPod[], spec: EgressPolicySpec): st
   const parts: string[] = [];
   if (refused.length > 0) {
     const what = `the proxies refuse ${counted(refused.length, "pod", "pods")}: ${requestingPods(refused)}`;
-    const fix = `add default to it, or the annotation ${ANNOTATION.client} to the pods`;
+    const fix = `add default to it, or set the annotation ${ANNOTATION.client}`;
     parts.push(`${what} (spec.clients has neither their client nor default; ${fix})`);
   }
   if (early.length > 0) {
