@@ -302,7 +302,7 @@ export function testInstallation(tool: Helm, skip: string | false): void {
 
   test("no request was rejected for missing rights", { skip }, () => assertRights("outrider-operator"));
 
-  test("helm uninstall keeps only the CRD, policies and fleets", {
+  test("helm uninstall keeps only the CRD with its guard, policies and fleets", {
     skip,
     timeout: 120_000,
   }, async () => {
