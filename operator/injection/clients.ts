@@ -39,10 +39,14 @@ export function isUnlisted(client: string | undefined, { clients }: EgressPolicy
   return client !== undefined && clients !== undefined && !clients.some(({ name }) => name === client);
 }
 
-/** Whether the proxies refuse every request of a pod, since no entry of `spec.clients` applies to it. */
-export function isRefused(pod: Metadata, spec: EgressPolicySpec): boolean {
+/** Whether no entry of `spec.clients` applies to a pod. */
+export function lacksEntry(pod: Metadata, spec: EgressPolicySpec): boolean {
   const { clients } = spec;
   if (clients === undefined) return false;
   const who = whoOf(pod, spec);
   return !clients.some(({ name }) => name === DEFAULT_CLIENT || (who.kind === "own" && name === who.name));
 }
+
+/** Whether the proxies refuse every request of an injected pod. */
+export const isRefused = (pod: Metadata, spec: EgressPolicySpec): boolean =>
+  needsCertificate(spec) || lacksEntry(pod, spec);

@@ -7,7 +7,7 @@ import type { ExpectedOf } from "./variables.ts";
  * Injection state of a pod. covered: every selected container has the current settings. stale: it has older settings,
  * so the pod has to be restarted. missed: the pod requests the policy, and not all of it sends through the proxies. It
  * was created before the webhook ran, it was skipped (another proxy, host network), it is a static pod, its sender is
- * known to ignore the variables, or the proxies refuse it, since no entry of `spec.clients` applies to it. none: it does
+ * known to ignore the variables, or the proxies refuse it, for lack of a certificate or an entry of `spec.clients`. none: it does
  * not request this policy, or the policy injects nothing.
  */
 export type Coverage = "covered" | "stale" | "missed" | "none";

@@ -144,7 +144,7 @@ export function markerOf(target: InjectionTarget, present?: readonly string[]): 
 /** Expected state of a pod. */
 interface Expected {
   marker: string;
-  /** No entry of `spec.clients` applies to it, whatever its settings are. */
+  /** The proxies refuse it, whatever its settings are: it needs a certificate, or an entry of `spec.clients`. */
   refused: boolean;
 }
 

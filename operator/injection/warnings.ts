@@ -4,7 +4,7 @@ import { compile, decideName, type PolicySet, viewOf, type Who } from "../../pro
 import { readManifest } from "../../proxy/policy/policy-file.ts";
 import type { EgressPolicy } from "../api/egresspolicy.ts";
 import { ANNOTATION, EVENT_REASON, LABEL } from "../api/names.ts";
-import { clientOf, isClientName, isRefused, readsPasswords } from "./clients.ts";
+import { clientOf, isClientName, lacksEntry, readsPasswords } from "./clients.ts";
 import { excludes, widens } from "./exclusions.ts";
 import { exclusionsOf } from "./java.ts";
 import { type Container, isSet, literal, type PodLike, variable } from "./pod.ts";
@@ -201,7 +201,7 @@ function clientNotes(pod: PodLike, { spec, metadata }: EgressPolicy): Note[] {
       incompatible("the client annotation is not a valid key of a Secret; use letters, digits, '-', '_' and '.'"),
     ];
   }
-  if (!isRefused(pod, spec)) return [];
+  if (!lacksEntry(pod, spec)) return [];
   const fix = `set the annotation ${ANNOTATION.client}, or add the client default to ${metadata.name}`;
   return [incompatible(`the proxies refuse the pod: it names no client, and spec.clients has no default; ${fix}`)];
 }

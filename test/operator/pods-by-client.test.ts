@@ -88,3 +88,17 @@ test("reports pods that the proxies refuse, since no entry applies to them", () 
   const later = policyOf([{ name: "billing" }, { name: "default" }]);
   assert.equal(judge(later, injected(later, ["billing", undefined])).status, "True");
 });
+
+test("reports pods that were injected before the mode needed certificates", () => {
+  const before = policyOf(undefined);
+  const pods = injected({ ...before, spec: withDefaults({}) }, [undefined]);
+  const after = { ...before, spec: withDefaults({ authentication: { mode: "TLS" } }) };
+  const { status, reason, message } = judge(after, pods);
+  assert.deepEqual([status, reason], ["False", "Missed"]);
+  assert.match(message, /the proxies refuse 1 pod: pod-0 \(authentication\.mode TLS needs a client certificate;/);
+  const allowing = withDefaults({
+    authentication: { mode: "TLS", allowMissing: true },
+    clients: [{ name: "default" }],
+  });
+  assert.equal(judge({ ...before, spec: allowing }, pods).status, "True");
+});

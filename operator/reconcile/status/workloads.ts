@@ -1,7 +1,7 @@
 import { counted, type Finding, joinNames, no, unknown, yes } from "../../api/conditions.ts";
 import type { EgressPolicySpec } from "../../api/egresspolicy.ts";
 import { ANNOTATION, LABEL, REASON, SERVICE_PORT } from "../../api/names.ts";
-import { isRefused } from "../../injection/clients.ts";
+import { isRefused, needsCertificate } from "../../injection/clients.ts";
 import { type Coverage, coverage, mayIgnoreProxy } from "../../injection/coverage.ts";
 import { isMirror } from "../../injection/pod.ts";
 import { expectedBy } from "../../injection/variables.ts";
@@ -40,8 +40,10 @@ function whyMissed(missed: readonly RequestingPod[], spec: EgressPolicySpec): st
   const parts: string[] = [];
   if (refused.length > 0) {
     const what = `the proxies refuse ${counted(refused.length, "pod", "pods")}: ${requestingPods(refused)}`;
-    const fix = `add default to it, or set the annotation ${ANNOTATION.client}`;
-    parts.push(`${what} (spec.clients has neither their client nor default; ${fix})`);
+    const why = needsCertificate(spec)
+      ? "authentication.mode TLS needs a client certificate; configure their senders, or use BasicOrTLS"
+      : `spec.clients has neither their client nor default; add default to it, or set the annotation ${ANNOTATION.client}`;
+    parts.push(`${what} (${why})`);
   }
   if (early.length > 0) {
     const what = `${counted(early.length, "pod is", "pods are")} not injected: ${requestingPods(early)}`;
