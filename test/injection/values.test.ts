@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { LABEL } from "../../operator/api/names.ts";
-import { clientOf, isClientName } from "../../operator/injection/clients.ts";
+import { clientOf, isClientName, whoOf } from "../../operator/injection/clients.ts";
 import { coverage, mayIgnoreProxy } from "../../operator/injection/coverage.ts";
 import { excludes, widens } from "../../operator/injection/exclusions.ts";
 import { type InjectionTarget, inject, MAX_WARNING_CHARS, optIn } from "../../operator/injection/inject.ts";
@@ -130,6 +130,20 @@ test("reads the client name of a pod", () => {
   assert.equal(clientOf({ metadata: { annotations: { [client]: " agent " } } }), "agent");
   assert.equal(clientOf({ metadata: { annotations: { [client]: " " } } }), undefined);
   assert.ok(isClientName("a".repeat(253)) && !isClientName("a".repeat(254)) && !isClientName("a b"));
+});
+
+test("a pod is the client of its annotation only if its sender can authenticate", () => {
+  const named = { metadata: { annotations: { "egress.outrider.dev/client": "billing" } } };
+  const who = (authentication: object, preset = "Generic", pod: PodLike = named) =>
+    whoOf(pod, targetOf({ preset, authentication }).policy.spec);
+  const basic = { mode: "Basic", secretRef: { name: "p" } };
+  assert.deepEqual(who(basic), { kind: "own", name: "billing" });
+  assert.deepEqual(who({ ...basic, mode: "BasicOrTLS" }), { kind: "own", name: "billing" });
+  assert.deepEqual(who(basic, "Generic", { metadata: {} }), { kind: "shared" });
+  for (const mode of ["None", "TLS"]) assert.deepEqual(who({ mode }), { kind: "missing" });
+  for (const preset of ["Svix", "Java"]) {
+    assert.deepEqual(who({ ...basic, allowMissing: true }, preset), { kind: "missing" });
+  }
 });
 
 test("reads requests of pods with few fields", () => {
