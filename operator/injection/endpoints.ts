@@ -2,11 +2,10 @@ import { isIP } from "node:net";
 import { parseAddress } from "../../proxy/policy/cidr.ts";
 import { decideName } from "../../proxy/policy/engine.ts";
 import { isLoopback, neverAllowed } from "../../proxy/policy/special.ts";
-import type { EgressPolicy } from "../api/egresspolicy.ts";
 import { excludes, isInside } from "./exclusions.ts";
 import { type Container, literal } from "./pod.ts";
 import type { InjectionTarget, Own } from "./variables.ts";
-import { admitsInside, clusterDomainOf, compiled, hint, type Note } from "./warnings.ts";
+import { admitsInside, clusterDomainOf, hint, type Note, type RulesOf, viewFor } from "./warnings.ts";
 
 /** A variable of a container with an HTTP endpoint for which the proxy rejects requests. */
 interface RejectedEndpoint {
@@ -39,14 +38,14 @@ function urlOf(name: string, value: string): URL | undefined {
 const bracketed = (host: string): string => (isIP(host) === 6 ? `[${host}]` : host);
 
 /** Why the proxy rejects requests for a host; undefined if it may allow them. */
-function rejection(policy: EgressPolicy, host: string, port: number, domain: string): "never" | "rule" | undefined {
+function rejection(rules: RulesOf, host: string, port: number, domain: string): "never" | "rule" | undefined {
   const address = parseAddress(host);
   const never = address === null ? undefined : neverAllowed(address);
   // Many clients never use a proxy for loopback targets.
   if (host === "localhost" || (never !== undefined && isLoopback(never))) return undefined;
   if (never !== undefined) return "never";
-  if (isInside(host, domain)) return admitsInside(policy, { host, port }) ? undefined : "rule";
-  const set = CLOUD_APIS.some((suffix) => host.endsWith(suffix)) ? compiled(policy) : undefined;
+  if (isInside(host, domain)) return admitsInside(rules, { host, port }) ? undefined : "rule";
+  const set = CLOUD_APIS.some((suffix) => host.endsWith(suffix)) ? viewFor(rules) : undefined;
   return set !== undefined && "code" in decideName(set, { host, port, ip: false }) ? "rule" : undefined;
 }
 
@@ -58,7 +57,7 @@ function rejection(policy: EgressPolicy, host: string, port: number, domain: str
 export function rejectedEndpoints(
   container: Container,
   noProxy: readonly string[],
-  { target, own }: { target: InjectionTarget; own: Own },
+  { target, own, rules }: { target: InjectionTarget; own: Own; rules: RulesOf },
 ): RejectedEndpoint[] {
   const names = new Set((container.env ?? []).map(({ name }) => name).filter((name) => !OWN_NAMES.test(name)));
   return [...names].flatMap((name) => {
@@ -67,7 +66,7 @@ export function rejectedEndpoints(
     const host = url.hostname.replace(/^\[|\]$|\.$/g, "").toLowerCase();
     if (own.host(host) || noProxy.some((entry) => excludes(entry, host))) return [];
     const port = Number(url.port) || (url.protocol === "http:" ? 80 : 443);
-    const why = rejection(target.policy, host, port, clusterDomainOf(target.host));
+    const why = rejection(rules, host, port, clusterDomainOf(target.host));
     return why === undefined ? [] : [{ name, host, never: why === "never" }];
   });
 }

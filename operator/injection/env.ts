@@ -1,5 +1,6 @@
 import { isDeepStrictEqual } from "node:util";
 import { otherProxyArgument } from "./arguments.ts";
+import { CA_FILE, CA_NAME, mountPatch, takesAuthority } from "./authority.ts";
 import { exclusionsOf, hasOtherProxy, javaOptions, unsupported } from "./java.ts";
 import { type Container, type EnvVar, entries, isSet, type JsonPatch, literal, variable } from "./pod.ts";
 import { type Preset, SENDER_NO_PROXY, SENDER_URLS } from "./presets.ts";
@@ -17,7 +18,9 @@ import {
 } from "./variables.ts";
 
 /** Changes to one container, or the reason to skip it. */
-type EnvPlan = { patch: JsonPatch[]; noProxy: readonly string[]; hints: string[] } | { conflict: Conflict };
+type EnvPlan =
+  | { patch: JsonPatch[]; noProxy: readonly string[]; hints: string[]; usesAuthority: boolean }
+  | { conflict: Conflict };
 
 /** Why a container is skipped, and the fix. */
 export interface Conflict {
@@ -185,7 +188,8 @@ function setOwnNoProxy(edits: Edits, container: Container, context: EnvContext, 
 }
 
 /** Plans the changes to a container. */
-export function planEnv({ path, container }: Chosen, context: EnvContext): EnvPlan {
+export function planEnv(chosen: Chosen, context: EnvContext): EnvPlan {
+  const { path, container } = chosen;
   const conflict = conflictOf(container, context);
   if (conflict !== undefined) return { conflict };
   const { target, preset, wanted } = context;
@@ -197,6 +201,9 @@ export function planEnv({ path, container }: Chosen, context: EnvContext): EnvPl
   const usual = setNoProxy(edits, container, context, overwrite, hints);
   const senders = setOwnNoProxy(edits, container, context, overwrite, hints);
   if (!isSet(variable(container, NODE_NAME))) set(edits, { name: NODE_NAME, value: "1" });
+  const usesAuthority = wanted.authority !== undefined && takesAuthority(container);
+  if (usesAuthority) set(edits, { name: CA_NAME, value: CA_FILE });
+  else if (wanted.authority !== undefined) hints.push(`${CA_NAME} is kept; add the CA of the proxies to its file`);
   if (preset.java === true) {
     const { host, port } = target;
     const options = variable(container, JAVA_NAME)?.value ?? "";
@@ -210,5 +217,6 @@ export function planEnv({ path, container }: Chosen, context: EnvContext): EnvPl
   if (wanted.password !== undefined) setPassword(edits, wanted.password, urls);
   if (container.envFrom?.length) hints.push("the injected variables override proxy variables of its envFrom");
   const patch = patchOf(`${path}/env`, edits, container.env === undefined);
-  return { patch, noProxy: [...new Set([...usual, ...senders])], hints };
+  if (usesAuthority) patch.push(...mountPatch(chosen));
+  return { patch, noProxy: [...new Set([...usual, ...senders])], hints, usesAuthority };
 }

@@ -1,10 +1,12 @@
-import { ANNOTATION, EVENT_REASON, INJECT_DISABLED, LABEL } from "../api/names.ts";
+import { ANNOTATION, EVENT_REASON, INJECT_DISABLED, LABEL, SERVICE_TLS_PORT } from "../api/names.ts";
+import { volumePatch } from "./authority.ts";
+import { clientOf, needsCertificate, whoOf } from "./clients.ts";
 import { endpointNotes, rejectedEndpoints } from "./endpoints.ts";
 import { type Conflict, planEnv } from "./env.ts";
 import { isMirror, type JsonPatch, type PodLike } from "./pod.ts";
 import { PRESETS } from "./presets.ts";
 import { type Chosen, choose, nativeSidecars } from "./sidecars.ts";
-import { clientOf, type InjectionTarget, markerOf, ownOf, wantedOf } from "./variables.ts";
+import { type InjectionTarget, markerOf, ownOf, wantedOf } from "./variables.ts";
 import { containerNotes, hint, mayIgnore, type Note, policyNotes } from "./warnings.ts";
 
 export type { JsonPatch, PodLike } from "./pod.ts";
@@ -75,6 +77,10 @@ function unfit(pod: PodLike, { policy }: InjectionTarget, chosen: readonly Chose
   if (pod.spec?.hostNetwork === true) {
     return skip("it uses the host network, so its address is that of the node", "set hostNetwork: false");
   }
+  if (needsCertificate(policy.spec)) {
+    const why = "authentication.mode TLS needs a client certificate, which injection does not set";
+    return skip(why, "configure the sender yourself, or use BasicOrTLS");
+  }
   if (chosen.some(({ path }) => path.startsWith("/spec/containers/"))) return undefined;
   const listed = policy.spec.injection.containers?.length ?? 0;
   if (listed > 0) return skip("spec.injection.containers lists none of its containers", "list those that send");
@@ -139,7 +145,9 @@ export function inject(pod: PodLike, target: InjectionTarget): Injection {
     preset: PRESETS[policy.spec.preset],
     wanted: wantedOf(target, clientOf(pod)),
     own: ownOf(target, pod),
+    rules: { policy, who: whoOf(pod, policy.spec) },
   };
+  let usesAuthority = false;
   for (const one of reason === undefined ? chosen : []) {
     const { container } = one;
     const plan = planEnv(one, context);
@@ -148,16 +156,18 @@ export function inject(pod: PodLike, target: InjectionTarget): Injection {
       continue;
     }
     patch.push(...plan.patch);
+    usesAuthority ||= plan.usesAuthority;
     injected.push(container.name);
     const ignores = mayIgnore(container, target);
     if (ignores !== undefined) ignoring.push(`${container.name}: ${ignores}`);
     const rejected = rejectedEndpoints(container, plan.noProxy, context);
     endpoints.push(...rejected.map(({ name }) => `${container.name}: ${name}`));
-    notes.push(...containerNotes(container, plan.noProxy, target), ...endpointNotes(container, rejected));
+    notes.push(...containerNotes(container, plan.noProxy, context), ...endpointNotes(container, rejected));
     notes.push(...plan.hints.map((text) => hint(`container ${container.name}: ${text}`)));
   }
   const any = injected.length > 0;
-  if (any) notes.push(...policyNotes(pod, target), ...sidecarNotes(pod, target), ...resolverNotes(pod, target));
+  if (usesAuthority) patch.push(...volumePatch(pod, context.wanted.authority!));
+  if (any) notes.push(...policyNotes(pod, context), ...sidecarNotes(pod, target), ...resolverNotes(pod, target));
   notes.push(...absentNotes(pod, target));
   patch.push(
     ...mapPatch(pod, "labels", { [LABEL.injected]: any ? policy.metadata.name : undefined }),
@@ -181,7 +191,8 @@ const listOf = (parts: string[]): string | undefined =>
   parts.length === 0 ? undefined : cut(parts.join("; "), MAX_ANNOTATION_CHARS);
 
 function injectedEvent(names: readonly string[], { policy, host, port }: InjectionTarget): Injection["events"][number] {
-  const message = `proxy ${host}:${port} of policy ${policy.metadata.name} set in ${names.join(", ")}`;
+  const shown = policy.spec.injection.tls === true ? SERVICE_TLS_PORT : port;
+  const message = `proxy ${host}:${shown} of policy ${policy.metadata.name} set in ${names.join(", ")}`;
   return { type: "Normal", reason: EVENT_REASON.injected, message: cut(message, MAX_EVENT_CHARS) };
 }
 

@@ -17,6 +17,7 @@ export interface Container {
   args?: string[];
   env?: EnvVar[];
   envFrom?: unknown[];
+  volumeMounts?: { name: string; mountPath: string; readOnly?: boolean }[];
   /** Always: an init container that runs beside the app containers (a native sidecar). */
   restartPolicy?: string;
 }
@@ -24,7 +25,13 @@ export interface Container {
 /** A pod, or only its metadata. */
 export interface PodLike {
   metadata: { labels?: Record<string, string>; annotations?: Record<string, string> };
-  spec?: { hostNetwork?: boolean; dnsPolicy?: string; containers?: Container[]; initContainers?: Container[] };
+  spec?: {
+    hostNetwork?: boolean;
+    dnsPolicy?: string;
+    containers?: Container[];
+    initContainers?: Container[];
+    volumes?: { name: string; secret?: object }[];
+  };
 }
 
 /** Whether a pod mirrors a static pod, whose containers the kubelet starts from a file and not from the object. */

@@ -1,7 +1,8 @@
 import { createHash } from "node:crypto";
 import { isIP } from "node:net";
 import type { EgressPolicy } from "../api/egresspolicy.ts";
-import { ANNOTATION, childName } from "../api/names.ts";
+import { ANNOTATION, childName, SERVICE_TLS_PORT } from "../api/names.ts";
+import { isRefused, readsPasswords } from "./clients.ts";
 import type { EnvVar, PodLike } from "./pod.ts";
 import { PRESETS } from "./presets.ts";
 
@@ -44,6 +45,8 @@ export interface Wanted {
   urls: ReadonlyMap<string, string>;
   /** Entries of NO_PROXY. */
   noProxy: readonly string[];
+  /** Secret whose key `ca.crt`, if it exists, has the authority of the proxies' certificate. Only with TLS. */
+  authority: string | undefined;
 }
 
 /**
@@ -55,6 +58,12 @@ export const absolute = (host: string): string => (isIP(host) !== 0 || host.ends
 const urlOf = (host: string, port: number, credentials: string): string =>
   `http://${credentials}${isIP(host) === 6 ? `[${host}]` : host}:${port}`;
 
+/**
+ * URL of the TLS port. Its name has no dot at its end, since httpx compares it with the certificate as it is. Another
+ * host, which a resolver could find below a search domain, does not have this certificate.
+ */
+const tlsUrlOf = (host: string, credentials: string): string => `https://${credentials}${host}:${SERVICE_TLS_PORT}`;
+
 /** Tests whether a value already names the target, in any spelling. */
 export interface Own {
   host(host: string): boolean;
@@ -62,7 +71,7 @@ export interface Own {
   url(value: string): boolean;
 }
 
-const URL_FORM = /^(?:http:\/\/)?(?:([^@/]*)@)?(?:\[([0-9a-fA-F:.]+)\]|([^:/@[\]]+)):(\d+)\/?$/;
+const URL_FORM = /^(?:https?:\/\/)?(?:([^@/]*)@)?(?:\[([0-9a-fA-F:.]+)\]|([^:/@[\]]+)):(\d+)\/?$/;
 
 /** Spellings of the target, and of the policy that a copied pod was injected with before. */
 export function ownOf({ policy, host, port }: InjectionTarget, pod: PodLike): Own {
@@ -80,29 +89,24 @@ export function ownOf({ policy, host, port }: InjectionTarget, pod: PodLike): Ow
     url: (value) => {
       const [, credentials, six, name, digits] = URL_FORM.exec(value) ?? [];
       const ours = credentials === undefined || credentials.endsWith(`:$(${PASSWORD_NAME})`);
-      return ours && Number(digits) === port && known(six ?? name ?? "");
+      return ours && [port, SERVICE_TLS_PORT].includes(Number(digits)) && known(six ?? name ?? "");
     },
   };
-}
-
-/** Client name from the annotation of the pod. */
-export function clientOf(pod: PodLike): string | undefined {
-  return pod.metadata.annotations?.[ANNOTATION.client]?.trim() || undefined;
-}
-
-/** Whether a client name is a valid key of a Secret. */
-export function isClientName(client: string): boolean {
-  return client.length <= 253 && /^[-._A-Za-z0-9]+$/.test(client);
 }
 
 /** Variables for a pod with this client name. */
 export function wantedOf({ policy, host, port }: InjectionTarget, client: string | undefined): Wanted {
   const { authentication, injection, preset } = policy.spec;
-  const basic = authentication.mode === "Basic" && authentication.secretRef !== undefined;
+  const basic = readsPasswords(policy.spec) && authentication.secretRef !== undefined;
   const { urls, byAddress, cannotAuthenticate } = PRESETS[preset];
   const credentials = basic ? `${encodeURIComponent(client ?? SHARED_USER)}:$(${PASSWORD_NAME})@` : "";
   const address = byAddress === true ? policy.status?.endpoint?.clusterIP : undefined;
-  const own = urlOf(address ?? absolute(host), port, cannotAuthenticate === undefined ? credentials : "");
+  const usual = injection.tls === true ? tlsUrlOf(host, credentials) : urlOf(absolute(host), port, credentials);
+  // A certificate has the name of the Service and no address.
+  const own =
+    byAddress === true
+      ? urlOf(address ?? absolute(host), port, cannotAuthenticate === undefined ? credentials : "")
+      : usual;
   const password = {
     name: PASSWORD_NAME,
     valueFrom: { secretKeyRef: { name: authentication.secretRef?.name, key: client ?? SHARED_KEY } },
@@ -110,10 +114,11 @@ export function wantedOf({ policy, host, port }: InjectionTarget, client: string
   return {
     password: basic ? password : undefined,
     urls: new Map([
-      ...URL_NAMES.map((name): [string, string] => [name, urlOf(absolute(host), port, credentials)]),
+      ...URL_NAMES.map((name): [string, string] => [name, usual]),
       ...urls.map((name): [string, string] => [name, own]),
     ]),
     noProxy: (injection.noProxy ?? []).map(escaped),
+    authority: injection.tls === true ? policy.spec.proxy.tls?.secretRef.name : undefined,
   };
 }
 
@@ -125,25 +130,34 @@ export function wantedOf({ policy, host, port }: InjectionTarget, client: string
 export function markerOf(target: InjectionTarget, present?: readonly string[]): string | undefined {
   const { metadata, spec } = target.policy;
   if (spec.injection.mode === "None") return undefined;
-  const { password, urls, noProxy } = wantedOf(target, undefined);
+  const { password, urls, noProxy, authority } = wantedOf(target, undefined);
   const { containers = [], initContainers: listed = [] } = spec.injection;
   const initContainers = present === undefined ? listed : listed.filter((name) => present.includes(name));
   // A pod with the name of the Service without its last dot is current.
   const plain = [...urls].map(([name, url]) => [name, url.replace(`${target.host}.`, target.host)]);
-  const settings = [GENERATION, spec.preset, password ?? null, plain, noProxy, containers, initContainers];
+  const settings: unknown[] = [GENERATION, spec.preset, password ?? null, plain, noProxy, containers, initContainers];
+  if (authority !== undefined) settings.push(authority);
   const hash = createHash("sha256").update(JSON.stringify(settings)).digest("hex").slice(0, HASH_DIGITS);
   return `${metadata.name}@${hash}`;
 }
 
-/** Marker of a running pod with the current settings, by the pod's metadata. Undefined if the policy injects nothing. */
-export type MarkerFor = (pod: Pick<PodLike, "metadata">) => string | undefined;
+/** Expected state of a pod. */
+interface Expected {
+  marker: string;
+  /** The proxies refuse it, whatever its settings are: it needs a certificate, or an entry of `spec.clients`. */
+  refused: boolean;
+}
+
+/** Expected state of a running pod, by its metadata. Undefined if the policy injects nothing. */
+export type ExpectedOf = (pod: Pick<PodLike, "metadata">) => Expected | undefined;
 
 /** Computes each marker of a policy once, since many pods have the same one. */
-export function markersOf(target: InjectionTarget): MarkerFor {
+export function expectedBy(target: InjectionTarget): ExpectedOf {
   const markers = new Map<string | undefined, string | undefined>();
-  return ({ metadata }) => {
-    const names = metadata.annotations?.[ANNOTATION.initContainers];
+  return (pod) => {
+    const names = pod.metadata.annotations?.[ANNOTATION.initContainers];
     if (!markers.has(names)) markers.set(names, markerOf(target, names?.split(",")));
-    return markers.get(names);
+    const marker = markers.get(names);
+    return marker === undefined ? undefined : { marker, refused: isRefused(pod, target.policy.spec) };
   };
 }

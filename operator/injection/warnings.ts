@@ -1,14 +1,15 @@
 import { isIP } from "node:net";
 import { contains, parseAddress, parseCidr } from "../../proxy/policy/cidr.ts";
-import { compile, decideName, type PolicySet } from "../../proxy/policy/engine.ts";
+import { compile, decideName, type PolicySet, viewOf, type Who } from "../../proxy/policy/engine.ts";
 import { readManifest } from "../../proxy/policy/policy-file.ts";
 import type { EgressPolicy } from "../api/egresspolicy.ts";
-import { EVENT_REASON, LABEL } from "../api/names.ts";
+import { ANNOTATION, EVENT_REASON, LABEL } from "../api/names.ts";
+import { clientOf, isClientName, lacksEntry, readsPasswords } from "./clients.ts";
 import { excludes, widens } from "./exclusions.ts";
 import { exclusionsOf } from "./java.ts";
 import { type Container, isSet, literal, type PodLike, variable } from "./pod.ts";
 import { imageOf, isOldConvoy, PRESETS } from "./presets.ts";
-import { clientOf, type InjectionTarget, isClientName, JAVA_NAME } from "./variables.ts";
+import { type InjectionTarget, JAVA_NAME } from "./variables.ts";
 
 /** A warning for the user who creates the pod, and an event. */
 export interface Note {
@@ -51,7 +52,7 @@ const sets = new WeakMap<object, PolicySet>();
  * Compiled policy, cached by spec, since a large one takes 0.1 s. Undefined if it is not valid: `Accepted` reports
  * that.
  */
-export function compiled(policy: EgressPolicy): PolicySet | undefined {
+function compiled(policy: EgressPolicy): PolicySet | undefined {
   const known = sets.get(policy.spec);
   if (known !== undefined) return known;
   try {
@@ -62,6 +63,18 @@ export function compiled(policy: EgressPolicy): PolicySet | undefined {
   } catch {
     return undefined;
   }
+}
+
+/** The policy of a pod, and which of its clients the pod is. */
+export interface RulesOf {
+  policy: EgressPolicy;
+  who: Who;
+}
+
+/** The rules that decide the requests of a pod. Undefined if the policy is not valid, or has none for the pod. */
+export function viewFor({ policy, who }: RulesOf): PolicySet | undefined {
+  const set = compiled(policy);
+  return set === undefined ? undefined : (viewOf(set, who) ?? undefined);
 }
 
 /**
@@ -81,7 +94,8 @@ function ipRulesRefuse(container: Container, clusterIP: string | undefined): boo
 }
 
 /** Notes about settings of Convoy. `noProxy`: entries of the injected container. */
-function convoyNotes(container: Container, noProxy: readonly string[], { policy }: InjectionTarget): Note[] {
+function convoyNotes(container: Container, noProxy: readonly string[], rules: RulesOf): Note[] {
+  const { policy } = rules;
   const notes: Note[] = [];
   const { name } = container;
   if (isOldConvoy(container) && isSet(variable(container, "CONVOY_LICENSE_KEY")) && noProxy.length > 0) {
@@ -100,7 +114,7 @@ function convoyNotes(container: Container, noProxy: readonly string[], { policy 
   }
   const collector = collectorOf(literal(container, "CONVOY_OTEL_COLLECTOR_URL"));
   if (collector === undefined || noProxy.some((entry) => excludes(entry, collector.host))) return notes;
-  if (!admitsInside(policy, collector)) {
+  if (!admitsInside(rules, collector)) {
     const { host } = collector;
     notes.push(
       hint(
@@ -126,8 +140,8 @@ function collectorOf(url: string | undefined): { host: string; port: number } | 
  * Whether an allow rule with networks opens an internal target. Only the proxy knows the addresses of a name, so any
  * network of a rule with the name counts.
  */
-export function admitsInside(policy: EgressPolicy, { host, port }: { host: string; port: number }): boolean {
-  const set = compiled(policy);
+export function admitsInside(rules: RulesOf, { host, port }: { host: string; port: number }): boolean {
+  const set = viewFor(rules);
   if (set === undefined) return false;
   const decision = decideName(set, { host, port, ip: isIP(host) !== 0 });
   if ("code" in decision) return false;
@@ -136,7 +150,11 @@ export function admitsInside(policy: EgressPolicy, { host, port }: { host: strin
 }
 
 /** Notes about one injected container. */
-export function containerNotes(container: Container, noProxy: readonly string[], target: InjectionTarget): Note[] {
+export function containerNotes(
+  container: Container,
+  noProxy: readonly string[],
+  { target, rules }: { target: InjectionTarget; rules: RulesOf },
+): Note[] {
   const ignores = mayIgnore(container, target);
   return [
     ...(ignores === undefined
@@ -154,12 +172,42 @@ export function containerNotes(container: Container, noProxy: readonly string[],
           target,
         )
       : []),
-    ...(target.policy.spec.preset === "Convoy" ? convoyNotes(container, noProxy, target) : []),
+    ...(target.policy.spec.preset === "Convoy" ? convoyNotes(container, noProxy, rules) : []),
   ];
 }
 
+/** Notes about TLS to the proxies. */
+function tlsNotes({ policy }: InjectionTarget): Note[] {
+  const { preset, injection, proxy } = policy.spec;
+  const secret = proxy.tls?.secretRef.name;
+  if (injection.tls !== true || secret === undefined) return [];
+  const note = hint(
+    `senders must support https proxy URLs (aiohttp ignores them and sends directly) and trust the proxies; if Secret ${secret} has ca.crt, Node trusts this CA, for targets as well`,
+  );
+  const { java, byAddress } = PRESETS[preset];
+  if (java !== true && byAddress !== true) return [note];
+  return [note, hint(`injection.tls does not change the settings of ${preset}: it sends to the proxies without TLS`)];
+}
+
+/** Notes about the client of a pod. */
+function clientNotes(pod: PodLike, { spec, metadata }: EgressPolicy): Note[] {
+  const client = clientOf(pod);
+  const { mode } = spec.authentication;
+  if (client !== undefined && !readsPasswords(spec)) {
+    return [hint(`the client annotation has no effect: the policy's authentication.mode is ${mode}`)];
+  }
+  if (client !== undefined && !isClientName(client)) {
+    return [
+      incompatible("the client annotation is not a valid key of a Secret; use letters, digits, '-', '_' and '.'"),
+    ];
+  }
+  if (!lacksEntry(pod, spec)) return [];
+  const fix = `set the annotation ${ANNOTATION.client}, or add the client default to ${metadata.name}`;
+  return [incompatible(`the proxies refuse the pod: it names no client, and spec.clients has no default; ${fix}`)];
+}
+
 /** Notes about the pod and its policy. */
-export function policyNotes(pod: PodLike, target: InjectionTarget): Note[] {
+export function policyNotes(pod: PodLike, { target, rules }: { target: InjectionTarget; rules: RulesOf }): Note[] {
   const { policy } = target;
   const { preset, authentication, injection } = policy.spec;
   const notes: Note[] = [];
@@ -168,24 +216,18 @@ export function policyNotes(pod: PodLike, target: InjectionTarget): Note[] {
   if (byLabel && byAnnotation && byLabel !== byAnnotation) {
     notes.push(hint(`the label requests policy ${byLabel}, the annotation ${byAnnotation}; the annotation counts`));
   }
-  const client = clientOf(pod);
-  if (client !== undefined && authentication.mode === "None") {
-    notes.push(hint("the client annotation has no effect: the policy's authentication.mode is None"));
-  } else if (client !== undefined && !isClientName(client)) {
-    notes.push(
-      incompatible("the client annotation is not a valid key of a Secret; use letters, digits, '-', '_' and '.'"),
-    );
-  }
+  notes.push(...clientNotes(pod, policy));
   notes.push(...wideEntries("spec.injection.noProxy", injection.noProxy ?? [], target));
   const { cannotAuthenticate, byAddress } = PRESETS[preset];
-  if (cannotAuthenticate !== undefined && authentication.mode === "Basic") {
+  if (cannotAuthenticate !== undefined && authentication.mode !== "None" && authentication.allowMissing !== true) {
     notes.push(incompatible(`${cannotAuthenticate}, so the proxy rejects it; use authentication.mode: None`));
   }
   if (byAddress === true && policy.status?.endpoint?.clusterIP === undefined) {
     notes.push(incompatible(`the Service has no address yet, and ${preset} rejects its name; restart the pod later`));
   }
+  notes.push(...tlsNotes(target));
   if (preset === "Convoy") {
-    const set = compiled(policy);
+    const set = viewFor(rules);
     const licence = set === undefined ? {} : decideName(set, { host: LICENCE_HOST, port: 443, ip: false });
     if ("code" in licence) {
       notes.push(hint(`a licensed Convoy does not start unless the policy allows ${LICENCE_HOST}:443`));

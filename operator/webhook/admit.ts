@@ -1,5 +1,6 @@
 import type { EgressPolicy } from "../api/egresspolicy.ts";
-import { clientHost, LABEL, SERVICE_PORT } from "../api/names.ts";
+import { ANNOTATION, clientHost, LABEL, SERVICE_PORT } from "../api/names.ts";
+import { clientOf, isUnlisted } from "../injection/clients.ts";
 import { type Injection, type InjectionTarget, MAX_WARNING_CHARS } from "../injection/inject.ts";
 import type { KubeObject } from "../kube/resource.ts";
 import type { AdmissionAnswer, PodReview } from "./review.ts";
@@ -30,6 +31,8 @@ const REFUSED = 403;
 const POLICY_NAME = /^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$/;
 /** Characters of a quoted name. */
 const MAX_NAME_SHOWN = 63;
+/** Names of clients in a message. */
+const MAX_CLIENTS_SHOWN = 10;
 
 /** Object of a pod's events: its controller, where users see them, or a bare pod itself. */
 function subjectOf({ namespace, pod }: PodReview): KubeObject | undefined {
@@ -53,6 +56,18 @@ export async function admit(parts: AdmitParts, review: PodReview): Promise<Admis
   }
 }
 
+/** @throws AdmissionRefusal if the pod names a client that the policy does not have */
+function refuseUnlisted(pod: PodReview["pod"], { spec, metadata }: EgressPolicy): void {
+  const client = clientOf(pod);
+  if (!isUnlisted(client, spec)) return;
+  const names = (spec.clients ?? []).map(({ name }) => name);
+  const rest = names.length > MAX_CLIENTS_SHOWN ? ` and ${names.length - MAX_CLIENTS_SHOWN} more` : "";
+  throw new AdmissionRefusal(
+    `client "${client.slice(0, MAX_NAME_SHOWN)}" is not in spec.clients of EgressPolicy "${metadata.name}", which has ${names.slice(0, MAX_CLIENTS_SHOWN).join(", ")}${rest}; ` +
+      `correct ${ANNOTATION.client} of the pod template, or add the client`,
+  );
+}
+
 async function answer(parts: AdmitParts, review: PodReview): Promise<AdmissionAnswer> {
   const { lookup, optIn, inject, record, clusterDomain } = parts;
   const { namespace, pod, dryRun } = review;
@@ -72,6 +87,7 @@ async function answer(parts: AdmitParts, review: PodReview): Promise<AdmissionAn
   }
   const host = clientHost({ name, namespace }, clusterDomain);
   const { policy, rejected } = parts.inForce?.(found) ?? { policy: found };
+  refuseUnlisted(pod, policy);
   const { patch, warnings: notes, events } = inject(pod, { policy, host, port: SERVICE_PORT });
   // sideEffects: NoneOnDryRun.
   const subject = dryRun ? undefined : subjectOf(review);

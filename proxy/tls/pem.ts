@@ -29,5 +29,5 @@ export function readCertificates<T>(bytes: Buffer, read: (der: Buffer) => T): T[
 
 /** One PEM block. */
 export function pemOf(der: Buffer, label: string): string {
-  return `-----BEGIN ${label}-----\n${der.toString("base64").replace(/.{64}/g, "$&\n")}\n-----END ${label}-----\n`;
+  return `-----BEGIN ${label}-----\n${der.toString("base64").replace(/.{64}(?=.)/g, "$&\n")}\n-----END ${label}-----\n`;
 }

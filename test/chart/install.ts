@@ -302,7 +302,7 @@ export function testInstallation(tool: Helm, skip: string | false): void {
 
   test("no request was rejected for missing rights", { skip }, () => assertRights("outrider-operator"));
 
-  test("helm uninstall keeps only the CRD, policies and fleets", {
+  test("helm uninstall keeps only the CRD with its guard, policies and fleets", {
     skip,
     timeout: 120_000,
   }, async () => {
@@ -339,7 +339,12 @@ export function testInstallation(tool: Helm, skip: string | false): void {
     assert.deepEqual(
       left.filter((key) => !fleetKinds.test(key) && key !== `IPAddress ${service!.spec.clusterIP}`),
       // The API server makes an APIService of each group that a CRD has.
-      ["APIService v1alpha1.egress.outrider.dev", "CustomResourceDefinition egresspolicies.egress.outrider.dev"],
+      [
+        "APIService v1alpha1.egress.outrider.dev",
+        "CustomResourceDefinition egresspolicies.egress.outrider.dev",
+        "ValidatingAdmissionPolicy outrider-crd-guard",
+        "ValidatingAdmissionPolicyBinding outrider-crd-guard",
+      ],
     );
     const { uid } = (await plane.get<Meta>(policyPath(NS, "webhooks")))!.metadata;
     assert.ok(
@@ -379,7 +384,7 @@ export function testInstallation(tool: Helm, skip: string | false): void {
     );
     assert.deepEqual(
       commands.map((line) => line.split(" ").slice(0, 2).join(" ")),
-      ["kubectl delete", "kubectl wait", "helm uninstall", "kubectl delete"],
+      ["kubectl delete", "kubectl wait", "helm uninstall", "kubectl delete", "kubectl delete"],
     );
     for (const line of commands) {
       const [program, ...args] = line.split(" ");

@@ -6,7 +6,7 @@ import { parseAllDocuments, stringify } from "yaml";
 import { coverage } from "../../operator/injection/coverage.ts";
 import { inject, optIn, type PodLike } from "../../operator/injection/inject.ts";
 import type { Container } from "../../operator/injection/pod.ts";
-import { markersOf } from "../../operator/injection/variables.ts";
+import { expectedBy } from "../../operator/injection/variables.ts";
 import { applied, targetOf } from "./policies.ts";
 
 /**
@@ -41,7 +41,7 @@ function outputOf({ namespaceLabels, policy, clusterIP, pod, addedLater }: Input
     ({ warnings, events } = again);
   }
   assert.deepEqual(inject(stored, target), { patch: [], warnings, events: [] });
-  return { asksFor: asks, coverage: coverage(stored, markersOf(target), namespaceLabels), warnings, events, stored };
+  return { asksFor: asks, coverage: coverage(stored, expectedBy(target), namespaceLabels), warnings, events, stored };
 }
 
 const files = globSync("*.yaml", { cwd: root }).sort();

@@ -7,7 +7,8 @@ import { coverage } from "../../operator/injection/coverage.ts";
 import { excludes, widens } from "../../operator/injection/exclusions.ts";
 import { inject, optIn, type PodLike } from "../../operator/injection/inject.ts";
 import type { Container, EnvVar } from "../../operator/injection/pod.ts";
-import { markerOf, markersOf, NO_PROXY_NAMES, PASSWORD_NAME, URL_NAMES } from "../../operator/injection/variables.ts";
+import { expectedBy, markerOf, NO_PROXY_NAMES, PASSWORD_NAME, URL_NAMES } from "../../operator/injection/variables.ts";
+import { viewFor } from "../../operator/injection/warnings.ts";
 import { runs, SHARE } from "../harness/runs.ts";
 import { applied, environment, targetOf } from "./policies.ts";
 
@@ -16,6 +17,7 @@ import { applied, environment, targetOf } from "./policies.ts";
 /** Password in URLs of other proxies, which must never appear in a result. */
 const PASSWORD = "hunter2";
 const HOST = "webhooks-egress.convoy.svc.cluster.local.:4750";
+const OWN_HOST = /(^|\/|@)webhooks-egress\.convoy\.svc\.cluster\.local(\.:4750|:4751)$/;
 const OWN = [`http://${HOST}`, "http://webhooks-egress:4750/", `http://outrider:$(${PASSWORD_NAME})@${HOST}`];
 const JAVA = [
   "-Xmx1g",
@@ -98,10 +100,17 @@ const specs = fc.record({
       containers: fc.constantFrom([], ["agent"], ["missing"]),
       initContainers: fc.constantFrom([], ["fetch"]),
       noProxy: fc.constantFrom([], ["otel.monitoring.svc", ".svc"], ["10.0.0.5", "otel:4317"]),
+      tls: fc.boolean(),
     },
     { requiredKeys: [] },
   ),
-  authentication: fc.constantFrom({ mode: "None" }, { mode: "Basic", secretRef: { name: "proxy-passwords" } }),
+  proxy: fc.constant({ tls: { secretRef: { name: "webhooks-tls" } } }),
+  authentication: fc.constantFrom(
+    { mode: "None" },
+    { mode: "Basic", secretRef: { name: "proxy-passwords" } },
+    { mode: "BasicOrTLS", secretRef: { name: "proxy-passwords" } },
+    { mode: "TLS" },
+  ),
 });
 const targets = fc.record({ spec: specs, ip: fc.constantFrom(undefined, "10.96.3.4", "fd00::7") });
 const holds = (check: (pod: PodLike, target: ReturnType<typeof targetOf>, stored: PodLike) => void) =>
@@ -138,7 +147,9 @@ test("a container gets all variables or none", () => {
       assert.equal(urls.size, 1);
       assert.match(
         [...urls][0]!,
-        /^http:\/\/([\w]+:\$\(EGRESS_PROXY_PASSWORD\)@)?webhooks-egress\.convoy\.svc\.cluster\.local\.:4750$/,
+        target.policy.spec.injection.tls === true
+          ? /^https:\/\/([\w]+:\$\(EGRESS_PROXY_PASSWORD\)@)?webhooks-egress\.convoy\.svc\.cluster\.local:4751$/
+          : /^http:\/\/([\w]+:\$\(EGRESS_PROXY_PASSWORD\)@)?webhooks-egress\.convoy\.svc\.cluster\.local\.:4750$/,
       );
       const { name: _a, ...upper } = last(after, "NO_PROXY")!;
       const { name: _b, ...lower } = last(after, "no_proxy")!;
@@ -147,10 +158,27 @@ test("a container gets all variables or none", () => {
       if (!kept) assert.deepEqual({ value: "", ...upper }, { value: "", ...lower });
       const names = after.env!.map((one) => one.name);
       for (const name of URL_NAMES) assert.equal(names.filter((one) => one === name).length, 1, name);
-      if (target.policy.spec.authentication.mode === "Basic") {
+      if (target.policy.spec.authentication.mode.startsWith("Basic")) {
         const first = after.env!.findIndex((one) => one.value?.includes(`$(${PASSWORD_NAME})`));
         assert.ok(names.indexOf(PASSWORD_NAME) < first && names.lastIndexOf(PASSWORD_NAME) < first);
       }
+    }
+  });
+});
+
+test("no variable that replaces the roots of a sender is set", () => {
+  holds((pod, target, stored) => {
+    for (const [before, after] of pairs(pod, stored)) {
+      const added = (after.env ?? []).map(({ name }) => name).filter((name) => last(before, name) === undefined);
+      for (const name of added) assert.doesNotMatch(name, /SSL_CERT|CA_BUNDLE|CAINFO|TRUST/);
+      const options = last(after, "JAVA_TOOL_OPTIONS")?.value ?? "";
+      assert.doesNotMatch(options, /trustStore/);
+      // A container has the variable and the file, or neither.
+      const file = last(after, "NODE_EXTRA_CA_CERTS")?.value !== undefined;
+      const mount = after.volumeMounts?.some(({ name }) => name === "outrider-proxy-ca") ?? false;
+      const volume = stored.spec?.volumes?.some(({ name }) => name === "outrider-proxy-ca") ?? false;
+      assert.deepEqual([mount, file && !volume], [file, false]);
+      if (file) assert.equal(target.policy.spec.injection.tls, true);
     }
   });
 });
@@ -182,10 +210,17 @@ test("the password precedes every URL, wherever the pod has it", () => {
 });
 
 test("keeps other fields and their order", () => {
-  const ours = new Set([...NAMES.filter((name) => !["A", "B", "ALL_PROXY"].includes(name)), "JAVA_TOOL_OPTIONS"]);
+  const ours = new Set([
+    "NODE_EXTRA_CA_CERTS",
+    ...NAMES.filter((name) => !["A", "B", "ALL_PROXY"].includes(name)),
+    "JAVA_TOOL_OPTIONS",
+  ]);
   holds((pod, _, stored) => {
     for (const [before, after] of pairs(pod, stored)) {
-      const foreign = (one: Container) => ({ ...one, env: (one.env ?? []).filter(({ name }) => !ours.has(name)) });
+      const foreign = ({ volumeMounts: _, ...one }: Container) => ({
+        ...one,
+        env: (one.env ?? []).filter(({ name }) => !ours.has(name)),
+      });
       assert.deepEqual(foreign(after), foreign(before));
       if (["istio-proxy", "migrate"].includes(before.name)) assert.deepEqual(after, before);
     }
@@ -221,7 +256,7 @@ test("a pod is covered if all selected containers have the variables", () => {
   const seen = new Set<string>();
   holds((_, target, stored) => {
     const asking = { ...stored.metadata, annotations: { ...stored.metadata.annotations, [LABEL.policy]: "webhooks" } };
-    const found = coverage({ metadata: asking }, markersOf(target));
+    const found = coverage({ metadata: asking }, expectedBy(target));
     seen.add(found);
     const { annotations, labels } = stored.metadata;
     assert.equal(labels?.[LABEL.injected] === "webhooks", annotations?.[ANNOTATION.injected] !== undefined);
@@ -229,7 +264,7 @@ test("a pod is covered if all selected containers have the variables", () => {
     const listed = target.policy.spec.injection.containers ?? [];
     for (const one of stored.spec!.containers!) {
       if (listed.length > 0 ? !listed.includes(one.name) : one.name === "istio-proxy") continue;
-      assert.ok(last(one, "HTTPS_PROXY")?.value?.includes(HOST), one.name);
+      assert.match(last(one, "HTTPS_PROXY")?.value ?? "", OWN_HOST, one.name);
     }
   });
   // A small share of the inputs may have only one of them.
@@ -256,7 +291,7 @@ test("coverage distinguishes stale, missed and foreign pods", () => {
   ];
   for (const [one, expected] of cases)
     assert.equal(
-      coverage(one, () => wanted),
+      coverage(one, () => ({ marker: wanted, refused: false })),
       expected,
       JSON.stringify(one),
     );
@@ -265,10 +300,53 @@ test("coverage distinguishes stale, missed and foreign pods", () => {
     "none",
   );
   assert.equal(
-    coverage(pod(asks), () => wanted, { [LABEL.inject]: "disabled" }),
+    coverage(pod(asks), () => ({ marker: wanted, refused: false }), { [LABEL.inject]: "disabled" }),
     "none",
   );
   assert.equal(optIn(pod(asks), { [LABEL.inject]: "enabled" }), "webhooks");
+});
+
+test("a pod without rules is missed until its client has an entry", () => {
+  const spec = (...names: string[]) => ({
+    authentication: { mode: "Basic", secretRef: { name: "p" } },
+    clients: names.map((name) => ({ name })),
+  });
+  const stored = (client?: string) => {
+    const annotations = {
+      [LABEL.policy]: "webhooks",
+      ...(client === undefined ? {} : { [ANNOTATION.client]: client }),
+    };
+    const pod = { metadata: { annotations }, spec: { containers: [{ name: "agent" }] } };
+    return applied(pod, inject(pod, targetOf(spec("billing"))).patch);
+  };
+  const cases: [PodLike, string[], string][] = [
+    [stored(), ["billing"], "missed"],
+    [stored(), ["billing", "default"], "covered"],
+    [stored("billing"), ["billing"], "covered"],
+    [stored("billing"), ["Billing"], "missed"],
+    [stored("billing"), ["orders", "default"], "covered"],
+    [stored("__proto__"), ["orders"], "missed"],
+  ];
+  for (const [pod, names, expected] of cases) {
+    assert.equal(coverage(pod, expectedBy(targetOf(spec(...names)))), expected, names.join());
+  }
+  // Without clients every name gets the policy's rules.
+  const { clients: _, ...without } = spec("x");
+  assert.equal(coverage(stored("billing"), expectedBy(targetOf(without))), "covered");
+});
+
+test("a policy is compiled once for all of its clients", () => {
+  const clients = [
+    { name: "a", allow: [{ hosts: ["a.example"] }] },
+    { name: "b", deny: [{ hosts: ["b.example"] }] },
+  ];
+  const authentication = { mode: "Basic", secretRef: { name: "p" } };
+  const { policy } = targetOf({ authentication, deny: [{ hosts: ["x.example"] }], clients });
+  const view = (name: string) => viewFor({ policy, who: { kind: "own", name } });
+  assert.deepEqual([view("a")?.entry, view("b")?.entry, view("c")], ["a", "b", undefined]);
+  assert.equal(view("a"), view("a"));
+  assert.equal(view("a")!.deny, view("b")!.deny);
+  assert.equal(viewFor({ policy, who: { kind: "shared" } }), undefined);
 });
 
 test("the marker changes only with the injected settings", () => {
@@ -281,6 +359,8 @@ test("the marker changes only with the injected settings", () => {
     { injection: { initContainers: ["agent"] } },
     basic("one"),
     basic("two"),
+    { injection: { tls: true }, proxy: { tls: { secretRef: { name: "one" } } } },
+    { injection: { tls: true }, proxy: { tls: { secretRef: { name: "two" } } } },
   ];
   assert.equal(new Set(differing.map((spec) => markerOf(targetOf(spec)))).size, differing.length);
   const same = [
@@ -288,6 +368,7 @@ test("the marker changes only with the injected settings", () => {
     { mode: "Report" },
     { deny: [{ hosts: ["a.example"] }] },
     { injection: { conflictPolicy: "Overwrite" } },
+    { proxy: { tls: { secretRef: { name: "one" } } } },
   ];
   assert.equal(new Set(same.map((spec) => markerOf(targetOf(spec, "10.96.3.4")))).size, 1);
   assert.equal(markerOf(targetOf({ injection: { mode: "None" } })), undefined);
@@ -302,7 +383,7 @@ test("listed init containers make only those pods stale that have them", () => {
     };
     return applied(pod, inject(pod, targetOf({})).patch);
   };
-  const later = markersOf(targetOf({ injection: { initContainers: ["migrate"] } }));
+  const later = expectedBy(targetOf({ injection: { initContainers: ["migrate"] } }));
   for (const [names, expected] of [
     [[], "covered"],
     [["wait"], "covered"],
@@ -314,7 +395,7 @@ test("listed init containers make only those pods stale that have them", () => {
   const { metadata } = stored(["wait"]);
   delete metadata.annotations![ANNOTATION.initContainers];
   assert.equal(coverage({ metadata }, later), "stale");
-  assert.equal(coverage({ metadata }, markersOf(targetOf({}))), "covered");
+  assert.equal(coverage({ metadata }, expectedBy(targetOf({}))), "covered");
 });
 
 test("detects entries of NO_PROXY that let tenants in", () => {

@@ -1,20 +1,14 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { LABEL } from "../../operator/api/names.ts";
+import { clientOf, isClientName, whoOf } from "../../operator/injection/clients.ts";
 import { coverage, mayIgnoreProxy } from "../../operator/injection/coverage.ts";
 import { excludes, widens } from "../../operator/injection/exclusions.ts";
 import { type InjectionTarget, inject, MAX_WARNING_CHARS, optIn } from "../../operator/injection/inject.ts";
 import { exclusionsOf, hasOtherProxy, javaOptions } from "../../operator/injection/java.ts";
 import { type Container, isSet, type PodLike } from "../../operator/injection/pod.ts";
 import { imageOf, isConvoy, isOldConvoy } from "../../operator/injection/presets.ts";
-import {
-  clientOf,
-  isClientName,
-  ownOf,
-  PASSWORD_NAME,
-  URL_NAMES,
-  wantedOf,
-} from "../../operator/injection/variables.ts";
+import { ownOf, PASSWORD_NAME, URL_NAMES, wantedOf } from "../../operator/injection/variables.ts";
 import { targetOf } from "./policies.ts";
 
 /** Values as senders write them: arguments, variables, options of the JVM, images, and the warnings about them. */
@@ -138,6 +132,20 @@ test("reads the client name of a pod", () => {
   assert.ok(isClientName("a".repeat(253)) && !isClientName("a".repeat(254)) && !isClientName("a b"));
 });
 
+test("a pod is the client of its annotation only if its sender can authenticate", () => {
+  const named = { metadata: { annotations: { "egress.outrider.dev/client": "billing" } } };
+  const who = (authentication: object, preset = "Generic", pod: PodLike = named) =>
+    whoOf(pod, targetOf({ preset, authentication }).policy.spec);
+  const basic = { mode: "Basic", secretRef: { name: "p" } };
+  assert.deepEqual(who(basic), { kind: "own", name: "billing" });
+  assert.deepEqual(who({ ...basic, mode: "BasicOrTLS" }), { kind: "own", name: "billing" });
+  assert.deepEqual(who(basic, "Generic", { metadata: {} }), { kind: "shared" });
+  for (const mode of ["None", "TLS"]) assert.deepEqual(who({ mode }), { kind: "missing" });
+  for (const preset of ["Svix", "Java"]) {
+    assert.deepEqual(who({ ...basic, allowMissing: true }, preset), { kind: "missing" });
+  }
+});
+
 test("reads requests of pods with few fields", () => {
   assert.equal(optIn({ metadata: {} }), undefined);
   assert.equal(optIn({ metadata: { labels: { [LABEL.policy]: " webhooks " } } }), "webhooks");
@@ -147,7 +155,10 @@ test("reads requests of pods with few fields", () => {
   );
   assert.equal(mayIgnoreProxy({ metadata: {} }), undefined);
   assert.equal(
-    coverage({ metadata: { labels: { [LABEL.policy]: "webhooks" } } }, () => "webhooks@1"),
+    coverage({ metadata: { labels: { [LABEL.policy]: "webhooks" } } }, () => ({
+      marker: "webhooks@1",
+      refused: false,
+    })),
     "missed",
   );
   const listed = { injection: { initContainers: ["migrate"] } };

@@ -73,3 +73,32 @@ test("a policy without clients lists none, and accepts each name", () => {
   assert.equal(counts, undefined);
   assert.equal(status, "True");
 });
+
+test("reports pods that the proxies refuse, since no entry applies to them", () => {
+  const policy = policyOf([{ name: "billing" }]);
+  const pods = injected(policy, ["billing", undefined, "orders"]);
+  delete pods[2]!.pod.metadata.annotations![ANNOTATION.injected];
+  const { status, reason, message } = judge(policy, pods);
+  assert.deepEqual([status, reason], ["False", "Missed"]);
+  assert.match(
+    message,
+    /^1 of 3 pods have .*; the proxies refuse 1 pod: pod-1 \(spec\.clients has neither their client nor/,
+  );
+  assert.match(message, /; 1 pod is not injected: pod-2 \(created before/);
+  const later = policyOf([{ name: "billing" }, { name: "default" }]);
+  assert.equal(judge(later, injected(later, ["billing", undefined])).status, "True");
+});
+
+test("reports pods that were injected before the mode needed certificates", () => {
+  const before = policyOf(undefined);
+  const pods = injected({ ...before, spec: withDefaults({}) }, [undefined]);
+  const after = { ...before, spec: withDefaults({ authentication: { mode: "TLS" } }) };
+  const { status, reason, message } = judge(after, pods);
+  assert.deepEqual([status, reason], ["False", "Missed"]);
+  assert.match(message, /the proxies refuse 1 pod: pod-0 \(authentication\.mode TLS needs a client certificate;/);
+  const allowing = withDefaults({
+    authentication: { mode: "TLS", allowMissing: true },
+    clients: [{ name: "default" }],
+  });
+  assert.equal(judge({ ...before, spec: allowing }, pods).status, "True");
+});

@@ -5,7 +5,7 @@ import { test } from "node:test";
 import { readClientCertificate } from "../../proxy/tls/client-certificate.ts";
 import { readCrls } from "../../proxy/tls/crl.ts";
 import { element, elements, firstIntegers, oidOf, serialOf, TAG, timeOf } from "../../proxy/tls/der.ts";
-import { pemBlocks } from "../../proxy/tls/pem.ts";
+import { pemBlocks, pemOf } from "../../proxy/tls/pem.ts";
 import { opensslMissing } from "../harness/certificate.ts";
 import { Pki } from "../harness/pki.ts";
 
@@ -86,4 +86,16 @@ test("a name in an encoding other than UTF-8 is no name", { skip }, () => {
     [readClientCertificate(certificate!, "cn").name, readClientCertificate(certificate!, "cn").why],
     [null, "the client certificate has no UTF-8 or ASCII CN in its subject"],
   );
+});
+
+test("writes PEM without an empty line, whatever the length", () => {
+  for (let length = 1; length <= 200; length++) {
+    const der = Buffer.alloc(length, 7);
+    const lines = pemOf(der, "CERTIFICATE").split("\n").slice(1, -2);
+    assert.ok(
+      lines.every((line) => line.length > 0 && line.length <= 64),
+      `${length} octets: OpenSSL refuses empty lines`,
+    );
+    assert.deepEqual(Buffer.from(lines.join(""), "base64"), der);
+  }
 });

@@ -1,16 +1,14 @@
 import assert from "node:assert/strict";
-import { type ChildProcess, spawn } from "node:child_process";
-import { once } from "node:events";
+import type { ChildProcess } from "node:child_process";
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { createInterface } from "node:readline";
 import { after, before, test } from "node:test";
 import { makeCertificate, opensslMissing } from "../harness/certificate.ts";
-import { finish } from "../harness/finish.ts";
 import { makeNetns, type Netns, netnsMissing } from "../harness/netns.ts";
 import { type ProxyHandle, startProxy, tempFolder } from "../harness/proxy.ts";
 import { ADDRESSES, CASES, type Case, NAMES, planOf } from "./cases.ts";
 import { type Program, programs } from "./clients.ts";
+import { runInside, startReceiver } from "./stage.ts";
 import {
   type ClientLines,
   linesOf,
@@ -59,15 +57,6 @@ let net: Netns;
 let proxy: ProxyHandle;
 let receiver: ChildProcess;
 
-async function startReceiver(): Promise<ChildProcess> {
-  const file = new URL("../proxy/senders/receiver.mjs", import.meta.url).pathname;
-  const addresses = Object.values(ADDRESSES).join();
-  const args = ["netns", "exec", net.internet, process.execPath, file, addresses, "", join(folder, "key.pem"), ca];
-  const child = spawn("ip", args, { stdio: ["ignore", "pipe", "inherit"] });
-  assert.deepEqual(await once(createInterface({ input: child.stdout }), "line"), ["ready"]);
-  return child;
-}
-
 const planFile = (password: Case["password"]) => join(folder, `plan-${password}`);
 
 /** Runs a program with the environment that injection sets, and collects what its clients saw. */
@@ -79,15 +68,13 @@ async function play(program: Program, password: Case["password"]): Promise<void>
   };
   const url = `http://${settings.user}:${settings.password}@${settings.host}:${settings.port}`;
   const { command, env } = program.command({ plan, ca, proxy: settings });
-  // A client that resolves a target itself asks a port without a listener, and no server of this machine.
-  const inside = ["sh", "-c", 'mount --bind "$0" /etc/resolv.conf && exec "$@"', resolvConf, ...command];
-  const { PATH, HOME } = process.env;
-  const child = spawn("ip", ["netns", "exec", net.inside, ...inside], {
-    env: { PATH, HOME, HTTP_PROXY: url, http_proxy: url, HTTPS_PROXY: url, https_proxy: url, ...env },
-    stdio: ["ignore", "pipe", "pipe"],
-    timeout: PROGRAM_MS,
+  const { status, stdout, stderr } = await runInside(net, {
+    command,
+    env: { HTTP_PROXY: url, http_proxy: url, HTTPS_PROXY: url, https_proxy: url, ...env },
+    // A client that resolves a target itself asks a port without a listener, and no server of this machine.
+    mounts: { "/etc/resolv.conf": resolvConf },
+    ms: PROGRAM_MS,
   });
-  const { status, stdout, stderr } = await finish(child);
   readLines(stdout, rows);
   if (status !== 0) failures.push(`${command.join(" ")}: exit status ${status}: ${stderr}`);
 }
@@ -99,7 +86,7 @@ before(
     makeCertificate(folder, [NAMES.receiver, ADDRESSES.receiver6]);
     writeFileSync(resolvConf, "nameserver 127.0.0.1\n");
     for (const password of ["right", "wrong"] as const) writeFileSync(planFile(password), planOf(password));
-    receiver = await startReceiver();
+    receiver = await startReceiver(net, Object.values(ADDRESSES), folder);
     proxy = await startProxy({
       policy: { deny: [{ name: "competitors", hosts: ["*.competitor.example"] }], ports: [80, 443] },
       netns: net.inside,

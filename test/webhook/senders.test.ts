@@ -5,10 +5,11 @@ import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { after, before, test } from "node:test";
-import { ANNOTATION, LABEL } from "../../operator/api/names.ts";
+import { ANNOTATION, LABEL, SERVICE_TLS_PORT } from "../../operator/api/names.ts";
 import { inject, type PodLike } from "../../operator/injection/inject.ts";
 import { makeCertificate, opensslMissing } from "../harness/certificate.ts";
 import { makeNetns, type Netns, netnsMissing } from "../harness/netns.ts";
+import { Pki, tlsArgs, tlsFolder } from "../harness/pki.ts";
 import { type ProxyHandle, startProxy, tempFolder } from "../harness/proxy.ts";
 import { applied, environment, targetOf } from "../injection/policies.ts";
 import { BODY, SENDERS } from "../proxy/senders/senders.ts";
@@ -124,6 +125,34 @@ for (const sender of SENDERS) {
     }
   });
 }
+
+test("Node: delivers over TLS with injected variables", { skip: missing ?? false }, async () => {
+  const pki = new Pki();
+  const files = tlsFolder(pki, pki.issue("server", "/CN=proxy", { names: ["IP:127.0.0.1"] }));
+  const proxy = await startProxy({
+    ...{ policy: {}, netns: net.inside, hosts: `${RECEIVER} hooks.example` },
+    args: [
+      ...tlsArgs(files).map((arg) => (arg === "127.0.0.1:0" ? `127.0.0.1:${SERVICE_TLS_PORT}` : arg)),
+      ...["--resolver", "127.0.0.1:53", "--password-dir", passwords],
+    ],
+  });
+  const authentication = { mode: "Basic", secretRef: { name: "proxy-passwords" } };
+  const spec = { authentication, injection: { tls: true }, proxy: { tls: { secretRef: { name: "webhooks-tls" } } } };
+  const annotations = { [LABEL.policy]: "webhooks", [ANNOTATION.client]: "billing" };
+  const pod: PodLike = { metadata: { annotations }, spec: { containers: [{ name: "agent" }] } };
+  const { patch } = inject(pod, { ...targetOf(spec), host: "127.0.0.1" });
+  const stored = applied(pod, patch).spec!.containers![0]!;
+  const env = environment(stored.env!, SECRETS);
+  const { NODE_EXTRA_CA_CERTS: file } = env;
+  assert.ok(file?.startsWith(`${stored.volumeMounts![0]!.mountPath}/`), "the file is in the volume");
+  const post = `fetch("http://hooks.example/hook", { method: "POST" }).then((r) => r.text()).then(console.log)`;
+  const given = { ...env, NODE_EXTRA_CA_CERTS: join(files, "ca.crt") };
+  const { status, text, records } = await send([process.execPath, "-e", post], given, proxy);
+  assert.equal(status, 0, text);
+  assert.match(text, /got POST \/hook/);
+  assert.deepEqual([records[0]!.verdict, records[0]!.client], ["allow", "billing"]);
+  assert.equal(await proxy.stop(), 0);
+});
 
 const noJava =
   spawnSync("javac", ["-version"]).error === undefined ? false : "needs javac (Debian: default-jdk-headless)";

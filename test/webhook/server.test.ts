@@ -8,7 +8,7 @@ import pino from "pino";
 import { Registry } from "prom-client";
 import type { EgressPolicy } from "../../operator/api/egresspolicy.ts";
 import type { KubeObject } from "../../operator/kube/resource.ts";
-import { AdmissionRefusal, type AdmitParts } from "../../operator/webhook/admit.ts";
+import { AdmissionRefusal, type AdmitParts, admit } from "../../operator/webhook/admit.ts";
 import { bundleOf, nextStep } from "../../operator/webhook/certificates/lifecycle.ts";
 import { WebhookMetrics } from "../../operator/webhook/metrics.ts";
 import { makeWebhook, type Webhook } from "../../operator/webhook/server.ts";
@@ -163,6 +163,39 @@ test("a rejection has the reason and the fix", async () => {
   const leaving = await ask(review(pod("leaving")));
   assert.equal(leaving.allowed, true);
   assert.match(leaving.warnings![1]!, /^EgressPolicy "leaving" is being deleted/);
+});
+
+test("rejects a pod whose client the policy in force does not list", async () => {
+  const names = ["billing", ...Array.from({ length: 11 }, (_, index) => `c${index}`)];
+  const withClients = (clients: string[] | undefined): EgressPolicy => ({
+    ...policy,
+    spec: { ...policy.spec, ...(clients && { clients: clients.map((name) => ({ name })) }) },
+  });
+  const asked = (client: string, newest: EgressPolicy, inForce = newest) => {
+    const annotations = { "egress.outrider.dev/policy": "webhooks", "egress.outrider.dev/client": client };
+    const metadata = { name: "a", namespace: "convoy", annotations };
+    const pod = { apiVersion: "v1", kind: "Pod", metadata } as KubeObject;
+    const forced = { ...parts, lookup: async () => newest, inForce: () => ({ policy: inForce }) };
+    return admit(forced, { uid: "1", namespace: "convoy", dryRun: true, pod });
+  };
+  const { refused } = await asked("Billing", withClients(names));
+  assert.equal(
+    refused?.message,
+    'client "Billing" is not in spec.clients of EgressPolicy "webhooks", which has billing, c0, c1, c2, c3, c4, c5, c6, c7, c8 and 2 more; correct egress.outrider.dev/client of the pod template, or add the client',
+  );
+  assert.equal(refused?.code, 403);
+  const long = await asked("x".repeat(300), withClients(["billing"]));
+  assert.match(long.refused!.message, /^client "x{63}" is not in spec\.clients .* which has billing; correct/);
+  for (const name of ["__proto__", "constructor", "default"]) {
+    assert.equal((await asked(name, withClients(["billing"]))).refused?.code, 403, name);
+  }
+  for (const name of ["billing", " billing ", " "]) {
+    assert.equal((await asked(name, withClients(names))).refused, undefined, name);
+  }
+  // Without clients every name has the rules of the policy.
+  assert.equal((await asked("anything", withClients(undefined))).refused, undefined);
+  assert.equal((await asked("anything", withClients(names), withClients(undefined))).refused, undefined);
+  assert.equal((await asked("billing", withClients(names), withClients(["orders"]))).refused?.code, 403);
 });
 
 test("allows everything except the creation of pods unchanged", async () => {

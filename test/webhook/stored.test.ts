@@ -212,3 +212,28 @@ for (const file of files) {
     assert.deepEqual(order(stored), order(whole), "variables are in this order");
   });
 }
+
+test("rejects a pod whose client the policy does not list", { skip }, async () => {
+  await plane.patch(`/api/v1/namespaces/${NS}`, { metadata: { labels: { "egress.outrider.dev/inject": null } } });
+  const authentication = { mode: "Basic", secretRef: { name: "proxy-passwords" } };
+  await applyPolicy(plane, NS, "webhooks", { authentication, clients: [{ name: "billing" }] });
+  const podOf = (client: string) => ({
+    apiVersion: "v1",
+    kind: "Pod",
+    metadata: {
+      name: "client",
+      annotations: { "egress.outrider.dev/policy": "webhooks", "egress.outrider.dev/client": client },
+    },
+    spec: { containers: [{ name: "agent", image: "app:1" }] },
+  });
+  let answer = await create(podOf("orders"), true);
+  for (const began = Date.now(); answer.status === 201 && Date.now() - began < SETTLE_MS; await sleep(POLL_MS)) {
+    answer = await create(podOf("orders"), true);
+  }
+  assert.equal(answer.status, 403, answer.body.message);
+  assert.match(
+    answer.body.message!,
+    /denied the request: client "orders" is not in spec\.clients of EgressPolicy "webhooks", which has billing; correct egress\.outrider\.dev\/client of the pod template, or add the client$/,
+  );
+  assert.equal((await create(podOf("billing"), true)).status, 201);
+});

@@ -1,8 +1,8 @@
 import { DEFAULT_CLIENT } from "../../../proxy/policy/clients.ts";
 import { counted, joinNames } from "../../api/conditions.ts";
 import type { EgressPolicySpec, EgressPolicyStatus } from "../../api/egresspolicy.ts";
+import { clientOf } from "../../injection/clients.ts";
 import { optIn } from "../../injection/inject.ts";
-import { clientOf } from "../../injection/variables.ts";
 import type { Facts, RequestingPod } from "../facts/facts.ts";
 
 type ClientCounts = NonNullable<EgressPolicyStatus["clients"]>;

@@ -1,9 +1,10 @@
 import { counted, type Finding, joinNames, no, unknown, yes } from "../../api/conditions.ts";
 import type { EgressPolicySpec } from "../../api/egresspolicy.ts";
 import { ANNOTATION, LABEL, REASON, SERVICE_PORT } from "../../api/names.ts";
+import { isRefused, needsCertificate } from "../../injection/clients.ts";
 import { type Coverage, coverage, mayIgnoreProxy } from "../../injection/coverage.ts";
 import { isMirror } from "../../injection/pod.ts";
-import { markersOf } from "../../injection/variables.ts";
+import { expectedBy } from "../../injection/variables.ts";
 import type { Facts, RequestingPod } from "../facts/facts.ts";
 import { strangersText } from "./clients.ts";
 
@@ -24,14 +25,26 @@ const requestingPods = (pods: readonly RequestingPod[]) => joinNames(pods.map(({
 
 const restart = (pods: readonly RequestingPod[]) => (pods.length === 1 ? "restart it" : "restart them");
 
-/** Missed pods: static pods, those with a reason that admission wrote on them, and those older than the webhook. */
-function whyMissed(missed: readonly RequestingPod[]): string {
+/**
+ * Missed pods: static pods, those with a reason that admission wrote on them, those whose client has no rules, and those
+ * older than the webhook.
+ */
+function whyMissed(missed: readonly RequestingPod[], spec: EgressPolicySpec): string {
   const reasonOf = ({ pod }: RequestingPod) => pod.metadata.annotations?.[ANNOTATION.skipped];
   const fixed = missed.filter(({ pod }) => isMirror(pod));
   const others = missed.filter((one) => !fixed.includes(one));
   const left = others.filter((one) => reasonOf(one) !== undefined);
-  const early = others.filter((one) => !left.includes(one));
+  const isInjected = ({ pod }: RequestingPod) => pod.metadata.annotations?.[ANNOTATION.injected] !== undefined;
+  const refused = others.filter((one) => !left.includes(one) && isInjected(one) && isRefused(one.pod, spec));
+  const early = others.filter((one) => !left.includes(one) && !refused.includes(one));
   const parts: string[] = [];
+  if (refused.length > 0) {
+    const what = `the proxies refuse ${counted(refused.length, "pod", "pods")}: ${requestingPods(refused)}`;
+    const why = needsCertificate(spec)
+      ? "authentication.mode TLS needs a client certificate; configure their senders, or use BasicOrTLS"
+      : `spec.clients has neither their client nor default; add default to it, or set the annotation ${ANNOTATION.client}`;
+    parts.push(`${what} (${why})`);
+  }
   if (early.length > 0) {
     const what = `${counted(early.length, "pod is", "pods are")} not injected: ${requestingPods(early)}`;
     const cause = "created before the webhook ran, or before the label or annotation was added";
@@ -62,12 +75,12 @@ export function judgeWorkloads(
   host: string,
   strangers: readonly RequestingPod[],
 ): Workloads {
-  const markerFor = markersOf({ policy: { ...policy, spec }, host, port: SERVICE_PORT });
+  const expectedOf = expectedBy({ policy: { ...policy, spec }, host, port: SERVICE_PORT });
   if (spec.injection.mode === "None") {
     return { finding: unknown(REASON.notRequested, "spec.injection.mode is None"), summary: "" };
   }
   const by: Record<Coverage, RequestingPod[]> = { covered: [], stale: [], missed: [], none: [] };
-  for (const one of requesting) by[coverage(one.pod, markerFor, one.namespaceLabels)].push(one);
+  for (const one of requesting) by[coverage(one.pod, expectedOf, one.namespaceLabels)].push(one);
   const all = by.covered.length + by.stale.length + by.missed.length;
   if (all === 0) {
     const how = `label or annotation ${LABEL.policy}: ${policy.metadata.name}`;
@@ -77,7 +90,7 @@ export function judgeWorkloads(
   const ignoring = by.missed.filter(({ pod }) => mayIgnoreProxy(pod) !== undefined);
   const missed = by.missed.filter((one) => !ignoring.includes(one));
   const current = `${by.covered.length} of ${counted(all, "pod has", "pods have")} the current proxy settings`;
-  if (missed.length > 0) return { finding: no(REASON.missed, `${current}; ${whyMissed(missed)}`), summary };
+  if (missed.length > 0) return { finding: no(REASON.missed, `${current}; ${whyMissed(missed, spec)}`), summary };
   const unlisted = strangersText(strangers);
   if (unlisted !== undefined) return { finding: no(REASON.clientUnlisted, `${current}; ${unlisted}`), summary };
   if (by.stale.length > 0) {

@@ -13,6 +13,11 @@ const version = (name) =>
   JSON.parse(readFileSync(join(packages, "node_modules", name, "package.json"), "utf8")).version;
 const TIMEOUT_MS = 20_000;
 const FIELD = "x-outrider-error";
+const { CLIENT_CERT, CLIENT_KEY } = process.env;
+/** A certificate for the proxy. Node's fetch has no option for it. */
+const certificate =
+  CLIENT_CERT === undefined ? undefined : { cert: readFileSync(CLIENT_CERT), key: readFileSync(CLIENT_KEY) };
+const agent = certificate && new http.Agent({ proxyEnv: process.env, ...certificate });
 
 const byFetch = async (url, body) => {
   const response = await fetch(url, { method: "POST", body, signal: AbortSignal.timeout(TIMEOUT_MS) });
@@ -23,7 +28,7 @@ const byFetch = async (url, body) => {
 const byHttp = (url, body) =>
   new Promise((resolve, reject) => {
     const { request } = url.startsWith("https:") ? https : http;
-    const sent = request(url, { method: "POST", timeout: TIMEOUT_MS }, (response) => {
+    const sent = request(url, { method: "POST", timeout: TIMEOUT_MS, agent }, (response) => {
       let text = "";
       response.setEncoding("utf8").on("data", (chunk) => {
         text += chunk;
@@ -39,7 +44,7 @@ const byHttp = (url, body) =>
 
 const withUndici = async () => {
   const { EnvHttpProxyAgent, request } = await load("undici");
-  const dispatcher = new EnvHttpProxyAgent();
+  const dispatcher = new EnvHttpProxyAgent(certificate && { proxyTls: certificate });
   return async (url, body) => {
     const signal = AbortSignal.timeout(TIMEOUT_MS);
     const response = await request(url, { method: "POST", body, dispatcher, signal });
@@ -50,7 +55,12 @@ const withUndici = async () => {
 
 const withAxios = async () => {
   const { default: axios } = await load("axios");
-  const options = { timeout: TIMEOUT_MS, validateStatus: () => true, responseType: "text" };
+  const options = {
+    timeout: TIMEOUT_MS,
+    validateStatus: () => true,
+    responseType: "text",
+    ...(agent && { httpAgent: agent }),
+  };
   return async (url, body) => {
     const { status, statusText, headers, data } = await axios.post(url, body, options);
     return { status, phrase: statusText, field: headers[FIELD], body: data };
@@ -59,7 +69,11 @@ const withAxios = async () => {
 
 const withGot = async () => {
   const { default: got } = await load("got");
-  const options = { timeout: { request: TIMEOUT_MS }, throwHttpErrors: false };
+  const options = {
+    timeout: { request: TIMEOUT_MS },
+    throwHttpErrors: false,
+    ...(agent && { agent: { http: agent } }),
+  };
   return async (url, body) => {
     const response = await got.post(url, { ...options, body });
     const { statusCode, statusMessage, headers } = response;

@@ -1,5 +1,6 @@
 """Python clients, with the proxy of the environment. Arguments: the plan, the file of the CA, and the names of clients."""
 import asyncio
+import os
 import platform
 import ssl
 import sys
@@ -9,6 +10,15 @@ import urllib.request
 
 plan, ca, *names = sys.argv[1:]
 TIMEOUT = 20
+# A certificate for the proxy.
+CERTIFICATE = os.environ.get("CLIENT_CERT")
+
+
+def trusting():
+    context = ssl.create_default_context(cafile=ca)
+    if CERTIFICATE:
+        context.load_cert_chain(CERTIFICATE, os.environ["CLIENT_KEY"])
+    return context
 
 
 class Sender:
@@ -29,7 +39,7 @@ class Sender:
 
 def urllib_client(sender):
     sender.show("-", "version", platform.python_version())
-    context = ssl.create_default_context(cafile=ca)
+    context = trusting()
     opener = urllib.request.build_opener(urllib.request.HTTPSHandler(context=context))
 
     def post(case, url, data):
@@ -47,6 +57,14 @@ def requests_client(sender):
 
     sender.show("-", "version", requests.__version__)
     session = requests.Session()
+    if CERTIFICATE:
+        # `cert` of a session is for targets only.
+        class Adapter(requests.adapters.HTTPAdapter):
+            def proxy_manager_for(self, proxy, **options):
+                return super().proxy_manager_for(proxy, proxy_ssl_context=trusting(), **options)
+
+        session.mount("http://", Adapter())
+        session.mount("https://", Adapter())
 
     def post(case, url, data):
         response = session.post(url, data=data, timeout=TIMEOUT, verify=ca)
@@ -59,7 +77,10 @@ def httpx_client(sender):
     import httpx
 
     sender.show("-", "version", httpx.__version__)
-    client = httpx.Client(verify=ssl.create_default_context(cafile=ca), timeout=TIMEOUT)
+    own = {}
+    if CERTIFICATE:
+        own = {"proxy": httpx.Proxy(os.environ["HTTP_PROXY"], ssl_context=trusting())}
+    client = httpx.Client(verify=trusting(), timeout=TIMEOUT, **own)
 
     def post(case, url, data):
         response = client.post(url, content=data)
@@ -72,7 +93,7 @@ def aiohttp_client(sender):
     import aiohttp
 
     sender.show("-", "version", aiohttp.__version__)
-    context = ssl.create_default_context(cafile=ca)
+    context = trusting()
     timeout = aiohttp.ClientTimeout(total=TIMEOUT)
 
     async def send(case, url, data):

@@ -3,6 +3,9 @@ import { execFile } from "node:child_process";
 import { readFileSync } from "node:fs";
 
 const [plan, ca] = process.argv.slice(2);
+/** For the proxy. */
+const { CLIENT_CERT, CLIENT_KEY } = process.env;
+const certificate = CLIENT_CERT === undefined ? [] : ["--proxy-cert", CLIENT_CERT, "--proxy-key", CLIENT_KEY];
 const print = (id, kind, text) => console.log(["curl", id, kind, text.replace(/\s+/g, " ").trim()].join("\t"));
 
 function run(args, input) {
@@ -17,7 +20,7 @@ function run(args, input) {
 print("-", "version", /^curl (\S+)/.exec((await run(["--version"], "")).stdout)[1]);
 for (const line of readFileSync(plan, "utf8").trim().split("\n")) {
   const [id, url, bytes] = line.split(" ");
-  const args = ["-sS", "-i", "--max-time", "20", "--cacert", ca, "--data-binary", "@-", url];
+  const args = ["-sS", "-i", "--max-time", "20", "--cacert", ca, ...certificate, "--data-binary", "@-", url];
   const { status, stdout, stderr } = await run(args, "x".repeat(Number(bytes)));
   // The heads of a refused CONNECT and of interim answers come before the answer. The last head has the status.
   const head = [...stdout.matchAll(/^HTTP\/1\.1 (\d+) ?(.*)\r\n((?:.+\r\n)*)\r\n/gm)].at(-1);

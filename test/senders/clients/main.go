@@ -32,6 +32,13 @@ func main() {
 	roots.AppendCertsFromPEM(read(os.Args[2]))
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.TLSClientConfig = &tls.Config{RootCAs: roots}
+	if file := os.Getenv("CLIENT_CERT"); file != "" {
+		certificate, err := tls.LoadX509KeyPair(file, os.Getenv("CLIENT_KEY"))
+		if err != nil {
+			panic(err)
+		}
+		transport.TLSClientConfig.Certificates = []tls.Certificate{certificate}
+	}
 	client := &http.Client{Transport: transport, Timeout: 20 * time.Second}
 	show("-", "version", strings.TrimPrefix(runtime.Version(), "go"))
 	for _, line := range strings.Split(strings.TrimSpace(string(read(os.Args[1]))), "\n") {
