@@ -31,6 +31,8 @@ export interface ConnectionServer extends PermitServer {
   unready(): string | null;
   /** The address of the client is known: the connection counts for it. */
   identified(client: ClientConnection): void;
+  /** Whether a port serves clients of this address. If not, the refusal of `source` is counted and logged. */
+  admits(port: Port, from: string, source: string): boolean;
   /** Begins the TLS handshake of a paused socket. */
   handshake(client: ClientConnection): void;
   /** The certificate of a complete handshake, null without one; or the reason for which the connection is closed. */
@@ -60,14 +62,17 @@ interface Refusal {
   reason: string;
 }
 
+/** The ports of a proxy for clients. `external`: TLS, for clients outside of the network, who need a proof. */
+export type Port = "plain" | "tls" | "external";
+
 /** How a connection arrives: an optional PROXY header, an optional TLS handshake, then the first head. One deadline for all. */
 export interface Arrival {
   /** It reads by `onread` (`accept.ts`). TLS connections do not. */
   readonly sharedReads: boolean;
   /** It must begin with a PROXY header. */
   readonly header: boolean;
-  /** A TLS handshake comes before the first head. */
-  readonly tls: boolean;
+  /** On each but `plain`, a TLS handshake comes before the first head. */
+  readonly port: Port;
 }
 
 /** One accepted connection: reads heads, passes each request to its handler, refuses and lingers. */
@@ -82,6 +87,7 @@ export class ClientConnection implements Connection, ClientOwner, ByteHolder, Ha
   /** When it was accepted, by the server's clock. */
   readonly accepted: number;
   readonly sharedReads: boolean;
+  readonly #port: Port;
   readonly #tls: boolean;
   /** Takes the reads of a socket with a buffer of its own (`bulk.ts`); false: reading must pause. Null: shared buffer. */
   bulk: ((length: number) => boolean) | null = null;
@@ -99,14 +105,15 @@ export class ClientConnection implements Connection, ClientOwner, ByteHolder, Ha
   /** The last sweep found the socket destroyed. */
   #seenDestroyed = false;
 
-  constructor(socket: Socket, server: ConnectionServer, { sharedReads, header, tls }: Arrival) {
+  constructor(socket: Socket, server: ConnectionServer, { sharedReads, header, port }: Arrival) {
     this.socket = socket;
     this.server = server;
     this.sharedReads = sharedReads;
     this.from = clientAddress(socket);
     this.source = formatHostPort(this.from, socket.remotePort ?? 0);
     this.accepted = server.now;
-    this.#tls = tls;
+    this.#port = port;
+    this.#tls = port !== "plain";
     this.#phase = header ? { name: "header", since: this.accepted, parser: new ProxyHeaderParser() } : this.#opening();
     own(socket, this, sharedReads);
   }
@@ -159,6 +166,10 @@ export class ClientConnection implements Connection, ClientOwner, ByteHolder, Ha
     }
     this.#phase = this.#opening();
     this.noteBuffered();
+    if (!this.server.admits(this.#port, this.from, this.source)) {
+      this.socket.destroy();
+      return;
+    }
     this.server.identified(this);
     if (result.rest.length > 0 && !this.socket.destroyed) this.data(result.rest);
   }
@@ -253,7 +264,9 @@ export class ClientConnection implements Connection, ClientOwner, ByteHolder, Ha
       return;
     }
     const handler = head.method === "CONNECT" ? new Connect(this, head) : new Forward(this, head);
-    this.#phase = { name: "request", handler, permit: new Permit(this.server, this.from, this.#certificate) };
+    const { from } = this;
+    const arrived = { from, certificate: this.#certificate, isExternal: this.#port === "external" };
+    this.#phase = { name: "request", handler, permit: new Permit(this.server, arrived) };
     handler.start(rest);
   }
 
