@@ -152,7 +152,10 @@ test("its clients need an address, a header and a proof; other ports no header",
   await assert.rejects(ask(pod!, 4751, as(CLIENT), billing));
 });
 
-test("the ranges follow the spec, and a warning tells of every address", { skip, timeout: 120_000 }, async () => {
+test("the ranges follow the spec, and a warning names a range of every address", {
+  skip,
+  timeout: 120_000,
+}, async () => {
   const spec = specOf({ external: { ...external, sourceRanges: ["203.0.113.0/24", "0.0.0.0/0"] } });
   await applyPolicy(plane, NS, "webhooks", spec);
   await untilCondition(plane, NS, "webhooks", "Ready", "True", undefined, 60_000);

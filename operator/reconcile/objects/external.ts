@@ -72,7 +72,7 @@ export function externalIngress(
   ];
 }
 
-/** What a user should check in the spec. */
+/** Warnings about a spec. */
 export function externalWarnings({ proxy }: EgressPolicySpec): string[] {
   const everywhere = proxy?.external?.sourceRanges.find((cidr) => cidr.endsWith("/0"));
   if (everywhere === undefined) return [];
