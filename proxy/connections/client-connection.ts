@@ -31,8 +31,8 @@ export interface ConnectionServer extends PermitServer {
   unready(): string | null;
   /** The address of the client is known: the connection counts for it. */
   identified(client: ClientConnection): void;
-  /** Whether a port serves clients of this address. If not, the refusal of `source` is counted and logged. */
-  admits(port: Port, from: string, source: string): boolean;
+  /** Whether the external port serves clients of this address. If not, the refusal of `source` is counted and logged. */
+  admits(from: string, source: string): boolean;
   /** Begins the TLS handshake of a paused socket. */
   handshake(client: ClientConnection): void;
   /** The certificate of a complete handshake, null without one; or the reason for which the connection is closed. */
@@ -166,10 +166,8 @@ export class ClientConnection implements Connection, ClientOwner, ByteHolder, Ha
     }
     this.#phase = this.#opening();
     this.noteBuffered();
-    if (!this.server.admits(this.#port, this.from, this.source)) {
-      this.socket.destroy();
-      return;
-    }
+    // A load balancer that names no client may only check the port. It is refused if it begins a handshake.
+    if (result.source !== null && !this.#isAdmitted()) return;
     this.server.identified(this);
     if (result.rest.length > 0 && !this.socket.destroyed) this.data(result.rest);
   }
@@ -191,7 +189,15 @@ export class ClientConnection implements Connection, ClientOwner, ByteHolder, Ha
     this.cut(record);
   }
 
+  /** Closes the connection of a client that the external port does not serve. */
+  #isAdmitted(): boolean {
+    if (this.#port !== "external" || this.server.admits(this.from, this.source)) return true;
+    this.socket.destroy();
+    return false;
+  }
+
   #beginHandshake(chunk: Buffer): void {
+    if (!this.#isAdmitted()) return;
     if (chunk[0] === HANDSHAKE_RECORD) {
       unread(this.socket, chunk);
       this.server.handshake(this);

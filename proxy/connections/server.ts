@@ -260,9 +260,8 @@ export class ProxyServer implements ConnectionServer {
       return;
     }
     const header = this.#mustSendHeader(socket, port);
-    const from = clientAddress(socket);
     // Before the limits: a stranger takes no place of a client.
-    if (!header && !this.admits(port, from, formatHostPort(from, socket.remotePort ?? 0))) {
+    if (port === "external" && !header && !this.#admitsPeer(socket)) {
       socket.destroy();
       return;
     }
@@ -284,8 +283,13 @@ export class ProxyServer implements ConnectionServer {
     return hasAddress(this.#proxyProtocolFrom, clientAddress(socket));
   }
 
-  admits(port: Port, from: string, source: string): boolean {
-    if (port !== "external" || hasAddress(this.#externalFrom!, from)) return true;
+  #admitsPeer(socket: Socket): boolean {
+    const from = clientAddress(socket);
+    return this.admits(from, formatHostPort(from, socket.remotePort ?? 0));
+  }
+
+  admits(from: string, source: string): boolean {
+    if (hasAddress(this.#externalFrom!, from)) return true;
     this.handshakes.refused++;
     this.#onHandshakeError(source, "the address of the client is not in --external-from");
     return false;

@@ -135,6 +135,13 @@ test("behind a load balancer the address of the header is checked", { skip }, as
   }
   await proxy.waitRecord(() => proxy.records().length === 2);
   for (const { source, client } of proxy.records()) assert.deepEqual([source, client], ["192.0.2.1:1001", "billing"]);
+  // Its health checks, which only open a connection, leave no trace.
+  for (const header of [LOCAL, Buffer.alloc(0)]) {
+    const check = await RawClient.open(port, "127.0.0.1", BALANCER);
+    check.socket.end(header);
+    await check.untilEnd();
+    check.socket.destroy();
+  }
   // The balancer itself is no client, whatever it says.
   const rows = [tcp4("198.51.100.1"), inet("198.51.100.1"), LOCAL, Buffer.from("PROXY UNKNOWN\r\n")];
   for (const header of rows) await assert.rejects(ask(port, BALANCER, header));
