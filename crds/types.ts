@@ -18,6 +18,7 @@ const NAMES: Readonly<Record<string, string>> = {
   "spec.proxy.tls": "ProxyTlsSpec",
   "spec.proxy.tls.clientCA": "FileSource",
   "spec.proxy.tls.crl": "FileSource",
+  "spec.proxy.external": "ProxyExternalSpec",
   "spec.proxy.resources": "ResourceRequirements",
   "spec.proxy.affinity": "Affinity",
   "spec.proxy.topologySpreadConstraints[]": "TopologySpreadConstraint",

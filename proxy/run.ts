@@ -61,12 +61,18 @@ async function listenAdmin(admin: Server, at: Config["admin"], onError: (error: 
   return admin.address() as AddressInfo;
 }
 
-/** Starts the TLS port; null: there is none. @throws UsageError when it cannot listen */
+/** Starts the TLS ports; null: there is none. @throws UsageError when one cannot listen */
 async function listenTls(server: ProxyServer, { tls, reusePort }: Config) {
-  if (tls === undefined) return null;
-  return server.listenTls({ ...tls.listen, reusePort }).catch((error: unknown) => {
-    throw listenError(error, "listen-tls", tls.listen);
-  });
+  const start = async (port: "tls" | "external", option: string, at: Config["listen"] | undefined) => {
+    if (at === undefined) return null;
+    return server.listenTls(port, { ...at, reusePort }).catch((error: unknown) => {
+      throw listenError(error, option, at);
+    });
+  };
+  return {
+    tls: await start("tls", "listen-tls", tls?.listen),
+    external: await start("external", "listen-external", tls?.external?.listen),
+  };
 }
 
 /** Reads all files and this machine's addresses again when they change, and the files on SIGHUP. Ends the polling. */
@@ -140,7 +146,8 @@ export async function runProxy(argv: readonly string[]): Promise<number> {
     onRemoved: (route, until) => server.endUnproven(route, Number.NEGATIVE_INFINITY, until),
   });
   const onAcceptError = rarely((error: Error) => log.error({ err: error }, "cannot accept a connection"));
-  const { proxyProtocolFrom: from } = config;
+  const setOf = (networks: readonly string[] = []) =>
+    networks.length === 0 ? undefined : new CidrSet(networks.map(cidr));
   const server: ProxyServer = new ProxyServer({
     settings: settingsOf(config, null),
     credentials: new Credentials(),
@@ -150,7 +157,8 @@ export async function runProxy(argv: readonly string[]): Promise<number> {
     writer,
     readiness: config.readiness,
     bufferBytes: config.bufferMiB === undefined ? defaultBufferLimit() : config.bufferMiB * MIB,
-    proxyProtocolFrom: from.length === 0 ? undefined : new CidrSet(from.map(cidr)),
+    proxyProtocolFrom: setOf(config.proxyProtocolFrom),
+    externalFrom: setOf(config.tls?.external?.from),
     onAcceptError,
     onHandshakeError: rarely((client: string, reason: string) => log.warn({ client, reason }, "no TLS connection")),
   });
@@ -161,7 +169,8 @@ export async function runProxy(argv: readonly string[]): Promise<number> {
   const admin = makeAdmin({ proxy: server, status, reload, verifier, sources, metrics, tls, onError });
   const adminAt = await listenAdmin(admin, config.admin, onAcceptError);
   // Port 0: the system chooses one later.
-  const ports = [config.listen.port, config.tls?.listen.port ?? 0, adminAt.port].filter((port) => port !== 0);
+  const given = [config.listen, config.tls?.listen, config.tls?.external?.listen].map((one) => one?.port ?? 0);
+  const ports = [...given, adminAt.port].filter((port) => port !== 0);
   const installer: PolicyInstaller = new PolicyInstaller(
     { config, log, status, server, names, verifier, sources },
     ports,
@@ -174,20 +183,23 @@ export async function runProxy(argv: readonly string[]): Promise<number> {
     admin.close();
     throw listenError(error, "listen", config.listen);
   });
-  const tlsAt = await listenTls(server, config).catch((error: unknown) => {
+  const { tls: tlsAt, external: externalAt } = await listenTls(server, config).catch((error: unknown) => {
     admin.close();
     throw error;
   });
   if (tls !== null && tlsAt !== null) tls.listen = formatHostPort(tlsAt.address, tlsAt.port);
-  if (config.listen.port === 0 || config.tls?.listen.port === 0) {
-    installer.usePorts([at.port, adminAt.port, ...(tlsAt === null ? [] : [tlsAt.port])]);
-  }
+  const all = [at, adminAt, tlsAt, externalAt].flatMap((one) => (one === null ? [] : [one.port]));
+  if (all.some((port) => !ports.includes(port))) installer.usePorts(all);
   // Before the log says "listening": a SIGHUP without a handler would end the process.
   const stopWatching = watch(reload, nameFiles, installer, sources, verifier, tls, log);
   status.listen = formatHostPort(at.address, at.port);
   const adminAddress = formatHostPort(adminAt.address, adminAt.port);
   const listenTlsAt = tls === null ? {} : { tls: tls.listen };
-  log.info({ listen: status.listen, ...listenTlsAt, admin: adminAddress, version: status.version }, "listening");
+  const listenExternalAt = externalAt && { external: formatHostPort(externalAt.address, externalAt.port) };
+  log.info(
+    { listen: status.listen, ...listenTlsAt, ...listenExternalAt, admin: adminAddress, version: status.version },
+    "listening",
+  );
   if (reload.error !== null) log.error(`${reload.error}; waiting for a valid policy`);
 
   log.info({ signal: await signal() }, "shutting down");

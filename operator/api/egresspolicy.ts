@@ -471,6 +471,12 @@ export interface ProxySpec {
   tls?: ProxyTlsSpec;
 
   /**
+   * A third port of the proxies, and a Service of type LoadBalancer for it, by which hosts and functions outside
+   * of the cluster use the proxies. It speaks TLS with the certificate of proxy.tls. Each request needs a proof.
+   */
+  external?: ProxyExternalSpec;
+
+  /**
    * Image of the proxies, which has precedence over the operator's option --proxy-image: another tag or digest
    * of the same repository. Default: the image of --proxy-image. Use it to test a new image with one policy, or
    * to keep the image of one policy during an upgrade.
@@ -653,6 +659,41 @@ export interface FileSource {
    * @default "ca.crt"
    */
   key: string;
+}
+
+/**
+ * A third port of the proxies, and a Service of type LoadBalancer for it, by which hosts and functions outside
+ * of the cluster use the proxies. It speaks TLS with the certificate of proxy.tls. Each request needs a proof.
+ */
+export interface ProxyExternalSpec {
+  /**
+   * Port of the proxy container. The Service always has port 4751.
+   * @default 4752
+   */
+  port: number;
+
+  /**
+   * Addresses of these clients. The load balancer, the proxies' NetworkPolicy and the proxies themselves refuse
+   * all others. A change replaces the proxies by a rolling update.
+   */
+  sourceRanges: string[];
+
+  /**
+   * Addresses from which the load balancer connects to the proxies. It has to begin each connection with a
+   * header of the PROXY protocol, version 1 or 2, which names the client. Default: the load balancer keeps the
+   * addresses of clients, so no header is expected. A program with one of these addresses can choose the client
+   * address of its connections: name single load balancers.
+   */
+  proxyProtocolFrom?: string[];
+
+  /**
+   * The loadBalancerClass of the Service. Default: the load balancer of the cluster. Kubernetes cannot change it
+   * in an existing Service: remove external, and add it again.
+   */
+  loadBalancerClass?: string;
+
+  /** Annotations of the Service, such as those that configure the load balancer. */
+  serviceAnnotations?: Record<string, string>;
 }
 
 /** Resources of the container. A proxy uses at most one CPU. */

@@ -218,6 +218,7 @@ export const childName = {
   document: (policy: string) => `${policy}-egress-policy`,
   published: (policy: string) => `${policy}-egress-ips`,
   senders: (policy: string) => `${policy}-egress-senders`,
+  external: (policy: string) => `${policy}-egress-external`,
 } as const;
 
 /** Name of the record of a policy, in the namespace of the operator. */
@@ -240,5 +241,5 @@ export function clientHost({ name, namespace }: { name: string; namespace?: stri
 
 /** Port of the client Service. The proxies may listen on another port. */
 export const SERVICE_PORT = 4750;
-/** Port of the client Service for TLS, with `spec.proxy.tls`. */
+/** Port of the client Service for TLS, with `spec.proxy.tls`, and of the Service for clients outside of the cluster. */
 export const SERVICE_TLS_PORT = 4751;

@@ -123,6 +123,17 @@ export const PROXY_OPTIONS: readonly Option[] = [
     help: "addresses of your load balancers; a PROXY protocol header from any other address is refused",
   },
   {
+    name: "listen-external",
+    value: "IP:PORT",
+    help: "address for clients outside of the network, in addition to --listen-tls: TLS and a proof are required, and --proxy-protocol applies to this port only (default: none)",
+  },
+  {
+    name: "external-from",
+    value: "CIDR",
+    repeat: true,
+    help: "addresses of clients that --listen-external serves, behind a load balancer those of the PROXY protocol header",
+  },
+  {
     name: "admin",
     value: "IP:PORT",
     fallback: "127.0.0.1:9750",
@@ -251,8 +262,31 @@ export interface Config {
   logLevel: string;
 }
 
-/** The options of the TLS listener. @throws UsageError */
-function tlsConfig(values: Values): TlsConfig | undefined {
+/** Whether the process reads passwords or client certificates. */
+function readsProofs(values: Values, env: NodeJS.ProcessEnv): boolean {
+  return env.PROXY_PASSWORD !== undefined || values.has("password-dir") || values.has("tls-client-ca");
+}
+
+/** The TLS port for clients outside of the network. @throws UsageError */
+function externalConfig(values: Values, env: NodeJS.ProcessEnv): TlsConfig["external"] {
+  const from = values.get("external-from") ?? [];
+  if (!values.has("listen-external")) {
+    if (from.length > 0) throw new UsageError(`${values.shown("external-from")} needs --listen-external`);
+    return undefined;
+  }
+  const shown = values.shown("listen-external");
+  if (!values.has("listen-tls")) throw new UsageError(`${shown} needs --listen-tls`);
+  if (from.length === 0) throw new UsageError(`${shown} needs --external-from CIDR, the addresses of its clients`);
+  if (!readsProofs(values, env)) {
+    throw new UsageError(
+      `${shown} needs --tls-client-ca, --password-dir or PROXY_PASSWORD; without a proof everyone could use the proxy`,
+    );
+  }
+  return { listen: ipPort(values, "listen-external", ""), from };
+}
+
+/** The options of the TLS listeners. @throws UsageError */
+function tlsConfig(values: Values, env: NodeJS.ProcessEnv): TlsConfig | undefined {
   const one = (name: string) => values.get(name)?.[0];
   const requires = (name: string, other: string) => {
     if (values.has(name) && !values.has(other)) throw new UsageError(`${values.shown(name)} needs --${other}`);
@@ -262,6 +296,7 @@ function tlsConfig(values: Values): TlsConfig | undefined {
   for (const name of ["tls-crl", "tls-client-name"]) requires(name, "tls-client-ca");
   requires("tls-client-ca", "tls-client-name");
   const clientName = oneOf(values, "tls-client-name", CLIENT_NAMES) ?? "cn";
+  const external = externalConfig(values, env);
   if (!values.has("listen-tls")) return undefined;
   return {
     listen: ipPort(values, "listen-tls", ""),
@@ -270,6 +305,7 @@ function tlsConfig(values: Values): TlsConfig | undefined {
     clientCa: one("tls-client-ca"),
     crls: values.get("tls-crl") ?? [],
     clientName,
+    external,
   };
 }
 
@@ -312,6 +348,7 @@ export function readConfig(options: readonly Option[], argv: readonly string[], 
   for (const [name, parse] of [
     ["allow-cidr", parseCidr],
     ["deny-cidr", parseCidr],
+    ["external-from", parseCidr],
     ["nat64-prefix", parseNat64Prefix],
   ] as const) {
     for (const text of values.get(name) ?? []) {
@@ -329,7 +366,7 @@ export function readConfig(options: readonly Option[], argv: readonly string[], 
     service: one("service"),
     ports: portList(values, "ports"),
     listen: ipPort(values, "listen", ":4750"),
-    tls: options === PROXY_OPTIONS ? tlsConfig(values) : undefined,
+    tls: options === PROXY_OPTIONS ? tlsConfig(values, env) : undefined,
     clientCertificates: values.has("tls-client-ca"),
     proxyProtocolFrom: proxyProtocolFrom(values),
     admin: ipPort(values, "admin", "127.0.0.1:9750"),

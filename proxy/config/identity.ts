@@ -20,13 +20,19 @@ export type Identity =
 /** The identity of every request without a proof. */
 export const MISSING: Identity = { kind: "missing" };
 
+/** The part of an identity that comes with the connection. */
+export interface Arrived {
+  readonly certificate: ClientCertificate | null;
+  /** The address of the client. */
+  readonly from: string;
+  /** It came by the port for clients outside of the network, where each request needs a proof. */
+  readonly isExternal: boolean;
+}
+
 /** The proof that a request carries, and that its connection has. */
-interface Proofs {
+interface Proofs extends Arrived {
   /** The value of Proxy-Authorization. */
   authorization: string | undefined;
-  certificate: ClientCertificate | null;
-  /** The address of the client. */
-  from: string;
 }
 
 /** The name in records: visible ASCII; other octets are `%XX`. */
@@ -46,7 +52,7 @@ export function identify(
   trust: ClientTrust | null,
   authentication: Authentication,
 ): Identity | Failure {
-  const { authorization, certificate, from } = proofs;
+  const { authorization, certificate, from, isExternal } = proofs;
   const { mode } = authentication;
   let known: Known | null = null;
   if (readsPasswords(mode) && authorization !== undefined) {
@@ -60,7 +66,7 @@ export function identify(
   if (known !== null) {
     return known.countedAs === null ? { kind: "shared", known } : { kind: "own", name: known.countedAs, known };
   }
-  return admitsMissing(authentication) ? MISSING : withoutProof(authentication);
+  return admitsMissing(authentication) && !isExternal ? MISSING : withoutProof(authentication);
 }
 
 function ofCertificate(

@@ -15,6 +15,15 @@ export interface TlsConfig {
   clientCa: string | undefined;
   crls: readonly string[];
   clientName: ClientName;
+  /** Undefined: no port for clients outside of the network. */
+  external: ExternalConfig | undefined;
+}
+
+/** The TLS port for clients outside of the network. */
+interface ExternalConfig {
+  listen: { host: string; port: number };
+  /** Addresses of clients that are served. */
+  from: readonly string[];
 }
 
 /** Bytes of a certificate chain, key or CA bundle. */

@@ -31,6 +31,8 @@ export interface ConnectionServer extends PermitServer {
   unready(): string | null;
   /** The address of the client is known: the connection counts for it. */
   identified(client: ClientConnection): void;
+  /** Whether the external port serves clients of this address. If not, the refusal of `source` is counted and logged. */
+  admits(from: string, source: string): boolean;
   /** Begins the TLS handshake of a paused socket. */
   handshake(client: ClientConnection): void;
   /** The certificate of a complete handshake, null without one; or the reason for which the connection is closed. */
@@ -60,14 +62,17 @@ interface Refusal {
   reason: string;
 }
 
+/** The ports of a proxy for clients. `external`: TLS, for clients outside of the network, who need a proof. */
+export type Port = "plain" | "tls" | "external";
+
 /** How a connection arrives: an optional PROXY header, an optional TLS handshake, then the first head. One deadline for all. */
 export interface Arrival {
   /** It reads by `onread` (`accept.ts`). TLS connections do not. */
   readonly sharedReads: boolean;
   /** It must begin with a PROXY header. */
   readonly header: boolean;
-  /** A TLS handshake comes before the first head. */
-  readonly tls: boolean;
+  /** On each but `plain`, a TLS handshake comes before the first head. */
+  readonly port: Port;
 }
 
 /** One accepted connection: reads heads, passes each request to its handler, refuses and lingers. */
@@ -82,6 +87,7 @@ export class ClientConnection implements Connection, ClientOwner, ByteHolder, Ha
   /** When it was accepted, by the server's clock. */
   readonly accepted: number;
   readonly sharedReads: boolean;
+  readonly #port: Port;
   readonly #tls: boolean;
   /** Takes the reads of a socket with a buffer of its own (`bulk.ts`); false: reading must pause. Null: shared buffer. */
   bulk: ((length: number) => boolean) | null = null;
@@ -99,14 +105,15 @@ export class ClientConnection implements Connection, ClientOwner, ByteHolder, Ha
   /** The last sweep found the socket destroyed. */
   #seenDestroyed = false;
 
-  constructor(socket: Socket, server: ConnectionServer, { sharedReads, header, tls }: Arrival) {
+  constructor(socket: Socket, server: ConnectionServer, { sharedReads, header, port }: Arrival) {
     this.socket = socket;
     this.server = server;
     this.sharedReads = sharedReads;
     this.from = clientAddress(socket);
     this.source = formatHostPort(this.from, socket.remotePort ?? 0);
     this.accepted = server.now;
-    this.#tls = tls;
+    this.#port = port;
+    this.#tls = port !== "plain";
     this.#phase = header ? { name: "header", since: this.accepted, parser: new ProxyHeaderParser() } : this.#opening();
     own(socket, this, sharedReads);
   }
@@ -159,6 +166,8 @@ export class ClientConnection implements Connection, ClientOwner, ByteHolder, Ha
     }
     this.#phase = this.#opening();
     this.noteBuffered();
+    // A load balancer that names no client may only check the port. It is refused if it begins a handshake.
+    if (result.source !== null && !this.#isAdmitted()) return;
     this.server.identified(this);
     if (result.rest.length > 0 && !this.socket.destroyed) this.data(result.rest);
   }
@@ -180,7 +189,15 @@ export class ClientConnection implements Connection, ClientOwner, ByteHolder, Ha
     this.cut(record);
   }
 
+  /** Closes the connection of a client that the external port does not serve. */
+  #isAdmitted(): boolean {
+    if (this.#port !== "external" || this.server.admits(this.from, this.source)) return true;
+    this.socket.destroy();
+    return false;
+  }
+
   #beginHandshake(chunk: Buffer): void {
+    if (!this.#isAdmitted()) return;
     if (chunk[0] === HANDSHAKE_RECORD) {
       unread(this.socket, chunk);
       this.server.handshake(this);
@@ -253,7 +270,9 @@ export class ClientConnection implements Connection, ClientOwner, ByteHolder, Ha
       return;
     }
     const handler = head.method === "CONNECT" ? new Connect(this, head) : new Forward(this, head);
-    this.#phase = { name: "request", handler, permit: new Permit(this.server, this.from, this.#certificate) };
+    const { from } = this;
+    const arrived = { from, certificate: this.#certificate, isExternal: this.#port === "external" };
+    this.#phase = { name: "request", handler, permit: new Permit(this.server, arrived) };
     handler.start(rest);
   }
 

@@ -1,5 +1,14 @@
 import type { Credentials } from "../config/credentials.ts";
-import { type Identity, identify, MISSING, proofOf, recordName, stillValid, viewFor } from "../config/identity.ts";
+import {
+  type Arrived,
+  type Identity,
+  identify,
+  MISSING,
+  proofOf,
+  recordName,
+  stillValid,
+  viewFor,
+} from "../config/identity.ts";
 import { decideAgain } from "../egress/decide-target.ts";
 import type { Head } from "../http/head.ts";
 import { type AccessRecord, noteFailure, notePolicy } from "../outcome/access-record.ts";
@@ -8,7 +17,6 @@ import type { Failure } from "../outcome/refusals.ts";
 import { limitsKey } from "../policy/cidr.ts";
 import type { Authentication } from "../policy/clients.ts";
 import type { PolicySet } from "../policy/engine.ts";
-import type { ClientCertificate } from "../tls/client-certificate.ts";
 import type { ClientTrust } from "../tls/client-trust.ts";
 import type { Entry, OpenRequest, ProxyContext } from "./handler.ts";
 import type { Rates } from "./rates.ts";
@@ -40,10 +48,7 @@ const ENTRY_GONE: Failure = { code: "client", reason: "this client is no longer 
  */
 export class Permit {
   readonly #server: PermitServer;
-  /** The address of the client. */
-  readonly #from: string;
-  /** The certificate of the connection. */
-  readonly #certificate: ClientCertificate | null;
+  readonly #arrived: Arrived;
   /** The key under which the limits count this request; null while none is counted. */
   #counted: string | null = null;
   #identity: Identity = MISSING;
@@ -52,10 +57,9 @@ export class Permit {
   /** Set while it has its upstream connection. */
   #open: OpenRequest | null = null;
 
-  constructor(server: PermitServer, from: string, certificate: ClientCertificate | null) {
+  constructor(server: PermitServer, arrived: Arrived) {
     this.#server = server;
-    this.#from = from;
-    this.#certificate = certificate;
+    this.#arrived = arrived;
   }
 
   /**
@@ -72,7 +76,7 @@ export class Permit {
     // reconnects elsewhere. A request that has entered may end.
     if (server.phase === "draining" && !first && !again)
       return { code: "draining", reason: "this proxy is shutting down" };
-    const proofs = { authorization: head.authorization, certificate: this.#certificate, from: this.#from };
+    const proofs = { authorization: head.authorization, ...this.#arrived };
     const identity = identify(proofs, credentials, trust, authentication);
     if ("code" in identity) return identity;
     this.#identity = identity;
@@ -81,7 +85,7 @@ export class Permit {
     const view = this.#viewIn(policy, record);
     if (view === null) return NO_ENTRY;
     // An address has no space in it.
-    const key = identity.kind === "own" ? `client ${identity.name}` : this.#from;
+    const key = identity.kind === "own" ? `client ${identity.name}` : this.#arrived.from;
     // A request that is sent again is one request of the client.
     const full = (again ? null : this.#charge(view, key)) ?? server.acquire(key, view.limits.maxTunnels ?? 0);
     if (full !== null) return { code: "overloaded", reason: full };

@@ -1,5 +1,6 @@
 import { createServer, type Server, type Socket } from "node:net";
 import type { TLSSocket } from "node:tls";
+import { formatHostPort } from "../cli/options.ts";
 import { OPEN } from "../config/authentication.ts";
 import type { Settings } from "../config/config.ts";
 import type { Credentials } from "../config/credentials.ts";
@@ -20,7 +21,7 @@ import type { ClientTrust } from "../tls/client-trust.ts";
 import { Handshakes } from "../tls/handshakes.ts";
 import type { ServerIdentity } from "../tls/server-identity.ts";
 import { Buffers } from "./buffers.ts";
-import { ClientConnection, type ConnectionServer } from "./client-connection.ts";
+import { ClientConnection, type ConnectionServer, type Port } from "./client-connection.ts";
 import { Rates } from "./rates.ts";
 
 const SWEEP_MS = 1000;
@@ -47,6 +48,8 @@ interface ServerParts {
   bufferBytes: number;
   /** Sources that must send a PROXY header; absent: none. */
   proxyProtocolFrom?: CidrSet | undefined;
+  /** Clients of the external port; absent: there is no such port. With it, only this port expects a PROXY header. */
+  externalFrom?: CidrSet | undefined;
   /** A connection could not be accepted, mostly because no file descriptor was left. */
   onAcceptError: (error: NodeJS.ErrnoException) => void;
   /** A TLS handshake failed, or its client certificate is refused. */
@@ -66,13 +69,23 @@ interface ListenAddress {
   port: number;
 }
 
-/** Options of both listeners. */
+/** Options of all listeners. */
 const SOCKET_OPTIONS = {
   allowHalfOpen: true,
   noDelay: true,
   keepAlive: true,
   keepAliveInitialDelay: KEEP_ALIVE_SECONDS * 1000,
 };
+
+/** A port for TLS. */
+type TlsPort = Exclude<Port, "plain">;
+
+/** Whether a set has the address of a peer, which may have a zone. */
+function hasAddress(set: CidrSet, from: string): boolean {
+  const [withoutZone] = from.split("%") as [string];
+  const address = parseAddress(withoutZone);
+  return address !== null && set.has(address);
+}
 
 /** The accept loop and the state that all connections share: policy, credentials, names, gate, limits, records. */
 export class ProxyServer implements ConnectionServer {
@@ -90,6 +103,7 @@ export class ProxyServer implements ConnectionServer {
   readonly #onRecord: ServerParts["onRecord"];
   readonly #readiness: "policy" | "verified";
   readonly #proxyProtocolFrom: CidrSet | undefined;
+  readonly #externalFrom: CidrSet | undefined;
   readonly #clients = new Set<ClientConnection>();
   /**
    * Connections without a complete first head, the oldest first: all, and those of each source address. A source that must
@@ -101,9 +115,8 @@ export class ProxyServer implements ConnectionServer {
   readonly #resting = new Set<ClientConnection>();
   readonly buffers: Buffers;
   readonly #byClient = new Map<string, number>();
-  readonly #server: Server;
-  /** The listener for TLS; it listens only if TLS is configured. */
-  readonly #tlsServer: Server;
+  /** The listeners. Those for TLS listen only if they are configured. */
+  readonly #servers: Readonly<Record<Port, Server>>;
   #handshakes: Handshakes | null = null;
   #trust: ClientTrust | null = null;
   #clientName: ClientName = "cn";
@@ -127,12 +140,11 @@ export class ProxyServer implements ConnectionServer {
     this.#onAcceptError = parts.onAcceptError;
     this.#readiness = parts.readiness;
     this.#proxyProtocolFrom = parts.proxyProtocolFrom;
+    this.#externalFrom = parts.externalFrom;
     this.buffers = new Buffers(parts.bufferBytes);
     this.#onHandshakeError = parts.onHandshakeError ?? (() => {});
-    this.#server = createServer(SOCKET_OPTIONS, (socket) =>
-      this.#accept(socket, { sharedReads: this.#sharedReads, tls: false }),
-    );
-    this.#tlsServer = createServer(SOCKET_OPTIONS, (socket) => this.#accept(socket, { sharedReads: false, tls: true }));
+    const serverOf = (port: Port) => createServer(SOCKET_OPTIONS, (socket) => this.#accept(socket, port));
+    this.#servers = { plain: serverOf("plain"), tls: serverOf("tls"), external: serverOf("external") };
   }
 
   get policy(): PolicySet | null {
@@ -217,16 +229,17 @@ export class ProxyServer implements ConnectionServer {
 
   /** @throws the listen error */
   async listen(options: ListenOptions): Promise<ListenAddress> {
-    const at = await this.#listen(this.#server, options);
-    this.#sharedReads = shareReadBuffer(this.#server, onClientRead);
+    const { plain } = this.#servers;
+    const at = await this.#listen(plain, options);
+    this.#sharedReads = shareReadBuffer(plain, onClientRead);
     // Behind the I/O of this turn: bytes that arrived during a long turn count before a time limit does.
     this.#sweeper = setInterval(() => setImmediate(() => this.#sweep()), SWEEP_MS);
     return at;
   }
 
   /** Listens for TLS connections, after {@link useTls}. @throws the listen error */
-  listenTls(options: ListenOptions): Promise<ListenAddress> {
-    return this.#listen(this.#tlsServer, options);
+  listenTls(port: TlsPort, options: ListenOptions): Promise<ListenAddress> {
+    return this.#listen(this.#servers[port], options);
   }
 
   #listen(server: Server, options: ListenOptions): Promise<ListenAddress> {
@@ -240,29 +253,46 @@ export class ProxyServer implements ConnectionServer {
     });
   }
 
-  #accept(socket: Socket, kind: { sharedReads: boolean; tls: boolean }): void {
+  #accept(socket: Socket, port: Port): void {
     // Reset before it was accepted: the client expects no answer, and limits need its address.
     if (socket.remoteAddress === undefined) {
       socket.destroy();
       return;
     }
-    if (this.#clients.size >= this.settings.maxConnections && !this.#makeRoom()) {
-      this.#turnAway(socket, kind.tls);
+    const header = this.#mustSendHeader(socket, port);
+    // Before the limits: a stranger takes no place of a client.
+    if (port === "external" && !header && !this.#admitsPeer(socket)) {
+      socket.destroy();
       return;
     }
-    const header = this.#mustSendHeader(socket);
-    const client = new ClientConnection(socket, this, { ...kind, header });
+    if (this.#clients.size >= this.settings.maxConnections && !this.#makeRoom()) {
+      this.#turnAway(socket, port);
+      return;
+    }
+    const sharedReads = port === "plain" && this.#sharedReads;
+    const client = new ClientConnection(socket, this, { sharedReads, header, port });
     this.#clients.add(client);
     this.#silent.add(client);
     if (!header) this.identified(client);
   }
 
   /** Whether the peer of a connection is a load balancer that sends a PROXY header. */
-  #mustSendHeader(socket: Socket): boolean {
+  #mustSendHeader(socket: Socket, port: Port): boolean {
     if (this.#proxyProtocolFrom === undefined) return false;
-    const [withoutZone] = clientAddress(socket).split("%") as [string];
-    const address = parseAddress(withoutZone);
-    return address !== null && this.#proxyProtocolFrom.has(address);
+    if (this.#externalFrom !== undefined && port !== "external") return false;
+    return hasAddress(this.#proxyProtocolFrom, clientAddress(socket));
+  }
+
+  #admitsPeer(socket: Socket): boolean {
+    const from = clientAddress(socket);
+    return this.admits(from, formatHostPort(from, socket.remotePort ?? 0));
+  }
+
+  admits(from: string, source: string): boolean {
+    if (hasAddress(this.#externalFrom!, from)) return true;
+    this.handshakes.refused++;
+    this.#onHandshakeError(source, "the address of the client is not in --external-from");
+    return false;
   }
 
   identified(client: ClientConnection): void {
@@ -301,9 +331,9 @@ export class ProxyServer implements ConnectionServer {
     return true;
   }
 
-  #turnAway(socket: Socket, tls: boolean): void {
+  #turnAway(socket: Socket, port: Port): void {
     countBound("connections");
-    if (tls) {
+    if (port !== "plain") {
       socket.destroy();
       return;
     }
@@ -405,8 +435,7 @@ export class ProxyServer implements ConnectionServer {
   /** Stops accepting connections; resolves when all open ones have ended by themselves. */
   drain(): Promise<void> {
     this.phase = "draining";
-    this.#server.close();
-    this.#tlsServer.close();
+    for (const server of Object.values(this.#servers)) server.close();
     for (const client of this.#clients) client.drain();
     return new Promise((resolve) => {
       if (this.#clients.size === 0) resolve();

@@ -32,6 +32,7 @@ const OPERATOR_PROXY_KEYS = [
   "port",
   "adminPort",
   "tls",
+  "external",
   "resources",
   "image",
   "imagePullSecrets",

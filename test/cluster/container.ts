@@ -110,7 +110,10 @@ export function containerArgs(
     if (subPath !== undefined) throw new Error(`${pod.metadata.name}: subPath of volume ${name} is not played`);
   }
   return (container.args ?? []).map((raw) => {
-    const text = expand(raw, env).replace(/^(--(?:listen|listen-tls|admin)=):/, `$1${pod.status!.podIP}:`);
+    const text = expand(raw, env).replace(
+      /^(--(?:listen|listen-tls|listen-external|admin)=):/,
+      `$1${pod.status!.podIP}:`,
+    );
     const path = /^(?:--[\w-]+=)?(\/.*)$/.exec(text)?.[1];
     const mount = mounts.find(({ mountPath }) => path === mountPath || path?.startsWith(`${mountPath}/`));
     return mount === undefined ? text : text.replace(mount.mountPath, join(folder, mount.name));

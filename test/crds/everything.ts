@@ -131,6 +131,15 @@ const podTerms = {
   preferredDuringSchedulingIgnoredDuringExecution: [{ weight: 100, podAffinityTerm: term }],
 };
 
+/** Not for slots, and not with `allowMissing`. */
+const external = {
+  port: 14_752,
+  sourceRanges: ["198.51.100.0/24", "2001:db8:7::/48", "0.0.0.0/0"],
+  proxyProtocolFrom: ["10.9.0.1/32"],
+  loadBalancerClass: "service.k8s.aws/nlb",
+  serviceAnnotations: { "service.beta.kubernetes.io/aws-load-balancer-proxy-protocol": "*" },
+};
+
 /** Not for slots. */
 const scheduling = {
   affinity: {
@@ -163,6 +172,11 @@ export const EVERYTHING: readonly Record<string, unknown>[] = [
     authentication: { ...common.authentication, allowMissing: true },
     nat: { provider: "PodIP", podIP: { annotations: { "cni.projectcalico.org/ipv4pools": '["egress"]' } } },
     proxy: { ...proxy, ...scheduling, replicas: 3 },
+  },
+  {
+    ...common,
+    nat: { provider: "PodIP", podIP: { annotations: { "cni.projectcalico.org/ipv4pools": '["egress"]' } } },
+    proxy: { ...proxy, external },
   },
   {
     ...common,

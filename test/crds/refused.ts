@@ -9,6 +9,7 @@ const basic = { mode: "Basic", secretRef: { name: "proxy-passwords" } };
 const both = { ...basic, mode: "BasicOrTLS" };
 const server = { secretRef: { name: "proxy-certificate" } };
 const certificates = { ...server, clientCA: { name: "client-ca" }, clientName: "URI" };
+const away = ["198.51.100.0/24"];
 const kubeVIP = { staticIPs: ips, nat: { provider: "KubeVIP" }, authentication: basic };
 const echo = { echoURLs: ["https://echo.example.net/ip"] };
 const rule = { hosts: ["a.example"] };
@@ -18,6 +19,11 @@ const bad = (spec: Record<string, unknown>, says: RegExp): Refused => ({ spec, s
 const proxy = (fields: Record<string, unknown>, says: RegExp) => bad({ proxy: fields }, says);
 const tls = (fields: Record<string, unknown>, says: RegExp) =>
   bad({ authentication: both, proxy: { tls: { ...certificates, ...fields } } }, says);
+const external = (fields: Record<string, unknown>, says: RegExp, spec = {}) =>
+  bad(
+    { authentication: both, proxy: { tls: certificates, external: { sourceRanges: away, ...fields } }, ...spec },
+    says,
+  );
 const clients = (list: unknown[], says: RegExp, spec = {}) =>
   bad({ authentication: basic, clients: list, ...spec }, says);
 const client = (fields: Record<string, unknown>, says: RegExp) => clients([{ name: "billing", ...fields }], says);
@@ -164,6 +170,44 @@ export const REFUSED: readonly Refused[] = [
     authentication: { ...basic, allowMissing: true },
   }),
   bad({ authentication: { ...basic, allowMissing: "yes" } }, /spec\.authentication\.allowMissing: .*"string"/),
+  // Clients outside of the cluster.
+  external({ sourceRanges: undefined }, /spec\.proxy\.external\.sourceRanges: Required value/),
+  external({ sourceRanges: [] }, /spec\.proxy\.external\.sourceRanges: .*should have at least 1 items/),
+  external({ sourceRanges: many(65, (i) => `10.0.${i}.0/24`) }, /spec\.proxy\.external\.sourceRanges: Too many: 65/),
+  external({ sourceRanges: ["198.51.100.7"] }, /external\.sourceRanges\[0\]: .*write one address with \/32 or \/128/),
+  external({ sourceRanges: ["198.51.100.7/24"] }, /external\.sourceRanges\[0\]: .*host bits are set/),
+  external({ sourceRanges: ["::ffff:198.51.100.0/120"] }, /external\.sourceRanges\[0\]: .*must be a network/),
+  external({ sourceRanges: ["example.com/24"] }, /external\.sourceRanges\[0\]: .*must be a network/),
+  external({ sourceRanges: [""] }, /external\.sourceRanges\[0\]: .*at least 1 chars/),
+  external({ proxyProtocolFrom: [] }, /external\.proxyProtocolFrom: .*should have at least 1 items/),
+  external({ proxyProtocolFrom: ["10.0.0.1"] }, /external\.proxyProtocolFrom\[0\]: .*must be a network/),
+  external({ proxyProtocolFrom: ["10.0.0.1/8"] }, /external\.proxyProtocolFrom\[0\]: .*host bits are set/),
+  external({ proxyProtocolFrom: ["0.0.0.0/0"] }, /external\.proxyProtocolFrom\[0\]: .*name your load balancers/),
+  external({ proxyProtocolFrom: ["::/0"] }, /external\.proxyProtocolFrom\[0\]: .*name your load balancers/),
+  external({ loadBalancerClass: "a b" }, /external\.loadBalancerClass: Invalid value: "a b"/),
+  external(
+    { serviceAnnotations: { "egress.outrider.dev/x": "" } },
+    /external\.serviceAnnotations: .*are the operator's/,
+  ),
+  external({ serviceAnnotations: { "a b": "" } }, /external\.serviceAnnotations: .*must be an annotation key/),
+  external({ port: 443 }, /spec\.proxy\.external\.port: .*greater than or equal to 1024/),
+  ...[4750, 4751, 9750].map((port) => external({ port }, /spec\.proxy\.external: .*external\.port: must differ from/)),
+  external({}, /spec\.proxy\.external: .*add proxy\.tls/, {
+    authentication: basic,
+    proxy: { external: { sourceRanges: away } },
+  }),
+  external({}, /spec\.authentication\.mode: .*clients outside of the cluster have to prove/, {
+    authentication: { mode: "None" },
+    proxy: { tls: server, external: { sourceRanges: away } },
+  }),
+  external({}, /spec\.authentication\.allowMissing: .*clients outside of the cluster have to prove/, {
+    authentication: { ...both, allowMissing: true },
+    clients: [{ name: "default" }],
+  }),
+  ...["NodeAddress", "KubeVIP"].map((provider) =>
+    external({}, /spec\.proxy: .*no NetworkPolicy protects them/, { staticIPs: ips, nat: { provider } }),
+  ),
+
   clients([], /spec\.clients: .*should have at least 1 items/),
   clients(
     many(257, (i) => ({ name: `c${i}` })),

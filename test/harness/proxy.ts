@@ -24,6 +24,8 @@ export interface ProxyHandle {
   port: number;
   /** Of `--listen-tls`; NaN without it. */
   tlsPort: number;
+  /** Of `--listen-external`; NaN without it. */
+  externalPort: number;
   adminPort: number;
   pid: number;
   policyFile: string;
@@ -193,7 +195,7 @@ export async function startProxy(options: ProxyOptions): Promise<ProxyHandle> {
     START_MS,
     "start-up line",
   );
-  const started = JSON.parse(line) as { listen: string; tls?: string; admin: string };
+  const started = JSON.parse(line) as { listen: string; tls?: string; external?: string; admin: string };
   const portOf = (text: string) => (text === "" ? Number.NaN : Number(text.slice(text.lastIndexOf(":") + 1)));
   const port = portOf(started.listen);
   const admin = (path: string) =>
@@ -214,6 +216,7 @@ export async function startProxy(options: ProxyOptions): Promise<ProxyHandle> {
     host: "127.0.0.1",
     port,
     tlsPort: portOf(started.tls ?? ""),
+    externalPort: portOf(started.external ?? ""),
     adminPort: portOf(started.admin),
     pid: child.pid!,
     policyFile: policy,

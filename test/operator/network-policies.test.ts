@@ -14,7 +14,7 @@ import { assertBlocks, lets } from "./np-evaluator.ts";
 
 interface Given {
   nodes?: Facts["nodes"];
-  pods?: { hostNetwork?: boolean; ip?: string; ports?: [proxy: number, admin: number] }[];
+  pods?: { hostNetwork?: boolean; ip?: string; ports?: [proxy: number, admin: number, external?: number] }[];
   adminFrom?: readonly string[] | undefined;
   problem?: Parameters<typeof judgeNetworkPolicies>[3];
 }
@@ -24,10 +24,11 @@ function made(spec: object, given: Given = {}) {
   const adminFrom = "adminFrom" in given ? given.adminFrom : ["outrider-system"];
   const metadata = { name: "webhooks", namespace: "convoy", uid: "1" };
   const policy = { apiVersion: "v1", kind: "EgressPolicy", metadata, spec: withDefaults(spec) } as EgressPolicy;
-  const proxies = pods.map(({ hostNetwork = false, ip, ports: [proxy, admin] = [4750, 9750] }) => {
+  const proxies = pods.map(({ hostNetwork = false, ip, ports: [proxy, admin, external] = [4750, 9750, undefined] }) => {
     const ports = [
       { name: "proxy", containerPort: proxy },
       { name: "admin", containerPort: admin },
+      ...(external === undefined ? [] : [{ name: "external", containerPort: external }]),
     ];
     const pod: Pod = {
       apiVersion: "v1",
@@ -143,6 +144,37 @@ test("old and new ports are allowed while old proxies run", () => {
     assert.equal(lets(proxy, "from", { pod: {}, namespace: "outrider-system" }, 9750), old);
     assert.equal(lets(proxy, "from", { pod: {}, namespace: "outrider-system" }, 9000), true);
   }
+});
+
+test("clients outside of the cluster reach only the port for them", () => {
+  const external = { sourceRanges: ["198.51.100.0/24"], proxyProtocolFrom: ["10.9.0.1/32"] };
+  const spec = {
+    authentication: { mode: "TLS" },
+    proxy: { tls: { secretRef: { name: "tls" } }, external },
+    ...SENDERS,
+  };
+  const rest = { sourceRanges: ["198.51.100.0/24"] };
+  const { proxy, senders } = made(spec);
+  const direct = made({ ...spec, proxy: { ...spec.proxy, external: rest } }).proxy;
+  const inside = made({ ...spec, proxy: { tls: spec.proxy.tls } }, { pods: [{ ports: [4750, 9750, 4752] }] }).proxy;
+  const moved = made(
+    { ...spec, proxy: { ...spec.proxy, external: { ...rest, port: 5000 } } },
+    { pods: [{ ports: [4750, 9750, 4752] }] },
+  ).proxy;
+  const [client, balancer, stranger] = [ip("198.51.100.7"), ip("10.9.0.1"), ip("198.51.101.7")];
+  assert.equal(lets(proxy, "from", client, 4752), true);
+  assert.equal(lets(proxy, "from", balancer, 4752), true);
+  assert.equal(lets(direct, "from", balancer, 4752), false);
+  assert.equal(lets(direct, "from", client, 4752), true);
+  assert.equal(lets(inside, "from", client, 4752), false, "the field was removed, and old pods still listen");
+  for (const port of [4752, 5000]) assert.equal(lets(moved, "from", client, port), true, `${port} in the roll-out`);
+  for (const port of [4750, 4751, 9750, 5000]) {
+    for (const party of [client, balancer]) assert.equal(lets(proxy, "from", party, port), false, `${port}`);
+  }
+  for (const party of [stranger, pod("injected"), pod("policy"), { pod: {}, namespace: "outrider-system" }]) {
+    assert.equal(lets(proxy, "from", party, 4752), false);
+  }
+  assert.equal(lets(senders, "to", pod("fleet"), 4752), false, "senders use the other ports");
 });
 
 test("senders reach only the fleet, DNS and additionalEgress", () => {

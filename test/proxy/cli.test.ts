@@ -199,6 +199,7 @@ test("--help lists every option with its default and variable", async () => {
       "tls-client-name",
       "tls-crl",
       "proxy-protocol-from",
+      "external-from",
     ].includes(name);
     if (value !== undefined && !free) assert.match(line, /\(default:? [^)]+\)$/);
   }

@@ -117,13 +117,20 @@ test("each row of the identity table decides in each mode", { skip }, () => {
     ["nothing", null, undefined, [missing, NO_PASSWORD, NO_CERTIFICATE, NO_PASSWORD]],
   ];
   for (const [name, certificate, authorization, expected] of rows) {
-    const proofs = { authorization, certificate, from: "192.0.2.1" };
+    const proofs = { authorization, certificate, from: "192.0.2.1", isExternal: false };
     const at = (allowMissing: boolean) =>
       MODES.map((mode) => shown(identify(proofs, credentials, trust, under(mode, allowMissing))));
     assert.deepEqual(at(false), expected, name);
     // It replaces the refusal of a missing proof, and no other one.
     const admitted = expected.map((one) => (one === NO_PASSWORD || one === NO_CERTIFICATE ? missing : one));
     assert.deepEqual(at(true), admitted, `${name}, allowMissing`);
+    // A client outside of the network needs a proof in every mode, also for a moment in which a policy admits all.
+    const outside = (mode: Authentication["mode"]) =>
+      shown(identify({ ...proofs, isExternal: true }, credentials, trust, under(mode, true)));
+    for (const [i, mode] of MODES.entries()) {
+      const inside = expected[i]!;
+      assert.deepEqual(outside(mode), inside === missing ? NO_CERTIFICATE : inside, `${name}, outside, ${mode}`);
+    }
   }
 });
 
@@ -136,7 +143,7 @@ function accepted(
 ): Identity {
   const authorization = pair === undefined ? undefined : basic(pair);
   const identity = identify(
-    { authorization, certificate, from: "192.0.2.1" },
+    { authorization, certificate, from: "192.0.2.1", isExternal: false },
     credentials,
     trust,
     under(mode, pair === undefined && certificate === null),

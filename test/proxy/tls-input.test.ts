@@ -55,6 +55,20 @@ test("bad TLS input is one line with option and fix", { skip, timeout: 180_000 }
     [but("tls-client-name", null), /^--tls-client-ca needs --tls-client-name$/],
     [but("tls-client-name", "subject"), /^--tls-client-name must be one of san-uri, san-dns, cn, ou, not "subject"$/],
     [but("listen-tls", "4751"), /^--listen-tls must be IP:PORT, \[IP\]:PORT or :PORT, not "4751"$/],
+    [["--external-from", "10.0.0.0/8"], /^--external-from needs --listen-external$/],
+    [["--listen-external", ":0", "--external-from", "10.0.0.0/8"], /^--listen-external needs --listen-tls$/],
+    [
+      [...base, "--listen-external", ":0"],
+      /^--listen-external needs --external-from CIDR, the addresses of its clients$/,
+    ],
+    [
+      [...base, "--listen-external", ":0", "--external-from", "10.0.0.1/8"],
+      /^--external-from: "10\.0\.0\.1\/8" has host bits set; the network is 10\.0\.0\.0\/8$/,
+    ],
+    [
+      [...tlsArgs(folder), "--listen-external", ":0", "--external-from", "10.0.0.0/8"],
+      /^--listen-external needs --tls-client-ca, --password-dir or PROXY_PASSWORD; without a proof everyone could use /,
+    ],
     [but("tls-cert", file("none")), /^--tls-cert \S+: no such file$/],
     [but("tls-cert", pki.folder), /^--tls-cert \S+: EISDIR: a directory, not a regular file$/],
     [but("tls-cert", write("empty", "")), /^--tls-cert \S+: has no certificate: no "-----BEGIN CERTIFICATE-----"$/],

@@ -6,6 +6,7 @@ import type { Facts } from "../facts/facts.ts";
 import { type NetworkPolicies, networkPolicies } from "../network/network-policies.ts";
 import { stamp } from "../objects/compare.ts";
 import { type Accepted, documentConfigMap, type PublishedIPs, publishedConfigMap } from "../objects/configmap.ts";
+import { externalService } from "../objects/external.ts";
 import { fleetBudget } from "../objects/pdb.ts";
 import { clientService } from "../objects/service.ts";
 import { proxyAccount } from "../objects/serviceaccount.ts";
@@ -94,6 +95,7 @@ export function desire(
     documentConfigMap(policy, accepted, facts.children.configMaps.get(childName.document(policy.metadata.name))),
     proxyAccount(policy),
     clientService(policy, spec, provider.shape, round.selector),
+    ...externalService(policy, spec, round.selector),
     fleetBudget(policy),
     // Before the Deployments, so that no proxy of a new fleet runs without them.
     ...guards.objects,

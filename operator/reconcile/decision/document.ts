@@ -5,6 +5,7 @@ import { readManifest } from "../../../proxy/policy/policy-file.ts";
 import type { EgressPolicy, EgressPolicySpec } from "../../api/egresspolicy.ts";
 import { canonicalAddress } from "../../fleet/slots.ts";
 import type { Accepted } from "../objects/configmap.ts";
+import { externalWarnings } from "../objects/external.ts";
 import { packSpec } from "../objects/record.ts";
 
 interface Memo {
@@ -79,7 +80,12 @@ export function documentOf(
   const source = readManifest({ ...manifest, spec: complete }, blockedCIDRs).document;
   const text = encodeDocument(source);
   const hash = `sha256:${createHash("sha256").update(text).digest("hex")}`;
-  const result = { document: text, hash, spec: packSpec(spec), warnings: clientWarnings(source) };
+  const result = {
+    document: text,
+    hash,
+    spec: packSpec(spec),
+    warnings: [...externalWarnings(spec), ...clientWarnings(source)],
+  };
   if (complete === spec) documents.set(spec, { blocked: blockedCIDRs, result });
   return result;
 }

@@ -95,7 +95,10 @@ const SAMPLES: readonly EgressPolicySpec[] = (["External", "NodeAddress", "KubeV
       nat: { provider },
       staticIPs: [{ address: "192.0.2.1" }],
       authentication: { mode: "BasicOrTLS", secretRef: { name: "sample" } },
-      proxy: { tls: { port: 1024, secretRef: SAMPLE, clientCA: SAMPLE_FILE, clientName: "URI", crl: SAMPLE_FILE } },
+      proxy: {
+        tls: { port: 1024, secretRef: SAMPLE, clientCA: SAMPLE_FILE, clientName: "URI", crl: SAMPLE_FILE },
+        external: { port: 1025, sourceRanges: ["192.0.2.0/24"], proxyProtocolFrom: ["192.0.2.0/24"] },
+      },
     }) as EgressPolicySpec,
 );
 

@@ -6,6 +6,7 @@ import type { KubeObject } from "../../kube/resource.ts";
 import type { FleetShape } from "../../providers/provider.ts";
 import type { Facts } from "../facts/facts.ts";
 import { proxyPorts } from "../objects/deployment.ts";
+import { externalIngress } from "../objects/external.ts";
 import {
   egressRules,
   type FleetPorts,
@@ -87,7 +88,7 @@ function fleetPorts({ proxies }: Facts, spec: EgressPolicySpec): FleetPorts {
     [...new Set(names.flatMap((name) => [...(own[name] === undefined ? [] : [own[name]]), ...inUse(name)]))].sort(
       (a, b) => a - b,
     );
-  return { proxy: all("proxy", "tls"), admin: all("admin") };
+  return { proxy: all("proxy", "tls"), external: all("external"), admin: all("admin") };
 }
 
 /** Networks of proxies that no selector finds: the nodes where they run, and the nodes where they may run. */
@@ -112,7 +113,7 @@ export function networkPolicies(
   const bound = shape.kind !== "Slots" || facts.proxies.some(({ pod }) => pod.spec?.hostNetwork !== true);
   if (spec.networkPolicy.proxy === "Enabled" && bound) {
     const { egress, widened } = reachFor(spec, blockedCIDRs);
-    built.objects.push(proxyNetworkPolicy(policy, ports, adminFrom, egress));
+    built.objects.push(proxyNetworkPolicy(policy, ports, adminFrom, externalIngress(spec, ports.external), egress));
     built.widened = widened;
   }
   if (spec.networkPolicy.senders === "Enabled") {

@@ -14,6 +14,7 @@ import { ANNOTATION, childName, DOCUMENT_KEY, LABEL } from "../../api/names.ts";
 import { childMeta, podLabels, podSelector } from "../../fleet/metadata.ts";
 import { SHARED, type Slot, usedAddresses } from "../../fleet/slots.ts";
 import type { KubeObject } from "../../kube/resource.ts";
+import { externalArguments } from "./external.ts";
 import { proxyFiles } from "./proxy-files.ts";
 
 /** Settings of proxy pods from the configuration of the operator and from the provider. */
@@ -70,11 +71,14 @@ export const NO_MESH_ANNOTATIONS = {
 };
 
 /** Ports that the proxies of a policy listen on, by the names of the container's ports. */
-export function proxyPorts({ proxy }: EgressPolicySpec): { proxy: number; admin: number; tls?: number } {
+export function proxyPorts({
+  proxy,
+}: EgressPolicySpec): Record<"proxy" | "admin", number> & { tls?: number; external?: number } {
   return {
     proxy: proxy?.port ?? DEFAULT_PORT,
     admin: proxy?.adminPort ?? DEFAULT_ADMIN_PORT,
     ...(proxy?.tls && { tls: proxy.tls.port }),
+    ...(proxy?.external && { external: proxy.external.port }),
   };
 }
 
@@ -100,6 +104,7 @@ function proxyArguments(spec: EgressPolicySpec, { slot, readiness }: ProxyPods):
     `--drain-delay-seconds=${DRAIN_DELAY_SECONDS}`,
     ...(slot === undefined ? [] : [`--source-address=${slot.source}`]),
     ...(ports.tls === undefined ? [] : [`--listen-tls=${host}:${ports.tls}`]),
+    ...externalArguments(spec),
     ...proxyFiles(spec).flatMap(({ args }) => args),
   ];
 }

@@ -41,6 +41,8 @@ export interface Opening {
 export interface FleetPorts {
   /** For clients, with and without TLS. */
   proxy: readonly number[];
+  /** For clients outside of the cluster. */
+  external: readonly number[];
   admin: readonly number[];
 }
 
@@ -94,12 +96,14 @@ function adminPeers(namespaces: readonly string[] | undefined): { from?: V1Netwo
 /**
  * NetworkPolicy of the proxies: which pods reach them, and what they reach. Clients are injected pods and pods that
  * have the policy's name as a label, such as senders that are configured by hand. Every network plugin allows the
- * probes of kubelets. `adminFrom`: namespaces whose pods reach the admin port; undefined: no restriction.
+ * probes of kubelets. `adminFrom`: namespaces whose pods reach the admin port; undefined: no restriction. `external`: rules
+ * for clients outside of the cluster.
  */
 export function proxyNetworkPolicy(
   policy: EgressPolicy,
   ports: FleetPorts,
   adminFrom: readonly string[] | undefined,
+  external: NetworkPolicy["spec"]["ingress"],
   reach: NetworkPolicy["spec"]["egress"],
 ): NetworkPolicy {
   const { name } = policy.metadata;
@@ -109,6 +113,7 @@ export function proxyNetworkPolicy(
     ingress: [
       { from: [podsWith(LABEL.injected, name), podsWith(LABEL.policy, name)], ports: ports.proxy.map(tcp) },
       { ...adminPeers(adminFrom), ports: ports.admin.map(tcp) },
+      ...external,
     ],
     egress: [DNS, ...reach],
   });

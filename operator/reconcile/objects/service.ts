@@ -29,7 +29,7 @@ export function matches(selector: Selector, labels: Readonly<Record<string, stri
 }
 
 // With the protocol tcp: service meshes would otherwise detect HTTP, answer CONNECT themselves, and rewrite request targets.
-const servicePort = (name: string, port: number) => ({
+export const servicePort = (name: string, port: number) => ({
   name,
   port,
   targetPort: name,
