@@ -631,8 +631,7 @@ export interface ProxyTlsSpec {
 
   /**
    * Part of a client certificate that names the client. URI and DNS are kinds of subject alternative names. CN
-   * and OU are parts of the subject. A certificate without exactly one such part is refused. Names of clients
-   * have no ":" and no "/", so certificates with such a name get the client default.
+   * and OU are parts of the subject. A certificate without exactly one such part is refused.
    */
   clientName?: "URI" | "DNS" | "CN" | "OU";
 

@@ -60,7 +60,8 @@ const MAX_LIMIT = 1_000_000;
 /** Limit of a client's name of an acl.yaml, in characters. */
 export const MAX_CLIENT_NAME = 128;
 const SET_NAME = /^[A-Za-z0-9](?:[-A-Za-z0-9]{0,61}[A-Za-z0-9])?$/;
-const CLIENT_NAME = /^[A-Za-z0-9](?:[-._A-Za-z0-9]{0,61}[A-Za-z0-9])?$/;
+/** With `:` and `/`, since certificates name clients by URI (SPIFFE). No user name has `:`, and no password file `/`. */
+const CLIENT_NAME = /^[A-Za-z0-9](?:[-._:/A-Za-z0-9]{0,126}[A-Za-z0-9])?$/;
 /** Names of password files with another meaning, and the user name that injection writes. */
 const RESERVED = ["PROXY_PASSWORD", "PROXY_PASSWORD_PREVIOUS", "outrider"];
 const ENTRY_KEYS = ["name", "allow", "inheritAllow", "deny", "defaultAction", "mode", "ports", "limits"];
@@ -96,7 +97,9 @@ export function readHostSets(reader: Reader, value: unknown, path: string): Host
 
 /** Why a text is no name of a client in a manifest; undefined: it is one. */
 export function clientNameProblem(name: string): string | undefined {
-  if (!CLIENT_NAME.test(name)) return "must be 1 to 63 letters, digits, '.', '_' or '-'";
+  if (!CLIENT_NAME.test(name)) {
+    return 'must be 1 to 128 letters, digits and "._:/-", with a letter or digit at both ends';
+  }
   return RESERVED.includes(name) ? `${shown(name)} is reserved; use another name` : undefined;
 }
 

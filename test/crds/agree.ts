@@ -209,8 +209,8 @@ export const AGREEMENTS: readonly Agreement[] = [
   ]),
   ...both(
     named,
-    ["a", "A.b_c-9", "9", "x".repeat(63), "constructor", "default"],
-    ["", "-a", "a-", "a b", "ä", "x".repeat(64), "a/b", "outrider", "PROXY_PASSWORD", "PROXY_PASSWORD_PREVIOUS"],
+    ["a", "A.b_c-9", "9", "x".repeat(128), "constructor", "default", "spiffe://cluster.local/ns/convoy/sa/billing"],
+    ["", "-a", "a-", "a b", "ä", "x".repeat(129), "a/", "outrider", "PROXY_PASSWORD", "PROXY_PASSWORD_PREVIOUS"],
   ),
   ...both(setNamed, ["a", "A-9", "x".repeat(63)], ["", "-a", "a-", "a.b", "a_b", "x".repeat(64), "ä"]),
   ...both(setOf, ["a.example", "*.a.example", "*"], ["", "set:pay", "10.0.0.5", "a.example:443"]),

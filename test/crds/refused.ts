@@ -266,6 +266,8 @@ export const REFUSED: readonly Refused[] = [
   tls({ clientCA: {} }, /spec\.proxy\.tls\.clientCA\.name: Required value/),
   tls({ clientCA: { name: "a", kind: "Pod" } }, /spec\.proxy\.tls\.clientCA\.kind: Unsupported value/),
   tls({ clientCA: { name: "a", key: "a/b" } }, /spec\.proxy\.tls\.clientCA\.key: Invalid value: "a\/b"/),
+  tls({ clientCA: { name: "a", key: "..data" } }, /spec\.proxy\.tls\.clientCA\.key: Invalid value: "\.\.data"/),
+  tls({ crl: { name: "a", key: ".." } }, /spec\.proxy\.tls\.crl\.key: Invalid value: "\.\."/),
   tls({ crl: { name: "A" } }, /spec\.proxy\.tls\.crl\.name: Invalid value: "A"/),
 
   // Keys of labels and annotations.

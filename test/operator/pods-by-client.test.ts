@@ -65,6 +65,12 @@ test("reports pods of clients that the policy does not list", () => {
     message,
     /2 pods name clients that spec\.clients does not list: pod-0, pod-2 \(billing, constructor; add /,
   );
+  // A pod without a name is no stranger, also where no default exists.
+  const bare = policyOf([{ name: "billing" }]);
+  assert.deepEqual(podsByClient({ policy: bare, requesting: injected(bare, [undefined]) }, bare.spec), {
+    counts: [{ name: "billing", pods: 0 }],
+    strangers: [],
+  });
 });
 
 test("a policy without clients lists none, and accepts each name", () => {

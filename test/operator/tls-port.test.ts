@@ -126,15 +126,16 @@ test("a rotation by cert-manager ends no tunnel", { skip, timeout: 120_000 }, as
 });
 
 test("client certificates select the rules of their entries", { skip, timeout: 240_000 }, async () => {
-  const billing = ofClients.issue("billing", "/CN=billing");
-  const other = ofClients.issue("other", "/CN=other");
+  const uri = "spiffe://cluster.local/ns/convoy/sa/billing";
+  const billing = ofClients.issue("billing", "/CN=any", { names: [`URI:${uri}`] });
+  const other = ofClients.issue("other", "/CN=any", { names: [`URI:${uri}-2`] });
   const list = join(ofClients.folder, "list.crl");
   await configMap("client-ca", { "ca.crt": text(ofClients.file) });
   await configMap("client-crl", { "ca.crl": text(ofClients.crl(list)) });
   const spec = {
     defaultAction: "Deny",
     clients: [
-      { name: "billing", defaultAction: "Allow", ports: ["1-65535"] },
+      { name: uri, defaultAction: "Allow", ports: ["1-65535"] },
       { name: "default", deny: [{ ports: ["1-65535"] }] },
     ],
     authentication: { ...basic, mode: "BasicOrTLS" },
@@ -142,7 +143,7 @@ test("client certificates select the rules of their entries", { skip, timeout: 2
       tls: {
         secretRef: { name: "proxy-tls" },
         clientCA: { name: "client-ca" },
-        clientName: "CN",
+        clientName: "URI",
         crl: { name: "client-crl" },
       },
     },
@@ -150,7 +151,7 @@ test("client certificates select the rules of their entries", { skip, timeout: 2
   await applyPolicy(plane, NS, "webhooks", spec);
   const policy = await untilCondition(plane, NS, "webhooks", "Ready", "True", undefined, 120_000);
   assert.deepEqual(policy.status!.clients, [
-    { name: "billing", pods: 0 },
+    { name: uri, pods: 0 },
     { name: "default", pods: 0 },
   ]);
   const pod = fleet.pods[0]!;
@@ -227,7 +228,7 @@ test("an event reports the removal of the clients", { skip, timeout: 120_000 }, 
     const { items } = (await plane.get<Events>(`/api/v1/namespaces/${NS}/events`))!;
     return items.some(
       ({ reason, message, type }) =>
-        reason === "ClientsRemoved" && type === "Warning" && /before: billing, default/.test(message ?? ""),
+        reason === "ClientsRemoved" && type === "Warning" && /before: default, spiffe:/.test(message ?? ""),
     );
   }, "the event ClientsRemoved");
   const warned = conditionOf(await plane.get<EgressPolicy>(path), "Accepted")!.message;

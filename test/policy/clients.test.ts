@@ -63,6 +63,8 @@ test("a field of an entry without effect is an error with the fix", () => {
     [{ ports: [8443], defaultAction: "Report" }],
     [{ ports: [8443] }, { defaultAction: "Allow" }],
     [{ limits: { maxTunnels: 0 } }],
+    [{ name: "spiffe://cluster.local/ns/convoy/sa/billing" }],
+    [{ name: "a".repeat(128) }],
   ] as [object, object?][]) {
     assert.deepEqual(inEntry(entry, spec), [], JSON.stringify(entry));
   }
@@ -71,12 +73,14 @@ test("a field of an entry without effect is an error with the fix", () => {
 test("names the wrong field of an entry", () => {
   for (const [entry, problem] of [
     [{ zzz: 1 }, /^zzz: unknown key; known keys: name, allow/],
-    [{ name: "" }, /^name: must be 1 to 63 letters, digits, '\.', '_' or '-'$/],
-    [{ name: 7 }, /^name: must be 1 to 63/],
-    [{ name: LONG }, /^name: must be 1 to 63/],
-    [{ name: "a b" }, /^name: must be 1 to 63/],
-    [{ name: "bücher" }, /^name: must be 1 to 63/],
-    [{ name: "__proto__" }, /^name: must be 1 to 63/],
+    [{ name: "" }, /^name: must be 1 to 128 letters, digits and "\._:\/-", with a letter or digit at both ends$/],
+    [{ name: "/a" }, /^name: must be 1 to 128/],
+    [{ name: "a:" }, /^name: must be 1 to 128/],
+    [{ name: 7 }, /^name: must be 1 to 128/],
+    [{ name: "a".repeat(129) }, /^name: must be 1 to 128/],
+    [{ name: "a b" }, /^name: must be 1 to 128/],
+    [{ name: "bücher" }, /^name: must be 1 to 128/],
+    [{ name: "__proto__" }, /^name: must be 1 to 128/],
     [{ name: "outrider" }, /^name: "outrider" is reserved; use another name$/],
     [{ name: "PROXY_PASSWORD" }, /^name: "PROXY_PASSWORD" is reserved/],
     [{ name: "PROXY_PASSWORD_PREVIOUS" }, /^name: .* is reserved/],
