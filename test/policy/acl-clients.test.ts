@@ -492,7 +492,7 @@ test("import stays within the limits of an EgressPolicy", () => {
     [services(1, () => addresses(1025)), /^services: "s0": has more addresses than the 16 rules of a client hold/],
     [
       'services: [{name: "a b", action: open}]',
-      /^services: "a b": must be 1 to 63 letters, .*; rename the service and its certificate$/,
+      /^services: "a b": must be 1 to 128 letters, .*; rename the service and its certificate$/,
     ],
     [
       "services: [{name: outrider, action: open}]",
