@@ -462,6 +462,30 @@ export function vetAll(set: PolicySet, target: Target, names: Candidates, addres
   return { dial: [], rule: first!.rule ?? "", refusal: first! };
 }
 
+/** Whether the name of a target is sent to the upstream proxy, which resolves it. */
+export function sendsName(set: PolicySet, target: Target): boolean {
+  return !target.ip && set.document.upstreamProxy?.resolve === "Upstream";
+}
+
+/**
+ * The outcome for a name that the upstream proxy resolves: `vetAll` without addresses. Allow rules with `cidrs` admit no
+ * such name, since its addresses are not known here.
+ */
+export function vetName(set: PolicySet, target: Target, names: Candidates): Omit<VettedTarget, "dial"> {
+  const { overridden } = names;
+  const would = overridden && { code: overridden.code, rule: overridden.rule };
+  const rule = names.rules.find(({ cidrs }) => cidrs === null)?.label;
+  if (rule === undefined) {
+    const reason = `${target.host} is allowed for some addresses only, and the upstream proxy resolves it`;
+    const refusal = { code: "not-allowed", rule: "default", reason } as const;
+    if (!set.report.allow) return { rule: "default", refusal };
+    return { rule: "default", wouldDeny: would ?? { code: refusal.code, rule: refusal.rule } };
+  }
+  if (would !== undefined) return { rule, wouldDeny: would };
+  const softly = rule === "default" && set.defaultAction === "Report";
+  return softly ? { rule, wouldDeny: { code: "not-allowed", rule } } : { rule };
+}
+
 /** The complete decision for known answers, without gate and dialling, for `explain` and tests. */
 export function decideKnown(set: PolicySet, target: Target, addresses: readonly string[]): Decision {
   const names = decideName(set, target);

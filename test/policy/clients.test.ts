@@ -225,7 +225,7 @@ test("version 2 is for the new fields only, and version 1 has none of them", () 
     undefined,
   );
   assert.deepEqual(inDocument({ authentication: { mode: "Basic" } }), [
-    "version: must be 1 without clients, hostSets, and a mode that reads certificates",
+    "version: must be 1 without clients, hostSets, upstreamProxy, and a mode that reads certificates",
   ]);
   for (const key of ["clients", "hostSets", "authentication"]) {
     const [problem] = problemsOf(() => readDocument({ version: 1, policy: "a/b", [key]: [] }));
