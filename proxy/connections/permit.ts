@@ -10,6 +10,7 @@ import {
   viewFor,
 } from "../config/identity.ts";
 import { decideAgain } from "../egress/decide-target.ts";
+import { refuseNamed } from "../egress/hop.ts";
 import type { Head } from "../http/head.ts";
 import { type AccessRecord, noteFailure, notePolicy } from "../outcome/access-record.ts";
 import { countBound } from "../outcome/bounds.ts";
@@ -131,7 +132,7 @@ export class Permit {
   }
 
   #hopChanged({ hop }: OpenRequest): boolean {
-    return hop?.key !== this.#server.hop?.key;
+    return !hop?.named && hop?.key !== this.#server.hop?.key;
   }
 
   #decideAgain(request: OpenRequest): Failure | null {
@@ -144,7 +145,9 @@ export class Permit {
     if (this.#entry !== null && !policy.views?.has(this.#entry)) return ENTRY_GONE;
     if (this.#hopChanged(request)) return HOP_CHANGED;
     const view = this.#viewIn(policy, record);
-    return view === null ? NO_ENTRY : decideAgain(view, target, address, record);
+    if (view === null) return NO_ENTRY;
+    const refused = request.hop?.named ? refuseNamed(view, request.hop) : null;
+    return refused ?? decideAgain(view, target, address, record);
   }
 
   /** The entry of the policy that allowed this request; null: none. */

@@ -1,7 +1,7 @@
 import { type Chained, connectVia } from "../egress/chain.ts";
 import { type Destinations, decideTarget } from "../egress/decide-target.ts";
 import { dial } from "../egress/dial.ts";
-import type { Hop } from "../egress/hop.ts";
+import { type Hop, namedHop, routesThrough } from "../egress/hop.ts";
 import type { Head } from "../http/head.ts";
 import { Held } from "../http/held.ts";
 import { noteTrace } from "../http/trace.ts";
@@ -71,14 +71,27 @@ export abstract class Reaching implements Handler {
       this.fail(entry);
       return;
     }
-    // The upstream proxy that belongs to this policy: both change together.
-    const { hop } = client.server;
+    // That of the server belongs to this policy: both change together.
+    const hop = namedHop(this.head, entry.policy) ?? client.server.hop;
+    if (hop !== null && "code" in hop) {
+      this.fail(hop);
+      return;
+    }
     let stopDial: (() => void) | null = null;
-    const stopLookup = decideTarget(entry.policy, client.server, entry.key, target, record, (decided) => {
+    const stopLookup = decideTarget(entry.policy, client.server, entry.key, target, record, (result) => {
+      const decided = hop?.named && !("code" in result) ? this.#through(hop, result) : result;
       if ("code" in decided) this.fail(decided);
       else if (!serve(decided, entry, hop)) stopDial = this.#dial(target, decided, { entry, hop }, connected);
     });
     this.#stop = () => (stopDial ?? stopLookup)();
+  }
+
+  /** The destinations through an upstream proxy that the request names: the gate is open where no proof is needed. */
+  #through(hop: Hop, { addresses, routes }: Destinations): Destinations | Failure {
+    const through = routesThrough(hop, routes);
+    const { gate } = this.client.server;
+    if (gate.entry(through) === null) return { addresses, routes: through };
+    return { code: "unverified", reason: `source addresses through ${hop.shown} are not proven` };
   }
 
   #dial(

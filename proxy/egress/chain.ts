@@ -49,7 +49,8 @@ function vetHop({ set, target }: Hop, addresses: readonly Address[]): readonly A
 function resolveHop(hop: Hop, names: Names, done: (addresses: readonly Address[] | Failure) => void): () => void {
   const vetted = (addresses: readonly Address[]) => {
     const result = vetHop(hop, addresses);
-    done("code" in result ? ofDial(hop, result) : result);
+    // A request that names the upstream proxy is refused as one that names such a target.
+    done("code" in result && !hop.named ? ofDial(hop, result) : result);
   };
   if (hop.target.ip) {
     vetted([parseAddress(hop.target.host)!]);
@@ -71,7 +72,12 @@ function resolveHop(hop: Hop, names: Names, done: (addresses: readonly Address[]
 }
 
 /** Refuses addresses that after the dial turn out to be of this machine: the rule of the set would open them. */
-const strict = (set: PolicySet): PolicySet => ({ ...set, allow: [], defaultAction: "Allow" });
+const strict = (set: PolicySet): PolicySet => ({
+  ...set,
+  allow: [],
+  defaultAction: "Allow",
+  fallback: { ...set.fallback, ports: null },
+});
 
 /** The CONNECT for a target. Without an address it has the name. It has no field of the client. */
 function connectHead(hop: Hop, target: Target, address: Address | null): string {

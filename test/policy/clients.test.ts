@@ -40,6 +40,8 @@ test("a field of an entry without effect is an error with the fix", () => {
     [{ deny: [] }, `deny: ${empty}`],
     [{ ports: [], allow: hosts("a.example") }, `ports: ${empty}`],
     [{ limits: {} }, `limits: ${empty}`],
+    [{ upstreamProxies: [] }, `upstreamProxies: ${empty}`],
+    [{ upstreamProxies: [{}] }, "upstreamProxies[0]: is empty; it needs hosts, cidrs or ports"],
     [
       { inheritAllow: true },
       "inheritAllow: has no effect without allow, where the policy's rules apply anyway; remove it",
