@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { randomBytes } from "node:crypto";
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, test } from "node:test";
@@ -286,6 +287,22 @@ test("keeps the bytes behind the 2xx, and answers 2xx of every kind", async () =
       client.socket.destroy();
     }
   }
+});
+
+test("relays a long answer that begins behind the 200, unchanged", async () => {
+  const bytes = randomBytes(16 * 1024 * 1024);
+  const hop = await startHopped((socket) => {
+    socket.write(Buffer.concat([Buffer.from("HTTP/1.1 200 OK\r\n\r\n"), bytes.subarray(0, 100_000)]));
+    socket.end(bytes.subarray(100_000));
+  });
+  const proxy = await start({ upstreamProxy: { url: hop.url } });
+  const client = await RawClient.open(proxy.port);
+  client.socket.write("CONNECT far.example:2525 HTTP/1.1\r\n\r\n");
+  await client.untilEnd(30_000);
+  const tunnel = client.bytes.subarray(client.bytes.indexOf("\r\n\r\n") + 4);
+  assert.ok(tunnel.equals(bytes));
+  client.socket.end();
+  assert.equal((await proxy.waitRecord(() => true)).bytesDown, bytes.length);
 });
 
 test("an end right behind the 200 ends the tunnel", async () => {
