@@ -117,7 +117,9 @@ for (const resolve of ["Local", "Upstream"] as const) {
   test(`squid, resolve ${resolve}`, { skip: squidMissing ?? false }, async (t) => {
     const squid = startSquid("");
     t.after(() => stop(squid));
-    const proxy = await start({ url: "http://hop.internal:3128", resolve });
+    // The connection to the upstream proxy leaves from the source address.
+    const args = resolve === "Local" ? ["--source-address", DIRECT] : [];
+    const proxy = await start({ url: "http://hop.internal:3128", resolve }, { args });
     t.after(() => proxy.stop());
     await works(proxy);
     // The upstream proxy is opened for this use only: it is no target.
