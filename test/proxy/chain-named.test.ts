@@ -145,13 +145,14 @@ test("targets stay subject to the client's rules, and idle connections to their 
   }
   assert.deepEqual(hop.state.heads, []);
   const client = await RawClient.open(proxy.port);
-  const fields = [named, named, naming(`http://other.example:${other.port}`), basic(PAIR)];
+  const known = naming(`http://corp:secret@hop.example:${hop.port}`);
+  const fields = [named, named, known, naming(`http://other.example:${other.port}`), basic(PAIR)];
   for (const [i, field] of fields.entries()) {
     client.socket.write(`GET http://far.example:${far.port}/ HTTP/1.1\r\nHost: x\r\n${field}\r\n`);
     await client.until(() => client.text.split("\r\n\r\nok").length === i + 2, "answer");
   }
   client.socket.destroy();
-  assert.deepEqual([hop.state.heads.length, other.state.heads.length], [1, 1]);
+  assert.deepEqual([hop.state.heads.length, other.state.heads.length], [2, 1]);
 });
 
 test("an upstream proxy that is no longer listed ends its tunnels only", async () => {
