@@ -122,10 +122,7 @@ export class Permit {
   begin(entry: Entry, request: OpenRequest): Failure | null {
     const { policy, credentials, trust, gate } = this.#server;
     const changed =
-      policy !== entry.root ||
-      credentials !== entry.credentials ||
-      trust !== entry.trust ||
-      this.#hopChanged(request);
+      policy !== entry.root || credentials !== entry.credentials || trust !== entry.trust || this.#hopChanged(request);
     const refused = (changed ? this.#decideAgain(request) : null) ?? gate.refusal(request.route, request.dialled);
     if (refused === null) this.#open = request;
     return refused;
