@@ -4,13 +4,16 @@ import { formatHostPort } from "./cli/options.ts";
 import { admitsMissing } from "./config/authentication.ts";
 import { type Config, type Settings, settingsOf } from "./config/config.ts";
 import type { Loaded } from "./config/reload.ts";
+import type { UpstreamCredentials } from "./config/upstream-credentials.ts";
 import type { ProxyServer } from "./connections/server.ts";
 import type { Names } from "./dns/names.ts";
 import { compileFor, compileForEcho } from "./egress/compile.ts";
+import { type Hop, makeHop } from "./egress/hop.ts";
 import { ownNetworks, type Sources } from "./egress/source-address.ts";
 import type { Verifier } from "./egress/verifier.ts";
 import { parseAddress } from "./policy/cidr.ts";
 import type { Authentication } from "./policy/clients.ts";
+import type { PolicyDocument } from "./policy/document.ts";
 import { type PolicySet, withOwn } from "./policy/engine.ts";
 import { isLoopbackAddress } from "./policy/special.ts";
 import { openFileLimit } from "./sockets/descriptors.ts";
@@ -38,6 +41,8 @@ interface Parts {
   names: Names;
   verifier: Verifier;
   sources: Sources;
+  /** Absent: the upstream proxy gets no credentials. */
+  upstreamCredentials?: UpstreamCredentials | undefined;
 }
 
 /** Puts loaded policies in force: compiles them for this machine, and hands them to server, resolver and verifier. */
@@ -76,7 +81,27 @@ export class PolicyInstaller {
     const { config, server } = this.#parts;
     const policy = compileFor(document, config, this.#ports, hash);
     this.echoSet = compileForEcho(document, config, this.#ports);
+    server.useHop(this.#hopOf(document));
     server.install(policy, settingsOf(config, policy.document), credentials, authentication);
+  }
+
+  #hopOf(document: PolicyDocument): Hop | null {
+    const { config, upstreamCredentials } = this.#parts;
+    return makeHop(document, config, this.#ports, upstreamCredentials?.authorization ?? null);
+  }
+
+  /** Reads changed credentials of the upstream proxy. `now`: in any case (SIGHUP). */
+  pollUpstream(now = false): void {
+    const { log, server, verifier, upstreamCredentials } = this.#parts;
+    if (upstreamCredentials === undefined || !upstreamCredentials.poll(now)) return;
+    if (upstreamCredentials.error !== null) {
+      log.error(`${upstreamCredentials.error}; the last valid credentials stay in force`);
+      return;
+    }
+    log.info("credentials of the upstream proxy loaded");
+    if (this.#current === null) return;
+    server.useHop(this.#hopOf(this.#current.source.document));
+    verifier.checkNow();
   }
 
   /** Reports that clients need no proof: a warning, unless only this machine can reach the listeners. */
@@ -121,6 +146,7 @@ export class PolicyInstaller {
     this.#own = own;
     const { server } = this.#parts;
     if (this.echoSet !== null) this.echoSet = withOwn(this.echoSet, own);
+    if (this.#current !== null) server.useHop(this.#hopOf(this.#current.source.document));
     const { policy, settings, credentials, authentication } = server;
     if (policy !== null) server.install(withOwn(policy, own), settings, credentials, authentication);
   }

@@ -8,6 +8,7 @@ import { type Config, PROXY_OPTIONS, readConfig, requirePolicy, settingsOf } fro
 import { Credentials } from "./config/credentials.ts";
 import { MIB } from "./config/memory.ts";
 import { type Attempt, LOOK_MS, Reload } from "./config/reload.ts";
+import { UpstreamCredentials } from "./config/upstream-credentials.ts";
 import { defaultBufferLimit } from "./connections/buffers.ts";
 import { ProxyServer } from "./connections/server.ts";
 import { NameFiles } from "./dns/name-files.ts";
@@ -93,12 +94,14 @@ function watch(
     for (const attempt of reload.force()) void attempt.then(take);
     void nameFiles.force();
     tls?.poll(true);
+    installer.pollUpstream(true);
   });
   const poll = async () => {
     // Not awaited: source addresses are checked while a long file is read.
     for (const attempt of reload.poll()) void attempt.then(take);
     void nameFiles.poll();
     tls?.poll();
+    installer.pollUpstream();
     installer.checkOwn();
     if (!(await sources.check(assignedAddresses()))) return;
     log.warn({ sources: sources.status() }, "source addresses changed");
@@ -127,6 +130,8 @@ export async function runProxy(argv: readonly string[]): Promise<number> {
   const log = makeLog(config.logLevel);
   // Installed first: process 1 of a container ignores signals that have no handler.
   const signal = makeSignals(["SIGTERM", "SIGINT"]);
+  const { upstreamPasswordFile: file } = config;
+  const upstreamCredentials = file === undefined ? undefined : new UpstreamCredentials(file);
   const reload = new Reload(config, process.env.PROXY_PASSWORD);
   const first = await reload.start();
   const timeoutSeconds = dnsSecondsOf(config, first);
@@ -140,7 +145,11 @@ export async function runProxy(argv: readonly string[]): Promise<number> {
   const metrics = new Metrics();
   const writer = new RecordWriter(1);
   const verifier = new Verifier({
-    ask: makeAsk(names, () => installer.echoSet),
+    ask: makeAsk(
+      names,
+      () => installer.echoSet,
+      () => server.hop,
+    ),
     log,
     onWrong: (route, since) => server.endUnproven(route, since, Number.POSITIVE_INFINITY),
     onRemoved: (route, until) => server.endUnproven(route, Number.NEGATIVE_INFINITY, until),
@@ -172,7 +181,7 @@ export async function runProxy(argv: readonly string[]): Promise<number> {
   const given = [config.listen, config.tls?.listen, config.tls?.external?.listen].map((one) => one?.port ?? 0);
   const ports = [...given, adminAt.port].filter((port) => port !== 0);
   const installer: PolicyInstaller = new PolicyInstaller(
-    { config, log, status, server, names, verifier, sources },
+    { config, log, status, server, names, verifier, sources, upstreamCredentials },
     ports,
   );
 

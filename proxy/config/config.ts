@@ -153,6 +153,11 @@ export const PROXY_OPTIONS: readonly Option[] = [
     help: "time limit for connecting to a target, in seconds (default 5, or the policy's)",
   },
   {
+    name: "upstream-password-file",
+    value: "FILE",
+    help: "file with USER:PASSWORD for the upstreamProxy of the policy (default: it gets no credentials)",
+  },
+  {
     name: "idle-seconds",
     value: "N",
     help: "reset a tunnel or request after this many seconds without traffic (default 300, or the policy's)",
@@ -244,6 +249,8 @@ export interface Config {
   nat64Prefixes: readonly string[];
   dnsSeconds: number | undefined;
   connectSeconds: number | undefined;
+  /** Undefined: the upstream proxy gets no credentials. */
+  upstreamPasswordFile: string | undefined;
   idleSeconds: number | undefined;
   headSeconds: number;
   headKiB: number;
@@ -380,6 +387,7 @@ export function readConfig(options: readonly Option[], argv: readonly string[], 
     nat64Prefixes: values.get("nat64-prefix") ?? [],
     dnsSeconds: wholeNumber(values, "dns-seconds", 1, 60),
     connectSeconds: wholeNumber(values, "connect-seconds", 1, 120),
+    upstreamPasswordFile: one("upstream-password-file"),
     idleSeconds: wholeNumber(values, "idle-seconds", 1, 86_400),
     headSeconds: wholeNumber(values, "head-seconds", 1, 120) ?? 10,
     headKiB: wholeNumber(values, "head-kib", 1, 256) ?? MAX_HEAD_BYTES / 1024,

@@ -1,4 +1,5 @@
 import type { Destinations } from "../egress/decide-target.ts";
+import type { Hop } from "../egress/hop.ts";
 import { bindsConnection, isRepeatable, maxForwards } from "../http/fields.ts";
 import type { Head } from "../http/head.ts";
 import { type Address, formatAddress } from "../policy/cidr.ts";
@@ -54,11 +55,11 @@ export class Forward extends Reaching implements Origin {
     this.reach(
       onward.absolute.target,
       (socket, request, entry) => {
-        const poolKey = this.#poolKey(request.address, request.route.key, entry);
+        const poolKey = this.#poolKey(request.address, request.route.key, request.hop, entry);
         const upstream = { socket, poolKey, opened: request.opened, reused: false, bound: false };
         this.#exchange(upstream, request, entry, onward);
       },
-      (destinations, entry) => reuse && this.#reuse(destinations, entry, onward),
+      (destinations, entry, hop) => reuse && this.#reuse(destinations, entry, hop, onward),
     );
   }
 
@@ -69,22 +70,25 @@ export class Forward extends Reaching implements Origin {
     delete record.rule;
     delete record.wouldDeny;
     delete record.addressesCut;
+    delete record.address;
+    delete record.upstreamProxy;
     this.resume(held, ended);
     this.#send(this.#onward!, false);
   }
 
   /** Uses an idle upstream connection. False: there is none. */
-  #reuse({ addresses, routes }: Destinations, entry: Entry, onward: Onward): boolean {
+  #reuse({ addresses, routes }: Destinations, entry: Entry, hop: Hop | null, onward: Onward): boolean {
     const { client, record } = this;
-    for (const address of addresses) {
-      const route = routes[address.family]!;
-      const poolKey = this.#poolKey(address, route.key, entry);
+    for (const address of addresses.length === 0 ? [null] : addresses) {
+      const route = (address === null ? (routes[4] ?? routes[6]) : routes[address.family])!;
+      const poolKey = this.#poolKey(address, route.key, hop, entry);
       const pooled = client.server.pool.take(poolKey, client.user);
       if (pooled === null) continue;
       const { socket, opened, bound } = pooled;
       // The pool has only connections whose source was proven before; it drops all others.
       const dialled = Number.POSITIVE_INFINITY;
-      const request = { record, target: onward.absolute.target, address, route, dialled, opened };
+      if (hop !== null) record.upstreamProxy = hop.shown;
+      const request = { record, target: onward.absolute.target, address, hop, route, dialled, opened };
       this.#exchange({ socket, poolKey, opened, reused: true, bound }, request, entry, onward);
       return true;
     }
@@ -92,8 +96,9 @@ export class Forward extends Reaching implements Origin {
   }
 
   /** Clients with different entries do not share connections, since they do not trust each other. */
-  #poolKey(address: Address, route: string, { policy }: Entry): string {
-    const key = `${this.record.target} ${formatAddress(address)} ${route}`;
+  #poolKey(address: Address | null, route: string, hop: Hop | null, { policy }: Entry): string {
+    const direct = `${this.record.target} ${address === null ? "" : formatAddress(address)} ${route}`;
+    const key = hop === null ? direct : `${direct} via ${hop.key}`;
     return policy.entry === null ? key : `${key} ${policy.entry}`;
   }
 

@@ -4,6 +4,7 @@ import type { Credentials } from "../config/credentials.ts";
 import type { Identity } from "../config/identity.ts";
 import type { Names } from "../dns/names.ts";
 import type { Gate } from "../egress/gate.ts";
+import type { Hop } from "../egress/hop.ts";
 import type { Route } from "../egress/route.ts";
 import type { Head } from "../http/head.ts";
 import type { AccessRecord } from "../outcome/access-record.ts";
@@ -36,7 +37,10 @@ export interface Handler {
 export interface OpenRequest {
   record: AccessRecord;
   target: Target;
-  address: Address;
+  /** Null: the upstream proxy resolved the name. */
+  address: Address | null;
+  /** The upstream proxy of its connection; null: the connection is direct. */
+  hop: Hop | null;
   route: Route;
   /** When its upstream connection was started, and when it was established (monotonic ms). */
   dialled: number;
@@ -66,6 +70,8 @@ export interface ProxyContext {
   readonly settings: Settings;
   readonly names: Names;
   readonly gate: Gate;
+  /** The upstream proxy of the policy; null: connections are direct. */
+  readonly hop: Hop | null;
   readonly pool: Pool;
 }
 

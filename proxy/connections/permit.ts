@@ -10,6 +10,7 @@ import {
   viewFor,
 } from "../config/identity.ts";
 import { decideAgain } from "../egress/decide-target.ts";
+import { refuseNamed } from "../egress/hop.ts";
 import type { Head } from "../http/head.ts";
 import { type AccessRecord, noteFailure, notePolicy } from "../outcome/access-record.ts";
 import { countBound } from "../outcome/bounds.ts";
@@ -41,6 +42,8 @@ export interface PermitServer extends ProxyContext {
 
 const NO_ENTRY: Failure = { code: "client", reason: "this client has no entry in the policy" };
 const ENTRY_GONE: Failure = { code: "client", reason: "this client is no longer in the policy" };
+
+const HOP_CHANGED: Failure = { code: "unverified", reason: "the upstream proxy has changed; try again" };
 
 /**
  * The permission of one request: given by policy, identity and limits at the entry stage, checked again before the
@@ -118,21 +121,30 @@ export class Permit {
    */
   begin(entry: Entry, request: OpenRequest): Failure | null {
     const { policy, credentials, trust, gate } = this.#server;
-    const changed = policy !== entry.root || credentials !== entry.credentials || trust !== entry.trust;
+    const changed =
+      policy !== entry.root || credentials !== entry.credentials || trust !== entry.trust || this.#hopChanged(request);
     const refused = (changed ? this.#decideAgain(request) : null) ?? gate.refusal(request.route, request.dialled);
     if (refused === null) this.#open = request;
     return refused;
   }
 
-  #decideAgain({ target, address, record }: OpenRequest): Failure | null {
+  #hopChanged({ hop }: OpenRequest): boolean {
+    return !hop?.named && hop?.key !== this.#server.hop?.key;
+  }
+
+  #decideAgain(request: OpenRequest): Failure | null {
+    const { target, address, record } = request;
     const { policy, credentials, trust, authentication } = this.#server;
     const invalid = stillValid(this.#identity, credentials, trust, authentication);
     if (invalid !== null) return invalid;
     if (policy === null) return null;
     notePolicy(record, policy);
     if (this.#entry !== null && !policy.views?.has(this.#entry)) return ENTRY_GONE;
+    if (this.#hopChanged(request)) return HOP_CHANGED;
     const view = this.#viewIn(policy, record);
-    return view === null ? NO_ENTRY : decideAgain(view, target, address, record);
+    if (view === null) return NO_ENTRY;
+    const refused = request.hop?.named ? refuseNamed(view, request.hop) : null;
+    return refused ?? decideAgain(view, target, address, record);
   }
 
   /** The entry of the policy that allowed this request; null: none. */

@@ -1,5 +1,7 @@
+import { type Chained, connectVia } from "../egress/chain.ts";
 import { type Destinations, decideTarget } from "../egress/decide-target.ts";
 import { dial } from "../egress/dial.ts";
+import { type Hop, namedHop, routesThrough } from "../egress/hop.ts";
 import type { Head } from "../http/head.ts";
 import { Held } from "../http/held.ts";
 import { noteTrace } from "../http/trace.ts";
@@ -22,7 +24,7 @@ interface Relay extends Handler {
 }
 
 type Connected = (socket: UpstreamSocket, request: OpenRequest, entry: Entry) => void;
-type Serve = (destinations: Destinations, entry: Entry) => boolean;
+type Serve = (destinations: Destinations, entry: Entry, hop: Hop | null) => boolean;
 
 /** A request from its head to its upstream connection: enter, decide, resolve, vet, dial. */
 export abstract class Reaching implements Handler {
@@ -69,20 +71,40 @@ export abstract class Reaching implements Handler {
       this.fail(entry);
       return;
     }
+    // That of the server belongs to this policy: both change together.
+    const hop = namedHop(this.head, entry.policy) ?? client.server.hop;
+    if (hop !== null && "code" in hop) {
+      this.fail(hop);
+      return;
+    }
     let stopDial: (() => void) | null = null;
-    const stopLookup = decideTarget(entry.policy, client.server, entry.key, target, record, (decided) => {
+    const stopLookup = decideTarget(entry.policy, client.server, entry.key, target, record, (result) => {
+      const decided = hop?.named && !("code" in result) ? this.#through(hop, result) : result;
       if ("code" in decided) this.fail(decided);
-      else if (!serve(decided, entry)) stopDial = this.#dial(target, decided, entry, connected);
+      else if (!serve(decided, entry, hop)) stopDial = this.#dial(target, decided, { entry, hop }, connected);
     });
     this.#stop = () => (stopDial ?? stopLookup)();
   }
 
-  #dial(target: Target, { addresses, routes }: Destinations, entry: Entry, connected: Connected): () => void {
-    const { record } = this;
+  /** The destinations through an upstream proxy that the request names: the gate is open where no proof is needed. */
+  #through(hop: Hop, { addresses, routes }: Destinations): Destinations | Failure {
+    const through = routesThrough(hop, routes);
+    const { gate } = this.client.server;
+    if (gate.entry(through) === null) return { addresses, routes: through };
+    return { code: "unverified", reason: `source addresses through ${hop.shown} are not proven` };
+  }
+
+  #dial(
+    target: Target,
+    destinations: Destinations,
+    { entry, hop }: { entry: Entry; hop: Hop | null },
+    connected: Connected,
+  ): () => void {
+    const { client, record } = this;
     const { policy, settings } = entry;
-    const options = { target, policy, deadlineMs: settings.connectMs, shown: record.target, routes };
+    const { addresses, routes } = destinations;
     const dialled = performance.now();
-    return dial(addresses, { ...options, onread: UPSTREAM_ONREAD }, (result) => {
+    const done = (result: Chained | Failure) => {
       const opened = performance.now();
       record.connectMs = opened - dialled;
       if ("code" in result) {
@@ -90,14 +112,19 @@ export abstract class Reaching implements Handler {
         return;
       }
       const { socket, address } = result;
-      adopt(socket);
-      connected(socket, { record, target, address, route: routes[address.family]!, dialled, opened }, entry);
-    });
+      if (hop === null) adopt(socket);
+      const route = (address === null ? (routes[4] ?? routes[6]) : routes[address.family])!;
+      connected(socket, { record, target, address, hop, route, dialled, opened }, entry);
+    };
+    const options = { target, deadlineMs: settings.connectMs, onread: UPSTREAM_ONREAD };
+    if (hop === null) return dial(addresses, { ...options, policy, shown: record.target, routes }, done);
+    record.upstreamProxy = hop.shown;
+    return connectVia(hop, destinations, { ...options, names: client.server.names }, done);
   }
 
   /** The last check; then another handler relays the request. */
   protected open(socket: UpstreamSocket, request: OpenRequest, entry: Entry, makeRelay: () => Relay): void {
-    this.record.address = formatAddress(request.address);
+    if (request.address !== null) this.record.address = formatAddress(request.address);
     this.record.local = socket.localAddress ?? "";
     const refused = this.client.begin(entry, request);
     if (refused !== null) {

@@ -6,6 +6,7 @@ import type { Settings } from "../config/config.ts";
 import type { Credentials } from "../config/credentials.ts";
 import type { Names } from "../dns/names.ts";
 import type { Gate } from "../egress/gate.ts";
+import type { Hop } from "../egress/hop.ts";
 import { type AccessRecord, formatRecord, type RecordWriter } from "../outcome/access-record.ts";
 import { type Bound, countBound } from "../outcome/bounds.ts";
 import { ClientCounts } from "../outcome/client-counts.ts";
@@ -93,6 +94,7 @@ export class ProxyServer implements ConnectionServer {
   #settings: Settings;
   #credentials: Credentials;
   #authentication: Authentication = OPEN;
+  #hop: Hop | null = null;
   /** Leaving: not ready, still serving. Draining: no new connections; open ones may end by themselves. */
   phase: "serving" | "leaving" | "draining" = "serving";
   readonly names: Names;
@@ -168,8 +170,24 @@ export class ProxyServer implements ConnectionServer {
     return this.#trust;
   }
 
+  get hop(): Hop | null {
+    return this.#hop;
+  }
+
   get now(): number {
     return performance.now();
+  }
+
+  /**
+   * Uses this upstream proxy for later connections; null: they are direct. Those that went another way are ended. Call
+   * it right before the {@link install} of its policy.
+   */
+  useHop(hop: Hop | null): void {
+    const changed = hop?.key !== this.#hop?.key;
+    this.#hop = hop;
+    if (!changed) return;
+    this.pool.close();
+    for (const client of this.#clients) client.revoke();
   }
 
   /** Puts a policy in force for every later request. Open requests and tunnels that it denies are reset (`revoked`). */

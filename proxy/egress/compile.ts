@@ -30,7 +30,7 @@ export function compileForEcho(document: PolicyDocument, config: Config, listenP
   const { clients: _clients, hostSets: _hostSets, authentication: _authentication, ...rest } = document;
   const open: PolicyDocument = {
     ...rest,
-    version: 1,
+    version: document.upstreamProxy === undefined ? 1 : 2,
     mode: "Enforce",
     defaultAction: "Allow",
     ports: ["1-65535"],

@@ -3,7 +3,7 @@ import type { Names } from "../dns/names.ts";
 import type { AccessRecord } from "../outcome/access-record.ts";
 import type { Failure } from "../outcome/refusals.ts";
 import { type Address, formatAddress, parseAddress } from "../policy/cidr.ts";
-import { decideName, type PolicySet, vetAll } from "../policy/engine.ts";
+import { decideName, type PolicySet, sendsName, vetAll, vetName } from "../policy/engine.ts";
 import type { Target } from "../policy/target.ts";
 import type { Gate } from "./gate.ts";
 import type { Routes } from "./route.ts";
@@ -12,7 +12,10 @@ import { reaches } from "./source-address.ts";
 /** Addresses of one name that a record and a reason show. The others are counted (a record is one line of a log). */
 const MAX_SHOWN = 16;
 
-/** Where a permitted request may go: vetted addresses, each with the egress path of its family. */
+/**
+ * Where a permitted request may go: vetted addresses, each with the egress path of its family. No address: the upstream
+ * proxy gets the name, and both families have the same path.
+ */
 export interface Destinations {
   addresses: readonly Address[];
   routes: Routes;
@@ -64,6 +67,18 @@ export function decideTarget(
     done(shut);
     return () => {};
   }
+  if (sendsName(set, target)) {
+    const { rule, refusal, wouldDeny } = vetName(set, target, stage);
+    if (refusal !== undefined) {
+      done(refusal);
+      return () => {};
+    }
+    record.rule = rule;
+    if (wouldDeny !== undefined) record.wouldDeny = wouldDeny;
+    const open = gate.refusal(routes[4]) === null ? routes[4] : routes[6];
+    done({ addresses: [], routes: { 4: open, 6: open } });
+    return () => {};
+  }
   const vetted = (addresses: readonly Address[], more: number) => {
     note(record, addresses, more);
     const all = vetAll(set, target, stage, addresses);
@@ -102,11 +117,19 @@ export function decideTarget(
   return names.lookup(target.host, answered, { client, enough });
 }
 
-/** Decides again for the dialled address, without DNS: null when it is still permitted. */
-export function decideAgain(set: PolicySet, target: Target, address: Address, record: AccessRecord): Failure | null {
+/**
+ * Decides again for the dialled address, without DNS: null when it is still permitted. `address` null: the upstream proxy
+ * resolved the name.
+ */
+export function decideAgain(
+  set: PolicySet,
+  target: Target,
+  address: Address | null,
+  record: AccessRecord,
+): Failure | null {
   const stage = decideName(set, target);
   if ("code" in stage) return stage;
-  const all = vetAll(set, target, stage, [address]);
+  const all = address === null ? vetName(set, target, stage) : vetAll(set, target, stage, [address]);
   if (all.refusal !== undefined) return all.refusal;
   if (all.wouldDeny !== undefined) record.wouldDeny = all.wouldDeny;
   return null;

@@ -14,7 +14,7 @@ const STAGGER_MS = 250;
  * Limit of the attempts of one request, over all of its addresses. A name with many silent addresses would hold a file
  * descriptor for each of them, and would let its owner scan ports through the proxy.
  */
-const MAX_ATTEMPTS = 8;
+export const MAX_ATTEMPTS = 8;
 /**
  * Limit of the additional attempts (all but the first one of each request) of all requests: silent addresses must not
  * take the file descriptors of other requests. At the limit a request tries its next address when an attempt fails, or

@@ -9,8 +9,10 @@ import { formatAddress, parseAddress } from "../policy/cidr.ts";
 import type { PolicySet } from "../policy/engine.ts";
 import { plainLine } from "../policy/rules.ts";
 import type { Target } from "../policy/target.ts";
+import { connectVia } from "./chain.ts";
 import { type Destinations, decideTarget } from "./decide-target.ts";
 import { type DialOptions, dial } from "./dial.ts";
+import type { Hop } from "./hop.ts";
 import type { Ask } from "./verifier.ts";
 
 /** Limit in bytes of an echo body: it is an address, or JSON with one. */
@@ -131,21 +133,23 @@ export function observe(url: URL, raw: Socket, timeoutMs: number): Promise<strin
   });
 }
 
-/** Connects to one of the addresses, or rejects with the reason. */
-function dialled(vetted: Destinations, options: Omit<DialOptions, "routes">) {
+/** Connects to one of the addresses, through the upstream proxy if there is one, or rejects with the reason. */
+function connected(vetted: Destinations, hop: Hop | null, names: Names, options: Omit<DialOptions, "routes">) {
   return new Promise<Socket>((resolve, reject) => {
-    dial(vetted.addresses, { ...options, routes: vetted.routes }, (result) => {
+    const done = (result: { socket: Socket } | Failure) => {
       if ("code" in result) reject(new Error(result.reason));
       else resolve(result.socket);
-    });
+    };
+    if (hop === null) dial(vetted.addresses, { ...options, routes: vetted.routes }, done);
+    else connectVia(hop, vetted, { ...options, names }, done);
   });
 }
 
 /**
  * Requests echo URLs on the proxy's own dial path: resolved, vetted and dialled as every target. `echoSet` has none of
- * the policy's lists. The gate is skipped, because it waits for this answer.
+ * the policy's lists. The gate is skipped, because it waits for this answer. `hopOf`: the upstream proxy now.
  */
-export function makeAsk(names: Names, echoSet: () => PolicySet | null): Ask {
+export function makeAsk(names: Names, echoSet: () => PolicySet | null, hopOf: () => Hop | null): Ask {
   return async (url, route, timeoutMs) => {
     if (route.source !== undefined && !route.source.assigned)
       throw new Error(`${route.key} is not assigned to this machine`);
@@ -153,19 +157,18 @@ export function makeAsk(names: Names, echoSet: () => PolicySet | null): Ask {
     const host = hostOfUrl(url);
     const target: Target = { host, ip: parseAddress(host) !== null, port: portOfUrl(url) };
     const gate = { routesFor: () => ({ 4: route, 6: route }), entry: () => null, refusal: () => null };
-    const set = echoSet();
+    const [set, hop] = [echoSet(), hopOf()];
     if (set === null) throw new Error("this proxy has no policy yet");
     const vetted = await new Promise<Destinations | Failure>((resolve) => {
       decideTarget(set, { names, gate, family: route.family }, "", target, newRecord("connect", "", host), resolve);
     });
     if ("code" in vetted) throw new Error(vetted.reason);
     const addresses = vetted.addresses.filter((address) => address.family === route.family);
-    if (addresses.length === 0) throw new Error(`${host} has no IPv${route.family} address`);
+    if (addresses.length === 0 && vetted.addresses.length > 0)
+      throw new Error(`${host} has no IPv${route.family} address`);
     const left = () => Math.max(1, Math.ceil(timeoutMs - (performance.now() - began)));
-    const socket = await dialled(
-      { addresses, routes: vetted.routes },
-      { target, policy: set, shown: url.host, deadlineMs: left() },
-    );
+    const options = { target, policy: set, shown: url.host, deadlineMs: left() };
+    const socket = await connected({ addresses, routes: vetted.routes }, hop, names, options);
     return observe(url, socket, left());
   };
 }

@@ -75,10 +75,12 @@ export function routesOf(
   }
   const seen = document.staticIPs.filter((ip) => ip.phase !== "Pending").map((ip) => parseAddress(ip.address)!);
   const families = seen.length === 0 ? ([4] as const) : ([4, 6] as const);
+  // The upstream proxy chooses the family of a name that it resolves.
+  const any = document.upstreamProxy?.resolve === "Upstream";
   return families
     .map((family) => ({
       route: { key: `ipv${family}`, family },
-      expected: new Set(seen.filter((address) => address.family === family).map(formatAddress)),
+      expected: new Set(seen.filter((address) => any || address.family === family).map(formatAddress)),
     }))
     .filter(({ expected }) => seen.length === 0 || expected.size > 0);
 }
@@ -92,6 +94,8 @@ export class Verifier {
   readonly #now: () => number;
   readonly #random: () => number;
   #proofs = new Map<string, Proof>();
+  /** The upstream proxy of the proofs. */
+  #via: string | null = null;
   #settings: Verification | null = null;
   /** Answers of an older round do not count after a new configuration. */
   #generation = 0;
@@ -115,10 +119,13 @@ export class Verifier {
   }
 
   /**
-   * Applies the verification settings of a document. A proof is kept across a reload when its address is still right.
+   * Applies the verification settings of a document. A proof is kept across a reload when its address is still right
+   * and the upstream proxy is the same.
    */
   configure(document: PolicyDocument, sources: readonly Source[]): void {
-    const before = this.#proofs;
+    const via = document.upstreamProxy?.url ?? null;
+    const before = via === this.#via ? this.#proofs : new Map<string, Proof>();
+    this.#via = via;
     this.#generation++;
     this.#settings = document.verification ?? null;
     this.#proofs = new Map();

@@ -337,13 +337,17 @@ function withOneLength(headers: [string, string][]): [string, string][] {
  * superfluous Content-Length (§6.3). The framing is read after that. A response that is refused here becomes a 502.
  */
 export class ResponseHeadParser {
-  readonly #reader = new LineReader(MAX_RESPONSE_HEAD_BYTES, "response head", true);
+  readonly #reader: LineReader;
   #start: { status: number; reason: string; minor: 0 | 1 } | null = null;
   readonly #headers: [string, string][] = [];
   #repaired = false;
   #folded = false;
   /** Number of field lines read so far. */
   lines = 0;
+
+  constructor(maxBytes = MAX_RESPONSE_HEAD_BYTES) {
+    this.#reader = new LineReader(maxBytes, "response head", true);
+  }
 
   /** Null: more bytes are needed. An error is a sentence with the problem. */
   feed(chunk: Buffer): null | { head: ResponseHead; rest: Buffer } | { error: string } {

@@ -29,8 +29,10 @@ export interface AccessRecord {
   addresses?: readonly string[];
   /** The number of further addresses. */
   addressesCut?: number;
-  /** The dialled address. */
+  /** The dialled address. Absent if the upstream proxy resolves the name. */
   address?: string;
+  /** `host:port` of the upstream proxy that the connection goes through. */
+  upstreamProxy?: string;
   local?: string;
   dnsMs?: number;
   connectMs?: number;
@@ -102,6 +104,7 @@ export function formatRecord(record: AccessRecord, now: number): string {
   if (r.addresses !== undefined) line += `,"addresses":["${r.addresses.join('","')}"]`;
   if (r.addressesCut !== undefined) line += `,"addressesCut":${r.addressesCut}`;
   if (r.address !== undefined) line += `,"address":"${r.address}"`;
+  if (r.upstreamProxy !== undefined) line += `,"upstreamProxy":"${r.upstreamProxy}"`;
   if (r.local !== undefined) line += `,"local":"${r.local}"`;
   if (r.dnsMs !== undefined) line += `,"dnsMs":${round(r.dnsMs)}`;
   if (r.connectMs !== undefined) line += `,"connectMs":${round(r.connectMs)}`;

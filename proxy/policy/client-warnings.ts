@@ -12,9 +12,10 @@ function unusedSets(document: PolicyDocument): string[] {
   };
   note(document.allow);
   note(document.deny);
-  for (const { allow, deny } of document.clients ?? []) {
+  for (const { allow, deny, upstreamProxies } of document.clients ?? []) {
     note(allow);
     note(deny);
+    note(upstreamProxies);
   }
   return (document.hostSets ?? []).map(({ name }) => name).filter((name) => !used.has(name));
 }

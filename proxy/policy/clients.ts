@@ -37,6 +37,8 @@ export interface ClientEntry {
   mode?: "Enforce" | "Report";
   ports?: PortSpec[];
   limits?: ClientLimits;
+  /** Upstream proxies that its requests may name. Rules without `ports` cover all ports. */
+  upstreamProxies?: Rule[];
 }
 
 /** How clients prove who they are. */
@@ -64,7 +66,17 @@ const SET_NAME = /^[A-Za-z0-9](?:[-A-Za-z0-9]{0,61}[A-Za-z0-9])?$/;
 const CLIENT_NAME = /^[A-Za-z0-9](?:[-._:/A-Za-z0-9]{0,126}[A-Za-z0-9])?$/;
 /** Names of password files with another meaning, and the user name that injection writes. */
 const RESERVED = ["PROXY_PASSWORD", "PROXY_PASSWORD_PREVIOUS", "outrider"];
-const ENTRY_KEYS = ["name", "allow", "inheritAllow", "deny", "defaultAction", "mode", "ports", "limits"];
+const ENTRY_KEYS = [
+  "name",
+  "allow",
+  "inheritAllow",
+  "deny",
+  "defaultAction",
+  "mode",
+  "ports",
+  "limits",
+  "upstreamProxies",
+];
 
 const byName = (a: { name: string }, b: { name: string }): number => (a.name < b.name ? -1 : a.name > b.name ? 1 : 0);
 
@@ -159,7 +171,7 @@ function readEntry(reader: Reader, value: unknown, path: string, context: Client
   const fields = reader.mapping(value, path, ENTRY_KEYS) ?? {};
   const entry: ClientEntry = { name: clientName(reader, fields.name, `${path}.name`, context.internal) };
   const rules = { names: new Map(context.policyNames), internal: context.internal, sets: context.sets };
-  const list = (key: "allow" | "deny"): Rule[] => {
+  const list = (key: "allow" | "deny" | "upstreamProxies"): Rule[] => {
     if (Array.isArray(fields[key]) && fields[key].length === 0) {
       reader.problem(`${path}.${key}`, "is empty; remove the field");
     }
@@ -178,6 +190,7 @@ function readEntry(reader: Reader, value: unknown, path: string, context: Client
   if (fields.ports !== undefined) entry.ports = readPorts(reader, fields.ports, `${path}.ports`);
   if (entry.ports?.length === 0) reader.problem(`${path}.ports`, "is empty; remove the field");
   if (fields.limits !== undefined) entry.limits = readLimits(reader, fields.limits, `${path}.limits`);
+  if (fields.upstreamProxies !== undefined) entry.upstreamProxies = list("upstreamProxies");
   refuseIdle(reader, entry, path, context);
   return entry;
 }
@@ -226,6 +239,9 @@ const sizeOf = (rules: readonly Rule[] = []): number =>
 /** Hosts and CIDRs of a policy; a host set counts once, however many rules refer to it. */
 export function totalOf(parts: { allow: Rule[]; deny: Rule[]; hostSets: HostList[]; clients: ClientEntry[] }): number {
   const sets = parts.hostSets.reduce((sum, { hosts }) => sum + hosts.length, 0);
-  const entries = parts.clients.reduce((sum, entry) => sum + sizeOf(entry.allow) + sizeOf(entry.deny), 0);
+  const entries = parts.clients.reduce(
+    (sum, { allow, deny, upstreamProxies }) => sum + sizeOf(allow) + sizeOf(deny) + sizeOf(upstreamProxies),
+    0,
+  );
   return sizeOf(parts.allow) + sizeOf(parts.deny) + sets + entries;
 }

@@ -11,6 +11,7 @@ import {
   totalOf,
 } from "./clients.ts";
 import { type PortSpec, Reader, type Rule, readCidrs, readPorts, readRules, shown } from "./rules.ts";
+import { readUpstreamProxy, type UpstreamProxy } from "./upstream-proxy.ts";
 
 /** One address that receivers may rely on. `sourceAddress` is the address to bind (default: `address`). */
 export interface StaticIP {
@@ -42,7 +43,7 @@ export interface Verification {
  * JSON Schema: `docs/policy-document.schema.json`.
  */
 export interface PolicyDocument {
-  /** 2 with `hostSets`, `clients`, or an authentication that reads certificates: older proxies reject it. */
+  /** 2 with `hostSets`, `clients`, `upstreamProxy`, or a mode that reads certificates: older proxies reject it. */
   version: 1 | 2;
   /** `namespace/name`: shown in answers and records. */
   policy: string;
@@ -65,6 +66,8 @@ export interface PolicyDocument {
   hostSets?: HostList[];
   /** Sorted by name; never empty. With clients, a request without an entry is refused. */
   clients?: ClientEntry[];
+  /** Absent: connections to targets are direct. */
+  upstreamProxy?: UpstreamProxy;
 }
 
 /** Ports that a policy without `ports` allows. */
@@ -85,7 +88,7 @@ const DOCUMENT_KEYS = [
 ] as const;
 
 /** Keys that only version 2 has. */
-const KEYS_2 = ["authentication", "hostSets", "clients"] as const;
+const KEYS_2 = ["authentication", "hostSets", "clients", "upstreamProxy"] as const;
 
 /** Limit of the static IPs of a document; that of the CRD is not higher. */
 export const MAX_STATIC_IPS = 64;
@@ -162,6 +165,8 @@ interface FieldOptions {
   path: string;
   policy: string;
   ignoredProxyKeys?: readonly string[];
+  /** Keys of `upstreamProxy` that only the operator uses. */
+  ignoredUpstreamKeys?: readonly string[];
   internalRules?: boolean;
   /** The input may have the keys of version 2. */
   version2?: boolean;
@@ -175,20 +180,27 @@ function addVersion2(
   document: PolicyDocument,
   fields: Record<string, unknown>,
   hostSets: HostList[] | undefined,
-  context: { at: (key: string) => string; names: ReadonlyMap<string, string>; internal: boolean },
+  context: { at: (key: string) => string; names: ReadonlyMap<string, string>; options: FieldOptions },
 ): void {
-  const { at, names, internal } = context;
+  const { at, names, options } = context;
+  const internal = options.internalRules ?? false;
   const sets = new Set((hostSets ?? []).map(({ name }) => name));
   const rules = { internal, sets, policyNames: names, policyDefault: document.defaultAction };
   const clients = fields.clients === undefined ? undefined : readClients(reader, fields.clients, at("clients"), rules);
   const entries = clients === undefined ? null : new Set(clients.map(({ name }) => name));
   const authentication = readAuthentication(reader, fields.authentication, at("authentication"), entries);
   const certificates = authentication?.mode === "TLS" || authentication?.mode === "BasicOrTLS";
-  if (clients === undefined && hostSets === undefined && !certificates) return;
+  const upstreamProxy =
+    fields.upstreamProxy === undefined
+      ? undefined
+      : readUpstreamProxy(reader, fields.upstreamProxy, at("upstreamProxy"), options.ignoredUpstreamKeys ?? []);
+  const needs2 = certificates || [clients, hostSets, upstreamProxy].some((field) => field !== undefined);
+  if (!needs2) return;
   document.version = 2;
   if (authentication !== undefined) document.authentication = authentication;
   if (hostSets !== undefined) document.hostSets = hostSets;
   if (clients !== undefined) document.clients = clients;
+  if (upstreamProxy !== undefined) document.upstreamProxy = upstreamProxy;
   const { allow, deny } = document;
   const total = totalOf({ allow, deny, hostSets: hostSets ?? [], clients: clients ?? [] });
   if (total > MAX_TOTAL) {
@@ -225,7 +237,7 @@ export function readFields(fields: Record<string, unknown>, options: FieldOption
     ...(verification === undefined ? {} : { verification }),
     proxy: readProxy(reader, fields.proxy, at("proxy"), options.ignoredProxyKeys ?? []),
   };
-  if (version2) addVersion2(reader, document, fields, hostSets, { at, names, internal });
+  if (version2) addVersion2(reader, document, fields, hostSets, { at, names, options });
   reader.done();
   return document;
 }
@@ -243,7 +255,7 @@ export function readDocument(value: unknown): PolicyDocument {
   const document = readFields(fields, { path: "", policy: fields.policy as string, internalRules: true, version2 });
   // One policy has one hash.
   if (version2 && document.version === 1) {
-    reader.problem("version", "must be 1 without clients, hostSets, and a mode that reads certificates");
+    reader.problem("version", "must be 1 without clients, hostSets, upstreamProxy, and a mode that reads certificates");
     reader.done();
   }
   return document;

@@ -97,6 +97,8 @@ export interface PolicySet {
   /** Name of the client's entry; null: a policy without clients, or the policy itself. */
   readonly entry: string | null;
   readonly limits: ClientLimits;
+  /** The set for upstream proxies that a request of this client names. Null: it may name none. */
+  readonly hops: PolicySet | null;
   /** The view of each entry, by name. Null: a policy without clients, or a view. */
   readonly views: ReadonlyMap<string, PolicySet> | null;
   readonly fallback: CompiledRule;
@@ -116,6 +118,8 @@ interface Candidates {
   /** The refusal that report mode overrode. */
   overridden?: ListedRefusal;
 }
+
+const NO_REPORT: PolicySet["report"] = { deny: false, ownDeny: false, allow: false };
 
 type SharedSets = ReadonlyMap<string, HostSet>;
 
@@ -178,7 +182,7 @@ function compileView(policy: PolicySet, entry: ClientEntry, shared: SharedSets):
   const own = entry.allow && compileRules(entry.allow, `${path}.allow`, ports, shared);
   const mode = entry.mode ?? document.mode;
   const inherited = entry.inheritAllow ? policy.allow : [];
-  return {
+  const view: PolicySet = {
     ...policy,
     allow: own === undefined ? policy.allow : [...own, ...inherited],
     ownDeny: compileRules(entry.deny ?? [], `${path}.deny`, null, shared),
@@ -192,13 +196,15 @@ function compileView(policy: PolicySet, entry: ClientEntry, shared: SharedSets):
     entry: entry.name,
     limits: { ...policy.limits, ...entry.limits },
   };
+  if (entry.upstreamProxies === undefined) return view;
+  const hops = compileRules(entry.upstreamProxies, `${path}.upstreamProxies`, null, shared);
+  return { ...view, hops: { ...view, allow: hops, defaultAction: "Deny", report: NO_REPORT } };
 }
 
 /** A policy with clients: it denies everything, and its views decide. */
 function compileClients(policy: PolicySet, clients: readonly ClientEntry[], shared: SharedSets): PolicySet {
   const views = new Map(clients.map((entry) => [entry.name, compileView(policy, entry, shared)]));
-  const report = { deny: false, ownDeny: false, allow: false };
-  return { ...policy, allow: [], deny: [], defaultAction: "Deny", report, views };
+  return { ...policy, allow: [], deny: [], defaultAction: "Deny", report: NO_REPORT, views };
 }
 
 /** Compiles a valid document. @throws PolicyError when an option is no CIDR */
@@ -220,6 +226,7 @@ export function compile(document: PolicyDocument, options: CompileOptions = {}):
     report: { deny: report, ownDeny: report, allow: report },
     entry: null,
     limits: { maxTunnels: document.proxy.limits.maxTunnelsPerClient },
+    hops: null,
     views: null,
     fallback: compileRule({}, "default", ports, NO_SETS),
     allowCIDRs: new CidrSet(parseCidrs(options.allowCIDRs ?? [], "allow-cidr")),
@@ -234,11 +241,17 @@ export function compile(document: PolicyDocument, options: CompileOptions = {}):
   return document.clients === undefined ? policy : compileClients(policy, document.clients, shared);
 }
 
+const withNetworks = (set: PolicySet, own: CidrSet): PolicySet => ({
+  ...set,
+  own,
+  hops: set.hops && { ...set.hops, own },
+});
+
 /** The same policy on a machine whose addresses changed; the rest is not compiled again. */
 export function withOwn(set: PolicySet, ownAddresses: readonly string[]): PolicySet {
   const own = new CidrSet(ownAddresses.map(network));
-  const views = set.views && new Map([...set.views].map(([name, view]) => [name, { ...view, own }]));
-  return { ...set, own, views };
+  const views = set.views && new Map([...set.views].map(([name, view]) => [name, withNetworks(view, own)]));
+  return { ...withNetworks(set, own), views };
 }
 
 /**
@@ -460,6 +473,30 @@ export function vetAll(set: PolicySet, target: Target, names: Candidates, addres
     return { dial: softly, rule: firstSoft.rule, wouldDeny: refused };
   }
   return { dial: [], rule: first!.rule ?? "", refusal: first! };
+}
+
+/** Whether the name of a target is sent to the upstream proxy, which resolves it. */
+export function sendsName(set: PolicySet, target: Target): boolean {
+  return !target.ip && set.document.upstreamProxy?.resolve === "Upstream";
+}
+
+/**
+ * The outcome for a name that the upstream proxy resolves: `vetAll` without addresses. Allow rules with `cidrs` admit no
+ * such name, since its addresses are not known here.
+ */
+export function vetName(set: PolicySet, target: Target, names: Candidates): Omit<VettedTarget, "dial"> {
+  const { overridden } = names;
+  const would = overridden && { code: overridden.code, rule: overridden.rule };
+  const rule = names.rules.find(({ cidrs }) => cidrs === null)?.label;
+  if (rule === undefined) {
+    const reason = `${target.host} is allowed for some addresses only, and the upstream proxy resolves it`;
+    const refusal = { code: "not-allowed", rule: "default", reason } as const;
+    if (!set.report.allow) return { rule: "default", refusal };
+    return { rule: "default", wouldDeny: would ?? { code: refusal.code, rule: refusal.rule } };
+  }
+  if (would !== undefined) return { rule, wouldDeny: would };
+  const softly = rule === "default" && set.defaultAction === "Report";
+  return softly ? { rule, wouldDeny: { code: "not-allowed", rule } } : { rule };
 }
 
 /** The complete decision for known answers, without gate and dialling, for `explain` and tests. */

@@ -1,5 +1,5 @@
 import { DEFAULT_CLIENT } from "./clients.ts";
-import { type Decision, decideKnown, decideName, type PolicySet } from "./engine.ts";
+import { type Decision, decideKnown, decideName, type PolicySet, sendsName, vetName } from "./engine.ts";
 import { namesShown, plainLine, shown } from "./rules.ts";
 import { specialClass } from "./special.ts";
 import { formatTarget, parseAbsolute, parseAuthority, type Target } from "./target.ts";
@@ -93,18 +93,30 @@ export function parseAsked(text: string): Target | null {
   return /^http:\/\//i.test(text) ? (parseAbsolute(text)?.target ?? null) : parseAuthority(text);
 }
 
-/** Whether the answer depends on addresses: false where the name alone is refused, and for IP addresses. */
+/**
+ * Whether the answer depends on addresses: false where the name alone is refused, for IP addresses, and for names that the
+ * upstream proxy resolves.
+ */
 export function needsAddresses(set: PolicySet, target: Target): boolean {
-  return !target.ip && !("code" in decideName(set, target));
+  return !target.ip && !sendsName(set, target) && !("code" in decideName(set, target));
+}
+
+/** The explanation of a name that the upstream proxy resolves. */
+function explainSent(target: string, { rule, refusal, wouldDeny }: ReturnType<typeof vetName>): Explanation {
+  if (refusal !== undefined) return { target, verdict: "deny", ...refusal, addresses: [] };
+  const by = rule === "default" ? "the default action" : `rule ${rule}`;
+  const reason = `allowed by ${by}; the upstream proxy resolves the name, and its addresses are not checked`;
+  return { target, verdict: "allow", rule, reason, addresses: [], ...(wouldDeny ? { wouldDeny } : {}) };
 }
 
 /** Explains a target. `addresses` null: the name was not resolved, so only the name stage is decided. */
 export function explain(set: PolicySet, target: Target, addresses: readonly string[] | null): Explanation {
   const asked = formatTarget(target);
   const known = target.ip ? [target.host] : addresses;
-  if (known === null) {
+  if (known === null || sendsName(set, target)) {
     const stage = decideName(set, target);
     if ("code" in stage) return { target: asked, verdict: "deny", ...stage, addresses: [] };
+    if (sendsName(set, target)) return explainSent(asked, vetName(set, target, stage));
     const rule = stage.rules[0]!.label;
     const wouldDeny = stage.overridden && { code: stage.overridden.code, rule: stage.overridden.rule };
     const reason = `the name passes by ${rule === "default" ? "the default action" : `rule ${rule}`}; its addresses are not resolved here`;

@@ -5,6 +5,7 @@ import { type PolicyDocument, readDocument, readFields } from "./document.ts";
 import { parseText } from "./parse.ts";
 import { boundedTexts, PolicyError, Reader, shown } from "./rules.ts";
 import { smokescreenKeys } from "./smokescreen.ts";
+import { upstreamWarnings } from "./upstream-proxy.ts";
 
 /** A parsed policy file. */
 export interface PolicySource {
@@ -24,9 +25,10 @@ export interface PolicySource {
 const MAX_WARNINGS = 100;
 
 const SPEC_KEYS = ["mode", "defaultAction", "ports", "allow", "deny", "staticIPs", "verification", "proxy"];
-const SPEC_KEYS_2 = ["hostSets", "clients"];
+const SPEC_KEYS_2 = ["hostSets", "clients", "upstreamProxy"];
 /** Keys of a manifest that only the operator uses. */
 const OPERATOR_KEYS = ["preset", "injection", "nat", "networkPolicy", "authentication"];
+const OPERATOR_UPSTREAM_KEYS = ["secretRef"];
 const OPERATOR_PROXY_KEYS = [
   "replicas",
   "port",
@@ -122,8 +124,17 @@ export function readManifest(manifest: unknown, blockedCIDRs: readonly string[] 
   fields.verification = withInterval(spec.verification, spec.nat);
   fields.blockedCIDRs = blockedCIDRs;
   fields.authentication = readMode(reader, spec);
+  // Other providers prove that a node has the static IP, which the upstream proxy hides.
+  const provider = isMapping(spec.nat) ? (spec.nat.provider ?? "External") : "External";
+  if (spec.upstreamProxy !== undefined && provider !== "External") {
+    reader.problem("spec.upstreamProxy", `needs nat.provider External, not ${shown(provider)}`);
+  }
   reader.done();
-  const warnings = [...OPERATOR_KEYS, ...OPERATOR_PROXY_KEYS.map((key) => `proxy.${key}`)]
+  const warnings = [
+    ...OPERATOR_KEYS,
+    ...OPERATOR_PROXY_KEYS.map((key) => `proxy.${key}`),
+    ...OPERATOR_UPSTREAM_KEYS.map((key) => `upstreamProxy.${key}`),
+  ]
     .filter((key) => {
       const [outer, inner] = key.split(".") as [string, string?];
       if (key === "authentication") return false;
@@ -136,9 +147,10 @@ export function readManifest(manifest: unknown, blockedCIDRs: readonly string[] 
     path: "spec",
     policy: `${namespace}/${name}`,
     ignoredProxyKeys: OPERATOR_PROXY_KEYS,
+    ignoredUpstreamKeys: OPERATOR_UPSTREAM_KEYS,
     version2: true,
   });
-  warnings.push(...clientWarnings(document));
+  warnings.push(...clientWarnings(document), ...upstreamWarnings(document));
   const needs = needsOf(fields.authentication?.mode);
   return { kind: "manifest", document, warnings, needs, sharedClient: DEFAULT_CLIENT };
 }
@@ -185,7 +197,7 @@ export function readPolicy(text: string, options: { name: string } & AclChoice):
     return {
       kind: "document",
       document,
-      warnings: clientWarnings(document),
+      warnings: [...clientWarnings(document), ...upstreamWarnings(document)],
       needs: needsOf(document.authentication?.mode),
       sharedClient: document.authentication?.sharedClient ?? DEFAULT_CLIENT,
     };

@@ -28,7 +28,9 @@ export const TEST_PROGRAMS = {
   // With the module venv, into which test/senders installs packages.
   python3: "python3-venv",
   ruby: "ruby",
+  squid: "squid",
   "systemd-analyze": "systemd",
+  tinyproxy: "tinyproxy-bin",
 } as const;
 
 /** Package of the stream module of nginx, and its file. */

@@ -17,6 +17,8 @@ export interface HandMade {
 }
 
 const EXCHANGE = "proxy/connections/exchange.ts";
+const CHAIN = "proxy/egress/chain.ts";
+const CHAIN_TEST = "test/proxy/chain.test.ts";
 const FORWARD = "proxy/connections/forward.ts";
 const PERMIT = "proxy/connections/permit.ts";
 const SERVER = "proxy/connections/server.ts";
@@ -228,6 +230,62 @@ export const HAND_MADE: readonly HandMade[] = [
     search: "    this.clientCounts.use(policy);",
     replacement: "    if (this.clientCounts[Symbol.iterator]().next().done) this.clientCounts.use(policy);",
     test: ["test/proxy/client-limits.test.ts", "metrics by client have the entries of the policy"],
+  },
+  {
+    name: "the upstream proxy gets the vetted address, not the name",
+    source: CHAIN,
+    search: "formatTarget(address === null ? target : { ...target, host: formatAddress(address) })",
+    replacement: "formatTarget(target)",
+    test: [CHAIN_TEST, "the name of a target never reaches the upstream proxy"],
+  },
+  {
+    name: "the bytes behind the 2xx of the upstream proxy are kept",
+    source: CHAIN,
+    search: "return next.upstreamRead(result.rest.length);",
+    replacement: "return true;",
+    test: [CHAIN_TEST, "keeps the bytes behind the 2xx"],
+  },
+  {
+    name: "a status of the upstream proxy is never ours",
+    source: "proxy/egress/hop-answer.ts",
+    search: "if (status >= 200 && status < 300)",
+    replacement: "if (status >= 200 && status < 400)",
+    test: [CHAIN_TEST, "each failure of the upstream proxy has its own refusal"],
+  },
+  {
+    name: "a tunnel belongs to its upstream proxy",
+    source: PERMIT,
+    search: "return !hop?.named && hop?.key !== this.#server.hop?.key;",
+    replacement: "return false;",
+    test: [CHAIN_TEST, "a reload of the upstream proxy ends tunnels"],
+  },
+  {
+    name: "an idle connection belongs to its upstream proxy",
+    source: FORWARD,
+    search: "const key = hop === null ? direct :",
+    replacement: "const key = true ? direct :",
+    test: ["test/proxy/chain-named.test.ts", "idle connections to their upstream proxy"],
+  },
+  {
+    name: "a proof belongs to its upstream proxy",
+    source: "proxy/egress/verifier.ts",
+    search: "via === this.#via ? this.#proofs : new Map<string, Proof>()",
+    replacement: "this.#proofs",
+    test: [CHAIN_TEST, "verification goes through the upstream proxy"],
+  },
+  {
+    name: "no proof holds for an upstream proxy that a request names",
+    source: "proxy/connections/reaching.ts",
+    search: "if (gate.entry(through) === null) return",
+    replacement: "if (gate.entry(routes) === null) return",
+    test: ["test/proxy/chain-named.test.ts", "with verification Block, a request cannot leave"],
+  },
+  {
+    name: "the upstream proxy has no address of this machine",
+    source: "proxy/egress/hop.ts",
+    search: "[...own, ...statics, ...sources]",
+    replacement: "[...sources]",
+    test: ["test/proxy/chain-proxies.test.ts", "no address of this machine, and no static IP"],
   },
 ];
 

@@ -32,10 +32,11 @@ export const MODULES: readonly Module[] = [
   ...all("proxy/policy", "host target", policy("host", "target", "target-problem")),
   { source: "proxy/policy/target-problem.ts", tests: policy("target-problem") },
   { source: "proxy/policy/special.ts", tests: policy("special", "special-purpose", "embedded") },
-  { source: "proxy/policy/explain.ts", tests: policy("explain") },
+  { source: "proxy/policy/explain.ts", tests: policy("explain", "sent-names") },
+  { source: "proxy/policy/upstream-proxy.ts", tests: policy("document") },
   {
     source: "proxy/policy/engine.ts",
-    tests: policy("reasons", "engine", "views", "explain", "embedded", "engine.property"),
+    tests: policy("reasons", "engine", "views", "explain", "embedded", "sent-names", "engine.property"),
   },
   { source: "proxy/policy/rules.ts", tests: [...READER, ...policy("engine.property")] },
   ...all("proxy/policy", "clients client-warnings", policy("clients", "acl-clients", "schema", "views")),

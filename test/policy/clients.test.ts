@@ -40,6 +40,8 @@ test("a field of an entry without effect is an error with the fix", () => {
     [{ deny: [] }, `deny: ${empty}`],
     [{ ports: [], allow: hosts("a.example") }, `ports: ${empty}`],
     [{ limits: {} }, `limits: ${empty}`],
+    [{ upstreamProxies: [] }, `upstreamProxies: ${empty}`],
+    [{ upstreamProxies: [{}] }, "upstreamProxies[0]: is empty; it needs hosts, cidrs or ports"],
     [
       { inheritAllow: true },
       "inheritAllow: has no effect without allow, where the policy's rules apply anyway; remove it",
@@ -225,7 +227,7 @@ test("version 2 is for the new fields only, and version 1 has none of them", () 
     undefined,
   );
   assert.deepEqual(inDocument({ authentication: { mode: "Basic" } }), [
-    "version: must be 1 without clients, hostSets, and a mode that reads certificates",
+    "version: must be 1 without clients, hostSets, upstreamProxy, and a mode that reads certificates",
   ]);
   for (const key of ["clients", "hostSets", "authentication"]) {
     const [problem] = problemsOf(() => readDocument({ version: 1, policy: "a/b", [key]: [] }));

@@ -46,7 +46,7 @@ const inSpec = (spec: object) => inManifest({ spec });
 
 test("names every wrong field with its path", () => {
   for (const [fields, problem] of [
-    [{ version: 2 }, "version: must be 1 without clients, hostSets, and a mode that reads certificates"],
+    [{ version: 2 }, "version: must be 1 without clients, hostSets, upstreamProxy, and a mode that reads certificates"],
     [{ version: 3 }, "version: must be 1 or 2, not 3"],
     [{ policy: "" }, "policy: must be namespace/name, in printable ASCII"],
     [{ policy: "a b" }, "policy: must be namespace/name, in printable ASCII"],
@@ -461,4 +461,59 @@ test("a document without clients keeps its bytes", () => {
   ] as const) {
     assert.equal(hashDocument(readPolicy(text, { name: "p" }).document), hash, text);
   }
+});
+
+test("upstreamProxy needs version 2, and has one canonical form", () => {
+  const upstreamProxy = { url: "http://Proxy.Corp.Example.:3128/" };
+  const document = readDocument({ ...DOCUMENT, version: 2, upstreamProxy });
+  const expected = { url: "http://proxy.corp.example:3128", resolve: "Local" };
+  assert.deepEqual(document.upstreamProxy, expected);
+  assert.match(encodeDocument(document), /^\{"version":2,.*,"upstreamProxy":\{"url":.*,"resolve":"Local"\}\}\n$/);
+  const source = readManifest({ ...MANIFEST, spec: { upstreamProxy: { ...upstreamProxy, secretRef: { name: "x" } } } });
+  assert.deepEqual([source.document.version, source.document.upstreamProxy], [2, expected]);
+  assert.deepEqual(source.warnings, ["spec.upstreamProxy.secretRef is for the operator only: the proxy ignores it"]);
+  assert.deepEqual(inDocument({ upstreamProxy })[0]?.startsWith("upstreamProxy: unknown key"), true);
+  assert.deepEqual(readDocument({ ...DOCUMENT, version: 2, upstreamProxy: { url: "http://[::1]:80" } }).upstreamProxy, {
+    url: "http://[::1]:80",
+    resolve: "Local",
+  });
+});
+
+test("names every wrong field of upstreamProxy, without credentials", () => {
+  for (const [upstreamProxy, problem] of [
+    [{}, "spec.upstreamProxy.url: must be http://HOST:PORT, not undefined"],
+    ["http://a:1", "spec.upstreamProxy: must be a mapping"],
+    [{ url: "a:3128" }, 'spec.upstreamProxy.url: must be http://HOST:PORT, not "a:3128"'],
+    [{ url: "http://a" }, 'spec.upstreamProxy.url: must be http://HOST:PORT, not "http://a"'],
+    [{ url: "http://a:0" }, 'spec.upstreamProxy.url: must be http://HOST:PORT, not "http://a:0"'],
+    [{ url: "http://127.1:80" }, 'spec.upstreamProxy.url: must be http://HOST:PORT, not "http://127.1:80"'],
+    [{ url: "http://a:80/x" }, 'spec.upstreamProxy.url: must be http://HOST:PORT, not "http://a:80/x"'],
+    [{ url: "socks5://a:80" }, 'spec.upstreamProxy.url: must be http://HOST:PORT, not "socks5://a:80"'],
+    [
+      { url: "https://a:80" },
+      'spec.upstreamProxy.url: must be http://HOST:PORT, not "https://a:80": TLS to it is not supported',
+    ],
+    [
+      { url: "http://u:s3cret@a:80" },
+      "spec.upstreamProxy.url: must not have credentials; put USER:PASSWORD into the file of --upstream-password-file",
+    ],
+    [
+      { url: "http://a:80", resolve: "local" },
+      'spec.upstreamProxy.resolve: must be one of Local, Upstream, not "local"',
+    ],
+  ] as const) {
+    assert.deepEqual(inSpec({ upstreamProxy }), [problem]);
+  }
+  assert.deepEqual(inSpec({ upstreamProxy: { url: "http://a:80" }, nat: { provider: "KubeVIP" } }), [
+    'spec.upstreamProxy: needs nat.provider External, not "KubeVIP"',
+  ]);
+});
+
+test("warns that an upstream proxy with resolve Upstream checks no addresses", () => {
+  const upstreamProxy = { url: "http://a:80", resolve: "Upstream" };
+  const warningsOf = (spec: object) => readManifest({ ...MANIFEST, spec }).warnings;
+  assert.equal(warningsOf({ upstreamProxy }).length, 1);
+  assert.match(warningsOf({ upstreamProxy })[0]!, /the address of a name is not checked/);
+  const deny = [{ cidrs: ["8.8.8.0/24"] }];
+  assert.match(warningsOf({ upstreamProxy, deny })[1]!, /deny rules with cidrs apply to targets that are IP addresses/);
 });

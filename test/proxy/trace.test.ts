@@ -7,7 +7,7 @@ const PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 /** Fields that clients of Smokescreen send, with an end-to-end field between them. */
 const FIELDS =
   `X-Smokescreen-Role: billing\r\nx-smokescreen-trace-id: id "1"\r\nX-SMOKESCREEN-Other: 1\r\nX-Smoke: kept\r\n` +
-  `X-Upstream-Https-Proxy: http://user:secret@hop.example:3128\r\nTraceparent: ${PARENT}\r\n`;
+  `Traceparent: ${PARENT}\r\n`;
 
 let proxy: ProxyHandle;
 before(async () => {
@@ -43,5 +43,4 @@ test("the record of a CONNECT has its trace ids, also if it is refused", async (
   assert.match(await exchange(proxy.port, `CONNECT 10.0.0.5:443 HTTP/1.1\r\n${FIELDS}\r\n`), /^HTTP\/1\.1 403 /);
   const record = await proxy.waitRecord(({ target }) => target === "10.0.0.5:443");
   assert.deepEqual([record.code, record.traceId, record.traceparent], ["address", 'id "1"', PARENT]);
-  assert.doesNotMatch(JSON.stringify(record), /secret/);
 });

@@ -1,0 +1,71 @@
+import { type Reader, type Rule, shown } from "./rules.ts";
+import { formatTarget, parseAuthority, type Target } from "./target.ts";
+
+/** Another proxy through which all requests leave, such as that of a company. */
+export interface UpstreamProxy {
+  /** `http://HOST:PORT`, canonical. It has no credentials: documents are not secret. */
+  url: string;
+  /**
+   * Where names are resolved. Local: here, and the upstream proxy gets vetted addresses only. Upstream: by the upstream
+   * proxy, which gets names that no address check has seen.
+   */
+  resolve: "Local" | "Upstream";
+}
+
+const SCHEME = "http://";
+
+/** Host and port of a valid `url`. */
+export function hopTarget({ url }: UpstreamProxy): Target {
+  return parseAuthority(url.slice(SCHEME.length))!;
+}
+
+/** The URL in canonical form, or why it is refused. Errors never contain credentials. */
+function readUrl(value: unknown): { url: string } | { error: string } {
+  const form = "http://HOST:PORT";
+  if (typeof value !== "string") return { error: `must be ${form}, not ${shown(value)}` };
+  if (value.includes("@")) {
+    return { error: "must not have credentials; put USER:PASSWORD into the file of --upstream-password-file" };
+  }
+  if (/^https:/i.test(value)) return { error: `must be ${form}, not ${shown(value)}: TLS to it is not supported` };
+  const match = /^http:\/\/([^/?#]+)\/?$/i.exec(value);
+  const target = match === null ? null : parseAuthority(match[1]!);
+  if (target === null) return { error: `must be ${form}, not ${shown(value)}` };
+  return { url: `${SCHEME}${formatTarget(target)}` };
+}
+
+/** Reads `upstreamProxy`. `operatorKeys`: further keys that only the operator uses. */
+export function readUpstreamProxy(
+  reader: Reader,
+  value: unknown,
+  path: string,
+  operatorKeys: readonly string[],
+): UpstreamProxy {
+  const fields = reader.mapping(value, path, ["url", "resolve", ...operatorKeys]);
+  if (fields === undefined) return { url: "", resolve: "Local" };
+  const read = readUrl(fields.url);
+  if ("error" in read) reader.problem(`${path}.url`, read.error);
+  return {
+    url: "url" in read ? read.url : "",
+    resolve: reader.oneOf(fields.resolve, `${path}.resolve`, ["Local", "Upstream"], "Local"),
+  };
+}
+
+/** The part of a document that the warnings depend on. */
+interface Chained {
+  upstreamProxy?: UpstreamProxy;
+  deny: readonly Rule[];
+  clients?: readonly { deny?: readonly Rule[] }[];
+}
+
+/** Warnings of a document about what the proxy cannot check when its upstream proxy resolves names. */
+export function upstreamWarnings({ upstreamProxy, deny, clients = [] }: Chained): string[] {
+  if (upstreamProxy?.resolve !== "Upstream") return [];
+  const warnings = [
+    "upstreamProxy.resolve: Upstream: the upstream proxy resolves names, so the address of a name is not checked: a name may lead to a private or metadata address",
+  ];
+  const lists = [deny, ...clients.map((entry) => entry.deny ?? [])];
+  if (lists.some((rules) => rules.some(({ cidrs }) => cidrs !== undefined))) {
+    warnings.push("upstreamProxy.resolve: Upstream: deny rules with cidrs apply to targets that are IP addresses only");
+  }
+  return warnings;
+}
