@@ -3,6 +3,7 @@ import { readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import { opensslMissing } from "../harness/certificate.ts";
+import { deafListener, untilDialling } from "../harness/deaf.ts";
 import { type Issued, Pki, tlsArgs, tlsClient, tlsExchange, tlsFolder } from "../harness/pki.ts";
 import { OPEN_LOOPBACK, type ProxyHandle, startProxy } from "../harness/proxy.ts";
 import { listen } from "../harness/raw.ts";
@@ -61,6 +62,37 @@ test("a client certificate that expires ends its tunnel", { skip }, async () => 
   await client.until(() => client.socket.destroyed, "end of the tunnel", 20_000);
   const record = await proxy.waitRecord((r) => r.close === "revoked");
   assert.match(String(record.reason), /^the client certificate expired on /);
+  assert.equal(await proxy.stop(), 0);
+  await far.close();
+});
+
+test("a client certificate that expires during a dial sends no request", { skip }, async (t) => {
+  const pki = new Pki();
+  const far = await listen((socket) => socket.on("data", (chunk) => socket.write(chunk)));
+  const deaf = await deafListener();
+  t.after(deaf.close);
+  const proxy = await startProxy({
+    policy: { proxy: { timeouts: { connectSeconds: 30 } } },
+    args: [...OPEN_LOOPBACK, ...tlsArgs(tlsFolder(pki, server(pki)), "cn")],
+  });
+  const long = pki.issue("long", "/CN=long", { to: 20 });
+  const short = pki.issue("short", "/CN=short", { to: 5 });
+  const [tunnel, late, later] = await Promise.all(
+    [short, short, long].map((issued) => tlsClient(proxy.tlsPort, pki.file, issued)),
+  );
+  await tunnel!.connect(`127.0.0.1:${far.port}`);
+  for (const client of [late!, later!]) client.socket.write(`CONNECT 127.0.0.1:${deaf.port} HTTP/1.1\r\n\r\n`);
+  await untilDialling(deaf.port, 2);
+  await tunnel!.until(() => tunnel!.socket.destroyed, "end of the tunnel", 20_000);
+  deaf.hear();
+  await late!.untilEnd(20_000);
+  assert.match(late!.text, /^HTTP\/1\.1 403 egress-denied: the client certificate expired on /);
+  // The check for the shorter certificate must not forget the longer one.
+  await later!.until(() => later!.text.startsWith("HTTP/1.1 200 "), "tunnel", 20_000);
+  await later!.until(() => later!.socket.destroyed, "end of the later tunnel", 30_000);
+  const record = await proxy.waitRecord((r) => r.client === "long");
+  assert.deepEqual([record.code, record.close], ["client", "revoked"]);
+  late!.socket.destroy();
   assert.equal(await proxy.stop(), 0);
   await far.close();
 });
