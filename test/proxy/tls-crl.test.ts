@@ -160,6 +160,31 @@ test("every CA of a client certificate needs a CRL", { skip }, async () => {
   assert.equal(await proxy.stop(), 0);
 });
 
+test("CAs with one name keep a CRL each", { skip }, async () => {
+  const [pki, twin] = [new Pki(), new Pki()];
+  const folder = tlsFolder(pki, server(pki), true);
+  const [crl, ca] = [join(folder, "ca.crl"), join(folder, "ca.crt")];
+  const far = await listen((socket) => socket.on("data", (chunk) => socket.write(chunk)));
+  const billing = pki.issue("billing", "/CN=billing");
+  const proxy = await startProxy({ policy: {}, args: [...OPEN_LOOPBACK, ...tlsArgs(folder, "cn", true)] });
+  const client = await tlsClient(proxy.tlsPort, pki.file, billing);
+  await client.connect(`127.0.0.1:${far.port}`);
+  // A new key of the CA, whose list is newer than the one that revokes.
+  pki.revoke(billing);
+  const lists = [pki.crl(join(folder, "one.crl"), { from: -30 }), twin.crl(join(folder, "two.crl"), { from: 0 })];
+  const joined = (files: readonly string[]) => files.map((file) => readFileSync(file, "utf8")).join("");
+  writeFileSync(ca, joined([pki.file, twin.file]));
+  writeFileSync(crl, joined(lists));
+  await client.until(() => client.socket.destroyed, "end of the tunnel");
+  const record = await proxy.waitRecord((r) => r.close === "revoked");
+  assert.equal(record.reason, "the client certificate is revoked");
+  assert.equal(await ask(proxy, pki, billing), "");
+  assert.equal(await ask(proxy, pki, pki.issue("shop", "/CN=shop")), "HTTP/1.1 403");
+  assert.equal(await ask(proxy, pki, twin.issue("twin", "/CN=twin")), "HTTP/1.1 403");
+  assert.equal(await proxy.stop(), 0);
+  await far.close();
+});
+
 test("a CRL of the future is in force when its time comes", { skip }, async () => {
   const pki = new Pki();
   const folder = tlsFolder(pki, server(pki), true);
