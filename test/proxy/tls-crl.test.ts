@@ -1,7 +1,9 @@
 import assert from "node:assert/strict";
+import { sign } from "node:crypto";
 import { readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
+import { element, elements, TAG } from "../../proxy/tls/der.ts";
 import { opensslMissing } from "../harness/certificate.ts";
 import { deafListener, untilDialling } from "../harness/deaf.ts";
 import { type Issued, Pki, tlsArgs, tlsClient, tlsExchange, tlsFolder } from "../harness/pki.ts";
@@ -16,6 +18,25 @@ const REQUEST = "CONNECT 10.0.0.1:443 HTTP/1.1\r\n\r\n";
 async function ask(proxy: ProxyHandle, pki: Pki, issued: Issued): Promise<string> {
   const text = await tlsExchange(REQUEST, proxy.tlsPort, pki.file, issued).catch(() => "");
   return text.slice(0, 12);
+}
+
+/** A CRL with a revoked certificate whose date is no time, signed by its CA. OpenSSL cannot read it. */
+function withoutDate(pki: Pki, file: string): Buffer {
+  const pem = readFileSync(pki.crl(file), "latin1");
+  const der = Buffer.from(pem.replace(/-----[^-]+-----|\s/g, ""), "base64");
+  const [list, , bits] = elements(element(der, TAG.sequence).content);
+  const body = list!.whole;
+  body[body.lastIndexOf(Buffer.of(TAG.utcTime, 13))] = TAG.octetString;
+  const key = readFileSync(join(pki.folder, "ca.key"));
+  let signature: Buffer;
+  do signature = sign("sha256", body, key);
+  while (
+    // Those of ECDSA differ in length.
+    signature.length !==
+    bits!.content.length - 1
+  );
+  signature.copy(bits!.content, 1);
+  return der;
 }
 
 test("an expired CRL closes: open tunnels end, and handshakes fail", { skip }, async () => {
@@ -116,6 +137,7 @@ test("rejects a bad CRL at a reload, and the last one stays", { skip }, async ()
     [readFileSync(pki.crl(file("future"), { from: 3600 })), /is of the future/],
     [readFileSync(twin.crl(file("twin"))), /names CN=test CA, but the key of this CA did not sign it/],
     [readFileSync(other.crl(file("other"))), /the CRL is of no CA in --tls-client-ca/],
+    [withoutDate(pki, file("dateless")), /has no valid CRL: Failed to parse CRL/],
     [good.subarray(0, 100), /a malformed or incomplete|has no CRL/],
     ["", /has no CRL/],
     [pki.file, /has no CRL/],
