@@ -123,7 +123,9 @@ export class Permit {
     const { policy, credentials, trust, gate } = this.#server;
     const changed =
       policy !== entry.root || credentials !== entry.credentials || trust !== entry.trust || this.#hopChanged(request);
-    const refused = (changed ? this.#decideAgain(request) : null) ?? gate.refusal(request.route, request.dialled);
+    // A certificate may have expired since the entry stage. The check also notes when it expires from now on.
+    const invalid = changed ? this.#decideAgain(request) : this.#invalid();
+    const refused = invalid ?? gate.refusal(request.route, request.dialled);
     if (refused === null) this.#open = request;
     return refused;
   }
@@ -132,10 +134,16 @@ export class Permit {
     return !hop?.named && hop?.key !== this.#server.hop?.key;
   }
 
+  /** Why a proof of the client is no longer valid; null: all are. */
+  #invalid(): Failure | null {
+    const { credentials, trust, authentication } = this.#server;
+    return stillValid(this.#identity, credentials, trust, authentication);
+  }
+
   #decideAgain(request: OpenRequest): Failure | null {
     const { target, address, record } = request;
-    const { policy, credentials, trust, authentication } = this.#server;
-    const invalid = stillValid(this.#identity, credentials, trust, authentication);
+    const { policy } = this.#server;
+    const invalid = this.#invalid();
     if (invalid !== null) return invalid;
     if (policy === null) return null;
     notePolicy(record, policy);

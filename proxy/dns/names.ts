@@ -210,7 +210,7 @@ export class Names {
   #enter(flight: Flight, client: string): "start" | "wait" | "full" {
     const queue = client === OWN ? this.#own : this.#queue;
     // Names in zones that never answered take no slots from names in other zones, however many there are.
-    const group = this.#known.has(flight.zone) ? client : `${client} new`;
+    const group = this.#known.has(flight.zone) ? client : `new ${client}`;
     if (queue !== flight.queue) {
       // This process needs the name as well: from now on the lookup uses the slots of this process.
       if (client !== OWN) return "wait";

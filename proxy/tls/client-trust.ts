@@ -1,3 +1,4 @@
+import { createHash } from "node:crypto";
 import { type Certificate, type ClientCertificate, readCertificate } from "./client-certificate.ts";
 import { type Crl, readCrls } from "./crl.ts";
 import { readCertificates } from "./pem.ts";
@@ -20,6 +21,15 @@ function issued(issuer: Certificate, certificate: Certificate): boolean {
   return issuer.x509.ca && issuer.subject.equals(certificate.issuer) && certificate.x509.verify(issuer.x509.publicKey);
 }
 
+/**
+ * The key of a CA's list: a new CA may have the name of the old one, and lists of its own. A renewed certificate with the
+ * same key has the same list.
+ */
+function crlKey({ subject, x509 }: Certificate): string {
+  const spki = x509.publicKey.export({ type: "spki", format: "der" });
+  return createHash("sha256").update(subject).update(spki).digest("base64");
+}
+
 const isRoot = ({ subject, issuer }: Certificate): boolean => subject.equals(issuer);
 
 /**
@@ -30,7 +40,7 @@ const isRoot = ({ subject, issuer }: Certificate): boolean => subject.equals(iss
  */
 export class ClientTrust {
   readonly #cas: readonly Certificate[];
-  /** By the issuer's name in hexadecimal; null: revocation is not checked. */
+  /** By {@link crlKey} of their CAs; null: revocation is not checked. */
   readonly #crls: ReadonlyMap<string, Crl> | null;
   readonly #accepted = new Map<string, Accepted>();
   /** The first moment at which an accepted certificate may no longer be valid. */
@@ -94,15 +104,15 @@ export class ClientTrust {
   /** Whether an issuer has revoked a certificate. */
   #link(one: Certificate, issuer: Certificate, what: string, now: number): Accepted | { why: string } {
     if (this.#crls === null) return { until: Number.POSITIVE_INFINITY };
-    const crl = this.#crls.get(issuer.subject.toString("hex"));
+    const crl = this.#crls.get(crlKey(issuer));
     if (crl === undefined) return { why: `the CA ${subjectOf(issuer)} has no CRL` };
     if (now > crl.nextUpdate) return { why: `the CRL of the CA expired on ${day(crl.nextUpdate)}` };
     return crl.serials.has(one.serial) ? { why: `${what} is revoked` } : { until: crl.nextUpdate };
   }
 
-  /** The CRL in force of the same CA that is newer than this one. */
-  newerThan(crl: Crl): Crl | null {
-    const current = this.#crls?.get(crl.issuer.toString("hex"));
+  /** The CRL in force of the same CA that is newer than this one. `key`: {@link crlKey} of the CA. */
+  newerThan(key: string, crl: Crl): Crl | null {
+    const current = this.#crls?.get(key);
     return current !== undefined && current.thisUpdate > crl.thisUpdate ? current : null;
   }
 }
@@ -124,7 +134,7 @@ export function readCas(bytes: Buffer, now: number): { cas: Certificate[]; warni
   return { cas, warnings };
 }
 
-/** Adds the lists of a file to a map by the issuer's name. `before`: the trust in force. @throws Error */
+/** Adds the lists of a file to a map by {@link crlKey}. `before`: the trust in force. @throws Error */
 export function addCrls(
   crls: Map<string, Crl>,
   bytes: Buffer,
@@ -136,18 +146,19 @@ export function addCrls(
     if (named.length === 0)
       throw new Error("the CRL is of no CA in --tls-client-ca; add the certificate of its CA there");
     const name = subjectOf(named[0]!);
-    if (!named.some(({ x509 }) => crl.signedBy(x509))) {
+    const issuer = named.find(({ x509 }) => crl.signedBy(x509));
+    if (issuer === undefined) {
       throw new Error(`the CRL names ${name}, but the key of this CA did not sign it; download it again`);
     }
     if (crl.nextUpdate < now) throw new Error(`the CRL of ${name} expired on ${day(crl.nextUpdate)}; replace it`);
     if (crl.thisUpdate > now)
       throw new Error(`the CRL of ${name} is of the future (${day(crl.thisUpdate)}); check the clock`);
-    const newer = before?.newerThan(crl) ?? null;
+    const key = crlKey(issuer);
+    const newer = before?.newerThan(key, crl) ?? null;
     if (newer !== null) {
       const [is, was] = [day(crl.thisUpdate), day(newer.thisUpdate)];
       throw new Error(`the CRL of ${name} is of ${is}, older than the one in force (${was}); replace it`);
     }
-    const key = crl.issuer.toString("hex");
     const other = crls.get(key);
     if (other === undefined || other.thisUpdate < crl.thisUpdate) crls.set(key, crl);
   }
@@ -156,6 +167,6 @@ export function addCrls(
 /** Warnings about CAs whose certificates are all refused. */
 export function withoutCrl(cas: readonly Certificate[], crls: ReadonlyMap<string, Crl>): string[] {
   return cas
-    .filter(({ subject }) => !crls.has(subject.toString("hex")))
+    .filter((ca) => !crls.has(crlKey(ca)))
     .map((ca) => `${subjectOf(ca)} has no CRL, so its certificates are refused; add its CRL with --tls-crl`);
 }

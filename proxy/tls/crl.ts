@@ -1,4 +1,5 @@
 import { verify, type X509Certificate } from "node:crypto";
+import { createSecureContext } from "node:tls";
 import { type Element, element, elements, expect, firstIntegers, oidOf, TAG, timeOf } from "./der.ts";
 import { pemBlocks, pemOf } from "./pem.ts";
 
@@ -82,10 +83,13 @@ export function readCrls(bytes: Buffer): Crl[] {
   if (blocks.length === 0) throw new Error('has no CRL: no "-----BEGIN X509 CRL-----"');
   return blocks.map((der) => {
     try {
-      return readCrl(der);
+      const crl = readCrl(der);
+      // OpenSSL reads fields that are of no use here. Its error must come before the list is in force.
+      createSecureContext({ crl: crl.pem });
+      return crl;
     } catch (error) {
       const { message } = error as Error;
-      throw new Error(message.startsWith("malformed") ? `has no valid CRL: ${message}` : message);
+      throw new Error(/^(?:malformed|Failed)/.test(message) ? `has no valid CRL: ${message}` : message);
     }
   });
 }

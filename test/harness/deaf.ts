@@ -8,7 +8,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 /** A listener whose queue is full, so that a further SYN is never answered; ended by killing it. */
 export async function deafListener(): Promise<{ port: number; hear: () => void; close: () => void }> {
   const script =
-    "const s=require('net').createServer();s.listen({port:0,host:'127.0.0.1',backlog:1},()=>console.log(s.address().port))";
+    "const s=require('net').createServer(c=>c.on('error',()=>{}));s.listen({port:0,host:'127.0.0.1',backlog:1},()=>console.log(s.address().port))";
   const child: ChildProcess = spawn(process.execPath, ["-e", script], { stdio: ["ignore", "pipe", "inherit"] });
   const [line] = (await once(child.stdout!, "data")) as [Buffer];
   const port = Number(String(line));

@@ -59,6 +59,10 @@ export class Pki {
       "default_md=sha256",
       "unique_subject=no",
       "policy=p",
+      // RFC 5280 §5.2.1. OpenSSL finds the list of a CA by it, if several have one name.
+      "crl_extensions=c",
+      "[c]",
+      "authorityKeyIdentifier=keyid",
       "[p]",
       "commonName=optional",
       "organizationName=optional",
@@ -89,7 +93,8 @@ export class Pki {
     const { names = [], usage = "serverAuth,clientAuth", from = -DAY, to = DAY, isCa = false } = options;
     openssl(["req", "-utf8", ...EC, "-subj", subject, "-keyout", key, "-out", path("csr"), "-config", this.#config]);
     const lines = [
-      ...(isCa ? ["basicConstraints=critical,CA:true"] : [`extendedKeyUsage=${usage}`]),
+      "authorityKeyIdentifier=keyid",
+      ...(isCa ? ["subjectKeyIdentifier=hash", "basicConstraints=critical,CA:true"] : [`extendedKeyUsage=${usage}`]),
       ...(names.length > 0 ? [`subjectAltName=${names.join()}`] : []),
       ...(options.extensions ?? []),
     ];

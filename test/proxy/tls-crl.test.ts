@@ -1,8 +1,11 @@
 import assert from "node:assert/strict";
+import { sign } from "node:crypto";
 import { readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
+import { element, elements, TAG } from "../../proxy/tls/der.ts";
 import { opensslMissing } from "../harness/certificate.ts";
+import { deafListener, untilDialling } from "../harness/deaf.ts";
 import { type Issued, Pki, tlsArgs, tlsClient, tlsExchange, tlsFolder } from "../harness/pki.ts";
 import { OPEN_LOOPBACK, type ProxyHandle, startProxy } from "../harness/proxy.ts";
 import { listen } from "../harness/raw.ts";
@@ -15,6 +18,25 @@ const REQUEST = "CONNECT 10.0.0.1:443 HTTP/1.1\r\n\r\n";
 async function ask(proxy: ProxyHandle, pki: Pki, issued: Issued): Promise<string> {
   const text = await tlsExchange(REQUEST, proxy.tlsPort, pki.file, issued).catch(() => "");
   return text.slice(0, 12);
+}
+
+/** A CRL with a revoked certificate whose date is no time, signed by its CA. OpenSSL cannot read it. */
+function withoutDate(pki: Pki, file: string): Buffer {
+  const pem = readFileSync(pki.crl(file), "latin1");
+  const der = Buffer.from(pem.replace(/-----[^-]+-----|\s/g, ""), "base64");
+  const [list, , bits] = elements(element(der, TAG.sequence).content);
+  const body = list!.whole;
+  body[body.lastIndexOf(Buffer.of(TAG.utcTime, 13))] = TAG.octetString;
+  const key = readFileSync(join(pki.folder, "ca.key"));
+  let signature: Buffer;
+  do signature = sign("sha256", body, key);
+  while (
+    // Those of ECDSA differ in length.
+    signature.length !==
+    bits!.content.length - 1
+  );
+  signature.copy(bits!.content, 1);
+  return der;
 }
 
 test("an expired CRL closes: open tunnels end, and handshakes fail", { skip }, async () => {
@@ -65,6 +87,37 @@ test("a client certificate that expires ends its tunnel", { skip }, async () => 
   await far.close();
 });
 
+test("a client certificate that expires during a dial sends no request", { skip }, async (t) => {
+  const pki = new Pki();
+  const far = await listen((socket) => socket.on("data", (chunk) => socket.write(chunk)));
+  const deaf = await deafListener();
+  t.after(deaf.close);
+  const proxy = await startProxy({
+    policy: { proxy: { timeouts: { connectSeconds: 30 } } },
+    args: [...OPEN_LOOPBACK, ...tlsArgs(tlsFolder(pki, server(pki)), "cn")],
+  });
+  const long = pki.issue("long", "/CN=long", { to: 20 });
+  const short = pki.issue("short", "/CN=short", { to: 5 });
+  const [tunnel, late, later] = await Promise.all(
+    [short, short, long].map((issued) => tlsClient(proxy.tlsPort, pki.file, issued)),
+  );
+  await tunnel!.connect(`127.0.0.1:${far.port}`);
+  for (const client of [late!, later!]) client.socket.write(`CONNECT 127.0.0.1:${deaf.port} HTTP/1.1\r\n\r\n`);
+  await untilDialling(deaf.port, 2);
+  await tunnel!.until(() => tunnel!.socket.destroyed, "end of the tunnel", 20_000);
+  deaf.hear();
+  await late!.untilEnd(20_000);
+  assert.match(late!.text, /^HTTP\/1\.1 403 egress-denied: the client certificate expired on /);
+  // The check for the shorter certificate must not forget the longer one.
+  await later!.until(() => later!.text.startsWith("HTTP/1.1 200 "), "tunnel", 20_000);
+  await later!.until(() => later!.socket.destroyed, "end of the later tunnel", 30_000);
+  const record = await proxy.waitRecord((r) => r.client === "long");
+  assert.deepEqual([record.code, record.close], ["client", "revoked"]);
+  late!.socket.destroy();
+  assert.equal(await proxy.stop(), 0);
+  await far.close();
+});
+
 test("rejects a bad CRL at a reload, and the last one stays", { skip }, async () => {
   const pki = new Pki();
   const twin = new Pki();
@@ -84,6 +137,7 @@ test("rejects a bad CRL at a reload, and the last one stays", { skip }, async ()
     [readFileSync(pki.crl(file("future"), { from: 3600 })), /is of the future/],
     [readFileSync(twin.crl(file("twin"))), /names CN=test CA, but the key of this CA did not sign it/],
     [readFileSync(other.crl(file("other"))), /the CRL is of no CA in --tls-client-ca/],
+    [withoutDate(pki, file("dateless")), /has no valid CRL: Failed to parse CRL/],
     [good.subarray(0, 100), /a malformed or incomplete|has no CRL/],
     ["", /has no CRL/],
     [pki.file, /has no CRL/],
@@ -126,6 +180,31 @@ test("every CA of a client certificate needs a CRL", { skip }, async () => {
   assert.equal(await ask(proxy, pki, below), "");
   assert.equal(await ask(proxy, pki, direct), "HTTP/1.1 403");
   assert.equal(await proxy.stop(), 0);
+});
+
+test("CAs with one name keep a CRL each", { skip }, async () => {
+  const [pki, twin] = [new Pki(), new Pki()];
+  const folder = tlsFolder(pki, server(pki), true);
+  const [crl, ca] = [join(folder, "ca.crl"), join(folder, "ca.crt")];
+  const far = await listen((socket) => socket.on("data", (chunk) => socket.write(chunk)));
+  const billing = pki.issue("billing", "/CN=billing");
+  const proxy = await startProxy({ policy: {}, args: [...OPEN_LOOPBACK, ...tlsArgs(folder, "cn", true)] });
+  const client = await tlsClient(proxy.tlsPort, pki.file, billing);
+  await client.connect(`127.0.0.1:${far.port}`);
+  // A new key of the CA, whose list is newer than the one that revokes.
+  pki.revoke(billing);
+  const lists = [pki.crl(join(folder, "one.crl"), { from: -30 }), twin.crl(join(folder, "two.crl"), { from: 0 })];
+  const joined = (files: readonly string[]) => files.map((file) => readFileSync(file, "utf8")).join("");
+  writeFileSync(ca, joined([pki.file, twin.file]));
+  writeFileSync(crl, joined(lists));
+  await client.until(() => client.socket.destroyed, "end of the tunnel");
+  const record = await proxy.waitRecord((r) => r.close === "revoked");
+  assert.equal(record.reason, "the client certificate is revoked");
+  assert.equal(await ask(proxy, pki, billing), "");
+  assert.equal(await ask(proxy, pki, pki.issue("shop", "/CN=shop")), "HTTP/1.1 403");
+  assert.equal(await ask(proxy, pki, twin.issue("twin", "/CN=twin")), "HTTP/1.1 403");
+  assert.equal(await proxy.stop(), 0);
+  await far.close();
 });
 
 test("a CRL of the future is in force when its time comes", { skip }, async () => {

@@ -1,6 +1,9 @@
 import assert from "node:assert/strict";
 import { connect } from "node:net";
 import { type TestContext, test } from "node:test";
+import type { DnsAnswer } from "../../../proxy/dns/answer.ts";
+import { Names } from "../../../proxy/dns/names.ts";
+import { parseAddress } from "../../../proxy/policy/cidr.ts";
 import { Baseline } from "../../harness/baseline.ts";
 import { basic, passwordFolder } from "../../harness/clients.ts";
 import { type DnsReply, startDns } from "../../harness/dns.ts";
@@ -204,4 +207,20 @@ test("the record counts the addresses beyond the limit", async (t) => {
   assert.match(await exchange(proxy.port, `CONNECT many.test:${far.port} HTTP/1.1\r\n\r\nhi`), /^HTTP\/1\.1 200/);
   const record = await proxy.waitRecord((r) => r.target === `many.test:${far.port}`);
   assert.deepEqual([record.address, record.addressesCut], ["127.0.1.1", 24]);
+});
+
+test("no name of a client gives it the slots of another one", async (t) => {
+  const dns = await startDns((name) => (name.endsWith(".receiver.test") ? GOOD : "silent"));
+  const names = new Names({ servers: [dns.address], timeoutSeconds: 4, hosts: new Map() });
+  t.after(async () => {
+    names.close();
+    await dns.close();
+  });
+  const ask = (client: string, host: string) =>
+    new Promise<DnsAnswer>((resolve) => names.lookup(host, resolve, { client }));
+  await ask("client bob", "a.receiver.test");
+  for (let i = 0; i < 300; i++) void ask("client bob", `a.zone${i}.test`);
+  for (const client of ["client amy", "client bob new"]) {
+    assert.deepEqual(await ask(client, `${client.length}.receiver.test`), { addresses: [parseAddress("127.0.0.1")] });
+  }
 });
