@@ -66,6 +66,8 @@ interface Service {
   name: string;
   action: keyof typeof ACTIONS | undefined;
   domains: Entries;
+  /** Hosts that its clients may name as upstream proxies. */
+  proxies: Entries;
 }
 
 function isMapping(value: unknown): value is Record<string, unknown> {
@@ -136,12 +138,11 @@ function readService(
   }
   if (fields.action === undefined) reader.problem(`${path}.action`, "is missing: enforce, report or open");
   const action = reader.oneOf(fields.action, `${path}.action`, ["enforce", "report", "open"], "enforce");
-  for (const key of ["allowed_external_proxies", "mitm_domains"]) {
-    const list = reader.list(fields[key] ?? undefined, `${path}.${key}`, 100_000);
-    if (list.length > 0) lint.add(`${path}.${key} has no effect: chaining and interception are not offered`);
-  }
+  const mitm = reader.list(fields.mitm_domains ?? undefined, `${path}.mitm_domains`, 100_000);
+  if (mitm.length > 0) lint.add(`${path}.mitm_domains has no effect: interception is not offered`);
   const domains = lists.read(reader, fields.allowed_domains, `${path}.allowed_domains`);
-  return { name: isDefault ? DEFAULT : String(fields.name), action, domains };
+  const proxies = readList(reader, fields.allowed_external_proxies, `${path}.allowed_external_proxies`);
+  return { name: isDefault ? DEFAULT : String(fields.name), action, domains, proxies };
 }
 
 interface AclFile {
@@ -282,6 +283,9 @@ function actionOfLists(file: AclFile): "Allow" | "Deny" {
 function forAll(file: AclFile, service: Service | undefined): AclResult {
   const defaultAction = service?.action === undefined ? actionOfLists(file) : ACTIONS[service.action];
   const domains = service?.domains ?? { hosts: [], addresses: [] };
+  if (service !== undefined && service.proxies.hosts.length + service.proxies.addresses.length > 0) {
+    file.lint.add("allowed_external_proxies has no effect with one set of rules for all clients: name two services");
+  }
   lintLists(file, new Map([[domains, []]]));
   const closed = service === undefined && file.hasServices;
   const allow = closed
@@ -368,10 +372,16 @@ function forClients(file: AclFile, identities: Identities): AclResult {
     }
     rules.set(domains, allowRules("allowed_domains", { ...domains, hosts }));
   }
-  const clients = services.map(({ name, action, domains }): ClientEntry => {
+  const clients = services.map(({ name, action, domains, proxies }): ClientEntry => {
     const allow = rules.get(domains)!;
-    const defaultAction = ACTIONS[action!];
-    return allow.length === 0 ? { name, defaultAction } : { name, allow, inheritAllow: true, defaultAction };
+    const own = allow.length === 0 ? {} : ({ allow, inheritAllow: true } as const);
+    const upstreamProxies = allowRules("allowed_external_proxies", proxies);
+    return {
+      name,
+      ...own,
+      defaultAction: ACTIONS[action!],
+      ...(upstreamProxies.length > 0 ? { upstreamProxies } : {}),
+    };
   });
   const policy: AclPolicy = {
     mode: "Enforce",

@@ -135,7 +135,13 @@ function checkClients(clients: readonly ClientEntry[]): void {
 }
 
 /** A client within the limits of an EgressPolicy. Without rules it has the policy's. @throws PolicyError */
-function importClient({ allow = [], inheritAllow: _, ...entry }: ClientEntry, sets: Sets, lint: Lint): ClientEntry {
+function importClient(client: ClientEntry, sets: Sets, lint: Lint): ClientEntry {
+  const { allow = [], inheritAllow: _, upstreamProxies, ...entry } = client;
+  if (upstreamProxies !== undefined) {
+    lint.add("allowed_external_proxies is left out: an EgressPolicy has no counterpart; its requests get 403", [
+      entry.name,
+    ]);
+  }
   const rules = allow
     .flatMap((rule) => closeSpecial(rule, (text) => lint.add(text, [entry.name])))
     .map((rule) => (rule.hosts === undefined ? rule : { ...rule, hosts: sets.refer(rule.hosts) }))

@@ -514,3 +514,23 @@ test("import stays within the limits of an EgressPolicy", () => {
     ["global_deny_list", "global_deny_list-2", "global_allow_list-addresses", "global_allow_list-addresses-2"],
   );
 });
+
+test("allowed_external_proxies are the upstream proxies of that client", () => {
+  const text = `services:
+  - {name: a, action: open, allowed_external_proxies: ["*.hop.example", 203.0.113.7, 10.0.0.5]}
+  - {name: b, action: open}
+`;
+  const policy = policyOf(text);
+  const hops = (name: string) => viewOf(policy, { kind: "own", name })!.hops;
+  assert.equal(hops("b"), null);
+  const verdict = (target: string, address: string) =>
+    decideKnown(hops("a")!, parseAuthority(target)!, [address]).verdict;
+  assert.equal(verdict("x.hop.example:3128", "8.8.8.8"), "allow");
+  assert.equal(verdict("x.hop.example:3128", "10.0.0.5"), "deny");
+  assert.equal(verdict("other.example:3128", "8.8.8.8"), "deny");
+  // As in allowed_domains, an address opens no special-purpose range.
+  assert.equal(verdict("10.0.0.5:3128", "10.0.0.5"), "deny");
+  const { yaml, warnings } = importAcl(text, {});
+  assert.doesNotMatch(yaml, /hop\.example/);
+  assert.match(warnings.join("\n"), /allowed_external_proxies is left out/);
+});
