@@ -86,7 +86,7 @@ image-archive: install ## build the image as an OCI archive, without an engine o
 cover: install ## run all tests with coverage of proxy/
 	$(NODE) --test --test-concurrency=1 --test-force-exit --experimental-test-coverage --test-coverage-include='proxy/**' 'test/**/*.test.ts'
 
-bench: install ## compare CPU, memory and latency with squid, tinyproxy and nginx (Debian packages; as root): docs/performance.md
+bench: install ## compare CPU, memory and latency with other proxies (Debian packages, PyPI, Go modules; as root): docs/performance.md
 	$(NODE) --expose-gc test/bench/main.ts $(ARGS)
 
 bench-operator: install ## measure 500 policies at once on a real API server: docs/performance.md

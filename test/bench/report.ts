@@ -51,7 +51,8 @@ export function seriesFigures(all: readonly Series[]) {
   return all.map((series) => {
     const { workload, slices, proxy } = series;
     const error = slices.find((slice) => slice.error !== undefined)?.error;
-    const isPeer = ours !== undefined && series !== ours;
+    const comparable = ours?.broken === undefined && series.broken === undefined;
+    const isPeer = ours !== undefined && series !== ours && comparable;
     const cpu = (one: Series) => one.slices.map((slice) => slice.cpuUs);
     return {
       workload: workload.name,
@@ -65,6 +66,7 @@ export function seriesFigures(all: readonly Series[]) {
       ops: slices.reduce((sum, slice) => sum + slice.ops, 0),
       errors: slices.reduce((sum, slice) => sum + slice.errors, 0),
       slicesWithErrors: slices.filter((slice) => slice.errors > 0).length,
+      ...(series.broken === undefined ? {} : { broken: series.broken }),
       ...(error === undefined ? {} : { error }),
       foreign: of(series, (slice) => slice.foreign).median,
       queriesPer1000: of(series, (slice) => (slice.queries * 1000) / slice.ops).median,
@@ -91,7 +93,7 @@ export function seriesTable(all: readonly Series[]): string {
   ];
   const rows = figures.map((f, i) => [
     f.proxy,
-    shortSpread(f.cpuUs),
+    f.broken === undefined ? shortSpread(f.cpuUs) : "broken",
     short(f.perSecond.median),
     short(f.p50Ms.median),
     short(f.p99Ms.median),
@@ -101,6 +103,9 @@ export function seriesTable(all: readonly Series[]): string {
     f.ratio ? shortSpread(f.ratio) : "",
     judged(f.ratio?.median, f.target ?? undefined),
   ]);
-  const notes = figures.filter((f) => f.error !== undefined).map((f) => `\n  ${f.proxy}, first error: ${f.error}`);
+  const notes = figures.flatMap(({ proxy, broken, error }) => {
+    if (broken !== undefined) return [`\n  ${proxy} is broken: ${broken}`];
+    return error === undefined ? [] : [`\n  ${proxy}, first error: ${error}`];
+  });
   return `${workload.name}: ${workload.title}\n${table(head, rows)}${notes.join("")}`;
 }

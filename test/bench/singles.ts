@@ -72,11 +72,19 @@ async function idle(crew: Crew, peers: readonly Peer[], core: string): Promise<S
 /** Latency from the intended start at a fixed rate, with many idle tunnels. */
 async function latency(crew: Crew, running: readonly Running[], rounds: number): Promise<Single> {
   const found = new Map<string, { p50: number[]; p99: number[]; errors: number }>();
+  const failures = new Map<string, string>();
   const rate = { kind: "tunnel", clients: 32, frames: [FRAME], rate: RATE } as const;
   for (let round = 0; round < rounds; round++) {
     for (const proxy of rotated(running, round)) {
+      if (failures.has(proxy.name)) continue;
       const route = proxy.route("tunnel")!;
-      await needing(proxy.name, crew.prepare("idle", { kind: "open", clients: IDLE_TUNNELS, frame: FRAME }, route));
+      try {
+        await needing(proxy.name, crew.prepare("idle", { kind: "open", clients: IDLE_TUNNELS, frame: FRAME }, route));
+      } catch (error) {
+        if (!(error instanceof PeerError)) throw error;
+        failures.set(proxy.name, error.message);
+        continue;
+      }
       await crew.prepare("rate", rate, route);
       await crew.run("rate", WARM_SECONDS);
       const outcome = await crew.run("rate", LATENCY_SECONDS);
@@ -115,6 +123,7 @@ async function latency(crew: Crew, running: readonly Running[], rounds: number):
   return {
     text: `${title}\n${table(["proxy", "p50 ms", "p99 ms", "quartiles", "errors", "p99 of squid"], rows)}`,
     figures,
+    failures: [...failures.values()],
   };
 }
 

@@ -35,6 +35,8 @@ export type Job =
 export interface Route {
   port: number;
   connect: boolean;
+  /** The status of a refused CONNECT. */
+  refusal?: number;
 }
 
 export type Order =
