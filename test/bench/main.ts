@@ -71,6 +71,16 @@ for (const peer of wanted) if (!present.includes(peer)) console.log(`skipped: ${
 console.log(`${cpus()[0]!.model}, ${cpus().length} cores, load ${loadAverage()}`);
 for (const peer of present) console.log(`${peer.name}: ${peer.version()}`);
 
+const about = {
+  machine: cpus()[0]!.model,
+  cores: cpus().length,
+  date: new Date().toISOString().slice(0, 10),
+  load: loadAverage(),
+  rounds,
+  versions: Object.fromEntries(present.map((peer) => [peer.name, peer.version()])),
+};
+lines.push(JSON.stringify({ about }));
+
 const crew = await startCrew();
 /** Prints why a proxy could not be measured. The exit status is 1 at the end. */
 function fail(workload: string, message: string): void {

@@ -45,6 +45,9 @@ export type Order =
   | { do: "run"; key: string; seconds: number; minOps: number }
   | { do: "finish"; key: string };
 
+/** Shares of the operations of which an outcome has the time. */
+export const LATENCY_SHARES = [0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.995, 0.999] as const;
+
 /** Times from the start of an operation (open loop: its intended start) to its last byte. */
 export interface Outcome {
   ops: number;
@@ -54,4 +57,7 @@ export interface Outcome {
   seconds: number;
   p50Ms: number;
   p99Ms: number;
+  p999Ms: number;
+  /** The times at the shares of `LATENCY_SHARES`. Empty without an operation. */
+  latencyMs: number[];
 }
