@@ -8,7 +8,7 @@ STAMP := node_modules/.stamp
 VERSION = $(shell sed -n 's/^  "version": "\(.*\)",/\1/p' package.json)
 IMAGE ?= outrider:$(VERSION)
 
-.PHONY: help install run demo test test-quick lint fmt types generate verify tools compat senders-tools cluster bundle image image-archive cover bench bench-operator bench-webhook soak fuzz prove mutants clean
+.PHONY: help install run demo test test-quick lint fmt types generate verify tools compat senders-tools cluster bundle image image-archive cover bench bench-report bench-operator bench-webhook soak fuzz prove mutants clean
 
 help: ## print this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -86,8 +86,11 @@ image-archive: install ## build the image as an OCI archive, without an engine o
 cover: install ## run all tests with coverage of proxy/
 	$(NODE) --test --test-concurrency=1 --test-force-exit --experimental-test-coverage --test-coverage-include='proxy/**' 'test/**/*.test.ts'
 
-bench: install ## compare CPU, memory and latency with squid, tinyproxy and nginx (Debian packages; as root): docs/performance.md
+bench: install ## compare CPU, memory and latency with other proxies (Debian packages, PyPI, Go modules; as root): docs/performance.md
 	$(NODE) --expose-gc test/bench/main.ts $(ARGS)
+
+bench-report: install ## write the figures of a run into docs/performance.md, with plots (FILE of make bench ARGS="--json FILE")
+	$(NODE) test/bench/publish.ts $(FILE)
 
 bench-operator: install ## measure 500 policies at once on a real API server: docs/performance.md
 	$(NODE) test/bench/operator/main.ts $(ARGS)

