@@ -336,7 +336,7 @@ function hardRefusal(set: PolicySet, target: Target, views: readonly Address[]):
       return describeClass(never);
     }
     if (set.statics.has(view)) return "one of the policy's own static IPs";
-    if (set.denyCIDRs.has(view)) return "in a range that this proxy denies";
+    if (set.denyCIDRs.has(view)) return "an address in a range that this proxy denies";
     if (set.listenPorts.has(target.port) && (set.own.has(view) || (never !== undefined && isLoopback(never)))) {
       return "this proxy itself";
     }

@@ -8,6 +8,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { makeNetns, type Netns, netnsMissing } from "../harness/netns.ts";
 import { programMissing } from "../harness/packages.ts";
 import { OUTRIDER, type ProxyHandle, type ProxyOptions, startProxy, tempFolder } from "../harness/proxy.ts";
+import { install, SMOKESCREEN } from "../senders/install.ts";
 
 /**
  * Real upstream proxies on another host, at a private address. The receivers answer with the address that they see: that of
@@ -182,13 +183,12 @@ test("tinyproxy", { skip: missing ?? programMissing("tinyproxy") ?? false }, asy
   await works(proxy);
 });
 
-const smokescreen = process.env.SMOKESCREEN ?? "";
-const smokescreenMissing = existsSync(smokescreen) ? null : "needs SMOKESCREEN, the path of its binary";
-test("Smokescreen", { skip: missing ?? smokescreenMissing ?? false }, async (t) => {
+const packages = install(SMOKESCREEN, console.error);
+test("Smokescreen", { skip: missing ?? packages.missing ?? false }, async (t) => {
   const [acl, config] = [join(tempFolder(), "acl.yaml"), join(tempFolder(), "config.yaml")];
   writeFileSync(acl, "version: v1\nservices: []\ndefault:\n  name: default\n  project: x\n  action: open\n");
   writeFileSync(config, `acl_file: ${acl}\nallow_missing_role: true\nip: ${HOP}\nport: 3128\n`);
-  const hop = run(net.internet, smokescreen, "--config-file", config);
+  const hop = run(net.internet, join(packages.folder!, "smokescreen"), "--config-file", config);
   t.after(() => stop(hop));
   const proxy = await start({ url: "http://hop.internal:3128" });
   t.after(() => proxy.stop());
@@ -203,7 +203,7 @@ test("the upstream proxy gets no address of this machine, and no static IP", { s
     const text = fetchBy(proxy, "http://far.example/", false);
     assert.match(
       text,
-      /^HTTP\/1\.1 502 egress-upstream: the upstream proxy resolves to in a range that this proxy denies/,
+      /^HTTP\/1\.1 502 egress-upstream: the upstream proxy resolves to an address in a range that this proxy denies/,
       name,
     );
   }

