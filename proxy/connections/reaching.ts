@@ -119,7 +119,7 @@ export abstract class Reaching implements Handler {
     const options = { target, deadlineMs: settings.connectMs, onread: UPSTREAM_ONREAD };
     if (hop === null) return dial(addresses, { ...options, policy, shown: record.target, routes }, done);
     record.upstreamProxy = hop.shown;
-    return connectVia(hop, destinations, { ...options, names: client.server.names }, done);
+    return connectVia(hop, destinations, { ...options, names: client.server.names, client: entry.key }, done);
   }
 
   /** The last check; then another handler relays the request. */

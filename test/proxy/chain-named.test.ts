@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { writeFileSync } from "node:fs";
 import { after, test } from "node:test";
 import { basic, passwordFolder } from "../harness/clients.ts";
+import { startDns } from "../harness/dns.ts";
 import { type Play, relays, startHop } from "../harness/hop.ts";
 import { OPEN_LOOPBACK, type ProxyHandle, startProxy } from "../harness/proxy.ts";
 import { exchange, listen, RawClient } from "../harness/raw.ts";
@@ -193,4 +194,27 @@ test("with verification Block, a request cannot leave through an upstream proxy 
   assert.deepEqual(hop.state.heads, []);
   const wire = wires(target, basic(PAIR))[1]!;
   assert.match(await exchange(proxy.port, wire), /^HTTP\/1\.1 200 /);
+});
+
+test("names of upstream proxies take the slots of their client", async () => {
+  const [far, hop] = [await startFar(), await startHopped(relays())];
+  const dns = await startDns((name) => (name.startsWith("good.") ? { addresses: ["127.0.0.1"] } : "silent"));
+  open.push(dns.close);
+  const upstreamProxies = [{ hosts: ["*.hops.test"] }];
+  const clients = ["billing", "shop"].map((name) => ({ name, upstreamProxies }));
+  const proxy = await startProxy({
+    policy: document(undefined, { clients }),
+    hosts: HOSTS,
+    args: [...OPEN_LOOPBACK, "--resolver", dns.address, "--password-dir", passwordFolder(PASSWORDS)],
+  });
+  open.push(() => proxy.stop());
+  const target = `far.example:${far.port}`;
+  const many = await Promise.all(Array.from({ length: 100 }, () => RawClient.open(proxy.port)));
+  for (const [i, client] of many.entries()) {
+    client.socket.write(wires(target, naming(`http://x${i}.hops.test:${hop.port}`))[0]!);
+  }
+  await proxy.untilStatus(({ active }) => active > 2);
+  const good = naming(`http://good.hops.test:${hop.port}`, "shop:s-pass");
+  assert.deepEqual(await ask(proxy, target, good), ["HTTP/1.1 200 Connection established", "HTTP/1.1 200 OK"]);
+  for (const client of many) client.socket.destroy();
 });
