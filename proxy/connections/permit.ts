@@ -151,7 +151,7 @@ export class Permit {
     if (this.#hopChanged(request)) return HOP_CHANGED;
     const view = this.#viewIn(policy, record);
     if (view === null) return NO_ENTRY;
-    const refused = request.hop?.named ? refuseNamed(view, request.hop) : null;
+    const refused = request.hop?.named ? refuseNamed(view, request.hop, request.peer) : null;
     return refused ?? decideAgain(view, target, address, record);
   }
 

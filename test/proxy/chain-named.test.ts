@@ -175,6 +175,28 @@ test("an upstream proxy that is no longer listed ends its tunnels only", async (
   direct.socket.destroy();
 });
 
+test("an address of an upstream proxy that is denied later ends its tunnels and idle connections", async () => {
+  const [far, hop] = [await startFar(), await startHopped()];
+  const proxy = await start(document([{ hosts: ["hop.example"] }]));
+  const target = `far.example:${far.port}`;
+  const [tunnel, plain] = await Promise.all([RawClient.open(proxy.port), RawClient.open(proxy.port)]);
+  const named = naming(`http://hop.example:${hop.port}`);
+  tunnel.socket.write(`CONNECT ${target} HTTP/1.1\r\n${named}\r\n`);
+  await tunnel.untilText("HTTP/1.1 200 Connection established\r\n\r\n");
+  const get = `GET http://${target}/ HTTP/1.1\r\nHost: x\r\n${named}\r\n`;
+  plain.socket.write(get);
+  await plain.untilText("\r\n\r\nok");
+  const deny = [{ name: "no-hop", cidrs: ["127.0.0.1/32"], ports: [hop.port] }];
+  writeFileSync(proxy.policyFile, document([{ hosts: ["hop.example"] }], { deny }));
+  proxy.signal("SIGHUP");
+  await tunnel.untilEnd();
+  const record = await proxy.waitRecord(({ close }) => close === "revoked");
+  assert.deepEqual([record.code, record.rule], ["denied-rule", "no-hop"]);
+  plain.socket.write(get);
+  await plain.untilText("HTTP/1.1 403 egress-denied: hop.example resolves to an address that rule no-hop denies");
+  plain.socket.destroy();
+});
+
 test("with verification Block, a request cannot leave through an upstream proxy of its own", async () => {
   const [far, hop] = [await startFar(), await startHopped(relays())];
   const echo = await listen((socket) => {
