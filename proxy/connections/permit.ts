@@ -130,8 +130,10 @@ export class Permit {
     return refused;
   }
 
+  /** Whether its connection is not one that the policy would make now: by another upstream proxy, or by its resolution. */
   #hopChanged({ hop }: OpenRequest): boolean {
-    return !hop?.named && hop?.key !== this.#server.hop?.key;
+    const { hop: now } = this.#server;
+    return hop?.named ? hop.resolve !== (now?.resolve ?? "Local") : hop?.key !== now?.key;
   }
 
   /** Why a proof of the client is no longer valid; null: all are. */

@@ -3,7 +3,7 @@ import { writeFileSync } from "node:fs";
 import { after, test } from "node:test";
 import { basic, passwordFolder } from "../harness/clients.ts";
 import { startDns } from "../harness/dns.ts";
-import { type Play, relays, startHop } from "../harness/hop.ts";
+import { type Play, relays, sends, startHop } from "../harness/hop.ts";
 import { OPEN_LOOPBACK, type ProxyHandle, startProxy } from "../harness/proxy.ts";
 import { exchange, listen, RawClient } from "../harness/raw.ts";
 
@@ -195,6 +195,23 @@ test("an address of an upstream proxy that is denied later ends its tunnels and 
   plain.socket.write(get);
   await plain.untilText("HTTP/1.1 403 egress-denied: hop.example resolves to an address that rule no-hop denies");
   plain.socket.destroy();
+});
+
+test("names that an upstream proxy of a request resolved end when the policy resolves names itself", async () => {
+  const hop = await startHopped(sends("HTTP/1.1 200 OK\r\n\r\n"));
+  const listed = [{ hosts: ["hop.example"] }];
+  const resolving = (resolve: string) =>
+    document(listed, { upstreamProxy: { url: `http://other.example:${hop.port}`, resolve } });
+  const proxy = await start(resolving("Upstream"));
+  const client = await RawClient.open(proxy.port);
+  const named = naming(`http://hop.example:${hop.port}`);
+  client.socket.write(`CONNECT far.example:443 HTTP/1.1\r\n${named}\r\n`);
+  await client.untilText("HTTP/1.1 200 Connection established\r\n\r\n");
+  assert.match(hop.state.wire, /^CONNECT far\.example:/);
+  writeFileSync(proxy.policyFile, resolving("Local"));
+  proxy.signal("SIGHUP");
+  await client.untilEnd();
+  assert.equal((await proxy.waitRecord(({ close }) => close === "revoked")).code, "unverified");
 });
 
 test("with verification Block, a request cannot leave through an upstream proxy of its own", async () => {
