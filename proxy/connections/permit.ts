@@ -130,7 +130,7 @@ export class Permit {
     return refused;
   }
 
-  /** Whether its connection is not one that the policy would make now: by another upstream proxy, or by its resolution. */
+  /** Whether the policy now has another upstream proxy, or another way to resolve the names that one gets. */
   #hopChanged({ hop }: OpenRequest): boolean {
     const { hop: now } = this.#server;
     return hop?.named ? hop.resolve !== (now?.resolve ?? "Local") : hop?.key !== now?.key;

@@ -262,8 +262,8 @@ export const HAND_MADE: readonly HandMade[] = [
   {
     name: "a tunnel belongs to its upstream proxy",
     source: PERMIT,
-    search: "return !hop?.named && hop?.key !== this.#server.hop?.key;",
-    replacement: "return false;",
+    search: ": hop?.key !== now?.key;",
+    replacement: ": false;",
     test: [CHAIN_TEST, "a reload of the upstream proxy ends tunnels"],
   },
   {
