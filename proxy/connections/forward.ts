@@ -1,5 +1,5 @@
 import type { Destinations } from "../egress/decide-target.ts";
-import type { Hop } from "../egress/hop.ts";
+import { type Hop, refuseNamed } from "../egress/hop.ts";
 import { bindsConnection, isRepeatable, maxForwards } from "../http/fields.ts";
 import type { Head } from "../http/head.ts";
 import { type Address, formatAddress } from "../policy/cidr.ts";
@@ -7,7 +7,7 @@ import { formatTarget, parseAbsolute } from "../policy/target.ts";
 import { absoluteTargetProblem, shownTarget } from "../policy/target-problem.ts";
 import { Exchange, type ExchangeUpstream, type Origin } from "./exchange.ts";
 import type { Connection, Entry, OpenRequest } from "./handler.ts";
-import { Reaching } from "./reaching.ts";
+import { peerOf, Reaching } from "./reaching.ts";
 import type { Onward } from "./request-relay.ts";
 
 /**
@@ -87,8 +87,13 @@ export class Forward extends Reaching implements Origin {
       const { socket, opened, bound } = pooled;
       // The pool has only connections whose source was proven before; it drops all others.
       const dialled = Number.POSITIVE_INFINITY;
+      const peer = peerOf(hop, socket);
+      if (hop?.named && refuseNamed(entry.policy, hop, peer) !== null) {
+        socket.destroy();
+        continue;
+      }
       if (hop !== null) record.upstreamProxy = hop.shown;
-      const request = { record, target: onward.absolute.target, address, hop, route, dialled, opened };
+      const request = { record, target: onward.absolute.target, address, hop, peer, route, dialled, opened };
       this.#exchange({ socket, poolKey, opened, reused: true, bound }, request, entry, onward);
       return true;
     }

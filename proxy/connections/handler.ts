@@ -41,6 +41,8 @@ export interface OpenRequest {
   address: Address | null;
   /** The upstream proxy of its connection; null: the connection is direct. */
   hop: Hop | null;
+  /** The address of an upstream proxy that the request named; null otherwise. */
+  peer: Address | null;
   route: Route;
   /** When its upstream connection was started, and when it was established (monotonic ms). */
   dialled: number;

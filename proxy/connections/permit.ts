@@ -130,8 +130,10 @@ export class Permit {
     return refused;
   }
 
+  /** Whether the policy now has another upstream proxy, or another way to resolve the names that one gets. */
   #hopChanged({ hop }: OpenRequest): boolean {
-    return !hop?.named && hop?.key !== this.#server.hop?.key;
+    const { hop: now } = this.#server;
+    return hop?.named ? hop.resolve !== (now?.resolve ?? "Local") : hop?.key !== now?.key;
   }
 
   /** Why a proof of the client is no longer valid; null: all are. */
@@ -151,7 +153,7 @@ export class Permit {
     if (this.#hopChanged(request)) return HOP_CHANGED;
     const view = this.#viewIn(policy, record);
     if (view === null) return NO_ENTRY;
-    const refused = request.hop?.named ? refuseNamed(view, request.hop) : null;
+    const refused = request.hop?.named ? refuseNamed(view, request.hop, request.peer) : null;
     return refused ?? decideAgain(view, target, address, record);
   }
 

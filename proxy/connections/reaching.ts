@@ -1,3 +1,4 @@
+import type { Socket } from "node:net";
 import { type Chained, connectVia } from "../egress/chain.ts";
 import { type Destinations, decideTarget } from "../egress/decide-target.ts";
 import { dial } from "../egress/dial.ts";
@@ -7,7 +8,7 @@ import { Held } from "../http/held.ts";
 import { noteTrace } from "../http/trace.ts";
 import type { AccessRecord } from "../outcome/access-record.ts";
 import type { Failure } from "../outcome/refusals.ts";
-import { formatAddress } from "../policy/cidr.ts";
+import { type Address, formatAddress, parseAddress } from "../policy/cidr.ts";
 import type { Target } from "../policy/target.ts";
 import { adopt, UPSTREAM_ONREAD, type UpstreamSocket } from "../sockets/upstream.ts";
 import type { Connection, Entry, Handler, OpenRequest } from "./handler.ts";
@@ -22,6 +23,10 @@ const MAX_EARLY_BYTES = 65_536;
 interface Relay extends Handler {
   begin(early: Buffer, ended: boolean): void;
 }
+
+/** The address of an upstream proxy that the request named; null for other connections, which need no system call. */
+export const peerOf = (hop: Hop | null, socket: Socket): Address | null =>
+  hop?.named ? parseAddress(socket.remoteAddress ?? "") : null;
 
 type Connected = (socket: UpstreamSocket, request: OpenRequest, entry: Entry) => void;
 type Serve = (destinations: Destinations, entry: Entry, hop: Hop | null) => boolean;
@@ -114,12 +119,12 @@ export abstract class Reaching implements Handler {
       const { socket, address } = result;
       if (hop === null) adopt(socket);
       const route = (address === null ? (routes[4] ?? routes[6]) : routes[address.family])!;
-      connected(socket, { record, target, address, hop, route, dialled, opened }, entry);
+      connected(socket, { record, target, address, hop, peer: peerOf(hop, socket), route, dialled, opened }, entry);
     };
     const options = { target, deadlineMs: settings.connectMs, onread: UPSTREAM_ONREAD };
     if (hop === null) return dial(addresses, { ...options, policy, shown: record.target, routes }, done);
     record.upstreamProxy = hop.shown;
-    return connectVia(hop, destinations, { ...options, names: client.server.names }, done);
+    return connectVia(hop, destinations, { ...options, names: client.server.names, client: entry.key }, done);
   }
 
   /** The last check; then another handler relays the request. */

@@ -16,6 +16,8 @@ import type { Route } from "./route.ts";
 /** Options of a connection through an upstream proxy. */
 export interface ChainOptions extends Pick<DialOptions, "target" | "deadlineMs" | "onread"> {
   names: Names;
+  /** The key of the client by which lookups share their slots. Absent: those of this process. */
+  client?: string;
 }
 
 /** The open tunnel, and the address of the target at its end; null: the upstream proxy resolves its name. */
@@ -46,7 +48,11 @@ function vetHop({ set, target }: Hop, addresses: readonly Address[]): readonly A
 }
 
 /** Resolves and vets the upstream proxy itself. The returned function cancels the lookup. */
-function resolveHop(hop: Hop, names: Names, done: (addresses: readonly Address[] | Failure) => void): () => void {
+function resolveHop(
+  hop: Hop,
+  { names, client }: ChainOptions,
+  done: (addresses: readonly Address[] | Failure) => void,
+): () => void {
   const vetted = (addresses: readonly Address[]) => {
     const result = vetHop(hop, addresses);
     // A request that names the upstream proxy is refused as one that names such a target.
@@ -67,7 +73,8 @@ function resolveHop(hop: Hop, names: Names, done: (addresses: readonly Address[]
         done({ code, reason: `the name of ${SUBJECT} cannot be resolved` });
       }
     },
-    { enough },
+    // A client can name many upstream proxies. That of the policy is one, whose lookup serves all clients.
+    hop.named && client !== undefined ? { enough, client } : { enough },
   );
 }
 
@@ -218,7 +225,7 @@ export function connectVia(hop: Hop, { addresses, routes }: Destinations, option
     });
   };
 
-  const stopLookup = resolveHop(hop, options.names, (hops) => {
+  const stopLookup = resolveHop(hop, options, (hops) => {
     if ("code" in hops) {
       finish(hops);
       return;

@@ -2,9 +2,9 @@ import { createHash } from "node:crypto";
 import type { Config } from "../config/config.ts";
 import type { Head } from "../http/head.ts";
 import type { Failure } from "../outcome/refusals.ts";
-import { CidrSet, cidr, parseAddress, single } from "../policy/cidr.ts";
+import { type Address, CidrSet, cidr, parseAddress, single } from "../policy/cidr.ts";
 import type { PolicyDocument } from "../policy/document.ts";
-import { decideName, type PolicySet } from "../policy/engine.ts";
+import { decideName, type PolicySet, vetAll } from "../policy/engine.ts";
 import { isLoopbackAddress } from "../policy/special.ts";
 import { formatTarget, parseAuthority, type Target } from "../policy/target.ts";
 import { hopTarget, type UpstreamProxy } from "../policy/upstream-proxy.ts";
@@ -88,10 +88,16 @@ function basic(userInfo: string): string {
   return `Basic ${Buffer.from(credentials).toString("base64")}`;
 }
 
-/** Why the view does not admit the name of an upstream proxy that a request names; null: it does. */
-export function refuseNamed({ hops }: PolicySet, { target, shown }: Pick<Hop, "target" | "shown">): Failure | null {
+/** Why the view does not admit an upstream proxy that a request names; null: it does. `address`: of its connection. */
+export function refuseNamed(
+  { hops }: PolicySet,
+  { target, shown }: Pick<Hop, "target" | "shown">,
+  address: Address | null,
+): Failure | null {
   const stage = hops === null ? null : decideName(hops, target);
-  if (stage !== null && !("code" in stage)) return null;
+  if (stage !== null && !("code" in stage)) {
+    return address === null ? null : (vetAll(hops!, target, stage, [address]).refusal ?? null);
+  }
   if (stage?.code === "denied-rule") return stage;
   const reason = `the upstream proxy ${shown} is not allowed for this client`;
   return { code: "not-allowed", rule: "upstreamProxies", reason };
@@ -117,7 +123,7 @@ export function namedHop({ headers }: Pick<Head, "headers">, view: PolicySet): H
     return BAD_FIELD;
   }
   const shown = formatTarget(target);
-  const refused = refuseNamed(view, { target, shown });
+  const refused = refuseNamed(view, { target, shown }, null);
   if (refused !== null) return refused;
   const resolve = view.document.upstreamProxy?.resolve ?? "Local";
   const key = createHash("sha256")

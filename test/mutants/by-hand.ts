@@ -49,9 +49,16 @@ export const HAND_MADE: readonly HandMade[] = [
   {
     name: "a new policy decides again before the 200",
     source: PERMIT,
-    search: "(changed ? this.#decideAgain(request) : null)",
-    replacement: "null",
+    search: "changed ? this.#decideAgain(request) : this.#invalid()",
+    replacement: "this.#invalid()",
     test: ["test/proxy/reload.test.ts", "a reload during a dial refuses a newly denied request"],
+  },
+  {
+    name: "a certificate is checked again before a request is sent",
+    source: PERMIT,
+    search: "changed ? this.#decideAgain(request) : this.#invalid()",
+    replacement: "changed ? this.#decideAgain(request) : null",
+    test: ["test/proxy/tls-crl.test.ts", "a client certificate that expires during a dial sends no request"],
   },
   {
     name: "an upstream is reused only after the whole request body",
@@ -255,8 +262,8 @@ export const HAND_MADE: readonly HandMade[] = [
   {
     name: "a tunnel belongs to its upstream proxy",
     source: PERMIT,
-    search: "return !hop?.named && hop?.key !== this.#server.hop?.key;",
-    replacement: "return false;",
+    search: ": hop?.key !== now?.key;",
+    replacement: ": false;",
     test: [CHAIN_TEST, "a reload of the upstream proxy ends tunnels"],
   },
   {

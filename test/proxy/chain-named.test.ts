@@ -2,7 +2,8 @@ import assert from "node:assert/strict";
 import { writeFileSync } from "node:fs";
 import { after, test } from "node:test";
 import { basic, passwordFolder } from "../harness/clients.ts";
-import { type Play, relays, startHop } from "../harness/hop.ts";
+import { startDns } from "../harness/dns.ts";
+import { type Play, relays, sends, startHop } from "../harness/hop.ts";
 import { OPEN_LOOPBACK, type ProxyHandle, startProxy } from "../harness/proxy.ts";
 import { exchange, listen, RawClient } from "../harness/raw.ts";
 
@@ -174,6 +175,45 @@ test("an upstream proxy that is no longer listed ends its tunnels only", async (
   direct.socket.destroy();
 });
 
+test("an address of an upstream proxy that is denied later ends its tunnels and idle connections", async () => {
+  const [far, hop] = [await startFar(), await startHopped()];
+  const proxy = await start(document([{ hosts: ["hop.example"] }]));
+  const target = `far.example:${far.port}`;
+  const [tunnel, plain] = await Promise.all([RawClient.open(proxy.port), RawClient.open(proxy.port)]);
+  const named = naming(`http://hop.example:${hop.port}`);
+  tunnel.socket.write(`CONNECT ${target} HTTP/1.1\r\n${named}\r\n`);
+  await tunnel.untilText("HTTP/1.1 200 Connection established\r\n\r\n");
+  const get = `GET http://${target}/ HTTP/1.1\r\nHost: x\r\n${named}\r\n`;
+  plain.socket.write(get);
+  await plain.untilText("\r\n\r\nok");
+  const deny = [{ name: "no-hop", cidrs: ["127.0.0.1/32"], ports: [hop.port] }];
+  writeFileSync(proxy.policyFile, document([{ hosts: ["hop.example"] }], { deny }));
+  proxy.signal("SIGHUP");
+  await tunnel.untilEnd();
+  const record = await proxy.waitRecord(({ close }) => close === "revoked");
+  assert.deepEqual([record.code, record.rule], ["denied-rule", "no-hop"]);
+  plain.socket.write(get);
+  await plain.untilText("HTTP/1.1 403 egress-denied: hop.example resolves to an address that rule no-hop denies");
+  plain.socket.destroy();
+});
+
+test("names that an upstream proxy of a request resolved end when the policy resolves names itself", async () => {
+  const hop = await startHopped(sends("HTTP/1.1 200 OK\r\n\r\n"));
+  const listed = [{ hosts: ["hop.example"] }];
+  const resolving = (resolve: string) =>
+    document(listed, { upstreamProxy: { url: `http://other.example:${hop.port}`, resolve } });
+  const proxy = await start(resolving("Upstream"));
+  const client = await RawClient.open(proxy.port);
+  const named = naming(`http://hop.example:${hop.port}`);
+  client.socket.write(`CONNECT far.example:443 HTTP/1.1\r\n${named}\r\n`);
+  await client.untilText("HTTP/1.1 200 Connection established\r\n\r\n");
+  assert.match(hop.state.wire, /^CONNECT far\.example:/);
+  writeFileSync(proxy.policyFile, resolving("Local"));
+  proxy.signal("SIGHUP");
+  await client.untilEnd();
+  assert.equal((await proxy.waitRecord(({ close }) => close === "revoked")).code, "unverified");
+});
+
 test("with verification Block, a request cannot leave through an upstream proxy of its own", async () => {
   const [far, hop] = [await startFar(), await startHopped(relays())];
   const echo = await listen((socket) => {
@@ -193,4 +233,27 @@ test("with verification Block, a request cannot leave through an upstream proxy 
   assert.deepEqual(hop.state.heads, []);
   const wire = wires(target, basic(PAIR))[1]!;
   assert.match(await exchange(proxy.port, wire), /^HTTP\/1\.1 200 /);
+});
+
+test("names of upstream proxies take the slots of their client", async () => {
+  const [far, hop] = [await startFar(), await startHopped(relays())];
+  const dns = await startDns((name) => (name.startsWith("good.") ? { addresses: ["127.0.0.1"] } : "silent"));
+  open.push(dns.close);
+  const upstreamProxies = [{ hosts: ["*.hops.test"] }];
+  const clients = ["billing", "shop"].map((name) => ({ name, upstreamProxies }));
+  const proxy = await startProxy({
+    policy: document(undefined, { clients }),
+    hosts: HOSTS,
+    args: [...OPEN_LOOPBACK, "--resolver", dns.address, "--password-dir", passwordFolder(PASSWORDS)],
+  });
+  open.push(() => proxy.stop());
+  const target = `far.example:${far.port}`;
+  const many = await Promise.all(Array.from({ length: 100 }, () => RawClient.open(proxy.port)));
+  for (const [i, client] of many.entries()) {
+    client.socket.write(wires(target, naming(`http://x${i}.hops.test:${hop.port}`))[0]!);
+  }
+  await proxy.untilStatus(({ active }) => active > 2);
+  const good = naming(`http://good.hops.test:${hop.port}`, "shop:s-pass");
+  assert.deepEqual(await ask(proxy, target, good), ["HTTP/1.1 200 Connection established", "HTTP/1.1 200 OK"]);
+  for (const client of many) client.socket.destroy();
 });
