@@ -175,7 +175,7 @@ test("an upstream proxy that is no longer listed ends its tunnels only", async (
   direct.socket.destroy();
 });
 
-test("an address of an upstream proxy that is denied later ends its tunnels and idle connections", async () => {
+test("a denied address of a named upstream proxy ends its tunnels and idle connections", async () => {
   const [far, hop] = [await startFar(), await startHopped()];
   const proxy = await start(document([{ hosts: ["hop.example"] }]));
   const target = `far.example:${far.port}`;
@@ -197,7 +197,7 @@ test("an address of an upstream proxy that is denied later ends its tunnels and 
   plain.socket.destroy();
 });
 
-test("names that an upstream proxy of a request resolved end when the policy resolves names itself", async () => {
+test("a change to Local ends tunnels of named upstream proxies that got names", async () => {
   const hop = await startHopped(sends("HTTP/1.1 200 OK\r\n\r\n"));
   const listed = [{ hosts: ["hop.example"] }];
   const resolving = (resolve: string) =>
