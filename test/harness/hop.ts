@@ -4,12 +4,14 @@ import { listen } from "./raw.ts";
 /** The reaction of an upstream proxy to a CONNECT: `authority` is its target, `head` the whole head. */
 export type Play = (socket: Socket, authority: string, head: string) => void;
 
-/** Connects to the target as a proxy does, and relays. `first`: bytes before the tunnel. */
+/** Connects to the target as a proxy does, and relays. Only to loopback: a name would leave this machine as a DNS query. */
 export const relays =
   (answer = "HTTP/1.1 200 Connection established\r\n\r\n"): Play =>
   (socket, authority) => {
     const { hostname, port } = new URL(`http://${authority}`);
-    const far = connect({ host: hostname.replace(/[[\]]/g, ""), port: Number(port || 80), allowHalfOpen: true });
+    const host = hostname.replace(/[[\]]/g, "");
+    if (!/^127\.|^::1$/.test(host)) throw new Error(`this upstream proxy does not connect to ${authority}`);
+    const far = connect({ host, port: Number(port || 80), allowHalfOpen: true });
     far.on("error", () => socket.destroy());
     socket.on("close", () => far.destroy());
     far.once("connect", () => {
