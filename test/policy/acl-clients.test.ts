@@ -550,5 +550,10 @@ test("allowed_external_proxies are the upstream proxies of that client", () => {
     },
   ]);
   assert.equal(hostSets[0].hosts.length, 257);
+  const many = Array.from({ length: 65 }, (_, i) => {
+    const list = Array.from({ length: 257 }, (_, k) => `h${k}.s${i}.example`).join(", ");
+    return `  - {name: s${i}, action: open, allowed_external_proxies: [${list}]}`;
+  });
+  assert.throws(() => importAcl(`services:\n${many.join("\n")}`, {}), /at most 64 host sets, and the lists .* need 65/);
   assert.match(warnings.join("\n"), /a: allowed_external_proxies-addresses: 10\.0\.0\.5\/32 .* is left out/);
 });
