@@ -89,6 +89,12 @@ export interface EgressPolicySpec {
   nat: NatSpec;
 
   /**
+   * Another proxy, such as that of a company, through which all connections go. Receivers see its addresses.
+   * Needs the provider External.
+   */
+  upstreamProxy?: UpstreamProxySpec;
+
+  /**
    * Verification that requests leave from the static IPs. Every proxy requests the echo URLs over its own egress
    * path and compares the answers with staticIPs. Without this field nothing is verified.
    */
@@ -202,6 +208,12 @@ export interface ClientSpec {
   deny?: ClientRuleSpec[];
 
   /**
+   * Upstream proxies that requests of this client may name in the field X-Upstream-Https-Proxy. Such requests do
+   * not go through spec.upstreamProxy. Default: none.
+   */
+  upstreamProxies?: ClientRuleSpec[];
+
+  /**
    * Action for targets that no rule matches. Default: Deny if this client has allow, otherwise that of the
    * policy.
    */
@@ -256,8 +268,8 @@ export interface ClientRuleSpec {
   cidrs?: string[];
 
   /**
-   * Ports of the rule. Default of an allow rule: ports of this client, otherwise spec.ports. Default of a deny
-   * rule: every port.
+   * Ports of the rule. Default of an allow rule: ports of this client, otherwise spec.ports. Default of deny and
+   * upstreamProxies: every port.
    */
   ports?: Array<number | string>;
 }
@@ -368,6 +380,35 @@ export interface NatSpec {
      */
     serviceAnnotations?: Record<string, string>;
   };
+}
+
+/**
+ * Another proxy, such as that of a company, through which all connections go. Receivers see its addresses.
+ * Needs the provider External.
+ */
+export interface UpstreamProxySpec {
+  /**
+   * http://HOST:PORT. The proxies' NetworkPolicy opens an address exactly. For a host name it opens the port of
+   * public addresses only.
+   */
+  url: string;
+
+  /**
+   * Secret with the credentials for the upstream proxy, in the policy's namespace. Its key credentials is
+   * USER:PASSWORD. Default: none are sent.
+   */
+  secretRef?: {
+    /** Name of the Secret. */
+    name: string;
+  };
+
+  /**
+   * Local: the proxies resolve and check names, and the upstream proxy gets addresses only. Upstream: it gets
+   * the names that the rules allow. Then no address of a name is checked, so a name may lead to a private
+   * address or cloud metadata behind the upstream proxy.
+   * @default "Local"
+   */
+  resolve: "Local" | "Upstream";
 }
 
 /**

@@ -68,6 +68,7 @@ export function describeView(view: PolicySet): [part: string, text: string][] {
     ["ports", ports],
     ["mode", describeMode(view, entry.mode)],
     ["limits", joined(limits)],
+    ...rulesOf(entry.upstreamProxies?.length ?? 0, "client").map((text): [string, string] => ["upstreamProxies", text]),
   ];
 }
 

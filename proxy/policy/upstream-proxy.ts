@@ -14,9 +14,14 @@ export interface UpstreamProxy {
 
 const SCHEME = "http://";
 
-/** Host and port of a valid `url`. */
-export function hopTarget({ url }: UpstreamProxy): Target {
-  return parseAuthority(url.slice(SCHEME.length))!;
+function parseUrl(url: string): Target | null {
+  const match = /^http:\/\/([^/?#]+)\/?$/i.exec(url);
+  return match === null ? null : parseAuthority(match[1]!);
+}
+
+/** Host and port of a valid `url`, canonical or not. */
+export function hopTarget({ url }: Pick<UpstreamProxy, "url">): Target {
+  return parseUrl(url)!;
 }
 
 /** The URL in canonical form, or why it is refused. Errors never contain credentials. */
@@ -27,8 +32,7 @@ function readUrl(value: unknown): { url: string } | { error: string } {
     return { error: "must not have credentials; put USER:PASSWORD into the file of --upstream-password-file" };
   }
   if (/^https:/i.test(value)) return { error: `must be ${form}, not ${shown(value)}: TLS to it is not supported` };
-  const match = /^http:\/\/([^/?#]+)\/?$/i.exec(value);
-  const target = match === null ? null : parseAuthority(match[1]!);
+  const target = parseUrl(value);
   if (target === null) return { error: `must be ${form}, not ${shown(value)}` };
   return { url: `${SCHEME}${formatTarget(target)}` };
 }

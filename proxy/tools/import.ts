@@ -89,7 +89,8 @@ class Sets {
 
   constructor({ hostSets = [], clients = [] }: AclPolicy) {
     this.#shared = new Map(hostSets.map(({ name, hosts }) => [name, hosts]));
-    const lists = new Set(clients.flatMap(({ allow = [] }) => allow.map(({ hosts = [] }) => this.#listOf(hosts))));
+    const rules = clients.flatMap(({ allow = [], upstreamProxies = [] }) => [...allow, ...upstreamProxies]);
+    const lists = new Set(rules.map(({ hosts = [] }) => this.#listOf(hosts)));
     const long = [...lists].filter((hosts) => hosts.length > MAX_OF_CLIENT.hosts);
     const sets = long.reduce((sum, hosts) => sum + Math.ceil(hosts.length / MAX.setHosts), 0);
     const short = hostSets.filter(({ hosts }) => hosts.length <= MAX_OF_CLIENT.hosts);
@@ -134,24 +135,30 @@ function checkClients(clients: readonly ClientEntry[]): void {
   if (problems.length > 0) throw new PolicyError(problems);
 }
 
-/** A client within the limits of an EgressPolicy. Without rules it has the policy's. @throws PolicyError */
-function importClient(client: ClientEntry, sets: Sets, lint: Lint): ClientEntry {
-  const { allow = [], inheritAllow: _, upstreamProxies, ...entry } = client;
-  if (upstreamProxies !== undefined) {
-    lint.add("allowed_external_proxies is left out: an EgressPolicy has no counterpart; its requests get 403", [
-      entry.name,
-    ]);
-  }
-  const rules = allow
-    .flatMap((rule) => closeSpecial(rule, (text) => lint.add(text, [entry.name])))
+/** A list of a client within the limits of an EgressPolicy. @throws PolicyError */
+function importList(list: readonly Rule[], client: string, sets: Sets, lint: Lint): Rule[] {
+  const rules = list
+    .flatMap((rule) => closeSpecial(rule, (text) => lint.add(text, [client])))
     .map((rule) => (rule.hosts === undefined ? rule : { ...rule, hosts: sets.refer(rule.hosts) }))
     .flatMap((rule) => split(rule, MAX_OF_CLIENT.hosts, MAX_OF_CLIENT.cidrs));
   if (rules.length > MAX_OF_CLIENT.rules) {
     const message = `has more addresses than the ${MAX_OF_CLIENT.rules} rules of a client hold, ${MAX_OF_CLIENT.cidrs} each; import it with --service`;
-    throw new PolicyError([{ path: `services: ${shown(entry.name)}`, message }]);
+    throw new PolicyError([{ path: `services: ${shown(client)}`, message }]);
   }
-  const { name, ...rest } = entry;
-  return rules.length === 0 ? entry : { name, allow: rules, inheritAllow: true, ...rest };
+  return rules;
+}
+
+/** A client within the limits of an EgressPolicy. Without rules it has the policy's. @throws PolicyError */
+function importClient(client: ClientEntry, sets: Sets, lint: Lint): ClientEntry {
+  const { name, allow = [], inheritAllow: _, upstreamProxies = [], ...rest } = client;
+  const rules = importList(allow, name, sets, lint);
+  const proxies = importList(upstreamProxies, name, sets, lint);
+  return {
+    name,
+    ...(rules.length === 0 ? {} : { allow: rules, inheritAllow: true }),
+    ...rest,
+    ...(proxies.length === 0 ? {} : { upstreamProxies: proxies }),
+  };
 }
 
 /** A comment in the manifest, since no mode fits every user. */

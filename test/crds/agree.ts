@@ -44,6 +44,8 @@ const cidr = (value: string) => ({ deny: [{ cidrs: [value] }] });
 const port = (value: string | number) => ({ deny: [{ ports: [value] }] });
 const name = (value: string) => ({ deny: [{ name: value, ports: [1] }] });
 const address = (value: string) => ({ staticIPs: [{ address: value }] });
+const hop = (value: string) => ({ upstreamProxy: { url: value } });
+const ownHops = (value: string) => client({ upstreamProxies: [{ hosts: [value] }] });
 const echo = (value: string) => ({ verification: { echoURLs: [value], onUnverified: "Allow" } });
 
 /**
@@ -216,6 +218,49 @@ export const AGREEMENTS: readonly Agreement[] = [
   ...both(setOf, ["a.example", "*.a.example", "*"], ["", "set:pay", "10.0.0.5", "a.example:443"]),
   ...both(ofSet, ["set:pay"], ["set:", "set:-pay", "set:pay ", "set:pay.example", "SET:pay", "*.set:pay"]),
   ...differ(ofSet, "a pattern does not know which sets exist", "schema", ["set:other", "set:Pay"]),
+  ...both(
+    hop,
+    [
+      ...["http://proxy.corp.example:3128", "http://proxy.corp.example:3128/", "HTTP://Proxy.Corp.Example:1"],
+      ...[
+        "http://10.0.0.5:8080",
+        "http://[2001:db8::5]:65535",
+        "http://xn--bcher-kva.example:80",
+        "http://localhost:3128",
+      ],
+    ],
+    [
+      ...[
+        "",
+        "http://",
+        "http://proxy.example",
+        "proxy.example:3128",
+        "https://proxy.example:3128",
+        "socks5://p.example:1",
+      ],
+      ...[
+        "http://u:p@proxy.example:3128",
+        "http://proxy.example:0",
+        "http://proxy.example:65536",
+        "http://p.example:080",
+      ],
+      ...[
+        "http://p.example:3128/path",
+        "http://p.example:3128?q",
+        "http://p.example:3128#f",
+        "http://p.example:3128//",
+      ],
+      ...["http://2001:db8::5:3128", "http://[proxy.example]:3128", "http://p example:3128", " http://p.example:3128"],
+      ...["http://p.example:3128\n", "http://p.example\\a:3128", "http://:3128", "http://bücher.example:80"],
+      ...["http://*.example:3128", "http://a%2eb:3128"],
+    ],
+  ),
+  ...differ(hop, "a pattern cannot check an address, nor a whole name", "schema", [
+    ...["http://[::::]:3128", "http://1.2.3.400:3128", "http://a..b:3128", "http://-a.example:3128"],
+  ]),
+  only(false, false, { ...hop("http://a.example:1"), nat: { provider: "PodIP", podIP: { annotations: { a: "b" } } } }),
+  only(true, true, { upstreamProxy: { url: "http://a.example:1", secretRef: { name: "a" }, resolve: "Upstream" } }),
+  ...both(ownHops, ["a.example", "*.a.example"], ["", "10.0.0.5", "a.example:3128", "http://a.example:3128"]),
   ...both(ownHost, ["a.example", "*.a.example", "*", "bücher.example"], ["", "10.0.0.5", "a..b", "https://a.example"]),
   ...both(
     ownCidr,

@@ -233,6 +233,9 @@ test("kubectl explain describes the fields", { skip }, async () => {
   assert.match(clients, /name <string> -required- .*default: the entry of every client without one/);
   assert.match(await explain("egpol.spec.clients.allow"), /hosts <\[\]string> .*Use set:NAME for a longer list/);
   assert.match(await explain("egpol.spec.hostSets"), /hosts <\[\]string> -required-/);
+  const upstream = await explain("egpol.spec.upstreamProxy");
+  assert.match(upstream, /url <string> -required- .*http:\/\/HOST:PORT/);
+  assert.match(upstream, /resolve <string> enum: Local, Upstream .*no address of a name is checked/);
   assert.match(await explain("egpol.spec.proxy.tls"), /secretRef <Object> -required- .*Secrets of cert-manager/);
   assert.match(await explain("egpol.spec.authentication"), /mode <string> enum: None, Basic, TLS, BasicOrTLS/);
 });
@@ -356,13 +359,15 @@ test("accepts 20,000 hosts with --server-side", { skip }, async (t) => {
   }
 });
 
-test("accepts 256 clients with 32 rules each, and 64 host sets", { skip }, async (t) => {
+test("accepts 256 clients with 48 rules each, and 64 host sets", { skip }, async (t) => {
   const rules = (kind: string, i: number) =>
     Array.from({ length: 16 }, (_, k) => ({ hosts: [`set:s${k}`, `${kind}${k}.c${i}.example`], ports: [443] }));
   const spec = {
     authentication: { mode: "Basic", secretRef: { name: "passwords" } },
     hostSets: Array.from({ length: 64 }, (_, i) => ({ name: `s${i}`, hosts: [`*.s${i}.example`] })),
-    clients: Array.from({ length: 256 }, (_, i) => ({ name: `c${i}`, allow: rules("a", i), deny: rules("d", i) })),
+    clients: Array.from({ length: 256 }, (_, i) => ({
+      ...{ name: `c${i}`, allow: rules("a", i), deny: rules("d", i), upstreamProxies: rules("u", i) },
+    })),
   };
   const object = policy("clients", spec);
   const begin = performance.now();

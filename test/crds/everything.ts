@@ -26,6 +26,9 @@ const common = {
         },
       ],
       inheritAllow: true,
+      upstreamProxies: [
+        { name: "partner", hosts: ["*"], except: ["set:payment"], cidrs: ["10.30.0.0/16"], ports: [3128] },
+      ],
       deny: [{ name: "own", hosts: ["*"], except: ["set:payment"], cidrs: ["2001:db8::/32"], ports: [25] }],
       defaultAction: "Report",
       mode: "Enforce",
@@ -177,6 +180,17 @@ export const EVERYTHING: readonly Record<string, unknown>[] = [
     ...common,
     nat: { provider: "PodIP", podIP: { annotations: { "cni.projectcalico.org/ipv4pools": '["egress"]' } } },
     proxy: { ...proxy, external },
+  },
+  {
+    ...common,
+    staticIPs: [{ address: "203.0.113.10", phase: "Active" }],
+    nat: { provider: "External" },
+    upstreamProxy: {
+      url: "http://proxy.corp.example:3128",
+      secretRef: { name: "upstream-credentials" },
+      resolve: "Upstream",
+    },
+    proxy,
   },
   {
     ...common,

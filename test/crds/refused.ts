@@ -11,6 +11,7 @@ const server = { secretRef: { name: "proxy-certificate" } };
 const certificates = { ...server, clientCA: { name: "client-ca" }, clientName: "URI" };
 const away = ["198.51.100.0/24"];
 const kubeVIP = { staticIPs: ips, nat: { provider: "KubeVIP" }, authentication: basic };
+const hop = { url: "http://proxy.corp.example:3128" };
 const echo = { echoURLs: ["https://echo.example.net/ip"] };
 const rule = { hosts: ["a.example"] };
 const open = { to: [{ podSelector: {} }] };
@@ -243,12 +244,29 @@ export const REFUSED: readonly Refused[] = [
   client({ limits: { maxTunnels: -1 } }, /limits\.maxTunnels: .*greater than or equal to 0/),
   client({ limits: { requestsPerSecond: 0 } }, /limits\.requestsPerSecond: .*greater than or equal to 1/),
   client({ limits: { requestsPerSecond: 1, burst: 0 } }, /limits\.burst: .*greater than or equal to 1/),
+  client({ upstreamProxies: [] }, /spec\.clients\[0\]\.upstreamProxies: .*should have at least 1 items/),
+  client({ upstreamProxies: many(17, () => rule) }, /spec\.clients\[0\]\.upstreamProxies: Too many: 17/),
+  client({ upstreamProxies: [{}] }, /spec\.clients\[0\]\.upstreamProxies\[0\]: .*the rule of a client is empty/),
+  client({ upstreamProxies: ["proxy.example:3128"] }, /spec\.clients\[0\]\.upstreamProxies\[0\]: .*"string"/),
   bad({ hostSets: [] }, /spec\.hostSets: .*should have at least 1 items/),
   bad({ hostSets: many(65, (i) => ({ name: `s${i}`, ...rule })) }, /spec\.hostSets: Too many: 65/),
   bad({ hostSets: many(2, () => ({ name: "s", ...rule })) }, /spec\.hostSets\[1\]: Duplicate value/),
   bad({ hostSets: [{ name: "a.b", ...rule }] }, /spec\.hostSets\[0\]\.name: Invalid value: "a\.b"/),
   bad({ hostSets: [{ name: "a" }] }, /spec\.hostSets\[0\]\.hosts: Required value/),
   bad({ hostSets: [{ name: "a", hosts: ["set:a"] }] }, /spec\.hostSets\[0\]\.hosts\[0\]: Invalid value: "set:a"/),
+
+  // Upstream proxy.
+  bad({ upstreamProxy: {} }, /spec\.upstreamProxy\.url: Required value/),
+  bad({ upstreamProxy: { ...hop, resolve: "Remote" } }, /spec\.upstreamProxy\.resolve: Unsupported value/),
+  bad({ upstreamProxy: { ...hop, secretRef: {} } }, /spec\.upstreamProxy\.secretRef\.name: Required value/),
+  bad({ upstreamProxy: { ...hop, secretRef: { name: "A" } } }, /spec\.upstreamProxy\.secretRef\.name: Invalid value/),
+  bad({ upstreamProxy: { url: "https://p.example:1" } }, /spec\.upstreamProxy\.url: .*http:\/\/HOST:PORT, without/),
+  bad({ upstreamProxy: { url: "http://u:p@p.example:1" } }, /spec\.upstreamProxy\.url: .*without credentials/),
+  bad({ upstreamProxy: hop, ...kubeVIP }, /spec\.upstreamProxy: .*set nat\.provider: External/),
+  bad(
+    { upstreamProxy: hop, nat: { provider: "PodIP", podIP: { annotations: { a: "b" } } } },
+    /spec\.upstreamProxy: .*set nat\.provider: External/,
+  ),
 
   // TLS.
   bad({ injection: { tls: true } }, /spec\.injection: .*add proxy\.tls/),

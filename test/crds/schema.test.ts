@@ -91,11 +91,13 @@ test("no list is longer than the policy engine accepts", () => {
     ["spec.hostSets[].hosts", MAX_ENTRIES],
     ["spec.clients", MAX_CLIENTS],
     ["spec.clients[].ports", MAX_PORTS],
-    ...["allow", "deny", "clients[].allow", "clients[].deny"].flatMap((list): [string, number][] => [
-      [`spec.${list}`, MAX_RULES],
-      [`spec.${list}[].ports`, MAX_PORTS],
-      ...["hosts", "except", "cidrs"].map((key): [string, number] => [`spec.${list}[].${key}`, MAX_ENTRIES]),
-    ]),
+    ...["allow", "deny", ...["allow", "deny", "upstreamProxies"].map((key) => `clients[].${key}`)].flatMap(
+      (list): [string, number][] => [
+        [`spec.${list}`, MAX_RULES],
+        [`spec.${list}[].ports`, MAX_PORTS],
+        ...["hosts", "except", "cidrs"].map((key): [string, number] => [`spec.${list}[].${key}`, MAX_ENTRIES]),
+      ],
+    ),
   ];
   for (const [path, max] of rows) assert.ok(node(path).maxItems! <= max, path);
 });
@@ -103,7 +105,9 @@ test("no list is longer than the policy engine accepts", () => {
 test("allow and deny rules differ in descriptions only", () => {
   const plain = (n: Schema) => JSON.stringify(n, (key, value) => (key === "description" ? undefined : value));
   assert.equal(plain(node("spec.allow[]")), plain(node("spec.deny[]")));
-  assert.equal(plain(node("spec.clients[].allow[]")), plain(node("spec.clients[].deny[]")));
+  for (const key of ["deny", "upstreamProxies"]) {
+    assert.equal(plain(node("spec.clients[].allow[]")), plain(node(`spec.clients[].${key}[]`)), key);
+  }
 });
 
 test("rules of clients have the fields and the patterns of the policy's", () => {

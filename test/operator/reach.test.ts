@@ -97,6 +97,61 @@ for (const [what, spec, reached, closed] of [
     ["8.8.8.8 443", "10.0.0.1 8443", "2606:4700::1 80"],
   ],
   [
+    "an upstream proxy with an address: exactly that, of any family, and no echo URL",
+    {
+      staticIPs: [{ address: "203.0.113.10" }],
+      verification: { echoURLs: ["https://echo.example/ip"] },
+      mode: "Report",
+      allow: [{ hosts: ["a.example"], cidrs: ["10.0.0.0/8"] }],
+      upstreamProxy: { url: "http://[fd00:0::5]:3128/" },
+    },
+    ["fd00::5 3128"],
+    ["fd00::5 443", "fd00::6 3128", "8.8.8.8 443", "8.8.8.8 3128", "10.0.0.1 443", "2606:4700::1 443"],
+  ],
+  [
+    "an upstream proxy on a public address",
+    { upstreamProxy: { url: "http://8.8.8.8:3128", resolve: "Upstream" } },
+    ["8.8.8.8 3128"],
+    ["8.8.8.8 443", "8.8.4.4 3128"],
+  ],
+  [
+    "an upstream proxy on an address that is never allowed",
+    { upstreamProxy: { url: "http://169.254.169.254:80" } },
+    [],
+    ["169.254.169.254 80", "8.8.8.8 80"],
+  ],
+  [
+    "an upstream proxy with a host name: its port of public addresses",
+    { upstreamProxy: { url: "http://proxy.corp.example:3128" } },
+    ["8.8.8.8 3128", "2606:4700::1 3128"],
+    ["8.8.8.8 443", "10.0.0.1 3128", "169.254.169.254 3128"],
+  ],
+  [
+    "upstream proxies that requests of a client name, beside the policy's",
+    {
+      ...withClients,
+      upstreamProxy: { url: "http://10.0.0.5:3128" },
+      clients: [
+        { name: "a", upstreamProxies: [{ hosts: ["p.example"], cidrs: ["10.1.0.0/16"], ports: [3129] }] },
+        { name: "b", allow: [{ hosts: ["t.example"], cidrs: ["10.2.0.0/16"] }] },
+      ],
+    },
+    ["10.0.0.5 3128", "10.1.0.1 3129"],
+    ["10.0.0.5 3129", "10.1.0.1 3128", "10.2.0.1 443", "8.8.8.8 443"],
+  ],
+  [
+    "upstream proxies that requests of a client name, beside the targets",
+    {
+      ...withClients,
+      defaultAction: "Deny",
+      clients: [
+        { name: "a", allow: [{ hosts: ["t.example"] }], upstreamProxies: [{ hosts: ["p.example"] }], ports: [443] },
+      ],
+    },
+    ["8.8.8.8 443", "8.8.8.8 25"],
+    ["10.0.0.1 3128"],
+  ],
+  [
     "static IPs of one family: the other has no way out",
     {
       staticIPs: [{ address: "203.0.113.10" }, { address: "2606:4700::10", phase: "Pending" }],
@@ -240,6 +295,7 @@ const clientArb = fc.record(
     defaultAction: fc.constantFrom("Allow", "Deny", "Report"),
     mode: fc.constantFrom("Enforce", "Report"),
     ports: portsArb,
+    upstreamProxies: fc.array(ruleArb, { minLength: 1, maxLength: 2 }),
   },
   { requiredKeys: [] },
 );
@@ -259,14 +315,15 @@ const addressArb = fc.oneof(
 /** Hosts of the rules below. */
 const HOSTS = [0, 1, 2, 3].flatMap((i) => ["p", "c0", "c1", "c2"].map((of) => `${of}-h${i}.example`));
 
-/** Whether some client may dial some host, or the address itself, there. */
+/** Whether some client may dial some host or upstream proxy, or the address itself, there. */
 function dialable(set: PolicySet, address: string, port: number): boolean {
   const literal = address.includes(":") ? `[${address}]` : address;
   const targets = [literal, "other.example", ...HOSTS].map((host) => parseAuthority(`${host}:${port}`)!);
   const names = set.views === null ? [null] : [...set.views.keys()];
   return names.some((name) => {
     const view = viewOf(set, { kind: "own", name })!;
-    return targets.some((target) => decideKnown(view, target, [address]).verdict === "allow");
+    const sets = view.hops === null ? [view] : [view, view.hops];
+    return sets.some((one) => targets.some((target) => decideKnown(one, target, [address]).verdict === "allow"));
   });
 }
 
@@ -297,10 +354,11 @@ test(`allows exactly what the policy engine allows (SEED=${seed})`, () => {
       blockedArb,
       fc.array(fc.tuple(addressArb, fc.constantFrom(...PORTS, 25)), { minLength: 30, maxLength: 30 }),
       (given, entries, blocked, asks) => {
-        const clients = entries?.map(({ allow, ...entry }, i) => ({
+        const clients = entries?.map(({ allow, upstreamProxies, ...entry }, i) => ({
           name: `client${i}`,
           ...entry,
           ...(allow && { allow: hosted(allow, `c${i}`) }),
+          ...(upstreamProxies && { upstreamProxies: hosted(upstreamProxies, `c${i}`) }),
         }));
         const spec = {
           ...given,

@@ -517,7 +517,7 @@ test("import stays within the limits of an EgressPolicy", () => {
 
 test("allowed_external_proxies are the upstream proxies of that client", () => {
   const text = `services:
-  - {name: a, action: open, allowed_external_proxies: ["*.hop.example", 203.0.113.7, 10.0.0.5]}
+  - {name: a, action: open, allowed_external_proxies: ["*.hop.example", 8.8.8.7, 10.0.0.5]}
   - {name: b, action: open}
 `;
   const policy = policyOf(text);
@@ -530,7 +530,30 @@ test("allowed_external_proxies are the upstream proxies of that client", () => {
   assert.equal(verdict("other.example:3128", "8.8.8.8"), "deny");
   // As in allowed_domains, an address opens no special-purpose range.
   assert.equal(verdict("10.0.0.5:3128", "10.0.0.5"), "deny");
-  const { yaml, warnings } = importAcl(text, {});
-  assert.doesNotMatch(yaml, /hop\.example/);
-  assert.match(warnings.join("\n"), /allowed_external_proxies is left out/);
+  const long = Array.from({ length: 257 }, (_, i) => `h${i}.example`).join(", ");
+  const { yaml, warnings } = importAcl(`${text}  - {name: c, action: open, allowed_external_proxies: [${long}]}`, {});
+  const { hostSets, clients } = parse(yaml).spec;
+  assert.deepEqual(clients, [
+    {
+      name: "a",
+      defaultAction: "Allow",
+      upstreamProxies: [
+        { name: "allowed_external_proxies", hosts: ["*.hop.example"] },
+        { name: "allowed_external_proxies-addresses", cidrs: ["8.8.8.7/32"] },
+      ],
+    },
+    { name: "b", defaultAction: "Allow" },
+    {
+      name: "c",
+      defaultAction: "Allow",
+      upstreamProxies: [{ name: "allowed_external_proxies", hosts: ["set:domains-1"] }],
+    },
+  ]);
+  assert.equal(hostSets[0].hosts.length, 257);
+  const many = Array.from({ length: 65 }, (_, i) => {
+    const list = Array.from({ length: 257 }, (_, k) => `h${k}.s${i}.example`).join(", ");
+    return `  - {name: s${i}, action: open, allowed_external_proxies: [${list}]}`;
+  });
+  assert.throws(() => importAcl(`services:\n${many.join("\n")}`, {}), /at most 64 host sets, and the lists .* need 65/);
+  assert.match(warnings.join("\n"), /a: allowed_external_proxies-addresses: 10\.0\.0\.5\/32 .* is left out/);
 });

@@ -122,6 +122,7 @@ const CLIENTS: Partial<PolicyDocument> = {
       inheritAllow: true,
       ports: [8443],
       limits: { maxTunnels: 3 },
+      upstreamProxies: [{ hosts: ["p.example"] }],
     },
     { name: "default" },
     { name: "loose", deny: [{ hosts: ["c.example"] }], mode: "Report", defaultAction: "Report" },
@@ -161,6 +162,7 @@ test("shows the parts of a view and where they are from", () => {
     ["ports", "8443 (client) for allow rules of the client and the default action, 443 (policy) for other allow rules"],
     ["mode", "Enforce (policy)"],
     ["limits", "maxTunnels 3 (client)"],
+    ["upstreamProxies", "1 rule of the client"],
   ]);
   assert.deepEqual(parts("default"), [
     ["client", "default"],

@@ -2,6 +2,7 @@ import { createHash } from "node:crypto";
 import { clientWarnings } from "../../../proxy/policy/client-warnings.ts";
 import { encodeDocument, MAX_STATIC_IPS } from "../../../proxy/policy/document.ts";
 import { readManifest } from "../../../proxy/policy/policy-file.ts";
+import { upstreamWarnings } from "../../../proxy/policy/upstream-proxy.ts";
 import type { EgressPolicy, EgressPolicySpec } from "../../api/egresspolicy.ts";
 import { canonicalAddress } from "../../fleet/slots.ts";
 import type { Accepted } from "../objects/configmap.ts";
@@ -84,7 +85,7 @@ export function documentOf(
     document: text,
     hash,
     spec: packSpec(spec),
-    warnings: [...externalWarnings(spec), ...clientWarnings(source)],
+    warnings: [...externalWarnings(spec), ...clientWarnings(source), ...upstreamWarnings(source)],
   };
   if (complete === spec) documents.set(spec, { blocked: blockedCIDRs, result });
   return result;

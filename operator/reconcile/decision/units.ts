@@ -95,6 +95,7 @@ const SAMPLES: readonly EgressPolicySpec[] = (["External", "NodeAddress", "KubeV
       nat: { provider },
       staticIPs: [{ address: "192.0.2.1" }],
       authentication: { mode: "BasicOrTLS", secretRef: { name: "sample" } },
+      upstreamProxy: { url: "http://192.0.2.1:1", secretRef: SAMPLE, resolve: "Local" },
       proxy: {
         tls: { port: 1024, secretRef: SAMPLE, clientCA: SAMPLE_FILE, clientName: "URI", crl: SAMPLE_FILE },
         external: { port: 1025, sourceRanges: ["192.0.2.0/24"], proxyProtocolFrom: ["192.0.2.0/24"] },

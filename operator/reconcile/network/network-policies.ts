@@ -1,4 +1,6 @@
 import { cidr } from "../../../proxy/policy/cidr.ts";
+import { formatTarget } from "../../../proxy/policy/target.ts";
+import { hopTarget } from "../../../proxy/policy/upstream-proxy.ts";
 import { type Finding, no, unknown, yes } from "../../api/conditions.ts";
 import type { EgressPolicySpec } from "../../api/egresspolicy.ts";
 import { childName, REASON, type Reason } from "../../api/names.ts";
@@ -128,6 +130,17 @@ export function networkPolicies(
   return built;
 }
 
+/** A note for an upstream proxy whose addresses the operator does not know. */
+function namedUpstream({ upstreamProxy }: EgressPolicySpec): string[] {
+  if (upstreamProxy === undefined) return [];
+  const target = hopTarget(upstreamProxy);
+  if (target.ip) return [];
+  const shown = formatTarget(target);
+  return [
+    `the upstream proxy ${shown} is open at public addresses only; if it has a private one, write it into spec.upstreamProxy.url`,
+  ];
+}
+
 /**
  * Condition NetworkPolicyApplied. `problem`: why one could not be applied. No object says whether a plugin enforces
  * them.
@@ -156,6 +169,7 @@ export function judgeNetworkPolicies(
       ? ["the operator does not watch nodes (--discover-cidrs off), so senders reach only nodes that run a proxy now"]
       : []),
     ...(widened === undefined ? [] : [widened]),
+    ...(proxy === "Enabled" ? namedUpstream(spec) : []),
   ];
   return yes(widened === undefined ? REASON.applied : REASON.widened, notes.join("; "));
 }

@@ -1,7 +1,8 @@
-import { type Cidr, cidr, formatAddress, isInside, parseAddress, widen } from "../../../proxy/policy/cidr.ts";
+import { type Cidr, cidr, formatAddress, isInside, parseAddress, single, widen } from "../../../proxy/policy/cidr.ts";
 import { DEFAULT_PORTS } from "../../../proxy/policy/document.ts";
 import { type PortRange, type PortSpec, parsePorts } from "../../../proxy/policy/rules.ts";
 import { GLOBALLY_REACHABLE, NEVER_OPENED, NOT_PUBLIC } from "../../../proxy/policy/special.ts";
+import { hopTarget } from "../../../proxy/policy/upstream-proxy.ts";
 import type { EgressPolicySpec } from "../../api/egresspolicy.ts";
 import type { Block, Opening } from "../objects/networkpolicy.ts";
 import { aggregate, overlaps } from "./cluster-ranges.ts";
@@ -57,9 +58,12 @@ function blocksOf(open: readonly Cidr[], closed: readonly Cidr[]): Block[] {
     }));
 }
 
-/** Address families that the policy can use: with static IPs, those of the addresses that are not Pending. */
-function familiesOf({ staticIPs = [] }: EgressPolicySpec): ReadonlySet<4 | 6> {
-  if (staticIPs.length === 0) return new Set([4, 6]);
+/**
+ * Address families that the policy can use: with static IPs, those of the addresses that are not Pending. Static IPs behind
+ * an upstream proxy say nothing about the way to it.
+ */
+function familiesOf({ staticIPs = [], upstreamProxy }: EgressPolicySpec): ReadonlySet<4 | 6> {
+  if (staticIPs.length === 0 || upstreamProxy !== undefined) return new Set([4, 6]);
   const usable = staticIPs.filter(({ phase }) => phase !== "Pending");
   return new Set(usable.map(({ address }) => parseAddress(address)!.family));
 }
@@ -100,16 +104,31 @@ function viewsOf({ mode, defaultAction, ports = [...DEFAULT_PORTS], allow = [], 
   });
 }
 
+/**
+ * What the proxies connect to themselves: the targets, or the upstream proxy that leads to them, and upstream proxies that
+ * requests name. An address of an upstream proxy is opened exactly, a host name on its port.
+ */
+function directOf(spec: EgressPolicySpec): View[] {
+  const only = (allow: View["allow"]): View => ({ reports: false, allow, fallback: [] });
+  const named = (spec.clients ?? []).flatMap(({ upstreamProxies = [] }) =>
+    upstreamProxies.map(({ cidrs, ports = ["1-65535"] }) => ({ ...(cidrs && { cidrs }), ports })),
+  );
+  if (spec.upstreamProxy === undefined) return [...viewsOf(spec), only(named)];
+  const { ip, host, port } = hopTarget(spec.upstreamProxy);
+  return [only([...named, { ...(ip && { cidrs: [single(parseAddress(host)!).text] }), ports: [port] }])];
+}
+
 /** The rules of all views, each once. Views share those of the policy: 256 clients that inherit 256 rules have 65,536. */
 const rulesOf = (views: readonly View[]): Set<View["allow"][number]> => new Set(views.flatMap(({ allow }) => allow));
 
 /** Ports on which proxies may connect to globally reachable addresses. */
-function publicPorts(views: readonly View[], { verification }: EgressPolicySpec): PortRange[] {
+function publicPorts(views: readonly View[], { verification, upstreamProxy }: EgressPolicySpec): PortRange[] {
+  const echoURLs = upstreamProxy === undefined ? (verification?.echoURLs ?? []) : [];
   if (views.some(({ reports }) => reports)) return ALL_PORTS;
   return joinPorts([
     ...views.flatMap(({ fallback }) => fallback),
     ...[...rulesOf(views)].filter(({ cidrs }) => cidrs === undefined).flatMap(({ ports }) => ports),
-    ...(verification?.echoURLs ?? []).map(echoPort),
+    ...echoURLs.map(echoPort),
   ]);
 }
 
@@ -127,7 +146,7 @@ function openedBy(views: readonly View[]): { networks: Cidr[]; ports: PortRange[
 }
 
 /**
- * Networks that the proxies of a policy may connect to, as the policy engine vets addresses: globally reachable ones
+ * Networks that the proxies of a policy connect to, as the policy engine vets addresses: globally reachable ones
  * outside of the cluster's own ranges (`blocked`), and those that allow rules open. Hosts, deny rules, and which client
  * may reach which of them are left to the proxies. A `grain` gives a smaller and wider result, which still excludes addresses that are never allowed.
  */
@@ -137,7 +156,7 @@ export function reachOf(spec: EgressPolicySpec, blocked: readonly string[], grai
   const own = grain === undefined ? blocked.map(cidr) : [];
   const few = (ports: PortRange[]) => (grain !== undefined && ports.length > grain.ports ? ALL_PORTS : ports);
 
-  const views = viewsOf(spec);
+  const views = directOf(spec);
   const anywhere = few(publicPorts(views, spec));
   const closed = withNat64([...NOT_PUBLIC, ...own]).filter(onWire);
   const everywhere = [

@@ -1,5 +1,5 @@
 import type { V1Volume, V1VolumeMount } from "@kubernetes/client-node";
-import type { EgressPolicySpec, FileSource, ProxyTlsSpec } from "../../api/egresspolicy.ts";
+import type { EgressPolicySpec, FileSource, ProxyTlsSpec, UpstreamProxySpec } from "../../api/egresspolicy.ts";
 
 /** Files of the namespace's owner that the proxies read, beside the policy document. */
 export interface ProxyFiles {
@@ -52,12 +52,24 @@ function tlsFiles({ secretRef, clientCA, clientName, crl }: ProxyTlsSpec): Proxy
   return [server, ca, files("client-crl", oneKey(crl), (folder) => [`--tls-crl=${folder}/${crl.key}`])];
 }
 
-/** Files that the proxies of a spec read: passwords, certificates, client CA and CRL. */
-export function proxyFiles({ authentication, proxy }: EgressPolicySpec): ProxyFiles[] {
+/** Credentials for the upstream proxy: the key `credentials` of its Secret. */
+function upstreamFiles({ secretRef }: UpstreamProxySpec): ProxyFiles[] {
+  if (secretRef === undefined) return [];
+  const key = "credentials";
+  const secret = { secretName: secretRef.name, items: [{ key, path: key }] };
+  return [files("upstream", { secret }, (folder) => [`--upstream-password-file=${folder}/${key}`])];
+}
+
+/** Files that the proxies of a spec read: passwords, certificates, client CA, CRL, and credentials for the upstream proxy. */
+export function proxyFiles({ authentication, proxy, upstreamProxy }: EgressPolicySpec): ProxyFiles[] {
   const { mode, secretRef } = authentication ?? {};
   const reads = (mode === "Basic" || mode === "BasicOrTLS") && secretRef !== undefined;
   const passwords = reads
     ? [files("passwords", { secret: { secretName: secretRef.name } }, (folder) => [`--password-dir=${folder}`])]
     : [];
-  return [...passwords, ...(proxy?.tls === undefined ? [] : tlsFiles(proxy.tls))];
+  return [
+    ...passwords,
+    ...(proxy?.tls === undefined ? [] : tlsFiles(proxy.tls)),
+    ...(upstreamProxy === undefined ? [] : upstreamFiles(upstreamProxy)),
+  ];
 }
