@@ -65,7 +65,8 @@ export function externalIngress(
   ports: readonly number[],
 ): NetworkPolicy["spec"]["ingress"] {
   const external = proxy?.external;
-  if (external === undefined) return [];
+  // A rule without ports would open all of them.
+  if (external === undefined || ports.length === 0) return [];
   const cidrs = [...new Set([...external.sourceRanges, ...(external.proxyProtocolFrom ?? [])])];
   return [
     {
