@@ -10,7 +10,6 @@ import type { OperatorMetrics } from "./metrics.ts";
 import { adminNamespaces, ownNamespace } from "./namespaces.ts";
 import { templateFingerprint } from "./reconcile/decision/units.ts";
 import { addCaches, type Caches } from "./reconcile/facts/caches.ts";
-import { Claims } from "./reconcile/facts/claims.ts";
 import { FleetUpgrades } from "./reconcile/facts/fleet-upgrades.ts";
 import {
   type FetchStatus,
@@ -114,19 +113,9 @@ export function assemble({ config, log, metrics, identity }: Shared, client: Cli
     reconcile: (key) => reconciler.reconcile(key),
     ...{ log, metrics: metrics.kube },
   });
-  const surroundings = () => ({
-    ...{ scraper, upgrades, image: config.image },
-    grants: config.grants,
-    // Only the leader accepts specs. Injection does not depend on the owners of addresses.
-    claims: new Claims(),
-    interned: (policy: EgressPolicy) => policy,
-    acceptedSpecOf: () => undefined,
-    blockedCIDRs: ranges.list,
-    now: Date.now(),
-  });
   return {
     ...{ events, informers, caches, ranges, scraper, controller, triggers, upgrades },
-    inForce: (policy) => inForce(caches, policy, records, surroundings),
+    inForce: (policy) => inForce(caches, policy, records),
   };
 }
 

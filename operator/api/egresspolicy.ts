@@ -732,7 +732,10 @@ export interface ProxyExternalSpec {
    */
   loadBalancerClass?: string;
 
-  /** Annotations of the Service, such as those that configure the load balancer. */
+  /**
+   * Annotations of the Service, such as those that configure the load balancer. kube-vip.io/loadbalancerIPs and
+   * kube-vip.io/egress are refused, since they choose static IPs.
+   */
   serviceAnnotations?: Record<string, string>;
 }
 

@@ -57,14 +57,18 @@ export async function admit(parts: AdmitParts, review: PodReview): Promise<Admis
 }
 
 /** @throws AdmissionRefusal if the pod names a client that the policy does not have */
-function refuseUnlisted(pod: PodReview["pod"], { spec, metadata }: EgressPolicy): void {
+function refuseUnlisted(pod: PodReview["pod"], { spec, metadata }: EgressPolicy, rejected: string | undefined): void {
   const client = clientOf(pod);
   if (!isUnlisted(client, spec)) return;
   const names = (spec.clients ?? []).map(({ name }) => name);
   const rest = names.length > MAX_CLIENTS_SHOWN ? ` and ${names.length - MAX_CLIENTS_SHOWN} more` : "";
+  const kept =
+    rejected === undefined
+      ? ""
+      : `; the last accepted spec counts, since the newest one is not accepted: ${rejected.slice(0, MAX_WARNING_CHARS)}`;
   throw new AdmissionRefusal(
     `client "${client.slice(0, MAX_NAME_SHOWN)}" is not in spec.clients of EgressPolicy "${metadata.name}", which has ${names.slice(0, MAX_CLIENTS_SHOWN).join(", ")}${rest}; ` +
-      `correct ${ANNOTATION.client} of the pod template, or add the client`,
+      `correct ${ANNOTATION.client} of the pod template, or add the client${kept}`,
   );
 }
 
@@ -87,7 +91,7 @@ async function answer(parts: AdmitParts, review: PodReview): Promise<AdmissionAn
   }
   const host = clientHost({ name, namespace }, clusterDomain);
   const { policy, rejected } = parts.inForce?.(found) ?? { policy: found };
-  refuseUnlisted(pod, policy);
+  refuseUnlisted(pod, policy, policy === found ? undefined : rejected);
   const { patch, warnings: notes, events } = inject(pod, { policy, host, port: SERVICE_PORT });
   // sideEffects: NoneOnDryRun.
   const subject = dryRun ? undefined : subjectOf(review);

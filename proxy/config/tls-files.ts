@@ -1,6 +1,6 @@
 import { UsageError } from "../cli/usage-error.ts";
 import type { ClientName } from "../tls/client-certificate.ts";
-import { addCrls, ClientTrust, readCas, withoutCrl } from "../tls/client-trust.ts";
+import { addCrls, ClientTrust, lacksCrl, readCas, withoutCrl } from "../tls/client-trust.ts";
 import type { Crl } from "../tls/crl.ts";
 import { IdentityError, readIdentity, type ServerIdentity } from "../tls/server-identity.ts";
 import { FileWatch, fingerprint } from "./file-watch.ts";
@@ -58,15 +58,26 @@ function loadIdentity({ cert, key }: TlsConfig, now: number): ServerIdentity {
 }
 
 function loadTrust(clientCa: string, { crls: files }: TlsConfig, before: ClientTrust | null, now: number): ClientTrust {
-  const { cas, warnings } = readFile("tls-client-ca", clientCa, MAX_PEM_BYTES, (bytes) => readCas(bytes, now));
+  const { cas, warnings } = readFile("tls-client-ca", clientCa, MAX_PEM_BYTES, (bytes) =>
+    readCas(bytes, now, before !== null),
+  );
   const shown = warnings.map((warning) => `--tls-client-ca ${clientCa}: ${warning}`);
   if (files.length === 0) return new ClientTrust(cas, null, shown);
   const crls = new Map<string, Crl>();
-  for (const file of files) {
-    readFile("tls-crl", file, MAX_CRL_BYTES, (bytes) => addCrls(crls, bytes, { cas, before, now }));
+  const foreign = files.filter((file) =>
+    readFile("tls-crl", file, MAX_CRL_BYTES, (bytes) => addCrls(crls, bytes, { cas, before, now })),
+  );
+  // The CRL of a removed CA must not keep this CA in force. A CRL of another CA in place of the right one is an error.
+  if (foreign.length > 0 && lacksCrl(cas, crls, before)) {
+    throw new UsageError(
+      `--tls-crl ${foreign[0]}: the CRL is of no CA in --tls-client-ca; add the certificate of its CA there`,
+    );
   }
+  const unused = foreign.map(
+    (file) => `--tls-crl ${file}: a CRL is of no CA in --tls-client-ca, so it has no effect; remove it`,
+  );
   const missing = withoutCrl(cas, crls).map((warning) => `--tls-client-ca ${clientCa}: ${warning}`);
-  return new ClientTrust(cas, crls, [...shown, ...missing]);
+  return new ClientTrust(cas, crls, [...shown, ...unused, ...missing]);
 }
 
 /** Files that are read as a whole, and again when they change. The last valid content stays in force. */

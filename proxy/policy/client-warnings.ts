@@ -52,10 +52,11 @@ type Lists = Pick<PolicyDocument, "allow" | "deny" | "defaultAction" | "hostSets
  */
 export function identityWarnings(policy: Lists, who: Identities, sharedClient: string): string[] {
   const clients = policy.clients ?? [];
-  const warnings = twins(clients).map(
+  const confused = twins(clients).map(
     ([one, other]) => `clients: ${one} and ${other} differ by case only, and are two clients`,
   );
-  if (!who.own) return warnings;
+  if (!who.own) return confused;
+  const warnings: string[] = [];
   const reached = new Map<ClientEntry, string>();
   const named = (name: string) => clients.find((entry) => entry.name === name);
   const fallback = named(DEFAULT_CLIENT);
@@ -73,19 +74,24 @@ export function identityWarnings(policy: Lists, who: Identities, sharedClient: s
       `clients: the default action of ${wide.name} is ${action}, and a client with ${proof} is ${wide.name}: ${names} can leave the own entry`,
     );
   }
-  return warnings;
+  return [...warnings, ...confused];
 }
 
-/** Warnings of a document about its clients and host sets. Only modes that read passwords have a shared one. */
+/**
+ * Warnings of a document about its clients and host sets, the most important ones first. Only modes that read passwords
+ * have a shared one.
+ */
 export function clientWarnings(document: PolicyDocument): string[] {
-  const warnings = unusedSets(document).map((name) => `hostSets: no rule refers to the set ${name}`);
+  const unused = unusedSets(document).map((name) => `hostSets: no rule refers to the set ${name}`);
   const { clients, authentication } = document;
-  if (clients === undefined) return warnings;
+  if (clients === undefined) return unused;
+  const warnings: string[] = [];
   const shared = authentication?.mode !== "TLS";
   if (!clients.some(({ name }) => name === DEFAULT_CLIENT)) {
     const who = shared ? "clients with the shared password and clients without an entry" : "clients without an entry";
     warnings.push(`clients: there is no client default: ${who} are refused; add {name: default} first`);
   }
   const who = { shared, own: true, missing: authentication?.allowMissing ?? false };
-  return [...warnings, ...identityWarnings(document, who, authentication?.sharedClient ?? DEFAULT_CLIENT)];
+  const others = identityWarnings(document, who, authentication?.sharedClient ?? DEFAULT_CLIENT);
+  return [...warnings, ...others, ...unused];
 }

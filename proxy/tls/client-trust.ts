@@ -61,7 +61,8 @@ export class ClientTrust {
 
   /** When the first CRL expires (milliseconds since the epoch); null without a CRL. */
   get nextUpdate(): number | null {
-    return this.#crls === null ? null : Math.min(...[...this.#crls.values()].map((crl) => crl.nextUpdate));
+    if (this.#crls === null || this.#crls.size === 0) return null;
+    return Math.min(...[...this.#crls.values()].map((crl) => crl.nextUpdate));
   }
 
   /** Why a client certificate is not valid now, as a sentence; null: it is valid. `now`: milliseconds since the epoch. */
@@ -110,6 +111,11 @@ export class ClientTrust {
     return crl.serials.has(one.serial) ? { why: `${what} is revoked` } : { until: crl.nextUpdate };
   }
 
+  /** Whether a CRL of this CA is in force. */
+  hasCrl(ca: Certificate): boolean {
+    return this.#crls?.has(crlKey(ca)) ?? false;
+  }
+
   /** The CRL in force of the same CA that is newer than this one. `key`: {@link crlKey} of the CA. */
   newerThan(key: string, crl: Crl): Crl | null {
     const current = this.#crls?.get(key);
@@ -117,8 +123,13 @@ export class ClientTrust {
   }
 }
 
-/** The CAs of a file. @throws Error */
-export function readCas(bytes: Buffer, now: number): { cas: Certificate[]; warnings: string[] } {
+/**
+ * The CAs of a file. `mayBeEmpty`: while a proxy runs, an empty file removes the last CA. @throws Error
+ */
+export function readCas(bytes: Buffer, now: number, mayBeEmpty = false): { cas: Certificate[]; warnings: string[] } {
+  if (mayBeEmpty && bytes.toString("latin1").trim() === "") {
+    return { cas: [], warnings: ["the file is empty, so all client certificates are refused"] };
+  }
   const cas = readCertificates(bytes, readCertificate);
   const other = cas.find(({ x509 }) => !x509.ca);
   if (other !== undefined) throw new Error(`${subjectOf(other)} is no CA certificate (basicConstraints); remove it`);
@@ -134,17 +145,23 @@ export function readCas(bytes: Buffer, now: number): { cas: Certificate[]; warni
   return { cas, warnings };
 }
 
-/** Adds the lists of a file to a map by {@link crlKey}. `before`: the trust in force. @throws Error */
+/**
+ * Adds the lists of a file to a map by {@link crlKey}. `before`: the trust in force. Returns whether the file has a list of
+ * none of the CAs. @throws Error
+ */
 export function addCrls(
   crls: Map<string, Crl>,
   bytes: Buffer,
   context: { cas: readonly Certificate[]; before: ClientTrust | null; now: number },
-): void {
+): boolean {
   const { cas, before, now } = context;
+  let foreign = false;
   for (const crl of readCrls(bytes)) {
     const named = cas.filter(({ subject }) => subject.equals(crl.issuer));
-    if (named.length === 0)
-      throw new Error("the CRL is of no CA in --tls-client-ca; add the certificate of its CA there");
+    if (named.length === 0) {
+      foreign = true;
+      continue;
+    }
     const name = subjectOf(named[0]!);
     const issuer = named.find(({ x509 }) => crl.signedBy(x509));
     if (issuer === undefined) {
@@ -162,6 +179,16 @@ export function addCrls(
     const other = crls.get(key);
     if (other === undefined || other.thisUpdate < crl.thisUpdate) crls.set(key, crl);
   }
+  return foreign;
+}
+
+/** Whether a CA has no CRL, although it needs one at the start, or had one before. */
+export function lacksCrl(
+  cas: readonly Certificate[],
+  crls: ReadonlyMap<string, Crl>,
+  before: ClientTrust | null,
+): boolean {
+  return cas.some((ca) => !crls.has(crlKey(ca)) && (before === null || before.hasCrl(ca)));
 }
 
 /** Warnings about CAs whose certificates are all refused. */

@@ -191,6 +191,21 @@ export const REFUSED: readonly Refused[] = [
     /external\.serviceAnnotations: .*are the operator's/,
   ),
   external({ serviceAnnotations: { "a b": "" } }, /external\.serviceAnnotations: .*must be an annotation key/),
+  // kube-vip would announce an address of another fleet, or translate to it, without a grant.
+  ...["kube-vip.io/loadbalancerIPs", "kube-vip.io/egress", "kube-vip.io/egress-allowed-networks"].map((key) =>
+    external({ serviceAnnotations: { [key]: "203.0.113.10" } }, /external\.serviceAnnotations: .*need a grant/),
+  ),
+  // The proxies would take each file of the Secret for a password, and clients see the certificates.
+  bad(
+    { authentication: basic, proxy: { tls: { secretRef: basic.secretRef } } },
+    /spec\.authentication\.secretRef: .*certificates would be passwords/,
+  ),
+  ...["clientCA", "crl"].map((field) =>
+    bad(
+      { authentication: both, proxy: { tls: { ...certificates, [field]: { kind: "Secret", ...basic.secretRef } } } },
+      /spec\.authentication\.secretRef: .*certificates would be passwords/,
+    ),
+  ),
   external({ port: 443 }, /spec\.proxy\.external\.port: .*greater than or equal to 1024/),
   ...[4750, 4751, 9750].map((port) => external({ port }, /spec\.proxy\.external: .*external\.port: must differ from/)),
   external({}, /spec\.proxy\.external: .*add proxy\.tls/, {

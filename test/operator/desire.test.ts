@@ -159,6 +159,18 @@ test("slots listen for TLS on the addresses of their nodes", () => {
   );
 });
 
+test("another order of the addresses of external clients restarts no proxy", () => {
+  const template = (sourceRanges: string[], proxyProtocolFrom: string[]) => {
+    const tls = { port: 4751, secretRef: { name: "certificate" } };
+    const spec = specOf("External", [A], { tls, external: { port: 4752, sourceRanges, proxyProtocolFrom } });
+    const { desired } = plan(settled(spec), spec);
+    return (desired!.objects.find(({ kind }) => kind === "Deployment") as Deployment).spec;
+  };
+  const [one, two] = ["198.51.100.0/24", "192.0.2.0/24"];
+  const [three, four] = ["10.9.0.2/32", "10.9.0.1/32"];
+  assert.deepEqual(template([one!, two!], [three!, four!]), template([two!, one!, two!], [four!, three!]));
+});
+
 test("a Deployment without annotations has older settings", () => {
   const world = settled(specOf("KubeVIP", [A]));
   const before = world.deployments.get(slotName(A))!;

@@ -168,6 +168,14 @@ test("clients outside of the cluster reach only the port for them", () => {
   assert.equal(lets(direct, "from", client, 4752), true);
   assert.equal(lets(inside, "from", client, 4752), false, "the field was removed, and old pods still listen");
   for (const port of [4752, 5000]) assert.equal(lets(moved, "from", client, port), true, `${port} in the roll-out`);
+  // Old pods listen without TLS, or with their admin port, on the new port of external clients.
+  for (const port of [4750, 9750]) {
+    const taken = made(
+      { ...spec, proxy: { ...spec.proxy, port: 4760, adminPort: 9760, external: { ...rest, port } } },
+      { pods: [{ ports: [4750, 9750] }] },
+    ).proxy;
+    for (const one of [port, 4751, 80]) assert.equal(lets(taken, "from", client, one), false, `${one} of old pods`);
+  }
   for (const port of [4750, 4751, 9750, 5000]) {
     for (const party of [client, balancer]) assert.equal(lets(proxy, "from", party, port), false, `${port}`);
   }

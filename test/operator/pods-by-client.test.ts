@@ -73,6 +73,13 @@ test("reports pods of clients that the policy does not list", () => {
   });
 });
 
+test("shows long names of clients, which users can write, in one short line", () => {
+  const policy = policyOf([{ name: "default" }]);
+  const { message } = judge(policy, injected(policy, [`a\n${"b".repeat(50_000)}`]));
+  assert.match(message, /\(a\\u000ab+\.\.\.; add it to spec\.clients, or correct the annotation/);
+  assert.ok(message.length < 500, `${message.length} characters`);
+});
+
 test("a policy without clients lists none, and accepts each name", () => {
   const policy = policyOf(undefined);
   const { counts, status } = judge(policy, injected(policy, ["billing", undefined]));

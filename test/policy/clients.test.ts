@@ -270,11 +270,15 @@ test("warns about clients that a user should check", () => {
     warnings({ clients: [{ name: "a" }] })[0]!,
     /there is no client default: .*add \{name: default\} first$/,
   );
+  // The most important ones come first, since messages show a few only.
+  assert.match(warnings({ hostSets: SETS, clients: [{ name: "a" }, { name: "A" }] })[0]!, /there is no client default/);
+  assert.match(warnings({ hostSets: SETS, clients: [{ name: "a" }, { name: "A" }] }).at(-1)!, /no rule refers to/);
   const clients = [{ name: "default" }, { name: "a", allow: hosts("a.example") }];
   assert.match(
     warnings({ clients })[0]!,
     /default action of default is Allow, and a client with the shared password is default: a can leave the own entry$/,
   );
+  assert.match(warnings({ clients: [...clients, { name: "A" }] })[0]!, /: A, a can leave|: a, A can leave/);
   const authentication = { mode: "Basic", secretRef: { name: "s" }, allowMissing: true };
   assert.match(
     warnings({ clients, authentication })[0]!,

@@ -149,6 +149,46 @@ test("keeps the last valid files and reports the reason", { skip }, async () => 
   await far.close();
 });
 
+test("removing a CA ends its tunnels, also with its CRL in place, and the last CA", { skip }, async () => {
+  const pki = new Pki();
+  const other = new Pki("/CN=other CA");
+  const folder = tlsFolder(pki, server(pki), true);
+  const file = (name: string) => join(folder, name);
+  const both = (...files: string[]) => files.map((one) => readFileSync(one, "utf8")).join("");
+  const write = (name: string, text: string) => {
+    writeFileSync(file(`${name}.new`), text);
+    renameSync(file(`${name}.new`), file(name));
+  };
+  write("ca.crt", both(pki.file, other.file));
+  write("ca.crl", both(pki.crl(file("one")), other.crl(file("two"))));
+  const proxy = await startProxy({ policy: {}, args: [...OPEN_LOOPBACK, ...tlsArgs(folder, "cn", true)] });
+  const far = await echo();
+  const doomed = await tunnel(proxy, pki, far.port, other.issue("doomed", "/CN=doomed"));
+  const kept = await tunnel(proxy, pki, far.port, pki.issue("billing", "/CN=billing"));
+  write("ca.crt", readFileSync(pki.file, "utf8"));
+  await doomed.until(() => doomed.socket.destroyed, "end of the tunnel", REVOKED_MS);
+  await alive(kept, "still here");
+  assert.match(proxy.stderr(), /a CRL is of no CA in --tls-client-ca, so it has no effect; remove it/);
+  write("ca.crt", "\n");
+  await kept.until(() => kept.socket.destroyed, "end of the last tunnel", REVOKED_MS);
+  const { tls } = await proxy.untilStatus((now) => now.tls!.crlNextUpdate === null);
+  assert.equal(tls!.error, null);
+  assert.match(proxy.stderr(), /--tls-client-ca \S+: the file is empty, so all client certificates are refused/);
+  const refused = await tlsExchange("x\r\n\r\n", proxy.tlsPort, pki.file, pki.issue("b2", "/CN=billing")).catch(
+    () => "",
+  );
+  assert.doesNotMatch(refused, /^HTTP\/1\.1 (200|400)/);
+  write("ca.crt", readFileSync(pki.file, "utf8"));
+  await until(async () => {
+    const answer = await tlsExchange("x\r\n\r\n", proxy.tlsPort, pki.file, pki.issue("b3", "/CN=billing")).catch(
+      () => "",
+    );
+    return answer.startsWith("HTTP/1.1 400");
+  }, "the CA is back");
+  assert.equal(await proxy.stop(), 0);
+  await far.close();
+});
+
 test("an error in the certificate does not delay a revocation", { skip }, async () => {
   const pki = new Pki();
   const folder = tlsFolder(pki, server(pki), true);

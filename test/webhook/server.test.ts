@@ -171,11 +171,11 @@ test("rejects a pod whose client the policy in force does not list", async () =>
     ...policy,
     spec: { ...policy.spec, ...(clients && { clients: clients.map((name) => ({ name })) }) },
   });
-  const asked = (client: string, newest: EgressPolicy, inForce = newest) => {
+  const asked = (client: string, newest: EgressPolicy, inForce = newest, rejected?: string) => {
     const annotations = { "egress.outrider.dev/policy": "webhooks", "egress.outrider.dev/client": client };
     const metadata = { name: "a", namespace: "convoy", annotations };
     const pod = { apiVersion: "v1", kind: "Pod", metadata } as KubeObject;
-    const forced = { ...parts, lookup: async () => newest, inForce: () => ({ policy: inForce }) };
+    const forced = { ...parts, lookup: async () => newest, inForce: () => ({ policy: inForce, rejected }) };
     return admit(forced, { uid: "1", namespace: "convoy", dryRun: true, pod });
   };
   const { refused } = await asked("Billing", withClients(names));
@@ -195,7 +195,13 @@ test("rejects a pod whose client the policy in force does not list", async () =>
   // Without clients every name has the rules of the policy.
   assert.equal((await asked("anything", withClients(undefined))).refused, undefined);
   assert.equal((await asked("anything", withClients(names), withClients(undefined))).refused, undefined);
-  assert.equal((await asked("billing", withClients(names), withClients(["orders"]))).refused?.code, 403);
+  // The client is in the newest spec, which is rejected.
+  const kept = await asked("billing", withClients(names), withClients(["orders"]), "spec.ports[0]: turned round");
+  assert.equal(kept.refused?.code, 403);
+  assert.match(
+    kept.refused!.message,
+    /which has orders; .*; the last accepted spec counts, since the newest one is not accepted: spec\.ports\[0\]: turned round$/,
+  );
 });
 
 test("allows everything except the creation of pods unchanged", async () => {

@@ -90,7 +90,13 @@ function fleetPorts({ proxies }: Facts, spec: EgressPolicySpec): FleetPorts {
     [...new Set(names.flatMap((name) => [...(own[name] === undefined ? [] : [own[name]]), ...inUse(name)]))].sort(
       (a, b) => a - b,
     );
-  return { proxy: all("proxy", "tls"), external: all("external"), admin: all("admin") };
+  const inside = new Set(["proxy", "tls", "admin"].flatMap(inUse));
+  return {
+    proxy: all("proxy", "tls"),
+    // Clients outside of the cluster wait until no older pod has another port with this number.
+    external: all("external").filter((port) => !inside.has(port)),
+    admin: all("admin"),
+  };
 }
 
 /** Networks of proxies that no selector finds: the nodes where they run, and the nodes where they may run. */

@@ -9,6 +9,9 @@ import { type Selector, servicePort } from "./service.ts";
 /** Name of the container's port for clients outside of the cluster. Pods without it are no endpoints of their Service. */
 const PORT = "external";
 
+/** Networks of a list in a fixed order: another order in the spec restarts no proxy. */
+const ordered = (cidrs: readonly string[]): string[] => [...new Set(cidrs)].sort();
+
 /** Options of a proxy with this port. */
 export function externalArguments({ proxy }: EgressPolicySpec): string[] {
   const external = proxy?.external;
@@ -16,9 +19,9 @@ export function externalArguments({ proxy }: EgressPolicySpec): string[] {
   const { port, sourceRanges, proxyProtocolFrom = [] } = external;
   return [
     `--listen-external=:${port}`,
-    ...sourceRanges.map((cidr) => `--external-from=${cidr}`),
+    ...ordered(sourceRanges).map((cidr) => `--external-from=${cidr}`),
     ...(proxyProtocolFrom.length === 0 ? [] : ["--proxy-protocol=required"]),
-    ...proxyProtocolFrom.map((cidr) => `--proxy-protocol-from=${cidr}`),
+    ...ordered(proxyProtocolFrom).map((cidr) => `--proxy-protocol-from=${cidr}`),
   ];
 }
 
@@ -62,7 +65,8 @@ export function externalIngress(
   ports: readonly number[],
 ): NetworkPolicy["spec"]["ingress"] {
   const external = proxy?.external;
-  if (external === undefined) return [];
+  // A rule without ports would open all of them.
+  if (external === undefined || ports.length === 0) return [];
   const cidrs = [...new Set([...external.sourceRanges, ...(external.proxyProtocolFrom ?? [])])];
   return [
     {

@@ -1,9 +1,13 @@
 import { DEFAULT_CLIENT } from "../../../proxy/policy/clients.ts";
+import { plainLine } from "../../../proxy/policy/rules.ts";
 import { counted, joinNames } from "../../api/conditions.ts";
 import type { EgressPolicySpec, EgressPolicyStatus } from "../../api/egresspolicy.ts";
 import { clientOf } from "../../injection/clients.ts";
 import { optIn } from "../../injection/inject.ts";
 import type { Facts, RequestingPod } from "../facts/facts.ts";
+
+/** Characters of a name in a message. The annotation of a pod can have any text. */
+const MAX_NAME_SHOWN = 128;
 
 type ClientCounts = NonNullable<EgressPolicyStatus["clients"]>;
 
@@ -38,7 +42,7 @@ export function strangersText(strangers: readonly RequestingPod[]): string | und
   if (strangers.length === 0) return undefined;
   const pods = counted(strangers.length, "pod names a client", "pods name clients");
   const names = [...new Set(strangers.map(({ pod }) => clientOf(pod)!))].sort();
-  const shown = joinNames(names.map((name) => ({ metadata: { name } })));
+  const shown = joinNames(names.map((name) => ({ metadata: { name: plainLine(name, MAX_NAME_SHOWN) } })));
   const fix = "add it to spec.clients, or correct the annotation egress.outrider.dev/client";
   return `${pods} that spec.clients does not list: ${joinNames(strangers.map(({ pod }) => pod))} (${shown}; ${fix})`;
 }
