@@ -132,7 +132,7 @@ export function readCas(bytes: Buffer, now: number, mayBeEmpty = false): { cas: 
   }
   const cas = readCertificates(bytes, readCertificate);
   const other = cas.find(({ x509 }) => !x509.ca);
-  if (other !== undefined) throw new Error(`${subjectOf(other)} is no CA certificate (basicConstraints); remove it`);
+  if (other !== undefined) throw new Error(`${subjectOf(other)} is not a CA certificate (basicConstraints); remove it`);
   const above = cas.find((ca) => !isRoot(ca) && !cas.some((issuer) => issued(issuer, ca)));
   if (above !== undefined) {
     const issuer = above.x509.issuer.replace(/\n/g, ", ");
@@ -169,12 +169,12 @@ export function addCrls(
     }
     if (crl.nextUpdate < now) throw new Error(`the CRL of ${name} expired on ${day(crl.nextUpdate)}; replace it`);
     if (crl.thisUpdate > now)
-      throw new Error(`the CRL of ${name} is of the future (${day(crl.thisUpdate)}); check the clock`);
+      throw new Error(`the CRL of ${name} is not valid before ${day(crl.thisUpdate)}; check the clock`);
     const key = crlKey(issuer);
     const newer = before?.newerThan(key, crl) ?? null;
     if (newer !== null) {
       const [is, was] = [day(crl.thisUpdate), day(newer.thisUpdate)];
-      throw new Error(`the CRL of ${name} is of ${is}, older than the one in force (${was}); replace it`);
+      throw new Error(`the CRL of ${name} was issued on ${is}, before the one in force (${was}); replace it`);
     }
     const other = crls.get(key);
     if (other === undefined || other.thisUpdate < crl.thisUpdate) crls.set(key, crl);
