@@ -41,7 +41,7 @@ export interface ClientEntry {
   upstreamProxies?: Rule[];
 }
 
-/** How clients prove who they are. */
+/** How clients authenticate. */
 export interface Authentication {
   mode: "None" | "Basic" | "TLS" | "BasicOrTLS";
   /** Admit requests without any proof, as the client `default`. */

@@ -77,7 +77,7 @@ export class ClientTrust {
     return null;
   }
 
-  /** Whether an accepted certificate may have become invalid by the time alone. Asked again, it is false. */
+  /** Whether an accepted certificate may have expired. A second call returns false. */
   due(now: number): boolean {
     if (now < this.#due) return false;
     this.#due = Number.POSITIVE_INFINITY;
@@ -85,7 +85,7 @@ export class ClientTrust {
     return true;
   }
 
-  /** A way from a certificate to a CA on which all certificates are valid. `depth`: issuers so far. */
+  /** A chain of valid certificates from a certificate to a CA. `depth`: issuers so far. */
   #find(one: Certificate, now: number, depth: number): Accepted | { why: string } {
     const what = depth === 0 ? "the client certificate" : "the CA of the client certificate";
     if (now > one.validTo) return { why: `${what} expired on ${day(one.validTo)}` };
