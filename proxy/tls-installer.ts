@@ -66,7 +66,7 @@ export class TlsInstaller {
     if (nextUpdate === null || nextUpdate - now > WARN_BEFORE_MS) return;
     const what = `--tls-crl ${crls.join(", ")}: a CRL`;
     if (now > nextUpdate) {
-      this.#report(`${what} expired on ${iso(nextUpdate)}; certificates of its CA are refused until a new one is here`);
+      this.#report(`${what} expired on ${iso(nextUpdate)}; certificates of its CA are refused; publish a new one`);
     } else {
       this.#report(`${what} expires on ${iso(nextUpdate)}; then certificates of its CA are refused; publish a new one`);
     }

@@ -53,11 +53,11 @@ export interface EgressPolicySpec {
   hostSets?: HostSetSpec[];
 
   /**
-   * Rules of clients. A client is a user name with its own password, or the name in a client certificate. Only
-   * the entry of its client decides a request: its own fields, and the policy's for the others. The deny rules
-   * of the policy bind in each entry. Every other client that has authenticated, also with a shared password,
-   * gets the entry named default. Without that entry it is refused, so add default first. Never-allowed
-   * addresses are blocked for every client.
+   * Rules of clients. A client is a user name with its own password, or the name in a client certificate. The
+   * entry of the client decides its requests. A field that the entry lacks has the value of the policy. The deny
+   * rules of the policy apply to every client. Every other client that has authenticated, also with a shared
+   * password, gets the entry named default. Without that entry it is refused, so add default first.
+   * Never-allowed addresses are refused for every client.
    */
   clients?: ClientSpec[];
 
@@ -233,13 +233,13 @@ export interface ClientSpec {
 
   /** Limits of this client in each proxy. */
   limits?: {
-    /** Open tunnels and requests at once. 0: no limit. Default: proxy.limits.maxTunnelsPerClient. */
+    /** Concurrent tunnels and requests. 0: no limit. Default: proxy.limits.maxTunnelsPerClient. */
     maxTunnels?: number;
 
     /** Requests per second. Further ones get 503 with Retry-After. Default: no limit. */
     requestsPerSecond?: number;
 
-    /** Requests that may come at once. Default: twice requestsPerSecond. */
+    /** Requests that the client can send at once. Default: twice requestsPerSecond. */
     burst?: number;
   };
 }
@@ -460,9 +460,9 @@ export interface AuthenticationSpec {
   mode: "None" | "Basic" | "TLS" | "BasicOrTLS";
 
   /**
-   * Admit requests without any proof, with the rules of the client default. A wrong password is still refused.
-   * Needs clients with the entry default. Not allowed with the providers NodeAddress and KubeVIP. Default:
-   * false.
+   * Serve requests without credentials and client certificate, with the rules of the client default. A wrong
+   * password is still refused. Needs clients with the entry default. Not allowed with the providers NodeAddress
+   * and KubeVIP. Default: false.
    */
   allowMissing?: boolean;
 
@@ -512,8 +512,9 @@ export interface ProxySpec {
   tls?: ProxyTlsSpec;
 
   /**
-   * A third port of the proxies, and a Service of type LoadBalancer for it, by which hosts and functions outside
-   * of the cluster use the proxies. It speaks TLS with the certificate of proxy.tls. Each request needs a proof.
+   * A third port of the proxies, and a Service of type LoadBalancer for it, for hosts and functions outside of
+   * the cluster. It speaks TLS with the certificate of proxy.tls. Each request needs a password or a client
+   * certificate.
    */
   external?: ProxyExternalSpec;
 
@@ -659,7 +660,7 @@ export interface ProxyTlsSpec {
 
   /**
    * Secret with the certificate of the proxies (tls.crt, its own certificate first) and its private key
-   * (tls.key), in the policy's namespace. Secrets of cert-manager have this form. The certificate has to have
+   * (tls.key), in the policy's namespace. Secrets of cert-manager have this form. The certificate must contain
    * the name of the Service, <policy>-egress.<namespace>.svc.<cluster domain>.
    */
   secretRef: {
@@ -677,8 +678,8 @@ export interface ProxyTlsSpec {
   clientName?: "URI" | "DNS" | "CN" | "OU";
 
   /**
-   * Certificate revocation lists of the client CAs, in PEM, in the policy's namespace. A missing or expired list
-   * refuses every certificate of its CA.
+   * Certificate revocation lists of the client CAs, in PEM, in the policy's namespace. Without a valid list the
+   * proxies refuse every certificate of its CA.
    */
   crl?: FileSource;
 }
@@ -702,8 +703,9 @@ export interface FileSource {
 }
 
 /**
- * A third port of the proxies, and a Service of type LoadBalancer for it, by which hosts and functions outside
- * of the cluster use the proxies. It speaks TLS with the certificate of proxy.tls. Each request needs a proof.
+ * A third port of the proxies, and a Service of type LoadBalancer for it, for hosts and functions outside of
+ * the cluster. It speaks TLS with the certificate of proxy.tls. Each request needs a password or a client
+ * certificate.
  */
 export interface ProxyExternalSpec {
   /**
@@ -719,8 +721,8 @@ export interface ProxyExternalSpec {
   sourceRanges: string[];
 
   /**
-   * Addresses from which the load balancer connects to the proxies. It has to begin each connection with a
-   * header of the PROXY protocol, version 1 or 2, which names the client. Default: the load balancer keeps the
+   * Addresses from which the load balancer connects to the proxies. It must begin each connection with a header
+   * of the PROXY protocol, version 1 or 2, which names the client. Default: the load balancer keeps the
    * addresses of clients, so no header is expected. A program with one of these addresses can choose the client
    * address of its connections: name single load balancers.
    */
@@ -1210,7 +1212,7 @@ export interface EgressPolicyStatus {
   /** State of each static IP. */
   staticIPs?: StaticIPStatus[];
 
-  /** Clients of the spec in force, in its order, with the pods that use each. */
+  /** Clients of the spec in force, in its order, with the number of their pods. */
   clients?: Array<{
     /** Name of the client. */
     name: string;

@@ -34,7 +34,7 @@ export function whoOf(pod: Metadata, spec: EgressPolicySpec): Who {
   return name === undefined ? { kind: "shared" } : { kind: "own", name };
 }
 
-/** Whether a client is none of a policy with clients. */
+/** Whether a policy has clients, but not this one. */
 export function isUnlisted(client: string | undefined, { clients }: EgressPolicySpec): client is string {
   return client !== undefined && clients !== undefined && !clients.some(({ name }) => name === client);
 }

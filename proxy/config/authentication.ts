@@ -18,7 +18,7 @@ export const readsCertificates = (mode: Mode): boolean => mode === "TLS" || mode
 /** Whether requests without any proof are admitted. */
 export const admitsMissing = ({ mode, allowMissing }: Authentication): boolean => mode === "None" || allowMissing;
 
-/** No client is asked for a proof. */
+/** Requires no proof from clients. */
 export const OPEN: Authentication = { mode: "None", allowMissing: false, sharedClient: DEFAULT_CLIENT };
 
 /** `password`: PROXY_PASSWORD. */
@@ -35,7 +35,7 @@ function modeOf({ password, certificate }: Proofs): Mode {
   return certificate ? "TLS" : "None";
 }
 
-/** How clients authenticate: the policy says it, otherwise the start options. */
+/** How clients authenticate, by the policy, otherwise by the start options. */
 export function effective(source: PolicySource, proofs: Proofs, config: Config): Authentication {
   const { document, sharedClient } = source;
   return document.authentication ?? { mode: modeOf(proofs), allowMissing: config.allowMissingClient, sharedClient };
@@ -49,7 +49,7 @@ function namedMode({ document, needs }: PolicySource): Mode | null {
   return mode === "None" ? null : mode;
 }
 
-/** Why a policy is not for a process with these proofs; null: its mode reads exactly them, or it names none. */
+/** The problem of a policy for a process with these proofs; null: its mode reads exactly them, or it names none. */
 export function proofProblem(source: PolicySource, proofs: Proofs): string | null {
   const mode = namedMode(source);
   const right = modeOf(proofs);
@@ -66,7 +66,7 @@ export function proofProblem(source: PolicySource, proofs: Proofs): string | nul
 }
 
 /**
- * Checks that the mode of a policy reads exactly the proofs of a process. Otherwise one edit of the policy could switch off
+ * Checks that the mode of a policy reads exactly the proofs of a process. Otherwise one edit of the policy could disable
  * its passwords. @throws UsageError
  */
 export function requireProofs(source: PolicySource, proofs: Proofs, config: Config): void {

@@ -43,7 +43,7 @@ export const POLICY_OPTIONS: readonly Option[] = [
   },
   {
     name: "allow-missing-client",
-    help: "serve requests without credentials and client certificate as the section default of an acl.yaml",
+    help: "with an acl.yaml, serve requests without credentials and client certificate by its section default",
   },
 ];
 
@@ -131,7 +131,7 @@ export const PROXY_OPTIONS: readonly Option[] = [
     name: "external-from",
     value: "CIDR",
     repeat: true,
-    help: "addresses of clients that --listen-external serves, behind a load balancer those of the PROXY protocol header",
+    help: "addresses of clients that --listen-external serves; behind a load balancer, those in the PROXY protocol header",
   },
   {
     name: "admin",
@@ -334,7 +334,7 @@ function proxyProtocolFrom(values: Values): readonly string[] {
     if ("error" in network) throw new UsageError(`${shown}: ${network.error}`);
     if (network.prefix === 0) {
       throw new UsageError(
-        `${shown}: ${text} is every address, so every client could choose its own; name your load balancers`,
+        `${shown}: ${text} is every address, so every client could choose its client address; name your load balancers`,
       );
     }
   }

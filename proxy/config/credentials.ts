@@ -9,7 +9,7 @@ import { readSmallFile } from "./files.ts";
 
 /** One password. `client` null: shared, for every user name that has no password of its own (`PROXY_PASSWORD`). */
 interface Credential {
-  /** User name, one character a byte. */
+  /** User name, one character per byte. */
   client: string | null;
   digest: Buffer;
 }
@@ -18,7 +18,7 @@ interface Credential {
 export interface Known {
   /** The user name for records: visible ASCII; other bytes are `%XX`. */
   name: string;
-  /** The user name as sent, one character a byte. */
+  /** The user name as sent, one character per byte. */
   user: string;
   credential: Credential;
   /** The key by which limits count this client; null: its address, since the shared password does not prove a name. */
@@ -61,7 +61,7 @@ type Passwords = Map<string, Credential>;
 const sameIn = (one: Passwords, other: Passwords): boolean =>
   one.size === other.size && [...one].every(([key, { digest }]) => other.get(key)?.digest.equals(digest) ?? false);
 
-/** The passwords that clients may present. Whether they must is decided by the mode of authentication. */
+/** The passwords that clients may present. The authentication mode decides whether they must. */
 export class Credentials {
   /** By key; that of the environment has a key of its own. */
   readonly #shared: Passwords = new Map();
@@ -70,7 +70,7 @@ export class Credentials {
   readonly warnings: string[] = [];
 
   /**
-   * `key`: a shared key, or a user name with one character a byte. `slot`: another key for a further shared password.
+   * `key`: a shared key, or a user name with one character per byte. `slot`: another key for a further shared password.
    * @throws UsageError on an empty password
    */
   add(key: string, password: string | Buffer, slot = key): void {
@@ -119,7 +119,7 @@ export class Credentials {
     return this.#shared.size > 0;
   }
 
-  /** User names that have a password of their own, one character a byte. */
+  /** User names that have a password of their own, one character per byte. */
   get users(): string[] {
     return [...this.#own.keys()];
   }
@@ -211,7 +211,7 @@ class GuessBrake {
 /** The instance of this process. It is kept across reloads. */
 export const guesses = new GuessBrake();
 
-/** Names of the password files in a folder, one character a byte. @throws UsageError */
+/** Names of the password files in a folder, one character per byte. @throws UsageError */
 export function passwordKeys(folder: string): string[] {
   // A mounted Secret keeps its versions in dot folders beside the links.
   const keys = readdirSync(folder, { encoding: "buffer" }).map((key) => key.toString("latin1"));
@@ -234,7 +234,7 @@ function readPassword(path: Buffer): Buffer {
 /** A password file: its content, or why it cannot be read. */
 type PasswordFile = { key: string; password: Buffer } | { key: string; error: UsageError };
 
-/** The password files of a mounted Secret, one a key. @throws UsageError naming the folder */
+/** The password files of a mounted Secret, one per key. @throws UsageError naming the folder */
 function readFolder(folder: string): PasswordFile[] {
   const failure = (error: unknown, what = ""): UsageError =>
     new UsageError(`--password-dir ${folder}: ${what}${(error as Error).message}`, { cause: error });

@@ -10,7 +10,7 @@ import { type Credentials, guesses, type Known, shownName } from "./credentials.
 
 /** The result of identifying the client of a request, with its proofs. */
 export type Identity =
-  /** A name with a proof of its own. `name`: UTF-8, one character an octet. */
+  /** A name with a proof of its own. `name`: UTF-8, one character per octet. */
   | { readonly kind: "own"; readonly name: string; readonly known?: Known; readonly certificate?: ClientCertificate }
   /** The shared password, which proves no name. */
   | { readonly kind: "shared"; readonly known: Known }
@@ -25,7 +25,7 @@ export interface Arrived {
   readonly certificate: ClientCertificate | null;
   /** The address of the client. */
   readonly from: string;
-  /** It came by the port for clients outside of the network, where each request needs a proof. */
+  /** It arrived on the port for clients outside of the network, where each request needs a proof. */
   readonly isExternal: boolean;
 }
 
@@ -86,7 +86,7 @@ function ofCertificate(
 }
 
 /**
- * Why an identity has lost a proof, after a reload or by the time; null: all of them are still valid, and it needs no
+ * Why an identity has lost a proof, after a reload or an expiry; null: all of them are still valid, and it needs no
  * others.
  */
 export function stillValid(
@@ -131,7 +131,7 @@ export function isSameUser(one: Identity, other: Identity): boolean {
   return one.kind === "shared" || other.kind === "shared" || one.name === other.name;
 }
 
-/** A name as text; null: it is no UTF-8, which no entry of a policy is named. A byte order mark is a part of the name. */
+/** A name as text; null: it is not UTF-8, so no entry has this name. A byte order mark is a part of the name. */
 function textOf(name: string): string | null {
   const bytes = Buffer.from(name, "latin1");
   return isUtf8(bytes) ? bytes.toString() : null;

@@ -113,7 +113,7 @@ class Watched<T> {
     this.#retryAt = Number.POSITIVE_INFINITY;
     try {
       const value = this.#load(this.#value);
-      // The files changed during the read: the next poll tries again, and a key never meets the certificate of another.
+      // The files changed during the read: the next poll tries again, so that a key is never used with the certificate of another one.
       if (!unchanged()) return false;
       this.#value = value;
       this.error = null;
@@ -127,7 +127,7 @@ class Watched<T> {
   }
 }
 
-/** The result of a reading of changed files. */
+/** The result of reading changed files. */
 export interface TlsChange {
   changed: boolean;
   /** New errors, each one line. */

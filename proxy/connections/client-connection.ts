@@ -62,7 +62,7 @@ interface Refusal {
   reason: string;
 }
 
-/** The ports of a proxy for clients. `external`: TLS, for clients outside of the network, who need a proof. */
+/** The ports of a proxy for clients. `external`: TLS, for clients outside of the network, which need a proof. */
 export type Port = "plain" | "tls" | "external";
 
 /** How a connection arrives: an optional PROXY header, an optional TLS handshake, then the first head. One deadline for all. */

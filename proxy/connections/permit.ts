@@ -28,7 +28,7 @@ export interface PermitServer extends ProxyContext {
   readonly credentials: Credentials;
   /** The client CAs; null: clients need no certificate. */
   readonly trust: ClientTrust | null;
-  /** How clients prove who they are. */
+  /** How clients authenticate. */
   readonly authentication: Authentication;
   /**
    * Counts one request or tunnel under a client's key; returns a sentence when a limit forbids it. `limit`: those of this

@@ -157,14 +157,14 @@ function readBinary(bytes: Buffer): Found {
   return { source: { address: formatAddress(addressAt(header, family)), port: header.readUInt16BE(ends - 4) }, length };
 }
 
-/** Each check needs no byte behind those that it judges: the result is the same for every split. */
+/** Each check reads only the bytes that it decides on, so the result is the same for every split. */
 function find(bytes: Buffer): Found {
   if (startsLike(bytes, LINE_START)) return readLine(bytes);
   if (startsLike(bytes, SIGNATURE)) return readBinary(bytes);
   return { error: MISSING };
 }
 
-/** Reads one header from bytes as they come. Answers once, then it is used up. */
+/** Reads one header from bytes as they come. Returns one result, and cannot be used again. */
 export class ProxyHeaderParser {
   #bytes: Buffer = Buffer.alloc(0);
 

@@ -36,7 +36,7 @@ function refusalOf(status: number, { port, byAddress, authorized }: Asked): Fail
   return { code: "upstream-refused", reason: `${reason}; it must allow CONNECT to ${fix}`, receivedStatus };
 }
 
-/** Reads the answer to a CONNECT (RFC 9110 §9.3.6) from bytes as they come. Answers once, then it is used up. */
+/** Reads the answer to a CONNECT (RFC 9110 §9.3.6) from bytes as they come. Returns one result, and cannot be used again. */
 export class HopAnswer {
   readonly #asked: Asked;
   #parser = new ResponseHeadParser(MAX_HEAD_BYTES);

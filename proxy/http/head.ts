@@ -202,7 +202,7 @@ export class LineReader {
   }
 }
 
-/** Reads one request head from bytes as they come. Answers once, then it is used up. */
+/** Reads one request head from bytes as they come. Returns one result, and cannot be used again. */
 export class HeadParser {
   readonly #lines: LineReader;
   #line: string | null = null;

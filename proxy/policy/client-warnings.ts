@@ -61,17 +61,19 @@ export function identityWarnings(policy: Lists, who: Identities, sharedClient: s
   const named = (name: string) => clients.find((entry) => entry.name === name);
   const fallback = named(DEFAULT_CLIENT);
   const byPassword = named(sharedClient) ?? fallback;
-  if (who.missing && fallback !== undefined) reached.set(fallback, "none");
+  if (who.missing && fallback !== undefined) reached.set(fallback, "without a proof");
   if (who.shared && byPassword !== undefined) {
-    reached.set(byPassword, reached.has(byPassword) ? "the shared password or none" : "the shared password");
+    reached.set(
+      byPassword,
+      reached.has(byPassword) ? "with the shared password or without a proof" : "with the shared password",
+    );
   }
-  for (const [wide, proof] of reached) {
+  for (const [wide, how] of reached) {
     const action = wide.defaultAction ?? (wide.allow === undefined ? policy.defaultAction : "Deny");
     const others = clients.filter((entry) => entry !== fallback && !reached.has(entry)).map(({ name }) => name);
     if (action === "Deny" || others.length === 0) continue;
-    const names = namesShown(others).replace("the known ones are ", "");
     warnings.push(
-      `clients: the default action of ${wide.name} is ${action}, and a client with ${proof} is ${wide.name}: ${names} can leave the own entry`,
+      `clients: ${namesShown(others)} can avoid the rules of their entry: a client ${how} gets ${wide.name}, whose default action is ${action}`,
     );
   }
   return [...warnings, ...confused];

@@ -41,7 +41,7 @@ export interface ClientEntry {
   upstreamProxies?: Rule[];
 }
 
-/** How clients prove who they are. */
+/** How clients authenticate. */
 export interface Authentication {
   mode: "None" | "Basic" | "TLS" | "BasicOrTLS";
   /** Admit requests without any proof, as the client `default`. */
@@ -220,7 +220,8 @@ export function readAuthentication(
   if (typeof allowMissing !== "boolean") {
     reader.problem(`${path}.allowMissing`, `must be true or false, not ${shown(allowMissing)}`);
   } else if (allowMissing && !clients?.has(DEFAULT_CLIENT)) {
-    const problem = clients === null ? "needs clients" : `needs the client default; ${namesShown(clients)}`;
+    const problem =
+      clients === null ? "needs clients" : `needs the client default; the policy has ${namesShown(clients)}`;
     reader.problem(`${path}.allowMissing`, problem);
   }
   if (mode === "None" && allowMissing !== true) {

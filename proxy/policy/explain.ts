@@ -16,9 +16,9 @@ export function viewNamed(policy: PolicySet, client: string | undefined): Policy
   if (views === null) return client === undefined ? policy : { error: "the policy has no clients" };
   const view = views.get(client ?? DEFAULT_CLIENT);
   if (view !== undefined) return view;
-  const known = plainLine(namesShown(views.keys()), Number.POSITIVE_INFINITY);
+  const known = `the policy has ${plainLine(namesShown(views.keys()), Number.POSITIVE_INFINITY)}`;
   if (client === undefined) return { error: `name a client, since there is no client default; ${known}` };
-  return { error: `${plainLine(shown(client), MAX_NAME_SHOWN)} is no client of the policy; ${known}` };
+  return { error: `${plainLine(shown(client), MAX_NAME_SHOWN)} is not a client; ${known}` };
 }
 
 const rulesOf = (count: number, owner: "policy" | "client"): string[] =>

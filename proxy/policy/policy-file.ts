@@ -89,8 +89,10 @@ function readMode(reader: Reader, spec: Record<string, unknown>): Manifested | u
   const mode = reader.oneOf(given.mode, `${path}.mode`, ["None", "Basic", "TLS", "BasicOrTLS"], "None");
   const { allowMissing } = given;
   if (mode !== "None") return { mode, ...(allowMissing === undefined ? {} : { allowMissing }) };
-  if (spec.clients !== undefined) reader.problem(`${path}.mode`, "must be Basic, TLS or BasicOrTLS with clients");
-  else if (allowMissing !== undefined && allowMissing !== false) {
+  const none = given.mode === undefined || given.mode === mode;
+  if (none && spec.clients !== undefined) {
+    reader.problem(`${path}.mode`, "must be Basic, TLS or BasicOrTLS with clients");
+  } else if (allowMissing !== undefined && allowMissing !== false) {
     reader.problem(`${path}.allowMissing`, "needs clients, and the mode Basic, TLS or BasicOrTLS");
   }
   return undefined;

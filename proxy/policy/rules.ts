@@ -231,12 +231,12 @@ export function setName(text: string): string | null {
   return SET_REF.exec(text)?.[1] ?? null;
 }
 
-/** Names for an error: the first {@link MAX_NAMES_SHOWN}. */
+/** Names for a message: the first {@link MAX_NAMES_SHOWN}. */
 export function namesShown(names: Iterable<string>): string {
   const all = [...names];
-  if (all.length === 0) return "there are none";
+  if (all.length === 0) return "none";
   const more = all.length > MAX_NAMES_SHOWN ? ` and ${all.length - MAX_NAMES_SHOWN} more` : "";
-  return `the known ones are ${all.slice(0, MAX_NAMES_SHOWN).join(", ")}${more}`;
+  return `${all.slice(0, MAX_NAMES_SHOWN).join(", ")}${more}`;
 }
 
 /** Names that a rule may refer to or must not repeat. */
@@ -253,7 +253,7 @@ function itemError(text: string, sets: RuleContext["sets"]): string | undefined 
   if (sets === null || !text.startsWith("set:")) return hostError(text);
   const name = setName(text);
   if (name !== null && sets.has(name)) return undefined;
-  return `${shown(text)} names no host set; ${namesShown(sets)}`;
+  return `${shown(text)} refers to no host set; the policy has ${namesShown(sets)}`;
 }
 
 const cidrError = (text: string): string | undefined => {

@@ -32,8 +32,16 @@ export const SETTINGS: readonly Setting[] = [
   { key: "exit_timeout", ours: "--drain-seconds N" },
   { flag: "max-concurrent-connect-tunnels", key: "max_concurrent_connect_tunnels", ours: "--max-tunnels N" },
   { flag: "max-concurrent-requests", key: "max_concurrent_requests", ours: "--max-tunnels N" },
-  { flag: "max-request-rate", key: "max_request_rate", ours: "no counterpart" },
-  { flag: "max-request-burst", key: "max_request_burst", ours: "no counterpart" },
+  {
+    flag: "max-request-rate",
+    key: "max_request_rate",
+    ours: "requestsPerSecond of each client in an EgressPolicy; no counterpart for the whole proxy",
+  },
+  {
+    flag: "max-request-burst",
+    key: "max_request_burst",
+    ours: "burst of each client in an EgressPolicy; no counterpart for the whole proxy",
+  },
   { key: "allow_missing_role", ours: "--allow-missing-client (true); passwords or --tls-client-ca without it (false)" },
   { flag: "tls-server-bundle-file", key: "tls", ours: "--listen-tls IP:PORT with --tls-cert and --tls-key" },
   { flag: "tls-client-ca-file", ours: "--tls-client-ca FILE with --tls-client-name cn" },

@@ -21,7 +21,7 @@ export interface Certificate {
 
 /** The certificate that a client presented. Its signature was verified in the handshake. */
 export interface ClientCertificate {
-  /** The name of the client in UTF-8, one character an octet; null: the certificate has not exactly one. */
+  /** The name of the client in UTF-8, one character per octet; null: the certificate has not exactly one. */
   readonly name: string | null;
   /** Why it has no name, as a sentence; null: it has one. */
   readonly why: string | null;

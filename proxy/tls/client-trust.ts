@@ -77,7 +77,7 @@ export class ClientTrust {
     return null;
   }
 
-  /** Whether an accepted certificate may have become invalid by the time alone. Asked again, it is false. */
+  /** Whether an accepted certificate may have expired. A second call returns false. */
   due(now: number): boolean {
     if (now < this.#due) return false;
     this.#due = Number.POSITIVE_INFINITY;
@@ -85,7 +85,7 @@ export class ClientTrust {
     return true;
   }
 
-  /** A way from a certificate to a CA on which all certificates are valid. `depth`: issuers so far. */
+  /** A chain of valid certificates from a certificate to a CA. `depth`: issuers so far. */
   #find(one: Certificate, now: number, depth: number): Accepted | { why: string } {
     const what = depth === 0 ? "the client certificate" : "the CA of the client certificate";
     if (now > one.validTo) return { why: `${what} expired on ${day(one.validTo)}` };
@@ -132,7 +132,7 @@ export function readCas(bytes: Buffer, now: number, mayBeEmpty = false): { cas: 
   }
   const cas = readCertificates(bytes, readCertificate);
   const other = cas.find(({ x509 }) => !x509.ca);
-  if (other !== undefined) throw new Error(`${subjectOf(other)} is no CA certificate (basicConstraints); remove it`);
+  if (other !== undefined) throw new Error(`${subjectOf(other)} is not a CA certificate (basicConstraints); remove it`);
   const above = cas.find((ca) => !isRoot(ca) && !cas.some((issuer) => issued(issuer, ca)));
   if (above !== undefined) {
     const issuer = above.x509.issuer.replace(/\n/g, ", ");
@@ -169,12 +169,12 @@ export function addCrls(
     }
     if (crl.nextUpdate < now) throw new Error(`the CRL of ${name} expired on ${day(crl.nextUpdate)}; replace it`);
     if (crl.thisUpdate > now)
-      throw new Error(`the CRL of ${name} is of the future (${day(crl.thisUpdate)}); check the clock`);
+      throw new Error(`the CRL of ${name} is not valid before ${day(crl.thisUpdate)}; check the clock`);
     const key = crlKey(issuer);
     const newer = before?.newerThan(key, crl) ?? null;
     if (newer !== null) {
       const [is, was] = [day(crl.thisUpdate), day(newer.thisUpdate)];
-      throw new Error(`the CRL of ${name} is of ${is}, older than the one in force (${was}); replace it`);
+      throw new Error(`the CRL of ${name} was issued on ${is}, before the one in force (${was}); replace it`);
     }
     const other = crls.get(key);
     if (other === undefined || other.thisUpdate < crl.thisUpdate) crls.set(key, crl);

@@ -14,8 +14,8 @@ const MAX_NAME = 100;
 const HELP = `Usage: outrider check --policy FILE
 
 Validates a policy as the proxy does and prints its hash. Errors on stderr name every wrong field (exit status 2).
-For a policy with clients it also prints which identities get which client: set PROXY_PASSWORD, --password-dir and
---tls-client-ca as for the proxy.
+For a policy with clients it also prints the identities that get the rules of each client. Set PROXY_PASSWORD,
+--password-dir and --tls-client-ca as for the proxy. The command does not check whether these fit the mode of the policy.
 
 ${optionHelp(OPTIONS)}`;
 

@@ -168,7 +168,7 @@ const AUTHENTICATION = ` Add authentication: clients need a proof of their name.
 
 /** The change for clients with the shared password, which an acl.yaml gives the service `authed`. */
 const sharedChanges = (client: string): string =>
-  `clients with the shared password (PROXY_PASSWORD) are ${DEFAULT_CLIENT} under an EgressPolicy, and ${client} in the acl.yaml: give them a password of their own named ${client}`;
+  `the shared password (PROXY_PASSWORD) selects ${DEFAULT_CLIENT} in an EgressPolicy, and ${client} in the acl.yaml; give these clients a password of their own with the user name ${client}`;
 
 /** A manifest and lint warnings for the text of an acl.yaml. @throws PolicyError */
 export function importAcl(

@@ -165,7 +165,7 @@ export const REFUSED: readonly Refused[] = [
   ),
 
   // Clients and host sets.
-  bad({ clients: [{ name: "default" }] }, /spec\.authentication\.mode: .*clients have to prove who they are/),
+  bad({ clients: [{ name: "default" }] }, /spec\.authentication\.mode: .*clients must authenticate/),
   bad({ authentication: { ...basic, allowMissing: true } }, /spec\.authentication\.allowMissing: .*the client default/),
   clients([{ name: "billing" }], /spec\.authentication\.allowMissing: .*add it to clients/, {
     authentication: { ...basic, allowMissing: true },
@@ -212,11 +212,11 @@ export const REFUSED: readonly Refused[] = [
     authentication: basic,
     proxy: { external: { sourceRanges: away } },
   }),
-  external({}, /spec\.authentication\.mode: .*clients outside of the cluster have to prove/, {
+  external({}, /spec\.authentication\.mode: .*clients outside of the cluster must authenticate/, {
     authentication: { mode: "None" },
     proxy: { tls: server, external: { sourceRanges: away } },
   }),
-  external({}, /spec\.authentication\.allowMissing: .*clients outside of the cluster have to prove/, {
+  external({}, /spec\.authentication\.allowMissing: .*clients outside of the cluster must authenticate/, {
     authentication: { ...both, allowMissing: true },
     clients: [{ name: "default" }],
   }),

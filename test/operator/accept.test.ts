@@ -106,7 +106,7 @@ for (const [what, spec, says] of [
   [
     "a set that does not exist",
     { hostSets: [{ name: "pay", hosts: ["a.example"] }], clients: [{ name: "b", allow: [{ hosts: ["set:pya"] }] }] },
-    /^Invalid: spec\.clients\[0\]\.allow\[0\]\.hosts\[0\]: "set:pya" names no host set; the known ones are pay/,
+    /^Invalid: spec\.clients\[0\]\.allow\[0\]\.hosts\[0\]: "set:pya" refers to no host set; the policy has pay/,
   ],
   [
     "more references than a rule may have",

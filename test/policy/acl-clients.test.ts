@@ -290,7 +290,7 @@ test("warns about services that no client gets, and about clients that get none"
       more,
       OWN,
       [
-        "clients: the default action of authed is Report, and a client with the shared password is authed: b can leave the own entry",
+        "clients: b can avoid the rules of their entry: a client with the shared password gets authed, whose default action is Report",
       ],
     ],
     [
@@ -438,17 +438,17 @@ test("import keeps authed apart from default, and says what changes", () => {
     { name: "default", defaultAction: "Deny" },
   ]);
   const change =
-    "clients with the shared password (PROXY_PASSWORD) are default under an EgressPolicy, and authed in the acl.yaml: give them a password of their own named authed";
+    "the shared password (PROXY_PASSWORD) selects default in an EgressPolicy, and authed in the acl.yaml; give these clients a password of their own with the user name authed";
   assert.ok(warnings.includes(change));
   assert.ok(yaml.includes(`# ${change}\n`));
   const policy = imported(yaml);
   assert.equal(viewOf(policy, { kind: "shared" })?.entry, "default");
   assert.equal(viewOf(policy, { kind: "own", name: "authed" })?.entry, "authed");
   assert.doesNotMatch(importAcl(SEVERAL, {}).warnings.join("\n"), /authed/);
-  const leave = (text: string) => importAcl(text, {}).warnings.filter((warning) => /can leave/.test(warning));
+  const leave = (text: string) => importAcl(text, {}).warnings.filter((warning) => /can avoid/.test(warning));
   assert.deepEqual(leave(MOLE.replace("default:", "  - {name: b, action: open}\ndefault:")), []);
   assert.deepEqual(leave(`${SEVERAL}default: {action: open}`), [
-    "clients: the default action of default is Allow, and a client with the shared password is default: a, b can leave the own entry",
+    "clients: a, b can avoid the rules of their entry: a client with the shared password gets default, whose default action is Allow",
   ]);
 });
 

@@ -277,7 +277,7 @@ test("Smokescreen's config.yaml is refused with the options to use instead", () 
   assert.throws(() => readPolicy(text, { name: "config.yaml" }), {
     message:
       "is not a policy, but Smokescreen's config.yaml: use these options instead (docs/migrate.md); acl_file: --policy FILE; " +
-      "port: --listen IP:PORT; deny_ranges: --deny-cidr CIDR; max_request_rate: no counterpart",
+      "port: --listen IP:PORT; deny_ranges: --deny-cidr CIDR; max_request_rate: requestsPerSecond of each client in an EgressPolicy; no counterpart for the whole proxy",
   });
   assert.throws(() => readPolicy("unheard: 1", { name: "x" }), /^Error: is not a policy: expected a policy document/);
   assert.throws(() => readPolicy("7", { name: "x" }), /^Error: is not a policy: expected a policy document/);

@@ -138,9 +138,10 @@ test("clients need a way to prove who they are", () => {
   const path = "spec.authentication";
   assert.deepEqual(spec({}, clients), [`${path}.mode: must be Basic, TLS or BasicOrTLS with clients`]);
   assert.deepEqual(spec({ mode: "None" }, clients), [`${path}.mode: must be Basic, TLS or BasicOrTLS with clients`]);
+  assert.equal(spec({ mode: "tls" }, clients)?.length, 1);
   assert.deepEqual(spec({ mode: "Basic", allowMissing: true }), [`${path}.allowMissing: needs clients`]);
   assert.deepEqual(spec({ mode: "Basic", allowMissing: true }, clients), [
-    `${path}.allowMissing: needs the client default; the known ones are b`,
+    `${path}.allowMissing: needs the client default; the policy has b`,
   ]);
   assert.deepEqual(spec({ mode: "Basic", allowMissing: "yes" }, clients), [
     `${path}.allowMissing: must be true or false, not "yes"`,
@@ -162,16 +163,16 @@ test("rules refer to host sets of the policy only", () => {
   assert.deepEqual(inSpec({ hostSets: SETS, deny: [{ hosts: ["*"], except: ["set:x"] }] }), []);
   assert.deepEqual(inSpec({ hostSets: SETS, clients: [{ name: "b", allow: hosts("set:x") }] }), []);
   const path = "spec.allow[0].hosts[0]";
-  assert.deepEqual(allow("set:y"), [`${path}: "set:y" names no host set; the known ones are x`]);
-  assert.deepEqual(allow("set:"), [`${path}: "set:" names no host set; the known ones are x`]);
+  assert.deepEqual(allow("set:y"), [`${path}: "set:y" refers to no host set; the policy has x`]);
+  assert.deepEqual(allow("set:"), [`${path}: "set:" refers to no host set; the policy has x`]);
   for (const name of PROTOTYPE) {
-    assert.deepEqual(allow(`set:${name}`), [`${path}: "set:${name}" names no host set; the known ones are x`]);
+    assert.deepEqual(allow(`set:${name}`), [`${path}: "set:${name}" refers to no host set; the policy has x`]);
   }
-  assert.deepEqual(inSpec({ allow: hosts("set:x") }), [`${path}: "set:x" names no host set; there are none`]);
+  assert.deepEqual(inSpec({ allow: hosts("set:x") }), [`${path}: "set:x" refers to no host set; the policy has none`]);
   assert.deepEqual(allow(...Array<string>(8).fill("set:x")), []);
   assert.deepEqual(allow(...Array<string>(9).fill("set:x")), ["spec.allow[0]: refers to more than 8 host sets"]);
   const many = Array.from({ length: 22 }, (_, i) => ({ name: `s${i}`, hosts: ["a.example"] }));
-  assert.match(inSpec({ hostSets: many, allow: hosts("set:y") })[0]!, /are s0, s1, .*, s7 and 2 more$/);
+  assert.match(inSpec({ hostSets: many, allow: hosts("set:y") })[0]!, /the policy has s0, s1, .*, s7 and 2 more$/);
 });
 
 test("names the wrong field of a host set", () => {
@@ -276,13 +277,13 @@ test("warns about clients that a user should check", () => {
   const clients = [{ name: "default" }, { name: "a", allow: hosts("a.example") }];
   assert.match(
     warnings({ clients })[0]!,
-    /default action of default is Allow, and a client with the shared password is default: a can leave the own entry$/,
+    /a can avoid the rules of their entry: a client with the shared password gets default, whose default action is Allow$/,
   );
   assert.match(warnings({ clients: [...clients, { name: "A" }] })[0]!, /: A, a can leave|: a, A can leave/);
   const authentication = { mode: "Basic", secretRef: { name: "s" }, allowMissing: true };
   assert.match(
     warnings({ clients, authentication })[0]!,
-    /default action of default is Allow, and a client with the shared password or none is default: a can leave/,
+    /a can avoid the rules of their entry: a client with the shared password or without a proof gets default/,
   );
   assert.deepEqual(warnings({ clients, defaultAction: "Deny" }), []);
   const twins = [{ name: "default" }, { name: "a" }, { name: "A" }];
@@ -299,7 +300,7 @@ test("warns of no shared password where only certificates count", () => {
   assert.deepEqual(warnings({ clients }), []);
   assert.match(
     warnings({ clients, authentication: { ...authentication, allowMissing: true } })[0]!,
-    /default action of default is Allow/,
+    /default, whose default action is Allow/,
   );
   assert.match(warnings({ clients: [{ name: "a" }] })[0]!, /default: clients without an entry are refused/);
 });

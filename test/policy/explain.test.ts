@@ -138,10 +138,10 @@ test("explains for a client that exists, otherwise for default", () => {
   assert.equal(name(LISTS, "billing"), "the policy has no clients");
   assert.equal(name(CLIENTS), "default");
   assert.equal(name(CLIENTS, "billing"), "billing");
-  const known = "the known ones are billing, default, loose";
-  assert.equal(name(CLIENTS, "Billing"), `"Billing" is no client of the policy; ${known}`);
-  assert.equal(name(CLIENTS, "__proto__"), `"__proto__" is no client of the policy; ${known}`);
-  assert.equal(name(CLIENTS, "a\n\u202eb"), `"a\\n\\u202eb" is no client of the policy; ${known}`);
+  const known = "the policy has billing, default, loose";
+  assert.equal(name(CLIENTS, "Billing"), `"Billing" is not a client; ${known}`);
+  assert.equal(name(CLIENTS, "__proto__"), `"__proto__" is not a client; ${known}`);
+  assert.equal(name(CLIENTS, "a\n\u202eb"), `"a\\n\\u202eb" is not a client; ${known}`);
   const clients = Array.from({ length: 22 }, (_, i) => ({ name: `c${10 + i}` }));
   assert.match(
     String(name({ version: 2, clients })),

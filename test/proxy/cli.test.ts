@@ -143,7 +143,7 @@ test("wrong usage is one line and exit 2", { timeout: 400_000 }, async () => {
     ...["0.0.0.0/0", "::/0"].map((all): [string[], RegExp] => [
       [...start, "127.0.0.1:0", "--proxy-protocol", "required", "--proxy-protocol-from", all],
       new RegExp(
-        `--proxy-protocol-from: ${all} is every address, so every client could choose its own; name your load`,
+        `--proxy-protocol-from: ${all} is every address, so every client could choose its client address; name your load`,
       ),
     ]),
     [
@@ -397,10 +397,7 @@ test("explain decides for a client of the policy", async () => {
   assert.deepEqual([client, code], ["default", "not-allowed"]);
   const unknown = await of("--client", "bob");
   assert.equal(unknown.status, 2);
-  assert.equal(
-    unknown.stderr,
-    'outrider: --client: "bob" is no client of the policy; the known ones are billing, default\n',
-  );
+  assert.equal(unknown.stderr, 'outrider: --client: "bob" is not a client; the policy has billing, default\n');
   const plain = await runOutrider(["explain", "--policy", good, "--client", "bob", "ok.example:443"]);
   assert.deepEqual([plain.status, plain.stderr], [2, "outrider: --client: the policy has no clients\n"]);
 });
@@ -488,7 +485,7 @@ test("the admin port explains for a client", async () => {
   assert.deepEqual([status, client, verdict], [200, "billing", "allow"]);
   assert.deepEqual((await get("")).map(String), [
     "400",
-    "client: name a client, since there is no client default; the known ones are billing\n",
+    "client: name a client, since there is no client default; the policy has billing\n",
   ]);
   assert.equal((await get("&client=%0abob"))[0], 400);
   assert.equal(await proxy.stop(), 0);

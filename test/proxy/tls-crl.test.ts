@@ -63,7 +63,7 @@ test("an expired CRL closes: open tunnels end, and handshakes fail", { skip }, a
   assert.deepEqual([record.client, record.code], ["billing", "client"]);
   assert.match(String(record.reason), /^the CRL of the CA expired on /);
   assert.equal(await ask(proxy, pki, billing), "");
-  assert.match(proxy.stderr(), /a CRL expired on \S+; certificates of its CA are refused until a new one is here/);
+  assert.match(proxy.stderr(), /a CRL expired on \S+; certificates of its CA are refused; publish a new one/);
   pki.crl(crl, { from: 0 });
   await proxy.untilStatus((now) => now.tls!.error === null);
   assert.equal(await ask(proxy, pki, billing), "HTTP/1.1 403");
@@ -132,11 +132,14 @@ test("rejects a bad CRL at a reload, and the last one stays", { skip }, async ()
   const other = new Pki("/CN=other CA");
   const file = (name: string) => join(pki.folder, name);
   const rows: [bytes: Buffer | string, expected: RegExp][] = [
-    [readFileSync(pki.crl(file("old"), { from: -3600 })), /is of \S+, older than the one in force \(\S+\); replace it/],
+    [
+      readFileSync(pki.crl(file("old"), { from: -3600 })),
+      /was issued on \S+, before the one in force \(\S+\); replace it/,
+    ],
     [readFileSync(pki.crl(file("expired"), { from: -50, to: -1 })), /the CRL of CN=test CA expired on \S+; replace it/],
-    [readFileSync(pki.crl(file("future"), { from: 3600 })), /is of the future/],
+    [readFileSync(pki.crl(file("future"), { from: 3600 })), /is not valid before/],
     [readFileSync(twin.crl(file("twin"))), /names CN=test CA, but the key of this CA did not sign it/],
-    [readFileSync(other.crl(file("other"))), /the CRL is of no CA in --tls-client-ca/],
+    [readFileSync(other.crl(file("other"))), /no CA in --tls-client-ca has issued the CRL/],
     [withoutDate(pki, file("dateless")), /has no valid CRL: Failed to parse CRL/],
     [good.subarray(0, 100), /a malformed or incomplete|has no CRL/],
     ["", /has no CRL/],
@@ -214,7 +217,7 @@ test("a CRL of the future is in force when its time comes", { skip }, async () =
   const proxy = await startProxy({ policy: {}, args: tlsArgs(folder, "cn", true) });
   pki.revoke(billing);
   pki.crl(join(folder, "ca.crl"), { from: 6 });
-  await proxy.untilStatus((now) => /is of the future/.test(now.tls!.error ?? ""));
+  await proxy.untilStatus((now) => /is not valid before/.test(now.tls!.error ?? ""));
   assert.equal(await ask(proxy, pki, billing), "HTTP/1.1 403");
   await proxy.untilStatus((now) => now.tls!.error === null, 20_000);
   assert.equal(await ask(proxy, pki, billing), "");

@@ -101,7 +101,7 @@ test("bad TLS input is one line with option and fix", { skip, timeout: 180_000 }
     [but("tls-client-ca", file("none")), /^--tls-client-ca \S+: no such file$/],
     [
       but("tls-client-ca", server.cert),
-      /^--tls-client-ca \S+: CN=proxy is no CA certificate \(basicConstraints\); remove it$/,
+      /^--tls-client-ca \S+: CN=proxy is not a CA certificate \(basicConstraints\); remove it$/,
     ],
     [
       but("tls-client-ca", sub.file),
@@ -116,7 +116,7 @@ test("bad TLS input is one line with option and fix", { skip, timeout: 180_000 }
     ],
     [
       but("tls-crl", oldCa.crl(file("sub.crl"))),
-      /^--tls-crl \S+: the CRL is of no CA in --tls-client-ca; add the certificate of its CA there$/,
+      /^--tls-crl \S+: no CA in --tls-client-ca has issued the CRL; add the certificate of its CA$/,
     ],
   ];
   for (const [args, expected] of rows) {

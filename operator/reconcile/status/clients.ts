@@ -37,7 +37,7 @@ export function podsByClient(
   return { counts: clients.map(({ name }) => ({ name, pods: pods.get(name)! })), strangers };
 }
 
-/** That pods name clients which the policy does not list; undefined if none does. */
+/** A message about pods that name clients which the policy does not list; undefined without such pods. */
 export function strangersText(strangers: readonly RequestingPod[]): string | undefined {
   if (strangers.length === 0) return undefined;
   const pods = counted(strangers.length, "pod names a client", "pods name clients");
