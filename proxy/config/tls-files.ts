@@ -70,11 +70,12 @@ function loadTrust(clientCa: string, { crls: files }: TlsConfig, before: ClientT
   // The CRL of a removed CA must not keep this CA in force. A CRL of another CA in place of the right one is an error.
   if (foreign.length > 0 && lacksCrl(cas, crls, before)) {
     throw new UsageError(
-      `--tls-crl ${foreign[0]}: the CRL is of no CA in --tls-client-ca; add the certificate of its CA there`,
+      `--tls-crl ${foreign[0]}: no CA in --tls-client-ca has issued the CRL; add the certificate of its CA`,
     );
   }
   const unused = foreign.map(
-    (file) => `--tls-crl ${file}: a CRL is of no CA in --tls-client-ca, so it has no effect; remove it`,
+    (file) =>
+      `--tls-crl ${file}: no CA in --tls-client-ca has issued a CRL of this file, so it has no effect; remove it`,
   );
   const missing = withoutCrl(cas, crls).map((warning) => `--tls-client-ca ${clientCa}: ${warning}`);
   return new ClientTrust(cas, crls, [...shown, ...unused, ...missing]);

@@ -279,7 +279,7 @@ test("warns about clients that a user should check", () => {
     warnings({ clients })[0]!,
     /a can avoid the rules of their entry: a client with the shared password gets default, whose default action is Allow$/,
   );
-  assert.match(warnings({ clients: [...clients, { name: "A" }] })[0]!, /: A, a can leave|: a, A can leave/);
+  assert.match(warnings({ clients: [...clients, { name: "A" }] })[0]!, /: A, a can avoid|: a, A can avoid/);
   const authentication = { mode: "Basic", secretRef: { name: "s" }, allowMissing: true };
   assert.match(
     warnings({ clients, authentication })[0]!,
