@@ -11,6 +11,7 @@ import type { Chosen } from "./sidecars.ts";
 /** File with roots that Node adds to its own. Node logs a warning if the file does not exist, and continues. */
 export const CA_NAME = "NODE_EXTRA_CA_CERTS";
 const FOLDER = "/var/run/outrider/proxy-ca";
+/** The mounted file, in PEM. */
 export const CA_FILE = `${FOLDER}/ca.crt`;
 const VOLUME = "outrider-proxy-ca";
 

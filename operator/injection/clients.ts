@@ -1,4 +1,4 @@
-import { DEFAULT_CLIENT } from "../../proxy/policy/clients.ts";
+import { DEFAULT_CLIENT, readsPasswords } from "../../proxy/policy/clients.ts";
 import type { Who } from "../../proxy/policy/engine.ts";
 import type { EgressPolicySpec } from "../api/egresspolicy.ts";
 import { ANNOTATION } from "../api/names.ts";
@@ -20,8 +20,7 @@ export function isClientName(client: string): boolean {
 }
 
 /** Whether injected senders prove their name by a password. */
-export const readsPasswords = ({ authentication }: EgressPolicySpec): boolean =>
-  authentication.mode === "Basic" || authentication.mode === "BasicOrTLS";
+export const takesPasswords = ({ authentication }: EgressPolicySpec): boolean => readsPasswords(authentication.mode);
 
 /** Whether the proxies refuse senders without a client certificate, which injection does not set. */
 export const needsCertificate = ({ authentication }: EgressPolicySpec): boolean =>
@@ -29,7 +28,7 @@ export const needsCertificate = ({ authentication }: EgressPolicySpec): boolean 
 
 /** Identity of an injected pod at the proxies. */
 export function whoOf(pod: Metadata, spec: EgressPolicySpec): Who {
-  if (!readsPasswords(spec) || PRESETS[spec.preset].cannotAuthenticate !== undefined) return { kind: "missing" };
+  if (!takesPasswords(spec) || PRESETS[spec.preset].cannotAuthenticate !== undefined) return { kind: "missing" };
   const name = clientOf(pod);
   return name === undefined ? { kind: "shared" } : { kind: "own", name };
 }

@@ -2,7 +2,7 @@ import { createHash } from "node:crypto";
 import { isIP } from "node:net";
 import type { EgressPolicy } from "../api/egresspolicy.ts";
 import { ANNOTATION, childName, SERVICE_TLS_PORT } from "../api/names.ts";
-import { isRefused, readsPasswords } from "./clients.ts";
+import { isRefused, takesPasswords } from "./clients.ts";
 import type { EnvVar, PodLike } from "./pod.ts";
 import { PRESETS } from "./presets.ts";
 
@@ -97,7 +97,7 @@ export function ownOf({ policy, host, port }: InjectionTarget, pod: PodLike): Ow
 /** Variables for a pod with this client name. */
 export function wantedOf({ policy, host, port }: InjectionTarget, client: string | undefined): Wanted {
   const { authentication, injection, preset } = policy.spec;
-  const basic = readsPasswords(policy.spec) && authentication.secretRef !== undefined;
+  const basic = takesPasswords(policy.spec) && authentication.secretRef !== undefined;
   const { urls, byAddress, cannotAuthenticate } = PRESETS[preset];
   const credentials = basic ? `${encodeURIComponent(client ?? SHARED_USER)}:$(${PASSWORD_NAME})@` : "";
   const address = byAddress === true ? policy.status?.endpoint?.clusterIP : undefined;

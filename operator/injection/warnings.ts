@@ -4,7 +4,7 @@ import { compile, decideName, type PolicySet, viewOf, type Who } from "../../pro
 import { readManifest } from "../../proxy/policy/policy-file.ts";
 import type { EgressPolicy } from "../api/egresspolicy.ts";
 import { ANNOTATION, EVENT_REASON, LABEL } from "../api/names.ts";
-import { clientOf, isClientName, lacksEntry, readsPasswords } from "./clients.ts";
+import { clientOf, isClientName, lacksEntry, takesPasswords } from "./clients.ts";
 import { excludes, widens } from "./exclusions.ts";
 import { exclusionsOf } from "./java.ts";
 import { type Container, isSet, literal, type PodLike, variable } from "./pod.ts";
@@ -193,7 +193,7 @@ function tlsNotes({ policy }: InjectionTarget): Note[] {
 function clientNotes(pod: PodLike, { spec, metadata }: EgressPolicy): Note[] {
   const client = clientOf(pod);
   const { mode } = spec.authentication;
-  if (client !== undefined && !readsPasswords(spec)) {
+  if (client !== undefined && !takesPasswords(spec)) {
     return [hint(`the client annotation has no effect: the policy's authentication.mode is ${mode}`)];
   }
   if (client !== undefined && !isClientName(client)) {

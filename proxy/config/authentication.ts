@@ -1,5 +1,5 @@
 import { UsageError } from "../cli/usage-error.ts";
-import { type Authentication, DEFAULT_CLIENT } from "../policy/clients.ts";
+import { type Authentication, DEFAULT_CLIENT, readsCertificates, readsPasswords } from "../policy/clients.ts";
 import type { PolicySource } from "../policy/policy-file.ts";
 import type { Config } from "./config.ts";
 
@@ -10,10 +10,6 @@ export interface Proofs {
   password: boolean;
   certificate: boolean;
 }
-
-export const readsPasswords = (mode: Mode): boolean => mode === "Basic" || mode === "BasicOrTLS";
-
-export const readsCertificates = (mode: Mode): boolean => mode === "TLS" || mode === "BasicOrTLS";
 
 /** Whether requests without any proof are admitted. */
 export const admitsMissing = ({ mode, allowMissing }: Authentication): boolean => mode === "None" || allowMissing;

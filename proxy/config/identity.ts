@@ -1,11 +1,11 @@
 import { isUtf8 } from "node:buffer";
 import type { Proof } from "../outcome/access-record.ts";
 import type { Failure } from "../outcome/refusals.ts";
-import type { Authentication } from "../policy/clients.ts";
+import { type Authentication, readsCertificates, readsPasswords } from "../policy/clients.ts";
 import { type PolicySet, viewOf } from "../policy/engine.ts";
 import type { ClientCertificate } from "../tls/client-certificate.ts";
 import type { ClientTrust } from "../tls/client-trust.ts";
-import { admitsMissing, readsCertificates, readsPasswords } from "./authentication.ts";
+import { admitsMissing } from "./authentication.ts";
 import { type Credentials, guesses, type Known, shownName } from "./credentials.ts";
 
 /** The result of identifying the client of a request, with its proofs. */
@@ -132,7 +132,7 @@ export function isSameUser(one: Identity, other: Identity): boolean {
 }
 
 /** A name as text; null: it is not UTF-8, so no entry has this name. A byte order mark is a part of the name. */
-function textOf(name: string): string | null {
+export function textOf(name: string): string | null {
   const bytes = Buffer.from(name, "latin1");
   return isUtf8(bytes) ? bytes.toString() : null;
 }

@@ -39,6 +39,7 @@ export interface AclChoice {
   identities?: Identities | undefined;
 }
 
+/** Identities at a proxy that reads neither passwords nor certificates. */
 export const WITHOUT_PROOFS: Identities = { shared: false, own: false, missing: true };
 
 /** Keys of which a file needs one, since they decide. */

@@ -41,9 +41,19 @@ export interface ClientEntry {
   upstreamProxies?: Rule[];
 }
 
+/** Kinds of proof that a policy asks clients for. */
+export const AUTHENTICATION_MODES = ["None", "Basic", "TLS", "BasicOrTLS"] as const;
+type AuthenticationMode = (typeof AUTHENTICATION_MODES)[number];
+
+/** Whether a mode reads passwords. */
+export const readsPasswords = (mode: AuthenticationMode): boolean => mode === "Basic" || mode === "BasicOrTLS";
+
+/** Whether a mode reads client certificates. */
+export const readsCertificates = (mode: AuthenticationMode): boolean => mode === "TLS" || mode === "BasicOrTLS";
+
 /** How clients authenticate. */
 export interface Authentication {
-  mode: "None" | "Basic" | "TLS" | "BasicOrTLS";
+  mode: AuthenticationMode;
   /** Admit requests without any proof, as the client `default`. */
   allowMissing: boolean;
   /** The client of requests with the shared password. */
@@ -215,7 +225,7 @@ export function readAuthentication(
 ): Authentication | undefined {
   if (value === undefined) return undefined;
   const fields = reader.mapping(value, path, ["mode", "allowMissing", "sharedClient"]) ?? {};
-  const mode = reader.oneOf(fields.mode, `${path}.mode`, ["None", "Basic", "TLS", "BasicOrTLS"], "None");
+  const mode = reader.oneOf(fields.mode, `${path}.mode`, AUTHENTICATION_MODES, "None");
   const { allowMissing = false, sharedClient = DEFAULT_CLIENT } = fields;
   if (typeof allowMissing !== "boolean") {
     reader.problem(`${path}.allowMissing`, `must be true or false, not ${shown(allowMissing)}`);

@@ -8,6 +8,7 @@ import {
   readAuthentication,
   readClients,
   readHostSets,
+  readsCertificates,
   totalOf,
 } from "./clients.ts";
 import { type PortSpec, Reader, type Rule, readCidrs, readPorts, readRules, shown } from "./rules.ts";
@@ -189,7 +190,7 @@ function addVersion2(
   const clients = fields.clients === undefined ? undefined : readClients(reader, fields.clients, at("clients"), rules);
   const entries = clients === undefined ? null : new Set(clients.map(({ name }) => name));
   const authentication = readAuthentication(reader, fields.authentication, at("authentication"), entries);
-  const certificates = authentication?.mode === "TLS" || authentication?.mode === "BasicOrTLS";
+  const certificates = authentication !== undefined && readsCertificates(authentication.mode);
   const upstreamProxy =
     fields.upstreamProxy === undefined
       ? undefined

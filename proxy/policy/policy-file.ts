@@ -1,6 +1,12 @@
 import { type AclChoice, looksLikeAcl, readParsedAcl, WITHOUT_PROOFS } from "./acl.ts";
 import { clientWarnings, identityWarnings } from "./client-warnings.ts";
-import { type Authentication, DEFAULT_CLIENT } from "./clients.ts";
+import {
+  AUTHENTICATION_MODES,
+  type Authentication,
+  DEFAULT_CLIENT,
+  readsCertificates,
+  readsPasswords,
+} from "./clients.ts";
 import { type PolicyDocument, readDocument, readFields } from "./document.ts";
 import { parseText } from "./parse.ts";
 import { boundedTexts, PolicyError, Reader, shown } from "./rules.ts";
@@ -74,8 +80,8 @@ interface Manifested {
 }
 
 const needsOf = (mode: Mode = "None"): PolicySource["needs"] => ({
-  password: mode === "Basic" || mode === "BasicOrTLS",
-  certificate: mode === "TLS" || mode === "BasicOrTLS",
+  password: readsPasswords(mode),
+  certificate: readsCertificates(mode),
 });
 
 /**
@@ -86,7 +92,7 @@ function readMode(reader: Reader, spec: Record<string, unknown>): Manifested | u
   const keys = ["mode", "secretRef", "allowMissing"];
   const path = "spec.authentication";
   const given = spec.authentication === undefined ? {} : (reader.mapping(spec.authentication, path, keys) ?? {});
-  const mode = reader.oneOf(given.mode, `${path}.mode`, ["None", "Basic", "TLS", "BasicOrTLS"], "None");
+  const mode = reader.oneOf(given.mode, `${path}.mode`, AUTHENTICATION_MODES, "None");
   const { allowMissing } = given;
   if (mode !== "None") return { mode, ...(allowMissing === undefined ? {} : { allowMissing }) };
   const none = given.mode === undefined || given.mode === mode;

@@ -218,6 +218,7 @@ export function strings(
   return list as string[];
 }
 
+/** The problem of a host pattern of a rule; undefined: none. */
 export const hostError = (text: string): string | undefined => {
   const parsed = parseHostPattern(text);
   return "error" in parsed ? parsed.error : undefined;

@@ -3,6 +3,7 @@ import { type Element, element, elements, expect, oidOf, serialOf, TAG } from ".
 
 /** The part of a certificate that names its client. */
 export const CLIENT_NAMES = ["san-uri", "san-dns", "cn", "ou"] as const;
+/** One of these parts. */
 export type ClientName = (typeof CLIENT_NAMES)[number];
 
 /** One certificate, with the fields that OpenSSL does not show unambiguously. */

@@ -1,6 +1,13 @@
-import { admitsMissing, readsCertificates, readsPasswords } from "../config/authentication.ts";
+import { admitsMissing } from "../config/authentication.ts";
 import type { Credentials } from "../config/credentials.ts";
-import { type Authentication, type ClientEntry, DEFAULT_CLIENT } from "../policy/clients.ts";
+import { textOf } from "../config/identity.ts";
+import {
+  type Authentication,
+  type ClientEntry,
+  DEFAULT_CLIENT,
+  readsCertificates,
+  readsPasswords,
+} from "../policy/clients.ts";
 import type { PolicyDocument } from "../policy/document.ts";
 import { plainLine } from "../policy/rules.ts";
 
@@ -10,15 +17,6 @@ const MAX_NAME = 100;
 const MAX_USERS = 20;
 
 const shown = (name: string): string => plainLine(name, MAX_NAME);
-
-/** A user name as text, for comparison with names of clients; null if it is no UTF-8. */
-function textOf(user: string): string | null {
-  try {
-    return new TextDecoder("utf-8", { fatal: true }).decode(Buffer.from(user, "latin1"));
-  } catch {
-    return null;
-  }
-}
 
 /** The identities that clients can have, by the name of the entry that they get; null: they are refused. */
 function identitiesByEntry(

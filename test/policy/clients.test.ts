@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { encodeDocument, hashDocument, makeDocument, readDocument } from "../../proxy/policy/document.ts";
 import { readManifest, readPolicy } from "../../proxy/policy/policy-file.ts";
-import { PolicyError } from "../../proxy/policy/rules.ts";
+import { problemsOf } from "./problems.ts";
 
 /** Clients and host sets of documents and manifests: their errors, bounds and bytes. */
 
@@ -12,15 +12,6 @@ const manifest = (spec: object) => ({
   metadata: { name: "x" },
   spec: { authentication: { mode: "Basic", secretRef: { name: "p" } }, ...spec },
 });
-function problemsOf(run: () => unknown): string[] {
-  try {
-    run();
-  } catch (error) {
-    if (!(error instanceof PolicyError)) throw error;
-    return error.problems.map(({ path, message }) => `${path}: ${message}`);
-  }
-  return [];
-}
 const inSpec = (spec: object) => problemsOf(() => readManifest(manifest(spec)));
 const inDocument = (fields: object) => problemsOf(() => readDocument({ version: 2, policy: "a/b", ...fields }));
 /** Problems of one entry, whose name is b. */

@@ -19,6 +19,7 @@ import {
   readCidrs,
   shown,
 } from "../../proxy/policy/rules.ts";
+import { problemsOf } from "./problems.ts";
 
 /** Fields of policy documents and manifests: their bounds, and the messages about wrong ones. */
 
@@ -30,16 +31,6 @@ const MANIFEST = {
   spec: {},
 };
 
-/** Problems of an input, in the form of the message. */
-function problemsOf(run: () => unknown): string[] {
-  try {
-    run();
-  } catch (error) {
-    if (!(error instanceof PolicyError)) throw error;
-    return error.problems.map(({ path, message }) => `${path}: ${message}`);
-  }
-  return [];
-}
 const inDocument = (fields: object) => problemsOf(() => readDocument({ ...DOCUMENT, ...fields }));
 const inManifest = (fields: object) => problemsOf(() => readManifest({ ...MANIFEST, ...fields }));
 const inSpec = (spec: object) => inManifest({ spec });

@@ -64,6 +64,7 @@ export const NO_MESH_LABELS = {
   "istio.io/dataplane-mode": "none",
   "kuma.io/sidecar-injection": "disabled",
 };
+/** Annotations for the same purpose. */
 export const NO_MESH_ANNOTATIONS = {
   "linkerd.io/inject": "disabled",
   "consul.hashicorp.com/connect-inject": "false",

@@ -1,4 +1,5 @@
 import type { V1Volume, V1VolumeMount } from "@kubernetes/client-node";
+import { readsPasswords } from "../../../proxy/policy/clients.ts";
 import type { EgressPolicySpec, FileSource, ProxyTlsSpec, UpstreamProxySpec } from "../../api/egresspolicy.ts";
 
 /** Files of the namespace's owner that the proxies read, beside the policy document. */
@@ -62,8 +63,8 @@ function upstreamFiles({ secretRef }: UpstreamProxySpec): ProxyFiles[] {
 
 /** Files that the proxies of a spec read: passwords, certificates, client CA, CRL, and credentials for the upstream proxy. */
 export function proxyFiles({ authentication, proxy, upstreamProxy }: EgressPolicySpec): ProxyFiles[] {
-  const { mode, secretRef } = authentication ?? {};
-  const reads = (mode === "Basic" || mode === "BasicOrTLS") && secretRef !== undefined;
+  const { mode = "None", secretRef } = authentication ?? {};
+  const reads = readsPasswords(mode) && secretRef !== undefined;
   const passwords = reads
     ? [files("passwords", { secret: { secretName: secretRef.name } }, (folder) => [`--password-dir=${folder}`])]
     : [];
