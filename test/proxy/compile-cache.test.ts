@@ -1,0 +1,36 @@
+import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
+import { existsSync, readdirSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { test } from "node:test";
+import { OUTRIDER, tempFolder } from "../harness/proxy.ts";
+
+/** The command keeps its compiled sources, where it can. */
+
+function help(env: Record<string, string>): string {
+  const { status, stdout, stderr } = spawnSync(OUTRIDER, ["explain", "--help"], {
+    env: { PATH: process.env.PATH ?? "", ...env },
+    encoding: "utf8",
+  });
+  assert.deepEqual([status, stderr], [0, ""]);
+  return stdout;
+}
+
+test("the command keeps its compiled sources in the user's cache", () => {
+  const [cache, home] = [tempFolder(), tempFolder()];
+  const text = help({ XDG_CACHE_HOME: cache });
+  assert.notDeepEqual(readdirSync(join(cache, "outrider/compile-cache")), []);
+  assert.equal(help({ XDG_CACHE_HOME: cache }), text);
+  help({ HOME: home });
+  assert.ok(existsSync(join(home, ".cache/outrider/compile-cache")));
+});
+
+test("the command works without a folder for its compiled sources", () => {
+  const file = join(tempFolder(), "file");
+  writeFileSync(file, "");
+  help({});
+  help({ XDG_CACHE_HOME: file });
+  const cache = tempFolder();
+  help({ XDG_CACHE_HOME: cache, NODE_V8_COVERAGE: tempFolder() });
+  assert.deepEqual(readdirSync(cache), []);
+});
