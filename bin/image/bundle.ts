@@ -1,7 +1,8 @@
 import { execFileSync } from "node:child_process";
 import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { build, type Metafile, type Plugin } from "esbuild";
+import { build, type Metafile } from "esbuild";
+import { lateModules, unusedModules } from "./modules.ts";
 
 /**
  * `make bundle`: builds operator and proxy as plain JavaScript in dist/, without node_modules. They need half the
@@ -23,7 +24,7 @@ export function packageJson(): { name: string; version: string; description: str
 }
 
 /** Folders of the packages that a bundle contains. */
-function packagesOf(metafile: Metafile): string[] {
+export function packagesOf(metafile: Metafile): string[] {
   const folders = Object.keys(metafile.inputs).flatMap(
     (path) => /^.*node_modules\/(?:@[^/]+\/)?[^/]+/.exec(path)?.[0] ?? [],
   );
@@ -61,28 +62,6 @@ function sbom(): string {
   return `${JSON.stringify(sbom, null, 2)}\n`;
 }
 
-/** Modules that load many others, for features that most processes do not use. */
-const SELDOM = ["https", "tls", "zlib"];
-
-/**
- * Node's modules by a function instead of `import`, which reads every export of a module: that of `node:http` loads a
- * client of HTTP and WebSockets that no program here uses. Those of `SELDOM` are loaded when one of their exports is used.
- */
-const lazyModules: Plugin = {
-  name: "lazy modules",
-  setup: (build) => {
-    build.onResolve({ filter: /^node:/ }, ({ path }) => ({ path: path.slice(5), namespace: "builtin" }));
-    build.onResolve({ filter: /^(https|tls|zlib)$/ }, ({ path }) => ({ path, namespace: "builtin" }));
-    build.onLoad({ filter: /./, namespace: "builtin" }, ({ path }) => {
-      const get = `process.getBuiltinModule("node:${path}")`;
-      if (!SELDOM.includes(path)) return { contents: `module.exports = ${get}` };
-      const names = JSON.stringify(Object.keys(process.getBuiltinModule(`node:${path}`)!));
-      const property = `{ enumerable: true, get: () => ${get}[name] }`;
-      return { contents: `for (const name of ${names}) Object.defineProperty(exports, name, ${property})` };
-    });
-  },
-};
-
 /** Builds the JavaScript of both programs in a folder. */
 export async function bundleCode(outdir: string): Promise<Metafile> {
   const { metafile } = await build({
@@ -97,7 +76,7 @@ export async function bundleCode(outdir: string): Promise<Metafile> {
     platform: "node",
     target: "node24",
     banner: { js: BANNER },
-    plugins: [lazyModules],
+    plugins: [unusedModules, lateModules],
     metafile: true,
     logLevel: "warning",
   });
