@@ -2,6 +2,7 @@ import { readFileSync } from "node:fs";
 import type { Server } from "node:http";
 import type { AddressInfo } from "node:net";
 import { makeAdmin, type Status } from "./admin.ts";
+import { collectGarbage } from "./cli/garbage.ts";
 import { type Logger, makeLog } from "./cli/log.ts";
 import { formatHostPort, listenError, noArguments, optionHelp } from "./cli/options.ts";
 import { type Config, PROXY_OPTIONS, readConfig, requirePolicy, settingsOf } from "./config/config.ts";
@@ -140,6 +141,7 @@ export async function runProxy(argv: readonly string[]): Promise<number> {
   await nameFiles.start();
   await requireRoutes(config.resolvers);
   await warmUp(settingsOf(config, null), log);
+  collectGarbage();
 
   const sources = new Sources(config.sourceAddresses);
   const metrics = new Metrics();

@@ -2,6 +2,7 @@ import { execFileSync } from "node:child_process";
 import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { build, type Metafile } from "esbuild";
+import { lateModules, unusedModules } from "./modules.ts";
 
 /**
  * `make bundle`: builds operator and proxy as plain JavaScript in dist/, without node_modules. They need half the
@@ -23,7 +24,7 @@ export function packageJson(): { name: string; version: string; description: str
 }
 
 /** Folders of the packages that a bundle contains. */
-function packagesOf(metafile: Metafile): string[] {
+export function packagesOf(metafile: Metafile): string[] {
   const folders = Object.keys(metafile.inputs).flatMap(
     (path) => /^.*node_modules\/(?:@[^/]+\/)?[^/]+/.exec(path)?.[0] ?? [],
   );
@@ -75,6 +76,7 @@ export async function bundleCode(outdir: string): Promise<Metafile> {
     platform: "node",
     target: "node24",
     banner: { js: BANNER },
+    plugins: [unusedModules, lateModules],
     metafile: true,
     logLevel: "warning",
   });

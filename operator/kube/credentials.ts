@@ -1,5 +1,5 @@
 import type { RequestOptions } from "node:https";
-import { KubeConfig } from "@kubernetes/client-node";
+import { KubeConfig } from "@kubernetes/client-node/dist/config.js";
 import { type Clock, systemClock } from "./clock.ts";
 
 /** Interval of reading files and plugins: fast enough for a rotation, and not for every call. */

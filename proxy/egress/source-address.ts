@@ -55,7 +55,8 @@ export function reaches({ family }: Address): boolean {
 
 /** Limit in bytes of one table in /proc: some 25,000 local addresses. A longer table is truncated. */
 const MAX_TABLE_BYTES = 4 * 1024 * 1024;
-const CHUNK_BYTES = 65_536;
+/** Shared by all reads: two tables are read twice a second. */
+const chunk = Buffer.allocUnsafeSlow(65_536);
 
 /** The text of a table in /proc up to {@link MAX_TABLE_BYTES}; empty when the kernel does not have it. @throws Error */
 function readTable(file: string): string {
@@ -67,17 +68,14 @@ function readTable(file: string): string {
     throw error;
   }
   try {
-    const chunks: Buffer[] = [];
-    let size = 0;
-    while (size < MAX_TABLE_BYTES) {
-      const chunk = Buffer.allocUnsafe(CHUNK_BYTES);
+    let text = "";
+    while (text.length < MAX_TABLE_BYTES) {
       const read = readSync(fd, chunk);
-      if (read === 0) return Buffer.concat(chunks).toString("latin1");
-      chunks.push(chunk.subarray(0, read));
-      size += read;
+      if (read === 0) return text;
+      text += chunk.toString("latin1", 0, read);
     }
     countBound("local-routes");
-    return Buffer.concat(chunks).toString("latin1");
+    return text;
   } finally {
     closeSync(fd);
   }

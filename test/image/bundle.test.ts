@@ -1,0 +1,63 @@
+import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { cpSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { test } from "node:test";
+import { bundleCode, packagesOf, ROOT } from "../../bin/image/bundle.ts";
+import { makeCertificate, opensslMissing } from "../harness/certificate.ts";
+import { finish } from "../harness/finish.ts";
+import { tempFolder } from "../harness/proxy.ts";
+
+/** The bundle, which has only packages that it uses and loads few modules. bin/outrider starts the sources instead. */
+
+const folder = tempFolder();
+const entry = join(folder, "dist/outrider.js");
+cpSync(join(ROOT, "package.json"), join(folder, "package.json"));
+const metafile = await bundleCode(join(folder, "dist"));
+
+test("the bundle has the packages that it uses, and no others", () => {
+  assert.deepEqual(
+    packagesOf(metafile).map((path) => path.replace(/^.*node_modules\//, "")),
+    [
+      ...["@kubernetes/client-node", "@pinojs/redact", "atomic-sleep", "ipaddr.js", "jose", "js-yaml", "jsonpath-plus"],
+      ...["oauth4webapi", "on-exit-leak-free", "openid-client", "pino", "pino-std-serializers", "prom-client"],
+      ...["quick-format-unescaped", "rfc4648", "safe-stable-stringify", "sonic-boom", "yaml"],
+    ],
+  );
+});
+
+/** Node's modules that a proxy of the bundle has loaded when it listens. */
+async function loadedModules(policy: string, args: readonly string[] = []): Promise<string[]> {
+  const listing = join(folder, "list.mjs");
+  writeFileSync(listing, 'process.on("exit", () => console.error(JSON.stringify(process.moduleLoadList)));');
+  const command = ["--import", listing, entry, "proxy", "--policy", policy, "--listen", "127.0.0.1:0"];
+  const env = { PATH: process.env.PATH, OUTRIDER_DRAIN_DELAY_SECONDS: "0" };
+  const child = spawn(process.execPath, [...command, "--admin", "127.0.0.1:0", ...args], {
+    ...{ env, cwd: folder, stdio: ["ignore", "pipe", "pipe"] },
+  });
+  child.stderr!.on("data", (text: Buffer) => {
+    if (text.includes('"listening"')) child.kill();
+  });
+  const { status, stderr } = await finish(child);
+  assert.equal(status, 0, stderr);
+  const line = stderr.split("\n").find((line) => line.startsWith("["));
+  return JSON.parse(line!) as string[];
+}
+
+const SELDOM = /undici|NativeModule (tls|https|zlib|_tls_\w+)$/;
+const document = join(folder, "policy.json");
+writeFileSync(document, JSON.stringify({ version: 1, policy: "a/b", defaultAction: "Allow" }));
+
+test("a proxy of the bundle loads modules for TLS when it needs them", {
+  skip: opensslMissing() ?? false,
+}, async () => {
+  const without = await loadedModules(document);
+  assert.ok(without.includes("NativeModule net"));
+  assert.deepEqual(
+    without.filter((name) => SELDOM.test(name)),
+    [],
+  );
+  const { key, cert } = makeCertificate(folder, ["127.0.0.1"]);
+  const files = ["--listen-tls", "127.0.0.1:0", "--tls-cert", cert, "--tls-key", key];
+  assert.ok((await loadedModules(document, files)).includes("NativeModule tls"));
+});
