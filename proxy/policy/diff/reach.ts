@@ -1,0 +1,418 @@
+import type { Address, CidrSet } from "../cidr.ts";
+import {
+  type CompiledRule,
+  decideName,
+  hostFits,
+  type PolicySet,
+  portFits,
+  sendsName,
+  vetAll,
+  vetName,
+} from "../engine.ts";
+import type { HostSet } from "../host.ts";
+import type { PortRange } from "../rules.ts";
+import { forms, neverAllowed, specialPurpose } from "../special.ts";
+import type { Target } from "../target.ts";
+import { type Budget, unitsFor } from "./budget.ts";
+import { type Cells, cellsOf, type Layout, type Plane } from "./cells.ts";
+import { classesOf, type NameClass } from "./names.ts";
+import { addressOf, joinSpans, type Span } from "./spans.ts";
+
+/** Why a set allows or denies a target. */
+export interface Verdict {
+  verdict: "allow" | "deny";
+  code?: string;
+  rule?: string;
+  /** Report lets it pass. */
+  report?: true;
+}
+
+/** The set of a client. Null: the client is refused. */
+export type Side = PolicySet | null;
+
+/** Addresses that become reachable, or unreachable. */
+export interface Change {
+  opens: boolean;
+  old: Verdict;
+  new: Verdict;
+  addresses: Record<4 | 6, Span[]>;
+  embedded: Embedded[];
+}
+
+/** IPv6 addresses of a layout in these networks, by their last 32 bits. */
+export interface Embedded {
+  layout: Layout;
+  networks: Span[];
+  lasts: Span[];
+}
+
+/** A change with its targets. */
+export interface ReachRow {
+  change: Change;
+  ports: PortRange[];
+  /** Classes of names of the result's `classes`. */
+  names: NameClass[];
+  /** Whether the row is about targets that are IP addresses, too. */
+  literals: boolean;
+}
+
+export interface Reach {
+  classes: NameClass[];
+  rows: ReachRow[];
+}
+
+const LAST_PORT = 65535;
+const REFUSED: Verdict = { verdict: "deny", code: "client" };
+
+const rulesOf = (side: Side): CompiledRule[] =>
+  side === null ? [] : [...side.deny, ...side.ownDeny, ...side.allow, side.fallback];
+
+/** Numbers for contents, so that equal rules of both policies have the same. */
+export class Contents {
+  readonly #numbers = new Map<string, number>();
+  readonly #known = new WeakMap<object, number>();
+
+  #number(key: string): number {
+    const found = this.#numbers.get(key) ?? this.#numbers.size;
+    this.#numbers.set(key, found);
+    return found;
+  }
+
+  #once(object: object, key: () => string): number {
+    const found = this.#known.get(object) ?? this.#number(key());
+    this.#known.set(object, found);
+    return found;
+  }
+
+  hosts(set: HostSet | null): number {
+    return set === null ? -1 : this.#once(set, () => `hosts ${[...new Set(set.patterns())].sort().join()}`);
+  }
+
+  cidrs(set: CidrSet | null): number {
+    if (set === null) return -1;
+    const words = ([low, high]: readonly [Address, Address]) => `${low.words.join()}-${high.words.join()}`;
+    return this.#once(
+      set,
+      () => `cidrs ${[...set.intervals(4)].map(words).join(";")} ${[...set.intervals(6)].map(words).join(";")}`,
+    );
+  }
+
+  rule(rule: CompiledRule): number {
+    return this.#once(rule, () => {
+      const { hosts, except, cidrs, ports, opens } = rule;
+      return `rule ${this.hosts(hosts)} ${this.hosts(except)} ${this.cidrs(cidrs)} ${JSON.stringify(ports)} ${opens}`;
+    });
+  }
+
+  /** All of a set that its decisions depend on, besides its rules. */
+  settings(side: Side): string {
+    if (side === null) return "refused";
+    const { report, defaultAction, staticFamilies, document } = side;
+    const sets = [side.allowCIDRs, side.denyCIDRs, side.blocked, side.own, side.statics].map((set) => this.cidrs(set));
+    const sends = document.upstreamProxy?.resolve === "Upstream";
+    const passes = defaultAction !== "Deny";
+    const ports = passes ? side.fallback.ports : null;
+    return JSON.stringify([report, passes, ports, [...staticFamilies].sort(), sets, sends]);
+  }
+
+  /** Everything that the decisions of a set depend on. */
+  whole(side: Side): string {
+    if (side === null) return "refused";
+    const lists = [side.deny, side.ownDeny, side.allow].map((rules) =>
+      [...new Set(rules.map((rule) => this.rule(rule)))].sort((a, b) => a - b).join(),
+    );
+    return [this.settings(side), ...lists].join("|");
+  }
+}
+
+interface Both {
+  old: Side;
+  new: Side;
+}
+
+/** The verdict of one side about a target on one port, by address. */
+function judgeOf(side: Side, target: Target): (address: Address) => Verdict {
+  if (side === null) return () => REFUSED;
+  const stage = decideName(side, target);
+  const verdict = ({ rule, refusal, wouldDeny }: ReturnType<typeof vetName>): Verdict => {
+    if (refusal === undefined)
+      return wouldDeny === undefined
+        ? { verdict: "allow", rule }
+        : { verdict: "allow", rule: wouldDeny.rule, report: true };
+    return refusal.rule === undefined
+      ? { verdict: "deny", code: refusal.code }
+      : { verdict: "deny", code: refusal.code, rule: refusal.rule };
+  };
+  if ("code" in stage) {
+    const refused = verdict({ rule: "", refusal: stage });
+    return () => refused;
+  }
+  if (sendsName(side, target)) {
+    const sent = verdict(vetName(side, target, stage));
+    return () => sent;
+  }
+  return (address) => verdict(vetAll(side, target, stage, [address]));
+}
+
+/** The class of an address for rules: equal texts get equal verdicts. */
+function signatureOf(sets: readonly CidrSet[], address: Address): string {
+  const special = (form: Address) => `${neverAllowed(form)?.name ?? ""}/${specialPurpose(form)?.name ?? ""}`;
+  return forms(address)
+    .map((form) => sets.map((set) => (set.has(form) ? 1 : 0)).join("") + special(form))
+    .join(" ");
+}
+
+const textOf = (spans: readonly Span[]): string => spans.map(({ low, high }) => `${low}-${high}`).join();
+
+/** The same addresses in fewer items: those of equal networks become one, then those of equal last 32 bits. */
+function joinEmbedded(items: readonly Embedded[]): Embedded[] {
+  const byNetworks = Map.groupBy(items, ({ layout, networks }) => `${layout} ${textOf(networks)}`);
+  const joined = [...byNetworks.values()].map((alike): Embedded => {
+    return { ...alike[0]!, lasts: joinSpans(alike.flatMap(({ lasts }) => lasts)) };
+  });
+  const byLasts = Map.groupBy(joined, ({ layout, lasts }) => `${layout} ${textOf(lasts)}`);
+  return [...byLasts.values()].map((alike): Embedded => {
+    return { ...alike[0]!, networks: joinSpans(alike.flatMap(({ networks }) => networks)) };
+  });
+}
+
+/** Collects cells by their pair of verdicts. */
+class Changes {
+  readonly #found = new Map<string, Change>();
+
+  at(old: Verdict, now: Verdict): Change | null {
+    if (old.verdict === now.verdict) return null;
+    const key = JSON.stringify([old, now]);
+    const found = this.#found.get(key) ?? {
+      opens: now.verdict === "allow",
+      old,
+      new: now,
+      addresses: { 4: [], 6: [] },
+      embedded: [],
+    };
+    this.#found.set(key, found);
+    return found;
+  }
+
+  all(): Change[] {
+    return [...this.#found.values()].map((change) => ({
+      ...change,
+      addresses: { 4: joinSpans(change.addresses[4]), 6: joinSpans(change.addresses[6]) },
+      embedded: joinEmbedded(change.embedded),
+    }));
+  }
+}
+
+/** What both sides decide about addresses of one target. */
+class AddressSweep {
+  readonly #sets: CidrSet[];
+  readonly #cells: Cells;
+  readonly #budget: Budget;
+  /** Of one question. */
+  readonly #units: number;
+
+  constructor(sides: Both, rules: readonly CompiledRule[], budget: Budget) {
+    const options = [sides.old, sides.new].flatMap((side) =>
+      side === null ? [] : [side.allowCIDRs, side.denyCIDRs, side.blocked, side.own, side.statics],
+    );
+    const opening = [sides.old, sides.new].flatMap((side) => (side === null ? [] : [side.allowCIDRs]));
+    const cidrs = rules.flatMap((rule) => (rule.cidrs === null ? [] : [rule.cidrs]));
+    this.#sets = [...new Set([...cidrs, ...options])];
+    this.#cells = cellsOf({ all: this.#sets, opening: [...cidrs, ...opening] }, budget);
+    this.#budget = budget;
+    this.#units = unitsFor(rules.length);
+  }
+
+  run(old: (address: Address) => Verdict, now: (address: Address) => Verdict): Change[] {
+    const changes = new Changes();
+    const { lines, planes } = this.#cells;
+    this.#budget.spend((lines[4].length + lines[6].length) * this.#units);
+    for (const family of [4, 6] as const) {
+      for (const { low, high, ask } of lines[family]) {
+        changes.at(old(ask), now(ask))?.addresses[family].push({ low, high });
+      }
+    }
+    const layouts = Map.groupBy(planes, ({ layout }) => layout);
+    for (const [layout, all] of layouts)
+      this.#sweepPlanes(layout, all, (address) => changes.at(old(address), now(address)));
+    return changes.all();
+  }
+
+  /** Asks once for each pair of the signatures of network and last 32 bits. */
+  #sweepPlanes(layout: Layout, planes: readonly Plane[], ask: (address: Address) => Change | null): void {
+    const isLocal = layout === "local-use NAT64";
+    // The IPv4 addresses of local-use NAT64 overlap the network, so equal signatures of both prove nothing.
+    const networkKey = ({ block, span }: Plane) =>
+      isLocal ? `${span.low}` : signatureOf(this.#sets, addressOf(6, block));
+    const keys = new Map<bigint, string>();
+    const lastKey = (low: bigint): string => {
+      const found =
+        keys.get(low) ??
+        (isLocal
+          ? `${low}`
+          : [low, 0xffffffffn - low].map((word) => signatureOf(this.#sets, addressOf(4, word))).join("|"));
+      keys.set(low, found);
+      return found;
+    };
+    const lists = new Map<readonly Span[], Map<string, Span[]>>();
+    const lastsOf = (lasts: readonly Span[]) => {
+      const found = lists.get(lasts) ?? Map.groupBy(lasts, ({ low }) => lastKey(low));
+      lists.set(lasts, found);
+      return found;
+    };
+    for (const alike of Map.groupBy(planes, (plane) => `${networkKey(plane)} ${lasts(plane)}`).values()) {
+      const [{ block, lasts: all }] = alike as [Plane, ...Plane[]];
+      const groups = lastsOf(all);
+      this.#budget.spend(groups.size * this.#units);
+      const found = new Map<Change, Span[]>();
+      for (const spans of groups.values()) {
+        const change = ask(addressOf(6, block + spans[0]!.low));
+        if (change !== null) found.set(change, [...(found.get(change) ?? []), ...spans]);
+      }
+      const networks = joinSpans(alike.map(({ span }) => span));
+      for (const [change, spans] of found) change.embedded.push({ layout, networks, lasts: joinSpans(spans) });
+    }
+  }
+}
+
+/** Which intervals of the last 32 bits a plane has: all planes of a layout but the parts of single networks have the same. */
+const lasts = ({ lasts: all }: Plane): string => `${all.length} ${all[0]?.low} ${all[0]?.high}`;
+
+/** The intervals of ports that the rules treat alike. */
+function portsOf(rules: readonly CompiledRule[]): PortRange[] {
+  const starts = new Set([1]);
+  for (const { ports } of rules) for (const [low, high] of ports ?? []) starts.add(low).add(high + 1);
+  const sorted = [...starts].filter((start) => start <= LAST_PORT).sort((a, b) => a - b);
+  return sorted.map((low, i) => [low, (sorted[i + 1] ?? LAST_PORT + 1) - 1]);
+}
+
+function joinPorts(ports: readonly PortRange[]): PortRange[] {
+  const joined: [number, number][] = [];
+  for (const [low, high] of ports) {
+    const last = joined.at(-1);
+    if (last !== undefined && last[1] === low - 1) last[1] = high;
+    else joined.push([low, high]);
+  }
+  return joined;
+}
+
+/** Compares two sets. */
+class Comparison {
+  readonly #sides: Both;
+  readonly #contents: Contents;
+  readonly #budget: Budget;
+  readonly #rules: Record<keyof Both, CompiledRule[]>;
+  /** Rules of one side only. Null: the sides differ in more than rules. */
+  readonly #differing: CompiledRule[] | null;
+  readonly #byRules = new Map<string, { change: Change; ports: PortRange[] }[]>();
+  readonly #byPort = new Map<string, Change[]>();
+
+  constructor(sides: Both, contents: Contents, budget: Budget) {
+    this.#sides = sides;
+    this.#contents = contents;
+    this.#budget = budget;
+    this.#rules = { old: rulesOf(sides.old), new: rulesOf(sides.new) };
+    const equal = contents.settings(sides.old) === contents.settings(sides.new);
+    this.#differing = equal ? this.#oneSided() : null;
+  }
+
+  /** Rules that one of both sides lacks in the same list. */
+  #oneSided(): CompiledRule[] {
+    const lists = (side: Side) => (side === null ? [] : [side.deny, side.ownDeny, side.allow]);
+    const [before, after] = [lists(this.#sides.old), lists(this.#sides.new)];
+    const number = (rule: CompiledRule) => this.#contents.rule(rule);
+    const missing = (rules: readonly CompiledRule[], others: readonly CompiledRule[] = []) => {
+      const known = new Set(others.map(number));
+      return rules.filter((rule) => !known.has(number(rule)));
+    };
+    return [
+      ...before.flatMap((rules, i) => missing(rules, after[i])),
+      ...after.flatMap((rules, i) => missing(rules, before[i])),
+    ];
+  }
+
+  run(): Reach {
+    const sets = new Set(
+      [...this.#rules.old, ...this.#rules.new]
+        .flatMap(({ hosts, except }) => [hosts, except])
+        .filter((set) => set !== null),
+    );
+    const patterns = new Set<string>();
+    for (const set of sets) for (const pattern of set.patterns()) patterns.add(pattern);
+    const classes = classesOf(patterns);
+    const rows = new Map<string, ReachRow>();
+    const numbers = new Map<Change, number>();
+    const numberOf = (change: Change) => {
+      const key = numbers.get(change) ?? numbers.size;
+      numbers.set(change, key);
+      return key;
+    };
+    const add = (host: string, ip: boolean, put: (row: ReachRow) => void) => {
+      for (const { change, ports } of this.#compareHost(host, ip)) {
+        const key = `${numberOf(change)} ${ports.join()}`;
+        const row = rows.get(key) ?? { change, ports, names: [], literals: false };
+        rows.set(key, row);
+        put(row);
+      }
+    };
+    for (const one of classes) add(one.host, false, (row) => row.names.push(one));
+    add("192.0.2.1", true, (row) => {
+      row.literals = true;
+    });
+    return { classes, rows: [...rows.values()] };
+  }
+
+  #compareHost(host: string, ip: boolean): { change: Change; ports: PortRange[] }[] {
+    const any: Target = { host, ip, port: 1 };
+    if (this.#differing !== null && !this.#differing.some((rule) => hostFits(rule, any))) return [];
+    this.#budget.spend(unitsFor(this.#rules.old.length + this.#rules.new.length));
+    const fitting = (side: keyof Both) => this.#rules[side].flatMap((rule, i) => (hostFits(rule, any) ? [i] : []));
+    const [old, now] = [fitting("old"), fitting("new")];
+    const key = `${ip} ${old.join()} ${now.join()}`;
+    const found = this.#byRules.get(key) ?? this.#comparePorts(host, ip, old, now);
+    this.#byRules.set(key, found);
+    return found;
+  }
+
+  #comparePorts(host: string, ip: boolean, old: number[], now: number[]): { change: Change; ports: PortRange[] }[] {
+    const rules = [...old.map((i) => this.#rules.old[i]!), ...now.map((i) => this.#rules.new[i]!)];
+    const found = new Map<Change, PortRange[]>();
+    for (const range of portsOf(rules)) {
+      this.#budget.spend(unitsFor(rules.length));
+      const target: Target = { host, ip, port: range[0] };
+      for (const change of this.#compareAddresses(target, old, now)) {
+        found.set(change, [...(found.get(change) ?? []), range]);
+      }
+    }
+    return [...found].map(([change, ports]) => ({ change, ports: joinPorts(ports) }));
+  }
+
+  #compareAddresses(target: Target, old: number[], now: number[]): Change[] {
+    const fitting = (side: keyof Both, indexes: number[]) =>
+      indexes.filter((i) => portFits(this.#rules[side][i]!, target.port));
+    const [before, after] = [fitting("old", old), fitting("new", now)];
+    const rules = [...before.map((i) => this.#rules.old[i]!), ...after.map((i) => this.#rules.new[i]!)];
+    if (this.#differing !== null && !rules.some((rule) => this.#differing!.includes(rule))) return [];
+    const stage = (side: Side): string => {
+      if (side === null) return "";
+      const decided = decideName(side, target);
+      if ("code" in decided) return `${decided.code} ${decided.rule}`;
+      return decided.overridden === undefined ? "" : `${decided.overridden.code} ${decided.overridden.rule} in Report`;
+    };
+    const { old: one, new: other } = this.#sides;
+    const key = [target.ip, before.join(), after.join(), stage(one), stage(other)].join("|");
+    const found =
+      this.#byPort.get(key) ??
+      new AddressSweep(this.#sides, rules, this.#budget).run(judgeOf(one, target), judgeOf(other, target));
+    this.#byPort.set(key, found);
+    return found;
+  }
+}
+
+/**
+ * The targets and addresses that become reachable or unreachable for a client with these two sets. Asks the engine for each
+ * class of names, interval of ports, and cell of addresses that no rule cuts. @throws TooComplexError
+ */
+export function compareReach(sides: Both, contents: Contents, budget: Budget): Reach {
+  return new Comparison(sides, contents, budget).run();
+}
