@@ -130,7 +130,10 @@ export function cellsOf({ all, opening }: Sets, budget: Budget): Cells {
   const opened = [...opening].flatMap((set) => spansOf(set, 6));
   const known = new Map<Layout, Span[]>();
   const lasts = (layout: Layout): readonly Span[] => {
-    const found = known.get(layout) ?? between(lastStarts(layout, starts4), LAST_BITS);
+    // Without a rule that opens them, all of their addresses are refused.
+    const closed =
+      layout !== "ISATAP" && !opened.some((span) => meets(span, layout === "local-use NAT64" ? LOCAL : TEREDO));
+    const found = known.get(layout) ?? between(closed ? [0n] : lastStarts(layout, starts4), LAST_BITS);
     known.set(layout, found);
     return found;
   };

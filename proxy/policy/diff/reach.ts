@@ -11,7 +11,7 @@ import {
 } from "../engine.ts";
 import type { HostSet } from "../host.ts";
 import type { PortRange } from "../rules.ts";
-import { forms, neverAllowed, specialPurpose } from "../special.ts";
+import { forms, isLoopback, neverAllowed, specialPurpose } from "../special.ts";
 import type { Target } from "../target.ts";
 import { type Budget, unitsFor } from "./budget.ts";
 import { type Cells, cellsOf, type Layout, type Plane } from "./cells.ts";
@@ -130,33 +130,49 @@ interface Both {
   new: Side;
 }
 
+/** Verdicts, each as one object. */
+class Verdicts {
+  readonly #known = new Map<string, Verdict>();
+
+  of({ rule, refusal, wouldDeny }: ReturnType<typeof vetName>): Verdict {
+    const key =
+      refusal === undefined
+        ? `${wouldDeny?.rule ?? rule} ${wouldDeny === undefined}`
+        : `${refusal.code} ${refusal.rule}`;
+    const known = this.#known.get(key);
+    if (known !== undefined) return known;
+    const report = wouldDeny === undefined ? {} : { report: true as const };
+    const made: Verdict =
+      refusal === undefined
+        ? { verdict: "allow", rule: wouldDeny?.rule ?? rule, ...report }
+        : { verdict: "deny", code: refusal.code, ...(refusal.rule === undefined ? {} : { rule: refusal.rule }) };
+    this.#known.set(key, made);
+    return made;
+  }
+}
+
 /** The verdict of one side about a target on one port, by address. */
-function judgeOf(side: Side, target: Target): (address: Address) => Verdict {
+function judgeOf(side: Side, target: Target, verdicts: Verdicts): (address: Address) => Verdict {
   if (side === null) return () => REFUSED;
   const stage = decideName(side, target);
-  const verdict = ({ rule, refusal, wouldDeny }: ReturnType<typeof vetName>): Verdict => {
-    if (refusal === undefined)
-      return wouldDeny === undefined
-        ? { verdict: "allow", rule }
-        : { verdict: "allow", rule: wouldDeny.rule, report: true };
-    return refusal.rule === undefined
-      ? { verdict: "deny", code: refusal.code }
-      : { verdict: "deny", code: refusal.code, rule: refusal.rule };
-  };
   if ("code" in stage) {
-    const refused = verdict({ rule: "", refusal: stage });
+    const refused = verdicts.of({ rule: "", refusal: stage });
     return () => refused;
   }
   if (sendsName(side, target)) {
-    const sent = verdict(vetName(side, target, stage));
+    const sent = verdicts.of(vetName(side, target, stage));
     return () => sent;
   }
-  return (address) => verdict(vetAll(side, target, stage, [address]));
+  return (address) => verdicts.of(vetAll(side, target, stage, [address]));
 }
 
 /** The class of an address for rules: equal texts get equal verdicts. */
 function signatureOf(sets: readonly CidrSet[], address: Address): string {
-  const special = (form: Address) => `${neverAllowed(form)?.name ?? ""}/${specialPurpose(form)?.name ?? ""}`;
+  const special = (form: Address): string => {
+    const never = neverAllowed(form);
+    if (never !== undefined) return isLoopback(never) ? "L" : "N";
+    return specialPurpose(form) === undefined ? "" : "S";
+  };
   return forms(address)
     .map((form) => sets.map((set) => (set.has(form) ? 1 : 0)).join("") + special(form))
     .join(" ");
@@ -178,55 +194,53 @@ function joinEmbedded(items: readonly Embedded[]): Embedded[] {
 
 /** Collects cells by their pair of verdicts. */
 class Changes {
-  readonly #found = new Map<string, Change>();
+  readonly #found = new Map<Verdict, Map<Verdict, Change>>();
 
   at(old: Verdict, now: Verdict): Change | null {
     if (old.verdict === now.verdict) return null;
-    const key = JSON.stringify([old, now]);
-    const found = this.#found.get(key) ?? {
+    const byNew = this.#found.get(old) ?? new Map<Verdict, Change>();
+    this.#found.set(old, byNew);
+    const found = byNew.get(now) ?? {
       opens: now.verdict === "allow",
       old,
       new: now,
       addresses: { 4: [], 6: [] },
       embedded: [],
     };
-    this.#found.set(key, found);
+    byNew.set(now, found);
     return found;
   }
 
   all(): Change[] {
-    return [...this.#found.values()].map((change) => ({
-      ...change,
-      addresses: { 4: joinSpans(change.addresses[4]), 6: joinSpans(change.addresses[6]) },
-      embedded: joinEmbedded(change.embedded),
-    }));
+    return [...this.#found.values()]
+      .flatMap((byNew) => [...byNew.values()])
+      .map((change) => ({
+        ...change,
+        addresses: { 4: joinSpans(change.addresses[4]), 6: joinSpans(change.addresses[6]) },
+        embedded: joinEmbedded(change.embedded),
+      }));
   }
 }
 
-/** What both sides decide about addresses of one target. */
+/** The address space for some rules, and what both sides decide about it. */
 class AddressSweep {
-  readonly #sets: CidrSet[];
+  readonly #sets: readonly CidrSet[];
   readonly #cells: Cells;
   readonly #budget: Budget;
-  /** Of one question. */
-  readonly #units: number;
+  readonly #lastKeys = new Map<bigint, string>();
+  readonly #networkKeys = new Map<bigint, string>();
 
-  constructor(sides: Both, rules: readonly CompiledRule[], budget: Budget) {
-    const options = [sides.old, sides.new].flatMap((side) =>
-      side === null ? [] : [side.allowCIDRs, side.denyCIDRs, side.blocked, side.own, side.statics],
-    );
-    const opening = [sides.old, sides.new].flatMap((side) => (side === null ? [] : [side.allowCIDRs]));
-    const cidrs = rules.flatMap((rule) => (rule.cidrs === null ? [] : [rule.cidrs]));
-    this.#sets = [...new Set([...cidrs, ...options])];
-    this.#cells = cellsOf({ all: this.#sets, opening: [...cidrs, ...opening] }, budget);
+  constructor(sets: readonly CidrSet[], opening: readonly CidrSet[], budget: Budget) {
+    this.#sets = sets;
+    this.#cells = cellsOf({ all: sets, opening }, budget);
     this.#budget = budget;
-    this.#units = unitsFor(rules.length);
   }
 
-  run(old: (address: Address) => Verdict, now: (address: Address) => Verdict): Change[] {
+  /** `units`: of one question. */
+  run(old: (address: Address) => Verdict, now: (address: Address) => Verdict, units: number): Change[] {
     const changes = new Changes();
     const { lines, planes } = this.#cells;
-    this.#budget.spend((lines[4].length + lines[6].length) * this.#units);
+    this.#budget.spend((lines[4].length + lines[6].length) * units);
     for (const family of [4, 6] as const) {
       for (const { low, high, ask } of lines[family]) {
         changes.at(old(ask), now(ask))?.addresses[family].push({ low, high });
@@ -234,26 +248,36 @@ class AddressSweep {
     }
     const layouts = Map.groupBy(planes, ({ layout }) => layout);
     for (const [layout, all] of layouts)
-      this.#sweepPlanes(layout, all, (address) => changes.at(old(address), now(address)));
+      this.#sweepPlanes(layout, all, units, (address) => changes.at(old(address), now(address)));
     return changes.all();
   }
 
+  #networkKey(block: bigint): string {
+    const found = this.#networkKeys.get(block) ?? signatureOf(this.#sets, addressOf(6, block));
+    this.#networkKeys.set(block, found);
+    return found;
+  }
+
+  /** With the inverted address, which Teredo embeds. */
+  #lastKey(last: bigint): string {
+    const found =
+      this.#lastKeys.get(last) ??
+      [last, 0xffffffffn - last].map((word) => signatureOf(this.#sets, addressOf(4, word))).join("|");
+    this.#lastKeys.set(last, found);
+    return found;
+  }
+
   /** Asks once for each pair of the signatures of network and last 32 bits. */
-  #sweepPlanes(layout: Layout, planes: readonly Plane[], ask: (address: Address) => Change | null): void {
-    const isLocal = layout === "local-use NAT64";
+  #sweepPlanes(
+    layout: Layout,
+    planes: readonly Plane[],
+    units: number,
+    ask: (address: Address) => Change | null,
+  ): void {
     // The IPv4 addresses of local-use NAT64 overlap the network, so equal signatures of both prove nothing.
-    const networkKey = ({ block, span }: Plane) =>
-      isLocal ? `${span.low}` : signatureOf(this.#sets, addressOf(6, block));
-    const keys = new Map<bigint, string>();
-    const lastKey = (low: bigint): string => {
-      const found =
-        keys.get(low) ??
-        (isLocal
-          ? `${low}`
-          : [low, 0xffffffffn - low].map((word) => signatureOf(this.#sets, addressOf(4, word))).join("|"));
-      keys.set(low, found);
-      return found;
-    };
+    const isLocal = layout === "local-use NAT64";
+    const networkKey = ({ block, span }: Plane) => (isLocal ? `${span.low}` : this.#networkKey(block));
+    const lastKey = (low: bigint): string => (isLocal ? `${low}` : this.#lastKey(low));
     const lists = new Map<readonly Span[], Map<string, Span[]>>();
     const lastsOf = (lasts: readonly Span[]) => {
       const found = lists.get(lasts) ?? Map.groupBy(lasts, ({ low }) => lastKey(low));
@@ -263,7 +287,7 @@ class AddressSweep {
     for (const alike of Map.groupBy(planes, (plane) => `${networkKey(plane)} ${lasts(plane)}`).values()) {
       const [{ block, lasts: all }] = alike as [Plane, ...Plane[]];
       const groups = lastsOf(all);
-      this.#budget.spend(groups.size * this.#units);
+      this.#budget.spend(groups.size * units);
       const found = new Map<Change, Span[]>();
       for (const spans of groups.values()) {
         const change = ask(addressOf(6, block + spans[0]!.low));
@@ -306,6 +330,9 @@ class Comparison {
   readonly #differing: CompiledRule[] | null;
   readonly #byRules = new Map<string, { change: Change; ports: PortRange[] }[]>();
   readonly #byPort = new Map<string, Change[]>();
+  readonly #changes = new Map<string, Change>();
+  readonly #sweeps = new Map<string, AddressSweep>();
+  readonly #verdicts = new Verdicts();
 
   constructor(sides: Both, contents: Contents, budget: Budget) {
     this.#sides = sides;
@@ -401,11 +428,40 @@ class Comparison {
     };
     const { old: one, new: other } = this.#sides;
     const key = [target.ip, before.join(), after.join(), stage(one), stage(other)].join("|");
-    const found =
-      this.#byPort.get(key) ??
-      new AddressSweep(this.#sides, rules, this.#budget).run(judgeOf(one, target), judgeOf(other, target));
+    const known = this.#byPort.get(key);
+    if (known !== undefined) return known;
+    const [was, is] = [judgeOf(one, target, this.#verdicts), judgeOf(other, target, this.#verdicts)];
+    const changes = this.#sweepFor(rules).run(was, is, unitsFor(rules.length));
+    const found = changes.map((change) => this.#unique(change));
     this.#byPort.set(key, found);
     return found;
+  }
+
+  /** Equal changes are one object. */
+  #unique(change: Change): Change {
+    const { addresses, embedded } = change;
+    const layouts = embedded.map(({ layout, networks, lasts }) => `${layout} ${textOf(networks)} ${textOf(lasts)}`);
+    const verdicts = JSON.stringify([change.old, change.new]);
+    const text = [verdicts, textOf(addresses[4]), textOf(addresses[6]), ...layouts].join("|");
+    const found = this.#changes.get(text) ?? change;
+    this.#changes.set(text, found);
+    return found;
+  }
+
+  /** The sweep for the `cidrs` of these rules and for the options. */
+  #sweepFor(rules: readonly CompiledRule[]): AddressSweep {
+    const unique = new Map<number, CidrSet>();
+    for (const { cidrs } of rules) if (cidrs !== null) unique.set(this.#contents.cidrs(cidrs), cidrs);
+    const key = [...unique.keys()].sort((a, b) => a - b).join();
+    const known = this.#sweeps.get(key);
+    if (known !== undefined) return known;
+    const sides = [this.#sides.old, this.#sides.new].filter((side) => side !== null);
+    const cidrs = [...unique.values()];
+    const opening = sides.map(({ allowCIDRs }) => allowCIDRs);
+    const others = sides.flatMap(({ denyCIDRs, blocked, own, statics }) => [denyCIDRs, blocked, own, statics]);
+    const made = new AddressSweep([...cidrs, ...opening, ...others], [...cidrs, ...opening], this.#budget);
+    this.#sweeps.set(key, made);
+    return made;
   }
 }
 
