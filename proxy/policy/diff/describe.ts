@@ -1,4 +1,4 @@
-import { formatAddress } from "../cidr.ts";
+import { type Address, formatAddress } from "../cidr.ts";
 import { plainLine } from "../rules.ts";
 import { EMBEDDING, specialClass } from "../special.ts";
 import type { UpstreamProxy } from "../upstream-proxy.ts";
@@ -7,7 +7,7 @@ import { cellsOf } from "./cells.ts";
 import type { Client } from "./clients.ts";
 import type { Difference, PolicyDiff } from "./diff.ts";
 import type { Change, Verdict } from "./reach.ts";
-import { addressOf, formatSpan, joinSpans, lastOf, type Span, spanOf, without } from "./spans.ts";
+import { addressOf, formatSpan, joinSpans, type Span, spanOf, without } from "./spans.ts";
 import { portText } from "./written.ts";
 
 /** Items of a list that a line shows. */
@@ -20,13 +20,12 @@ function shown(items: readonly string[]): string {
   return items.length > MAX_ITEMS ? `${first.join(", ")} and ${items.length - MAX_ITEMS} more` : first.join(", ");
 }
 
-/** The addresses that need no rule with `cidrs`. */
-function publicSpans(family: 4 | 6): Span[] {
-  const { lines } = cellsOf({ all: [], opening: [] }, new Budget(Number.POSITIVE_INFINITY));
-  return joinSpans(lines[family].filter(({ ask }) => specialClass(formatAddress(ask)) === null));
-}
-
-const PUBLIC = { 4: publicSpans(4), 6: publicSpans(6) };
+const { lines: LINES } = cellsOf({ all: [], opening: [] }, new Budget(Number.POSITIVE_INFINITY));
+const isPublic = ({ ask }: { ask: Address }): boolean => specialClass(formatAddress(ask)) === null;
+/** All addresses but those of the layouts that a {@link Change} lists apart. */
+const ALL = { 4: joinSpans(LINES[4]), 6: joinSpans(LINES[6]) };
+/** Of these the addresses that need no rule with `cidrs`. */
+const PUBLIC = { 4: joinSpans(LINES[4].filter(isPublic)), 6: joinSpans(LINES[6].filter(isPublic)) };
 
 const equal = (a: readonly Span[], b: readonly Span[]): boolean =>
   a.length === b.length && a.every(({ low, high }, i) => low === b[i]!.low && high === b[i]!.high);
@@ -36,7 +35,7 @@ const networks = (family: 4 | 6, spans: readonly Span[]): string[] => spans.map(
 /** Special-purpose ranges, each with the name of its class. */
 function specials(family: 4 | 6, spans: readonly Span[]): string[] {
   return spans.map((span) => {
-    const name = specialClass(formatAddress(addressOf(family, span.low)));
+    const name = specialClass(formatAddress(addressOf(family, span.high)));
     return `${formatSpan(family, span)}${name === null ? "" : ` (${name})`}`;
   });
 }
@@ -65,12 +64,11 @@ function describeFamily(family: 4 | 6, spans: readonly Span[], all: readonly Spa
 /** IPv6 addresses that embed an IPv4 address are left out where the line has that address. */
 function describeAddresses(change: Change): string {
   const { addresses, embedded } = change;
-  const everything = ([4, 6] as const).every((family) => {
-    const missing = without([{ low: 0n, high: lastOf(family) }], addresses[family]);
-    // IPv4-mapped addresses are IPv4 addresses.
-    return missing.length === 0 || (family === 6 && networks(6, missing).join() === "::ffff:0.0.0.0/96");
-  });
-  if (everything) return "all addresses, unchecked";
+  const all = ([4, 6] as const).every((family) => equal(addresses[family], ALL[family]));
+  if (all) return "all addresses, unchecked";
+  if (([4, 6] as const).every((family) => equal(addresses[family], without(ALL[family], PUBLIC[family])))) {
+    return "all addresses that are not public, unchecked";
+  }
   if (([4, 6] as const).every((family) => equal(addresses[family], PUBLIC[family]))) return "public addresses";
   const six = withoutNat64(change);
   const all6 = six === addresses[6] ? PUBLIC[6] : without(PUBLIC[6], [NAT64]);
