@@ -15,9 +15,10 @@ const MAX_ITEMS = 8;
 /** Limit in characters of a name of the policy. */
 const MAX_NAME = 100;
 
-function shown(items: readonly string[]): string {
-  const first = items.slice(0, MAX_ITEMS).map((item) => plainLine(item, MAX_NAME));
-  return items.length > MAX_ITEMS ? `${first.join(", ")} and ${items.length - MAX_ITEMS} more` : first.join(", ");
+/** A list on a line; `max`: of its items. */
+export function shown(items: readonly string[], max = MAX_ITEMS): string {
+  const first = items.slice(0, max).map((item) => plainLine(item, MAX_NAME));
+  return items.length > max ? `${first.join(", ")} and ${items.length - max} more` : first.join(", ");
 }
 
 const { lines: LINES } = cellsOf({ all: [], opening: [] }, new Budget(Number.POSITIVE_INFINITY));
@@ -61,6 +62,12 @@ function describeFamily(family: 4 | 6, spans: readonly Span[], all: readonly Spa
   return [`${name} except ${shown(networks(family, missing))}`, ...specials(family, outside)];
 }
 
+/** The ranges of a change that only a rule with `cidrs` opens, with their classes. */
+export function specialRanges(change: Change): string[] {
+  const ranges = (family: 4 | 6, spans: readonly Span[]) => specials(family, without(spans, PUBLIC[family]));
+  return [...ranges(4, change.addresses[4]), ...ranges(6, withoutNat64(change))];
+}
+
 /** IPv6 addresses that embed an IPv4 address are left out where the line has that address. */
 function describeAddresses(change: Change): string {
   const { addresses, embedded } = change;
@@ -79,7 +86,8 @@ function describeAddresses(change: Change): string {
   return `${[...layouts].join(", ")} addresses with ${shown(networks(4, lasts))}`;
 }
 
-function describeTargets({ hosts, except, literals }: Difference): string {
+/** The targets of a difference, without ports. */
+export function describeTargets({ hosts, except, literals }: Difference): string {
   const isAny = hosts.length === 1 && hosts[0] === "*";
   const exceptions = except.length === 0 ? "" : ` except ${shown(except)}`;
   if (hosts.length === 0) return "IP targets";
