@@ -33,7 +33,7 @@ Exit status: 0 nothing becomes reachable, 1 something does, 2 wrong usage or an 
 ${optionHelp(OPTIONS)}`;
 
 /** About a minute. */
-const MAX_UNITS = 50_000_000;
+const MAX_UNITS = 20_000_000;
 
 interface Choice {
   service: string | undefined;

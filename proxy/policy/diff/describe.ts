@@ -68,6 +68,15 @@ export function specialRanges(change: Change): string[] {
   return [...ranges(4, change.addresses[4]), ...ranges(6, withoutNat64(change))];
 }
 
+const places = new WeakMap<object, string>();
+
+/** The addresses of a change as a text. Many changes share them. */
+function describePlace(change: Change): string {
+  const found = places.get(change.addresses) ?? describeAddresses(change);
+  places.set(change.addresses, found);
+  return found;
+}
+
 /** IPv6 addresses that embed an IPv4 address are left out where the line has that address. */
 function describeAddresses(change: Change): string {
   const { addresses, embedded } = change;
@@ -126,7 +135,7 @@ export function describeDifference(difference: Difference): string {
   const { change, ports, upstreamProxies } = difference;
   const sign = change.opens ? "+" : "-";
   const kind = upstreamProxies ? "upstream proxies " : "";
-  const what = `${kind}${describeTargets(difference)}, ${describePorts(ports)}, ${describeAddresses(change)}`;
+  const what = `${kind}${describeTargets(difference)}, ${describePorts(ports)}, ${describePlace(change)}`;
   return `${sign} ${what}: ${describeVerdict(change.old)} -> ${describeVerdict(change.new)}`;
 }
 

@@ -6,7 +6,6 @@ import { Budget } from "./budget.ts";
 import { type Access, type Admitting, type Client, clientsOf, sideOf } from "./clients.ts";
 import { type Names, namesOf } from "./names.ts";
 import { type Change, Contents, compareReach, type Reach, type Side } from "./reach.ts";
-import { writeTargets } from "./written.ts";
 
 /** Targets that become reachable or unreachable, and the clients that this concerns. */
 export interface Difference extends Targets {
@@ -56,6 +55,11 @@ export function admittingOf(
   };
 }
 
+/** Equal differences have equal keys. `place`: the number of its addresses. */
+function keyOf({ change, ...rest }: Targets, place: number): string {
+  return JSON.stringify([rest, change.old, change.new, place]);
+}
+
 /** The set for upstream proxies that a request names. They are resolved here, also if the policy has an upstream proxy. */
 function hopsOf(side: Side): Side {
   if (side === null || side.hops === null) return null;
@@ -99,7 +103,7 @@ export function diffPolicies(old: Admitting, now: Admitting, units: number): Pol
     const [one, other] = [sideOf(old, oldMode, client), sideOf(now, newMode, client)];
     const all = [...compared(one, other, false), ...compared(hopsOf(one), hopsOf(other), true)];
     for (const targets of all) {
-      const text = written.get(targets) ?? JSON.stringify(writeTargets(targets));
+      const text = written.get(targets) ?? keyOf(targets, contents.place(targets.change));
       written.set(targets, text);
       const found = byText.get(text) ?? { targets, clients: [] };
       byText.set(text, found);

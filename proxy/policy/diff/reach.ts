@@ -62,6 +62,8 @@ export interface Reach {
 }
 
 const LAST_PORT = 65535;
+/** Sweeps in memory: one has up to some 10 MB. */
+const MAX_SWEEPS = 4;
 const REFUSED: Verdict = { verdict: "deny", code: "client" };
 
 const rulesOf = (side: Side): CompiledRule[] =>
@@ -101,6 +103,14 @@ export class Contents {
     return this.#once(rule, () => {
       const { hosts, except, cidrs, ports, opens } = rule;
       return `rule ${this.hosts(hosts)} ${this.hosts(except)} ${this.cidrs(cidrs)} ${JSON.stringify(ports)} ${opens}`;
+    });
+  }
+
+  /** The addresses of a change. */
+  place({ addresses, embedded }: Change): number {
+    return this.#once(addresses, () => {
+      const layouts = embedded.map(({ layout, networks, lasts }) => `${layout} ${textOf(networks)} ${textOf(lasts)}`);
+      return `place ${[textOf(addresses[4]), textOf(addresses[6]), ...layouts].join("|")}`;
     });
   }
 
@@ -320,6 +330,27 @@ function joinPorts(ports: readonly PortRange[]): PortRange[] {
   return joined;
 }
 
+type Labels = Record<keyof Both, readonly string[]>;
+
+/** What the name stage decides, with the positions of rules instead of their labels. */
+function stageOf(side: Side, target: Target, labels: readonly string[]): string {
+  if (side === null) return "";
+  const decided = decideName(side, target);
+  const at = ({ code, rule = "" }: { code: string; rule?: string }) => `${code} ${labels.indexOf(rule)}`;
+  if ("code" in decided) return at(decided);
+  return decided.overridden === undefined ? "" : `${at(decided.overridden)} in Report`;
+}
+
+/** The same change by other rules, whose labels are in the same places. */
+function relabel(change: Change, from: Labels, to: Labels): Change {
+  const renamed = (side: keyof Both): Verdict => {
+    const verdict = change[side];
+    const at = verdict.rule === undefined ? -1 : from[side].indexOf(verdict.rule);
+    return at === -1 ? verdict : { ...verdict, rule: to[side][at]! };
+  };
+  return { ...change, old: renamed("old"), new: renamed("new") };
+}
+
 /** Compares two sets. */
 class Comparison {
   readonly #sides: Both;
@@ -329,7 +360,7 @@ class Comparison {
   /** Rules of one side only. Null: the sides differ in more than rules. */
   readonly #differing: CompiledRule[] | null;
   readonly #byRules = new Map<string, { change: Change; ports: PortRange[] }[]>();
-  readonly #byPort = new Map<string, Change[]>();
+  readonly #byShape = new Map<string, { changes: Change[]; labels: Labels }>();
   readonly #changes = new Map<string, Change>();
   readonly #sweeps = new Map<string, AddressSweep>();
   readonly #verdicts = new Verdicts();
@@ -420,29 +451,42 @@ class Comparison {
     const [before, after] = [fitting("old", old), fitting("new", now)];
     const rules = [...before.map((i) => this.#rules.old[i]!), ...after.map((i) => this.#rules.new[i]!)];
     if (this.#differing !== null && !rules.some((rule) => this.#differing!.includes(rule))) return [];
-    const stage = (side: Side): string => {
-      if (side === null) return "";
-      const decided = decideName(side, target);
-      if ("code" in decided) return `${decided.code} ${decided.rule}`;
-      return decided.overridden === undefined ? "" : `${decided.overridden.code} ${decided.overridden.rule} in Report`;
-    };
+    const labels = { old: this.#labels("old", before), new: this.#labels("new", after) };
     const { old: one, new: other } = this.#sides;
-    const key = [target.ip, before.join(), after.join(), stage(one), stage(other)].join("|");
-    const known = this.#byPort.get(key);
-    if (known !== undefined) return known;
+    const key = [
+      target.ip,
+      ...[this.#shapes("old", before), stageOf(one, target, labels.old)],
+      ...[this.#shapes("new", after), stageOf(other, target, labels.new)],
+    ].join("|");
+    const known = this.#byShape.get(key);
+    if (known !== undefined) return known.changes.map((change) => this.#unique(relabel(change, known.labels, labels)));
     const [was, is] = [judgeOf(one, target, this.#verdicts), judgeOf(other, target, this.#verdicts)];
-    const changes = this.#sweepFor(rules).run(was, is, unitsFor(rules.length));
-    const found = changes.map((change) => this.#unique(change));
-    this.#byPort.set(key, found);
-    return found;
+    const changes = this.#sweepFor(rules)
+      .run(was, is, unitsFor(rules.length))
+      .map((change) => this.#unique(change));
+    this.#byShape.set(key, { changes, labels });
+    return changes;
+  }
+
+  #labels(side: keyof Both, indexes: readonly number[]): string[] {
+    return indexes.map((i) => this.#rules[side][i]!.label);
+  }
+
+  /** All of some rules that decides about addresses, once their hosts and ports fit. */
+  #shapes(side: keyof Both, indexes: readonly number[]): string {
+    const set = this.#sides[side];
+    const [deny, ownDeny] = set === null ? [0, 0] : [set.deny.length, set.deny.length + set.ownDeny.length];
+    const shapes = indexes.map((i) => {
+      const rule = this.#rules[side][i]!;
+      const list = i < deny ? "deny" : i < ownDeny ? "own" : rule === set!.fallback ? "default" : "allow";
+      return `${list} ${rule.hosts !== null} ${this.#contents.cidrs(rule.cidrs)} ${rule.opens}`;
+    });
+    return shapes.join();
   }
 
   /** Equal changes are one object. */
   #unique(change: Change): Change {
-    const { addresses, embedded } = change;
-    const layouts = embedded.map(({ layout, networks, lasts }) => `${layout} ${textOf(networks)} ${textOf(lasts)}`);
-    const verdicts = JSON.stringify([change.old, change.new]);
-    const text = [verdicts, textOf(addresses[4]), textOf(addresses[6]), ...layouts].join("|");
+    const text = JSON.stringify([this.#contents.place(change), change.old, change.new]);
     const found = this.#changes.get(text) ?? change;
     this.#changes.set(text, found);
     return found;
@@ -460,6 +504,7 @@ class Comparison {
     const opening = sides.map(({ allowCIDRs }) => allowCIDRs);
     const others = sides.flatMap(({ denyCIDRs, blocked, own, statics }) => [denyCIDRs, blocked, own, statics]);
     const made = new AddressSweep([...cidrs, ...opening, ...others], [...cidrs, ...opening], this.#budget);
+    if (this.#sweeps.size >= MAX_SWEEPS) this.#sweeps.clear();
     this.#sweeps.set(key, made);
     return made;
   }

@@ -1,7 +1,7 @@
 import type { Layout } from "./cells.ts";
 import type { Client } from "./clients.ts";
 import type { Difference, PolicyDiff, Targets } from "./diff.ts";
-import type { Verdict } from "./reach.ts";
+import type { Change, Verdict } from "./reach.ts";
 import { formatSpan, type Span } from "./spans.ts";
 
 /** Targets of a difference in JSON. Ranges that are no network are `first-last`. */
@@ -39,7 +39,21 @@ export const portText = ([low, high]: readonly [number, number]): string =>
 
 const texts = (family: 4 | 6, spans: readonly Span[]): string[] => spans.map((span) => formatSpan(family, span));
 
-export function writeTargets({ change, upstreamProxies, hosts, except, literals, ports }: Targets): WrittenTargets {
+/** Texts of the addresses of changes, which many changes share. */
+const known = new WeakMap<object, Pick<WrittenTargets, "addresses" | "embedded">>();
+
+function writePlace({ addresses, embedded }: Change): Pick<WrittenTargets, "addresses" | "embedded"> {
+  const found = known.get(addresses) ?? {
+    addresses: [...texts(4, addresses[4]), ...texts(6, addresses[6])],
+    embedded: embedded.map(({ layout, networks, lasts }) => {
+      return { layout, networks: texts(6, networks), lasts: texts(4, lasts) };
+    }),
+  };
+  known.set(addresses, found);
+  return found;
+}
+
+function writeTargets({ change, upstreamProxies, hosts, except, literals, ports }: Targets): WrittenTargets {
   return {
     change: change.opens ? "opens" : "closes",
     upstreamProxies,
@@ -47,10 +61,7 @@ export function writeTargets({ change, upstreamProxies, hosts, except, literals,
     except,
     literals,
     ports: ports.map(portText),
-    addresses: [...texts(4, change.addresses[4]), ...texts(6, change.addresses[6])],
-    embedded: change.embedded.map(({ layout, networks, lasts }) => {
-      return { layout, networks: texts(6, networks), lasts: texts(4, lasts) };
-    }),
+    ...writePlace(change),
     old: change.old,
     new: change.new,
   };
