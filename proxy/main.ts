@@ -3,6 +3,7 @@ import { UsageError } from "./cli/usage-error.ts";
 import { nearest, PolicyError } from "./policy/rules.ts";
 import { runProxy, version } from "./run.ts";
 import { runCheck } from "./tools/check.ts";
+import { runDiff } from "./tools/diff.ts";
 import { runEcho } from "./tools/echo.ts";
 import { runExplain } from "./tools/explain.ts";
 import { runImport } from "./tools/import.ts";
@@ -12,6 +13,7 @@ const COMMANDS: Readonly<Record<string, (argv: string[]) => Promise<number>>> = 
   proxy: runProxy,
   explain: runExplain,
   check: runCheck,
+  diff: runDiff,
   import: runImport,
   echo: runEcho,
   verify: runVerify,
@@ -23,6 +25,7 @@ const HELP = `Usage: outrider COMMAND [options]
   proxy    forward proxy that connects only to targets that its policy allows
   explain  print the proxy's decision for a target, and the reason
   check    validate a policy file
+  diff     compare what two policies allow
   import   convert a Smokescreen or mole acl.yaml to an EgressPolicy
   echo     HTTP server that answers callers with their address
   verify   check through echo servers which address a proxy sends from

@@ -10,7 +10,7 @@ import type { EventRecorder } from "../kube/events.ts";
 import { type KubeObject, keyOf } from "../kube/resource.ts";
 import { exclusiveAddresses } from "../providers/exclusive.ts";
 import type { Grants } from "../providers/grants.ts";
-import { clientsRemoved } from "./decision/accept.ts";
+import { clientsRemoved, reachWidened } from "./decision/accept.ts";
 import { decide, type Effective, type Plan } from "./decision/decide.ts";
 import { type Desired, writesUpgrade } from "./decision/desire.ts";
 import { addedWithoutNotice, noLongerUsed } from "./decision/published-ips.ts";
@@ -298,7 +298,7 @@ export class PolicyReconciler {
     const { records } = this.#options;
     // The record makes an address known, so its event would be lost by a crash between the two.
     if (effective !== undefined && desired !== undefined) await this.#warnAddresses(policy, effective);
-    if (accepted !== undefined && accepted.spec !== record.spec) await this.#warnClients(policy, record);
+    if (accepted !== undefined && accepted.spec !== record.spec) await this.#warnEdit(policy, record);
     try {
       await records.write(policy, {
         spec: accepted?.spec ?? record.spec,
@@ -391,10 +391,18 @@ export class PolicyReconciler {
     await this.#announcer.announce(policy, [{ type: "Warning", reason: EVENT_REASON.addedWithoutNotice, message }]);
   }
 
-  async #warnClients(policy: EgressPolicy, record: PolicyRecord): Promise<void> {
-    const message = clientsRemoved(this.#options.records.spec(policy, record), policy.spec);
-    if (message === undefined) return;
-    await this.#announcer.announce(policy, [{ type: "Warning", reason: EVENT_REASON.clientsRemoved, message }]);
+  /** Warns about an edit since the last accepted spec. */
+  async #warnEdit(policy: EgressPolicy, record: PolicyRecord): Promise<void> {
+    const before = this.#options.records.spec(policy, record);
+    if (before === undefined) return;
+    const messages = {
+      [EVENT_REASON.clientsRemoved]: clientsRemoved(before, policy.spec),
+      [EVENT_REASON.reachWidened]: reachWidened(policy, before, this.#options.blockedCIDRs()),
+    };
+    const events = Object.entries(messages).flatMap(([reason, message]) =>
+      message === undefined ? [] : [{ type: "Warning" as const, reason, message }],
+    );
+    await this.#announcer.announce(policy, events);
   }
 
   #outcome({ policy, now }: Facts, { desired }: Plan, { problem }: Applied): Outcome {

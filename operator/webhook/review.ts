@@ -1,3 +1,4 @@
+import { RESOURCE } from "../api/kinds.ts";
 import type { JsonPatch } from "../injection/inject.ts";
 import { isMapping } from "../kube/mapping.ts";
 import type { KubeObject } from "../kube/resource.ts";
@@ -12,14 +13,28 @@ export interface PodReview {
   pod: KubeObject;
 }
 
-/** A parsed review: of a pod that is being created, or of another object. */
-type Review = { kind: "pod"; review: PodReview } | { kind: "other"; uid: string };
+/** Request of the API server to review an edit of a policy, which is not validated yet. */
+export interface EditReview {
+  uid: string;
+  before: unknown;
+  now: unknown;
+}
+
+/** A parsed review: of a pod that is being created, of an edit of a policy, or of another object. */
+type Review =
+  | { kind: "pod"; review: PodReview }
+  | { kind: "edit"; review: EditReview }
+  | { kind: "other"; uid: string };
 
 const API_VERSION = "admission.k8s.io/v1";
 /** Characters of a quoted value. */
 const MAX_SHOWN = 80;
 
 const shown = (value: unknown): string => (JSON.stringify(value) ?? "nothing").slice(0, MAX_SHOWN);
+
+function isPolicy({ group, resource }: Record<string, unknown>, subResource: unknown): boolean {
+  return group === RESOURCE.policy.group && resource === RESOURCE.policy.plural && (subResource ?? "") === "";
+}
 
 /** Parses the body of a request. Anything unknown is an error. */
 export function readReview(body: string): Review | { error: string } {
@@ -40,6 +55,9 @@ export function readReview(body: string): Review | { error: string } {
   if (typeof operation !== "string") return bad("request.operation must be a text");
   if (!isMapping(resource)) return bad("request.resource is missing");
   if (dryRun !== undefined && typeof dryRun !== "boolean") return bad("request.dryRun must be true or false");
+  if (isPolicy(resource, subResource) && operation === "UPDATE") {
+    return { kind: "edit", review: { uid, before: request.oldObject, now: object } };
+  }
   const isPod = resource.group === "" && resource.resource === "pods" && (subResource ?? "") === "";
   if (!isPod || operation !== "CREATE") return { kind: "other", uid };
   if (typeof namespace !== "string" || namespace === "") return bad("request.namespace must be a text");

@@ -6,11 +6,12 @@ import type { Logger } from "../../proxy/cli/log.ts";
 import { listenError } from "../../proxy/cli/options.ts";
 import { type Clock, sleep, systemClock } from "../kube/clock.ts";
 import { type AdmitParts, admit } from "./admit.ts";
+import { reviewEdit } from "./edit.ts";
 import type { Result, WebhookMetrics } from "./metrics.ts";
 import { type AdmissionAnswer, readReview, writeReview } from "./review.ts";
 
-/** Path in the webhook configuration. */
-const INJECT_PATH = "/inject";
+/** Paths in the webhook configuration: for pods, and for edits of policies. */
+const PATHS = ["/inject", "/edits"];
 
 /**
  * Idle timeout of the API server's connections (controller-runtime's IdleTimeout), so that the API server closes them
@@ -70,7 +71,7 @@ function readBody(request: IncomingMessage): Promise<string> {
 
 function check({ url, method, headers }: IncomingMessage): void {
   // The API server adds ?timeout=5s.
-  if ((url ?? "").split("?")[0] !== INJECT_PATH) throw new BadRequest(404, `send reviews to ${INJECT_PATH}`);
+  if (!PATHS.includes((url ?? "").split("?")[0]!)) throw new BadRequest(404, `send reviews to ${PATHS.join(" or ")}`);
   if (method !== "POST") throw new BadRequest(405, "send reviews with POST");
   const type = headers["content-type"] ?? "";
   if (type.split(";")[0]!.trim() !== "application/json") {
@@ -142,7 +143,7 @@ interface Reviewed {
   at: number;
 }
 
-/** Reviews the pod of a request. @throws BadRequest, or any error of the review */
+/** Reviews the pod or policy of a request. @throws BadRequest, or any error of the review */
 async function review(parts: WebhookParts, request: IncomingMessage): Promise<Reviewed> {
   const { log, clock = systemClock } = parts;
   check(request);
@@ -151,6 +152,7 @@ async function review(parts: WebhookParts, request: IncomingMessage): Promise<Re
   const read = readReview(text);
   if ("error" in read) throw new BadRequest(400, read.error);
   if (read.kind === "other") return { body: writeReview(read.uid, {}), result: "other", at };
+  if (read.kind === "edit") return { body: writeReview(read.review.uid, reviewEdit(read.review)), result: "other", at };
   const { namespace, pod, dryRun, uid } = read.review;
   const admission = await admit(parts, read.review);
   const result = resultOf(admission, dryRun);

@@ -224,6 +224,19 @@ export class CidrSet {
     this.#v6 = six;
   }
 
+  /** The disjoint intervals of one family in ascending order, each with its first and last address. */
+  *intervals(family: 4 | 6): Iterable<readonly [low: Address, high: Address]> {
+    if (family === 4) {
+      for (let i = 0; i < this.#v4.length; i += 2) yield [v4(this.#v4[i]!), v4(this.#v4[i + 1]!)];
+      return;
+    }
+    const at = (i: number): Address => {
+      const [a, b, c, d] = this.#v6.slice(i, i + 4) as [number, number, number, number];
+      return { family: 6, words: [a, b, c, d] };
+    };
+    for (let i = 0; i < this.#v6.length; i += 8) yield [at(i), at(i + 4)];
+  }
+
   has(address: Address): boolean {
     const v4Search = address.family === 4;
     const table = this.#v4;

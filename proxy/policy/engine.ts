@@ -70,7 +70,8 @@ export interface Decision {
   vetted: VettedAddress[];
 }
 
-interface CompiledRule {
+/** A rule with its sets; `ports` null: all ports. */
+export interface CompiledRule {
   label: string;
   hosts: HostSet | null;
   except: HostSet | null;
@@ -269,10 +270,12 @@ export function viewOf(policy: PolicySet, who: Who): PolicySet | null {
   return (name === null ? undefined : views.get(name)) ?? views.get(DEFAULT_CLIENT) ?? null;
 }
 
-const portFits = (rule: CompiledRule, port: number): boolean =>
+/** Whether a rule covers a port. */
+export const portFits = (rule: CompiledRule, port: number): boolean =>
   rule.ports === null || rule.ports.some(([low, high]) => port >= low && port <= high);
 
-function hostFits(rule: CompiledRule, target: Target): boolean {
+/** Whether the `hosts` and `except` of a rule cover a target. */
+export function hostFits(rule: CompiledRule, target: Target): boolean {
   if (rule.hosts === null) return rule.opens || target.ip;
   if (target.ip) return false;
   return rule.hosts.has(target.host) && !(rule.except?.has(target.host) ?? false);

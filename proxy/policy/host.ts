@@ -131,6 +131,14 @@ export class HostSet {
     }
   }
 
+  /** The patterns of the set and of the sets that it shares, as texts. A pattern can come more than once. */
+  *patterns(): Iterable<string> {
+    if (this.#any) yield "*";
+    yield* this.#exact;
+    for (const name of this.#suffix) yield `*.${name}`;
+    for (const shared of this.#shared) yield* shared.patterns();
+  }
+
   has(host: string): boolean {
     if (this.#any || this.#exact.has(host) || this.#hasParent(host)) return true;
     for (const shared of this.#shared) if (shared.has(host)) return true;

@@ -139,6 +139,9 @@ const LOCAL_NAT64 = cidr("64:ff9b:1::/48");
 const SIX_TO_FOUR = cidr("2002::/16");
 const TEREDO = cidr("2001::/32");
 
+/** IPv6 networks whose addresses embed IPv4 addresses: see {@link forms}. ISATAP addresses are in every network. */
+export const EMBEDDING = { MAPPED, COMPATIBLE, TRANSLATED, NAT64, LOCAL_NAT64, SIX_TO_FOUR, TEREDO } as const;
+
 /** Prefix lengths of RFC 6052 §2.2. */
 const NAT64_LENGTHS: readonly number[] = [32, 40, 48, 56, 64, 96];
 
@@ -188,6 +191,9 @@ function localEmbedded(address: Address): Address[] {
   return real.length > 0 ? real : readings.slice(-1);
 }
 
+/** Whether the third word of an IPv6 address begins an ISATAP interface identifier (RFC 5214 §6.1). */
+export const isIsatap = (word: number): boolean => (word & 0xfdffffff) >>> 0 === 0x00005efe;
+
 /**
  * The addresses as which one address is vetted: itself and every IPv4 address that it embeds, since a translator or
  * tunnel on the path sends the packet there. For an address of the well-known NAT64 prefix (RFC 6052), or of a prefix
@@ -207,7 +213,7 @@ export function forms(address: Address, nat64: readonly Cidr[] = []): readonly A
   if (contains(LOCAL_NAT64, address)) found.push(...localEmbedded(address));
   if (contains(SIX_TO_FOUR, address)) found.push(v4(((a & 0xffff) << 16) | (b >>> 16)));
   if (contains(TEREDO, address)) found.push(v4(b), v4(~d));
-  if ((c & 0xfdffffff) >>> 0 === 0x00005efe) found.push(v4(d));
+  if (isIsatap(c)) found.push(v4(d));
   return found;
 }
 

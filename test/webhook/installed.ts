@@ -11,7 +11,9 @@ export async function installWebhook(plane: ControlPlane, port: number): Promise
   const documents = parseAllDocuments(text);
   for (const document of documents) {
     if (document.get("kind") !== "MutatingWebhookConfiguration") continue;
-    document.setIn(["webhooks", 0, "clientConfig"], { url: `https://127.0.0.1:${port}/inject` });
+    for (const [i, path] of ["inject", "edits"].entries()) {
+      document.setIn(["webhooks", i, "clientConfig"], { url: `https://127.0.0.1:${port}/${path}` });
+    }
   }
   await plane.applyYaml(documents.map(String).join("---\n"));
 }

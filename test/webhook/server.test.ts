@@ -304,6 +304,26 @@ test("counts each review by its result", async () => {
   assert.match(text, /^outrider_webhook_review_seconds_count \d\d$/m);
 });
 
+test("allows each edit of a policy, with a warning if it opens more", async () => {
+  const resource = { group: "egress.outrider.dev", version: "v1alpha1", resource: "egresspolicies" };
+  const edit = (object: unknown, oldObject: unknown, more: object = {}) =>
+    ask(review(object, { operation: "UPDATE", resource, oldObject, ...more }), { path: "/edits?timeout=3s" });
+  const before = { ...policy, spec: { deny: [{ name: "bad", hosts: ["bad.example"] }] } };
+  const warned = ["outrider: this edit opens what deny rules refused (bad): bad.example"];
+  assert.deepEqual(await edit(policy, before), { uid: "u1", allowed: true, warnings: warned });
+  const quiet = { uid: "u1", allowed: true };
+  assert.deepEqual(await edit(before, policy), quiet);
+  assert.deepEqual(await edit(policy, before, { operation: "CREATE" }), quiet);
+  assert.deepEqual(await edit(policy, before, { subResource: "status" }), quiet);
+  for (const broken of [undefined, null, 7, {}, { ...policy, spec: { deny: 7 } }]) {
+    assert.deepEqual(await edit(broken, before), quiet);
+    assert.deepEqual(await edit(before, broken), quiet);
+  }
+  const many = Array.from({ length: 20 }, (_, i) => ({ name: `rule-${i}-${"x".repeat(40)}`, hosts: [`${i}.example`] }));
+  const [long] = (await edit(policy, { ...policy, spec: { deny: many } })).warnings!;
+  assert.ok(long!.length <= 250, long);
+});
+
 test("uses a new certificate for new connections only", async () => {
   const server = await start();
   serve(server);

@@ -30,7 +30,9 @@ export async function installWebhook(plane: ControlPlane, port: number): Promise
   const parts = parseAllDocuments(readFileSync(join(ROOT, "examples/operator/webhook.yaml"), "utf8"));
   for (const part of parts) {
     if (part.get("kind") !== "MutatingWebhookConfiguration") continue;
-    part.setIn(["webhooks", 0, "clientConfig"], { url: `https://127.0.0.1:${port}/inject` });
+    for (const [i, path] of ["inject", "edits"].entries()) {
+      part.setIn(["webhooks", i, "clientConfig"], { url: `https://127.0.0.1:${port}/${path}` });
+    }
   }
   await plane.applyYaml(parts.map(String).join("---\n"));
 }

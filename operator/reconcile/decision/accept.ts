@@ -1,7 +1,8 @@
+import { wideningOf } from "../../../proxy/policy/diff/widening.ts";
 import { PolicyError } from "../../../proxy/policy/rules.ts";
 import { joinNames } from "../../api/conditions.ts";
 import type { EgressPolicy, EgressPolicySpec } from "../../api/egresspolicy.ts";
-import { REASON, type Reason } from "../../api/names.ts";
+import { GROUP, KIND, REASON, type Reason, VERSION } from "../../api/names.ts";
 import { canonicalAddress, slotId } from "../../fleet/slots.ts";
 import { notGranted } from "../../providers/grants.ts";
 import { PROVIDER_NAMES, providerOf } from "../../providers/index.ts";
@@ -96,6 +97,22 @@ export function clientsRemoved(before: EgressPolicySpec | undefined, now: Egress
     return undefined;
   const names = joinNames(before.clients.map(({ name }) => ({ metadata: { name } })));
   return `spec.clients was removed, and authentication stays: each client that authenticates now has the rules of the policy (before: ${names})`;
+}
+
+/** events.k8s.io allows 1024. */
+const MAX_EVENT_CHARS = 1000;
+
+/** Warning about an edit that opens more than the allow lists of the policy say; undefined for other edits. */
+export function reachWidened(
+  policy: EgressPolicy,
+  before: EgressPolicySpec,
+  blockedCIDRs: readonly string[],
+): string | undefined {
+  const manifest = (spec: EgressPolicySpec) => {
+    const { name, namespace } = policy.metadata;
+    return { apiVersion: `${GROUP}/${VERSION}`, kind: KIND, metadata: { name, namespace }, spec };
+  };
+  return wideningOf(manifest(before), manifest(policy.spec), blockedCIDRs)?.slice(0, MAX_EVENT_CHARS);
 }
 
 /** Repository of an image: without tag and digest. */

@@ -14,8 +14,8 @@ const CONFIGURATIONS: Resource = {
   namespaced: false,
 };
 
-/** Name of the webhook in its configuration. */
-const WEBHOOK_NAME = "inject.egress.outrider.dev";
+/** Names of the webhooks in their configuration. That of an older chart has the first one only. */
+const WEBHOOK_NAMES = ["inject.egress.outrider.dev", "edits.egress.outrider.dev"];
 /** Field manager of `caBundle`, and of nothing else. */
 export const BUNDLE_MANAGER = "outrider-webhook";
 /** Minimum time between two writes of `caBundle`, in case another program writes it too. */
@@ -103,7 +103,7 @@ export class BundleWriter {
     // protects the caBundle of another source that was written in the meantime.
     const object = {
       metadata: { name, uid, resourceVersion },
-      webhooks: [{ name: WEBHOOK_NAME, clientConfig: { caBundle } }],
+      webhooks: entriesOf(found).map(({ name: entry }) => ({ name: entry, clientConfig: { caBundle } })),
     };
     await client.apply(CONFIGURATIONS, object, { fieldManager: BUNDLE_MANAGER, force: true });
     onBundleWritten?.();
@@ -113,7 +113,7 @@ export class BundleWriter {
 }
 
 const entriesOf = ({ webhooks = [] }: Configuration): WebhookEntry[] =>
-  webhooks.filter(({ name }) => name === WEBHOOK_NAME);
+  webhooks.filter(({ name }) => WEBHOOK_NAMES.includes(name));
 
 /** Text of a base64 value, as `data` of a Secret and `caBundle` have it. */
 export const fromBase64 = (text: string): string => Buffer.from(text, "base64").toString();
