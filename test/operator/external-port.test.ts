@@ -142,7 +142,7 @@ test("its clients need an address, a header and a proof; other ports no header",
     stringData: { PROXY_PASSWORD: "s3cret" },
   });
   await untilCondition(plane, NS, "webhooks", "Ready", "True", undefined, 60_000);
-  const [pod] = fleet.pods;
+  const [pod] = await fleet.podsNow();
   assert.equal(await ask(pod!, 4752, as(CLIENT), billing), "200");
   assert.equal(await ask(pod!, 4752, as(CLIENT)), "407");
   await assert.rejects(ask(pod!, 4752, as("203.0.113.7"), billing));
@@ -163,7 +163,8 @@ test("the ranges follow the spec, and a warning names a range of every address",
   assert.match(conditionOf(policy, "Accepted")!.message, /warning: .*sourceRanges: 0\.0\.0\.0\/0 is every address/);
   const outside = (await service("webhooks-egress-external"))!;
   assert.deepEqual(outside.spec.loadBalancerSourceRanges, ["203.0.113.0/24", "0.0.0.0/0"]);
-  assert.equal(await ask(fleet.pods[0]!, 4752, as("203.0.113.7"), billing), "200");
+  const [pod] = await fleet.podsNow();
+  assert.equal(await ask(pod!, 4752, as("203.0.113.7"), billing), "200");
 });
 
 test("without the field the Service, the rule and the port are deleted", { skip, timeout: 120_000 }, async () => {
@@ -172,7 +173,7 @@ test("without the field the Service, the rule and the port are deleted", { skip,
   await plane.until(`${PATH}/services/webhooks-egress-external`, (found) => found === undefined, "no Service");
   const stored = (await policyOfProxies()) as Parameters<typeof lets>[0];
   for (const from of [CLIENT, BALANCER]) assert.equal(lets(stored, "from", ip(from), 4752), false, from);
-  const [pod] = fleet.pods;
+  const [pod] = await fleet.podsNow();
   await assert.rejects(ask(pod!, 4752, as(CLIENT), billing), /ECONNREFUSED/);
   assert.equal(await ask(pod!, 4751, undefined, billing), "200");
 });
