@@ -199,6 +199,7 @@ export async function runProxy(argv: readonly string[]): Promise<number> {
     throw error;
   });
   if (tls !== null && tlsAt !== null) tls.listen = formatHostPort(tlsAt.address, tlsAt.port);
+  if (tls !== null && externalAt !== null) tls.external = formatHostPort(externalAt.address, externalAt.port);
   const all = [at, adminAt, tlsAt, externalAt].flatMap((one) => (one === null ? [] : [one.port]));
   if (all.some((port) => !ports.includes(port))) installer.usePorts(all);
   // Before the log says "listening": a SIGHUP without a handler would end the process.
@@ -206,7 +207,7 @@ export async function runProxy(argv: readonly string[]): Promise<number> {
   status.listen = formatHostPort(at.address, at.port);
   const adminAddress = formatHostPort(adminAt.address, adminAt.port);
   const listenTlsAt = tls === null ? {} : { tls: tls.listen };
-  const listenExternalAt = externalAt && { external: formatHostPort(externalAt.address, externalAt.port) };
+  const listenExternalAt = tls?.external && { external: tls.external };
   log.info(
     { listen: status.listen, ...listenTlsAt, ...listenExternalAt, admin: adminAddress, version: status.version },
     "listening",

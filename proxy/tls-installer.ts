@@ -8,6 +8,8 @@ const WARN_BEFORE_MS = 24 * 3600 * 1000;
 /** The TLS listener in `/status`. Times are ISO 8601. */
 export interface TlsStatus {
   listen: string;
+  /** The port for clients outside of the network; null: there is none. */
+  external: string | null;
   certificateExpires: string;
   /** When the first CRL expires; null without a CRL. */
   crlNextUpdate: string | null;
@@ -25,6 +27,8 @@ export class TlsInstaller {
   readonly files: TlsFiles;
   /** The address and port of the listener. */
   listen = "";
+  /** The same of the port for clients outside of the network; null: there is none. */
+  external: string | null = null;
   /** The warnings that were logged about the files in force. */
   readonly #reported = new Set<string>();
 
@@ -84,6 +88,7 @@ export class TlsInstaller {
     const nextUpdate = trust?.nextUpdate ?? null;
     return {
       listen: this.listen,
+      external: this.external,
       certificateExpires: iso(identity.validTo),
       crlNextUpdate: nextUpdate === null ? null : iso(nextUpdate),
       error,

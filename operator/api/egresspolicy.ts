@@ -389,7 +389,7 @@ export interface NatSpec {
 export interface UpstreamProxySpec {
   /**
    * http://HOST:PORT. The proxies' NetworkPolicy opens an address exactly. For a host name it opens the port of
-   * public addresses only.
+   * public addresses only. The operator rejects metadata and link-local addresses.
    */
   url: string;
 

@@ -69,13 +69,20 @@ export function identify(
   return admitsMissing(authentication) && !isExternal ? MISSING : withoutProof(authentication);
 }
 
+/** The refusal of a certificate that is not valid now; null: it is valid. */
+function refuseCertificate(certificate: ClientCertificate, trust: ClientTrust | null): Failure | null {
+  const reason =
+    trust === null ? "this proxy no longer accepts client certificates" : trust.refuses(certificate, Date.now());
+  return reason === null ? null : { code: "client", reason };
+}
+
 function ofCertificate(
   certificate: ClientCertificate,
   known: Known | null,
   trust: ClientTrust | null,
 ): Identity | Failure {
-  const refused = trust?.refuses(certificate, Date.now()) ?? null;
-  if (refused !== null) return { code: "client", reason: refused };
+  const refused = refuseCertificate(certificate, trust);
+  if (refused !== null) return refused;
   const { name } = certificate;
   if (name === null) return { code: "client", reason: certificate.why! };
   if (known === null) return { kind: "own", name, certificate };
@@ -101,11 +108,7 @@ export function stillValid(
     return { code: "auth", reason: "these proxy credentials are no longer valid" };
   }
   if (identity.kind === "shared" || identity.certificate === undefined) return null;
-  if (trust === null || !readsCertificates(authentication.mode)) {
-    return { code: "client", reason: "this proxy no longer accepts client certificates" };
-  }
-  const reason = trust.refuses(identity.certificate, Date.now());
-  return reason === null ? null : { code: "client", reason };
+  return refuseCertificate(identity.certificate, readsCertificates(authentication.mode) ? trust : null);
 }
 
 /** The refusal of a request without any proof. */

@@ -27,6 +27,9 @@ export function overrideDocument(document: PolicyDocument, config: Config): Poli
   return { ...document, ports, proxy: { ...document.proxy, reasonDetail } };
 }
 
+const WITHOUT_PROOFS =
+  "--allow-missing-client has no effect: without passwords and --tls-client-ca every client is admitted; set one of them, or remove the option";
+
 /** Checks that `--allow-missing-client` fits the policy. @throws UsageError */
 function requireDefault({ kind, document }: PolicySource, config: Config): void {
   if (kind !== "acl") {
@@ -64,7 +67,10 @@ export function readText(text: string, config: Config, identities: Identities): 
     if (config.service !== undefined && source.kind !== "acl") {
       throw new UsageError(`--service is for acl.yaml files; ${config.policy} is not one`);
     }
-    if (config.allowMissingClient) requireDefault(source, config);
+    if (config.allowMissingClient) {
+      requireDefault(source, config);
+      if (!identities.shared && !identities.own) source.warnings.push(WITHOUT_PROOFS);
+    }
     return { source, hash: hashDocument(overrideDocument(source.document, config)) };
   } catch (error) {
     if (error instanceof PolicyError) throw new UsageError(`--policy ${config.policy}: ${error.message}`);

@@ -102,9 +102,9 @@ export class Forward extends Reaching implements Origin {
 
   /** Clients with different entries do not share connections, since they do not trust each other. */
   #poolKey(address: Address | null, route: string, hop: Hop | null, { policy }: Entry): string {
-    const direct = `${this.record.target} ${address === null ? "" : formatAddress(address)} ${route}`;
-    const key = hop === null ? direct : `${direct} via ${hop.key}`;
-    return policy.entry === null ? key : `${key} ${policy.entry}`;
+    const to = address === null ? "" : formatAddress(address);
+    // A name of an acl.yaml can have spaces, so it comes last.
+    return `${this.record.target} ${to} ${route} ${hop?.key ?? ""} ${policy.entry ?? ""}`;
   }
 
   /** RFC 9110 §7.6.2: a request that may not be forwarded is answered by this proxy as its final recipient. */

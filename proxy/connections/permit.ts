@@ -99,7 +99,7 @@ export class Permit {
   /** The view that decides for the client, also in the record. Null: it has none. */
   #viewIn(policy: PolicySet, record: AccessRecord): PolicySet | null {
     const view = viewFor(policy, this.#identity, this.#server.authentication);
-    if (policy.views !== null) record.proof = proofOf(this.#identity);
+    if (policy.views !== null) record.authentication = proofOf(this.#identity);
     if (view === null) return null;
     this.#entry = view.entry;
     if (view.entry !== null) record.entry = view.entry;

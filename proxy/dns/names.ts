@@ -1,5 +1,6 @@
 import { countBound } from "../outcome/bounds.ts";
 import { type Address, parseAddress } from "../policy/cidr.ts";
+import { isLocalhost } from "../policy/host.ts";
 import { conclude, type DnsAnswer } from "./answer.ts";
 import { type Job, LookupQueue, zoneOf } from "./lookup-queue.ts";
 import { DnsQuery, type Reply } from "./query.ts";
@@ -89,7 +90,6 @@ interface LookupOptions {
   enough?: (addresses: readonly Address[]) => boolean;
 }
 
-const isLocalhost = (host: string): boolean => host === "localhost" || host.endsWith(".localhost");
 const never = (): boolean => false;
 
 /**

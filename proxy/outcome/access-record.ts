@@ -15,8 +15,8 @@ export interface AccessRecord {
   client?: string;
   /** The entry of the policy's `clients` that decides; absent: a policy without clients, or a client without an entry. */
   entry?: string;
-  /** Only under a policy with clients. */
-  proof?: Proof;
+  /** The proof of the client; absent: a policy without clients. */
+  authentication?: Proof;
   /** Address and port of the client socket. */
   source: string;
   /** `host:port`, canonical; if it is malformed, as the client sent it (`shownTarget`). */
@@ -96,7 +96,7 @@ export function formatRecord(record: AccessRecord, now: number): string {
   let line = `{"time":"${isoTime(r.started)}","kind":"${r.kind}"`;
   if (r.client !== undefined) line += `,"client":${quoted(r.client)}`;
   if (r.entry !== undefined) line += `,"entry":${quoted(r.entry)}`;
-  if (r.proof !== undefined) line += `,"proof":"${r.proof}"`;
+  if (r.authentication !== undefined) line += `,"authentication":"${r.authentication}"`;
   line += `,"source":"${r.source}","target":${quoted(r.target)},"verdict":"${r.verdict}"`;
   if (r.code !== undefined) line += `,"code":"${r.code}"`;
   if (r.rule !== undefined) line += `,"rule":${quoted(r.rule)}`;

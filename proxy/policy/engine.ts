@@ -1,7 +1,7 @@
 import { type Address, type Cidr, CidrSet, cidr, formatAddress, parseAddress, single } from "./cidr.ts";
 import { type ClientEntry, type ClientLimits, DEFAULT_CLIENT } from "./clients.ts";
 import { hashDocument, type PolicyDocument } from "./document.ts";
-import { HostSet, parseHostPattern } from "./host.ts";
+import { HostSet, isLocalhost, parseHostPattern } from "./host.ts";
 import {
   PolicyError,
   type PortRange,
@@ -12,7 +12,7 @@ import {
   ruleLabel,
   setName,
 } from "./rules.ts";
-import { type AddressClass, forms, isLoopback, neverAllowed, parseNat64Prefix, specialPurpose } from "./special.ts";
+import { describeClass, forms, isLoopback, neverAllowed, parseNat64Prefix, specialPurpose } from "./special.ts";
 import type { Target } from "./target.ts";
 
 /** Codes of the refusals by policy (the whole list: `proxy/outcome/refusals.ts`). */
@@ -326,12 +326,6 @@ const listed = (code: DenyCode, rule: string, reason: string, soft: boolean): Ve
 
 const classed = (reason: string): Vetted => ({ in: false, soft: false, refusal: { code: "address", reason } });
 
-/** A class as a part of a reason: `a private address (10.0.0.0/8)`. */
-function describeClass({ name, network }: AddressClass): string {
-  const article = /^(?!uniq)[aeiou]/i.test(name) ? "an" : "a";
-  return `${article} ${name} address (${network.text})`;
-}
-
 function hardRefusal(set: PolicySet, target: Target, views: readonly Address[]): string | undefined {
   for (const view of views) {
     const never = neverAllowed(view);
@@ -478,9 +472,9 @@ export function vetAll(set: PolicySet, target: Target, names: Candidates, addres
   return { dial: [], rule: first!.rule ?? "", refusal: first! };
 }
 
-/** Whether the name of a target is sent to the upstream proxy, which resolves it. */
+/** Whether the name of a target is sent to the upstream proxy, which resolves it. `localhost` would be that machine itself. */
 export function sendsName(set: PolicySet, target: Target): boolean {
-  return !target.ip && set.document.upstreamProxy?.resolve === "Upstream";
+  return !target.ip && set.document.upstreamProxy?.resolve === "Upstream" && !isLocalhost(target.host);
 }
 
 /**

@@ -24,6 +24,9 @@ export function canonicalHost(text: string): string | null {
   return name;
 }
 
+/** Whether a name has the loopback addresses of each machine that resolves it, without DNS (RFC 6761 §6.3). */
+export const isLocalhost = (host: string): boolean => host === "localhost" || host.endsWith(".localhost");
+
 /** Why {@link canonicalHost} rejects a text, as a sentence without its subject; null: it does not. */
 export function hostProblem(text: string): string | null {
   const bad = /[^a-z0-9_.-]/i.exec(text)?.[0];

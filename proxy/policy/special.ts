@@ -6,6 +6,12 @@ export interface AddressClass {
   readonly name: string;
 }
 
+/** A class as a part of a reason: `a private address (10.0.0.0/8)`. */
+export function describeClass({ name, network }: AddressClass): string {
+  const article = /^(?!uniq)[aeiou]/i.test(name) ? "an" : "a";
+  return `${article} ${name} address (${network.text})`;
+}
+
 const table = (rows: readonly (readonly [string, string])[]): AddressClass[] =>
   rows.map(([network, name]) => ({ network: cidr(network), name }));
 

@@ -1,4 +1,6 @@
+import { parseAddress } from "./cidr.ts";
 import { type Reader, type Rule, shown } from "./rules.ts";
+import { type AddressClass, describeClass, forms, isLoopback, neverAllowed } from "./special.ts";
 import { formatTarget, parseAuthority, type Target } from "./target.ts";
 
 /** Another proxy through which all requests leave, such as that of a company. */
@@ -24,6 +26,13 @@ export function hopTarget({ url }: Pick<UpstreamProxy, "url">): Target {
   return parseUrl(url)!;
 }
 
+/** The class of an IP address that no upstream proxy may have; undefined: there is none. `--allow-cidr` can open loopback. */
+function neverHop({ ip, host }: Target): AddressClass | undefined {
+  const address = ip ? parseAddress(host)! : null;
+  const found = address === null ? [] : [address, ...forms(address)].map(neverAllowed);
+  return found.find((klass) => klass !== undefined && !isLoopback(klass));
+}
+
 /** The URL in canonical form, or why it is refused. Errors never contain credentials. */
 function readUrl(value: unknown): { url: string } | { error: string } {
   const form = "http://HOST:PORT";
@@ -34,6 +43,10 @@ function readUrl(value: unknown): { url: string } | { error: string } {
   if (/^https:/i.test(value)) return { error: `must be ${form}, not ${shown(value)}: TLS to it is not supported` };
   const target = parseUrl(value);
   if (target === null) return { error: `must be ${form}, not ${shown(value)}` };
+  const never = neverHop(target);
+  if (never !== undefined) {
+    return { error: `must not have ${describeClass(never)}, as ${shown(value)} has; write the address of your proxy` };
+  }
   return { url: `${SCHEME}${formatTarget(target)}` };
 }
 

@@ -1,5 +1,5 @@
 import { noArguments, type Option, optionHelp } from "../cli/options.ts";
-import { effective, proofsOf } from "../config/authentication.ts";
+import { effective, proofsOf, requireProofs } from "../config/authentication.ts";
 import { CLIENT_CA_OPTION, POLICY_OPTIONS, readConfig, requirePolicy } from "../config/config.ts";
 import { loadPolicy } from "../config/load.ts";
 import { overrideDocument } from "../config/read-policy.ts";
@@ -15,7 +15,8 @@ const HELP = `Usage: outrider check --policy FILE
 
 Validates a policy as the proxy does and prints its hash. Errors on stderr name every wrong field (exit status 2).
 For a policy with clients it also prints the identities that get the rules of each client. Set PROXY_PASSWORD,
---password-dir and --tls-client-ca as for the proxy. The command does not check whether these fit the mode of the policy.
+--password-dir and --tls-client-ca as for the proxy. If you set one of them, they must fit the mode of the policy. The
+command does not read the file of --tls-client-ca.
 
 ${optionHelp(OPTIONS)}`;
 
@@ -30,6 +31,9 @@ export async function runCheck(argv: readonly string[]): Promise<number> {
   noArguments(positionals);
   const password = process.env.PROXY_PASSWORD;
   const { source, hash, credentials } = loadPolicy(config, password);
+  const proofs = proofsOf(config, password);
+  // Without proofs the policy may be one for the operator, which sets these options by its mode.
+  if (proofs.password || proofs.certificate) requireProofs(source, proofs, config);
   const { kind, service, warnings } = source;
   for (const warning of [...warnings, ...credentials.warnings]) console.error(`warning: ${warning}`);
   const document = overrideDocument(source.document, config);
@@ -40,7 +44,7 @@ export async function runCheck(argv: readonly string[]): Promise<number> {
   console.log(
     `${config.policy}: valid ${kind}${chosen}${number}, ${rules}, default action ${defaultAction}, ports ${ports.join()}, ${hash}`,
   );
-  for (const line of whoGets(document, credentials, effective(source, proofsOf(config, password), config))) {
+  for (const line of whoGets(document, credentials, effective(source, proofs, config))) {
     console.log(`  ${line}`);
   }
   return 0;

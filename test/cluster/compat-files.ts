@@ -15,6 +15,10 @@ export const COMPAT_FILES: readonly string[] = [
   // Scheduling, pull secrets, ValidatingAdmissionPolicies.
   "test/operator/other-clusters.test.ts",
   "test/operator/takeover.test.ts",
+  // Services of type LoadBalancer, mounted Secrets, the Services, ports and NetworkPolicies of TLS and upstream proxies.
+  "test/operator/external-port.test.ts",
+  "test/operator/tls-port.test.ts",
+  "test/operator/upstream-proxy.test.ts",
   "test/webhook/admission.test.ts",
   "test/webhook/stored.test.ts",
   "test/chart/install.test.ts",

@@ -69,6 +69,8 @@ export class FleetRunner {
   readonly #work = workFolder("outrider-fleet-");
   readonly #running = new Map<string, Running>();
   #stopped = false;
+  /** Number of the complete readings of the pods. */
+  #looks = 0;
   #loop: Promise<void> | undefined;
   #error: Error | undefined;
 
@@ -87,6 +89,13 @@ export class FleetRunner {
       ({ program, endingSince }) => program.running && endingSince === undefined,
     );
     return alive.map(({ pod }) => pod);
+  }
+
+  /** The same after another reading of the pods: without those that the API server terminates now. */
+  async podsNow(): Promise<FleetPod[]> {
+    // The reading that is under way may have begun before.
+    for (const enough = this.#looks + 2; this.#looks < enough; ) await sleep(LOOK_MS / 4);
+    return this.pods;
   }
 
   /** The proxy of a pod. */
@@ -113,6 +122,7 @@ export class FleetRunner {
         if (this.#error === undefined) process.stderr.write(`fleet: ${error.stack}\n`);
         this.#error ??= error;
       });
+      this.#looks++;
     }
   }
 

@@ -258,6 +258,9 @@ export const AGREEMENTS: readonly Agreement[] = [
   ...differ(hop, "a pattern cannot check an address, nor a whole name", "schema", [
     ...["http://[::::]:3128", "http://1.2.3.400:3128", "http://a..b:3128", "http://-a.example:3128"],
   ]),
+  ...differ(hop, "a pattern cannot know the class of an address", "schema", [
+    ...["http://169.254.169.254:80", "http://[fe80::1]:80", "http://168.63.129.16:80", "http://[fd00:ec2::254]:80"],
+  ]),
   only(false, false, { ...hop("http://a.example:1"), nat: { provider: "PodIP", podIP: { annotations: { a: "b" } } } }),
   only(true, true, { upstreamProxy: { url: "http://a.example:1", secretRef: { name: "a" }, resolve: "Upstream" } }),
   ...both(ownHops, ["a.example", "*.a.example"], ["", "10.0.0.5", "a.example:3128", "http://a.example:3128"]),

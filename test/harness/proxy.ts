@@ -55,7 +55,13 @@ export interface ProxyStatus {
   ready: boolean;
   phase: string;
   policyError: string | null;
-  tls: { listen: string; certificateExpires: string; crlNextUpdate: string | null; error: string | null } | null;
+  tls: {
+    listen: string;
+    external: string | null;
+    certificateExpires: string;
+    crlNextUpdate: string | null;
+    error: string | null;
+  } | null;
   policy: { name: string; hash: string } | null;
   active: number;
   connections: number;

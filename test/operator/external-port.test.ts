@@ -11,7 +11,7 @@ import { listen, RawClient } from "../harness/raw.ts";
 import { ip } from "../policy/evaluator.ts";
 import { v1 } from "../proxy/proxy-header-encoder.ts";
 import { lets } from "./np-evaluator.ts";
-import { applyPolicy, conditionOf, policyPath, untilCondition } from "./operator.ts";
+import { applyPolicy, conditionOf, makePasswords, policyPath, untilCondition } from "./operator.ts";
 import { type Stage, startStage } from "./stage.ts";
 
 /** `spec.proxy.external` on a real API server, with real proxies. A load balancer is at 127.9.0.1. */
@@ -131,31 +131,24 @@ test("a fleet with an external port has a Service of its own for it", { skip, ti
   assert.equal(lets(stored, "from", ip("203.0.113.7"), 4752), false);
 });
 
-test("its clients need an address, a header and a proof; other ports no header", {
-  skip,
-  timeout: 120_000,
-}, async () => {
-  await plane.apply(`${PATH}/secrets/proxy-passwords`, {
-    apiVersion: "v1",
-    kind: "Secret",
-    metadata: { name: "proxy-passwords" },
-    stringData: { PROXY_PASSWORD: "s3cret" },
-  });
+test("the external port serves listed addresses with a header and a proof", { skip, timeout: 120_000 }, async () => {
+  await makePasswords(plane, NS);
   await untilCondition(plane, NS, "webhooks", "Ready", "True", undefined, 60_000);
-  const [pod] = fleet.pods;
+  const [pod] = await fleet.podsNow();
   assert.equal(await ask(pod!, 4752, as(CLIENT), billing), "200");
   assert.equal(await ask(pod!, 4752, as(CLIENT)), "407");
   await assert.rejects(ask(pod!, 4752, as("203.0.113.7"), billing));
   await assert.rejects(ask(pod!, 4752, undefined, billing));
   await assert.rejects(ask(pod!, 4752, undefined, billing, "127.8.0.1"));
+});
+
+test("the TLS port inside of the cluster expects no header", { skip, timeout: 120_000 }, async () => {
+  const [pod] = await fleet.podsNow();
   assert.equal(await ask(pod!, 4751, undefined, billing), "200");
   await assert.rejects(ask(pod!, 4751, as(CLIENT), billing));
 });
 
-test("the ranges follow the spec, and a warning names a range of every address", {
-  skip,
-  timeout: 120_000,
-}, async () => {
+test("the ranges follow the spec, with a warning for 0.0.0.0/0", { skip, timeout: 120_000 }, async () => {
   const spec = specOf({ external: { ...external, sourceRanges: ["203.0.113.0/24", "0.0.0.0/0"] } });
   await applyPolicy(plane, NS, "webhooks", spec);
   await untilCondition(plane, NS, "webhooks", "Ready", "True", undefined, 60_000);
@@ -163,7 +156,8 @@ test("the ranges follow the spec, and a warning names a range of every address",
   assert.match(conditionOf(policy, "Accepted")!.message, /warning: .*sourceRanges: 0\.0\.0\.0\/0 is every address/);
   const outside = (await service("webhooks-egress-external"))!;
   assert.deepEqual(outside.spec.loadBalancerSourceRanges, ["203.0.113.0/24", "0.0.0.0/0"]);
-  assert.equal(await ask(fleet.pods[0]!, 4752, as("203.0.113.7"), billing), "200");
+  const [pod] = await fleet.podsNow();
+  assert.equal(await ask(pod!, 4752, as("203.0.113.7"), billing), "200");
 });
 
 test("without the field the Service, the rule and the port are deleted", { skip, timeout: 120_000 }, async () => {
@@ -172,7 +166,7 @@ test("without the field the Service, the rule and the port are deleted", { skip,
   await plane.until(`${PATH}/services/webhooks-egress-external`, (found) => found === undefined, "no Service");
   const stored = (await policyOfProxies()) as Parameters<typeof lets>[0];
   for (const from of [CLIENT, BALANCER]) assert.equal(lets(stored, "from", ip(from), 4752), false, from);
-  const [pod] = fleet.pods;
+  const [pod] = await fleet.podsNow();
   await assert.rejects(ask(pod!, 4752, as(CLIENT), billing), /ECONNREFUSED/);
   assert.equal(await ask(pod!, 4751, undefined, billing), "200");
 });

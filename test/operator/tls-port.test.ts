@@ -156,9 +156,9 @@ test("client certificates select the rules of their entries", { skip, timeout: 2
     { name: uri, pods: 0 },
     { name: "default", pods: 0 },
   ]);
-  const pod = fleet.pods[0]!;
+  const [pod] = await fleet.podsNow();
   const statusOf = async (issued?: Issued, authorization?: string) => {
-    const { client, status } = await connectVia(pod, issued, authorization);
+    const { client, status } = await connectVia(pod!, issued, authorization);
     client.socket.destroy();
     return status;
   };
@@ -166,7 +166,7 @@ test("client certificates select the rules of their entries", { skip, timeout: 2
     [await statusOf(billing), await statusOf(other), await statusOf(undefined, BASIC), await statusOf()],
     ["200", "403", "403", "407"],
   );
-  const { client } = await connectVia(pod, billing);
+  const { client } = await connectVia(pod!, billing);
   await alive(client, "before");
   ofClients.revoke(billing);
   await configMap("client-crl", { "ca.crl": text(ofClients.crl(list)) });
@@ -175,7 +175,7 @@ test("client certificates select the rules of their entries", { skip, timeout: 2
   const took = Date.now() - began;
   console.log(`a revoked certificate ended its tunnel ${took} ms after the change of the ConfigMap`);
   assert.ok(took < REVOKED_MS + VOLUME_MS, `${took} ms`);
-  await assert.rejects(connectVia(pod, billing));
+  await assert.rejects(connectVia(pod!, billing));
 });
 
 test("a fleet that begins to authenticate serves no unknown client by its new rules", {

@@ -42,7 +42,8 @@ const credentials = (text: string) =>
 const field = (text: string) => `Proxy-Authorization: Basic ${Buffer.from(text).toString("base64")}\r\n`;
 
 async function connectVia(): Promise<RawClient> {
-  const client = await RawClient.open(4750, fleet.pods[0]!.status!.podIP!);
+  const [pod] = await fleet.podsNow();
+  const client = await RawClient.open(4750, pod!.status!.podIP!);
   client.socket.write(`CONNECT 127.0.0.1:${far.port} HTTP/1.1\r\nHost: 127.0.0.1:${far.port}\r\n\r\n`);
   await client.untilText("\r\n\r\n");
   return client;

@@ -495,6 +495,26 @@ test("names every wrong field of upstreamProxy, without credentials", () => {
   ] as const) {
     assert.deepEqual(inSpec({ upstreamProxy }), [problem]);
   }
+  for (const [host, what] of [
+    ["169.254.169.254", "cloud metadata address (169.254.169.254/32)"],
+    ["168.63.129.16", "cloud metadata address (168.63.129.16/32)"],
+    ["[fd00:ec2::254]", "cloud metadata address (fd00:ec2::/32)"],
+    ["169.254.1.1", "link-local address (169.254.0.0/16)"],
+    ["[fe80::1]", "link-local address (fe80::/10)"],
+    ["[::ffff:169.254.169.254]", "cloud metadata address (169.254.169.254/32)"],
+    ["[64:ff9b::a9fe:a9fe]", "cloud metadata address (169.254.169.254/32)"],
+    ["0.0.0.0", "unspecified address (0.0.0.0/32)"],
+    ["239.1.1.1", "multicast address (224.0.0.0/4)"],
+  ] as const) {
+    const [problem, ...more] = inSpec({ upstreamProxy: { url: `http://${host}:3128` } });
+    assert.match(problem!, /^spec\.upstreamProxy\.url: must not have an? .*; write the address of your proxy$/, host);
+    assert.ok(problem!.includes(what), problem);
+    assert.deepEqual(more, []);
+  }
+  // Proxies of companies have private addresses, and --allow-cidr can open loopback.
+  for (const host of ["10.0.0.5", "192.168.1.1", "100.64.0.1", "[fd00::5]", "127.0.0.1", "[::1]", "240.0.0.1"]) {
+    assert.deepEqual(inSpec({ upstreamProxy: { url: `http://${host}:3128` } }), [], host);
+  }
   assert.deepEqual(inSpec({ upstreamProxy: { url: "http://a:80" }, nat: { provider: "KubeVIP" } }), [
     'spec.upstreamProxy: needs nat.provider External, not "KubeVIP"',
   ]);

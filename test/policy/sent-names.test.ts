@@ -57,6 +57,16 @@ test("only rules without cidrs admit a name that the upstream proxy resolves", (
   }
 });
 
+test("localhost is not sent: it has the loopback addresses of this machine", () => {
+  const set = compile(makeDocument({ version: 2, upstreamProxy }));
+  for (const text of ["localhost:443", "LocalHost.:443", "a.localhost:443"]) {
+    const target = parseAuthority(text)!;
+    assert.deepEqual([sendsName(set, target), needsAddresses(set, target)], [false, true], text);
+    assert.equal(explain(set, target, ["127.0.0.1", "::1"]).code, "address");
+  }
+  assert.equal(sendsName(set, parseAuthority("localhost.example:443")!), true);
+});
+
 test("a name that is sent is allowed only if a public address of it would be", () => {
   fc.assert(
     fc.property(documentArb, askArb, (fields, asked) => {

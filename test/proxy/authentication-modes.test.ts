@@ -186,6 +186,39 @@ test("--allow-missing-client admits requests without credentials, for an acl.yam
   await far.close();
 });
 
+test("warns that --allow-missing-client has no effect without passwords and client CA", async () => {
+  const policy = join(tempFolder(), "acl.yaml");
+  writeFileSync(policy, ACL);
+  const check = async (args: string[], env = {}) =>
+    (await runOutrider(["check", "--policy", policy, "--allow-missing-client", ...args], env)).stderr;
+  const warning =
+    /^warning: --allow-missing-client has no effect: without passwords and --tls-client-ca every client is admitted; set one/m;
+  assert.match(await check([]), warning);
+  assert.doesNotMatch(await check([], { PROXY_PASSWORD: "s3cret" }), warning);
+  assert.doesNotMatch(await check(["--tls-client-ca", "ca.pem"]), warning);
+});
+
+test("check with start options rejects a policy that a proxy with them rejects", async () => {
+  const policy = join(tempFolder(), "policy.yaml");
+  const password = { PROXY_PASSWORD: "s3cret" };
+  const ca = ["--tls-client-ca", "ca.pem"];
+  for (const [mode, own, env, args] of [
+    // Without them it may be for the operator, which sets them by the policy.
+    ["BasicOrTLS", "BasicOrTLS", {}, []],
+    ["Basic", "Basic", password, []],
+    ["Basic", "BasicOrTLS", password, ca],
+    ["BasicOrTLS", "Basic", password, []],
+    ["Basic", "TLS", {}, ca],
+    [undefined, "BasicOrTLS", password, ca],
+  ] as const) {
+    writeFileSync(policy, open(mode));
+    const { status, stderr } = await runOutrider(["check", "--policy", policy, ...args], env);
+    const fits = mode === undefined || mode === own;
+    assert.equal(status, fits ? 0 : 2, `${mode} with the proofs of ${own}`);
+    if (!fits) assert.match(stderr.trimEnd(), problem(mode, own));
+  }
+});
+
 test("warns about listeners that serve clients without a proof", { skip }, async () => {
   const pki = new Pki();
   const folder = tlsFolder(pki, pki.issue("server", "/CN=server", { names: ["IP:127.0.0.1"] }));

@@ -142,8 +142,14 @@ test("Upstream: host rules and classes of IP addresses still refuse", async () =
 test("Upstream by default: special-purpose addresses are refused", async () => {
   const hop = await startHopped();
   const proxy = await start({ upstreamProxy: { url: hop.url, resolve: "Upstream" } });
-  for (const target of ["169.254.169.254:80", "10.0.0.1:443", "[::ffff:10.0.0.1]:443"]) {
+  for (const target of ["169.254.169.254:80", "10.0.0.1:443", "[::ffff:10.0.0.1]:443", `127.0.0.1:${proxy.port}`]) {
     assert.match(await exchange(proxy.port, `CONNECT ${target} HTTP/1.1\r\n\r\n`), /^HTTP\/1\.1 403 egress-denied/);
+  }
+  const closed = await startProxy({ policy: { upstreamProxy: { url: hop.url, resolve: "Upstream" } } });
+  open.push(() => closed.stop());
+  for (const target of ["localhost:443", "db.localhost:5432"]) {
+    const text = await exchange(closed.port, `CONNECT ${target} HTTP/1.1\r\n\r\n`);
+    assert.match(text, /^HTTP\/1\.1 403 egress-denied: \S+ resolves to a loopback address/, target);
   }
   assert.deepEqual(hop.state.heads, []);
   assert.match(proxy.stderr(), /the address of a name is not checked/);
@@ -244,10 +250,16 @@ test("an upstream proxy that cannot be reached has its own failure", async () =>
 });
 
 test("the upstream proxy gets no metadata, link-local or own address", async () => {
-  for (const url of ["http://169.254.169.254:3128", "http://[fe80::1]:3128", "http://168.63.129.16:80"]) {
-    const proxy = await start({ upstreamProxy: { url } });
+  for (const address of ["169.254.169.254", "fe80::1", "168.63.129.16"]) {
+    const proxy = await start(
+      { upstreamProxy: { url: "http://hop.example:3128" } },
+      { hosts: `${address} hop.example\n` },
+    );
     const text = await exchange(proxy.port, "CONNECT 93.184.216.34:443 HTTP/1.1\r\n\r\n");
-    assert.match(text, /^HTTP\/1\.1 502 egress-upstream: the upstream proxy is a (cloud metadata|link-local) address/);
+    assert.match(
+      text,
+      /^HTTP\/1\.1 502 egress-upstream: the upstream proxy resolves to a (cloud metadata|link-local) address/,
+    );
     await proxy.stop();
   }
   // Loopback, which is this machine, is closed without --allow-cidr.

@@ -130,10 +130,10 @@ test("clients that share connections never get each other's decisions", { timeou
   await proxy.waitRecord(() => proxy.records().length === expected.size, 30_000);
   for (const record of proxy.records()) {
     const { client, entry, allowed } = expected.get(String(record.traceId))!;
-    const { verdict, proof } = record;
+    const { verdict, authentication } = record;
     const shared = client === "x" || client === "y";
     const [is, should] = [
-      [record.client, record.entry, verdict, proof],
+      [record.client, record.entry, verdict, authentication],
       [client, entry, allowed ? "allow" : "deny", shared ? "shared" : "password"],
     ];
     assert.deepEqual(is, should, JSON.stringify(record));

@@ -118,9 +118,9 @@ test("a removed entry ends its requests, also where default allows them", async 
   const all = await openAll(proxy, far.port, ["billing", "shop", "unlisted", "shared"]);
   const at = replace(proxy.policyFile, document(everything("shop", "default")));
   for (const record of await all.untilOnly(["billing"], at)) {
-    const { client, entry, proof, verdict, code, reason } = record;
+    const { client, entry, authentication, verdict, code, reason } = record;
     assert.deepEqual(
-      [client, entry, proof, verdict, code, reason],
+      [client, entry, authentication, verdict, code, reason],
       ["billing", "billing", "password", "allow", "client", "this client is no longer in the policy"],
     );
   }
@@ -226,8 +226,8 @@ test("ends requests without a proof when they are no longer admitted", async () 
   const { proxy, far } = await start(admits(true));
   const all = await openAll(proxy, far.port, ["billing", "missing", "shared"]);
   const at = replace(proxy.policyFile, admits(false));
-  for (const { entry, proof, code } of await all.untilOnly(["missing"], at)) {
-    assert.deepEqual([entry, proof, code], ["default", "none", "auth"]);
+  for (const { entry, authentication, code } of await all.untilOnly(["missing"], at)) {
+    assert.deepEqual([entry, authentication, code], ["default", "none", "auth"]);
   }
   all.close();
   assert.equal(await proxy.stop(), 0);
@@ -262,8 +262,11 @@ test("a revoked certificate ends the requests of its client", { skip }, async ()
   }
   for (const { name, client } of opened) assert.equal(client.socket.destroyed, name === "billing");
   await proxy.waitRecord(() => proxy.records().length === 2);
-  for (const { client, entry, proof, code, close } of proxy.records()) {
-    assert.deepEqual([client, entry, proof, code, close], ["billing", "billing", "certificate", "client", "revoked"]);
+  for (const { client, entry, authentication, code, close } of proxy.records()) {
+    assert.deepEqual(
+      [client, entry, authentication, code, close],
+      ["billing", "billing", "certificate", "client", "revoked"],
+    );
   }
   for (const { client } of opened) client.socket.destroy();
   assert.equal(await proxy.stop(), 0);

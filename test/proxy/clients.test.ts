@@ -100,45 +100,60 @@ test("each proof gives the view of its client, on both data paths", { skip, time
       { pair: "shop:s-pass", certificate: billing },
       /^HTTP\/1\.1 403 egress-denied: .* have different names$/,
     ],
-    ["an own password", { pair: "billing:b-pass" }, "billing", { client: "billing", proof: "password" }],
-    ["another own password", { pair: "shop:s-pass" }, "shop", { client: "shop", proof: "password" }],
-    ["an own password over TLS", { pair: "shop:s-pass", tls: true }, "shop", { client: "shop", proof: "password" }],
-    ["a certificate", { certificate: billing }, "billing", { client: "billing", proof: "certificate" }],
+    ["an own password", { pair: "billing:b-pass" }, "billing", { client: "billing", authentication: "password" }],
+    ["another own password", { pair: "shop:s-pass" }, "shop", { client: "shop", authentication: "password" }],
+    [
+      "an own password over TLS",
+      { pair: "shop:s-pass", tls: true },
+      "shop",
+      { client: "shop", authentication: "password" },
+    ],
+    ["a certificate", { certificate: billing }, "billing", { client: "billing", authentication: "certificate" }],
     [
       "a certificate of a client without a password",
       { certificate: ghost },
       "ghost",
-      { client: "ghost", proof: "certificate" },
+      { client: "ghost", authentication: "certificate" },
     ],
-    ["both", { pair: "billing:b-pass", certificate: billing }, "billing", { client: "billing", proof: "both" }],
+    [
+      "both",
+      { pair: "billing:b-pass", certificate: billing },
+      "billing",
+      { client: "billing", authentication: "both" },
+    ],
     [
       "a certificate and the shared password",
       { pair: "shop2:together", certificate: billing },
       "billing",
-      { proof: "certificate" },
+      { authentication: "certificate" },
     ],
     [
       "an own password without an entry",
       { pair: "unlisted:u-pass" },
       "default",
-      { client: "unlisted", proof: "password" },
+      { client: "unlisted", authentication: "password" },
     ],
     [
       "the name of a method of objects",
       { pair: "toString:t-pass" },
       "default",
-      { client: "toString", proof: "password" },
+      { client: "toString", authentication: "password" },
     ],
     [
       "a certificate without an entry",
       { certificate: unlisted },
       "default",
-      { client: "stranger", proof: "certificate" },
+      { client: "stranger", authentication: "certificate" },
     ],
-    ["the shared password", { pair: "x:together" }, "default", { client: "x", proof: "shared" }],
-    ["a claimed name", { pair: "ghost:together" }, "default", { client: "ghost", proof: "shared" }],
-    ["another case", { pair: "Billing:together" }, "default", { client: "Billing", proof: "shared" }],
-    ["a role", { pair: "x:together", fields: "X-Smokescreen-Role: billing\r\n" }, "default", { proof: "shared" }],
+    ["the shared password", { pair: "x:together" }, "default", { client: "x", authentication: "shared" }],
+    ["a claimed name", { pair: "ghost:together" }, "default", { client: "ghost", authentication: "shared" }],
+    ["another case", { pair: "Billing:together" }, "default", { client: "Billing", authentication: "shared" }],
+    [
+      "a role",
+      { pair: "x:together", fields: "X-Smokescreen-Role: billing\r\n" },
+      "default",
+      { authentication: "shared" },
+    ],
     ["a role beside a password", { pair: "shop:s-pass", fields: "X-Smokescreen-Role: billing\r\n" }, "shop"],
     ["nothing", {}, /^HTTP\/1\.1 407 egress-auth: no proxy credentials/],
     ["nothing over TLS", { tls: true }, /^HTTP\/1\.1 407 egress-auth: no proxy credentials/],
@@ -182,7 +197,7 @@ test("refuses a client without an entry with 403, whatever denyStatus is", async
   for (const record of refused) {
     assert.equal(record.verdict, "deny");
     assert.equal(record.entry, undefined);
-    assert.match(String(record.proof), /^(password|shared)$/);
+    assert.match(String(record.authentication), /^(password|shared)$/);
     assert.equal(record.reason, "this client has no entry in the policy");
     assert.doesNotMatch(String(record.reason), /billing/);
   }
@@ -191,7 +206,7 @@ test("refuses a client without an entry with 403, whatever denyStatus is", async
   await far.close();
 });
 
-test("the records of a policy without clients have neither entry nor proof", async () => {
+test("the records of a policy without clients have neither entry nor authentication", async () => {
   const proxy = await startProxy({
     policy: {},
     args: [...OPEN_LOOPBACK, "--password-dir", passwordFolder(PASSWORDS)],
@@ -201,7 +216,7 @@ test("the records of a policy without clients have neither entry nor proof", asy
   for (const wire of WIRES) await exchange(proxy.port, wire("a.example", far.port, basic("billing:b-pass")));
   await proxy.waitRecord(() => proxy.records().length === 2);
   for (const record of proxy.records())
-    assert.deepEqual([record.client, record.entry, record.proof], ["billing", undefined, undefined]);
+    assert.deepEqual([record.client, record.entry, record.authentication], ["billing", undefined, undefined]);
   assert.equal(await proxy.stop(), 0);
   await far.close();
 });
@@ -244,8 +259,8 @@ test("allowMissing admits requests without any proof as default", async () => {
   const sent = sender(proxy, "");
   assert.equal(await allowedBy(sent, far.port, {}), "default");
   await proxy.waitRecord(() => proxy.records().length === sent.count);
-  for (const { client, entry, proof } of proxy.records()) {
-    assert.deepEqual([client, entry, proof], [undefined, "default", "none"]);
+  for (const { client, entry, authentication } of proxy.records()) {
+    assert.deepEqual([client, entry, authentication], [undefined, "default", "none"]);
   }
   assert.equal(await allowedBy(sent, far.port, { pair: "billing:b-pass" }), "billing");
   assert.equal(await allowedBy(sent, far.port, { pair: "x:together" }), "default");
@@ -262,8 +277,8 @@ test("without proofs every client is default", async () => {
   assert.equal(await allowedBy(sent, far.port, { pair: "billing:b-pass" }), "default");
   assert.equal(await allowedBy(sent, far.port, { fields: "X-Smokescreen-Role: billing\r\n" }), "default");
   await proxy.waitRecord(() => proxy.records().length === sent.count);
-  for (const { client, entry, proof } of proxy.records()) {
-    assert.deepEqual([client, entry, proof], [undefined, "default", "none"]);
+  for (const { client, entry, authentication } of proxy.records()) {
+    assert.deepEqual([client, entry, authentication], [undefined, "default", "none"]);
   }
   assert.equal(await proxy.stop(), 0);
   await far.close();

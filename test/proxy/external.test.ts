@@ -92,6 +92,8 @@ test("the external port serves only --external-from, and only with TLS", { skip 
   const proxy = await start();
   const port = proxy.externalPort;
   assert.equal(await ask(port, CLIENT), "HTTP/1.1 200 OK");
+  const { tls } = await proxy.untilStatus(() => true);
+  assert.deepEqual([tls!.listen, tls!.external], [`127.0.0.1:${proxy.tlsPort}`, `127.0.0.1:${port}`]);
   assert.match(String((await proxy.waitRecord(() => true)).source), /^127\.7\.0\.1:\d+$/);
   await assert.rejects(ask(port, STRANGER));
   await untilRefused(proxy, 1);

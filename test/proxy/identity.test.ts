@@ -64,6 +64,15 @@ const NO_NAME = "client: the client certificate has no CN in its subject";
 const TWO_NAMES = "client: the credentials and the client certificate have different names";
 const EXPIRED = "client: the client certificate expired";
 
+test("without client CAs no certificate is accepted", { skip }, () => {
+  const { billing } = certificates();
+  const proofs = { authorization: undefined, certificate: billing, from: "192.0.2.1", isExternal: false };
+  for (const mode of ["TLS", "BasicOrTLS"] as const) {
+    const identity = identify(proofs, credentials, null, under(mode, true));
+    assert.equal(shown(identity), "client: this proxy no longer accepts client certificates", mode);
+  }
+});
+
 test("each row of the identity table decides in each mode", { skip }, () => {
   const { trust, billing, expired, nameless } = certificates();
   const missing = "none ";
