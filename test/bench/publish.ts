@@ -80,6 +80,7 @@ export function readRun(text: string): Run {
   const about = lines.find((one) => one.about !== undefined)?.about;
   const figures = lines.filter((one): one is Figure => one.cpuUs !== undefined && one.proxy !== undefined);
   if (about === undefined || figures.length === 0) throw new Error("no figures; use a file of make bench ARGS=--json");
+  if (!figures.every((one) => "missed" in one)) throw new Error("no list of missed aims; measure again");
   const idle = (lines as unknown[] as Idle[]).filter((one) => one.workload === "idle");
   const rates = (lines as unknown[] as Rate[]).filter((one) => one.workload === "latency");
   return { about, figures, idle, rates, missed: missedOf(lines) };

@@ -14,7 +14,7 @@ const about = {
   rounds: 7,
   versions: { outrider: "1", squid: "5" },
 };
-const base = { unit: "tunnel", p99Ms: spread(20), latencyMs: [1, 2, 3, 4, 5, 6, 7, 8, 9] };
+const base = { unit: "tunnel", missed: [], p99Ms: spread(20), latencyMs: [1, 2, 3, 4, 5, 6, 7, 8, 9] };
 const figures: (Figure & { missed?: string[] })[] = [
   { ...base, workload: "tunnel", proxy: "outrider", cpuUs: spread(100) },
   {
@@ -101,5 +101,13 @@ test("the report replaces only the part between its marks", () => {
   const page = "a\n<!-- figures:begin -->\nold\n<!-- figures:end -->\nb\n";
   assert.equal(replaced(page, "new"), "a\n<!-- figures:begin -->\nnew\n<!-- figures:end -->\nb\n");
   assert.throws(() => replaced("a", "new"), /needs <!-- figures:begin -->/);
+});
+
+test("the report needs a whole file of this version", () => {
   assert.throws(() => readRun('{"workload":"policy"}\n'), /no figures/);
+  const { missed: _, ...older } = figures[0]!;
+  assert.throws(
+    () => readRun(`${JSON.stringify({ about })}\n${JSON.stringify(older)}`),
+    /no list of missed aims; measure again/,
+  );
 });
