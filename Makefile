@@ -8,7 +8,7 @@ STAMP := node_modules/.stamp
 VERSION = $(shell sed -n 's/^  "version": "\(.*\)",/\1/p' package.json)
 IMAGE ?= outrider:$(VERSION)
 
-.PHONY: help install run demo test test-quick lint fmt types generate verify tools compat senders-tools cluster bundle image image-archive cover bench bench-report bench-operator bench-webhook soak fuzz prove mutants clean
+.PHONY: help install run demo test test-quick lint fmt types generate verify tools compat senders-tools cluster bundle image image-archive cover bench bench-guard bench-report bench-operator bench-webhook soak fuzz prove mutants clean
 
 help: ## print this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -88,6 +88,9 @@ cover: install ## run all tests with coverage of proxy/
 
 bench: install ## compare CPU, memory and latency with other proxies (Debian packages, PyPI, Go modules; as root): docs/performance.md
 	$(NODE) --expose-gc test/bench/main.ts $(ARGS)
+
+bench-guard: install ## compare the CPU time of outrider and nginx CONNECT with test/bench/reference.json (as root; 5 minutes; ARGS=--help): docs/performance.md
+	$(NODE) test/bench/guard.ts $(ARGS)
 
 bench-report: install ## write the figures of a run into docs/performance.md, with plots (FILE of make bench ARGS="--json FILE")
 	$(NODE) test/bench/publish.ts $(FILE)
