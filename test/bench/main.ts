@@ -10,14 +10,12 @@ import { isInstalled, otherCheckout, PEERS, type Running, startPeer } from "./pe
 import { startProgress } from "./progress.ts";
 import { missedOf } from "./publish.ts";
 import { seriesFigures, seriesTable } from "./report.ts";
-import { measureSingle, SINGLES } from "./singles.ts";
+import { expectedSeconds, measureSingle, SINGLES } from "./singles.ts";
 import { measureSlices } from "./slices.ts";
 import { WORKLOADS } from "./workloads.ts";
 
 /** Measures the costs of outrider side by side with other proxies: options, plan, output. */
 
-/** Expected seconds of a single figure; only the proportions matter. */
-const SINGLE_SECONDS = { idle: 40, latency: 420, policy: 10, clients: 5, two: 15 } as const;
 /** Seconds of one proxy and workload besides its slices: warm-up, and for each slice waiting. */
 const WARM_UP_SECONDS = 1;
 const SLICE_EXTRA_SECONDS = 0.1;
@@ -92,7 +90,7 @@ const progress = startProgress(
     ...WORKLOADS.map(({ name }) => {
       return { name, seconds: present.length * (WARM_UP_SECONDS + rounds * (seconds + SLICE_EXTRA_SECONDS)) };
     }),
-    ...SINGLES.map((name) => ({ name, seconds: SINGLE_SECONDS[name] })),
+    ...SINGLES.map((name) => ({ name, seconds: expectedSeconds(name, present.length, rounds) })),
   ].filter(isWanted),
 );
 
@@ -108,6 +106,7 @@ async function attempt(workload: string, measure: () => Promise<void>): Promise<
   progress.show(workload);
   try {
     await measure();
+    if (values.json !== undefined) writeFileSync(values.json, `${lines.join("\n")}\n`);
   } catch (error) {
     if (!(error instanceof PeerError)) throw error;
     fail(workload, error.message);
@@ -139,8 +138,7 @@ for (const name of SINGLES) {
 }
 for (const proxy of running) await proxy.stop();
 crew.close();
-if (values.json !== undefined) writeFileSync(values.json, `${lines.join("\n")}\n`);
-else console.log(`\n${lines.join("\n")}`);
+if (values.json === undefined) console.log(`\n${lines.join("\n")}`);
 const missed = missedOf(lines.map((line) => JSON.parse(line)));
 console.log(missed.length === 0 ? "\nEvery aim is met." : `\nMissed aims:\n${missed.join("\n")}`);
 process.exit();

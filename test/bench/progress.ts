@@ -6,6 +6,9 @@ export interface Part {
   seconds: number;
 }
 
+/** Width of a terminal that does not know its own. */
+const COLUMNS = 80;
+
 /** A time as people say it. */
 function roughly(seconds: number): string {
   return seconds < 90 ? `${Math.max(1, Math.round(seconds))} s` : `${Math.round(seconds / 60)} min`;
@@ -35,7 +38,9 @@ export function startProgress(parts: readonly Part[], stream: NodeJS.WriteStream
     show: (name, share = 0) => {
       const at = parts.findIndex((part) => part.name === name);
       clear();
-      stream.write(progressLine(parts, at, share, (performance.now() - began) / 1000).slice(0, stream.columns - 1));
+      stream.write(
+        progressLine(parts, at, share, (performance.now() - began) / 1000).slice(0, (stream.columns || COLUMNS) - 1),
+      );
     },
     clear,
   };

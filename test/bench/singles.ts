@@ -24,6 +24,8 @@ const KIB_PER_TUNNEL = 9;
 const RATES = [500, 2000];
 /** Highest p99 of outrider divided by that of squid. */
 const RATE_TAIL = 1.2;
+/** Limit of the rounds of the latency. */
+const LATENCY_ROUNDS = 3;
 const LATENCY_SECONDS = 4;
 const WARM_SECONDS = 1.5;
 const FRAME = { up: 1500, down: 200 };
@@ -217,6 +219,13 @@ async function twoProcesses(crew: Crew, core: string): Promise<Single> {
 /** Names of these figures for `--only`. */
 export const SINGLES = ["idle", "latency", "policy", "clients", "two"] as const;
 
+/** Expected seconds of one of them. Only the proportions matter. */
+export function expectedSeconds(name: (typeof SINGLES)[number], proxies: number, rounds: number): number {
+  if (name === "idle") return proxies * 5;
+  if (name === "latency") return proxies * RATES.length * Math.min(rounds, LATENCY_ROUNDS) * 9;
+  return 10;
+}
+
 /** Measures one of them. */
 export function measureSingle(
   name: (typeof SINGLES)[number],
@@ -227,7 +236,7 @@ export function measureSingle(
     case "idle":
       return idle(crew, options.peers, options.core);
     case "latency":
-      return latencies(crew, options.running, Math.min(options.rounds, 3));
+      return latencies(crew, options.running, Math.min(options.rounds, LATENCY_ROUNDS));
     case "policy":
       return Promise.resolve(policy());
     case "clients":

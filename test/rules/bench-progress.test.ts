@@ -11,10 +11,10 @@ const parts = [
 ];
 
 /** A stream that keeps its text. */
-function stream(isTTY: boolean) {
+function stream(isTTY: boolean, columns = 80) {
   const texts: string[] = [];
   const write = (text: string) => texts.push(text) > 0;
-  return { texts, stream: { isTTY, columns: 80, write } as unknown as NodeJS.WriteStream };
+  return { texts, stream: { isTTY, columns, write } as unknown as NodeJS.WriteStream };
 }
 
 test("progress shows the part, the share that is done, and the remaining time", () => {
@@ -29,6 +29,9 @@ test("progress replaces its line on a terminal, and writes nothing elsewhere", (
   shown.show("tls");
   shown.clear();
   assert.match(terminal.texts.join(""), /^\r\x1b\[Ktls \(2 of 3\), 25 % done, about 1 s left\r\x1b\[K$/);
+  const widthless = stream(true, 0);
+  startProgress(parts, widthless.stream).show("tls");
+  assert.match(widthless.texts.join(""), / left$/);
   const file = stream(false);
   const silent = startProgress(parts, file.stream);
   silent.show("tls", 0.5);
