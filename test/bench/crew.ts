@@ -1,14 +1,14 @@
 import { type ChildProcess, fork } from "node:child_process";
 import { once } from "node:events";
-import type { Job, Order, Outcome, Route } from "./wire.ts";
+import type { Counts, Job, Order, Outcome, Route } from "./wire.ts";
 
 /** Generator and origin as processes, with their requests. */
 export interface Crew {
   prepare(key: string, job: Job, route: Route): Promise<void>;
   run(key: string, seconds: number, minOps?: number): Promise<Outcome>;
   finish(key: string): Promise<void>;
-  /** DNS queries that the origin has answered so far. */
-  queries(): Promise<number>;
+  /** DNS queries and connections of the origin so far. */
+  counts(): Promise<Counts>;
   close(): void;
 }
 
@@ -53,7 +53,7 @@ export async function startCrew(): Promise<Crew> {
     prepare: async (key, job, route) => void (await order({ do: "prepare", key, job, route })),
     run: async (key, seconds, minOps = 0) => (await order({ do: "run", key, seconds, minOps }))!,
     finish: async (key) => void (await order({ do: "finish", key })),
-    queries: () => ask<number>(origin, {}),
+    counts: () => ask<Counts>(origin, {}),
     close: () => {
       for (const child of [origin, generator]) child.kill();
     },

@@ -5,6 +5,10 @@ import { join } from "node:path";
 
 /** Runs the benchmark in its own namespaces, with loopback only. */
 
+/** The proxy has its own core; all other programs share the other one. */
+export const PROXY_CORE = 0;
+export const OTHER_CORE = 1;
+
 const INSIDE = "OUTRIDER_BENCH_INSIDE";
 /** Ports for closed-loop connections, most of which wait in TIME_WAIT; fixed ports of the benchmark are lower. */
 const PORT_RANGE = "16384 65535";

@@ -5,18 +5,20 @@ import { parseArgs } from "node:util";
 import { install } from "../senders/install.ts";
 import { loadAverage } from "./cpu.ts";
 import { PeerError, startCrew } from "./crew.ts";
-import { isIsolated, isolate } from "./isolate.ts";
+import { isIsolated, isolate, OTHER_CORE, PROXY_CORE } from "./isolate.ts";
 import { isInstalled, otherCheckout, PEERS, type Running, startPeer } from "./peers.ts";
+import { startProgress } from "./progress.ts";
+import { missedOf } from "./publish.ts";
 import { seriesFigures, seriesTable } from "./report.ts";
-import { measureSingle, SINGLES } from "./singles.ts";
+import { expectedSeconds, measureSingle, SINGLES } from "./singles.ts";
 import { measureSlices } from "./slices.ts";
 import { WORKLOADS } from "./workloads.ts";
 
 /** Measures the costs of outrider side by side with other proxies: options, plan, output. */
 
-/** The proxy has its own core; all other programs share the other one. */
-const PROXY_CORE = 0;
-const OTHER_CORE = 1;
+/** Seconds of one proxy and workload besides its slices: warm-up, and for each slice waiting. */
+const WARM_UP_SECONDS = 1;
+const SLICE_EXTRA_SECONDS = 0.1;
 
 const WORKLOAD_NAMES: readonly string[] = [...WORKLOADS.map((workload) => workload.name), ...SINGLES];
 const PEER_NAMES: readonly string[] = PEERS.slice(1).map((peer) => peer.name);
@@ -82,17 +84,29 @@ const about = {
 lines.push(JSON.stringify({ about }));
 
 const crew = await startCrew();
+const isWanted = ({ name }: { name: string }) => only === undefined || only.includes(name);
+const progress = startProgress(
+  [
+    ...WORKLOADS.map(({ name }) => {
+      return { name, seconds: present.length * (WARM_UP_SECONDS + rounds * (seconds + SLICE_EXTRA_SECONDS)) };
+    }),
+    ...SINGLES.map((name) => ({ name, seconds: expectedSeconds(name, present.length, rounds) })),
+  ].filter(isWanted),
+);
+
 /** Prints why a proxy could not be measured. The exit status is 1 at the end. */
 function fail(workload: string, message: string): void {
+  progress.clear();
   console.error(`${workload}: ${message}`);
   process.exitCode = 1;
 }
 
 /** Measures one workload; a proxy that fails ends only this workload. */
 async function attempt(workload: string, measure: () => Promise<void>): Promise<void> {
-  console.error(`... ${workload}`);
+  progress.show(workload);
   try {
     await measure();
+    if (values.json !== undefined) writeFileSync(values.json, `${lines.join("\n")}\n`);
   } catch (error) {
     if (!(error instanceof PeerError)) throw error;
     fail(workload, error.message);
@@ -101,20 +115,22 @@ async function attempt(workload: string, measure: () => Promise<void>): Promise<
 
 const running: Running[] = [];
 for (const peer of present) running.push(await startPeer(peer, `${PROXY_CORE}`));
-for (const workload of WORKLOADS) {
-  if (only !== undefined && !only.includes(workload.name)) continue;
+for (const workload of WORKLOADS.filter(isWanted)) {
   await attempt(workload.name, async () => {
-    const series = await measureSlices(crew, workload, running, { rounds, seconds, core: PROXY_CORE });
+    const onProgress = (share: number) => progress.show(workload.name, share);
+    const series = await measureSlices(crew, workload, running, { rounds, seconds, core: PROXY_CORE, onProgress });
+    progress.clear();
     console.log(`\n${seriesTable(series)}`);
     for (const { proxy, broken } of series) if (broken !== undefined) fail(workload.name, `${proxy}: ${broken}`);
     for (const figure of seriesFigures(series)) lines.push(JSON.stringify(figure));
   });
 }
 for (const name of SINGLES) {
-  if (only !== undefined && !only.includes(name)) continue;
+  if (!isWanted({ name })) continue;
   await attempt(name, async () => {
     const options = { peers: present, running, core: `${PROXY_CORE}`, rounds };
     const { text, figures, failures = [] } = await measureSingle(name, crew, options);
+    progress.clear();
     console.log(`\n${text}`);
     for (const failure of failures) fail(name, failure);
     for (const figure of figures) lines.push(JSON.stringify(figure));
@@ -122,6 +138,7 @@ for (const name of SINGLES) {
 }
 for (const proxy of running) await proxy.stop();
 crew.close();
-if (values.json !== undefined) writeFileSync(values.json, `${lines.join("\n")}\n`);
-else console.log(`\n${lines.join("\n")}`);
+if (values.json === undefined) console.log(`\n${lines.join("\n")}`);
+const missed = missedOf(lines.map((line) => JSON.parse(line)));
+console.log(missed.length === 0 ? "\nEvery aim is met." : `\nMissed aims:\n${missed.join("\n")}`);
 process.exit();

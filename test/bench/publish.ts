@@ -30,81 +30,165 @@ export interface Figure {
   proxy: string;
   unit: string;
   cpuUs: Spread;
+  p99Ms: Spread;
   latencyMs: number[];
   broken?: string;
   ratio?: Spread | null;
   target?: number | null;
   p99Ratio?: Spread | null;
-  p999Ratio?: Spread | null;
   tailTarget?: number | null;
 }
+
+/** Memory of one proxy, KiB. */
+interface Idle {
+  workload: "idle";
+  proxy: string;
+  tunnels: number;
+  kibPerTunnel: number;
+  emptyKiB: number;
+}
+
+/** Latency of one proxy at a fixed rate a second. */
+interface Rate {
+  workload: "latency";
+  proxy: string;
+  rate: number;
+  p50Ms: Spread;
+  p99Ms: Spread;
+}
+
+/** A line of the file: a figure of any kind. */
+type Line = Partial<Figure> & { about?: About; workload?: string; missed?: string[] };
 
 export interface Run {
   about: About;
   figures: Figure[];
+  idle: Idle[];
+  rates: Rate[];
+  /** Missed aims, each with its workload. */
+  missed: string[];
+}
+
+/** Missed aims of these figures, each with its workload. */
+export function missedOf(lines: readonly Line[]): string[] {
+  return lines.flatMap(({ workload, missed = [] }) => missed.map((text) => `- ${workload}: ${text}`));
 }
 
 /** Reads the JSON lines of `make bench`. @throws Error if they are not those of a whole run */
 export function readRun(text: string): Run {
-  const lines = text.split("\n").filter((line) => line !== "");
-  const objects = lines.map((line) => JSON.parse(line) as { about?: About } & Partial<Figure>);
-  const about = objects.find((one) => one.about !== undefined)?.about;
-  const figures = objects.filter((one): one is Figure => one.cpuUs !== undefined && one.proxy !== undefined);
+  const lines = text.split("\n").flatMap((line) => (line === "" ? [] : [JSON.parse(line) as Line]));
+  const about = lines.find((one) => one.about !== undefined)?.about;
+  const figures = lines.filter((one): one is Figure => one.cpuUs !== undefined && one.proxy !== undefined);
   if (about === undefined || figures.length === 0) throw new Error("no figures; use a file of make bench ARGS=--json");
-  return { about, figures };
+  if (!figures.every((one) => "missed" in one)) throw new Error("no list of missed aims; measure again");
+  const idle = (lines as unknown[] as Idle[]).filter((one) => one.workload === "idle");
+  const rates = (lines as unknown[] as Rate[]).filter((one) => one.workload === "latency");
+  return { about, figures, idle, rates, missed: missedOf(lines) };
 }
 
-const names = (run: Run, pick: (figure: Figure) => string): string[] => [...new Set(run.figures.map(pick))];
+const unique = <T>(list: readonly T[]): T[] => [...new Set(list)];
 
-/** One ratio in a cell: median and quartiles, bold if its aim is missed. */
-function cell(figure: Figure | undefined): string {
-  if (figure?.broken !== undefined) return "broken";
-  if (!figure?.ratio) return "–";
-  const { median, q1, q3 } = figure.ratio;
-  const text = `${short(median)} [${short(q1)}-${short(q3)}]`;
-  return figure.target != null && median > figure.target ? `**${text}**` : text;
+/** A ratio in a cell: median and quartiles, bold if its aim is missed. */
+function cell(ratio: Spread | null | undefined, aim: number | null | undefined): string {
+  if (!ratio) return "–";
+  const text = `${short(ratio.median)} [${short(ratio.q1)}-${short(ratio.q3)}]`;
+  return aim != null && ratio.median > aim ? `**${text}**` : text;
 }
 
-/** Missed aims, one line each. */
-function losses(run: Run): string[] {
-  return run.figures.flatMap(({ workload, proxy, ratio, target, p99Ratio, p999Ratio, tailTarget }) => {
-    const lines: string[] = [];
-    const check = (what: string, value: number | undefined, aim: number | null | undefined) => {
-      if (value !== undefined && aim != null && value > aim) {
-        lines.push(`- ${workload}: ${what} is ${short(value)} times that of ${proxy}. The aim is at most ${aim}.`);
-      }
-    };
-    check("CPU time", ratio?.median, target);
-    check("p99", p99Ratio?.median, tailTarget);
-    check("p99.9", p999Ratio?.median, tailTarget);
-    return lines;
+const row = (cells: readonly string[]) => `| ${cells.join(" | ")} |`;
+
+/** Rows of a table in Markdown; the first one is its head. */
+const tableOf = (head: readonly string[], rows: readonly (readonly string[])[]): string[] => [
+  row(head),
+  `|${"---|".repeat(head.length)}`,
+  ...rows.map(row),
+];
+
+/** Workloads for which outrider has a figure, each with the figure of each peer. */
+function compared({ figures }: Run) {
+  const peers = unique(figures.map((figure) => figure.proxy)).filter((name) => name !== "outrider");
+  const workloads = unique(figures.map((figure) => figure.workload)).flatMap((workload) => {
+    const find = (proxy: string) => figures.find((figure) => figure.workload === workload && figure.proxy === proxy);
+    const ours = find("outrider");
+    return ours === undefined || ours.broken !== undefined ? [] : [{ ours, theirs: peers.map(find) }];
   });
+  return { peers, workloads };
+}
+
+/** For each peer, the workloads in which this ratio is above 1 with its quartiles, and the medians. */
+function above(run: Run, pick: (figure: Figure) => Spread | null | undefined): string[] {
+  const { peers, workloads } = compared(run);
+  return peers.flatMap((peer, at) => {
+    const lost = workloads.flatMap(({ ours, theirs }) => {
+      const ratio = theirs[at] && pick(theirs[at]);
+      return ratio && ratio.q1 > 1 ? [`${ours.workload} ${short(ratio.median)}`] : [];
+    });
+    return lost.length === 0 ? [] : [`- ${peer}: ${lost.join(", ")}`];
+  });
+}
+
+const listed = (title: string, list: readonly string[]) => (list.length === 0 ? [] : ["", title, "", ...list]);
+
+/** Tables of memory and of latency at fixed rates, of those that the run has. */
+function singles({ idle, rates }: Run): string[] {
+  const memory = tableOf(
+    ["proxy", "fresh process", "idle tunnel"],
+    idle.map((one) => [one.proxy, `${short(one.emptyKiB / 1024)} MiB`, `${short(one.kibPerTunnel)} KiB`]),
+  );
+  const each = unique(rates.map((one) => one.rate));
+  const latency = tableOf(
+    ["proxy", ...each.map((rate) => `p50, p99 at ${short(rate)}/s`)],
+    unique(rates.map((one) => one.proxy)).map((proxy) => [
+      proxy,
+      ...each.map((rate) => {
+        const one = rates.find((other) => other.proxy === proxy && other.rate === rate);
+        return one === undefined ? "–" : `${short(one.p50Ms.median)}, ${short(one.p99Ms.median)} ms`;
+      }),
+    ]),
+  );
+  return [
+    ...(idle.length === 0 ? [] : ["", `Resident memory, with ${short(idle[0]!.tunnels)} idle tunnels.`, "", ...memory]),
+    ...(rates.length === 0
+      ? []
+      : ["", "Latency of short tunnels at a fixed rate, beside idle tunnels.", "", ...latency]),
+  ];
 }
 
 /** The part of the page between the marks. */
 export function markdown(run: Run): string {
-  const { about } = run;
-  const peers = names(run, (figure) => figure.proxy).filter((name) => name !== "outrider");
-  const find = (workload: string, proxy: string) =>
-    run.figures.find((figure) => figure.workload === workload && figure.proxy === proxy);
-  const rows = names(run, (figure) => figure.workload).flatMap((workload) => {
-    const ours = find(workload, "outrider");
-    if (ours === undefined || ours.broken !== undefined) return [];
-    const ratios = peers.map((peer) => cell(find(workload, peer)));
-    return [`| ${workload} | ${short(ours.cpuUs.median)} µs/${ours.unit} | ${ratios.join(" | ")} |`];
-  });
+  const { about, missed } = run;
+  const { peers, workloads } = compared(run);
+  const head = (figure: string) => ["workload", figure, ...peers.map((peer) => `/ ${peer}`)];
+  const cpu = workloads.map(({ ours, theirs }) => [
+    ours.workload,
+    `${short(ours.cpuUs.median)} µs/${ours.unit}`,
+    ...theirs.map((one) => (one?.broken === undefined ? cell(one?.ratio, one?.target) : "broken")),
+  ]);
+  const tail = workloads
+    .filter(({ theirs }) => theirs.some((one) => one?.tailTarget != null))
+    .map(({ ours, theirs }) => [
+      ours.workload,
+      `${short(ours.p99Ms.median)} ms`,
+      ...theirs.map((one) => cell(one?.p99Ratio, one?.tailTarget)),
+    ]);
   const versions = Object.entries(about.versions).map(([name, version]) => `${name}: ${version}`);
-  const lost = losses(run);
   return [
     `${about.date}, ${about.machine}, ${about.cores} cores, load ${about.load} at the start, ${about.rounds} rounds. ${versions.join("; ")}.`,
     "",
     "CPU time of outrider, and its ratio to each peer: median and quartiles. Below 1, outrider is cheaper. Bold: the aim is missed.",
     "",
-    `| workload | outrider | ${peers.map((peer) => `/ ${peer}`).join(" | ")} |`,
-    `|${"---|".repeat(peers.length + 2)}`,
-    ...rows,
-    "",
-    ...(lost.length === 0 ? ["Every aim is met."] : ["Missed aims:", "", ...lost]),
+    ...tableOf(head("outrider"), cpu),
+    ...(tail.length === 0 ? [] : ["", "The same for p99.", "", ...tableOf(head("outrider, p99"), tail)]),
+    ...singles(run),
+    ...listed(
+      "**Where outrider loses.** CPU time, ratios of which both quartiles are above 1:",
+      above(run, (figure) => figure.ratio),
+    ),
+    ...listed(
+      "p99 of closed loops, in the same way:",
+      above(run, (figure) => figure.p99Ratio),
+    ),
+    ...(missed.length === 0 ? ["", "Every aim is met."] : listed("**Missed aims.**", missed)),
     "",
     "![CPU time of a short tunnel for each proxy](performance-cpu.svg)",
     "",
@@ -148,5 +232,5 @@ if (import.meta.main) {
   writeFileSync(join(DOCS, "performance-latency.svg"), latency);
   const page = join(DOCS, PAGE);
   writeFileSync(page, replaced(readFileSync(page, "utf8"), markdown(run)));
-  for (const line of losses(run)) console.log(line);
+  for (const line of run.missed) console.log(line);
 }

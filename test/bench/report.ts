@@ -39,6 +39,29 @@ export function judged(value: number | undefined, bound: number | undefined): st
   return `${value <= bound ? "met" : "MISSED"} (<= ${short(bound)})`;
 }
 
+/** A missed aim as a sentence, in a list; empty if the aim is met, or one of the two is missing. */
+export function missedAim(what: string, value: number | undefined, bound: number | null | undefined): string[] {
+  if (value === undefined || bound == null || value <= bound) return [];
+  return [`${what} ${short(value)}. The aim is at most ${short(bound)}.`];
+}
+
+/** Missed aims of outrider compared with one proxy. */
+export function missedAims(figure: {
+  proxy: string;
+  ratio?: Spread | null;
+  target?: number | null;
+  p99Ratio?: Spread | null;
+  p999Ratio?: Spread | null;
+  tailTarget?: number | null;
+}): string[] {
+  const { proxy, ratio, target, p99Ratio, p999Ratio, tailTarget } = figure;
+  return [
+    ...missedAim(`CPU time / ${proxy}:`, ratio?.median, target),
+    ...missedAim(`p99 / ${proxy}:`, p99Ratio?.median, tailTarget),
+    ...missedAim(`p99.9 / ${proxy}:`, p999Ratio?.median, tailTarget),
+  ];
+}
+
 /** The higher median of two ratios. */
 const worse = (a?: Spread | null, b?: Spread | null): number | undefined =>
   a && b ? Math.max(a.median, b.median) : undefined;
@@ -60,6 +83,15 @@ export function seriesFigures(all: readonly Series[]) {
     const isPeer = ours !== undefined && series !== ours && comparable;
     const times = (one: Series, figure: "p99Ms" | "p999Ms") => one.slices.map((slice) => slice[figure]);
     const cpu = (one: Series) => one.slices.map((slice) => slice.cpuUs);
+    const compared = isPeer
+      ? {
+          ratio: pairedRatio(cpu(ours), cpu(series)),
+          target: workload.targets[proxy] ?? null,
+          p99Ratio: pairedRatio(times(ours, "p99Ms"), times(series, "p99Ms")),
+          p999Ratio: pairedRatio(times(ours, "p999Ms"), times(series, "p999Ms")),
+          tailTarget: proxy === "squid" ? (workload.tail ?? null) : null,
+        }
+      : {};
     return {
       workload: workload.name,
       proxy,
@@ -78,15 +110,9 @@ export function seriesFigures(all: readonly Series[]) {
       ...(error === undefined ? {} : { error }),
       foreign: of(series, (slice) => slice.foreign).median,
       queriesPer1000: of(series, (slice) => (slice.queries * 1000) / slice.ops).median,
-      ...(isPeer
-        ? {
-            ratio: pairedRatio(cpu(ours), cpu(series)),
-            target: workload.targets[proxy] ?? null,
-            p99Ratio: pairedRatio(times(ours, "p99Ms"), times(series, "p99Ms")),
-            p999Ratio: pairedRatio(times(ours, "p999Ms"), times(series, "p999Ms")),
-            tailTarget: proxy === "squid" ? (workload.tail ?? null) : null,
-          }
-        : {}),
+      connectionsPer1000: of(series, (slice) => (slice.connections * 1000) / slice.ops).median,
+      ...compared,
+      missed: missedAims({ proxy, ...compared }),
     };
   });
 }
@@ -104,6 +130,7 @@ export function seriesTable(all: readonly Series[]): string {
     "p99.9 ms",
     "others on core",
     "DNS/1,000",
+    "targets/1,000",
     "errors",
     "outrider / it",
     "target",
@@ -119,6 +146,7 @@ export function seriesTable(all: readonly Series[]): string {
     short(f.p999Ms.median),
     `${Math.round(f.foreign * 100)} %`,
     short(f.queriesPer1000),
+    short(f.connectionsPer1000),
     errorsOf(all[i]!.slices),
     f.ratio ? shortSpread(f.ratio) : "",
     judged(f.ratio?.median, f.target ?? undefined),

@@ -15,6 +15,8 @@ export interface Slice extends Outcome {
   /** Share of the slice for which other programs used the proxy's core. */
   foreign: number;
   queries: number;
+  /** Connections that the origin got. */
+  connections: number;
 }
 
 export interface Series {
@@ -38,7 +40,7 @@ const SETTLE_MS = 40;
 const settle = () => new Promise((resolve) => setTimeout(resolve, SETTLE_MS));
 
 async function oneSlice(crew: Crew, key: string, workload: Workload, pids: number[], core: number, seconds: number) {
-  const asked = await crew.queries();
+  const before = await crew.counts();
   const began = performance.now();
   const cpu = cpuMs(pids);
   const busy = coreBusyMs(core);
@@ -46,13 +48,15 @@ async function oneSlice(crew: Crew, key: string, workload: Workload, pids: numbe
   await settle();
   const used = cpuMs(pids) - cpu;
   const elapsed = performance.now() - began;
+  const after = await crew.counts();
   const units = outcome.ops * workload.units;
   const slice: Slice = {
     ...outcome,
     cpuUs: (used * 1000) / units,
     unitsPerSecond: units / outcome.seconds,
     foreign: Math.max(0, (coreBusyMs(core) - busy - used) / elapsed),
-    queries: (await crew.queries()) - asked,
+    queries: after.queries - before.queries,
+    connections: after.connections - before.connections,
   };
   return slice;
 }
@@ -81,7 +85,7 @@ export async function measureSlices(
   crew: Crew,
   workload: Workload,
   proxies: readonly Running[],
-  options: { rounds: number; seconds: number; core: number },
+  options: { rounds: number; seconds: number; core: number; onProgress?: (share: number) => void },
 ): Promise<Series[]> {
   const fit = proxies.filter((proxy) => proxy.route(workload.what) !== null);
   const series = fit.map((proxy): Series => ({ workload, proxy: proxy.name, slices: [] }));
@@ -99,9 +103,10 @@ export async function measureSlices(
       series[at]!.broken = error.message;
       continue;
     }
-    judge(at, await crew.run(proxy.name, WARM_SECONDS, proxy.name === "outrider" ? workload.warmOps : 0));
+    judge(at, await crew.run(proxy.name, WARM_SECONDS, proxy.warms ? workload.warmOps : 0));
   }
   for (let round = 0; round < options.rounds; round++) {
+    options.onProgress?.(round / options.rounds);
     for (const at of rotated([...fit.keys()], round)) {
       if (series[at]!.broken !== undefined) continue;
       const proxy = fit[at]!;

@@ -45,6 +45,12 @@ export type Order =
   | { do: "run"; key: string; seconds: number; minOps: number }
   | { do: "finish"; key: string };
 
+/** Numbers of DNS queries, and of connections to both ports of the origin so far. */
+export interface Counts {
+  queries: number;
+  connections: number;
+}
+
 /** Shares of the operations of which an outcome has the time. */
 export const LATENCY_SHARES = [0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.995, 0.999] as const;
 

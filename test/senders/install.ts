@@ -59,7 +59,7 @@ export const PYTHON = fromPyPI("Python clients", "requirements.txt");
 /** The sidecar of most service meshes, for test/mesh. */
 export const ENVOY = fromPyPI("Envoy", "envoy.txt");
 
-/** Proxies that `make bench` compares with. */
+/** Proxies that `make bench` and `make bench-guard` compare with. */
 export const PROXIES = fromPyPI("Proxies", "proxies.txt");
 
 /** Stripe's proxy, for `make bench` and as an upstream proxy. */
@@ -124,7 +124,7 @@ export function install(kind: Kind, say: (line: string) => void): Installed {
 }
 
 if (import.meta.main) {
-  for (const kind of [NODE, PYTHON, ENVOY, SMOKESCREEN]) {
+  for (const kind of [NODE, PYTHON, ENVOY, PROXIES, SMOKESCREEN]) {
     const result = install(kind, console.log);
     console.log(`${kind.name}: ${result.missing ?? result.folder}`);
     if (result.missing !== undefined) process.exitCode = 1;
