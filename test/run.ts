@@ -62,12 +62,14 @@ async function runFile(file: string): Promise<void> {
   const tier = byTier.get(tierOfFile(file))!;
   const lines: string[] = [];
   const own = { passed: 0, failed: 0, skipped: 0 };
+  const path = resolve(root, file);
   const stream = run({
-    files: [resolve(root, file)],
+    files: [path],
     ...{ cwd: root, timeout: FILE_TIMEOUT_MS, forceExit: true, execArgv },
   });
   stream.on("test:pass", (event) => {
-    if (event.details.type === "suite") return;
+    // A file without tests passes as a test with its path as name.
+    if (event.details.type === "suite" || event.name === path) return;
     if (event.skip !== undefined && event.skip !== false) {
       own.skipped++;
       skips.push(`${file}: ${event.name}: ${event.skip === true ? "no reason given" : event.skip}`);
@@ -86,6 +88,10 @@ async function runFile(file: string): Promise<void> {
   stream.on("test:stderr", (event) => lines.push(event.message.replace(/\n$/, "")));
   stream.resume();
   await once(stream, "end");
+  if (own.passed + own.failed + own.skipped === 0) {
+    own.failed++;
+    lines.push(`FAIL ${file}: it reported no test`);
+  }
   const seconds = (performance.now() - began) / 1000;
   durations.push({ file, seconds });
   counts.passed += own.passed;

@@ -19,6 +19,7 @@ const WORKERS = 2;
 
 /** Files that run while no other file does, and the reason. */
 export const ALONE: Readonly<Record<string, string>> = {
+  "test/image/image.test.ts": "deletes and builds dist/, from which files of real nodes make their image",
   "test/proxy/endurance.test.ts": "uses two CPUs and most ephemeral ports for its whole time",
 };
 
