@@ -47,8 +47,7 @@ const start = (options: Parameters<typeof startOperator>[1] = {}) =>
 
 before(async () => {
   if (skip) return;
-  plane = await startControlPlane({ kwokNodes: 2, audit: true });
-  await install(plane);
+  plane = await startControlPlane({ kwokNodes: 2, audit: true, install });
   await makeNamespace(plane, NS);
   operator = await start();
   await operator.untilLeading();
