@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { existsSync } from "node:fs";
+import { existsSync, globSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import { ALONE, LONGEST, stepsOf } from "../schedule.ts";
@@ -15,6 +15,14 @@ const [alone] = Object.keys(ALONE) as [string];
 
 test("the files that a run orders exist", () => {
   for (const file of [...LONGEST, ...Object.keys(ALONE)]) assert.ok(existsSync(join(root, file)), file);
+});
+
+test("a file that builds dist/ runs alone", () => {
+  const builds = globSync("test/**/*.{test,inside}.ts", { cwd: root }).filter((file) =>
+    /\b(makeBundle|writeArchive)\(/.test(readFileSync(join(root, file), "utf8")),
+  );
+  assert.ok(builds.length > 0);
+  for (const file of builds) assert.ok(file in ALONE || isOnNodes(file), file);
 });
 
 test("runs each file once, one file of real nodes at a time", () => {
