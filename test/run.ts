@@ -144,7 +144,7 @@ if (notBuilt.length > 0) process.env[NO_BUILD] = `builds at the start of this ru
 for (const queues of stepsOf(files, tierOfFile)) await Promise.all(queues.map(work));
 const slowest = durations.sort((a, b) => b.seconds - a.seconds).slice(0, SLOWEST);
 console.log(
-  `\nslowest files:\n${slowest.map(({ file, seconds }) => `${seconds.toFixed(0).padStart(6)} s  ${file}`).join("\n")}`,
+  `\nslowest files of ${Math.round(performance.now() / 1000)} s:\n${slowest.map(({ file, seconds }) => `${seconds.toFixed(0).padStart(6)} s  ${file}`).join("\n")}`,
 );
 if (skips.length > 0) console.log(`\nskipped:\n${skips.map((skip) => `  ${skip}`).join("\n")}`);
 if (counts.passed === 0) console.log("no test ran");
