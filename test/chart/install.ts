@@ -8,7 +8,7 @@ import { Client } from "../../operator/kube/client.ts";
 import { readOwner } from "../../operator/webhook/certificates/owner.ts";
 import { BOOT, type ControlPlane, startControlPlane } from "../cluster/control-plane.ts";
 import { FleetRunner } from "../cluster/fleet.ts";
-import { freePort, Program } from "../cluster/processes.ts";
+import { freePort, inheritedEnv, Program } from "../cluster/processes.ts";
 import { OUTRIDER } from "../harness/proxy.ts";
 import { configFrom } from "../operator/kube/shared.ts";
 import { applyPolicy, makeNamespace, policyPath, untilCondition } from "../operator/operator.ts";
@@ -79,9 +79,8 @@ export function testInstallation(tool: Helm, skip: string | false): void {
       arg.replace(/^--(webhook|health|metrics)=.*/, (_, option) => `--${option}=127.0.0.1:${here[option]}`),
     );
     const config = await plane.accountConfig(SYSTEM, name);
-    const { PATH } = process.env;
     const log0 = join(plane.folder, `operator-${health}.log`);
-    operator = new Program("operator", [OUTRIDER, ...placed, `--kubeconfig=${config}`], log0, { PATH });
+    operator = new Program("operator", [OUTRIDER, ...placed, `--kubeconfig=${config}`], log0, inheritedEnv());
     operator.start();
     const log = () => readFileSync(operator!.log, "utf8");
     for (const began = Date.now(); !log().includes("leading: policies are reconciled"); ) {

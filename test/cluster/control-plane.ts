@@ -37,6 +37,11 @@ export interface PlaneOptions {
    * nodes, everything uses loopback. Gets the folder of the control plane.
    */
   reach?: (folder: string) => string;
+  /**
+   * Creates objects before the controllers start. Garbage collection reads kinds at its start and then every 30 s: the
+   * children of an object of a later kind may outlive it that long.
+   */
+  install?: (plane: ControlPlane) => Promise<void>;
   apiServerFlags?: readonly string[];
   controllerFlags?: readonly string[];
 }
@@ -123,6 +128,7 @@ export async function startControlPlane(options: PlaneOptions = {}): Promise<Con
     const apiServer = apiServerArgs(block.prefix, files, serviceCIDR, reach);
     add("kube-apiserver", [...apiServer, ...(options.apiServerFlags ?? [])]);
     await plane.untilReady();
+    await options.install?.(plane);
     if (controllers) {
       const manager = controllerArgs(plane.userConfig("system:kube-controller-manager"), files);
       add("kube-controller-manager", [...manager, ...(options.controllerFlags ?? [])]);

@@ -6,7 +6,7 @@ import { OUTRIDER } from "../harness/proxy.ts";
 import { type Container, containerArgs, type FleetPod, gatherEnv } from "./container.ts";
 import { workFolder } from "./folder.ts";
 import type { ControlPlane } from "./plane.ts";
-import { Program } from "./processes.ts";
+import { inheritedEnv, Program } from "./processes.ts";
 import { isReady, withReady } from "./readiness.ts";
 import { gatherVolume, sameFiles, type VolumeFiles, writeVolume } from "./volumes.ts";
 
@@ -208,9 +208,12 @@ export class FleetRunner {
     const args = [...own, ...more];
     const played = this.#options.play?.(pod, args);
     if (played !== undefined) return played;
-    const { PATH } = process.env;
     const log = join(this.#work.path, `${pod.metadata.name}.log`);
-    return new Program(pod.metadata.name, [OUTRIDER, ...args], log, { PATH, ...env, ...this.#options.env?.(pod) });
+    return new Program(pod.metadata.name, [OUTRIDER, ...args], log, {
+      ...inheritedEnv(),
+      ...env,
+      ...this.#options.env?.(pod),
+    });
   }
 
   async #follow(running: Running, pod: FleetPod): Promise<void> {

@@ -1,6 +1,7 @@
 import { readFileSync } from "node:fs";
 import { HELMS, helmMissing, helmsMissing } from "../chart/helm.ts";
 import { namespaceMissing } from "../harness/namespace.ts";
+import { ENVOY, installed, type Kind, NODE, PYTHON, SMOKESCREEN } from "../senders/install.ts";
 import { controlPlaneMissing, planeTools } from "./control-plane.ts";
 import { CLUSTER_TOOLS, clusterMissing } from "./node/cluster.ts";
 import { ipsetMissing } from "./node/machine.ts";
@@ -30,6 +31,19 @@ const CHECKS: readonly Check[] = [
   { call: 'toolsMissing(["cilium-crd"])', missing: () => toolsMissing(["cilium-crd"]), tools: ["cilium-crd"] },
   { call: 'toolsMissing(["promtool"])', missing: () => toolsMissing(["promtool"]), tools: ["promtool"] },
 ];
+
+/** Files that install packages into the cache, and what they install. */
+const PACKAGES: readonly { folder: string; kinds: readonly Kind[] }[] = [
+  { folder: "test/senders/", kinds: [NODE, PYTHON] },
+  { folder: "test/mesh/", kinds: [ENVOY] },
+  { folder: "test/proxy/chain-proxies", kinds: [SMOKESCREEN] },
+];
+
+/** The packages of these test files that are not installed. Files that run beside each other must not both install them. */
+export const packagesToGet = (files: readonly string[]): Kind[] =>
+  PACKAGES.filter(({ folder }) => files.some((file) => file.includes(folder)))
+    .flatMap(({ kinds }) => kinds)
+    .filter((kind) => installed(kind) === null);
 
 /** The tools of these test files, according to the checks that they call. */
 export function toolsOf(files: readonly string[]): { tools: string[]; checks: readonly Check[] } {

@@ -1,4 +1,5 @@
 import { type ChildProcess, spawn, spawnSync } from "node:child_process";
+import { createSocket } from "node:dgram";
 import { once } from "node:events";
 import { closeSync, existsSync, openSync, readFileSync } from "node:fs";
 import { createServer } from "node:net";
@@ -9,6 +10,12 @@ export function setprivMissing(): string | null {
 }
 
 const TAIL_LINES = 15;
+
+/** Variables that commands of ours get from the test: `PATH`, and the folder of compiled sources (test/run.ts). */
+export function inheritedEnv(): NodeJS.ProcessEnv {
+  const { PATH, NODE_COMPILE_CACHE } = process.env;
+  return { PATH, NODE_COMPILE_CACHE };
+}
 
 /** One program of a test. The kernel kills it when this process ends in any way (prctl(2), PR_SET_PDEATHSIG). */
 export class Program {
@@ -82,10 +89,24 @@ process.on("exit", () => {
 const FIRST_PORT = 18_000;
 const LAST_PORT = 32_000;
 
-/** A free port of 127.0.0.1. */
-export async function freePort(): Promise<number> {
+/** Claims a port for this process: test files run beside each other. The kernel releases a UDP socket with its process. */
+function claimPort(port: number): Promise<boolean> {
+  const claim = createSocket("udp4");
+  claim.unref();
+  return new Promise((resolve) => {
+    claim.once("error", () => {
+      claim.close();
+      resolve(false);
+    });
+    claim.bind({ port, address: "127.0.0.1", exclusive: true }, () => resolve(true));
+  });
+}
+
+/** A free TCP port of 127.0.0.1, which no other call returns while this process runs. */
+export async function freePort(random: () => number = Math.random): Promise<number> {
   for (;;) {
-    const port = FIRST_PORT + Math.floor(Math.random() * (LAST_PORT - FIRST_PORT));
+    const port = FIRST_PORT + Math.floor(random() * (LAST_PORT - FIRST_PORT));
+    if (!(await claimPort(port))) continue;
     const server = createServer();
     const free = await new Promise<boolean>((resolve) => {
       server.once("error", () => resolve(false));

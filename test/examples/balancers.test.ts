@@ -5,6 +5,7 @@ import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { connect } from "node:net";
 import { join } from "node:path";
 import { after, before, type TestContext, test } from "node:test";
+import { freePort } from "../cluster/processes.ts";
 import { opensslMissing } from "../harness/certificate.ts";
 import { startDeliveries } from "../harness/deliveries.ts";
 import { NGINX_STREAM, programMissing } from "../harness/packages.ts";
@@ -22,13 +23,6 @@ const haproxyMissing = programMissing("haproxy") ?? false;
 const moduleMissing = !existsSync(NGINX_STREAM.file) && `needs ${NGINX_STREAM.file} (Debian: ${NGINX_STREAM.name})`;
 const nginxMissing = programMissing("nginx") ?? moduleMissing;
 const bothMissing = haproxyMissing && nginxMissing;
-
-/** A free port. */
-async function freePort(): Promise<number> {
-  const server = await listen(() => {});
-  await server.close();
-  return server.port;
-}
 
 /** Ports of the proxies: for clients, and of the admin port. */
 let ports: [one: number, oneAdmin: number, two: number, twoAdmin: number];

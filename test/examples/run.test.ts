@@ -5,8 +5,8 @@ import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import { promisify } from "node:util";
+import { freePort } from "../cluster/processes.ts";
 import { runOutrider, tempFolder } from "../harness/proxy.ts";
-import { listen } from "../harness/raw.ts";
 
 /** Checks that the commands that `make run` prints work. */
 
@@ -26,9 +26,8 @@ async function untilPrinted(child: ChildProcess, end: string): Promise<string> {
 test("make run: the printed curl commands work and explain agrees", {
   skip: missing,
 }, async () => {
-  const free = await listen(() => {});
-  await free.close();
-  const env = { ...process.env, PORT: `${free.port}` };
+  const port = await freePort();
+  const env = { ...process.env, PORT: `${port}` };
   const child = spawn(process.execPath, ["examples/run.ts"], { cwd: ROOT, env, stdio: ["ignore", "pipe", "ignore"] });
   try {
     const printed = await untilPrinted(child, "Ctrl-C stops both programs.");

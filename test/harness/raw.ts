@@ -37,6 +37,9 @@ export async function listen(onSocket: (socket: Socket) => void, host?: string) 
   return { port, sockets, close };
 }
 
+/** Limit of a wait for a text. A busy machine takes more than 10 s to answer 80 requests at once. */
+const TEXT_MS = 30_000;
+
 /** A raw client connection that collects its input. */
 export class RawClient {
   readonly socket: Socket;
@@ -103,7 +106,7 @@ export class RawClient {
   }
 
   untilText(part: string): Promise<void> {
-    return this.until(() => this.text.includes(part), `"${part}"`);
+    return this.until(() => this.text.includes(part), `"${part}"`, TEXT_MS);
   }
 
   /** Waits for FIN or the connection's end. */

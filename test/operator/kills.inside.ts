@@ -140,8 +140,7 @@ async function killAtWrite(start: () => Promise<Operator>): Promise<string> {
 
 before(async () => {
   for (const address of NAMES.flatMap(addressesOf)) execFileSync("ip", ["addr", "add", `${address}/32`, "dev", "lo"]);
-  plane = await startControlPlane({ kwokNodes: 4 });
-  await install(plane);
+  plane = await startControlPlane({ kwokNodes: 4, install });
   await makeNamespace(plane, NS);
   await makePasswords(plane, NS);
   grants = join(plane.folder, "grants.yaml");

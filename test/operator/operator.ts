@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { parseAllDocuments } from "yaml";
 import type { EgressPolicy } from "../../operator/api/egresspolicy.ts";
 import type { ControlPlane } from "../cluster/control-plane.ts";
-import { freePort, Program } from "../cluster/processes.ts";
+import { freePort, inheritedEnv, Program } from "../cluster/processes.ts";
 import { OUTRIDER } from "../harness/proxy.ts";
 
 const ROOT = new URL("../..", import.meta.url).pathname;
@@ -77,12 +77,11 @@ export async function startOperator(plane: ControlPlane, options: OperatorOption
     `--metrics=127.0.0.1:${hasPages ? metrics : 0}`,
     ...(options.args ?? []),
   ];
-  const { PATH } = process.env;
   const program = new Program(
     name,
     [...(options.command ?? [OUTRIDER]), ...args],
     join(plane.folder, `${name}-${health}.log`),
-    { PATH },
+    inheritedEnv(),
   );
   program.start();
   const log = () => readFileSync(program.log, "utf8");

@@ -33,8 +33,7 @@ let operator: Operator;
 
 before(async () => {
   if (skip) return;
-  plane = await startControlPlane({ kwokNodes: NODES, audit: true });
-  await install(plane);
+  plane = await startControlPlane({ kwokNodes: NODES, audit: true, install });
   const args = ["--proxy-image-pull-secrets=registry", "--proxy-image-pull-secrets=mirror.example"];
   operator = await startOperator(plane, { args });
   await operator.untilLeading();

@@ -55,8 +55,7 @@ const start = async () => {
 
 before(async () => {
   if (skip) return;
-  plane = await startControlPlane(OPTIONS);
-  await install(plane);
+  plane = await startControlPlane({ ...OPTIONS, install });
   for (const space of SPACES) await makeNamespace(plane, space);
   writeFileSync(
     join(plane.folder, "grants.yaml"),
@@ -107,8 +106,7 @@ async function end({ metadata }: Pod): Promise<void> {
   assert.equal(status, 200);
 }
 
-/** Garbage collection reads new kinds every 30 s, so the first deletion after the CRD was created may take longer. */
-const gone = (path: string, what: string) => plane.until(path, (found) => found === undefined, what, 90_000);
+const gone = (path: string, what: string) => plane.until(path, (found) => found === undefined, what);
 const slotPaths = (namespace: string, policy: string, address: string) => ({
   deployment: `/apis/apps/v1/namespaces/${namespace}/deployments/${policy}-egress-${slotId(address)}`,
   service: `/api/v1/namespaces/${namespace}/services/${policy}-egress-${slotId(address)}`,

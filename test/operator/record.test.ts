@@ -2,9 +2,14 @@ import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { gunzipSync, gzipSync } from "node:zlib";
+import { KubeConfig } from "@kubernetes/client-node";
 import type { EgressPolicy } from "../../operator/api/egresspolicy.ts";
 import type { ConfigMap } from "../../operator/api/objects.ts";
+import { Client } from "../../operator/kube/client.ts";
+import { EventRecorder } from "../../operator/kube/events.ts";
 import type { KubeObject } from "../../operator/kube/resource.ts";
+import { StatusWriter } from "../../operator/reconcile/writes/status-writer.ts";
+import { makeLog } from "../../proxy/cli/log.ts";
 import { BOOT, type ControlPlane, controlPlaneMissing, startControlPlane } from "../cluster/control-plane.ts";
 import { startFaultProxy } from "../cluster/fault-proxy.ts";
 import {
@@ -42,8 +47,7 @@ const start = (options: Parameters<typeof startOperator>[1] = {}) =>
 
 before(async () => {
   if (skip) return;
-  plane = await startControlPlane({ kwokNodes: 2, audit: true });
-  await install(plane);
+  plane = await startControlPlane({ kwokNodes: 2, audit: true, install });
   await makeNamespace(plane, NS);
   operator = await start();
   await operator.untilLeading();
@@ -394,6 +398,32 @@ test("events of a write that is rejected are not repeated", SLOW, async (t) => {
     assert.equal(await countOf("Invalid"), 2);
   });
   await restart(async () => undefined);
+});
+
+test("a status that the cache does not have yet repeats no event", SLOW, async () => {
+  await applyPolicy(plane, NS, "behind", addresses(A));
+  await untilCondition(plane, NS, "behind", "Accepted", "True");
+  await restart(async () => {
+    const policy = await get("behind");
+    const kube = new KubeConfig();
+    kube.loadFromFile(plane.userConfig());
+    const client = new Client(kube);
+    const events = new EventRecorder({ client, component: "test", instance: "i", log: makeLog("silent") });
+    const writer = new StatusWriter(client, events);
+    const accepted = policy.status!;
+    const invalid = { status: "False", reason: "Invalid" } as const;
+    const conditions = accepted.conditions!.map((one) => (one.type === "Accepted" ? { ...one, ...invalid } : one));
+    const rejected = { ...accepted, conditions };
+    await writer.write(policy, rejected);
+    await writer.write(policy, rejected);
+    const count = async () => (await eventsOf("behind", "Invalid")).reduce((sum, event) => sum + event.count, 0);
+    assert.equal(await count(), 1);
+    await writer.write({ ...policy, status: rejected }, accepted);
+    await writer.write(policy, rejected);
+    assert.equal(await count(), 2);
+    await events.stop();
+    client.close();
+  });
 });
 
 for (const [reason, name, spec, pathOf, written] of [

@@ -33,9 +33,8 @@ after(async () => {
 
 /** Starts a stage. Call it in a `before` hook: everything ends after the last test, even if the start fails halfway. */
 export async function startStage(options: StageOptions): Promise<Stage> {
-  const plane = await startControlPlane(options.plane);
+  const plane = await startControlPlane({ install, ...options.plane });
   ends.push(() => plane.stop());
-  await install(plane);
   for (const namespace of options.namespaces ?? []) await makeNamespace(plane, namespace);
   const grants = join(plane.folder, "grants.yaml");
   if (options.grants !== undefined) writeFileSync(grants, options.grants);

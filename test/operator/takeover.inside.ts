@@ -50,8 +50,7 @@ const slots = (...addresses: object[]) => ({
 
 before(async () => {
   for (const address of IPS) execFileSync("ip", ["addr", "add", `${address}/32`, "dev", "lo"]);
-  plane = await startControlPlane({ kwokNodes: 4 });
-  await install(plane);
+  plane = await startControlPlane({ kwokNodes: 4, install });
   await makeNamespace(plane, NS);
   const secret = { apiVersion: "v1", kind: "Secret", metadata: { name: "proxy-passwords" } };
   const stringData = { PROXY_PASSWORD: "s3cret" };

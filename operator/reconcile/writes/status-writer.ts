@@ -13,6 +13,8 @@ import { Announcer } from "./announcer.ts";
 export class StatusWriter {
   readonly #client: Client;
   readonly #announcer: Announcer;
+  /** The last written status of each policy, and the cached one that it replaced, by policy uid. */
+  readonly #written = new Map<string, { status: EgressPolicyStatus; over: EgressPolicyStatus | undefined }>();
 
   constructor(client: Client, events: EventRecorder) {
     this.#client = client;
@@ -22,13 +24,19 @@ export class StatusWriter {
   /** Removes the state of a deleted policy. */
   forget(policyUid: string): void {
     this.#announcer.close(policyUid);
+    this.#written.delete(policyUid);
   }
 
   /** Writes a status if it differs from the stored one. */
   async write(policy: EgressPolicy, status: EgressPolicyStatus): Promise<void> {
     const before = policy.status;
     if (isUnchanged(before, status)) return;
-    await this.#report(policy, (before?.conditions ?? []) as PolicyCondition[], status.conditions as PolicyCondition[]);
+    const reported = this.#reported(policy);
+    await this.#report(
+      policy,
+      (reported?.conditions ?? []) as PolicyCondition[],
+      status.conditions as PolicyCondition[],
+    );
     const { name, namespace } = policy.metadata;
     const object = { apiVersion: apiVersionOf(RESOURCE.policy), kind: KIND, metadata: { name, namespace }, status };
     try {
@@ -37,10 +45,17 @@ export class StatusWriter {
         force: true,
         subresource: "status",
       });
+      this.#written.set(policy.metadata.uid!, { status, over: before });
     } catch (error) {
       if (!(error instanceof ApiError && error.code === 404)) throw error;
     }
     this.#announcer.close(policy.metadata.uid!);
+  }
+
+  /** The status whose events are reported. Until the cache has the last written one, it still has the one before. */
+  #reported({ metadata, status }: EgressPolicy): EgressPolicyStatus | undefined {
+    const written = this.#written.get(metadata.uid!);
+    return written !== undefined && isUnchanged(written.over, status) ? written.status : status;
   }
 
   async #report(
@@ -63,6 +78,6 @@ export class StatusWriter {
 }
 
 /** Compares in both directions, so that removed fields count as a change. */
-function isUnchanged(before: EgressPolicyStatus | undefined, after: EgressPolicyStatus): boolean {
+function isUnchanged(before: EgressPolicyStatus | undefined, after: EgressPolicyStatus | undefined): boolean {
   return covers(before, after) && covers(after, before);
 }

@@ -69,13 +69,12 @@ async function spreadRole(plane: ControlPlane): Promise<void> {
 }
 
 export async function startWorld(): Promise<World> {
-  const plane = await startControlPlane(PLANE);
+  const plane = await startControlPlane({ ...PLANE, install });
   const ends: (() => Promise<unknown>)[] = [() => plane.stop()];
   const stop = async () => {
     for (const end of ends.splice(0).reverse()) await end();
   };
   try {
-    await install(plane);
     await spreadRole(plane);
     await prepareNodes(plane);
     const silent = new Set<string>();
