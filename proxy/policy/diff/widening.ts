@@ -36,8 +36,9 @@ function describe(opened: readonly Difference[]): string[] {
 }
 
 /**
- * What an edit of an EgressPolicy opens beyond its allow lists, as one line: special-purpose ranges, what a deny rule refused,
- * what a wider default action or Report passes, and clients without a proof. Undefined: none of these, or one of both is invalid.
+ * A line about an edit of an EgressPolicy that opens more than its allow lists: special-purpose ranges, targets that a deny rule
+ * refused, targets that no rule lists (a wider default action, Report), or the policy to clients without a proof. Undefined:
+ * the edit opens none of these, or one of both manifests is invalid.
  */
 export function wideningOf(before: unknown, now: unknown, blockedCIDRs: readonly string[] = []): string | undefined {
   const read = (manifest: unknown) => admittingOf(readManifest(manifest, blockedCIDRs), { hash: "" });
