@@ -7,6 +7,7 @@ import { writeDiff } from "../../proxy/policy/diff/written.ts";
 import { makeDocument, type PolicyDocument } from "../../proxy/policy/document.ts";
 import { compile } from "../../proxy/policy/engine.ts";
 import type { Rule } from "../../proxy/policy/rules.ts";
+import { ip, range } from "./evaluator.ts";
 
 const access = { mode: null, allowMissing: false, sharedClient: "default" } as const;
 const UNITS = 20_000_000;
@@ -104,6 +105,22 @@ test("sees IPv6 addresses that embed an IPv4 address in each layout", () => {
   // Teredo inverts the bits of the client.
   const teredo = layouts.filter(({ layout }) => layout === "Teredo").flatMap(({ lasts }) => lasts);
   assert.ok(teredo.includes("247.247.247.0/24"), teredo.join());
+});
+
+const inRange = (address: bigint, one: string): boolean => {
+  const [low, high] = one.includes("/") ? range(one) : (one.split("-").map(ip) as [bigint, bigint]);
+  return low <= address && address <= high;
+};
+
+test("divides a network whose addresses embed others, where a range covers a part of it", () => {
+  const deny = [{ cidrs: ["8.8.8.8/32", "2606:4700::5efe:909:0/112"] }];
+  const found = writeDiff(diff({}, { deny })).differences.flatMap(({ embedded }) => embedded);
+  const address = ip("2606:4700::5efe:808:808");
+  const inside = found.filter(({ networks }) => networks.some((one) => inRange(address, one)));
+  assert.deepEqual(
+    inside.map(({ lasts }) => lasts),
+    [["8.8.8.8/32", "9.9.0.0/16"]],
+  );
 });
 
 test("a name with many patterns around it keeps its own class", () => {

@@ -166,19 +166,11 @@ onPlane("restores caBundle and owns no other field", async () => {
   await stage.withReplicas([{}, {}], async () => {
     const { metadata } = (await plane.get<Configuration>(CONFIGURATION_PATH))!;
     const owned = metadata.managedFields.filter(({ manager }) => manager === BUNDLE_MANAGER);
+    const entry = { ".": {}, "f:name": {}, "f:clientConfig": { "f:caBundle": {} } };
+    const names = ["inject", "edits"].map((name) => `k:{"name":"${name}.egress.outrider.dev"}`);
     assert.deepEqual(
       owned.map(({ fieldsV1 }) => fieldsV1),
-      [
-        {
-          "f:webhooks": {
-            'k:{"name":"inject.egress.outrider.dev"}': {
-              ".": {},
-              "f:name": {},
-              "f:clientConfig": { "f:caBundle": {} },
-            },
-          },
-        },
-      ],
+      [{ "f:webhooks": Object.fromEntries(names.map((name) => [name, entry])) }],
     );
     const good = await stage.bundle();
     const other = readFileSync(plane.authority.file).toString("base64");

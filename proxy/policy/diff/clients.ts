@@ -33,7 +33,7 @@ export function sideOf({ policy, access }: Admitting, mode: Mode | null, client:
   return mode === null || access.allowMissing ? missing : null;
 }
 
-/** The clients that two policies tell apart. */
+/** The clients for which two policies can have different rules. */
 export function clientsOf(policies: readonly Admitting[]): Client[] {
   const names = new Set(policies.flatMap(({ policy }) => [...(policy.views?.keys() ?? [])]));
   names.delete(DEFAULT_CLIENT);

@@ -232,7 +232,7 @@ class Changes {
   }
 }
 
-/** The address space for some rules, and what both sides decide about it. */
+/** The address space for some rules, and the decisions of both sides about it. */
 class AddressSweep {
   readonly #sets: readonly CidrSet[];
   readonly #cells: Cells;
@@ -332,7 +332,7 @@ function joinPorts(ports: readonly PortRange[]): PortRange[] {
 
 type Labels = Record<keyof Both, readonly string[]>;
 
-/** What the name stage decides, with the positions of rules instead of their labels. */
+/** The decision of the name stage, with the positions of rules instead of their labels. */
 function stageOf(side: Side, target: Target, labels: readonly string[]): string {
   if (side === null) return "";
   const decided = decideName(side, target);
