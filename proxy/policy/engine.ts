@@ -1,7 +1,7 @@
 import { type Address, type Cidr, CidrSet, cidr, formatAddress, parseAddress, single } from "./cidr.ts";
 import { type ClientEntry, type ClientLimits, DEFAULT_CLIENT } from "./clients.ts";
 import { hashDocument, type PolicyDocument } from "./document.ts";
-import { HostSet, isLocalhost, parseHostPattern } from "./host.ts";
+import { HostName, HostSet, isLocalhost, parseHostPattern } from "./host.ts";
 import {
   PolicyError,
   type PortRange,
@@ -274,27 +274,33 @@ export function viewOf(policy: PolicySet, who: Who): PolicySet | null {
 export const portFits = (rule: CompiledRule, port: number): boolean =>
   rule.ports === null || rule.ports.some(([low, high]) => port >= low && port <= high);
 
-/** Whether the `hosts` and `except` of a rule cover a target. */
-export function hostFits(rule: CompiledRule, target: Target): boolean {
+/** Whether the `hosts` and `except` of a rule cover a target. `name`: its host, one object for all rules. */
+export function hostFits(rule: CompiledRule, target: Target, name: HostName): boolean {
   if (rule.hosts === null) return rule.opens || target.ip;
   if (target.ip) return false;
-  return rule.hosts.has(target.host) && !(rule.except?.has(target.host) ?? false);
+  return rule.hosts.has(name) && !(rule.except?.has(name) ?? false);
 }
 
-function refuseName(denies: readonly CompiledRule[], target: Target): ListedRefusal | undefined {
-  const rule = denies.find((r) => r.cidrs === null && portFits(r, target.port) && hostFits(r, target));
+function refuseName(denies: readonly CompiledRule[], target: Target, name: HostName): ListedRefusal | undefined {
+  const rule = denies.find((r) => r.cidrs === null && portFits(r, target.port) && hostFits(r, target, name));
   if (rule === undefined) return undefined;
   return { code: "denied-rule", rule: rule.label, reason: `${target.host} is denied by rule ${rule.label}` };
 }
 
-function candidatesOf(set: PolicySet, target: Target): CompiledRule[] | ListedRefusal {
-  const fitting = set.allow.filter((rule) => hostFits(rule, target));
-  if (set.defaultAction !== "Deny") fitting.push(set.fallback);
-  const candidates = fitting.filter((rule) => portFits(rule, target.port));
-  if (candidates.length > 0) return candidates;
-  if (fitting.length > 0) {
-    return { code: "port", rule: "default", reason: `port ${target.port} of ${target.host} is not allowed` };
+function candidatesOf(set: PolicySet, target: Target, name: HostName): CompiledRule[] | ListedRefusal {
+  const candidates: CompiledRule[] = [];
+  let fits = false;
+  for (const rule of set.allow) {
+    if (!hostFits(rule, target, name)) continue;
+    fits = true;
+    if (portFits(rule, target.port)) candidates.push(rule);
   }
+  if (set.defaultAction !== "Deny") {
+    fits = true;
+    if (portFits(set.fallback, target.port)) candidates.push(set.fallback);
+  }
+  if (candidates.length > 0) return candidates;
+  if (fits) return { code: "port", rule: "default", reason: `port ${target.port} of ${target.host} is not allowed` };
   return { code: "not-allowed", rule: "default", reason: `${target.host} is not on the allow list` };
 }
 
@@ -304,12 +310,13 @@ function candidatesOf(set: PolicySet, target: Target): CompiledRule[] | ListedRe
  */
 export function decideName(set: PolicySet, target: Target): Refusal | Candidates {
   const { report } = set;
-  const byPolicy = refuseName(set.deny, target);
+  const name = new HostName(target.host);
+  const byPolicy = refuseName(set.deny, target, name);
   if (byPolicy !== undefined && !report.deny) return byPolicy;
-  const byEntry = refuseName(set.ownDeny, target);
+  const byEntry = refuseName(set.ownDeny, target, name);
   if (byEntry !== undefined && !report.ownDeny) return byEntry;
   const denied = byPolicy ?? byEntry;
-  const candidates = candidatesOf(set, target);
+  const candidates = candidatesOf(set, target, name);
   if (Array.isArray(candidates)) return denied ? { rules: candidates, overridden: denied } : { rules: candidates };
   return report.allow ? { rules: [set.fallback], overridden: denied ?? candidates } : candidates;
 }
@@ -368,8 +375,10 @@ export function refuseOwn(set: PolicySet, target: Target, address: Address): Ref
 }
 
 function refuseAddress(denies: readonly CompiledRule[], target: Target, views: readonly Address[]) {
+  const name = new HostName(target.host);
   return denies.find(
-    (r) => r.cidrs !== null && portFits(r, target.port) && hostFits(r, target) && views.some((v) => r.cidrs!.has(v)),
+    (r) =>
+      r.cidrs !== null && portFits(r, target.port) && hostFits(r, target, name) && views.some((v) => r.cidrs!.has(v)),
   );
 }
 

@@ -87,25 +87,27 @@ export function parseHostPattern(text: string, list: keyof typeof FORMS = "rule"
   return { kind: wildcard ? "suffix" : "exact", name };
 }
 
-/** Up to so many suffixes are compared one by one: a name may have more labels, and each needs a lookup. */
-const FEW_SUFFIXES = 4;
+/** A host name of a decision. Its parents are computed once, for all sets that look them up. */
+export class HostName {
+  readonly text: string;
+  /** Undefined: not computed yet. */
+  #parent: HostName | null | undefined = undefined;
 
-/** The last name, and its parts behind each of its dots once a second set needs them: the sets are asked name by name. */
-const last = { host: "", parents: null as string[] | null };
+  constructor(text: string) {
+    this.text = text;
+  }
 
-function hasParent(suffixes: ReadonlySet<string>, host: string): boolean {
-  if (host === last.host) {
-    last.parents ??= [...host.matchAll(/\./g)].map(({ index }) => host.slice(index + 1));
-    for (const parent of last.parents) if (suffixes.has(parent)) return true;
-    return false;
+  /** The name behind the first dot; null: the name is one label. */
+  get parent(): HostName | null {
+    if (this.#parent !== undefined) return this.#parent;
+    const dot = this.text.indexOf(".");
+    this.#parent = dot === -1 ? null : new HostName(this.text.slice(dot + 1));
+    return this.#parent;
   }
-  last.host = host;
-  last.parents = null;
-  for (let dot = host.indexOf("."); dot !== -1; dot = host.indexOf(".", dot + 1)) {
-    if (suffixes.has(host.slice(dot + 1))) return true;
-  }
-  return false;
 }
+
+/** Up to so many suffixes are compared one by one: a name may have more parents, and each needs a lookup. */
+const FEW_SUFFIXES = 4;
 
 /** Many patterns compiled for matching with one lookup per label: 1 µs at 100,000 names. */
 export class HostSet {
@@ -115,9 +117,8 @@ export class HostSet {
   readonly #dotted: string[] = [];
   readonly #shared: HostSet[] = [];
   #any = false;
-  /** The last name whose parents were looked up: many rules refer to one set. */
-  #asked = "";
-  #answer = false;
+  /** Length of the longest suffix: longer parents of a name need no lookup. */
+  #longest = 0;
 
   /** Adds all names of another set, which several sets share. */
   addSet(shared: HostSet): void {
@@ -125,12 +126,12 @@ export class HostSet {
   }
 
   add(pattern: HostPattern): void {
-    this.#asked = "";
     if (pattern.kind === "any") this.#any = true;
     else if (pattern.kind === "exact") this.#exact.add(pattern.name);
     else {
       this.#suffix.add(pattern.name);
       if (this.#suffix.size <= FEW_SUFFIXES) this.#dotted.push(`.${pattern.name}`);
+      this.#longest = Math.max(this.#longest, pattern.name.length);
     }
   }
 
@@ -142,21 +143,20 @@ export class HostSet {
     for (const shared of this.#shared) yield* shared.patterns();
   }
 
-  has(host: string): boolean {
-    if (this.#any || this.#exact.has(host) || this.#hasParent(host)) return true;
-    for (const shared of this.#shared) if (shared.has(host)) return true;
+  has(name: HostName): boolean {
+    if (this.#any || this.#exact.has(name.text) || this.#hasParent(name)) return true;
+    for (const shared of this.#shared) if (shared.has(name)) return true;
     return false;
   }
 
-  #hasParent(host: string): boolean {
+  #hasParent(name: HostName): boolean {
     if (this.#suffix.size <= FEW_SUFFIXES) {
-      for (const dotted of this.#dotted) if (host.endsWith(dotted)) return true;
+      for (const dotted of this.#dotted) if (name.text.endsWith(dotted)) return true;
       return false;
     }
-    if (host !== this.#asked) {
-      this.#answer = hasParent(this.#suffix, host);
-      this.#asked = host;
+    for (let { parent } = name; parent !== null; { parent } = parent) {
+      if (parent.text.length <= this.#longest && this.#suffix.has(parent.text)) return true;
     }
-    return this.#answer;
+    return false;
   }
 }

@@ -1,4 +1,14 @@
-import { type Address, type Cidr, cidr, contains, isInside as inside, parseAddress, parseCidr, v4 } from "./cidr.ts";
+import {
+  type Address,
+  type Cidr,
+  CidrSet,
+  cidr,
+  contains,
+  isInside as inside,
+  parseAddress,
+  parseCidr,
+  v4,
+} from "./cidr.ts";
 
 /** A range with its description for senders. */
 export interface AddressClass {
@@ -101,11 +111,16 @@ export const NEVER_OPENED: readonly Cidr[] = [...NEVER_ALLOWED, ...LOOPBACK].map
 /** Ranges that need a rule, and {@link NEVER_OPENED}; {@link GLOBALLY_REACHABLE} ranges inside them need none. */
 export const NOT_PUBLIC: readonly Cidr[] = [...NEVER_OPENED, ...SPECIAL_PURPOSE.map(({ network }) => network)];
 
+/** The ranges of whole tables: most addresses are in none of them, and one search finds this out. */
+const ANY_NEVER_OPENED = new CidrSet(NEVER_OPENED);
+const ANY_SPECIAL_PURPOSE = new CidrSet(SPECIAL_PURPOSE.map(({ network }) => network));
+
 const find = (classes: readonly AddressClass[], address: Address): AddressClass | undefined =>
   classes.find((c) => contains(c.network, address));
 
 /** The never-allowed range of an address. Loopback is included: the caller must check `--allow-cidr`. */
 export function neverAllowed(address: Address): AddressClass | undefined {
+  if (!ANY_NEVER_OPENED.has(address)) return undefined;
   return find(NEVER_ALLOWED, address) ?? find(LOOPBACK, address);
 }
 
@@ -121,6 +136,7 @@ export function isLoopback(klass: AddressClass): boolean {
 
 /** The special-purpose range of the address itself (embedded addresses: see {@link forms}). */
 export function specialPurpose(address: Address): AddressClass | undefined {
+  if (!ANY_SPECIAL_PURPOSE.has(address)) return undefined;
   const klass = find(SPECIAL_PURPOSE, address);
   if (klass === undefined || GLOBALLY_REACHABLE.some((n) => contains(n, address))) return undefined;
   return klass;

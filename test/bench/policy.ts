@@ -132,7 +132,6 @@ export function measureClients() {
     }
   };
   const bounds = view(compile(atTheBounds()), 0);
-  // Sets remember their answer for the last name.
   const deep = Array.from({ length: 8 }, (_, i) => parseAuthority(`b${i}.${"a.".repeat(100)}example:443`)!);
   const few = DECISIONS / 100;
   const worst = () => {

@@ -4,7 +4,7 @@ import { test } from "node:test";
 import fc from "fast-check";
 import { makeDocument } from "../../proxy/policy/document.ts";
 import { compile, decideKnown } from "../../proxy/policy/engine.ts";
-import { canonicalHost, HostSet, parseHostPattern } from "../../proxy/policy/host.ts";
+import { canonicalHost, HostName, HostSet, parseHostPattern } from "../../proxy/policy/host.ts";
 import { formatTarget, parseAbsolute, parseAuthority } from "../../proxy/policy/target.ts";
 import { runs, SHARE } from "../harness/runs.ts";
 
@@ -293,20 +293,33 @@ test("a target is shown as host and port, an IPv6 address in brackets", () => {
 test("a set of many wildcards matches as each of them alone", () => {
   const suffixes = ["a.test", "b.a.test", "c.test", "d.test", "e.test", "f.e.test", "a.test.test"];
   const names = [...suffixes, ...suffixes.map((name) => `x.${name}`), "xa.test", "y.x.c.test", "test", "a.test.c"];
+  // Each name is one object for all sets and rounds, as in a decision.
+  const asked = names.map((name) => new HostName(name));
   for (let size = 1; size <= suffixes.length; size++) {
     const some = suffixes.slice(0, size);
     const set = new HostSet();
     for (const name of some) set.add({ kind: "suffix", name });
     const outer = new HostSet();
     outer.addSet(set);
-    // Twice, and in turn: no answer for one name is given for another.
-    for (const name of [...names, ...names.toReversed()]) {
-      const expected = some.some((suffix) => name !== suffix && name.endsWith(`.${suffix}`));
-      assert.equal(set.has(name), expected, `${size}: ${name}`);
-      assert.equal(outer.has(name), expected, `${size}: ${name}, shared`);
+    for (const name of [...asked, ...asked.toReversed()]) {
+      const expected = some.some((suffix) => name.text !== suffix && name.text.endsWith(`.${suffix}`));
+      assert.equal(set.has(name), expected, `${size}: ${name.text}`);
+      assert.equal(outer.has(name), expected, `${size}: ${name.text}, shared`);
     }
     set.add({ kind: "suffix", name: "late.test" });
-    assert.ok(!outer.has("a.late.test.x"));
-    assert.ok(outer.has("x.late.test"));
+    assert.ok(!outer.has(new HostName("a.late.test.x")));
+    assert.ok(outer.has(new HostName("x.late.test")));
+  }
+});
+
+test("a set with a short and a long wildcard matches both at any depth", () => {
+  const long = `${"a.".repeat(100)}test`;
+  for (const suffixes of [["test", long], [long, "test"], [long], ["test"]]) {
+    const set = new HostSet();
+    for (const name of suffixes) set.add({ kind: "suffix", name });
+    for (const text of ["test", "x.test", "y.x.test", long, `x.${long}`, `y.x.${long}`, `x${long}`, "a.a"]) {
+      const expected = suffixes.some((suffix) => text.endsWith(`.${suffix}`));
+      assert.equal(set.has(new HostName(text)), expected, `${suffixes[0]!.length}: ${text}`);
+    }
   }
 });

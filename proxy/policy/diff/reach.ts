@@ -9,7 +9,7 @@ import {
   vetAll,
   vetName,
 } from "../engine.ts";
-import type { HostSet } from "../host.ts";
+import { HostName, type HostSet } from "../host.ts";
 import type { PortRange } from "../rules.ts";
 import { forms, isLoopback, neverAllowed, specialPurpose } from "../special.ts";
 import type { Target } from "../target.ts";
@@ -422,9 +422,11 @@ class Comparison {
 
   #compareHost(host: string, ip: boolean): { change: Change; ports: PortRange[] }[] {
     const any: Target = { host, ip, port: 1 };
-    if (this.#differing !== null && !this.#differing.some((rule) => hostFits(rule, any))) return [];
+    const name = new HostName(host);
+    if (this.#differing !== null && !this.#differing.some((rule) => hostFits(rule, any, name))) return [];
     this.#budget.spend(unitsFor(this.#rules.old.length + this.#rules.new.length));
-    const fitting = (side: keyof Both) => this.#rules[side].flatMap((rule, i) => (hostFits(rule, any) ? [i] : []));
+    const fitting = (side: keyof Both) =>
+      this.#rules[side].flatMap((rule, i) => (hostFits(rule, any, name) ? [i] : []));
     const [old, now] = [fitting("old"), fitting("new")];
     const key = `${ip} ${old.join()} ${now.join()}`;
     const found = this.#byRules.get(key) ?? this.#comparePorts(host, ip, old, now);
