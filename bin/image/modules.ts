@@ -1,7 +1,7 @@
 import { createRequire } from "node:module";
 import type { Plugin } from "esbuild";
 
-/** What the bundle loads late, and which parts of packages it leaves out. Both reduce the memory and the time of a start. */
+/** Modules that the bundle loads late, and parts of packages that it leaves out. Both reduce the memory and the time of a start. */
 
 const require = createRequire(import.meta.url);
 

@@ -3,7 +3,7 @@ import { runInNewContext } from "node:vm";
 
 /**
  * Collects the garbage of the start, once: parsing and compiling leave some 8 MiB, and V8 would keep them until the process
- * needs the memory. Takes 10 to 20 ms.
+ * needs the memory. Takes 25 to 50 ms of CPU time.
  */
 export function collectGarbage(): void {
   setFlagsFromString("--expose-gc");
