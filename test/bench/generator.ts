@@ -10,6 +10,8 @@ import { ALLOWED_NAME, type Job, LATENCY_SHARES, type Order, type Outcome, type 
 const OPENING = 64;
 /** Time limit for open operations after the end of a run; then they are errors. */
 const DRAIN_MS = 3000;
+/** Time limit for the operations of a warm-up, which a busy machine needs. */
+const WARM_UP_MS = 60_000;
 /** Pause after an error, so that a proxy that has ended does not get a million requests. */
 const ERROR_PAUSE_MS = 5;
 /** Delay before an open loop starts, until its thread runs. */
@@ -183,7 +185,7 @@ async function run(prepared: Prepared, seconds: number, minOps: number): Promise
     prepared.close();
     over();
   };
-  const limit = setTimeout(late, seconds * 1000 + (minOps > 0 ? 10_000 : DRAIN_MS));
+  const limit = setTimeout(late, seconds * 1000 + (minOps > 0 ? WARM_UP_MS : DRAIN_MS));
   await new Promise<void>((resolve) => {
     over = resolve;
     if (job.kind === "tunnel" && job.rate !== undefined) openLoop(prepared, job.rate, seconds, tally, resolve);

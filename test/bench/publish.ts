@@ -127,6 +127,27 @@ function above(run: Run, pick: (figure: Figure) => Spread | null | undefined): s
   });
 }
 
+/** Peers of which this figure is below that of outrider, with outrider's divided by it. */
+function lower<T extends { proxy: string }>(figures: readonly T[], pick: (figure: T) => number): string {
+  const ours = figures.find((one) => one.proxy === "outrider");
+  if (ours === undefined) return "not measured";
+  const lost = figures.filter((one) => pick(one) < pick(ours));
+  return lost.map((one) => `${one.proxy} ${short(pick(ours) / pick(one))}`).join(", ") || "none";
+}
+
+/** Where memory, and latency at fixed rates, are above those of peers. */
+function lostSingles({ idle, rates }: Run): string[] {
+  const memory = [
+    `Resident memory of a fresh process: ${lower(idle, (one) => one.emptyKiB)}`,
+    `Resident memory of an idle tunnel: ${lower(idle, (one) => one.kibPerTunnel)}`,
+  ];
+  const latency = unique(rates.map((one) => one.rate)).map((rate) => {
+    const figures = rates.filter((one) => one.rate === rate);
+    return `p99 at ${short(rate)}/s: ${lower(figures, (one) => one.p99Ms.median)}`;
+  });
+  return [...(idle.length === 0 ? [] : memory), ...latency].flatMap((line) => ["", line]);
+}
+
 const listed = (title: string, list: readonly string[]) => (list.length === 0 ? [] : ["", title, "", ...list]);
 
 /** Tables of memory and of latency at fixed rates, of those that the run has. */
@@ -188,6 +209,7 @@ export function markdown(run: Run): string {
       "p99 of closed loops, in the same way:",
       above(run, (figure) => figure.p99Ratio),
     ),
+    ...lostSingles(run),
     ...(missed.length === 0 ? ["", "Every aim is met."] : listed("**Missed aims.**", missed)),
     "",
     "![CPU time of a short tunnel for each proxy](performance-cpu.svg)",

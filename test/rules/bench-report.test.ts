@@ -32,6 +32,8 @@ const figures: (Figure & { missed?: string[] })[] = [
 ];
 const others = [
   { workload: "idle", proxy: "outrider", tunnels: 5000, kibPerTunnel: 6, emptyKiB: 61_440 },
+  { workload: "idle", proxy: "squid", tunnels: 5000, kibPerTunnel: 30, emptyKiB: 20_480 },
+  { workload: "latency", proxy: "squid", rate: 500, p50Ms: spread(0.3), p99Ms: spread(1) },
   {
     workload: "latency",
     proxy: "outrider",
@@ -58,6 +60,10 @@ test("the report lists missed aims, and every ratio above 1", () => {
   const text = markdown(run);
   assert.match(text, /Missed aims.*\n\n- tunnel: CPU time .*\n- latency: p99 ms: 1\.50\.\n- policy: load ms: 600\. /);
   assert.match(text, /outrider loses.* CPU time.*\n\n- squid: tunnel 1\.25\n\np99.*\n\n- squid: tunnel 1\.20\n/);
+  assert.match(text, /^Resident memory of a fresh process: squid 3\.00$/m);
+  assert.match(text, /^Resident memory of an idle tunnel: none$/m);
+  assert.match(text, /^p99 at 500\/s: squid 1\.50$/m);
+  assert.match(text, /^p99 at 2,000\/s: none$/m);
   const met = readRun([{ about }, figures[0]].map((one) => JSON.stringify(one)).join("\n"));
   assert.match(markdown(met), /Every aim is met\./);
   assert.doesNotMatch(markdown(met), /loses|Missed|The same for p99|Resident|fixed rate/);

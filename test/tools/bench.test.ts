@@ -7,6 +7,9 @@ import { finish } from "../harness/finish.ts";
 import { namespaceMissing } from "../harness/namespace.ts";
 import { tempFolder } from "../harness/proxy.ts";
 
+/** The warm-up of outrider, on a busy machine. */
+const LIMIT_MS = 170_000;
+
 /** A program called tinyproxy. `act`: what it does when a client sends something. */
 const fake = (act: string) => `#!${process.execPath}
 const config = require("fs").readFileSync(process.argv.at(-1), "utf8");
@@ -29,6 +32,7 @@ async function benchmark(act: string, ...args: string[]) {
 
 test("the benchmark names a peer that resets, and measures the others", {
   skip: namespaceMissing() ?? false,
+  timeout: LIMIT_MS,
 }, async () => {
   const { status, stdout, stderr } = await benchmark("socket.resetAndDestroy()", "--only", "idle");
   assert.equal(status, 1, stderr);
@@ -39,6 +43,7 @@ test("the benchmark names a peer that resets, and measures the others", {
 
 test("the benchmark gives no ratio to a peer whose requests fail", {
   skip: namespaceMissing() ?? false,
+  timeout: LIMIT_MS,
 }, async () => {
   const refuse = 'socket.write("HTTP/1.1 407 Proxy Authentication Required\\r\\nContent-Length: 0\\r\\n\\r\\n")';
   const short = ["--only", "refused,pingpong-1", "--rounds", "1", "--slice-seconds", "0.1"];
