@@ -104,7 +104,8 @@ function watch(
     tls?.poll();
     installer.pollUpstream();
     installer.checkOwn();
-    if (!(await sources.check(assignedAddresses()))) return;
+    // checkOwn has looked at the addresses for everything else.
+    if (sources.list.length === 0 || !(await sources.check(assignedAddresses()))) return;
     log.warn({ sources: sources.status() }, "source addresses changed");
     verifier.checkNow();
   };

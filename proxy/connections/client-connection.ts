@@ -22,6 +22,7 @@ import { healthAnswer, isHealthcheck } from "./healthcheck.ts";
 import { LingeringClose } from "./lingering-close.ts";
 import { Permit, type PermitServer } from "./permit.ts";
 import { beginsHeader, ProxyHeaderParser } from "./proxy-header.ts";
+import type { Visited } from "./visits.ts";
 
 /** The interface of the server for its client connections. */
 export interface ConnectionServer extends PermitServer {
@@ -45,6 +46,8 @@ export interface ConnectionServer extends PermitServer {
   rests(client: ClientConnection): void;
   /** A request is under way again. */
   woke(client: ClientConnection): void;
+  /** A time limit of the connection ends at this time, by the server's clock. */
+  visitBy(client: ClientConnection, at: number): void;
   /** The connection is closed, with everything that belonged to it. */
   forget(client: ClientConnection): void;
 }
@@ -76,7 +79,7 @@ export interface Arrival {
 }
 
 /** One accepted connection: reads heads, passes each request to its handler, refuses and lingers. */
-export class ClientConnection implements Connection, ClientOwner, ByteHolder, Handshaking {
+export class ClientConnection implements Connection, ClientOwner, ByteHolder, Handshaking, Visited {
   /** The TCP socket; the TLS socket on it after a handshake. */
   socket: Socket;
   readonly server: ConnectionServer;
@@ -102,7 +105,8 @@ export class ClientConnection implements Connection, ClientOwner, ByteHolder, Ha
   #requests = 0;
   /** The last error of the socket. */
   #error: NodeJS.ErrnoException | null = null;
-  /** The last sweep found the socket destroyed. */
+  due = -1;
+  /** The last visit found the socket destroyed. */
   #seenDestroyed = false;
 
   constructor(socket: Socket, server: ConnectionServer, { sharedReads, header, port }: Arrival) {
@@ -239,7 +243,10 @@ export class ClientConnection implements Connection, ClientOwner, ByteHolder, Ha
         this.#phase = { ...phase, parser };
         return;
       }
-      if (phase.name !== "head") this.#phase = { name: "head", since, parser };
+      if (phase.name !== "head") {
+        this.#phase = { name: "head", since, parser };
+        this.visitBy(since + this.server.settings.headMs);
+      }
       this.noteBuffered();
       return;
     }
@@ -473,34 +480,52 @@ export class ClientConnection implements Connection, ClientOwner, ByteHolder, Ha
     this.server.forget(this);
   }
 
-  /** Enforces the time limits of the phase. Called once a second. */
-  sweep(now: number): void {
+  visitBy(at: number): void {
+    this.server.visitBy(this, at);
+  }
+
+  visit(now: number): number {
     // A destroyed socket normally closes in the same turn of the event loop: this one never will.
     if (this.socket.destroyed && this.#seenDestroyed) this.closed();
     this.#seenDestroyed = this.socket.destroyed;
+    const end = this.#enforce(now);
+    return this.socket.destroyed ? now : end;
+  }
+
+  /** Enforces the time limit of the phase; returns its end. */
+  #enforce(now: number): number {
     const phase = this.#phase;
     switch (phase.name) {
       case "request":
       case "flushing":
-        phase.handler.sweep(now);
-        return;
+        return phase.handler.sweep(now);
       case "closing":
-        phase.close.sweep(now);
-        return;
+        return phase.close.sweep(now);
+      case "idle": {
+        const end = phase.since + KEEP_ALIVE_MS;
+        if (now >= end) this.socket.destroy();
+        return end;
+      }
       case "header":
-        if (now - phase.since >= this.server.settings.headMs) this.#refuseLateHeader(phase.parser);
-        return;
       case "handshake":
       case "silent":
-        if (now - phase.since < this.server.settings.headMs) return;
-        countBound("silent-connections");
-        this.socket.destroy();
-        return;
-      case "idle":
-        if (now - phase.since >= KEEP_ALIVE_MS) this.socket.destroy();
-        return;
-      case "head":
-        if (now - phase.since >= this.server.settings.headMs) this.#refuseLate(phase.parser);
+      case "head": {
+        const end = phase.since + this.server.settings.headMs;
+        if (now >= end) this.#endWait(phase);
+        return end;
+      }
+      default:
+        return Number.POSITIVE_INFINITY;
+    }
+  }
+
+  /** The client has sent no complete head in time. */
+  #endWait(phase: Phase): void {
+    if (phase.name === "header") this.#refuseLateHeader(phase.parser);
+    else if (phase.name === "head") this.#refuseLate(phase.parser);
+    else {
+      countBound("silent-connections");
+      this.socket.destroy();
     }
   }
 

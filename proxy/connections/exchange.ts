@@ -94,6 +94,7 @@ export class Exchange implements Handler, UpstreamOwner {
     this.#phase = { name: "relaying", upstream };
     this.#close = !head.keepAlive || head.minor === 0;
     this.#active = client.server.now;
+    client.visitBy(this.#active + idleMs);
     this.#request = new RequestRelay(head, record, this.#toUpstream);
     this.#response = new ResponseRelay(head, record, this.#toClient, {
       via: () => client.server.settings.via,
@@ -329,11 +330,13 @@ export class Exchange implements Handler, UpstreamOwner {
     return false;
   }
 
-  sweep(now: number): void {
-    if (now - this.#active < this.#idleMs) return;
+  sweep(now: number): number {
+    const end = this.#active + this.#idleMs;
+    if (now < end) return end;
     if (this.#phase.name === "leaving") this.abort("idle");
-    if (this.#phase.name !== "relaying") return;
-    this.#fail({ code: "timeout", reason: `${this.#record.target} was silent for ${this.#idleMs / 1000} s` });
+    if (this.#phase.name === "relaying")
+      this.#fail({ code: "timeout", reason: `${this.#record.target} was silent for ${this.#idleMs / 1000} s` });
+    return end;
   }
 
   /**

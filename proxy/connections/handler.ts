@@ -27,8 +27,8 @@ export interface Handler {
   onClosed(error: NodeJS.ErrnoException | null): boolean;
   /** Bytes that this process buffers because a peer has not read them yet. */
   buffered(): number;
-  /** Called once a second, with the server's clock in milliseconds. */
-  sweep(now: number): void;
+  /** Enforces its time limits; returns when the next one ends (server's clock, ms). Called at that time, or earlier. */
+  sweep(now: number): number;
   /** Resets it from our side; `close` is the value in the record. */
   abort(close: string): void;
 }
@@ -108,6 +108,8 @@ export interface Connection {
   next(rest: Buffer): void;
   /** The client half-closed. */
   end(): void;
+  /** A time limit of the handler ends at this time (server's clock, ms). */
+  visitBy(at: number): void;
   /** Counts what this connection keeps for slow peers. */
   noteBuffered(): void;
 }

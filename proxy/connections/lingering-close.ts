@@ -17,6 +17,7 @@ interface Closing {
   readonly socket: Socket;
   readonly server: Pick<ProxyContext, "now">;
   noteBuffered(): void;
+  visitBy(at: number): void;
 }
 
 /**
@@ -56,7 +57,9 @@ export class LingeringClose {
     socket.end(bytes, "latin1", () => {
       if (!socket.destroyed) this.#timer = setTimeout(() => socket.destroy(), LINGER_MS);
     });
-    if (socket.writableLength > 0) this.#client.noteBuffered();
+    if (socket.writableLength === 0) return;
+    this.#client.noteBuffered();
+    this.#client.visitBy(this.#since);
   }
 
   /** Counts input that is discarded, and pauses reading at the limit. */
@@ -65,14 +68,15 @@ export class LingeringClose {
     if (this.#bytesLeft < 0) this.#client.socket.pause();
   }
 
-  /** Resets a client that takes nothing of the answer for {@link FLUSH_MS}. */
-  sweep(now: number): void {
+  /** Resets a client that takes nothing of the answer for {@link FLUSH_MS}. Returns when it must be called again. */
+  sweep(now: number): number {
     const { socket } = this.#client;
     const unsent = socket.writableLength;
     if (unsent !== this.#unsent) {
       this.#unsent = unsent;
       this.#since = now;
     } else if (unsent > 0 && now - this.#since >= FLUSH_MS) reset(socket);
+    return unsent > 0 ? now : Number.POSITIVE_INFINITY;
   }
 
   /** The socket is closed. */

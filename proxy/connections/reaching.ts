@@ -166,7 +166,9 @@ export abstract class Reaching implements Handler {
     return false;
   }
 
-  sweep(): void {}
+  sweep(): number {
+    return Number.POSITIVE_INFINITY;
+  }
 
   abort(close: string): void {
     this.#stop?.();

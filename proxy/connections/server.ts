@@ -24,8 +24,11 @@ import type { ServerIdentity } from "../tls/server-identity.ts";
 import { Buffers } from "./buffers.ts";
 import { ClientConnection, type ConnectionServer, type Port } from "./client-connection.ts";
 import { Rates } from "./rates.ts";
+import { Visits } from "./visits.ts";
 
 const SWEEP_MS = 1000;
+/** Limit of the connections that a sweep visits in one turn of the event loop. */
+const VISITS_PER_TURN = 256;
 /** Limit of connections of one source address without a complete first head. Honest clients send theirs at once. */
 const MAX_SILENT_PER_SOURCE = 256;
 /**
@@ -106,13 +109,15 @@ export class ProxyServer implements ConnectionServer {
   readonly #readiness: "policy" | "verified";
   readonly #proxyProtocolFrom: CidrSet | undefined;
   readonly #externalFrom: CidrSet | undefined;
-  readonly #clients = new Set<ClientConnection>();
+  readonly #clients = new Visits<ClientConnection>(this.now);
   /**
    * Connections without a complete first head, the oldest first: all, and those of each source address. A source that must
    * send a PROXY header has no number of its own until the header names the client.
    */
   readonly #silent = new Set<ClientConnection>();
   readonly #silentFrom = new Map<string, Set<ClientConnection>>();
+  /** Those of source addresses with too many. */
+  readonly #crowds = new Set<ReadonlySet<ClientConnection>>();
   /** Connections between two requests, and answered ones whose client has yet to close; the longest time first. */
   readonly #resting = new Set<ClientConnection>();
   readonly buffers: Buffers;
@@ -238,6 +243,7 @@ export class ProxyServer implements ConnectionServer {
   /** Numbers of open tunnels and requests by entry of the policy. */
   get clientTunnels(): ReadonlyMap<string, number> {
     const counts = new Map(Array.from(this.#policy?.views?.keys() ?? [], (name) => [name, 0]));
+    if (counts.size === 0) return counts;
     for (const { entry } of this.#clients) {
       const count = entry === null ? undefined : counts.get(entry);
       if (count !== undefined) counts.set(entry!, count + 1);
@@ -289,7 +295,7 @@ export class ProxyServer implements ConnectionServer {
     }
     const sharedReads = port === "plain" && this.#sharedReads;
     const client = new ClientConnection(socket, this, { sharedReads, header, port });
-    this.#clients.add(client);
+    this.#clients.add(client, client.accepted + this.settings.headMs);
     this.#silent.add(client);
     if (!header) this.identified(client);
   }
@@ -335,7 +341,11 @@ export class ProxyServer implements ConnectionServer {
   #trim(peers: ReadonlySet<ClientConnection>): void {
     for (const oldest of peers) {
       if (peers.size <= MAX_SILENT_PER_SOURCE) return;
-      if (!this.#evict(oldest, oldest.accepted, "connections-per-source")) return;
+      if (!this.#evict(oldest, oldest.accepted, "connections-per-source")) {
+        // It is too young: a sweep tries again.
+        this.#crowds.add(peers);
+        return;
+      }
     }
   }
 
@@ -439,15 +449,27 @@ export class ProxyServer implements ConnectionServer {
     this.#writer.write(formatRecord(record, now));
   }
 
+  /** The connection has a new time limit. */
+  visitBy(client: ClientConnection, at: number): void {
+    this.#clients.advance(client, at);
+  }
+
   #sweep(): void {
     const { now } = this;
     // A certificate or a CRL has expired.
     if (this.#trust?.due(Date.now())) for (const client of this.#clients) client.revoke();
-    for (const client of this.#clients) client.sweep(now);
-    for (const peers of this.#silentFrom.values()) this.#trim(peers);
+    this.#visit();
+    const crowds = [...this.#crowds];
+    this.#crowds.clear();
+    for (const peers of crowds) this.#trim(peers);
     this.buffers.sweep();
     this.rates.sweep(now);
     this.pool.sweep(now);
+  }
+
+  /** Visits the connections whose time limits may have ended, over as many turns of the event loop as needed. */
+  #visit(): void {
+    if (this.#clients.sweep(this.now, VISITS_PER_TURN)) setImmediate(() => this.#visit());
   }
 
   /** Stops accepting connections; resolves when all open ones have ended by themselves. */

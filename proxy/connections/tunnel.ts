@@ -42,6 +42,7 @@ export class Tunnel implements Handler, UpstreamOwner {
     this.#record = record;
     this.#idleMs = idleMs;
     this.#active = client.server.now;
+    client.visitBy(this.#active + idleMs);
     upstream.owner = this;
     upstream.resume();
   }
@@ -108,6 +109,7 @@ export class Tunnel implements Handler, UpstreamOwner {
     else if (this.#clientEnded && this.#upstreamEnded && !upstream.destroyed && upstream.writableLength > 0) {
       // The client expects no answer, but its last bytes are still being sent: counted and revocable until then.
       this.#lingerSince = this.client.server.now;
+      this.client.visitBy(this.#lingerSince + LINGER_MS);
       return true;
     } else if (!upstream.destroyed) upstream.destroy();
     this.#finish();
@@ -169,19 +171,22 @@ export class Tunnel implements Handler, UpstreamOwner {
     reset(other);
   }
 
-  sweep(now: number): void {
+  sweep(now: number): number {
     if (this.#lingerSince !== null) {
-      if (now - this.#lingerSince < LINGER_MS) return;
+      const end = this.#lingerSince + LINGER_MS;
+      if (now < end) return end;
       countBound("lingering-upstreams");
       this.abort("upstream-timeout");
-      return;
+      return end;
     }
-    const silent = now - this.#active;
-    if (silent >= this.#idleMs) this.abort("idle");
-    else if (silent >= KEEP_ALIVE_MS && !this.#kept) {
-      this.#kept = true;
-      this.#upstream.setKeepAlive(true, KEEP_ALIVE_MS);
-    }
+    const end = this.#active + this.#idleMs;
+    if (now >= end) this.abort("idle");
+    if (now >= end || this.#kept) return end;
+    const quiet = this.#active + KEEP_ALIVE_MS;
+    if (now < quiet) return Math.min(quiet, end);
+    this.#kept = true;
+    this.#upstream.setKeepAlive(true, KEEP_ALIVE_MS);
+    return end;
   }
 
   abort(close: string): void {

@@ -129,6 +129,8 @@ export function localNetworks6(text: string): string[] {
 const READING_SHARE = 0.01;
 
 let lastOwn: string[] | undefined;
+/** The tables and addresses of the last reading. */
+let lastRead: readonly string[] = [];
 let nextReading = Number.NEGATIVE_INFINITY;
 
 /**
@@ -140,11 +142,15 @@ export function ownNetworks(): string[] {
   const began = performance.now();
   if (lastOwn !== undefined && began < nextReading) return lastOwn;
   try {
-    const routes = [
-      ...localNetworks4(readTable("/proc/net/fib_trie")),
-      ...localNetworks6(readTable("/proc/net/ipv6_route")),
-    ];
-    lastOwn = [...new Set([...routes, ...assignedAddresses()])].sort();
+    const trie = readTable("/proc/net/fib_trie");
+    const routes6 = readTable("/proc/net/ipv6_route");
+    const read = [trie, routes6, ...assignedAddresses()];
+    // Nearly always nothing has changed, and parsing costs more than reading.
+    if (lastOwn === undefined || read.some((text, i) => text !== lastRead[i]) || read.length !== lastRead.length) {
+      const [, , ...addresses] = read;
+      lastOwn = [...new Set([...localNetworks4(trie), ...localNetworks6(routes6), ...addresses])].sort();
+      lastRead = read;
+    }
   } catch (error) {
     if (lastOwn === undefined || !isExhausted(error)) throw error;
   }

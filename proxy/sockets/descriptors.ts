@@ -1,4 +1,5 @@
 import { readFileSync } from "node:fs";
+import { readdir, stat } from "node:fs/promises";
 import { constants } from "node:os";
 
 const { EMFILE, ENFILE, ENOMEM, ENOBUFS } = constants.errno;
@@ -29,6 +30,17 @@ export function openFileLimit(): number {
     if ((error as NodeJS.ErrnoException).code !== "ENOENT" && !isExhausted(error)) throw error;
   }
   return lastLimit;
+}
+
+const OPEN_FILES = "/proc/self/fd";
+
+/**
+ * Number of open files of this process. Since Linux 6.2 it is the size of a folder. Older kernels have to list the folder,
+ * on another thread: with 10,000 files that takes 20 ms. @throws Error without /proc
+ */
+export async function openFiles(): Promise<number> {
+  const { size } = await stat(OPEN_FILES);
+  return size > 0 ? size : (await readdir(OPEN_FILES)).length - 1;
 }
 
 /**

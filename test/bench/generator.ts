@@ -85,8 +85,23 @@ async function openTunnels(job: Job & { kind: "open" }, route: Route): Promise<P
     closeAll(all);
     throw error;
   }
-  const act = (lane: number, done: Done) => all[lane]!.exchange(bytes, job.frame.down, done);
-  return { job, act, close: () => closeAll(all) };
+  const close = () => closeAll(all);
+  if (job.rate === undefined) {
+    return { job, act: (lane, done) => all[lane]!.exchange(bytes, job.frame.down, done), close };
+  }
+  const free = [...all];
+  const act = (_lane: number, done: Done) => {
+    const tunnel = free.shift();
+    if (tunnel === undefined) {
+      done(new Error("every tunnel waits for an answer"));
+      return;
+    }
+    tunnel.exchange(bytes, job.frame.down, (error) => {
+      free.push(tunnel);
+      done(error);
+    });
+  };
+  return { job, act, close };
 }
 
 async function prepare(job: Job, route: Route): Promise<Prepared> {
@@ -188,7 +203,7 @@ async function run(prepared: Prepared, seconds: number, minOps: number): Promise
   const limit = setTimeout(late, seconds * 1000 + (minOps > 0 ? WARM_UP_MS : DRAIN_MS));
   await new Promise<void>((resolve) => {
     over = resolve;
-    if (job.kind === "tunnel" && job.rate !== undefined) openLoop(prepared, job.rate, seconds, tally, resolve);
+    if ("rate" in job && job.rate !== undefined) openLoop(prepared, job.rate, seconds, tally, resolve);
     else closedLoop(prepared, seconds, minOps, tally, resolve);
   });
   clearTimeout(limit);

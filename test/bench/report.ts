@@ -7,6 +7,14 @@ import { LATENCY_SHARES } from "./wire.ts";
 /** One row of a table: the first cell names it. */
 export type Row = readonly string[];
 
+/** A table for people and figures for programs. */
+export interface Single {
+  text: string;
+  figures: object[];
+  /** Proxies that could not be measured, with the reason. */
+  failures?: string[];
+}
+
 /** Text in columns; the first is left-aligned. */
 export function table(head: Row, rows: readonly Row[]): string {
   const widths = head.map((_, i) => Math.max(...[head, ...rows].map((row) => (row[i] ?? "").length)));

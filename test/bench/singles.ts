@@ -2,21 +2,14 @@ import { cpuMs, residentKiB } from "./cpu.ts";
 import { type Crew, needing, PeerError } from "./crew.ts";
 import { nextPorts, outriderKnows, PEERS, type Peer, type Running, startPeer } from "./peers.ts";
 import { measureClients, measurePolicy } from "./policy.ts";
+import { idleCpu, lowRate } from "./quiet.ts";
 import { rotated, spread } from "./ratios.ts";
-import { judged, missedAim, short, table } from "./report.ts";
+import { judged, missedAim, type Single, short, table } from "./report.ts";
 
 /**
  * Figures that are measured once or a few times, not in slices: memory, latency with idle tunnels, a large policy, two
  * processes.
  */
-
-/** A table for people and figures for programs. */
-export interface Single {
-  text: string;
-  figures: object[];
-  /** Proxies that could not be measured, with the reason. */
-  failures?: string[];
-}
 
 const IDLE_TUNNELS = 5000;
 /** Highest resident memory of an idle tunnel. */
@@ -24,7 +17,7 @@ const KIB_PER_TUNNEL = 9;
 const RATES = [500, 2000];
 /** Highest p99 of outrider divided by that of squid. */
 const RATE_TAIL = 1.2;
-/** Limit of the rounds of the latency. */
+/** Limit of the rounds of latency and low rate. */
 const LATENCY_ROUNDS = 3;
 const LATENCY_SECONDS = 4;
 const WARM_SECONDS = 1.5;
@@ -217,11 +210,13 @@ async function twoProcesses(crew: Crew, core: string): Promise<Single> {
 }
 
 /** Names of these figures for `--only`. */
-export const SINGLES = ["idle", "latency", "policy", "clients", "two"] as const;
+export const SINGLES = ["idle", "idle-cpu", "low-rate", "latency", "policy", "clients", "two"] as const;
 
 /** Expected seconds of one of them. Only the proportions matter. */
 export function expectedSeconds(name: (typeof SINGLES)[number], proxies: number, rounds: number): number {
   if (name === "idle") return proxies * 5;
+  if (name === "idle-cpu") return proxies * 32;
+  if (name === "low-rate") return proxies * Math.min(rounds, LATENCY_ROUNDS) * 13;
   if (name === "latency") return proxies * RATES.length * Math.min(rounds, LATENCY_ROUNDS) * 9;
   return 10;
 }
@@ -235,6 +230,10 @@ export function measureSingle(
   switch (name) {
     case "idle":
       return idle(crew, options.peers, options.core);
+    case "idle-cpu":
+      return idleCpu(crew, options.peers, options.core);
+    case "low-rate":
+      return lowRate(crew, options.peers, options.core, Math.min(options.rounds, LATENCY_ROUNDS));
     case "latency":
       return latencies(crew, options.running, Math.min(options.rounds, LATENCY_ROUNDS));
     case "policy":

@@ -24,8 +24,8 @@ export type Job =
    * on time.
    */
   | { kind: "tunnel"; clients: number; frames: readonly Frame[]; names?: number; rate?: number }
-  /** Exchanges one frame on tunnels that stay open. */
-  | { kind: "open"; clients: number; frame: Frame }
+  /** Exchanges one frame on tunnels that stay open. `rate`: this many a second in total, started on time. */
+  | { kind: "open"; clients: number; frame: Frame; rate?: number }
   /** Posts in absolute form. */
   | { kind: "http"; clients: number; keepAlive: boolean }
   /** Sends a CONNECT to a denied name. */

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import { OPEN_LOOPBACK, startProxy } from "../harness/proxy.ts";
-import { exchange, listen } from "../harness/raw.ts";
+import { exchange, listen, RawClient } from "../harness/raw.ts";
 
 /** Families of a text exposition: type, help, and sample lines. */
 function parse(text: string) {
@@ -77,5 +77,23 @@ test("metrics are exact under load and match the docs", async () => {
   assert.equal(value(families, `outrider_proxy_policy_info{hash="${hash}"}`), 1);
   for (const scrape of [...scrapes, text]) assert.doesNotMatch(scrape, /tenant-|denied\.example|10\.0\.0\.5/);
   assert.equal(await proxy.stop(), 0);
+  await far.close();
+});
+
+test("a scrape counts the open files and lists no handles", async () => {
+  const far = await listen((socket) => socket.resume());
+  const proxy = await startProxy({ policy: {}, args: OPEN_LOOPBACK });
+  const clients = await Promise.all(Array.from({ length: 20 }, () => RawClient.open(proxy.port)));
+  for (const client of clients) {
+    client.socket.write(`CONNECT 127.0.0.1:${far.port} HTTP/1.1\r\n\r\n`);
+    await client.untilText("200");
+  }
+  const open = proxy.handles();
+  const { text } = await proxy.admin("/metrics");
+  const files = value(parse(text), "process_open_fds");
+  assert.ok(Math.abs(files - open) <= 5, `${files} of ${open}`);
+  assert.doesNotMatch(text, /nodejs_active_(handles|resources)/);
+  for (const { socket } of clients) socket.destroy();
+  await proxy.stop();
   await far.close();
 });
