@@ -272,7 +272,7 @@ export function viewOf(policy: PolicySet, who: Who): PolicySet | null {
 
 /** Whether a rule covers a port. */
 export const portFits = (rule: CompiledRule, port: number): boolean =>
-  rule.ports === null || rule.ports.some(([low, high]) => port >= low && port <= high);
+  rule.ports === null || rule.ports.some((range) => port >= range[0] && port <= range[1]);
 
 /** Whether the `hosts` and `except` of a rule cover a target. `name`: its host, one object for all rules. */
 export function hostFits(rule: CompiledRule, target: Target, name: HostName): boolean {
