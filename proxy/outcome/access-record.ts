@@ -12,48 +12,76 @@ export interface AccessRecord {
   /** Start, milliseconds since the epoch. */
   started: number;
   /** The user name of the credentials; absent without authentication. */
-  client?: string;
+  client: string | undefined;
   /** The entry of the policy's `clients` that decides; absent: a policy without clients, or a client without an entry. */
-  entry?: string;
+  entry: string | undefined;
   /** The proof of the client; absent: a policy without clients. */
-  authentication?: Proof;
+  authentication: Proof | undefined;
   /** Address and port of the client socket. */
   source: string;
   /** `host:port`, canonical; if it is malformed, as the client sent it (`shownTarget`). */
   target: string;
   verdict: "allow" | "deny";
-  code?: Code;
-  rule?: string;
-  reason?: string;
+  code: Code | undefined;
+  rule: string | undefined;
+  reason: string | undefined;
   /** The resolved addresses, or the first of them. */
-  addresses?: readonly string[];
+  addresses: readonly string[] | undefined;
   /** The number of further addresses. */
-  addressesCut?: number;
+  addressesCut: number | undefined;
   /** The dialled address. Absent if the upstream proxy resolves the name. */
-  address?: string;
+  address: string | undefined;
   /** `host:port` of the upstream proxy that the connection goes through. */
-  upstreamProxy?: string;
-  local?: string;
-  dnsMs?: number;
-  connectMs?: number;
+  upstreamProxy: string | undefined;
+  local: string | undefined;
+  dnsMs: number | undefined;
+  connectMs: number | undefined;
   /** The request was sent twice: the reused upstream connection closed before any byte of its answer. */
-  retried?: true;
+  retried: true | undefined;
   /** Client to upstream. */
   bytesUp: number;
   bytesDown: number;
   /** How it ended, and who ended it. */
-  close?: string;
-  policy?: string;
-  hash?: string;
-  wouldDeny?: { code: Code; rule: string };
+  close: string | undefined;
+  policy: string | undefined;
+  hash: string | undefined;
+  wouldDeny: { code: Code; rule: string } | undefined;
   /** `X-Smokescreen-Trace-ID` and `traceparent` of the request, as sent. */
-  traceId?: string;
-  traceparent?: string;
+  traceId: string | undefined;
+  traceparent: string | undefined;
 }
 
-/** The record of a request that has just arrived. */
+/** The record of a request that has just arrived. It has all fields, so that every record has one shape in V8. */
 export function newRecord(kind: AccessRecord["kind"], source: string, target: string): AccessRecord {
-  return { kind, started: Date.now(), source, target, verdict: "allow", bytesUp: 0, bytesDown: 0 };
+  return {
+    kind,
+    started: Date.now(),
+    client: undefined,
+    entry: undefined,
+    authentication: undefined,
+    source,
+    target,
+    verdict: "allow",
+    code: undefined,
+    rule: undefined,
+    reason: undefined,
+    addresses: undefined,
+    addressesCut: undefined,
+    address: undefined,
+    upstreamProxy: undefined,
+    local: undefined,
+    dnsMs: undefined,
+    connectMs: undefined,
+    retried: undefined,
+    bytesUp: 0,
+    bytesDown: 0,
+    close: undefined,
+    policy: undefined,
+    hash: undefined,
+    wouldDeny: undefined,
+    traceId: undefined,
+    traceparent: undefined,
+  };
 }
 
 /** Writes the policy that decides into the record. */
