@@ -66,12 +66,12 @@ export class Forward extends Reaching implements Origin {
   /** Decides the request again: policy, credentials and DNS answers may have changed. */
   sendAgain(held: Buffer, ended: boolean): void {
     const { record } = this;
-    delete record.entry;
-    delete record.rule;
-    delete record.wouldDeny;
-    delete record.addressesCut;
-    delete record.address;
-    delete record.upstreamProxy;
+    record.entry = undefined;
+    record.rule = undefined;
+    record.wouldDeny = undefined;
+    record.addressesCut = undefined;
+    record.address = undefined;
+    record.upstreamProxy = undefined;
     this.resume(held, ended);
     this.#send(this.#onward!, false);
   }

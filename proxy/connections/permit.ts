@@ -79,7 +79,8 @@ export class Permit {
     // reconnects elsewhere. A request that has entered may end.
     if (server.phase === "draining" && !first && !again)
       return { code: "draining", reason: "this proxy is shutting down" };
-    const proofs = { authorization: head.authorization, ...this.#arrived };
+    const { certificate, from, isExternal } = this.#arrived;
+    const proofs = { authorization: head.authorization, certificate, from, isExternal };
     const identity = identify(proofs, credentials, trust, authentication);
     if ("code" in identity) return identity;
     this.#identity = identity;

@@ -70,8 +70,6 @@ function failureOf(error: NodeJS.ErrnoException, shown: string, source: Source |
   }
 }
 
-const ignoreError = () => {};
-
 /**
  * Whether a connection leads to this machine itself: then both ends have the same address. This finds addresses that
  * `ownNetworks` (source-address.ts) does not know, such as one that was added a moment ago.
@@ -81,6 +79,119 @@ function leadsHere(socket: Socket, address: Address): boolean {
   if (address.family === 4) return localAddress === formatAddress(address);
   const local = parseAddress(localAddress);
   return local?.words.every((word, i) => word === address.words[i]) ?? false;
+}
+
+/** A socket whose attempt is not decided yet. All attempts share their handlers. */
+type Attempt = Socket & { dialling?: { dial: Dial; address: Address } | undefined };
+
+function onConnect(this: Attempt): void {
+  this.dialling?.dial.connected(this, this.dialling.address);
+}
+
+/** This listener stays: an error between two owners of the socket must not become an uncaught one. */
+function onError(this: Attempt, error: NodeJS.ErrnoException): void {
+  this.dialling?.dial.broken(this, this.dialling.address, error);
+}
+
+/** One request on its way to its upstream connection. */
+class Dial {
+  readonly #addresses: readonly Address[];
+  readonly #options: DialOptions;
+  readonly #done: (result: Dialled) => void;
+  readonly #sockets: Attempt[] = [];
+  #next = 0;
+  #stagger: NodeJS.Timeout | undefined;
+  readonly #deadline: NodeJS.Timeout;
+
+  constructor(addresses: readonly Address[], options: DialOptions, done: (result: Dialled) => void) {
+    this.#addresses = addresses;
+    this.#options = options;
+    this.#done = done;
+    this.#deadline = setTimeout(() => this.#expire(), options.deadlineMs);
+    this.#attempt();
+  }
+
+  #attempt(): void {
+    clearTimeout(this.#stagger);
+    const { routes, target, onread } = this.#options;
+    const address = this.#addresses[this.#next++]!;
+    const source = routes?.[address.family]?.source;
+    const socket: Attempt = connect({
+      host: formatAddress(address),
+      port: target.port,
+      family: address.family,
+      autoSelectFamily: false,
+      allowHalfOpen: true,
+      noDelay: true,
+      localAddress: source?.address,
+      onread,
+    });
+    socket.dialling = { dial: this, address };
+    this.#sockets.push(socket);
+    if (this.#sockets.length > 1) extraAttempts++;
+    socket.on("error", onError);
+    socket.on("connect", onConnect);
+    if (this.#next < this.#addresses.length) this.#stagger = setTimeout(() => this.#attemptBeside(), STAGGER_MS);
+  }
+
+  /** Tries the next address in parallel, unless too many requests already do so. */
+  #attemptBeside(): void {
+    if (extraAttempts < MAX_EXTRA_ATTEMPTS) this.#attempt();
+    else this.#stagger = setTimeout(() => this.#attemptBeside(), STAGGER_MS);
+  }
+
+  connected(socket: Attempt, address: Address): void {
+    const { routes, policy, target } = this.#options;
+    const source = routes?.[address.family]?.source;
+    const refused = source === undefined && leadsHere(socket, address) ? refuseOwn(policy, target, address) : null;
+    if (refused !== null) {
+      socket.resetAndDestroy();
+      this.#failed(socket, refused);
+      return;
+    }
+    this.#finish(socket);
+    this.#done({ socket, address });
+  }
+
+  broken(socket: Attempt, { family }: Address, error: NodeJS.ErrnoException): void {
+    const { shown, routes } = this.#options;
+    this.#failed(socket, failureOf(error, shown, routes?.[family]?.source));
+  }
+
+  /** One attempt has failed: tries the next address, or waits for the other attempts. */
+  #failed(socket: Attempt, failure: Failure): void {
+    socket.dialling = undefined;
+    if (this.#sockets.length > 1) extraAttempts--;
+    this.#sockets.splice(this.#sockets.indexOf(socket), 1);
+    if (this.#next < this.#addresses.length) this.#attempt();
+    else if (this.#sockets.length === 0) this.#fail(failure);
+  }
+
+  #expire(): void {
+    const { shown, deadlineMs } = this.#options;
+    this.#fail({ code: "timeout", reason: `${shown} did not answer within ${deadlineMs / 1000} s` });
+  }
+
+  #fail(failure: Failure): void {
+    this.#finish(null);
+    if (failure === OUT_OF_FILES) countBound("open-files");
+    this.#done(failure);
+  }
+
+  cancel(): void {
+    this.#finish(null);
+  }
+
+  /** Ends all attempts but one. */
+  #finish(winner: Attempt | null): void {
+    clearTimeout(this.#deadline);
+    clearTimeout(this.#stagger);
+    if (this.#sockets.length > 1) extraAttempts -= this.#sockets.length - 1;
+    for (const socket of this.#sockets.splice(0)) {
+      socket.dialling = undefined;
+      if (socket !== winner) socket.destroy();
+    }
+  }
 }
 
 /**
@@ -93,84 +204,6 @@ export function dial(vetted: readonly Address[], options: DialOptions, done: (re
     addresses = vetted.slice(0, MAX_ATTEMPTS);
     countBound("dial-attempts");
   }
-  const sockets = new Set<Socket>();
-  let next = 0;
-  let finished = false;
-  let failure: Failure | null = null;
-  let stagger: NodeJS.Timeout | undefined;
-
-  const finish = (winner: Socket | null) => {
-    finished = true;
-    clearTimeout(deadline);
-    clearTimeout(stagger);
-    for (const socket of sockets) if (socket !== winner) socket.destroy();
-    if (sockets.size > 1) extraAttempts -= sockets.size - 1;
-    sockets.clear();
-  };
-
-  const fail = (result: Failure) => {
-    finish(null);
-    if (result === OUT_OF_FILES) countBound("open-files");
-    done(result);
-  };
-
-  /** Tries the next address in parallel, unless too many requests already do so. */
-  const attemptBeside = () => {
-    if (extraAttempts < MAX_EXTRA_ATTEMPTS) attempt();
-    else stagger = setTimeout(attemptBeside, STAGGER_MS);
-  };
-
-  const attempt = () => {
-    clearTimeout(stagger);
-    const address = addresses[next++]!;
-    const source = options.routes?.[address.family]?.source;
-    const socket = connect({
-      host: formatAddress(address),
-      port: options.target.port,
-      family: address.family,
-      autoSelectFamily: false,
-      allowHalfOpen: true,
-      noDelay: true,
-      ...(source ? { localAddress: source.address } : {}),
-      ...(options.onread ? { onread: options.onread } : {}),
-    });
-    sockets.add(socket);
-    if (sockets.size > 1) extraAttempts++;
-    const onFailure = (reason: Failure) => {
-      if (sockets.size > 1) extraAttempts--;
-      sockets.delete(socket);
-      failure = reason;
-      if (next < addresses.length) attempt();
-      else if (sockets.size === 0) fail(failure);
-    };
-    const onError = (error: NodeJS.ErrnoException) => {
-      if (!finished) onFailure(failureOf(error, options.shown, source));
-    };
-    socket.once("error", onError);
-    // This listener stays: an error between two owners of the socket must not become an uncaught one.
-    socket.on("error", ignoreError);
-    socket.once("connect", () => {
-      if (finished) return;
-      socket.removeListener("error", onError);
-      const refused =
-        source === undefined && leadsHere(socket, address) ? refuseOwn(options.policy, options.target, address) : null;
-      if (refused !== null) {
-        socket.resetAndDestroy();
-        onFailure(refused);
-        return;
-      }
-      finish(socket);
-      done({ socket, address });
-    });
-    if (next < addresses.length) stagger = setTimeout(attemptBeside, STAGGER_MS);
-  };
-
-  const deadline = setTimeout(() => {
-    const seconds = options.deadlineMs / 1000;
-    fail({ code: "timeout", reason: `${options.shown} did not answer within ${seconds} s` });
-  }, options.deadlineMs);
-  attempt();
-  return () => {
-    if (!finished) finish(null);
-  };
+  const attempts = new Dial(addresses, options, done);
+  return () => attempts.cancel();
 }

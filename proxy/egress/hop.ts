@@ -108,12 +108,14 @@ export function refuseNamed(
  * and its addresses are vetted as those of a target.
  */
 export function namedHop({ headers }: Pick<Head, "headers">, view: PolicySet): Hop | Failure | null {
-  const values = headers.filter(
-    ([name, value]) => name.length === FIELD.length && value !== "" && name.toLowerCase() === FIELD,
-  );
-  if (values.length === 0) return null;
-  if (values.length > 1) return { code: "bad-request", reason: "two X-Upstream-Https-Proxy fields" };
-  const match = /^http:\/\/(?:([^@/?#]*)@)?([^@/?#]+)\/?$/i.exec(values[0]![1]);
+  let named: string | undefined;
+  for (const [name, value] of headers) {
+    if (name.length !== FIELD.length || value === "" || name.toLowerCase() !== FIELD) continue;
+    if (named !== undefined) return { code: "bad-request", reason: "two X-Upstream-Https-Proxy fields" };
+    named = value;
+  }
+  if (named === undefined) return null;
+  const match = /^http:\/\/(?:([^@/?#]*)@)?([^@/?#]+)\/?$/i.exec(named);
   const target = match === null ? null : parseAuthority(match[2]!);
   if (target === null) return BAD_FIELD;
   let authorization: string | null;

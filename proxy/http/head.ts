@@ -7,14 +7,14 @@ import { parseRequestLine, type RequestLine, readSent, type Sent } from "./reque
 export interface Head extends RequestLine {
   headers: [name: string, value: string][];
   /** Octets of the body; absent without Content-Length. */
-  contentLength?: number;
+  contentLength?: number | undefined;
   chunked: boolean;
   /** Whether the client keeps the connection open after this request (RFC 9112 §9.3). */
   keepAlive: boolean;
   /** Lower-cased names that Connection and Proxy-Connection nominate (RFC 9110 §7.6.1). */
   connection: ReadonlySet<string>;
-  /** The value of Proxy-Authorization: the first one. Several are refused. */
-  authorization?: string;
+  /** The value of Proxy-Authorization. Several are refused. */
+  authorization?: string | undefined;
   /** Octets of a head beyond the default limit: they count as buffered bytes. Absent: it is not longer than that. */
   large?: number;
 }
@@ -51,10 +51,12 @@ class Malformed extends Error {
  * The framing of a message as its fields declare it. Whatever two parsers could read in two ways is refused:
  * Content-Length twice or beside Transfer-Encoding, codings other than exactly `chunked` (RFC 9112 §6.3).
  */
-function framing(headers: readonly [string, string][]): { contentLength?: number; chunked: boolean } {
+function framing(headers: readonly [string, string][]): { contentLength: number | undefined; chunked: boolean } {
   let contentLength: number | undefined;
   let chunked = false;
   for (const [name, value] of headers) {
+    // The length distinguishes most fields.
+    if (name.length !== 14 && name.length !== 17) continue;
     const lower = name.toLowerCase();
     if (lower === "content-length") {
       if (contentLength !== undefined) throw new Malformed("two Content-Length fields");
@@ -67,7 +69,7 @@ function framing(headers: readonly [string, string][]): { contentLength?: number
     }
   }
   if (chunked && contentLength !== undefined) throw new Malformed("both Content-Length and Transfer-Encoding");
-  return contentLength === undefined ? { chunked } : { contentLength, chunked };
+  return { contentLength, chunked };
 }
 
 const NO_TOKENS: ReadonlySet<string> = new Set();
@@ -117,6 +119,7 @@ function finish(start: RequestLine, headers: [string, string][]): Head {
   let hosts = 0;
   let authorization: string | undefined;
   for (const [name, value] of headers) {
+    if (name.length !== 4 && name.length !== 19) continue;
     const lower = name.toLowerCase();
     if (lower === "host") hosts++;
     else if (lower === "proxy-authorization") {
@@ -134,9 +137,9 @@ function finish(start: RequestLine, headers: [string, string][]): Head {
   }
   const connection = connectionTokens(headers);
   const keepAlive = start.minor === 1 ? !connection.has("close") : connection.has("keep-alive");
-  const head: Head = { ...start, headers, ...framed, keepAlive, connection };
-  if (authorization !== undefined) head.authorization = authorization;
-  return head;
+  const { method, target, minor } = start;
+  const { contentLength, chunked } = framed;
+  return { method, target, minor, headers, contentLength, chunked, keepAlive, connection, authorization };
 }
 
 function addField(headers: [string, string][], line: string): void {
@@ -289,7 +292,7 @@ export interface ResponseHead {
   minor: 0 | 1;
   /** At most one of them is a Content-Length, and none beside Transfer-Encoding. */
   headers: [name: string, value: string][];
-  contentLength?: number;
+  contentLength?: number | undefined;
   chunked: boolean;
   keepAlive: boolean;
   connection: ReadonlySet<string>;

@@ -6,9 +6,9 @@ const MAX_LENGTH = 128;
 /** Ids of the trace of a request, as its client sent them (latin1). Absent: not sent. */
 export interface Trace {
   /** The value of `X-Smokescreen-Trace-ID`. */
-  traceId?: string;
+  traceId?: string | undefined;
   /** The value of `traceparent` (W3C Trace Context). */
-  traceparent?: string;
+  traceparent?: string | undefined;
 }
 
 /** Copies the ids of a request into `trace`; of several fields of one name the first one counts. */

@@ -12,48 +12,76 @@ export interface AccessRecord {
   /** Start, milliseconds since the epoch. */
   started: number;
   /** The user name of the credentials; absent without authentication. */
-  client?: string;
+  client: string | undefined;
   /** The entry of the policy's `clients` that decides; absent: a policy without clients, or a client without an entry. */
-  entry?: string;
+  entry: string | undefined;
   /** The proof of the client; absent: a policy without clients. */
-  authentication?: Proof;
+  authentication: Proof | undefined;
   /** Address and port of the client socket. */
   source: string;
   /** `host:port`, canonical; if it is malformed, as the client sent it (`shownTarget`). */
   target: string;
   verdict: "allow" | "deny";
-  code?: Code;
-  rule?: string;
-  reason?: string;
+  code: Code | undefined;
+  rule: string | undefined;
+  reason: string | undefined;
   /** The resolved addresses, or the first of them. */
-  addresses?: readonly string[];
+  addresses: readonly string[] | undefined;
   /** The number of further addresses. */
-  addressesCut?: number;
+  addressesCut: number | undefined;
   /** The dialled address. Absent if the upstream proxy resolves the name. */
-  address?: string;
+  address: string | undefined;
   /** `host:port` of the upstream proxy that the connection goes through. */
-  upstreamProxy?: string;
-  local?: string;
-  dnsMs?: number;
-  connectMs?: number;
+  upstreamProxy: string | undefined;
+  local: string | undefined;
+  dnsMs: number | undefined;
+  connectMs: number | undefined;
   /** The request was sent twice: the reused upstream connection closed before any byte of its answer. */
-  retried?: true;
+  retried: true | undefined;
   /** Client to upstream. */
   bytesUp: number;
   bytesDown: number;
   /** How it ended, and who ended it. */
-  close?: string;
-  policy?: string;
-  hash?: string;
-  wouldDeny?: { code: Code; rule: string };
+  close: string | undefined;
+  policy: string | undefined;
+  hash: string | undefined;
+  wouldDeny: { code: Code; rule: string } | undefined;
   /** `X-Smokescreen-Trace-ID` and `traceparent` of the request, as sent. */
-  traceId?: string;
-  traceparent?: string;
+  traceId: string | undefined;
+  traceparent: string | undefined;
 }
 
-/** The record of a request that has just arrived. */
+/** The record of a request that has just arrived. It has all fields, so that every record has one shape in V8. */
 export function newRecord(kind: AccessRecord["kind"], source: string, target: string): AccessRecord {
-  return { kind, started: Date.now(), source, target, verdict: "allow", bytesUp: 0, bytesDown: 0 };
+  return {
+    kind,
+    started: Date.now(),
+    client: undefined,
+    entry: undefined,
+    authentication: undefined,
+    source,
+    target,
+    verdict: "allow",
+    code: undefined,
+    rule: undefined,
+    reason: undefined,
+    addresses: undefined,
+    addressesCut: undefined,
+    address: undefined,
+    upstreamProxy: undefined,
+    local: undefined,
+    dnsMs: undefined,
+    connectMs: undefined,
+    retried: undefined,
+    bytesUp: 0,
+    bytesDown: 0,
+    close: undefined,
+    policy: undefined,
+    hash: undefined,
+    wouldDeny: undefined,
+    traceId: undefined,
+    traceparent: undefined,
+  };
 }
 
 /** Writes the policy that decides into the record. */
@@ -87,6 +115,15 @@ function isoTime(ms: number): string {
 const PLAIN = /^[\x20-\x21\x23-\x5b\x5d-\x7e]*$/;
 const quoted = (text: string): string => (PLAIN.test(text) ? `"${text}"` : asciiJson(JSON.stringify(text)));
 
+/** The text of the last policy: nearly all records have the same one. */
+let last = { policy: "", hash: "", text: "" };
+function policyText(policy: string, hash: string): string {
+  if (policy !== last.policy || hash !== last.hash) {
+    last = { policy, hash, text: `,"policy":${quoted(policy)},"hash":"${hash}"` };
+  }
+  return last.text;
+}
+
 /**
  * One JSON line, built by hand, since this runs for every request. Records have no paths, queries, bodies or
  * credentials, so this line has none.
@@ -111,8 +148,7 @@ export function formatRecord(record: AccessRecord, now: number): string {
   if (r.retried) line += `,"retried":true`;
   line += `,"bytesUp":${r.bytesUp},"bytesDown":${r.bytesDown},"durationMs":${now - r.started}`;
   if (r.close !== undefined) line += `,"close":"${r.close}"`;
-  if (r.policy !== undefined) line += `,"policy":${quoted(r.policy)}`;
-  if (r.hash !== undefined) line += `,"hash":"${r.hash}"`;
+  if (r.policy !== undefined) line += policyText(r.policy, r.hash!);
   if (r.wouldDeny !== undefined) line += `,"wouldDeny":${asciiJson(JSON.stringify(r.wouldDeny))}`;
   if (r.traceId !== undefined) line += `,"traceId":${quoted(r.traceId)}`;
   if (r.traceparent !== undefined) line += `,"traceparent":${quoted(r.traceparent)}`;
@@ -122,11 +158,20 @@ export function formatRecord(record: AccessRecord, now: number): string {
 const FLUSH_BYTES = 65_536;
 const FLUSH_MS = 100;
 const MAX_PENDING_BYTES = 8 * 1024 * 1024;
+/** Size of a buffer at first: lines of {@link FLUSH_BYTES} and the one that reaches it. */
+const BUFFER_BYTES = 2 * FLUSH_BYTES;
 
-/** Writes lines to a file descriptor in batches and never blocks the data path. It counts lines that do not fit. */
+/**
+ * Writes lines to a file descriptor in batches and never blocks the data path. It counts lines that do not fit. Lines
+ * are copied into a buffer at once: as strings in a list they would survive several garbage collections.
+ */
 export class RecordWriter {
   readonly #fd: number;
-  #pending = "";
+  #pending: Buffer = Buffer.allocUnsafeSlow(BUFFER_BYTES);
+  /** Bytes in {@link #pending}. */
+  #length = 0;
+  /** The buffer for the next lines while the other one is written. */
+  #spare: Buffer | null = null;
   #writing = false;
   #timer: NodeJS.Timeout | undefined;
   /** Lines that were lost because stdout was not read. */
@@ -136,28 +181,47 @@ export class RecordWriter {
     this.#fd = fd;
   }
 
+  /** `line`: ASCII. */
   write(line: string): void {
-    if (this.#pending.length > MAX_PENDING_BYTES) {
+    if (this.#length > MAX_PENDING_BYTES) {
       this.dropped++;
       return;
     }
-    this.#pending += line;
+    const length = this.#length + line.length;
+    if (length > this.#pending.length) this.#grow(length);
+    this.#pending.write(line, this.#length, "latin1");
+    this.#length = length;
     if (this.#writing) return;
-    if (this.#pending.length >= FLUSH_BYTES) this.#flush();
+    if (length >= FLUSH_BYTES) this.#flush();
     else this.#timer ??= setTimeout(() => this.#flush(), FLUSH_MS);
+  }
+
+  #grow(length: number): void {
+    const grown = Buffer.allocUnsafeSlow(Math.max(length, 2 * this.#pending.length));
+    this.#pending.copy(grown, 0, 0, this.#length);
+    this.#pending = grown;
+  }
+
+  /** The lines that are not written yet; afterwards there are none. */
+  #take(): Buffer {
+    const bytes = this.#pending.subarray(0, this.#length);
+    this.#pending = this.#spare ?? Buffer.allocUnsafeSlow(BUFFER_BYTES);
+    this.#spare = null;
+    this.#length = 0;
+    return bytes;
   }
 
   #flush(): void {
     clearTimeout(this.#timer);
     this.#timer = undefined;
-    if (this.#pending === "") return;
-    const bytes = Buffer.from(this.#pending);
-    this.#pending = "";
+    if (this.#length === 0) return;
+    const whole = this.#pending;
     this.#writing = true;
-    this.#send(bytes);
+    this.#send(this.#take(), whole);
   }
 
-  #send(bytes: Buffer): void {
+  /** Writes `bytes`, which are in the buffer `whole`. */
+  #send(bytes: Buffer, whole: Buffer): void {
     write(this.#fd, bytes, 0, bytes.length, null, (error, written) => {
       if (error !== null && error.code !== "EAGAIN") {
         this.#writing = false;
@@ -166,11 +230,12 @@ export class RecordWriter {
       }
       const rest = error === null ? bytes.subarray(written) : bytes;
       if (rest.length > 0) {
-        if (error === null) this.#send(rest);
-        else setTimeout(() => this.#send(rest), FLUSH_MS);
+        if (error === null) this.#send(rest, whole);
+        else setTimeout(() => this.#send(rest, whole), FLUSH_MS);
         return;
       }
       this.#writing = false;
+      if (whole.length === BUFFER_BYTES) this.#spare = whole;
       this.#flush();
     });
   }
@@ -179,8 +244,7 @@ export class RecordWriter {
   async close(): Promise<void> {
     clearTimeout(this.#timer);
     for (let i = 0; this.#writing && i < 20; i++) await new Promise((resolve) => setTimeout(resolve, 50));
-    const bytes = Buffer.from(this.#pending);
-    this.#pending = "";
+    const bytes = this.#take();
     try {
       for (let at = 0; at < bytes.length; ) at += writeSync(this.#fd, bytes, at);
     } catch (error) {

@@ -94,19 +94,19 @@ export function refusalBytes(failure: Failure, options: { policy: string; denySt
   const { receivedStatus } = failure;
   const received = receivedStatus === undefined ? "" : `; received-status=${receivedStatus}`;
   const body = `${phrase}\n`;
-  const lines = [
-    `HTTP/1.1 ${status} ${phrase}`,
-    "Content-Type: text/plain; charset=utf-8",
-    `Content-Length: ${body.length}`,
-    "Connection: close",
-    `X-Outrider-Error: ${phrase}`,
-    `Proxy-Status: outrider; error=${row.proxyStatus}${received}`,
-  ];
-  if (status === 407) lines.push('Proxy-Authenticate: Basic realm="outrider", charset="UTF-8"');
-  if (row.status === 503) lines.push("Retry-After: 1");
-  if (row.envoyFlags) lines.push(`x-envoy-response-flags: ${row.envoyFlags}`);
+  let more = "";
+  if (status === 407) more += 'Proxy-Authenticate: Basic realm="outrider", charset="UTF-8"\r\n';
+  if (row.status === 503) more += "Retry-After: 1\r\n";
+  if (row.envoyFlags) more += `x-envoy-response-flags: ${row.envoyFlags}\r\n`;
   if (isDenial(failure.code)) {
-    lines.push(`x-envoy-response-code-details: rbac_access_denied_matched_policy[${options.policy}]`);
+    more += `x-envoy-response-code-details: rbac_access_denied_matched_policy[${options.policy}]\r\n`;
   }
-  return `${lines.join("\r\n")}\r\n\r\n${options.head ? "" : body}`;
+  return `HTTP/1.1 ${status} ${phrase}\r
+Content-Type: text/plain; charset=utf-8\r
+Content-Length: ${body.length}\r
+Connection: close\r
+X-Outrider-Error: ${phrase}\r
+Proxy-Status: outrider; error=${row.proxyStatus}${received}\r
+${more}\r
+${options.head ? "" : body}`;
 }
