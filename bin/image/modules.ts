@@ -53,9 +53,8 @@ export const lateModules: Plugin = {
 
 /**
  * Modules that their importers need only for functions that no program here calls: API calls, proxies and SOCKS of the
- * Kubernetes client (`operator/kube` has its own client and rejects `proxy-url`), threads of the
- * log, metrics of clusters of Node processes,
- * exemplars.
+ * Kubernetes client (`operator/kube` has its own client and rejects `proxy-url`), threads of the log, metrics of clusters of
+ * Node processes, exemplars.
  */
 const UNUSED: readonly (readonly [importer: RegExp, path: RegExp])[] = [
   [/client-node\/dist\/config\.js$/, /^(undici|socks|socks-proxy-agent|hpagent|\.\/gen\/index\.js)$/],

@@ -135,12 +135,16 @@ export class HostSet {
     }
   }
 
-  /** The patterns of the set and of the sets that it shares, as texts. A pattern can come more than once. */
+  /** The sets that this set shares with others. */
+  get shared(): readonly HostSet[] {
+    return this.#shared;
+  }
+
+  /** The patterns of the set as texts, without those of the shared sets. */
   *patterns(): Iterable<string> {
     if (this.#any) yield "*";
     yield* this.#exact;
     for (const name of this.#suffix) yield `*.${name}`;
-    for (const shared of this.#shared) yield* shared.patterns();
   }
 
   has(name: HostName): boolean {

@@ -1,6 +1,9 @@
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
-import { cpSync, writeFileSync } from "node:fs";
+import { once } from "node:events";
+import { cpSync, readFileSync, writeFileSync } from "node:fs";
+import { createServer } from "node:https";
+import type { AddressInfo } from "node:net";
 import { join } from "node:path";
 import { test } from "node:test";
 import { bundleCode, packagesOf, ROOT } from "../../bin/image/bundle.ts";
@@ -60,4 +63,49 @@ test("a proxy of the bundle loads modules for TLS when it needs them", {
   const { key, cert } = makeCertificate(folder, ["127.0.0.1"]);
   const files = ["--listen-tls", "127.0.0.1:0", "--tls-cert", cert, "--tls-key", key];
   assert.ok((await loadedModules(document, files)).includes("NativeModule tls"));
+});
+
+test("an operator of the bundle gets its token from an exec plugin of the kubeconfig", {
+  skip: opensslMissing() ?? false,
+}, async (t) => {
+  const { key, cert } = makeCertificate(folder, ["127.0.0.1"]);
+  const server = createServer({ key: readFileSync(key), cert: readFileSync(cert) }, (_, response) => {
+    response.writeHead(403).end();
+  });
+  server.listen(0, "127.0.0.1");
+  t.after(() => server.close());
+  await once(server, "listening");
+  const { port } = server.address() as AddressInfo;
+  const credential = {
+    apiVersion: "client.authentication.k8s.io/v1",
+    kind: "ExecCredential",
+    status: { token: "t0ken" },
+  };
+  const exec = {
+    apiVersion: credential.apiVersion,
+    command: process.execPath,
+    args: ["-e", `console.log(${JSON.stringify(JSON.stringify(credential))})`],
+    interactiveMode: "Never",
+  };
+  const kubeconfig = join(folder, "kubeconfig");
+  writeFileSync(
+    kubeconfig,
+    JSON.stringify({
+      ...{ apiVersion: "v1", kind: "Config", "current-context": "c" },
+      clusters: [{ name: "c", cluster: { server: `https://127.0.0.1:${port}`, "certificate-authority": cert } }],
+      contexts: [{ name: "c", context: { cluster: "c", user: "u" } }],
+      users: [{ name: "u", user: { exec } }],
+    }),
+  );
+  const addresses = ["--metrics", "127.0.0.1:0", "--health", "127.0.0.1:0"];
+  const args = [entry, "operator", "--kubeconfig", kubeconfig, "--proxy-image", "x:1", ...addresses];
+  const child = spawn(process.execPath, args, {
+    ...{ env: { PATH: process.env.PATH }, cwd: folder, stdio: ["ignore", "pipe", "pipe"] },
+  });
+  const finished = finish(child);
+  const first = await Promise.race([once(server, "request"), finished]);
+  child.kill();
+  const { stderr } = await finished;
+  assert.ok(Array.isArray(first), stderr);
+  assert.equal(first[0].headers.authorization, "Bearer t0ken");
 });

@@ -81,3 +81,55 @@ test("gives up on a comparison that is too large", () => {
   assert.match(text!, /too large to compare/);
   assert.ok(user < 5_000_000, `${user} µs`);
 });
+
+const NAMES = Array.from({ length: 10_000 }, (_, i) => `n${i}.example`);
+
+/** Rules that share a long host set, and clients that share it, with one more rule each. */
+const SHARING: [what: string, spec: (more: boolean) => object, expected: RegExp][] = [
+  [
+    "rules",
+    (more) => ({
+      defaultAction: "Deny",
+      hostSets: [{ name: "big", hosts: NAMES }],
+      allow: [
+        ...Array.from({ length: 400 }, (_, i) => ({ hosts: [`r${i}.example`, "set:big"], ports: [i + 1] })),
+        ...(more ? [{ hosts: ["x.example"], cidrs: ["10.0.0.0/8"] }] : []),
+      ],
+    }),
+    /special-purpose ranges for x\.example/,
+  ],
+  [
+    "clients",
+    (more) => ({
+      defaultAction: "Deny",
+      authentication: { mode: "Basic" },
+      hostSets: [{ name: "big", hosts: NAMES }],
+      clients: Array.from({ length: 400 }, (_, i) => ({
+        name: `c${i}`,
+        allow: [{ hosts: ["set:big"] }, ...(more ? [{ hosts: [`m${i}.example`], cidrs: ["10.0.0.0/8"] }] : [])],
+      })),
+    }),
+    /too large to compare/,
+  ],
+  [
+    "differing rules",
+    (more) => ({
+      defaultAction: "Deny",
+      allow: [
+        { hosts: NAMES },
+        ...Array.from({ length: more ? 900 : 0 }, (_, i) => ({ hosts: [`m${i}.example`], ports: [i + 1] })),
+      ],
+    }),
+    /too large to compare/,
+  ],
+];
+
+for (const [what, spec, expected] of SHARING) {
+  test(`bounds the comparison of ${what} beside a long host set`, () => {
+    const began = process.cpuUsage();
+    const text = wideningOf(policy(spec(false)), policy(spec(true)));
+    const { user } = process.cpuUsage(began);
+    assert.match(text ?? "", expected);
+    assert.ok(user < 2_500_000, `${user} µs`);
+  });
+}

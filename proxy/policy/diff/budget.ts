@@ -5,7 +5,7 @@ export class TooComplexError extends Error {
   }
 }
 
-/** Limits a comparison. A unit is about one question to the engine about few rules, 1 µs. */
+/** Limits a comparison. A unit is about one question to the engine about few rules, up to 10 µs of CPU. */
 export class Budget {
   #left: number;
 

@@ -82,8 +82,8 @@ function compare(a: Difference, b: Difference): number {
  * @throws TooComplexError
  */
 export function diffPolicies(old: Admitting, now: Admitting, units: number): PolicyDiff {
-  const contents = new Contents();
   const budget = new Budget(units);
+  const contents = new Contents(budget);
   const oldMode = old.access.mode ?? now.access.mode;
   const newMode = now.access.mode ?? old.access.mode;
   const known = new Map<string, Targets[]>();

@@ -62,6 +62,8 @@ export interface Reach {
 }
 
 const LAST_PORT = 65535;
+/** So many items of other work than questions take one unit. */
+const PER_UNIT = { rules: 16, patterns: 8, lookups: 32 };
 /** Sweeps in memory: one has up to some 10 MB. */
 const MAX_SWEEPS = 4;
 const REFUSED: Verdict = { verdict: "deny", code: "client" };
@@ -69,10 +71,18 @@ const REFUSED: Verdict = { verdict: "deny", code: "client" };
 const rulesOf = (side: Side): CompiledRule[] =>
   side === null ? [] : [...side.deny, ...side.ownDeny, ...side.allow, side.fallback];
 
-/** Numbers for contents, so that equal rules of both policies have the same. */
+/**
+ * Numbers for contents, so that equal rules of both policies have the same. Equal patterns get two numbers if one of both
+ * rules has them in a shared set.
+ */
 export class Contents {
+  readonly #budget: Budget;
   readonly #numbers = new Map<string, number>();
   readonly #known = new WeakMap<object, number>();
+
+  constructor(budget: Budget) {
+    this.#budget = budget;
+  }
 
   #number(key: string): number {
     const found = this.#numbers.get(key) ?? this.#numbers.size;
@@ -87,7 +97,11 @@ export class Contents {
   }
 
   hosts(set: HostSet | null): number {
-    return set === null ? -1 : this.#once(set, () => `hosts ${[...new Set(set.patterns())].sort().join()}`);
+    if (set === null) return -1;
+    return this.#once(set, () => {
+      const shared = set.shared.map((one) => this.hosts(one));
+      return `hosts ${[...set.patterns()].sort().join()} ${shared.sort().join()}`;
+    });
   }
 
   cidrs(set: CidrSet | null): number {
@@ -128,6 +142,7 @@ export class Contents {
   /** Everything that the decisions of a set depend on. */
   whole(side: Side): string {
     if (side === null) return "refused";
+    this.#budget.spend(rulesOf(side).length / PER_UNIT.rules);
     const lists = [side.deny, side.ownDeny, side.allow].map((rules) =>
       [...new Set(rules.map((rule) => this.rule(rule)))].sort((a, b) => a - b).join(),
     );
@@ -358,7 +373,7 @@ class Comparison {
   readonly #budget: Budget;
   readonly #rules: Record<keyof Both, CompiledRule[]>;
   /** Rules of one side only. Null: the sides differ in more than rules. */
-  readonly #differing: CompiledRule[] | null;
+  readonly #differing: ReadonlySet<CompiledRule> | null;
   readonly #byRules = new Map<string, { change: Change; ports: PortRange[] }[]>();
   readonly #byShape = new Map<string, { changes: Change[]; labels: Labels }>();
   readonly #changes = new Map<string, Change>();
@@ -370,12 +385,13 @@ class Comparison {
     this.#contents = contents;
     this.#budget = budget;
     this.#rules = { old: rulesOf(sides.old), new: rulesOf(sides.new) };
+    budget.spend((this.#rules.old.length + this.#rules.new.length) / PER_UNIT.rules);
     const equal = contents.settings(sides.old) === contents.settings(sides.new);
     this.#differing = equal ? this.#oneSided() : null;
   }
 
   /** Rules that one of both sides lacks in the same list. */
-  #oneSided(): CompiledRule[] {
+  #oneSided(): Set<CompiledRule> {
     const lists = (side: Side) => (side === null ? [] : [side.deny, side.ownDeny, side.allow]);
     const [before, after] = [lists(this.#sides.old), lists(this.#sides.new)];
     const number = (rule: CompiledRule) => this.#contents.rule(rule);
@@ -383,20 +399,22 @@ class Comparison {
       const known = new Set(others.map(number));
       return rules.filter((rule) => !known.has(number(rule)));
     };
-    return [
+    return new Set([
       ...before.flatMap((rules, i) => missing(rules, after[i])),
       ...after.flatMap((rules, i) => missing(rules, before[i])),
-    ];
+    ]);
   }
 
   run(): Reach {
     const sets = new Set(
       [...this.#rules.old, ...this.#rules.new]
         .flatMap(({ hosts, except }) => [hosts, except])
-        .filter((set) => set !== null),
+        .filter((set) => set !== null)
+        .flatMap((set) => [set, ...set.shared]),
     );
     const patterns = new Set<string>();
     for (const set of sets) for (const pattern of set.patterns()) patterns.add(pattern);
+    this.#budget.spend(patterns.size / PER_UNIT.patterns);
     const classes = classesOf(patterns);
     const rows = new Map<string, ReachRow>();
     const numbers = new Map<Change, number>();
@@ -417,13 +435,23 @@ class Comparison {
     add("192.0.2.1", true, (row) => {
       row.literals = true;
     });
+    // Each row is compared with all classes later.
+    this.#budget.spend((rows.size * classes.length) / PER_UNIT.lookups);
     return { classes, rows: [...rows.values()] };
+  }
+
+  /** Whether the decisions of both sides about a name can differ. */
+  #mayDiffer(target: Target, name: HostName): boolean {
+    if (this.#differing === null) return true;
+    for (const rule of this.#differing) if (hostFits(rule, target, name)) return true;
+    return false;
   }
 
   #compareHost(host: string, ip: boolean): { change: Change; ports: PortRange[] }[] {
     const any: Target = { host, ip, port: 1 };
     const name = new HostName(host);
-    if (this.#differing !== null && !this.#differing.some((rule) => hostFits(rule, any, name))) return [];
+    this.#budget.spend((this.#differing?.size ?? 0) / PER_UNIT.lookups);
+    if (!this.#mayDiffer(any, name)) return [];
     this.#budget.spend(unitsFor(this.#rules.old.length + this.#rules.new.length));
     const fitting = (side: keyof Both) =>
       this.#rules[side].flatMap((rule, i) => (hostFits(rule, any, name) ? [i] : []));
@@ -452,7 +480,7 @@ class Comparison {
       indexes.filter((i) => portFits(this.#rules[side][i]!, target.port));
     const [before, after] = [fitting("old", old), fitting("new", now)];
     const rules = [...before.map((i) => this.#rules.old[i]!), ...after.map((i) => this.#rules.new[i]!)];
-    if (this.#differing !== null && !rules.some((rule) => this.#differing!.includes(rule))) return [];
+    if (this.#differing !== null && !rules.some((rule) => this.#differing!.has(rule))) return [];
     const labels = { old: this.#labels("old", before), new: this.#labels("new", after) };
     const { old: one, new: other } = this.#sides;
     const key = [
