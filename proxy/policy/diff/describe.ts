@@ -21,12 +21,26 @@ export function shown(items: readonly string[], max = MAX_ITEMS): string {
   return items.length > max ? `${first.join(", ")} and ${items.length - max} more` : first.join(", ");
 }
 
-const { lines: LINES } = cellsOf({ all: [], opening: [] }, new Budget(Number.POSITIVE_INFINITY));
-const isPublic = ({ ask }: { ask: Address }): boolean => specialClass(formatAddress(ask)) === null;
-/** All addresses but those of the layouts that a {@link Change} lists apart. */
-const ALL = { 4: joinSpans(LINES[4]), 6: joinSpans(LINES[6]) };
-/** Of these the addresses that need no rule with `cidrs`. */
-const PUBLIC = { 4: joinSpans(LINES[4].filter(isPublic)), 6: joinSpans(LINES[6].filter(isPublic)) };
+interface Known {
+  /** All addresses but those of the layouts that a {@link Change} lists apart. */
+  all: Record<4 | 6, Span[]>;
+  /** Of these the addresses that need no rule with `cidrs`. */
+  open: Record<4 | 6, Span[]>;
+}
+
+let known: Known | undefined;
+
+/** Computed at the first use, since each command loads this file: it takes some 8 ms. */
+function knownAddresses(): Known {
+  if (known !== undefined) return known;
+  const { lines } = cellsOf({ all: [], opening: [] }, new Budget(Number.POSITIVE_INFINITY));
+  const isOpen = ({ ask }: { ask: Address }): boolean => specialClass(formatAddress(ask)) === null;
+  known = {
+    all: { 4: joinSpans(lines[4]), 6: joinSpans(lines[6]) },
+    open: { 4: joinSpans(lines[4].filter(isOpen)), 6: joinSpans(lines[6].filter(isOpen)) },
+  };
+  return known;
+}
 
 const equal = (a: readonly Span[], b: readonly Span[]): boolean =>
   a.length === b.length && a.every(({ low, high }, i) => low === b[i]!.low && high === b[i]!.high);
@@ -64,7 +78,8 @@ function describeFamily(family: 4 | 6, spans: readonly Span[], all: readonly Spa
 
 /** The ranges of a change that only a rule with `cidrs` opens, with their classes. */
 export function specialRanges(change: Change): string[] {
-  const ranges = (family: 4 | 6, spans: readonly Span[]) => specials(family, without(spans, PUBLIC[family]));
+  const { open } = knownAddresses();
+  const ranges = (family: 4 | 6, spans: readonly Span[]) => specials(family, without(spans, open[family]));
   return [...ranges(4, change.addresses[4]), ...ranges(6, withoutNat64(change))];
 }
 
@@ -80,15 +95,15 @@ function describePlace(change: Change): string {
 /** IPv6 addresses that embed an IPv4 address are left out where the line has that address. */
 function describeAddresses(change: Change): string {
   const { addresses, embedded } = change;
-  const all = ([4, 6] as const).every((family) => equal(addresses[family], ALL[family]));
-  if (all) return "all addresses, unchecked";
-  if (([4, 6] as const).every((family) => equal(addresses[family], without(ALL[family], PUBLIC[family])))) {
-    return "all addresses that are not public, unchecked";
-  }
-  if (([4, 6] as const).every((family) => equal(addresses[family], PUBLIC[family]))) return "public addresses";
+  const { all, open } = knownAddresses();
+  const are = (spansOf: (family: 4 | 6) => readonly Span[]): boolean =>
+    ([4, 6] as const).every((family) => equal(addresses[family], spansOf(family)));
+  if (are((family) => all[family])) return "all addresses, unchecked";
+  if (are((family) => without(all[family], open[family]))) return "all addresses that are not public, unchecked";
+  if (are((family) => open[family])) return "public addresses";
   const six = withoutNat64(change);
-  const all6 = six === addresses[6] ? PUBLIC[6] : without(PUBLIC[6], [NAT64]);
-  const parts = [...describeFamily(4, addresses[4], PUBLIC[4]), ...describeFamily(6, six, all6)];
+  const open6 = six === addresses[6] ? open[6] : without(open[6], [NAT64]);
+  const parts = [...describeFamily(4, addresses[4], open[4]), ...describeFamily(6, six, open6)];
   if (parts.length > 0) return shown(parts);
   const layouts = new Set(embedded.map(({ layout }) => layout));
   const lasts = joinSpans(embedded.flatMap((one) => one.lasts));
