@@ -92,6 +92,7 @@ export interface Webhook {
   drain(): Promise<void>;
 }
 
+/** The parts of the operator that reviews use. */
 export interface WebhookParts extends AdmitParts {
   log: Logger;
   metrics?: WebhookMetrics | undefined;

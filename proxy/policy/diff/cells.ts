@@ -1,7 +1,7 @@
 import type { Address, CidrSet } from "../cidr.ts";
 import { EMBEDDING, GLOBALLY_REACHABLE, isIsatap, NOT_PUBLIC } from "../special.ts";
 import type { Budget } from "./budget.ts";
-import { addressOf, isWithin, lastOf, meets, type Span, spanOf, spansOf } from "./spans.ts";
+import { addressOf, byValue, isWithin, lastOf, meets, type Span, spanOf, spansOf } from "./spans.ts";
 
 /**
  * The address space, cut into cells whose addresses every given set treats alike. Most cells are intervals. The last 32 bits
@@ -21,6 +21,7 @@ interface Cell extends Span {
 /** Forms of an address whose last 32 bits embed an IPv4 address. */
 export type Layout = "ISATAP" | "Teredo" | "Teredo and ISATAP" | "local-use NAT64";
 
+/** Addresses of one layout in a range of networks: those with the given last 32 bits. */
 export interface Plane {
   layout: Layout;
   /** The range of networks, as addresses. Of these the plane has the addresses of its layout. */
@@ -56,7 +57,6 @@ const FIXED = [...NOT_PUBLIC, ...GLOBALLY_REACHABLE, ...Object.values(EMBEDDING)
 /** An address of the layouts of RFC 6052 that begin before the last 32 bits has one byte of the IPv4 address there. */
 const STEP = 1n << 24n;
 
-const byValue = (a: bigint, b: bigint): number => (a < b ? -1 : a > b ? 1 : 0);
 const ascending = (starts: Iterable<bigint>): bigint[] => [...new Set(starts)].sort(byValue);
 
 /** The intervals between the starts, up to `last`. The first start is 0. */

@@ -7,7 +7,7 @@ import { cellsOf } from "./cells.ts";
 import type { Client } from "./clients.ts";
 import type { Difference, PolicyDiff } from "./diff.ts";
 import type { Change, Verdict } from "./reach.ts";
-import { addressOf, formatSpan, joinSpans, type Span, spanOf, without } from "./spans.ts";
+import { addressOf, formatSpan, formatSpans, joinSpans, type Span, spanOf, without } from "./spans.ts";
 import { portText } from "./written.ts";
 
 /** Items of a list that a line shows. */
@@ -45,8 +45,6 @@ function knownAddresses(): Known {
 const equal = (a: readonly Span[], b: readonly Span[]): boolean =>
   a.length === b.length && a.every(({ low, high }, i) => low === b[i]!.low && high === b[i]!.high);
 
-const networks = (family: 4 | 6, spans: readonly Span[]): string[] => spans.map((span) => formatSpan(family, span));
-
 /** Special-purpose ranges, each with the name of its class. */
 function specials(family: 4 | 6, spans: readonly Span[]): string[] {
   return spans.map((span) => {
@@ -61,7 +59,7 @@ const NAT64 = spanOf(EMBEDDING.NAT64);
 function withoutNat64({ addresses }: Change): Span[] {
   const translated = addresses[4].map(({ low, high }) => ({ low: NAT64.low + low, high: NAT64.low + high }));
   const others = without(addresses[6], [NAT64]);
-  const theirs = without(addresses[6], without(addresses[6], [NAT64]));
+  const theirs = without(addresses[6], others);
   return equal(theirs, translated) ? others : addresses[6];
 }
 
@@ -72,8 +70,8 @@ function describeFamily(family: 4 | 6, spans: readonly Span[], all: readonly Spa
   const missing = without(all, inside);
   const name = `public IPv${family} addresses`;
   if (missing.length === 0) return [name, ...specials(family, outside)];
-  if (missing.length >= inside.length) return [...networks(family, inside), ...specials(family, outside)];
-  return [`${name} except ${shown(networks(family, missing))}`, ...specials(family, outside)];
+  if (missing.length >= inside.length) return [...formatSpans(family, inside), ...specials(family, outside)];
+  return [`${name} except ${shown(formatSpans(family, missing))}`, ...specials(family, outside)];
 }
 
 /** The ranges of a change that only a rule with `cidrs` opens, with their classes. */
@@ -107,7 +105,7 @@ function describeAddresses(change: Change): string {
   if (parts.length > 0) return shown(parts);
   const layouts = new Set(embedded.map(({ layout }) => layout));
   const lasts = joinSpans(embedded.flatMap((one) => one.lasts));
-  return `${[...layouts].join(", ")} addresses with ${shown(networks(4, lasts))}`;
+  return `${[...layouts].join(", ")} addresses with ${shown(formatSpans(4, lasts))}`;
 }
 
 /** The targets of a difference, without ports. */

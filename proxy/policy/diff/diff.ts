@@ -13,6 +13,7 @@ export interface Difference extends Targets {
   clients: Client[] | null;
 }
 
+/** Names, ports and addresses that change in the same way. */
 export interface Targets extends Names {
   change: Change;
   /** Whether the targets are upstream proxies that a request names. */

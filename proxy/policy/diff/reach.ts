@@ -56,6 +56,7 @@ export interface ReachRow {
   literals: boolean;
 }
 
+/** The difference of two sets: rows, and all classes of names that they refer to. */
 export interface Reach {
   classes: NameClass[];
   rows: ReachRow[];

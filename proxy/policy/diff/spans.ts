@@ -11,17 +11,20 @@ const BITS = { 4: 32n, 6: 128n } as const;
 /** The last address of a family. */
 export const lastOf = (family: 4 | 6): bigint => (1n << BITS[family]) - 1n;
 
+/** An address as a number of 32 or 128 bits. */
 export function numberOf({ family, words: [a, b, c, d] }: Address): bigint {
   if (family === 4) return BigInt(d);
   return (BigInt(a) << 96n) | (BigInt(b) << 64n) | (BigInt(c) << 32n) | BigInt(d);
 }
 
+/** The address of such a number. */
 export function addressOf(family: 4 | 6, value: bigint): Address {
   const word = (shift: bigint): number => Number((value >> shift) & 0xffffffffn);
   if (family === 4) return { family, words: [0, 0, 0, word(0n)] };
   return { family, words: [word(96n), word(64n), word(32n), word(0n)] };
 }
 
+/** All addresses of a network. */
 export function spanOf(network: Cidr): Span {
   const low = numberOf(network);
   return { low, high: low + (1n << (BITS[network.family] - BigInt(network.prefix))) - 1n };
@@ -32,14 +35,19 @@ export function spansOf(set: CidrSet, family: 4 | 6): Span[] {
   return [...set.intervals(family)].map(([low, high]) => ({ low: numberOf(low), high: numberOf(high) }));
 }
 
+/** Whether an interval has this address. */
 export const isWithin = (value: bigint, { low, high }: Span): boolean => low <= value && value <= high;
 
+/** Whether two intervals have an address in common. */
 export const meets = (a: Span, b: Span): boolean => a.low <= b.high && b.low <= a.high;
+
+/** Ascending order of numbers, for `sort`. */
+export const byValue = (a: bigint, b: bigint): number => (a < b ? -1 : a > b ? 1 : 0);
 
 /** Sorted disjoint intervals of the same addresses. */
 export function joinSpans(spans: readonly Span[]): Span[] {
   const joined: { low: bigint; high: bigint }[] = [];
-  for (const { low, high } of spans.toSorted((a, b) => (a.low < b.low ? -1 : a.low > b.low ? 1 : 0))) {
+  for (const { low, high } of spans.toSorted((a, b) => byValue(a.low, b.low))) {
     const last = joined.at(-1);
     if (last === undefined || low > last.high + 1n) joined.push({ low, high });
     else if (high > last.high) last.high = high;
@@ -71,3 +79,7 @@ export function formatSpan(family: 4 | 6, { low, high }: Span): string {
   if (!isNetwork) return `${first}-${formatAddress(addressOf(family, high))}`;
   return `${first}/${BITS[family] - BigInt(size.toString(2).length - 1)}`;
 }
+
+/** The same of several intervals. */
+export const formatSpans = (family: 4 | 6, spans: readonly Span[]): string[] =>
+  spans.map((span) => formatSpan(family, span));

@@ -1,11 +1,13 @@
 import type { Layout } from "./cells.ts";
 import type { Client } from "./clients.ts";
-import type { Difference, PolicyDiff, Targets } from "./diff.ts";
+import type { Difference, PolicyDiff } from "./diff.ts";
 import type { Change, Verdict } from "./reach.ts";
-import { formatSpan, type Span } from "./spans.ts";
+import { formatSpans } from "./spans.ts";
 
-/** Targets of a difference in JSON. Ranges that are no network are `first-last`. */
-interface WrittenTargets {
+/** A difference in JSON. Ranges that are no network are `first-last`. */
+export interface WrittenDifference {
+  /** Null: all clients. */
+  clients: Client[] | null;
   change: "opens" | "closes";
   /** Whether the targets are upstream proxies that a request names. */
   upstreamProxies: boolean;
@@ -23,9 +25,6 @@ interface WrittenTargets {
   new: Verdict;
 }
 
-/** `clients` null: all clients. */
-export type WrittenDifference = { clients: Client[] | null } & WrittenTargets;
-
 interface WrittenDiff {
   opens: number;
   closes: number;
@@ -37,24 +36,24 @@ interface WrittenDiff {
 export const portText = ([low, high]: readonly [number, number]): string =>
   low === high ? `${low}` : `${low}-${high}`;
 
-const texts = (family: 4 | 6, spans: readonly Span[]): string[] => spans.map((span) => formatSpan(family, span));
-
 /** Texts of the addresses of changes, which many changes share. */
-const known = new WeakMap<object, Pick<WrittenTargets, "addresses" | "embedded">>();
+const known = new WeakMap<object, Pick<WrittenDifference, "addresses" | "embedded">>();
 
-function writePlace({ addresses, embedded }: Change): Pick<WrittenTargets, "addresses" | "embedded"> {
+function writePlace({ addresses, embedded }: Change): Pick<WrittenDifference, "addresses" | "embedded"> {
   const found = known.get(addresses) ?? {
-    addresses: [...texts(4, addresses[4]), ...texts(6, addresses[6])],
+    addresses: [...formatSpans(4, addresses[4]), ...formatSpans(6, addresses[6])],
     embedded: embedded.map(({ layout, networks, lasts }) => {
-      return { layout, networks: texts(6, networks), lasts: texts(4, lasts) };
+      return { layout, networks: formatSpans(6, networks), lasts: formatSpans(4, lasts) };
     }),
   };
   known.set(addresses, found);
   return found;
 }
 
-function writeTargets({ change, upstreamProxies, hosts, except, literals, ports }: Targets): WrittenTargets {
+function writeDifference(difference: Difference): WrittenDifference {
+  const { clients, change, upstreamProxies, hosts, except, literals, ports } = difference;
   return {
+    clients,
     change: change.opens ? "opens" : "closes",
     upstreamProxies,
     hosts,
@@ -66,10 +65,6 @@ function writeTargets({ change, upstreamProxies, hosts, except, literals, ports 
     new: change.new,
   };
 }
-
-const writeDifference = (difference: Difference): WrittenDifference => {
-  return { clients: difference.clients, ...writeTargets(difference) };
-};
 
 /** A difference of policies in JSON. */
 export function writeDiff({ differences, upstreamProxy }: PolicyDiff): WrittenDiff {
