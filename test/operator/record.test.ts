@@ -415,12 +415,34 @@ test("a status that the cache does not have yet repeats no event", SLOW, async (
     const conditions = accepted.conditions!.map((one) => (one.type === "Accepted" ? { ...one, ...invalid } : one));
     const rejected = { ...accepted, conditions };
     await writer.write(policy, rejected);
-    await writer.write(policy, rejected);
+    await assert.rejects(writer.write(policy, rejected), { reason: "Conflict" });
     const count = async () => (await eventsOf("behind", "Invalid")).reduce((sum, event) => sum + event.count, 0);
     assert.equal(await count(), 1);
-    await writer.write({ ...policy, status: rejected }, accepted);
-    await writer.write(policy, rejected);
+    await writer.write(await get("behind"), accepted);
+    await writer.write(await get("behind"), rejected);
     assert.equal(await count(), 2);
+    await events.stop();
+    client.close();
+  });
+});
+
+test("the status of a deleted policy is not written to the one that replaces it", SLOW, async () => {
+  await applyPolicy(plane, NS, "replaced", addresses(A));
+  await untilCondition(plane, NS, "replaced", "Accepted", "True");
+  await restart(async () => {
+    const former = await get("replaced");
+    const kube = new KubeConfig();
+    kube.loadFromFile(plane.userConfig());
+    const client = new Client(kube);
+    const events = new EventRecorder({ client, component: "test", instance: "i", log: makeLog("silent") });
+    const path = policyPath(NS, "replaced");
+    await plane.delete(path);
+    await plane.until(path, (found) => found === undefined, "the policy is gone");
+    await applyPolicy(plane, NS, "replaced", addresses(A));
+    const conditions = former.status!.conditions!.map((one) => ({ ...one, message: "changed" }));
+    const written = new StatusWriter(client, events).write(former, { ...former.status!, conditions });
+    await assert.rejects(written, { reason: "Conflict" });
+    assert.equal((await get("replaced")).status?.recorded, undefined);
     await events.stop();
     client.close();
   });

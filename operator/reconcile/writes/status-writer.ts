@@ -27,7 +27,10 @@ export class StatusWriter {
     this.#written.delete(policyUid);
   }
 
-  /** Writes a status if it differs from the stored one. */
+  /**
+   * Writes a status if it differs from the stored one. @throws ApiError with reason Conflict if the cached policy is not the
+   * stored one
+   */
   async write(policy: EgressPolicy, status: EgressPolicyStatus): Promise<void> {
     const before = policy.status;
     if (isUnchanged(before, status)) return;
@@ -37,8 +40,11 @@ export class StatusWriter {
       (reported?.conditions ?? []) as PolicyCondition[],
       status.conditions as PolicyCondition[],
     );
-    const { name, namespace } = policy.metadata;
-    const object = { apiVersion: apiVersionOf(RESOURCE.policy), kind: KIND, metadata: { name, namespace }, status };
+    // A policy that was deleted and created again has the same name. Its status must not become that of the former one:
+    // `metadata.uid` is no precondition for the status of a custom resource, `resourceVersion` is.
+    const { name, namespace, resourceVersion } = policy.metadata;
+    const metadata = { name, namespace, resourceVersion };
+    const object = { apiVersion: apiVersionOf(RESOURCE.policy), kind: KIND, metadata, status };
     try {
       await this.#client.apply(RESOURCE.policy, object, {
         fieldManager: STATUS_MANAGER,
