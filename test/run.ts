@@ -1,5 +1,5 @@
 import { once } from "node:events";
-import { globSync, readFileSync } from "node:fs";
+import { existsSync, globSync, readFileSync } from "node:fs";
 import { relative, resolve } from "node:path";
 import { run } from "node:test";
 import { parseArgs } from "node:util";
@@ -12,8 +12,8 @@ import { TIERS, type Tier, tierNamed, tierOf } from "./tiers.ts";
 
 /**
  * Gets the programs that the test files need, and runs the files, several beside each other (`schedule.ts`). Prints the
- * results of each file when it ends. The summary has the slowest files, the skipped tests with their reasons, and what ran
- * of each tier.
+ * results of each file when it ends. The summary has the slowest files, the skipped tests with their reasons, the
+ * failed ones again, and what ran of each tier.
  *
  * Usage: node test/run.ts [--tier quick|control-plane|node] [FILE…]
  */
@@ -47,12 +47,19 @@ const tierOfFile = (file: string | undefined): Tier => {
   tiers.set(path, tier);
   return tier;
 };
+const missing = positionals.find((file) => !existsSync(resolve(root, where(file))));
+if (missing !== undefined) {
+  console.error(`${missing}: no such file`);
+  process.exit(2);
+}
 const named = positionals.length > 0 ? positionals : globSync("test/**/*.test.ts", { cwd: root }).sort();
 const files = named.map(where).filter((file) => wanted.length === 0 || wanted.includes(tierOfFile(file)));
 
 const counts = { passed: 0, failed: 0 };
 const byTier = new Map(TIERS.map((tier) => [tier, { passed: 0, failed: 0, skipped: 0 }]));
 const skips: string[] = [];
+/** Each failed test with its error: with files beside each other, failures are far from the end of the output. */
+const failures: string[] = [];
 const durations: { file: string; seconds: number }[] = [];
 const execArgv = ["--import", new URL("flush.ts", import.meta.url).href, `--test-timeout=${TEST_TIMEOUT_MS}`];
 
@@ -82,15 +89,19 @@ async function runFile(file: string): Promise<void> {
     if (event.details.type === "suite" && event.details.error.message.includes("subtest")) return;
     own.failed++;
     const cause = event.details.error.cause ?? event.details.error;
-    lines.push(`FAIL ${file}: ${event.name}`);
-    lines.push(cause instanceof Error ? (cause.stack ?? cause.message) : String(cause));
+    const error = cause instanceof Error ? (cause.stack ?? cause.message) : String(cause);
+    const failure = `FAIL ${file}: ${event.name}\n${error}`;
+    lines.push(failure);
+    failures.push(failure);
   });
   stream.on("test:stderr", (event) => lines.push(event.message.replace(/\n$/, "")));
   stream.resume();
   await once(stream, "end");
   if (own.passed + own.failed + own.skipped === 0) {
     own.failed++;
-    lines.push(`FAIL ${file}: it reported no test`);
+    const failure = `FAIL ${file}: it reported no test`;
+    lines.push(failure);
+    failures.push(failure);
   }
   const seconds = (performance.now() - began) / 1000;
   durations.push({ file, seconds });
@@ -147,6 +158,7 @@ console.log(
   `\nslowest files of ${Math.round(performance.now() / 1000)} s:\n${slowest.map(({ file, seconds }) => `${seconds.toFixed(0).padStart(6)} s  ${file}`).join("\n")}`,
 );
 if (skips.length > 0) console.log(`\nskipped:\n${skips.map((skip) => `  ${skip}`).join("\n")}`);
+if (failures.length > 0) console.log(`\nfailed:\n${failures.join("\n")}`);
 if (counts.passed === 0) console.log("no test ran");
 printTiers();
 console.log(`\n${counts.passed} passed, ${counts.failed} failed, ${skips.length} skipped`);
