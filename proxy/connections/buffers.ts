@@ -1,10 +1,14 @@
 import { MIB, memoryLimit } from "../config/memory.ts";
 import { countBound } from "../outcome/bounds.ts";
+import { LinkedList, type Place } from "./linked-list.ts";
 
 /** A holder of bytes that its peer has not read. */
 export interface ByteHolder {
   /** Bytes that it buffers now. */
   buffered(): number;
+  /** The bytes that are counted for it, and its place among those with bytes. Only {@link Buffers} writes them. */
+  bufferCounted: number;
+  bufferPlace: Place<ByteHolder> | null;
   /** Ends it; `close` is the value in the record. */
   shed(): void;
 }
@@ -25,7 +29,7 @@ export function defaultBufferLimit(): number {
  */
 export class Buffers {
   readonly limit: number;
-  readonly #held = new Map<ByteHolder, number>();
+  readonly #held = new LinkedList<ByteHolder>();
   #bytes = 0;
   #shedding = false;
 
@@ -39,11 +43,7 @@ export class Buffers {
 
   /** Updates the buffered bytes of a connection. */
   note(holder: ByteHolder): void {
-    const bytes = holder.buffered();
-    const before = this.#held.get(holder) ?? 0;
-    this.#bytes += bytes - before;
-    if (bytes === 0) this.#held.delete(holder);
-    else this.#held.set(holder, bytes);
+    this.#count(holder, holder.buffered());
     if (this.#bytes <= this.limit || this.#shedding) return;
     // Not in this call: the caller is in the middle of a read or a write, and may be the connection to end.
     this.#shedding = true;
@@ -51,20 +51,29 @@ export class Buffers {
   }
 
   forget(holder: ByteHolder): void {
-    this.#bytes -= this.#held.get(holder) ?? 0;
-    this.#held.delete(holder);
+    this.#count(holder, 0);
+  }
+
+  #count(holder: ByteHolder, bytes: number): void {
+    this.#bytes += bytes - holder.bufferCounted;
+    holder.bufferCounted = bytes;
+    if (bytes > 0) holder.bufferPlace ??= this.#held.add(holder);
+    else if (holder.bufferPlace !== null) {
+      this.#held.remove(holder.bufferPlace);
+      holder.bufferPlace = null;
+    }
   }
 
   /** Updates all of them: small writes drain without an event. */
   sweep(): void {
-    for (const holder of this.#held.keys()) this.note(holder);
+    for (const holder of this.#held) this.note(holder);
   }
 
   #shed(): void {
     // No connection ends for bytes that are gone.
     this.sweep();
     this.#shedding = false;
-    for (const holder of this.#held.keys()) {
+    for (const holder of this.#held) {
       if (this.#bytes <= this.limit) return;
       this.forget(holder);
       countBound("buffered-bytes");

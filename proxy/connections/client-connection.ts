@@ -20,6 +20,7 @@ import { Forward } from "./forward.ts";
 import type { Connection, Entry, Handler, OpenRequest } from "./handler.ts";
 import { healthAnswer, isHealthcheck } from "./healthcheck.ts";
 import { LingeringClose } from "./lingering-close.ts";
+import type { Place } from "./linked-list.ts";
 import { Permit, type PermitServer } from "./permit.ts";
 import { beginsHeader, ProxyHeaderParser } from "./proxy-header.ts";
 import type { Visited } from "./visits.ts";
@@ -106,6 +107,13 @@ export class ClientConnection implements Connection, ClientOwner, ByteHolder, Ha
   /** The last error of the socket. */
   #error: NodeJS.ErrnoException | null = null;
   due = -1;
+  duePlace: Place<Visited> | null = null;
+  bufferCounted = 0;
+  bufferPlace: Place<ByteHolder> | null = null;
+  /** Its places among silent connections, all and those of its source, and among resting ones. Only the server writes them. */
+  silentPlace: Place<ClientConnection> | null = null;
+  peerPlace: Place<ClientConnection> | null = null;
+  restingPlace: Place<ClientConnection> | null = null;
   /** The last visit found the socket destroyed. */
   #seenDestroyed = false;
 

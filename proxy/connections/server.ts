@@ -23,6 +23,7 @@ import { Handshakes } from "../tls/handshakes.ts";
 import type { ServerIdentity } from "../tls/server-identity.ts";
 import { Buffers } from "./buffers.ts";
 import { ClientConnection, type ConnectionServer, type Port } from "./client-connection.ts";
+import { LinkedList } from "./linked-list.ts";
 import { Rates } from "./rates.ts";
 import { Visits } from "./visits.ts";
 
@@ -36,6 +37,8 @@ const MAX_SILENT_PER_SOURCE = 256;
  * head, or the answer to it, may be on its way.
  */
 const SILENT_GRACE_MS = 100;
+/** Keys without a value that stay in a map by source address or client: removed and added again, they cost more. */
+const KEPT_KEYS = 1024;
 const BACKLOG = 4096;
 
 /** Dependencies of the server. */
@@ -114,12 +117,12 @@ export class ProxyServer implements ConnectionServer {
    * Connections without a complete first head, the oldest first: all, and those of each source address. A source that must
    * send a PROXY header has no number of its own until the header names the client.
    */
-  readonly #silent = new Set<ClientConnection>();
-  readonly #silentFrom = new Map<string, Set<ClientConnection>>();
+  readonly #silent = new LinkedList<ClientConnection>();
+  readonly #silentFrom = new Map<string, LinkedList<ClientConnection>>();
   /** Those of source addresses with too many. */
-  readonly #crowds = new Set<ReadonlySet<ClientConnection>>();
+  readonly #crowds = new Set<LinkedList<ClientConnection>>();
   /** Connections between two requests, and answered ones whose client has yet to close; the longest time first. */
-  readonly #resting = new Set<ClientConnection>();
+  readonly #resting = new LinkedList<ClientConnection>();
   readonly buffers: Buffers;
   readonly #byClient = new Map<string, number>();
   /** The listeners. Those for TLS listen only if they are configured. */
@@ -296,7 +299,7 @@ export class ProxyServer implements ConnectionServer {
     const sharedReads = port === "plain" && this.#sharedReads;
     const client = new ClientConnection(socket, this, { sharedReads, header, port });
     this.#clients.add(client, client.accepted + this.settings.headMs);
-    this.#silent.add(client);
+    client.silentPlace = this.#silent.add(client);
     if (!header) this.identified(client);
   }
 
@@ -320,27 +323,27 @@ export class ProxyServer implements ConnectionServer {
   }
 
   identified(client: ClientConnection): void {
-    const peers = this.#silentFrom.get(client.from);
+    let peers = this.#silentFrom.get(client.from);
     if (peers === undefined) {
-      this.#silentFrom.set(client.from, new Set([client]));
-      return;
+      peers = new LinkedList();
+      this.#silentFrom.set(client.from, peers);
     }
-    peers.add(client);
+    client.peerPlace = peers.add(client);
     this.#trim(peers);
   }
 
   /** Closes a connection without a request under way, a silent one first; false: there is none. */
   #makeRoom(): boolean {
-    const [silent] = this.#silent;
+    const { first: silent } = this.#silent;
     if (silent !== undefined && this.#evict(silent, silent.accepted, "silent-connections")) return true;
-    const [resting] = this.#resting;
+    const { first: resting } = this.#resting;
     return resting !== undefined && this.#evict(resting, resting.since, "resting-connections");
   }
 
   /** Closes silent connections of one source address, the oldest first, until its limit is met. */
-  #trim(peers: ReadonlySet<ClientConnection>): void {
-    for (const oldest of peers) {
-      if (peers.size <= MAX_SILENT_PER_SOURCE) return;
+  #trim(peers: LinkedList<ClientConnection>): void {
+    while (peers.size > MAX_SILENT_PER_SOURCE) {
+      const oldest = peers.first!;
       if (!this.#evict(oldest, oldest.accepted, "connections-per-source")) {
         // It is too young: a sweep tries again.
         this.#crowds.add(peers);
@@ -354,7 +357,7 @@ export class ProxyServer implements ConnectionServer {
     if (this.now - since < SILENT_GRACE_MS) return false;
     countBound(bound);
     this.spoke(client);
-    this.#resting.delete(client);
+    this.woke(client);
     client.socket.destroy();
     return true;
   }
@@ -398,27 +401,32 @@ export class ProxyServer implements ConnectionServer {
 
   /** A connection has sent its first head or is closed: it no longer counts as silent. */
   spoke(client: ClientConnection): void {
-    if (!this.#silent.delete(client)) return;
-    const peers = this.#silentFrom.get(client.from);
-    // Absent for a connection without its PROXY header.
-    if (peers === undefined) return;
-    peers.delete(client);
-    if (peers.size === 0) this.#silentFrom.delete(client.from);
+    if (client.silentPlace === null) return;
+    this.#silent.remove(client.silentPlace);
+    client.silentPlace = null;
+    // Null for a connection without its PROXY header.
+    if (client.peerPlace === null) return;
+    const peers = this.#silentFrom.get(client.from)!;
+    peers.remove(client.peerPlace);
+    client.peerPlace = null;
+    if (peers.size === 0 && this.#silentFrom.size > KEPT_KEYS) this.#silentFrom.delete(client.from);
   }
 
   /** A connection waits for its next request, or for its client to close it. */
   rests(client: ClientConnection): void {
-    this.#resting.add(client);
+    client.restingPlace ??= this.#resting.add(client);
   }
 
   /** A request is under way again. */
   woke(client: ClientConnection): void {
-    this.#resting.delete(client);
+    if (client.restingPlace === null) return;
+    this.#resting.remove(client.restingPlace);
+    client.restingPlace = null;
   }
 
   forget(client: ClientConnection): void {
     this.#clients.delete(client);
-    this.#resting.delete(client);
+    this.woke(client);
     this.buffers.forget(client);
     if (this.#clients.size === 0) this.#emptied?.();
   }
@@ -435,7 +443,7 @@ export class ProxyServer implements ConnectionServer {
   release(key: string): void {
     this.#active--;
     const mine = (this.#byClient.get(key) ?? 1) - 1;
-    if (mine === 0) this.#byClient.delete(key);
+    if (mine === 0 && this.#byClient.size > KEPT_KEYS) this.#byClient.delete(key);
     else this.#byClient.set(key, mine);
   }
 

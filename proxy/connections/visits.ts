@@ -1,3 +1,5 @@
+import { LinkedList, type Place } from "./linked-list.ts";
+
 /** Longest time until the next visit, in seconds, whatever the time limits of a connection are. */
 const MAX_WAIT = 15;
 
@@ -5,6 +7,8 @@ const MAX_WAIT = 15;
 export interface Visited {
   /** The second of its next visit. Only {@link Visits} writes it. */
   due: number;
+  /** Its place among those of this second. Only {@link Visits} writes it. */
+  duePlace: Place<Visited> | null;
   /** Enforces the time limits; returns when the next one ends. Times are monotonic, in milliseconds. */
   visit(now: number): number;
 }
@@ -16,7 +20,7 @@ const secondOf = (ms: number): number => Math.floor(ms / 1000);
  * of idle connections cost nothing. Times are monotonic, in milliseconds.
  */
 export class Visits<T extends Visited> implements Iterable<T> {
-  readonly #buckets = new Map<number, Set<T>>();
+  readonly #buckets = new Map<number, LinkedList<Visited>>();
   #size = 0;
   /** The second of the last sweep, and the first second whose bucket is not visited yet. */
   #current: number;
@@ -33,7 +37,7 @@ export class Visits<T extends Visited> implements Iterable<T> {
 
   /** One that gets an earlier visit during the iteration may be returned twice. */
   *[Symbol.iterator](): Iterator<T> {
-    for (const bucket of this.#buckets.values()) yield* bucket;
+    for (const bucket of this.#buckets.values()) yield* bucket as LinkedList<T>;
   }
 
   /** Adds a connection with its first time limit. */
@@ -43,21 +47,31 @@ export class Visits<T extends Visited> implements Iterable<T> {
   }
 
   delete(one: T): void {
-    if (this.#buckets.get(one.due)?.delete(one)) this.#size--;
+    if (this.#take(one)) this.#size--;
     one.due = -1;
   }
 
   /** Adds a time limit, which may end before the next visit. */
   advance(one: T, at: number): void {
-    if (secondOf(at) >= one.due || !this.#buckets.get(one.due)?.delete(one)) return;
-    this.#put(one, at);
+    if (secondOf(at) < one.due && this.#take(one)) this.#put(one, at);
+  }
+
+  /** False: it is in no bucket. */
+  #take(one: T): boolean {
+    if (one.duePlace === null) return false;
+    this.#buckets.get(one.due)!.remove(one.duePlace);
+    one.duePlace = null;
+    return true;
   }
 
   #put(one: T, at: number): void {
     one.due = Math.min(Math.max(secondOf(at), this.#current + 1), this.#current + MAX_WAIT);
-    const bucket = this.#buckets.get(one.due);
-    if (bucket === undefined) this.#buckets.set(one.due, new Set([one]));
-    else bucket.add(one);
+    let bucket = this.#buckets.get(one.due);
+    if (bucket === undefined) {
+      bucket = new LinkedList();
+      this.#buckets.set(one.due, bucket);
+    }
+    one.duePlace = bucket.add(one);
   }
 
   /** Visits connections that are due, at most `most`. True: others are still due. */
@@ -65,10 +79,11 @@ export class Visits<T extends Visited> implements Iterable<T> {
     this.#current = secondOf(now);
     let left = most;
     for (; this.#next <= this.#current; this.#next++) {
-      for (const one of this.#buckets.get(this.#next) ?? []) {
+      const bucket = this.#buckets.get(this.#next);
+      for (let one = bucket?.first; one !== undefined; one = bucket?.first) {
         if (left === 0) return true;
         left--;
-        this.#visit(one, now);
+        this.#visit(one as T, now);
       }
       this.#buckets.delete(this.#next);
     }
@@ -80,7 +95,7 @@ export class Visits<T extends Visited> implements Iterable<T> {
     const at = one.visit(now);
     // It has ended, or has a new time limit.
     if (one.due !== due) return;
-    this.#buckets.get(due)!.delete(one);
+    this.#take(one);
     this.#put(one, at);
   }
 }

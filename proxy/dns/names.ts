@@ -194,10 +194,21 @@ export class Names {
     }
     const { answer, half } = entry;
     if (half && !("addresses" in answer && enough(answer.addresses))) return undefined;
-    // Moves it to the end: the least recently used entry is the first.
-    this.#cache.delete(host);
-    this.#cache.set(host, entry);
+    // Moves it to the end: the least recently used entry is the first. While there is room for many more, it costs too much.
+    if (this.#isHalfFull()) {
+      this.#cache.delete(host);
+      this.#cache.set(host, entry);
+    }
     return answer;
+  }
+
+  #isHalfFull(): boolean {
+    const { size } = this.#cache;
+    return (
+      size > MAX_ENTRIES / 2 ||
+      this.#cachedAddresses > MAX_CACHED_ADDRESSES / 2 ||
+      this.#cachedBytes > MAX_CACHE_BYTES / 2
+    );
   }
 
   #makeFlight(host: string): Flight {
@@ -280,6 +291,7 @@ export class Names {
     if (seconds > 0) this.#keep(flight, answer, seconds, false);
     this.#drop(flight);
     for (const waiter of flight.waiters) waiter.done(answer);
+    flight.waiters.clear();
   }
 
   /** Removes a flight and lets others start in its place. */

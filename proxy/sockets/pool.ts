@@ -59,7 +59,6 @@ export class Pool {
       if (at === -1) return;
       list.splice(at, 1);
       this.#count--;
-      if (list.length === 0) this.#idle.delete(key);
     };
     const dead = () => {
       drop();
@@ -76,12 +75,14 @@ export class Pool {
   }
 
   sweep(now: number): void {
-    for (const list of [...this.#idle.values()]) {
+    for (const [key, list] of this.#idle) {
       for (const entry of [...list]) {
         if (now - entry.since < IDLE_MS) continue;
         entry.drop();
         entry.socket.destroy();
       }
+      // Not when it becomes empty: a list in use has no connection most of the time.
+      if (list.length === 0) this.#idle.delete(key);
     }
   }
 

@@ -28,7 +28,7 @@ const OPTIONS = {
 /** Performs TLS handshakes on accepted sockets, by the certificates that were read last. */
 export class Handshakes {
   readonly #server: Server;
-  readonly #pending = new Map<Socket, Handshaking>();
+  readonly #pending = new WeakMap<Socket, Handshaking>();
 
   /** `trust` null: clients need no certificate, and none is requested. */
   constructor(identity: ServerIdentity, trust: ClientTrust | null) {

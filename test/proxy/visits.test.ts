@@ -8,6 +8,7 @@ const ALL = Number.MAX_SAFE_INTEGER;
 /** A connection with one time limit. */
 class Limited implements Visited {
   due = -1;
+  duePlace = null;
   end: number;
   readonly visits: number[] = [];
   constructor(end: number) {
