@@ -9,6 +9,9 @@ import { covers } from "../objects/compare.ts";
 import { isReported, isTrouble } from "../status/condition-events.ts";
 import { Announcer } from "./announcer.ts";
 
+/** Attempts to write a status while others write the same policy. */
+const MAX_ATTEMPTS = 5;
+
 /** Writes the status of policies, and an event for each condition change that users should see. */
 export class StatusWriter {
   readonly #client: Client;
@@ -27,10 +30,7 @@ export class StatusWriter {
     this.#written.delete(policyUid);
   }
 
-  /**
-   * Writes a status if it differs from the stored one. @throws ApiError with reason Conflict if the cached policy is not the
-   * stored one
-   */
+  /** Writes a status if it differs from the stored one. */
   async write(policy: EgressPolicy, status: EgressPolicyStatus): Promise<void> {
     const before = policy.status;
     if (isUnchanged(before, status)) return;
@@ -40,22 +40,36 @@ export class StatusWriter {
       (reported?.conditions ?? []) as PolicyCondition[],
       status.conditions as PolicyCondition[],
     );
-    // A policy that was deleted and created again has the same name. Its status must not become that of the former one:
-    // `metadata.uid` is no precondition for the status of a custom resource, `resourceVersion` is.
-    const { name, namespace, resourceVersion } = policy.metadata;
-    const metadata = { name, namespace, resourceVersion };
-    const object = { apiVersion: apiVersionOf(RESOURCE.policy), kind: KIND, metadata, status };
-    try {
-      await this.#client.apply(RESOURCE.policy, object, {
-        fieldManager: STATUS_MANAGER,
-        force: true,
-        subresource: "status",
-      });
-      this.#written.set(policy.metadata.uid!, { status, over: before });
-    } catch (error) {
-      if (!(error instanceof ApiError && error.code === 404)) throw error;
-    }
+    if (await this.#apply(policy, status)) this.#written.set(policy.metadata.uid!, { status, over: before });
     this.#announcer.close(policy.metadata.uid!);
+  }
+
+  /**
+   * Applies a status. A policy that was deleted and created again has the same name: its status must not become that of the
+   * former one. `metadata.uid` is no precondition for the status of a custom resource, `resourceVersion` is. If the cached
+   * version is not the stored one, that of the policy with this uid is used. False: this policy does not exist anymore.
+   */
+  async #apply({ metadata }: EgressPolicy, status: EgressPolicyStatus): Promise<boolean> {
+    const { name, namespace, uid } = metadata;
+    let { resourceVersion } = metadata;
+    for (let attempt = 1; ; attempt++) {
+      const object = { kind: KIND, metadata: { name, namespace, resourceVersion }, status };
+      const options = { fieldManager: STATUS_MANAGER, force: true, subresource: "status" as const };
+      try {
+        await this.#client.apply(RESOURCE.policy, { apiVersion: apiVersionOf(RESOURCE.policy), ...object }, options);
+        return true;
+      } catch (error) {
+        if (!(error instanceof ApiError)) throw error;
+        if (error.code === 404) return false;
+        if (error.code !== 409 || attempt === MAX_ATTEMPTS) throw error;
+      }
+      // A list, since without webhooks the operator has no right to get policies.
+      const scope = { namespace: namespace!, fieldSelector: `metadata.name=${name}`, metadataOnly: true };
+      const { items } = await this.#client.list(RESOURCE.policy, scope);
+      const [stored] = items;
+      if (stored?.metadata.uid !== uid) return false;
+      resourceVersion = stored?.metadata.resourceVersion;
+    }
   }
 
   /** The status whose events are reported. Until the cache has the last written one, it still has the one before. */
