@@ -69,6 +69,12 @@ async function runFile(file: string): Promise<void> {
   const tier = byTier.get(tierOfFile(file))!;
   const lines: string[] = [];
   const own = { passed: 0, failed: 0, skipped: 0 };
+  const fail = (text: string) => {
+    own.failed++;
+    const failure = `FAIL ${file}: ${text}`;
+    lines.push(failure);
+    failures.push(failure);
+  };
   const path = resolve(root, file);
   const stream = run({
     files: [path],
@@ -87,22 +93,14 @@ async function runFile(file: string): Promise<void> {
   });
   stream.on("test:fail", (event) => {
     if (event.details.type === "suite" && event.details.error.message.includes("subtest")) return;
-    own.failed++;
     const cause = event.details.error.cause ?? event.details.error;
     const error = cause instanceof Error ? (cause.stack ?? cause.message) : String(cause);
-    const failure = `FAIL ${file}: ${event.name}\n${error}`;
-    lines.push(failure);
-    failures.push(failure);
+    fail(`${event.name}\n${error}`);
   });
   stream.on("test:stderr", (event) => lines.push(event.message.replace(/\n$/, "")));
   stream.resume();
   await once(stream, "end");
-  if (own.passed + own.failed + own.skipped === 0) {
-    own.failed++;
-    const failure = `FAIL ${file}: it reported no test`;
-    lines.push(failure);
-    failures.push(failure);
-  }
+  if (own.passed + own.failed + own.skipped === 0) fail("it reported no test");
   const seconds = (performance.now() - began) / 1000;
   durations.push({ file, seconds });
   counts.passed += own.passed;

@@ -400,16 +400,27 @@ test("events of a write that is rejected are not repeated", SLOW, async (t) => {
   await restart(async () => undefined);
 });
 
+/** A writer of its own, while no operator runs. */
+function statusWriter(): { writer: StatusWriter; stop(): Promise<void> } {
+  const kube = new KubeConfig();
+  kube.loadFromFile(plane.userConfig());
+  const client = new Client(kube);
+  const events = new EventRecorder({ client, component: "test", instance: "i", log: makeLog("silent") });
+  return {
+    writer: new StatusWriter(client, events),
+    stop: async () => {
+      await events.stop();
+      client.close();
+    },
+  };
+}
+
 test("a status that the cache does not have yet repeats no event", SLOW, async () => {
   await applyPolicy(plane, NS, "behind", addresses(A));
   await untilCondition(plane, NS, "behind", "Accepted", "True");
   await restart(async () => {
     const policy = await get("behind");
-    const kube = new KubeConfig();
-    kube.loadFromFile(plane.userConfig());
-    const client = new Client(kube);
-    const events = new EventRecorder({ client, component: "test", instance: "i", log: makeLog("silent") });
-    const writer = new StatusWriter(client, events);
+    const { writer, stop } = statusWriter();
     const accepted = policy.status!;
     const invalid = { status: "False", reason: "Invalid" } as const;
     const conditions = accepted.conditions!.map((one) => (one.type === "Accepted" ? { ...one, ...invalid } : one));
@@ -421,8 +432,7 @@ test("a status that the cache does not have yet repeats no event", SLOW, async (
     await writer.write(await get("behind"), accepted);
     await writer.write(await get("behind"), rejected);
     assert.equal(await count(), 2);
-    await events.stop();
-    client.close();
+    await stop();
   });
 });
 
@@ -431,19 +441,15 @@ test("the status of a deleted policy is not written to the one that replaces it"
   await untilCondition(plane, NS, "replaced", "Accepted", "True");
   await restart(async () => {
     const former = await get("replaced");
-    const kube = new KubeConfig();
-    kube.loadFromFile(plane.userConfig());
-    const client = new Client(kube);
-    const events = new EventRecorder({ client, component: "test", instance: "i", log: makeLog("silent") });
+    const { writer, stop } = statusWriter();
     const path = policyPath(NS, "replaced");
     await plane.delete(path);
     await plane.until(path, (found) => found === undefined, "the policy is gone");
     await applyPolicy(plane, NS, "replaced", addresses(A));
     const conditions = former.status!.conditions!.map((one) => ({ ...one, message: "changed" }));
-    await new StatusWriter(client, events).write(former, { ...former.status!, conditions });
+    await writer.write(former, { ...former.status!, conditions });
     assert.equal((await get("replaced")).status?.recorded, undefined);
-    await events.stop();
-    client.close();
+    await stop();
   });
 });
 

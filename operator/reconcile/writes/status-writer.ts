@@ -1,10 +1,9 @@
 import type { PolicyCondition } from "../../api/conditions.ts";
 import type { EgressPolicy, EgressPolicyStatus } from "../../api/egresspolicy.ts";
 import { RESOURCE } from "../../api/kinds.ts";
-import { KIND, STATUS_MANAGER } from "../../api/names.ts";
+import { STATUS_MANAGER } from "../../api/names.ts";
 import { ApiError, type Client } from "../../kube/client.ts";
 import type { EventRecorder } from "../../kube/events.ts";
-import { apiVersionOf } from "../../kube/resource.ts";
 import { covers } from "../objects/compare.ts";
 import { isReported, isTrouble } from "../status/condition-events.ts";
 import { Announcer } from "./announcer.ts";
@@ -52,11 +51,10 @@ export class StatusWriter {
   async #apply({ metadata }: EgressPolicy, status: EgressPolicyStatus): Promise<boolean> {
     const { name, namespace, uid } = metadata;
     let { resourceVersion } = metadata;
+    const options = { fieldManager: STATUS_MANAGER, force: true, subresource: "status" as const };
     for (let attempt = 1; ; attempt++) {
-      const object = { kind: KIND, metadata: { name, namespace, resourceVersion }, status };
-      const options = { fieldManager: STATUS_MANAGER, force: true, subresource: "status" as const };
       try {
-        await this.#client.apply(RESOURCE.policy, { apiVersion: apiVersionOf(RESOURCE.policy), ...object }, options);
+        await this.#client.apply(RESOURCE.policy, { metadata: { name, namespace, resourceVersion }, status }, options);
         return true;
       } catch (error) {
         if (!(error instanceof ApiError)) throw error;
@@ -65,10 +63,9 @@ export class StatusWriter {
       }
       // A list, since without webhooks the operator has no right to get policies.
       const scope = { namespace: namespace!, fieldSelector: `metadata.name=${name}`, metadataOnly: true };
-      const { items } = await this.#client.list(RESOURCE.policy, scope);
-      const [stored] = items;
-      if (stored?.metadata.uid !== uid) return false;
-      resourceVersion = stored?.metadata.resourceVersion;
+      const [stored] = (await this.#client.list(RESOURCE.policy, scope)).items;
+      if (stored === undefined || stored.metadata.uid !== uid) return false;
+      resourceVersion = stored.metadata.resourceVersion;
     }
   }
 
