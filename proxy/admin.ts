@@ -1,5 +1,7 @@
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import type { Socket } from "node:net";
+import { refusalOf } from "./cli/local-request.ts";
+import { makePage } from "./cli/page.ts";
 import type { Reload } from "./config/reload.ts";
 import type { ProxyServer } from "./connections/server.ts";
 import { explainTarget, phraseFor } from "./egress/explain.ts";
@@ -7,9 +9,8 @@ import type { Sources } from "./egress/source-address.ts";
 import type { Verifier } from "./egress/verifier.ts";
 import type { Metrics } from "./metrics.ts";
 import { countBound } from "./outcome/bounds.ts";
-import { parseAddress } from "./policy/cidr.ts";
+import { HTML } from "./pages/html.ts";
 import { parseAsked, viewNamed } from "./policy/explain.ts";
-import { isLoopbackAddress } from "./policy/special.ts";
 import type { TlsInstaller } from "./tls-installer.ts";
 
 /** Fields of `/status` besides the server's own counts. */
@@ -48,30 +49,6 @@ const CHECK_MS = 1000;
 /** Limit of concurrent `/explain` requests that resolve names. */
 const MAX_EXPLAINS = 8;
 
-function isLoopback(text: string): boolean {
-  const address = parseAddress(text.replace(/^::ffff:(?=\d+\.)/, ""));
-  return address !== null && isLoopbackAddress(address);
-}
-
-/** Whether a Host value is `localhost` or a loopback address, with any port. */
-function isLocalHost(host: string): boolean {
-  const [, six, name = six ?? ""] = /^(?:\[([0-9a-f:.]+)\]|([^:[\]]+))(?::\d{1,5})?$/i.exec(host) ?? [];
-  return name.toLowerCase() === "localhost" || isLoopback(name);
-}
-
-/**
- * Why a request with an effect on this proxy is refused; null: it is allowed. Only callers on this machine (or behind a
- * port-forward) may send it. A browser on this machine also sends requests of foreign pages: those have another Origin,
- * or, by DNS rebinding, another Host.
- */
-function refusalOf(request: IncomingMessage, host: string): string | null {
-  if (!isLoopback(request.socket.remoteAddress ?? "")) return "loopback only";
-  if (!isLocalHost(host)) return "Host must be localhost or a loopback address";
-  const { origin, "sec-fetch-site": site = "none" } = request.headers;
-  const own = origin === undefined || URL.parse(origin)?.host === host.toLowerCase();
-  return own && (site === "none" || site === "same-origin") ? null : "not for pages of other origins";
-}
-
 function send(response: ServerResponse, status: number, body: unknown): void {
   const text = typeof body === "string" ? `${body}\n` : `${JSON.stringify(body, null, 2)}\n`;
   const type = typeof body === "string" ? "text/plain; charset=utf-8" : "application/json";
@@ -83,6 +60,8 @@ function urlOf(target: string): URL | null {
   if (target.startsWith("//")) return null;
   return URL.parse(target.startsWith("/") ? `http://admin${target}` : target);
 }
+
+const page = makePage(HTML);
 
 /** Number of `/explain` requests that wait for names. */
 interface Load {
@@ -108,6 +87,12 @@ async function answer(
   }
   if (request.method !== "GET" && request.method !== "HEAD") return send(response, 405, "GET only");
   switch (url.pathname) {
+    case "/": {
+      const refusal = refusalOf(request, host);
+      if (refusal !== null) return send(response, 403, refusal);
+      response.writeHead(200, page.headers).end(page.body);
+      return;
+    }
     case "/livez":
       return send(response, 200, "ok");
     case "/readyz": {
@@ -159,7 +144,7 @@ async function answer(
       return send(
         response,
         404,
-        "not found; the paths are /livez /readyz /status /metrics /explain?target= and POST /verify",
+        "not found; the paths are / /livez /readyz /status /metrics /explain?target= and POST /verify",
       );
   }
 }
