@@ -9,6 +9,8 @@ import type { Sources } from "./egress/source-address.ts";
 import type { Verifier } from "./egress/verifier.ts";
 import type { Metrics } from "./metrics.ts";
 import { countBound } from "./outcome/bounds.ts";
+import type { Minutes } from "./outcome/minutes.ts";
+import type { Decisions } from "./pages/decisions.ts";
 import { HTML } from "./pages/html.ts";
 import { parseAsked, viewNamed } from "./policy/explain.ts";
 import type { TlsInstaller } from "./tls-installer.ts";
@@ -29,6 +31,8 @@ interface AdminParts {
   verifier: Verifier;
   sources: Sources;
   metrics: Metrics;
+  minutes: Minutes;
+  decisions: Decisions;
   /** Null: there is no TLS port. */
   tls: TlsInstaller | null;
   onError: (error: unknown) => void;
@@ -61,11 +65,45 @@ function urlOf(target: string): URL | null {
   return URL.parse(target.startsWith("/") ? `http://admin${target}` : target);
 }
 
+/** Paths for people on this machine: they have an effect (DNS queries, requests to echo URLs), or show hosts and clients. */
+const LOCAL: ReadonlySet<string> = new Set(["/", "/summary", "/decisions", "/explain", "/verify"]);
+
 const page = makePage(HTML);
 
 /** Number of `/explain` requests that wait for names. */
 interface Load {
   explaining: number;
+}
+
+/** The answer of `/status`. */
+function statusOf({ proxy, status, reload, verifier, sources, tls }: AdminParts): object {
+  const policy = proxy.policy && { name: proxy.policy.document.policy, hash: proxy.policy.hash };
+  const ready = proxy.unready() === null;
+  const { phase, counts } = proxy;
+  const { version, listen, loadedAt } = status;
+  return {
+    ...{ version, listen, policyError: reload.error, loadedAt, ready, phase, policy },
+    tls: tls?.status() ?? null,
+    ...counts,
+    sources: sources.status(),
+    verification: verifier.status(),
+  };
+}
+
+/** The answer of `/summary`: all that the page shows besides decisions. */
+function summaryOf(parts: AdminParts): object {
+  const { proxy, verifier, metrics, minutes, decisions } = parts;
+  return {
+    status: statusOf(parts),
+    unready: proxy.unready(),
+    startedAt: new Date(performance.timeOrigin).toISOString(),
+    at: new Date().toISOString(),
+    clients: proxy.policy?.views == null ? null : proxy.policy.views.size,
+    totals: metrics.totals(),
+    minutes: minutes.list(),
+    readers: decisions.readers,
+    echoAnswers: verifier.echoAnswers(),
+  };
 }
 
 async function answer(
@@ -74,25 +112,19 @@ async function answer(
   parts: AdminParts,
   load: Load,
 ): Promise<void> {
-  const { proxy, status, reload, verifier, sources, metrics, tls } = parts;
+  const { proxy, reload, verifier, metrics, decisions } = parts;
   const target = request.url ?? "/";
   const url = urlOf(target);
   if (url === null) return send(response, 400, "the request target is not a path");
   const host = target.startsWith("/") ? (request.headers.host ?? "") : url.host;
+  const refusal = LOCAL.has(url.pathname) ? refusalOf(request, host) : null;
+  if (refusal !== null) return send(response, 403, refusal);
   if (url.pathname === "/verify" && request.method === "POST") {
-    const refusal = refusalOf(request, host);
-    if (refusal !== null) return send(response, 403, refusal);
     verifier.checkNow();
     return send(response, 202, "asking the echo URLs; see verification in /status");
   }
   if (request.method !== "GET" && request.method !== "HEAD") return send(response, 405, "GET only");
   switch (url.pathname) {
-    case "/": {
-      const refusal = refusalOf(request, host);
-      if (refusal !== null) return send(response, 403, refusal);
-      response.writeHead(200, page.headers).end(page.body);
-      return;
-    }
     case "/livez":
       return send(response, 200, "ok");
     case "/readyz": {
@@ -106,24 +138,17 @@ async function answer(
       response.writeHead(200, headers).end(text);
       return;
     }
-    case "/status": {
-      const policy = proxy.policy && { name: proxy.policy.document.policy, hash: proxy.policy.hash };
-      const ready = proxy.unready() === null;
-      const { phase, counts } = proxy;
-      const { version, listen, loadedAt } = status;
-      const start = { version, listen, policyError: reload.error, loadedAt, ready, phase, policy };
-      return send(response, 200, {
-        ...start,
-        tls: tls?.status() ?? null,
-        ...counts,
-        sources: sources.status(),
-        verification: verifier.status(),
-      });
-    }
+    case "/status":
+      return send(response, 200, statusOf(parts));
+    case "/":
+      response.writeHead(200, page.headers).end(page.body);
+      return;
+    case "/summary":
+      return send(response, 200, summaryOf(parts));
+    case "/decisions":
+      if (decisions.isFull()) return send(response, 503, "too many readers of live decisions; close another page");
+      return decisions.stream(response);
     case "/explain": {
-      // An explanation sends DNS queries.
-      const refusal = refusalOf(request, host);
-      if (refusal !== null) return send(response, 403, refusal);
       const asked = parseAsked(url.searchParams.get("target") ?? "");
       if (asked === null) return send(response, 400, "target must be a URL, host:port or IP:port");
       if (proxy.policy === null) return send(response, 503, "no policy yet");
@@ -144,7 +169,7 @@ async function answer(
       return send(
         response,
         404,
-        "not found; the paths are / /livez /readyz /status /metrics /explain?target= and POST /verify",
+        "not found; the paths are / /livez /readyz /status /summary /metrics /decisions /explain?target= and POST /verify",
       );
   }
 }
