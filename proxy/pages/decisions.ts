@@ -77,6 +77,7 @@ export class Decisions {
     this.#readers.delete(reader);
     if (this.#readers.size > 0) return;
     this.tap = null;
+    this.#ticks = 0;
     clearInterval(this.#timer);
     this.#timer = undefined;
   }
