@@ -8,7 +8,7 @@ export interface Totals {
   bytesDown: number;
 }
 
-/** What was counted within a minute. */
+/** Counts of one minute. */
 export interface Minute {
   /** Its start, RFC 3339. The first minute of a process and the current one are shorter than 60 s. */
   at: string;

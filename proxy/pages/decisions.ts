@@ -8,7 +8,7 @@ const MAX_READERS = 4;
 const MAX_LINES = 100;
 /** Limit of the bytes that wait for a slow reader, besides the buffers of the kernel. One record may exceed it. */
 const MAX_WAITING_BYTES = 65_536;
-/** How often records are let through again and dropped ones are reported, in milliseconds. */
+/** Interval at which readers may get further records, and the number of dropped ones is reported, in milliseconds. */
 const TICK_MS = 1000;
 /** A comment every 15 s, so that nothing between reader and proxy closes an idle connection. */
 const HEARTBEAT_TICKS = 15;

@@ -33,7 +33,7 @@ export function startBrowser(): Promise<Browser> {
   return chromium.launch({ executablePath: "/usr/bin/chromium", args: SWITCHES, chromiumSandbox: false });
 }
 
-/** What went wrong in a page. */
+/** Problems of a page. */
 export interface Watched {
   /** Errors and warnings on the console, and exceptions. */
   errors: string[];
