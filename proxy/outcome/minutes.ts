@@ -40,9 +40,10 @@ export class Minutes {
   readonly #marks: { at: number; totals: Totals }[] = [];
   #timer: NodeJS.Timeout | undefined;
 
-  constructor(totals: () => Totals) {
+  /** `at`: milliseconds since the epoch. */
+  constructor(totals: () => Totals, at = Date.now()) {
     this.#totals = totals;
-    this.mark(Date.now());
+    this.mark(at);
   }
 
   /** Begins a minute at a time in milliseconds since the epoch. */

@@ -85,7 +85,7 @@ const text = async (page: Page, selector: string) => (await page.locator(selecto
 const column = (page: Page, name: string) => page.locator(`#rows tr.row td.${name}`).allInnerTexts();
 /** Waits until so many decisions are shown. */
 const untilRows = (page: Page, count: number) =>
-  page.waitForFunction(`document.querySelectorAll("#rows tr.row").length === ${count}`);
+  until(async () => (await page.locator("#rows tr.row").count()) === count, `${count} decisions`);
 const untilText = (page: Page, selector: string, text: string) =>
   page.locator(selector).filter({ hasText: text }).first().waitFor({ state: "attached" });
 
@@ -276,7 +276,7 @@ test("works with the keyboard alone", { skip }, async () => {
 if (process.env.SCREENSHOTS !== undefined) {
   const minutes = Number(process.env.MINUTES ?? 0);
   test("takes a picture after some minutes of traffic", { skip, timeout: (minutes + 1) * 60_000 }, async () => {
-    const { page } = await open();
+    const { page } = await open({ viewport: { width: 1200, height: 1080 } });
     const kinds = [
       ...Array.from({ length: 9 }, () => () => send("hooks.example", "billing")),
       ...Array.from({ length: 4 }, () => () => send("api.customer.example", "trial")),
@@ -296,8 +296,8 @@ if (process.env.SCREENSHOTS !== undefined) {
     await untilText(page, "#answer", "egress-denied");
     await page.waitForTimeout(2500);
     await page.evaluate("document.activeElement.blur()");
-    await page.locator("#rows-frame").evaluate("(frame) => frame.scrollTo(0, 0)");
-    await picture(page, "proxy-page");
+    await page.evaluate("scrollTo(0, 0)");
+    await picture(page, "proxy-page", false);
     await page.context().close();
   });
 }
