@@ -90,7 +90,11 @@ onPlane("nginx serves the four files with types and caching, and no others", asy
   writeFileSync(file, text);
   // The workers of root's nginx are another user, who cannot read the folder of the test.
   const user = process.getuid!() === 0 ? " user root;" : "";
-  nginx = new Program("nginx", ["nginx", "-e", "stderr", "-c", file, "-g", `daemon off;${user}`], join(folder, "nginx.log"));
+  nginx = new Program(
+    "nginx",
+    ["nginx", "-e", "stderr", "-c", file, "-g", `daemon off;${user}`],
+    join(folder, "nginx.log"),
+  );
   nginx.start();
   const get = (path: string, init: RequestInit = {}) => fetch(`http://127.0.0.1:${port}${path}`, init);
   for (let tries = 0; ; tries++) {

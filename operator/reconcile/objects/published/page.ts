@@ -15,14 +15,17 @@ a { color: var(--link) }
 table { width: 100%; border-collapse: collapse }
 th, td { text-align: left; vertical-align: top; padding: .5rem .75rem .5rem 0; border-bottom: 1px solid var(--line) }
 th { color: var(--soft); font-weight: 600; font-size: .875rem }
-code, pre { font: .9375rem/1.6 ui-monospace, monospace; overflow-wrap: anywhere }
-pre { margin: 0; padding: .75rem 1rem; background: var(--card); border: 1px solid var(--line); border-radius: .375rem; white-space: pre-wrap; user-select: all }
+code, pre { font: .9375rem/1.6 ui-monospace, monospace }
+pre { margin: 0; overflow-wrap: anywhere; padding: .75rem 1rem; background: var(--card); border: 1px solid var(--line); border-radius: .375rem; white-space: pre-wrap; user-select: all }
 td.state { white-space: nowrap; font-weight: 600 }
-@media (max-width: 30rem) { th, td { padding-right: .5rem } td.advice, th.advice { font-size: .875rem } }
+@media (max-width: 30rem) { th, td { padding-right: .5rem; font-size: .875rem } td code { font-size: .8125rem } }
 `;
 
 /** A time of the list, to the minute. */
 const shown = (time: string): string => `${time.slice(0, 16).replace("T", " ")} UTC`;
+
+/** An address, which the browser breaks only at colons. */
+const shownAddress = (address: string): string => `<code>${escapeText(address).replaceAll(":", ":<wbr>")}</code>`;
 
 const time = (text: string): string => `<time datetime="${escapeText(text)}">${escapeText(shown(text))}</time>`;
 
@@ -34,17 +37,17 @@ export function publishedPage(name: string, { json }: Pick<PublishedIPs, "json">
   const states = [...statesOf(json)];
   const rows = ADDRESS_STATES.flatMap((state) => states.filter(([, is]) => is === state)).map(
     ([address, state]) =>
-      `<tr><td><code>${escapeText(address)}</code></td><td class="state">${state}</td><td class="advice">${escapeText(ADVICE[state])}</td></tr>`,
+      `<tr><td>${shownAddress(address)}</td><td class="state">${state}</td><td>${escapeText(ADVICE[state])}</td></tr>`,
   );
   const changes = json.changes.map(
     ({ address, state, since }) =>
-      `<tr><td>${time(since)}</td><td><code>${escapeText(address)}</code></td><td class="state">${state}</td></tr>`,
+      `<tr><td>${time(since)}</td><td>${shownAddress(address)}</td><td class="state">${state}</td></tr>`,
   );
   const list =
     rows.length === 0
       ? "<p>No addresses are published.</p>"
       : `<table>
-<thead><tr><th scope="col">Address</th><th scope="col">State</th><th scope="col" class="advice">What you should do</th></tr></thead>
+<thead><tr><th scope="col">Address</th><th scope="col">State</th><th scope="col">What you should do</th></tr></thead>
 <tbody>
 ${rows.join("\n")}
 </tbody>
