@@ -2,7 +2,7 @@ import { execFileSync } from "node:child_process";
 import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { build, type Metafile } from "esbuild";
-import { lateModules, unusedModules } from "./modules.ts";
+import { htmlFiles, lateModules, unusedModules } from "./modules.ts";
 
 /**
  * `make bundle`: builds operator and proxy as plain JavaScript in dist/, without node_modules. They need half the
@@ -76,7 +76,7 @@ export async function bundleCode(outdir: string): Promise<Metafile> {
     platform: "node",
     target: "node24",
     banner: { js: BANNER },
-    plugins: [unusedModules, lateModules],
+    plugins: [htmlFiles, unusedModules, lateModules],
     metafile: true,
     logLevel: "warning",
   });

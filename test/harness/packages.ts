@@ -19,6 +19,8 @@ export const CLUSTER_PROGRAMS = {
 
 /** Further programs that some tests run, with their packages. */
 export const TEST_PROGRAMS = {
+  // For tests of the pages.
+  chromium: "chromium",
   curl: "curl",
   haproxy: "haproxy",
   ipset: "ipset",
