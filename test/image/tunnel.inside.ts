@@ -24,6 +24,7 @@ const image = read(blob(manifest.config.digest)).config as {
   Entrypoint: string[];
   Cmd: string[];
   WorkingDir: string;
+  Healthcheck: { Test: [form: string, ...command: string[]] };
 };
 const rootfs = join(folder, "rootfs");
 mkdirSync(rootfs);
@@ -136,6 +137,9 @@ test("commands of both programs start in the image", async () => {
   assert.match(operator.output, /^Usage: outrider operator --proxy-image IMAGE/);
   const wrong = await ended(start("operator"));
   assert.deepEqual([wrong.status, wrong.output], [2, "outrider: --proxy-image IMAGE is required\n"]);
+  const health = await ended(start("health"));
+  assert.equal(health.status, 1);
+  assert.match(health.output, /^outrider: 127\.0\.0\.1:9750: connect ECONNREFUSED/);
 });
 
 for (const [who, user] of [
@@ -162,6 +166,9 @@ for (const [who, user] of [
     const [response] = await once(ready, "response");
     assert.equal(response.statusCode, 200);
     response.resume();
+    const check = ["--root", join(folder, "runc"), "exec", proxy.id, ...image.Healthcheck.Test.slice(1)];
+    const checked = spawnSync("runc", check, { encoding: "utf8" });
+    assert.equal(checked.status, 0, checked.stderr);
     const { status } = spawnSync("runc", ["--root", join(folder, "runc"), "kill", proxy.id, "SIGTERM"]);
     assert.equal(status, 0);
     assert.equal((await ended(proxy)).status, 0);
