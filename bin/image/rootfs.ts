@@ -11,7 +11,7 @@ export const USER = "65532:65532";
 const text = (path: string, content: string) => ({ path, mode: 0o644, content: Buffer.from(content) });
 
 /** The shared libraries of a program, according to glibc's own loader. */
-function librariesOf(program: string): string[] {
+export function librariesOf(program: string): string[] {
   const lines = execFileSync("ldd", [program], { encoding: "utf8" }).split("\n");
   return lines.flatMap((line) => /(?:=> )?(\/\S+) \(0x/.exec(line)?.[1] ?? []);
 }
