@@ -6,7 +6,8 @@
 ARG BUILD=node:24-bookworm-slim
 ARG BASE=gcr.io/distroless/nodejs24-debian12:nonroot
 
-FROM ${BUILD} AS build
+# The bundle is the same for all processors. The second stage runs nothing, so other architectures need no emulation.
+FROM --platform=$BUILDPLATFORM ${BUILD} AS build
 WORKDIR /src
 COPY package.json package-lock.json .npmrc LICENSE ./
 ARG REGISTRY=
@@ -20,7 +21,8 @@ COPY proxy proxy
 COPY operator operator
 RUN node bin/image/bundle.ts
 
-FROM ${BASE}
+# buildah would use the platform of the first stage otherwise: https://github.com/containers/buildah/issues/4721
+FROM --platform=$TARGETPLATFORM ${BASE}
 ARG BASE
 ARG VERSION=0.1.0
 LABEL org.opencontainers.image.title="outrider" \

@@ -79,10 +79,10 @@ label = $(if $(2),--label org.opencontainers.image.$(1)=$(2))
 IMAGE_LABELS = $(call label,revision,$(REVISION)) $(call label,source,$(REPOSITORY_URL)) $(call label,url,$(REPOSITORY_URL)) \
 	$(call label,documentation,$(if $(REPOSITORY_URL),$(REPOSITORY_URL)\#readme)) $(call label,created,$(CREATED))
 
-# The docker command can exist without a running engine.
+# The docker command can exist without a running engine. Older versions of buildah do not set BUILDPLATFORM.
 image: ## build the image with docker or buildah (IMAGE=outrider:TAG, BASE=, BUILD=images with Node.js 24; REGISTRY=URL, NPMRC=FILE, CA=FILE for npm; ARGS=): docs/operator.md
 	@if docker info >/dev/null 2>&1; then engine="docker build"; \
-	elif command -v buildah >/dev/null; then engine="buildah build"; \
+	elif command -v buildah >/dev/null; then engine="buildah build --build-arg BUILDPLATFORM=linux/$$(buildah info --format '{{.host.arch}}')"; \
 	else echo "make image needs docker (with its engine running) or buildah; make image-archive needs neither" >&2; exit 2; fi; \
 	$$engine $(IMAGE_ARGS) $(ARGS) -t $(IMAGE) .
 

@@ -1,10 +1,10 @@
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
-import { mkdirSync, readFileSync, realpathSync, renameSync, writeFileSync } from "node:fs";
+import { mkdirSync, readdirSync, readFileSync, realpathSync, renameSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { before, test } from "node:test";
 import { imageConfig } from "../../bin/image/archive.ts";
-import { ROOT } from "../../bin/image/bundle.ts";
+import { bundleCode, ROOT } from "../../bin/image/bundle.ts";
 import { labelsOf } from "../../bin/image/labels.ts";
 import { baseLayer, librariesOf, machineFiles } from "../../bin/image/rootfs.ts";
 import { type TarEntry, tar, tree } from "../../bin/image/tar.ts";
@@ -17,6 +17,8 @@ import { tempFolder } from "../harness/proxy.ts";
  * downloads images. npm installs the packages from the cache of this machine.
  */
 
+/** The base is of another architecture, but has the programs of this machine: no step of the build runs them. */
+const OTHER = `linux/${process.arch === "arm64" ? "amd64" : "arm64"}`;
 const BASE = "localhost/outrider-test-base:1";
 const BUILD = "localhost/outrider-test-build:1";
 const IMAGE = "localhost/outrider-test:1";
@@ -51,11 +53,11 @@ function run(command: string, args: readonly string[], cwd = ROOT): string {
 }
 
 /** Makes an image from the files that `fill` writes into a folder. */
-function addImage(name: string, lines: readonly string[], fill: (context: string) => void): void {
+function addImage(name: string, lines: readonly string[], fill: (context: string) => void, args: string[] = []): void {
   const context = tempFolder();
   fill(context);
   writeFileSync(join(context, "Containerfile"), ["FROM scratch", ...lines, ""].join("\n"));
-  run("buildah", ["build", "--tag", name, context]);
+  run("buildah", ["build", ...args, "--tag", name, context]);
 }
 
 const writeTar = (file: string, entries: readonly TarEntry[]) => writeFileSync(file, Buffer.concat([...tar(entries)]));
@@ -77,7 +79,7 @@ function makeImage() {
   return tryRun("make", [
     ...["image", `IMAGE=${IMAGE}`, `BASE=${BASE}`, `BUILD=${BUILD}`, `NPMRC=${npmrc}`, `REGISTRY=${registry}`],
     ...[`REPOSITORY_URL=${SOURCE.repository}`, `REVISION=${SOURCE.revision}`],
-    `ARGS=--pull-never --format docker --volume ${cache}:/npm-cache`,
+    `ARGS=--pull-never --format docker --platform=${OTHER} --volume ${cache}:/npm-cache`,
   ]);
 }
 
@@ -100,11 +102,19 @@ function exportImage(): void {
   writeFileSync(join(layout, "index.json"), JSON.stringify({ manifests: [{ digest: `sha256:${digest}` }] }));
 }
 
+/** Files of the layers, from the base. */
+function layers(): string[] {
+  const index = JSON.parse(readFileSync(join(layout, "index.json"), "utf8"));
+  const blob = (digest: string) => join(layout, "blobs", digest.replace(":", "/"));
+  const manifest = JSON.parse(readFileSync(blob(index.manifests[0].digest), "utf8"));
+  return manifest.layers.map(({ digest }: { digest: string }) => blob(digest));
+}
+
 before(
   () => {
     if (missing) return;
     const base = baseLayer(machineFiles(process.execPath));
-    addImage(BASE, ["ADD base.tar /"], (context) => writeTar(join(context, "base.tar"), base));
+    addImage(BASE, ["ADD base.tar /"], (context) => writeTar(join(context, "base.tar"), base), [`--platform=${OTHER}`]);
     const npm = dirname(dirname(realpathSync(run("sh", ["-c", "command -v npm"]).trim())));
     const start = {
       path: "bin/npm",
@@ -139,14 +149,26 @@ test("make image has the configuration and labels of make image-archive", { skip
   for (const [key, value] of Object.entries(rest)) assert.deepEqual(config[key], value, key);
 });
 
+test("make image builds the bundle of this machine for another architecture", { skip: missing }, async () => {
+  const { architecture } = JSON.parse(run("buildah", ["inspect", "--type", "image", IMAGE])).Docker;
+  assert.equal(`linux/${architecture}`, OTHER);
+  await bundleCode(join(folder, "dist"));
+  const rootfs = join(folder, "rootfs");
+  mkdirSync(rootfs);
+  for (const layer of layers()) run("tar", ["-xf", layer, "-C", rootfs]);
+  const files = readdirSync(join(folder, "dist"));
+  assert.deepEqual(readdirSync(join(rootfs, "app/dist")).sort(), [...files, "LICENSES.txt", "sbom.cdx.json"].sort());
+  for (const file of files) {
+    const [own, other] = [folder, join(rootfs, "app")].map((at) => readFileSync(join(at, "dist", file), "utf8"));
+    assert.equal(other, own, file);
+  }
+});
+
 test("the layers of make image have no secret and no npm", { skip: missing }, () => {
-  const index = JSON.parse(readFileSync(join(layout, "index.json"), "utf8"));
-  const blob = (digest: string) => join(layout, "blobs", digest.replace(":", "/"));
-  const { layers } = JSON.parse(readFileSync(blob(index.manifests[0].digest), "utf8"));
-  const files = layers.flatMap(({ digest }: { digest: string }) => run("tar", ["-tf", blob(digest)]).split("\n"));
+  const files = layers().flatMap((layer) => run("tar", ["-tf", layer]).split("\n"));
   assert.ok(files.includes("app/dist/outrider.js"));
   assert.deepEqual(
-    files.filter((path: string) => /npm|secret|node_modules|^bin\/|^src\//.test(path)),
+    files.filter((path) => /npm|secret|node_modules|^bin\/|^src\//.test(path)),
     [],
   );
 });
