@@ -60,9 +60,11 @@ function inThread(text: string, config: Config, identities: Identities): Promise
 }
 
 /**
- * Parses the text of the policy file of a command line without a stall of the event loop, whatever its length. @throws
- * UsageError: one line with file, field and fix
+ * Parses the text of the policy file of a command line without a stall of the event loop, whatever its length, if this
+ * process may start threads. @throws UsageError: one line with file, field and fix
  */
 export async function readAside(text: string, config: Config, identities: Identities): Promise<ReadPolicy> {
-  return text.length <= MAX_AT_ONCE ? readText(text, config, identities) : inThread(text, config, identities);
+  // Under Node's permission model a thread needs --allow-worker, and would have no restrictions itself.
+  const aside = text.length > MAX_AT_ONCE && process.permission?.has("worker") !== false;
+  return aside ? inThread(text, config, identities) : readText(text, config, identities);
 }

@@ -19,6 +19,7 @@ export const CLUSTER_PROGRAMS = {
 
 /** Further programs that some tests run, with their packages. */
 export const TEST_PROGRAMS = {
+  buildah: "buildah",
   // For tests of the pages.
   chromium: "chromium",
   curl: "curl",
