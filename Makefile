@@ -8,7 +8,7 @@ STAMP := node_modules/.stamp
 VERSION = $(shell sed -n 's/^  "version": "\(.*\)",/\1/p' package.json)
 IMAGE ?= outrider:$(VERSION)
 
-.PHONY: help install run demo test test-quick lint fmt types generate verify tools compat senders-tools cluster bundle image image-archive cover bench bench-guard bench-report bench-operator bench-webhook soak fuzz prove mutants clean
+.PHONY: help install run demo test test-quick lint fmt types generate verify tools compat senders-tools cluster bundle image image-archive npm-package executable deb cover bench bench-guard bench-report bench-operator bench-webhook soak fuzz prove mutants clean
 
 help: ## print this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -89,6 +89,15 @@ image: ## build the image with docker or buildah (IMAGE=outrider:TAG, BASE=, BUI
 image-archive: install ## build the image as an OCI archive, without an engine or a registry (IMAGE=outrider:TAG, ARGS="--out FILE")
 	$(NODE) bin/image/archive.ts --name $(IMAGE) $(if $(REVISION),--revision $(REVISION)) $(if $(REPOSITORY_URL),--repository $(REPOSITORY_URL)) $(ARGS)
 
+# Packages go into the folder packages/.
+NPM_ARGS = $(if $(NPM_NAME),--name $(NPM_NAME)) $(if $(SOURCE_URL),--source-url $(SOURCE_URL))
+
+npm-package: install ## build an npm package of the bundle (NPM_NAME=@scope/outrider, SOURCE_URL=https URL of the repository): docs/release.md
+	$(NODE) bin/package/npm.ts $(NPM_ARGS) $(ARGS)
+
+executable: install ## build one executable with Node.js inside (ARCH=x64|arm64): docs/release.md
+	$(NODE) bin/package/executable.ts $(if $(ARCH),--arch $(ARCH)) $(ARGS)
+
 cover: install ## run all tests with coverage of proxy/
 	$(NODE) --test --test-concurrency=1 --test-force-exit --experimental-test-coverage --test-coverage-include='proxy/**' 'test/**/*.test.ts'
 
@@ -120,4 +129,4 @@ mutants: install ## change the sources in small ways, and check that the tests d
 	$(NODE) test/mutants/main.ts $(ARGS)
 
 clean: ## remove the output of the other targets
-	rm -rf node_modules coverage dist outrider-*.tar .cache
+	rm -rf node_modules coverage dist packages outrider-*.tar .cache

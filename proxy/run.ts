@@ -1,7 +1,7 @@
-import { readFileSync } from "node:fs";
 import type { Server } from "node:http";
 import type { AddressInfo } from "node:net";
 import { makeAdmin, type Status } from "./admin.ts";
+import { readAsset } from "./cli/asset.ts";
 import { collectGarbage } from "./cli/garbage.ts";
 import { type Logger, makeLog } from "./cli/log.ts";
 import { formatHostPort, listenError, noArguments, optionHelp } from "./cli/options.ts";
@@ -31,7 +31,7 @@ import { warmUp } from "./warm-up.ts";
 
 /** The version of package.json. */
 export function version(): string {
-  const text = readFileSync(new URL("../package.json", import.meta.url), "utf8");
+  const text = readAsset(new URL("../package.json", import.meta.url));
   return (JSON.parse(text) as { version: string }).version;
 }
 

@@ -26,12 +26,14 @@ export const TEST_PROGRAMS = {
   haproxy: "haproxy",
   ipset: "ipset",
   javac: "default-jdk-headless",
+  lintian: "lintian",
   make: "make",
   nginx: "nginx",
   // With the module venv, into which test/senders installs packages.
   python3: "python3-venv",
   ruby: "ruby",
   squid: "squid",
+  strip: "binutils",
   "systemd-analyze": "systemd",
   tinyproxy: "tinyproxy-bin",
 } as const;
