@@ -20,6 +20,8 @@ export const CLUSTER_PROGRAMS = {
 /** Further programs that some tests run, with their packages. */
 export const TEST_PROGRAMS = {
   curl: "curl",
+  "docker-registry": "docker-registry",
+  gpg: "gpg",
   haproxy: "haproxy",
   ipset: "ipset",
   javac: "default-jdk-headless",
@@ -28,6 +30,7 @@ export const TEST_PROGRAMS = {
   // With the module venv, into which test/senders installs packages.
   python3: "python3-venv",
   ruby: "ruby",
+  skopeo: "skopeo",
   squid: "squid",
   "systemd-analyze": "systemd",
   tinyproxy: "tinyproxy-bin",
