@@ -8,7 +8,7 @@ export type Tier = (typeof TIERS)[number];
 
 /** In a test file: it starts a command of ours, or needs a tool, root or a network namespace. */
 const HEAVY =
-  /\b(startProxy|runOutrider|OUTRIDER|bin\/outrider|make run|(controlPlane|cluster|helm|tools|namespace)Missing)\b/;
+  /\b(startProxy|runOutrider|OUTRIDER|bin\/outrider|make run|(controlPlane|cluster|helms?|tools|namespace)Missing)\b/;
 
 /** Tier of a test file. `path`: from the root of the repository. */
 export function tierOf(path: string, text: string): Tier {

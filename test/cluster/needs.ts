@@ -29,6 +29,7 @@ const CHECKS: readonly Check[] = [
     tools: ["kube-router"],
   },
   { call: 'toolsMissing(["cilium-crd"])', missing: () => toolsMissing(["cilium-crd"]), tools: ["cilium-crd"] },
+  { call: 'toolsMissing(["actionlint"])', missing: () => toolsMissing(["actionlint"]), tools: ["actionlint"] },
   { call: 'toolsMissing(["promtool"])', missing: () => toolsMissing(["promtool"]), tools: ["promtool"] },
 ];
 

@@ -70,6 +70,13 @@ export const TOOLS: readonly Tool[] = [
     purpose: "nodes and pods without containers",
   },
   {
+    name: "actionlint",
+    module: "actionlint",
+    path: "github.com/rhysd/actionlint",
+    package: "github.com/rhysd/actionlint/cmd/actionlint",
+    purpose: "checks the workflows of GitHub",
+  },
+  {
     name: "helm",
     module: "helm",
     path: "helm.sh/helm/v3",

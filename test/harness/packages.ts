@@ -23,6 +23,8 @@ export const TEST_PROGRAMS = {
   // For tests of the pages.
   chromium: "chromium",
   curl: "curl",
+  "docker-registry": "docker-registry",
+  gpg: "gpg",
   haproxy: "haproxy",
   ipset: "ipset",
   javac: "default-jdk-headless",
@@ -32,6 +34,7 @@ export const TEST_PROGRAMS = {
   // With the module venv, into which test/senders installs packages.
   python3: "python3-venv",
   ruby: "ruby",
+  skopeo: "skopeo",
   squid: "squid",
   strip: "binutils",
   "systemd-analyze": "systemd",

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { existsSync, globSync, readFileSync } from "node:fs";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { test } from "node:test";
 import { parseDocument } from "yaml";
 import { tierNamed } from "../tiers.ts";
@@ -27,21 +27,32 @@ interface Step {
   uses?: string;
   run?: string;
 }
+interface Job {
+  permissions?: Record<string, string>;
+  needs?: string | string[];
+  steps: Step[];
+}
 interface Workflow {
   on: object;
   permissions: Record<string, string>;
-  jobs: Record<string, { steps: Step[] }>;
+  jobs: Record<string, Job>;
 }
 
 const TARGETS = new Set([...read("Makefile").matchAll(/^([a-z][a-z-]*):/gm)].map(([, target]) => target));
 const SCRIPTS = Object.keys(JSON.parse(read("package.json")).scripts);
 
-/** Checks that a command of ours exists: a make target, `.ci/run` with tiers, an npm script. */
+/** Programs of the runner, which only jobs with rights may call. */
+const PUBLISHERS = ["cosign", "docker", "gh", "sha256sum"];
+
+/** Checks that a command of ours exists: a make target, `.ci/run` with tiers, an npm script, a file that Node.js runs. */
 function checkCommand(where: string, command: string): void {
   const words = command.replace(/^sudo( env)?( "\w+=\$\w+")* /, "").split(" ");
   const [program, ...args] = words;
-  assert.ok(["make", ".ci/run", "npm"].includes(program!), `${where}: ${command}`);
-  if (program === "make") for (const arg of args) assert.ok(arg.includes("=") || TARGETS.has(arg), `${where}: ${arg}`);
+  assert.ok(["make", ".ci/run", "npm", "node"].includes(program!), `${where}: ${command}`);
+  // After the targets come variables, whose values can have spaces.
+  const targets = args.slice(0, args.findIndex((arg) => arg.includes("=")) >>> 0);
+  if (program === "make") for (const arg of targets) assert.ok(TARGETS.has(arg), `${where}: ${arg}`);
+  if (program === "node") assert.ok(existsSync(join(root, args[0]!)), `${where}: ${args[0]}`);
   if (program === ".ci/run") for (const arg of args) assert.ok(tierNamed(arg) !== undefined, `${where}: ${arg}`);
   if (program === "npm") assert.ok(SCRIPTS.includes(args.at(-1)!), `${where}: ${command}`);
 }
@@ -54,13 +65,23 @@ for (const file of globSync(".github/workflows/*", { cwd: root })) {
     assert.deepEqual(workflow.permissions, { contents: "read" });
     for (const [name, job] of Object.entries(workflow.jobs)) {
       const where = `${file}: ${name}`;
-      checkKeys(where, job, ["runs-on", "timeout-minutes", "steps"], ["if", "needs", "env", "strategy"]);
+      const optional = ["if", "needs", "env", "strategy", "permissions", "outputs", "environment"];
+      checkKeys(where, job, ["runs-on", "timeout-minutes", "steps"], optional);
       for (const step of job.steps) {
         assert.equal(Object.keys(step).filter((key) => key === "uses" || key === "run").length, 1, where);
-        checkKeys(where, step, [], ["name", "uses", "with", "run", "if", "env"]);
-        if (step.uses !== undefined) assert.match(step.uses, /^[\w-]+\/[\w-]+@(v\d+|[0-9a-f]{40})$/, where);
-        if (step.run !== undefined) checkCommand(where, step.run);
+        checkKeys(where, step, [], ["id", "name", "uses", "with", "run", "if", "env"]);
+        if (step.run !== undefined && job.permissions === undefined) checkCommand(where, step.run);
       }
+    }
+  });
+
+  test(`${file} pins every action to a commit, with its version as a comment`, () => {
+    const uses = read(file)
+      .split("\n")
+      .filter((line) => line.includes("uses:"));
+    assert.ok(uses.length > 0);
+    for (const line of uses) {
+      assert.match(line, /^ +- uses: [\w-]+\/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+$/);
     }
   });
 }
@@ -69,6 +90,49 @@ test("the test workflow has a job for each tier", () => {
   const { jobs } = parsed<Workflow>(".github/workflows/test.yml");
   assert.deepEqual(Object.keys(jobs), ["quick", "control-plane", "node"]);
   for (const [name, { steps }] of Object.entries(jobs)) assert.ok(steps.at(-1)!.run!.includes(name), name);
+});
+
+/** The rights of jobs that publish. All other jobs can only read. */
+const RIGHTS: Readonly<Record<string, Record<string, string>>> = {
+  publish: { contents: "read", packages: "write", "id-token": "write", attestations: "write" },
+  page: { contents: "write" },
+};
+
+test("in the release workflow, few jobs have rights, and each needs the job that builds", () => {
+  const { jobs } = parsed<Workflow>(".github/workflows/release.yml");
+  for (const [name, { permissions, needs }] of Object.entries(jobs)) {
+    assert.deepEqual(permissions, RIGHTS[name], name);
+    if (permissions !== undefined) assert.ok([needs].flat().includes("build"), name);
+  }
+  for (const name of Object.keys(RIGHTS)) assert.ok(name in jobs, name);
+  const { jobs: others } = parsed<Workflow>(".github/workflows/test.yml");
+  for (const [name, { permissions }] of Object.entries(others)) assert.equal(permissions, undefined, name);
+});
+
+test("jobs with rights run no code of packages", () => {
+  const { jobs } = parsed<Workflow>(".github/workflows/release.yml");
+  const scripts: string[] = [];
+  for (const [name, { permissions, steps }] of Object.entries(jobs)) {
+    if (permissions === undefined) continue;
+    for (const line of steps.flatMap(({ run }) => run?.trim().split(/\n\s*/) ?? [])) {
+      const [program, file] = line.replace(/^\(cd \w+ && /, "").split(" ");
+      const isPlain = PUBLISHERS.includes(program!) || /^(flags=|if|fi$)/.test(line);
+      assert.ok(isPlain || program === "node", `${name}: ${line}`);
+      if (program === "node") scripts.push(file!);
+    }
+  }
+  assert.deepEqual(scripts, ["bin/release/sign.ts", "bin/release/publish.ts"]);
+  const visited = new Set<string>();
+  const visit = (path: string): void => {
+    if (visited.has(path)) return;
+    visited.add(path);
+    for (const [, imported] of read(path).matchAll(/^(?:import|\} from|export .* from) .*?"([^"]+)";$/gm)) {
+      if (imported!.startsWith(".")) visit(join(dirname(path), imported!));
+      else assert.match(imported!, /^node:/, `${path} imports ${imported}`);
+    }
+  };
+  scripts.forEach(visit);
+  assert.ok(visited.has("bin/release/files.ts"));
 });
 
 test("package.json has scripts that call make targets", () => {
