@@ -1,4 +1,4 @@
-import { mkdirSync, readFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { join } from "node:path";
 import { type Browser, type BrowserContextOptions, chromium, type Page } from "playwright-core";
@@ -28,9 +28,11 @@ const SWITCHES = [
   "--disable-dev-shm-usage",
 ];
 
-/** Starts Chromium. The sandbox does not work for root. */
+/** Starts Chromium from `PATH`. Its sandbox does not work for root. */
 export function startBrowser(): Promise<Browser> {
-  return chromium.launch({ executablePath: "/usr/bin/chromium", args: SWITCHES, chromiumSandbox: false });
+  const folders = (process.env.PATH ?? "").split(":");
+  const executablePath = folders.map((folder) => join(folder, "chromium")).find((path) => existsSync(path))!;
+  return chromium.launch({ executablePath, args: SWITCHES, chromiumSandbox: false });
 }
 
 /** Problems of a page. */
@@ -41,7 +43,21 @@ export interface Watched {
   foreign: string[];
 }
 
-/** A new page in its own context, with a record of what goes wrong in it. `origin`: that of the page under test. */
+/** Records the problems of a page from now on. `origin`: that of the page under test. */
+export function watch(page: Page, origin: string): Watched {
+  const watched: Watched = { errors: [], foreign: [] };
+  page.on("console", (message) => {
+    if (["error", "warning"].includes(message.type())) watched.errors.push(message.text());
+  });
+  page.on("pageerror", (error) => watched.errors.push(String(error)));
+  page.context().on("request", (request) => {
+    const url = request.url();
+    if (!url.startsWith(`${origin}/`) && !url.startsWith("data:")) watched.foreign.push(url);
+  });
+  return watched;
+}
+
+/** A new page in its own context, with its problems ({@link watch}). Close its context at the end. */
 export async function openPage(
   browser: Browser,
   origin: string,
@@ -49,16 +65,7 @@ export async function openPage(
 ): Promise<{ page: Page; watched: Watched }> {
   const context = await browser.newContext({ locale: "en-GB", timezoneId: "UTC", ...options });
   const page = await context.newPage();
-  const watched: Watched = { errors: [], foreign: [] };
-  page.on("console", (message) => {
-    if (["error", "warning"].includes(message.type())) watched.errors.push(message.text());
-  });
-  page.on("pageerror", (error) => watched.errors.push(String(error)));
-  context.on("request", (request) => {
-    const url = request.url();
-    if (!url.startsWith(`${origin}/`) && !url.startsWith("data:")) watched.foreign.push(url);
-  });
-  return { page, watched };
+  return { page, watched: watch(page, origin) };
 }
 
 const AXE = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
