@@ -8,7 +8,7 @@ STAMP := node_modules/.stamp
 VERSION = $(shell sed -n 's/^  "version": "\(.*\)",/\1/p' package.json)
 IMAGE ?= outrider:$(VERSION)
 
-.PHONY: help install run demo test test-quick lint fmt types generate verify tools compat senders-tools cluster bundle image image-archive npm-package executable cover bench bench-guard bench-report bench-operator bench-webhook soak fuzz prove mutants clean
+.PHONY: help install run demo test test-quick lint fmt types generate verify tools compat senders-tools cluster bundle image image-archive npm-package executable deb cover bench bench-guard bench-report bench-operator bench-webhook soak fuzz prove mutants clean
 
 help: ## print this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -97,6 +97,10 @@ npm-package: install ## build an npm package of the bundle (NPM_NAME=@scope/outr
 
 executable: install ## build one executable with Node.js inside (ARCH=x64|arm64): docs/release.md
 	$(NODE) bin/package/executable.ts $(if $(ARCH),--arch $(ARCH)) $(ARGS)
+
+deb: install ## build a Debian package of the executable with units of systemd (ARCH=, SOURCE_URL=, MAINTAINER="NAME <ADDRESS>"): docs/release.md
+	SOURCE_DATE_EPOCH="$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct)}" $(NODE) bin/package/deb.ts $(if $(ARCH),--arch $(ARCH)) \
+		$(if $(SOURCE_URL),--source-url $(SOURCE_URL)) $(if $(MAINTAINER),--maintainer "$(MAINTAINER)") $(ARGS)
 
 cover: install ## run all tests with coverage of proxy/
 	$(NODE) --test --test-concurrency=1 --test-force-exit --experimental-test-coverage --test-coverage-include='proxy/**' 'test/**/*.test.ts'

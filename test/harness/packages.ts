@@ -25,6 +25,7 @@ export const TEST_PROGRAMS = {
   curl: "curl",
   "docker-registry": "docker-registry",
   gpg: "gpg",
+  "dpkg-deb": "dpkg",
   haproxy: "haproxy",
   ipset: "ipset",
   javac: "default-jdk-headless",

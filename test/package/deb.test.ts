@@ -1,0 +1,159 @@
+import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
+import { appendFileSync, existsSync, globSync, mkdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { before, test } from "node:test";
+import { debVersion, writeDeb } from "../../bin/package/deb.ts";
+import { writeExecutable } from "../../bin/package/executable.ts";
+import { programMissing } from "../harness/packages.ts";
+import { tempFolder } from "../harness/proxy.ts";
+import { checkCommands, checkRequest } from "./checks.ts";
+
+/** The Debian package, installed by dpkg into a folder. */
+
+const isRoot = process.getuid!() === 0;
+const skip =
+  programMissing("dpkg-deb") ?? programMissing("strip") ?? (isRoot ? false : "needs root: dpkg sets owners of files");
+const folder = tempFolder();
+const options = {
+  epoch: 1_780_000_000,
+  compression: "none" as const,
+  maintainer: "Jo Doe <jo@outrider.dev>",
+};
+let executable: { file: string; licences: string };
+let deb: string;
+/** A package with a small file instead of the executable, for tests of files and versions. */
+const small = { file: join(folder, "small"), licences: join(folder, "licences") };
+
+/** Runs a program. Fails with its output if it fails. */
+function run(program: string, args: readonly string[]): string {
+  const { status, stdout, stderr, error } = spawnSync(program, args, { encoding: "utf8" });
+  assert.equal(status, 0, error?.message ?? stdout + stderr);
+  return stdout;
+}
+
+/** A root folder with an empty database of dpkg. */
+function makeRoot(): string {
+  const root = tempFolder();
+  for (const one of ["info", "updates", "triggers", "parts"]) {
+    mkdirSync(join(root, "var/lib/dpkg", one), { recursive: true });
+  }
+  for (const file of ["status", "available"]) writeFileSync(join(root, "var/lib/dpkg", file), "");
+  return root;
+}
+
+/** The libraries are those of this machine, and scripts run without chroot. */
+const dpkg = (root: string, ...args: string[]) =>
+  run("dpkg", [`--root=${root}`, "--force-depends", "--force-script-chrootless", ...args]);
+
+/** Paths below a root, without the database of dpkg. */
+const pathsOf = (root: string) =>
+  globSync("**/*", { cwd: root }).filter(
+    (path) => !/^(var|tmp)(\/|$)/.test(path) && !statSync(join(root, path)).isDirectory(),
+  );
+
+before(async () => {
+  if (skip !== false) return;
+  for (const file of Object.values(small)) writeFileSync(file, "small\n");
+  executable = await writeExecutable(folder);
+  deb = await writeDeb(join(folder, "one"), executable, options);
+});
+
+test("equal input gives equal bytes", { skip }, async () => {
+  const [one, other] = [
+    await writeDeb(join(folder, "a"), small, options),
+    await writeDeb(join(folder, "b"), small, options),
+  ];
+  assert.ok(readFileSync(one).equals(readFileSync(other)));
+});
+
+test("every entry belongs to root, and no file is writable by others", { skip }, () => {
+  for (const line of run("dpkg-deb", ["--contents", deb]).trim().split("\n")) {
+    assert.match(line, /^([-d]r[-w]x?.{6}|-rw-r--r--|-rw-------|lrwxrwxrwx|[-d]rwxr-xr-x) root\/root /);
+    assert.doesNotMatch(line, /^[-d].{7}w/);
+  }
+});
+
+test("lintian finds no error and no warning", {
+  skip: skip === false ? (programMissing("lintian") ?? false) : skip,
+  timeout: 300_000,
+}, () => {
+  const { stdout, stderr } = spawnSync("lintian", ["--allow-root", "--fail-on=none", "--no-cfg", deb], {
+    encoding: "utf8",
+    timeout: 290_000,
+  });
+  // The package of this test is not compressed, which saves a minute.
+  const found = stdout.split("\n").filter((line) => /^[EW]:/.test(line) && !line.includes("uses-no-compression"));
+  assert.deepEqual(found, [], stderr);
+});
+
+test("an installed package has its files, which run and serve a request", { skip, timeout: 180_000 }, async (t) => {
+  const root = makeRoot();
+  dpkg(root, "--install", deb);
+  const files = pathsOf(root);
+  for (const path of [
+    "usr/bin/outrider",
+    "usr/lib/systemd/system/outrider.service",
+    "usr/lib/systemd/system/outrider@.service",
+    "etc/outrider/acl.yaml",
+    "etc/default/outrider",
+    "usr/share/doc/outrider/copyright",
+    "usr/share/man/man1/outrider.1.gz",
+  ]) {
+    assert.ok(files.includes(path), `${path} is missing`);
+  }
+  assert.equal(run("dpkg", [`--root=${root}`, "--verify", "outrider"]), "");
+  const program = join(root, "usr/bin/outrider");
+  checkCommands(program);
+  run(program, ["check", "--policy", join(root, "etc/outrider/acl.yaml")]);
+  await checkRequest(t, program, { env: { PATH: "/nonexistent" } });
+});
+
+test("an upgrade keeps edited files, and a purge removes all", { skip, timeout: 180_000 }, async () => {
+  const root = makeRoot();
+  dpkg(root, "--install", await writeDeb(join(folder, "first"), small, options));
+  const acl = join(root, "etc/outrider/acl.yaml");
+  appendFileSync(acl, "# ours\n");
+  const edited = readFileSync(acl, "utf8");
+  const next = await writeDeb(join(folder, "next"), small, { ...options, version: "99.0.0" });
+  dpkg(root, "--install", next);
+  assert.equal(readFileSync(acl, "utf8"), edited);
+  // biome-ignore lint/suspicious/noTemplateCurlyInString: a format of dpkg-query
+  const asked = ["--admindir", join(root, "var/lib/dpkg"), "--show", "--showformat=${Version}", "outrider"];
+  assert.equal(run("dpkg-query", asked), "99.0.0-1");
+  dpkg(root, "--remove", "outrider");
+  assert.deepEqual(pathsOf(root).sort(), ["etc/default/outrider", "etc/outrider/acl.yaml"]);
+  dpkg(root, "--purge", "outrider");
+  assert.deepEqual(pathsOf(root), []);
+  assert.ok(!existsSync(join(root, "etc/outrider")));
+});
+
+test("systemd accepts the units, and finds them well confined", {
+  skip: skip === false ? (programMissing("systemd-analyze") ?? false) : skip,
+}, () => {
+  const root = tempFolder();
+  run("dpkg-deb", ["--extract", deb, root]);
+  for (const name of ["outrider.service", "outrider@1.service"]) {
+    const file = join(root, name);
+    const unit = readFileSync(join(root, "usr/lib/systemd/system", name.replace("@1", "@")), "utf8");
+    assert.match(unit, /^ExecStart=\/usr\/bin\/outrider proxy$/m);
+    writeFileSync(file, unit.replaceAll("/usr/bin/outrider", join(root, "usr/bin/outrider")));
+    const verified = spawnSync("systemd-analyze", ["verify", "--man=no", "--recursive-errors=no", file], {
+      encoding: "utf8",
+    });
+    assert.deepEqual([verified.status, verified.stderr], [0, ""]);
+    // Tenths: 0 is confined, 100 is not.
+    run("systemd-analyze", ["security", "--offline=true", "--threshold=30", file]);
+  }
+});
+
+test("pre-releases sort before their release", { skip }, () => {
+  const [early, final] = [debVersion("1.0.0-rc.1"), debVersion("1.0.0")];
+  assert.deepEqual([early, final], ["1.0.0~rc.1-1", "1.0.0-1"]);
+  run("dpkg", ["--compare-versions", early, "lt", final]);
+});
+
+test("a wrong maintainer is reported with the field and the fix", { skip }, async () => {
+  const building = async () => writeDeb(folder, small, { ...options, maintainer: "Jo" });
+  await assert.rejects(building, /^Error: --maintainer Jo: no NAME <ADDRESS>; write "Jo Doe <jo@example\.com>"$/);
+});
