@@ -282,7 +282,7 @@ test("an address stays published while a proxy that the leader missed may use it
     await until("two proxies run", () => fleet.pods.length === 2);
     await applyPolicy(plane, NS, P, { staticIPs: one, proxy: { replicas: 2 } });
     const path = `/api/v1/namespaces/${NS}/configmaps/${childName.published(P)}`;
-    const isGone = (found: ConfigMap | undefined) => found?.data?.["ips.json"]?.includes(IPS[1]) === false;
+    const isGone = (found: ConfigMap | undefined) => found?.data?.["ips.txt"]?.includes(IPS[1]) === false;
     await plane.until<ConfigMap>(path, isGone, "the address is removed");
     // Proxies confirm the new policy after their pods are annotated.
     for (const { metadata } of await list(`/api/v1/namespaces/${NS}/pods?labelSelector=${LABEL.fleet}=${P}`)) {

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
 import { once } from "node:events";
-import { writeFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 import { createServer, request } from "node:http";
 import type { AddressInfo } from "node:net";
 import { join } from "node:path";
@@ -84,5 +84,33 @@ export async function checkRequest(t: TestContext, program: string, options: Pro
   await proxy.untilStatus((status) => status.policy?.hash !== first.hash, 30_000);
   // Allowed by the new policy: the name does not exist here.
   assert.equal((await requestThrough(proxy.port, `http://${ALLOWED}:${port}/`)).status, 200);
+  assert.equal(await proxy.stop(), 0);
+}
+
+const PAGE = readFileSync(join(ROOT, "docs/install.md"), "utf8");
+
+/** Text of the page that a pattern finds, whose first group is returned. */
+function onPage(pattern: RegExp): string {
+  return pattern.exec(PAGE)?.[1] ?? assert.fail(`docs/install.md lacks ${pattern}`);
+}
+
+/**
+ * The first request of docs/install.md: its policy, its denied request with curl, and the reason that it prints. The allowed
+ * one needs the internet, so `explain` decides it.
+ */
+export async function checkFirstRequest(t: TestContext, program: string, options: ProxyOptions = {}): Promise<void> {
+  const folder = tempFolder();
+  const shell = (command: string) => spawnSync("sh", ["-c", command], { cwd: folder, encoding: "utf8" });
+  assert.equal(shell(onPage(/^ {4}(printf .*> acl\.yaml)$/m)).status, 0);
+  const policyFile = join(folder, "acl.yaml");
+  onPage(/^ {4}(outrider proxy --policy acl\.yaml)$/m);
+  const proxy = await startProxy({ program, policyFile, ...options });
+  t.after(() => proxy.stop("SIGKILL"));
+  const allowed = onPage(/^ {4}curl .* (https:\/\/example\.com\/)$/m);
+  const explained = spawnSync(program, ["explain", "--policy", policyFile, allowed], { encoding: "utf8" });
+  assert.match(explained.stdout, /allowed/, explained.stderr);
+  const denied = onPage(/^ {4}(curl .*169\.254\.169\.254.*)$/m).replace("localhost:4750", `127.0.0.1:${proxy.port}`);
+  const { stdout, stderr } = shell(denied);
+  assert.equal(stdout.trim(), onPage(/^ {4}(egress-denied: .*)$/m), stderr);
   assert.equal(await proxy.stop(), 0);
 }

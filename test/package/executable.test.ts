@@ -9,7 +9,7 @@ import { nodeFlags } from "../../bin/package/flags.ts";
 import { finish } from "../harness/finish.ts";
 import { programMissing } from "../harness/packages.ts";
 import { startProxy, tempFolder } from "../harness/proxy.ts";
-import { checkCommands, checkRequest } from "./checks.ts";
+import { checkCommands, checkFirstRequest, checkRequest } from "./checks.ts";
 
 /** The single executable. It runs without `node` in PATH, and without a file of this project. */
 
@@ -51,6 +51,7 @@ test("it runs the commands and serves a request", { skip }, async (t) => {
   const { file } = built;
   checkCommands(file);
   await checkRequest(t, file, { env: { PATH: "/nonexistent", NODE_PATH: "" } });
+  await checkFirstRequest(t, file);
 });
 
 test("it has the flags of the proxy, and accepts compiled code", { skip }, () => {

@@ -6,7 +6,7 @@ import { packageJson, ROOT } from "../../bin/image/bundle.ts";
 import { nodeFlags } from "../../bin/package/flags.ts";
 import { npmManifest, type Packed, writeNpmPackage } from "../../bin/package/npm.ts";
 import { tempFolder } from "../harness/proxy.ts";
-import { checkCommands, checkRequest } from "./checks.ts";
+import { checkCommands, checkFirstRequest, checkRequest } from "./checks.ts";
 
 /** The npm package: its content, and the program of an installation without network and without a cache. */
 
@@ -87,6 +87,7 @@ test("an offline installation runs the commands and serves a request", async (t)
   assert.match(stdout, /added 1 package/);
   checkCommands(program);
   await checkRequest(t, program);
+  await checkFirstRequest(t, program);
 });
 
 test("the program starts Node.js with the flags of bin/outrider", async () => {

@@ -55,7 +55,7 @@ function metadataOf({ metadata }: KubeObject, uids: ReadonlyMap<string, string>)
   };
 }
 
-/** Unpacks what is compressed, and drops times. */
+/** Unpacks what is compressed, and drops times and the changes of the published list, which depend on the history. */
 function configMapOf(object: KubeObject): object {
   const { data = {}, binaryData = {} } = object as KubeObject & {
     data?: Record<string, string>;
@@ -64,8 +64,11 @@ function configMapOf(object: KubeObject): object {
   const { [SPEC_KEY]: packed, ...rest } = binaryData;
   const spec =
     packed === undefined ? undefined : JSON.parse(gunzipSync(Buffer.from(packed, "base64")).toString("utf8"));
+  const past = { updatedAt: undefined, changes: undefined };
   const list =
-    data["ips.json"] === undefined ? {} : { "ips.json": { ...JSON.parse(data["ips.json"]), updatedAt: undefined } };
+    data["ips.json"] === undefined
+      ? {}
+      : { "ips.json": { ...JSON.parse(data["ips.json"]), ...past }, "ips.html": "", "ips.atom": "" };
   return { data: { ...data, ...list }, binaryData: rest, spec, hash: documentFault(object) ?? "right" };
 }
 
