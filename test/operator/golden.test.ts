@@ -239,7 +239,11 @@ const FORMS = ["ips.html", "ips.atom"];
 function readable(object: object): object {
   const rest = structuredClone(object) as ConfigMap;
   if (rest.data?.[DOCUMENT_KEY] !== undefined) rest.data[DOCUMENT_KEY] = "(the document above)";
-  for (const form of FORMS) if (rest.data?.[form] !== undefined) rest.data[form] = "(the list above)";
+  if (rest.data?.[FORMS[0]!] !== undefined) {
+    for (const form of FORMS) rest.data[form] = "(the list above)";
+    // A new style of the page does not change every result.
+    rest.metadata.annotations = { ...rest.metadata.annotations, [ANNOTATION.applied]: "(of all forms)" };
+  }
   return rest;
 }
 

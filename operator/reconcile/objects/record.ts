@@ -95,8 +95,10 @@ export function formerRecord(
 ): PolicyRecord {
   if (status === undefined || status.recorded === true) return { spec: undefined, published: undefined };
   const { name } = metadata;
+  const published = readPublished(configMaps.get(childName.published(name)));
   return {
     spec: configMaps.get(childName.document(name))?.binaryData?.[SPEC_KEY],
-    published: readPublished(configMaps.get(childName.published(name))),
+    // That version writes no changes, so these are a user's.
+    published: published && { ...published, changes: [] },
   };
 }
