@@ -29,6 +29,8 @@ const HELP = `Usage: outrider COMMAND [options]
   import   convert a Smokescreen or mole acl.yaml to an EgressPolicy
   echo     HTTP server that answers callers with their address
   verify   check through echo servers which address a proxy sends from
+  get      print the fleets of a cluster: conditions, addresses, proxies, pods
+  egress   the kubectl plugin: status, explain, ips, verify and top of a running fleet
 
 outrider COMMAND --help prints the options of a command. outrider --version prints the version.`;
 
@@ -47,7 +49,7 @@ async function main(argv: string[]): Promise<number> {
   }
   const run = Object.hasOwn(COMMANDS, command) ? COMMANDS[command] : undefined;
   if (run !== undefined) return run(rest);
-  const meant = nearest(command, ["operator", ...Object.keys(COMMANDS)]);
+  const meant = nearest(command, ["operator", "get", "egress", ...Object.keys(COMMANDS)]);
   throw new UsageError(`unknown command "${command}"${meant ? `; did you mean ${meant}?` : "; see --help"}`);
 }
 
