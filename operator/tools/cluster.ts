@@ -8,7 +8,7 @@ import { GROUP, LABEL, PLURAL } from "../api/names.ts";
 import type { Pod } from "../api/objects.ts";
 import { ApiError, Client } from "../kube/client.ts";
 import { loadKubeConfig } from "../kubeconfig.ts";
-import { Failure, unknownPolicy } from "./failure.ts";
+import { EXIT, Failure, unknownPolicy } from "./failure.ts";
 
 /** Options of every command. */
 export const CLUSTER_OPTIONS: readonly Option[] = [
@@ -23,7 +23,7 @@ export const CLUSTER_OPTIONS: readonly Option[] = [
     name: "timeout-seconds",
     value: "N",
     fallback: "30",
-    help: "time limit of the whole command, or of one round of --watch",
+    help: "time limit of the command; with --watch, of each call",
   },
 ];
 /** Option of commands with a JSON form. */
@@ -72,15 +72,34 @@ export function onePolicy([name, ...more]: readonly string[], command: string): 
   return checkedName(name, "POLICY");
 }
 
+/** Address that the Kubernetes client takes if there is no configuration. */
+const NO_CONFIGURATION = "http://localhost:8080";
+
+/** Ends a command that has no answer in time, whatever it waits for. */
+function limitCommand(timeoutMs: number): void {
+  const end = () => {
+    console.error(`outrider: no answer within ${timeoutMs / 1000} s; set --timeout-seconds`);
+    process.exit(EXIT.failed);
+  };
+  // Calls have the same limit, and their errors say more.
+  setTimeout(end, timeoutMs + GRACE_MS).unref();
+}
+
+const GRACE_MS = 1000;
+
 /** Opens the API server of the options. @throws UsageError */
 export function openCluster(values: Values): Cluster {
   const file = values.get("kubeconfig")?.[0];
   const config = loadKubeConfig(file, "user");
+  if (config.getCurrentCluster()?.server === NO_CONFIGURATION) {
+    throw new UsageError("there is no kubeconfig: set --kubeconfig or KUBECONFIG");
+  }
   useContext(config, values.get("context")?.[0]);
   const timeoutMs = (wholeNumber(values, "timeout-seconds", 1, 600) ?? 30) * 1000;
   const own = config.getContextObject(config.getCurrentContext())?.namespace;
   const namespace = values.get("namespace")?.[0] ?? (own || "default");
   checkedName(namespace, "--namespace");
+  if (!values.has("watch")) limitCommand(timeoutMs);
   try {
     return { client: new Client(config, { userAgent: "outrider-cli", timeoutMs }), namespace, timeoutMs };
   } catch (error) {

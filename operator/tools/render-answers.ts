@@ -46,7 +46,7 @@ function othersText({ proxy, others, wanted }: LiveExplanation): string {
     ...(silent.length === 0 ? [] : [`no answer from ${silent.map(({ pod }) => pod).join(", ")}`]),
     ...(wanted !== null && wanted !== proxy.hash ? [`the operator distributes ${shortHash(wanted)}`] : []),
   ];
-  if (same > 0 || parts.length === 0) {
+  if (same > 0 || others.length === 0) {
     parts.unshift(
       others.length === 0 ? "no other ready proxy" : `${same} of ${others.length} others have the same policy`,
     );
