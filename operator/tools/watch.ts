@@ -50,6 +50,8 @@ export async function onChanges(
     wake();
   };
   const failed = Promise.withResolvers<never>();
+  // It may reject before the race below.
+  failed.promise.catch(() => {});
   void follow(client, kinds.required, signal, change).catch(failed.reject);
   for (const kind of kinds.optional) void follow(client, kind, signal, change).catch(() => {});
   signal.addEventListener("abort", () => wake());

@@ -88,7 +88,8 @@ test("a pod of the policy is missed with its reason, and hostile text is escaped
     spec: { containers: [{ name: "agent", image: "agent" }], nodeName: "nowhere" },
   });
   const { metadata } = (await plane.get<{ metadata: { uid: string } }>(policyPath(NS, "webhooks")))!;
-  await plane.apply(`/api/v1/namespaces/${NS}/events/hostile`, {
+  // Not by server-side apply: YAML has no control characters.
+  const created = await plane.request("POST", `/api/v1/namespaces/${NS}/events`, {
     ...{ apiVersion, kind: "Event", metadata: { name: "hostile", namespace: NS } },
     involvedObject: { kind: "EgressPolicy", name: "webhooks", namespace: NS, uid: metadata.uid },
     ...{
@@ -98,6 +99,7 @@ test("a pod of the policy is missed with its reason, and hostile text is escaped
       lastTimestamp: "2026-01-01T00:00:00Z",
     },
   });
+  assert.equal(created.status, 201);
   const text = await done(["webhooks", "-n", NS, "--offline"]);
   assert.match(text, /^[ -~\n]*$/);
   assert.match(text, /early +missed +- +the webhook skipped it: agent=\\u001b\[2J\\u202eset/);
