@@ -82,12 +82,12 @@ export async function ask(client: Client, pod: Pod, question: Question): Promise
 }
 
 /** The part of `/status` that the commands show. */
-export interface Told extends ProxyStatus {
+export interface Report extends ProxyStatus {
   version: string;
 }
 
 /** Asks a proxy for its `/status`. */
-export async function askStatus(client: Client, pod: Pod, timeoutMs = ASK_MS): Promise<Told> {
+export async function askStatus(client: Client, pod: Pod, timeoutMs = ASK_MS): Promise<Report> {
   const { status, body } = await ask(client, pod, { path: "/status", timeoutMs });
   if (status !== 200) throw new Error(`/status returned ${status}`);
   const { version } = JSON.parse(body) as { version?: unknown };

@@ -2,7 +2,7 @@ import { noArguments, type Option, optionHelp, readOptions } from "../../proxy/c
 import { UsageError } from "../../proxy/cli/usage-error.ts";
 import { type Explanation, parseAsked } from "../../proxy/policy/explain.ts";
 import type { Pod } from "../api/objects.ts";
-import { ask, askAll, askStatus, isOnNode, readyOf, requireAnswer, type Told } from "./ask.ts";
+import { ask, askAll, askStatus, isOnNode, type Report, readyOf, requireAnswer } from "./ask.ts";
 import {
   CLUSTER_OPTIONS,
   checkedName,
@@ -66,7 +66,7 @@ export async function runExplain(argv: readonly string[]): Promise<number> {
   const query = new URLSearchParams({ target });
   const client = values.get("client")?.[0];
   if (client !== undefined) query.set("client", client);
-  const { told, pod, answer } = await firstAnswer(asked, async (one) => {
+  const { report, pod, answer } = await firstAnswer(asked, async (one) => {
     const { status, body } = await ask(cluster.client, one, { path: `/explain?${query}` });
     if (status !== 200) throw refusalOf(status, body);
     return { explanation: JSON.parse(body) as Explanation, status: await askStatus(cluster.client, one) };
@@ -79,9 +79,9 @@ export async function runExplain(argv: readonly string[]): Promise<number> {
     namespace: cluster.namespace,
     policy: name,
     wanted: policy.status?.summary?.policyHash ?? null,
-    proxy: { pod: pod.metadata.name, node: pod.spec?.nodeName ?? null, version: told.version, hash: told.hash },
+    proxy: { pod: pod.metadata.name, node: pod.spec?.nodeName ?? null, version: report.version, hash: report.hash },
     explanation: answer,
-    sources: told.proofs,
+    sources: report.proofs,
     others: others.map(({ pod, answer }) => ({ pod: pod.metadata.name, hash: answer?.hash ?? null })),
   };
   const json = wantsJson(values);
@@ -92,13 +92,13 @@ export async function runExplain(argv: readonly string[]): Promise<number> {
 /** The first proxy that answers, in order. A refusal of the question itself ends the search. */
 async function firstAnswer(
   pods: readonly Pod[],
-  question: (pod: Pod) => Promise<{ explanation: Explanation; status: Told }>,
-): Promise<{ pod: Pod; answer: Explanation; told: Told }> {
+  question: (pod: Pod) => Promise<{ explanation: Explanation; status: Report }>,
+): Promise<{ pod: Pod; answer: Explanation; report: Report }> {
   const failed: { pod: Pod; error: unknown }[] = [];
   for (const pod of pods.slice(0, MAX_TRIES)) {
     try {
       const { explanation, status } = await question(pod);
-      return { pod, answer: explanation, told: status };
+      return { pod, answer: explanation, report: status };
     } catch (error) {
       if (error instanceof Failure) throw error;
       failed.push({ pod, error });

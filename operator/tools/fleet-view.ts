@@ -9,7 +9,7 @@ import { isMirror } from "../injection/pod.ts";
 import { expectedBy } from "../injection/variables.ts";
 import type { KubeObject } from "../kube/resource.ts";
 
-/** What a reader sees of one fleet. Computed from objects of the API, without I/O. Times are RFC 3339. */
+/** View of one fleet. Computed from objects of the API, without I/O. Times are RFC 3339. */
 export interface FleetView {
   namespace: string;
   name: string;

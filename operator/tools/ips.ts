@@ -52,6 +52,6 @@ export async function runIps(argv: readonly string[]): Promise<number> {
   const all = [...list.ipv4, ...list.ipv6];
   if (json) console.log(safeJson(list));
   else if (all.length > 0) console.log(all.map((address) => safe(address)).join("\n"));
-  else throw new Failure(`policy ${name} has no static IPs: set spec.staticIPs`);
+  else throw new Failure(`policy ${name} has no address to publish; set spec.staticIPs`);
   return EXIT.ok;
 }

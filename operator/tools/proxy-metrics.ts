@@ -41,7 +41,7 @@ export function countsOf(text: string): ProxyCounts {
   return counts;
 }
 
-/** What happened between two moments. */
+/** Events a second between two readings. */
 export interface Rates {
   requests: number;
   refusals: number;

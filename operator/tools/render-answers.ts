@@ -97,7 +97,7 @@ export interface CheckedPath {
   error: string | null;
 }
 
-/** What each echo URL saw, from the summary of a round: it names the URLs that failed or saw another address. */
+/** Address that each echo URL saw, from the summary of a round: it names the URLs that failed or saw another address. */
 export function echoesOf(urls: readonly string[], { observed, error }: Proof): CheckedPath["echoes"] {
   const wrong = urls.find((url) => error === `${url} saw ${observed[0]}`);
   return urls.map((url) => {

@@ -71,6 +71,6 @@ export function age(time: string | null | undefined, now: number): string {
   return `${Math.floor(seconds / unitSeconds)}${unit}`;
 }
 
-/** The start of a hash, enough to tell two documents apart: `sha256:0123456789ab`. */
+/** The start of a hash, which differs between two documents: `sha256:0123456789ab`. */
 export const shortHash = (hash: string | null | undefined): string =>
   hash === null || hash === undefined ? "-" : hash.slice(0, "sha256:".length + 12);

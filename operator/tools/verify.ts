@@ -2,7 +2,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { type Option, optionHelp, readOptions } from "../../proxy/cli/options.ts";
 import type { Pod } from "../api/objects.ts";
 import type { Client } from "../kube/client.ts";
-import { ASK_MS, ask, askAll, askStatus, isOnNode, readyOf, requireAnswer, type Told, whyNot } from "./ask.ts";
+import { ASK_MS, ask, askAll, askStatus, isOnNode, type Report, readyOf, requireAnswer, whyNot } from "./ask.ts";
 import {
   CLUSTER_OPTIONS,
   getPolicy,
@@ -30,19 +30,19 @@ ${optionHelp(OPTIONS)}`;
 const POLL_MS = 500;
 
 /** Starts a round of one proxy and waits for its end. */
-async function check(client: Client, pod: Pod, until: number): Promise<{ told: Told; fresh: boolean }> {
+async function check(client: Client, pod: Pod, until: number): Promise<{ report: Report; fresh: boolean }> {
   const before = await askStatus(client, pod);
-  if (isOnNode(pod) || before.proofs.length === 0) return { told: before, fresh: false };
+  if (isOnNode(pod) || before.proofs.length === 0) return { report: before, fresh: false };
   const { status, body } = await ask(client, pod, { method: "POST", path: "/verify" });
   if (status !== 202) throw new Error(`POST /verify returned ${status}: ${body.trim()}`);
   for (;;) {
     await sleep(POLL_MS);
-    const told = await askStatus(client, pod, Math.min(ASK_MS, Math.max(1000, until - Date.now())));
-    const fresh = told.proofs.every(({ way, checkedAt }) => {
+    const report = await askStatus(client, pod, Math.min(ASK_MS, Math.max(1000, until - Date.now())));
+    const fresh = report.proofs.every(({ way, checkedAt }) => {
       const old = before.proofs.find((proof) => proof.way === way);
       return checkedAt !== null && checkedAt !== old?.checkedAt;
     });
-    if (fresh || Date.now() > until) return { told, fresh };
+    if (fresh || Date.now() > until) return { report, fresh };
   }
 }
 
@@ -65,7 +65,7 @@ export async function runVerify(argv: readonly string[]): Promise<number> {
   const results = await askAll(pods, (pod) => check(cluster.client, pod, until));
   requireAnswer(results);
   const checks = results.flatMap(({ pod, answer }): CheckedPath[] =>
-    (answer?.told.proofs ?? []).map((proof) => ({
+    (answer?.report.proofs ?? []).map((proof) => ({
       pod: pod.metadata.name,
       path: proof.way,
       verified: proof.verified,
@@ -76,7 +76,7 @@ export async function runVerify(argv: readonly string[]): Promise<number> {
     })),
   );
   const silent = results.filter(({ answer }) => answer === undefined);
-  const unproven = results.filter(({ answer }) => answer !== undefined && answer.told.proofs.length === 0);
+  const unproven = results.filter(({ answer }) => answer !== undefined && answer.report.proofs.length === 0);
   const proven =
     silent.length === 0 &&
     unproven.length === 0 &&

@@ -157,7 +157,7 @@ test("an explanation names the proxy, its hash and the proxies with another one"
   assert.match(silent, /others {3}no answer from x/);
 });
 
-test("the echo servers of a round are told apart", () => {
+test("each echo server of a round has its own result", () => {
   const proof = { way: "ipv4", verified: true, expected: ["192.0.2.1"], observed: ["192.0.2.1"], error: null };
   const times = { provenAt: null, checkedAt: null };
   const saw = (error: string | null, observed: string[]) =>

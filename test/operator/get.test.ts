@@ -44,7 +44,7 @@ async function done(args: readonly string[]): Promise<string> {
   return stdout;
 }
 
-test("the list of all namespaces has a line for each policy, and the hint for those without a spare", {
+test("the list has a line for each policy, and the hint for those without a spare", {
   skip,
 }, async () => {
   const lines = (await done(["-A"])).split("\n");
