@@ -120,8 +120,8 @@ export async function askAll<T>(
   return results;
 }
 
-/** Whether a proxy may answer although its gate is closed, which makes it not Ready. */
-const isRunning = ({ metadata, status }: Pod): boolean =>
+/** Whether a proxy may answer. While its gate is closed it is not Ready. */
+export const isRunning = ({ metadata, status }: Pod): boolean =>
   metadata.deletionTimestamp === undefined && status?.phase === "Running";
 
 /** The ready proxies of a fleet, or all running ones. @throws Failure if there is none */

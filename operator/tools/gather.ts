@@ -1,10 +1,10 @@
 import type { EgressPolicy } from "../api/egresspolicy.ts";
 import { RESOURCE } from "../api/kinds.ts";
 import { KIND, LABEL } from "../api/names.ts";
-import { isReady, type Pod } from "../api/objects.ts";
+import type { Pod } from "../api/objects.ts";
 import type { Client } from "../kube/client.ts";
 import type { KubeObject, Resource } from "../kube/resource.ts";
-import { ASK_MS, askAll, askStatus, whyNot } from "./ask.ts";
+import { ASK_MS, askAll, askStatus, isRunning, whyNot } from "./ask.ts";
 import { missingRight } from "./failure.ts";
 import { type EventObject, type FleetView, fleetOf, viewOf } from "./fleet-view.ts";
 
@@ -20,7 +20,7 @@ export interface Gathered {
 interface GatherOptions {
   /** Undefined: all. */
   namespace: string | undefined;
-  /** Whether to ask the ready proxies for their version and hash. */
+  /** Whether to ask the running proxies for their version and hash. */
   isAsking: boolean;
 }
 
@@ -91,8 +91,8 @@ async function addAnswers(
   proxies: readonly Pod[],
   missing: Set<string>,
 ): Promise<void> {
-  const ready = proxies.filter((pod) => isReady(pod) && fleets.some((fleet) => isOf(fleet, pod)));
-  for (const { pod, answer, error } of await askAll(ready, (pod) => askStatus(client, pod, ASK_MS))) {
+  const running = proxies.filter((pod) => isRunning(pod) && fleets.some((fleet) => isOf(fleet, pod)));
+  for (const { pod, answer, error } of await askAll(running, (pod) => askStatus(client, pod, ASK_MS))) {
     const fleet = fleets.find((one) => isOf(one, pod))!;
     const view = fleet.proxies?.find((one) => one.pod === pod.metadata.name);
     if (view === undefined) continue;

@@ -29,7 +29,7 @@ const OPTIONS: readonly Option[] = [
 const helpOf = (command: string) => `Usage: ${command} [NAME] [options]
 
 Prints the fleets of EgressPolicies. With NAME also its conditions, addresses, proxies, pods and last events, and it asks each
-ready proxy for its version and hash through a port-forward. --watch and lists ask no proxy.
+running proxy for its version and hash through a port-forward. --watch and lists ask no proxy.
 Exit status: 0 printed, 2 wrong usage, 3 the cluster did not answer, the policy does not exist, or a right is missing.
 
 ${optionHelp(OPTIONS)}`;

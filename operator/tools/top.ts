@@ -30,7 +30,7 @@ const OPTIONS: readonly Option[] = [
 
 const HELP = `Usage: kubectl egress top POLICY [options]
 
-Prints for each ready proxy its open tunnels, the requests and refusals a second, and the refusals by reason since it started.
+Prints for each running proxy its open tunnels, the requests and refusals a second, and the refusals by reason since it started.
 Exit status: 0 printed, 2 wrong usage, 3 no answer.
 
 ${optionHelp(OPTIONS)}`;
@@ -47,13 +47,13 @@ async function read(client: Client, pod: Pod): Promise<Reading> {
   return { at: performance.now(), counts: countsOf(body) };
 }
 
-/** Readings of the ready proxies, and the rates since the last ones. */
+/** Readings of the running proxies, and the rates since the last ones. */
 async function round(
   cluster: Cluster,
   name: string,
   last: Map<string, Reading>,
 ): Promise<{ rows: TopRow[]; readings: Map<string, Reading> }> {
-  const pods = readyOf(await proxiesOf(cluster, name), name);
+  const pods = readyOf(await proxiesOf(cluster, name), name, { anyRunning: true });
   const results = await askAll(pods, (pod) => read(cluster.client, pod));
   requireAnswer(results);
   const readings = new Map<string, Reading>();

@@ -98,7 +98,7 @@ test("explain is the answer of a running proxy", async () => {
   assert.ok(allowed.includes(`policy   ${NS}/webhooks ${hash}`), allowed);
   assert.match(allowed, /proxy {4}pod webhooks-egress-\S+ on node node-1, version 0\.1\.0/);
   assert.match(allowed, /1 of 1 others have the same policy/);
-  assert.match(allowed, /address {2}\S+ public in/);
+  assert.match(allowed, /address {2}\S+ global in/);
   const denied = await done(["explain", REFUSED, "-p", "webhooks"], 1);
   assert.match(denied, /^127\.0\.0\.1:80 {2}deny\n/);
   const client = await egress(["explain", RECEIVER_URL, "-p", "webhooks", "--client", "x"]);

@@ -131,14 +131,15 @@ test("parts that the reader may not read are null", () => {
   assert.match(renderFleet(view, NOW, plain), /not shown: you may not list events/);
 });
 
+const WHY = "internal.example resolves to a private address (10.0.0.0/8)";
+
 const live: LiveExplanation = {
   ...{ namespace: "convoy", policy: "webhooks", wanted: HASH },
   proxy: { pod: "webhooks-egress-a", node: "node-1", version: "0.1.0", hash: HASH },
   explanation: {
-    ...{ target: "internal.example:443", verdict: "deny", code: "address", rule: "private" },
-    reason: "every address of internal.example is refused",
-    addresses: [{ address: "10.1.2.3", class: "private", verdict: "out", reason: "a private address" }],
-    phrase: "egress-address: internal.example resolves to a private address",
+    ...{ target: "internal.example:443", verdict: "deny", code: "address", reason: WHY },
+    addresses: [{ address: "10.1.2.3", class: "private", verdict: "out", reason: WHY }],
+    phrase: `egress-denied: ${WHY}; policy convoy/webhooks`,
   },
   sources: [
     {
