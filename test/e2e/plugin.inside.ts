@@ -17,7 +17,7 @@ import { makePasswords, NS, RECEIVER_URL, SPEC, startStage, untilPods } from "./
 
 const BIN = new URL("../../bin", import.meta.url).pathname;
 const FLEET = "egress.outrider.dev/fleet=webhooks";
-const READY_MS = 60_000;
+const READY_MS = 90_000;
 /** A loopback address, to which no policy of this test leads. No proxy connects to it. */
 const REFUSED = "127.0.0.1:80";
 const RBAC = "/apis/rbac.authorization.k8s.io/v1";
