@@ -1,15 +1,6 @@
 import { execFileSync } from "node:child_process";
 import { createHash } from "node:crypto";
-import {
-  chmodSync,
-  copyFileSync,
-  existsSync,
-  mkdirSync,
-  readFileSync,
-  statSync,
-  symlinkSync,
-  writeFileSync,
-} from "node:fs";
+import { chmodSync, copyFileSync, mkdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { dirname, join, relative } from "node:path";
 import { parseArgs } from "node:util";
 import { gzipSync } from "node:zlib";
@@ -51,8 +42,8 @@ export interface DebOptions {
   version?: string;
 }
 
-/** A file of the package: content, or the target of a link. `copyOf`: a file with this content. */
-type File = { mode: number; content: string | Buffer } | { mode: number; copyOf: string } | { link: string };
+/** A file of the package: its content, or the file that has it. */
+type File = { mode: number; content: string | Buffer } | { mode: number; copyOf: string };
 
 /** A version of package.json as one of Debian: a pre-release sorts before its release. */
 export const debVersion = (version: string): string => `${version.replace("-", "~")}-1`;
@@ -79,6 +70,11 @@ if [ "$1" = remove ] && command -v systemctl >/dev/null; then
   fi
   systemctl --root="$DPKG_ROOT/" --quiet disable outrider.service outrider@.service
 fi
+`;
+
+const PLUGIN = `#!/bin/sh
+# Plugin of kubectl, which finds it by its name.
+exec /usr/bin/outrider egress "$@"
 `;
 
 /** Findings of lintian that are intended, each with its reason. */
@@ -132,7 +128,7 @@ function filesOf(
       acl.replace("bin/outrider proxy --policy examples/acl.yaml", "outrider check --policy FILE"),
     ),
     "usr/bin/outrider": { copyOf: executable.file, mode: 0o755 },
-    ...(existsSync(join(ROOT, "bin/kubectl-egress")) ? { "usr/bin/kubectl-egress": { link: "outrider" } } : {}),
+    "usr/bin/kubectl-egress": file(PLUGIN, 0o755),
     ...Object.fromEntries(services),
     [`${doc}/changelog.Debian.gz`]: file(gzip(changelog)),
     [`${doc}/changelog.gz`]: file(gzip(readFileSync(join(ROOT, "CHANGELOG.md"), "utf8"))),
@@ -149,10 +145,6 @@ function writeTree(root: string, files: Readonly<Record<string, File>>): void {
     for (let folder = dirname(path); folder !== "."; folder = dirname(folder)) {
       mkdirSync(join(root, folder), { recursive: true });
       chmodSync(join(root, folder), 0o755);
-    }
-    if ("link" in file) {
-      symlinkSync(file.link, to);
-      continue;
     }
     if ("copyOf" in file) copyFileSync(file.copyOf, to);
     else writeFileSync(to, file.content);
@@ -185,13 +177,11 @@ export function writeDeb(
     const files = filesOf(executable, { ...given, maintainer });
     writeTree(root, files);
     const paths = Object.keys(files).sort();
-    const sums = paths
-      .filter((path) => !("link" in files[path]!))
-      .map((path) => {
-        return `${createHash("md5")
-          .update(readFileSync(join(root, path)))
-          .digest("hex")}  ${path}\n`;
-      });
+    const sums = paths.map((path) => {
+      return `${createHash("md5")
+        .update(readFileSync(join(root, path)))
+        .digest("hex")}  ${path}\n`;
+    });
     const control = [
       "Package: outrider",
       `Version: ${version}`,

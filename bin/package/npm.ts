@@ -45,12 +45,18 @@ export function npmManifest({ name = "outrider", sourceUrl }: NpmOptions): objec
     ...{ name, version, description, keywords, license, author },
     ...(sourceUrl === undefined ? {} : { repository: { type: "git", url: sourceUrl } }),
     type: "module",
-    bin: { outrider: "bin/outrider.cjs" },
+    bin: { outrider: "bin/outrider.cjs", "kubectl-egress": "bin/kubectl-egress.cjs" },
     engines: { node: ">=24" },
     // process.execve of the entry point.
     os: ["!win32"],
   };
 }
+
+/** The plugin of kubectl, as bin/kubectl-egress. */
+const PLUGIN = `#!/usr/bin/env node
+process.argv.splice(2, 0, "egress");
+require("./outrider.cjs");
+`;
 
 /** The entry point with the flags of bin/outrider. */
 function startScript(): string {
@@ -70,6 +76,7 @@ export async function writeNpmPackage(out: string, options: NpmOptions = {}): Pr
     for (const file of ["README.md", "LICENSE", "examples/acl.yaml"]) cpSync(join(ROOT, file), join(folder, file));
     mkdirSync(join(folder, "bin"));
     writeFileSync(join(folder, "bin/outrider.cjs"), startScript(), { mode: 0o755 });
+    writeFileSync(join(folder, "bin/kubectl-egress.cjs"), PLUGIN, { mode: 0o755 });
     writeFileSync(join(folder, "package.json"), `${JSON.stringify(manifest, null, 2)}\n`);
     const args = ["pack", "--json", "--ignore-scripts", "--pack-destination", out];
     const text = execFileSync("npm", args, { cwd: folder, encoding: "utf8" });

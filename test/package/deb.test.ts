@@ -92,6 +92,7 @@ test("an installed package has its files, which run and serve a request", { skip
   dpkg(root, "--install", deb);
   const files = pathsOf(root);
   for (const path of [
+    "usr/bin/kubectl-egress",
     "usr/bin/outrider",
     "usr/lib/systemd/system/outrider.service",
     "usr/lib/systemd/system/outrider@.service",

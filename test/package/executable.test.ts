@@ -76,10 +76,12 @@ test("it loads no module that a start does not need", { skip }, async () => {
   );
 });
 
-test("it contains the operator", { skip }, async () => {
+test("it contains the operator and the kubectl plugin", { skip }, async () => {
   const help = spawnSync(built.file, ["operator", "--help"], { encoding: "utf8" });
   assert.equal(help.status, 0, help.stderr);
   assert.match(help.stdout, /^Usage: outrider operator /);
+  const plugin = spawnSync(built.file, ["egress", "--help"], { encoding: "utf8" });
+  assert.match(plugin.stdout, /^Usage: kubectl egress COMMAND/, plugin.stderr);
   const args = ["operator", "--kubeconfig", join(folder, "none"), "--proxy-image", "x:1"];
   const { status, stderr } = await finish(spawn(built.file, args, { stdio: ["ignore", "pipe", "pipe"] }));
   assert.notEqual(status, 0);

@@ -28,6 +28,7 @@ test("the package has these files, within the limit of its size", () => {
   assert.deepEqual(packed.files.map(({ path }) => path.replace(/-[A-Z0-9]{8}\.js$/, "-*.js")).sort(), [
     "LICENSE",
     "README.md",
+    "bin/kubectl-egress.cjs",
     "bin/outrider.cjs",
     "dist/LICENSES.txt",
     ...["dist/chunk-*.js", "dist/chunk-*.js", "dist/chunk-*.js"],
@@ -51,7 +52,7 @@ test("its package.json needs Node.js 24 and no other package", () => {
     ...{ name: "@acme/outrider", version, description, keywords, license, author },
     repository: { type: "git", url: "https://example.com/outrider" },
     type: "module",
-    bin: { outrider: "bin/outrider.cjs" },
+    bin: { outrider: "bin/outrider.cjs", "kubectl-egress": "bin/kubectl-egress.cjs" },
     engines: { node: ">=24" },
     os: ["!win32"],
   });
@@ -86,6 +87,8 @@ test("an offline installation runs the commands and serves a request", async (t)
   assert.equal(status, 0, stderr);
   assert.match(stdout, /added 1 package/);
   checkCommands(program);
+  const plugin = spawnSync(join(dirname(program), "kubectl-egress"), ["--help"], { env: { PATH }, encoding: "utf8" });
+  assert.match(plugin.stdout, /^Usage: kubectl egress COMMAND/, plugin.stderr);
   await checkRequest(t, program);
   await checkFirstRequest(t, program);
 });
