@@ -80,7 +80,7 @@ test("values and their schema match", () => {
 test("the chart has the version of the package", () => {
   const chart = parse(read("Chart.yaml"));
   assert.equal(chart.appVersion, packageJson().version);
-  for (const key of ["crds", "crdsExamples", "changes"]) {
+  for (const key of ["crds", "crdsExamples"]) {
     assert.ok(Array.isArray(parse(chart.annotations[`artifacthub.io/${key}`])), key);
   }
 });
