@@ -6,7 +6,8 @@
 ARG BUILD=node:24-bookworm-slim
 ARG BASE=gcr.io/distroless/nodejs24-debian12:nonroot
 
-FROM ${BUILD} AS build
+# The bundle is the same for all processors. The second stage runs nothing, so other architectures need no emulation.
+FROM --platform=$BUILDPLATFORM ${BUILD} AS build
 WORKDIR /src
 COPY package.json package-lock.json .npmrc LICENSE ./
 ARG REGISTRY=
@@ -20,18 +21,23 @@ COPY proxy proxy
 COPY operator operator
 RUN node bin/image/bundle.ts
 
-FROM ${BASE}
+# buildah would use the platform of the first stage otherwise: https://github.com/containers/buildah/issues/4721
+FROM --platform=$TARGETPLATFORM ${BASE}
+ARG BASE
 ARG VERSION=0.1.0
 LABEL org.opencontainers.image.title="outrider" \
       org.opencontainers.image.description="Static egress IPs that are proven, and SSRF-safe forward proxying, for webhook senders" \
       org.opencontainers.image.licenses="Apache-2.0" \
-      org.opencontainers.image.version="${VERSION}"
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.base.name="${BASE}"
 ENV PATH=/nodejs/bin:/usr/local/bin:/usr/bin:/bin
 WORKDIR /app
 COPY --from=build /src/package.json /src/LICENSE ./
 COPY --from=build /src/dist dist
 USER 65532:65532
 EXPOSE 4750 9750
+# Docker runs it in the container, with OUTRIDER_ADMIN of the proxy. Kubernetes ignores it.
+HEALTHCHECK --interval=30s --timeout=5s --start-period=10s CMD ["node", "/app/dist/outrider.js", "health"]
 # No shell: node is the entry point. These flags of V8 are for the proxy; the chart starts the operator with its own flags.
 ENTRYPOINT ["node", "--disable-warning=ExperimentalWarning", "--max-semi-space-size=8", "/app/dist/outrider.js"]
 CMD ["proxy"]

@@ -8,7 +8,7 @@ STAMP := node_modules/.stamp
 VERSION = $(shell sed -n 's/^  "version": "\(.*\)",/\1/p' package.json)
 IMAGE ?= outrider:$(VERSION)
 
-.PHONY: help install run demo test test-quick lint fmt types generate verify tools compat senders-tools cluster bundle image image-archive cover bench bench-guard bench-report bench-operator bench-webhook soak fuzz prove mutants clean
+.PHONY: help install run demo test test-quick lint fmt types generate verify tools compat senders-tools cluster bundle image image-archive npm-package executable cover bench bench-guard bench-report bench-operator bench-webhook soak fuzz prove mutants clean
 
 help: ## print this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -71,17 +71,32 @@ bundle: install ## build dist/: operator and proxy without node_modules, their l
 comma := ,
 IMAGE_ARGS = $(if $(BASE),--build-arg BASE=$(BASE)) $(if $(BUILD),--build-arg BUILD=$(BUILD)) \
 	$(if $(REGISTRY),--build-arg REGISTRY=$(REGISTRY)) $(if $(NPMRC),--secret id=npmrc$(comma)src=$(NPMRC)) \
-	$(if $(CA),--secret id=ca$(comma)src=$(CA)) --build-arg VERSION=$(VERSION)
+	$(if $(CA),--secret id=ca$(comma)src=$(CA)) --build-arg VERSION=$(VERSION) $(IMAGE_LABELS)
+# The source of the image, as far as it is known (bin/image/labels.ts). A tree with changes gets COMMIT-dirty.
+REVISION ?= $(shell git describe --always --dirty --abbrev=40 --exclude='*' 2>/dev/null)
+CREATED = $(if $(SOURCE_DATE_EPOCH),$(shell date -u -d @$(SOURCE_DATE_EPOCH) +%Y-%m-%dT%H:%M:%SZ))
+label = $(if $(2),--label org.opencontainers.image.$(1)=$(2))
+IMAGE_LABELS = $(call label,revision,$(REVISION)) $(call label,source,$(REPOSITORY_URL)) $(call label,url,$(REPOSITORY_URL)) \
+	$(call label,documentation,$(if $(REPOSITORY_URL),$(REPOSITORY_URL)\#readme)) $(call label,created,$(CREATED))
 
-# The docker command can exist without a running engine.
+# The docker command can exist without a running engine. Older versions of buildah do not set BUILDPLATFORM.
 image: ## build the image with docker or buildah (IMAGE=outrider:TAG, BASE=, BUILD=images with Node.js 24; REGISTRY=URL, NPMRC=FILE, CA=FILE for npm; ARGS=): docs/operator.md
 	@if docker info >/dev/null 2>&1; then engine="docker build"; \
-	elif command -v buildah >/dev/null; then engine="buildah build"; \
+	elif command -v buildah >/dev/null; then engine="buildah build --build-arg BUILDPLATFORM=linux/$$(buildah info --format '{{.host.arch}}')"; \
 	else echo "make image needs docker (with its engine running) or buildah; make image-archive needs neither" >&2; exit 2; fi; \
 	$$engine $(IMAGE_ARGS) $(ARGS) -t $(IMAGE) .
 
 image-archive: install ## build the image as an OCI archive, without an engine or a registry (IMAGE=outrider:TAG, ARGS="--out FILE")
-	$(NODE) bin/image/archive.ts --name $(IMAGE) $(ARGS)
+	$(NODE) bin/image/archive.ts --name $(IMAGE) $(if $(REVISION),--revision $(REVISION)) $(if $(REPOSITORY_URL),--repository $(REPOSITORY_URL)) $(ARGS)
+
+# Packages go into the folder packages/.
+NPM_ARGS = $(if $(NPM_NAME),--name $(NPM_NAME)) $(if $(SOURCE_URL),--source-url $(SOURCE_URL))
+
+npm-package: install ## build an npm package of the bundle (NPM_NAME=@scope/outrider, SOURCE_URL=https URL of the repository): docs/release.md
+	$(NODE) bin/package/npm.ts $(NPM_ARGS) $(ARGS)
+
+executable: install ## build one executable with Node.js inside (ARCH=x64|arm64): docs/release.md
+	$(NODE) bin/package/executable.ts $(if $(ARCH),--arch $(ARCH)) $(ARGS)
 
 cover: install ## run all tests with coverage of proxy/
 	$(NODE) --test --test-concurrency=1 --test-force-exit --experimental-test-coverage --test-coverage-include='proxy/**' 'test/**/*.test.ts'
@@ -114,4 +129,4 @@ mutants: install ## change the sources in small ways, and check that the tests d
 	$(NODE) test/mutants/main.ts $(ARGS)
 
 clean: ## remove the output of the other targets
-	rm -rf node_modules coverage dist outrider-*.tar .cache
+	rm -rf node_modules coverage dist packages outrider-*.tar .cache

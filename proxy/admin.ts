@@ -1,5 +1,7 @@
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import type { Socket } from "node:net";
+import { refusalOf } from "./cli/local-request.ts";
+import { makePage } from "./cli/page.ts";
 import type { Reload } from "./config/reload.ts";
 import type { ProxyServer } from "./connections/server.ts";
 import { explainTarget, phraseFor } from "./egress/explain.ts";
@@ -7,9 +9,10 @@ import type { Sources } from "./egress/source-address.ts";
 import type { Verifier } from "./egress/verifier.ts";
 import type { Metrics } from "./metrics.ts";
 import { countBound } from "./outcome/bounds.ts";
-import { parseAddress } from "./policy/cidr.ts";
+import type { Minutes } from "./outcome/minutes.ts";
+import type { Decisions } from "./pages/decisions.ts";
+import { HTML } from "./pages/html.ts";
 import { parseAsked, viewNamed } from "./policy/explain.ts";
-import { isLoopbackAddress } from "./policy/special.ts";
 import type { TlsInstaller } from "./tls-installer.ts";
 
 /** Fields of `/status` besides the server's own counts. */
@@ -28,6 +31,8 @@ interface AdminParts {
   verifier: Verifier;
   sources: Sources;
   metrics: Metrics;
+  minutes: Minutes;
+  decisions: Decisions;
   /** Null: there is no TLS port. */
   tls: TlsInstaller | null;
   onError: (error: unknown) => void;
@@ -48,30 +53,6 @@ const CHECK_MS = 1000;
 /** Limit of concurrent `/explain` requests that resolve names. */
 const MAX_EXPLAINS = 8;
 
-function isLoopback(text: string): boolean {
-  const address = parseAddress(text.replace(/^::ffff:(?=\d+\.)/, ""));
-  return address !== null && isLoopbackAddress(address);
-}
-
-/** Whether a Host value is `localhost` or a loopback address, with any port. */
-function isLocalHost(host: string): boolean {
-  const [, six, name = six ?? ""] = /^(?:\[([0-9a-f:.]+)\]|([^:[\]]+))(?::\d{1,5})?$/i.exec(host) ?? [];
-  return name.toLowerCase() === "localhost" || isLoopback(name);
-}
-
-/**
- * Why a request with an effect on this proxy is refused; null: it is allowed. Only callers on this machine (or behind a
- * port-forward) may send it. A browser on this machine also sends requests of foreign pages: those have another Origin,
- * or, by DNS rebinding, another Host.
- */
-function refusalOf(request: IncomingMessage, host: string): string | null {
-  if (!isLoopback(request.socket.remoteAddress ?? "")) return "loopback only";
-  if (!isLocalHost(host)) return "Host must be localhost or a loopback address";
-  const { origin, "sec-fetch-site": site = "none" } = request.headers;
-  const own = origin === undefined || URL.parse(origin)?.host === host.toLowerCase();
-  return own && (site === "none" || site === "same-origin") ? null : "not for pages of other origins";
-}
-
 function send(response: ServerResponse, status: number, body: unknown): void {
   const text = typeof body === "string" ? `${body}\n` : `${JSON.stringify(body, null, 2)}\n`;
   const type = typeof body === "string" ? "text/plain; charset=utf-8" : "application/json";
@@ -84,9 +65,45 @@ function urlOf(target: string): URL | null {
   return URL.parse(target.startsWith("/") ? `http://admin${target}` : target);
 }
 
+/** Paths for people on this machine: they have an effect (DNS queries, requests to echo URLs), or show hosts and clients. */
+const LOCAL: ReadonlySet<string> = new Set(["/", "/summary", "/decisions", "/explain", "/verify"]);
+
+const page = makePage(HTML);
+
 /** Number of `/explain` requests that wait for names. */
 interface Load {
   explaining: number;
+}
+
+/** The answer of `/status`. */
+function statusOf({ proxy, status, reload, verifier, sources, tls }: AdminParts): object {
+  const policy = proxy.policy && { name: proxy.policy.document.policy, hash: proxy.policy.hash };
+  const ready = proxy.unready() === null;
+  const { phase, counts } = proxy;
+  const { version, listen, loadedAt } = status;
+  return {
+    ...{ version, listen, policyError: reload.error, loadedAt, ready, phase, policy },
+    tls: tls?.status() ?? null,
+    ...counts,
+    sources: sources.status(),
+    verification: verifier.status(),
+  };
+}
+
+/** The answer of `/summary`: all that the page shows besides decisions. */
+function summaryOf(parts: AdminParts): object {
+  const { proxy, verifier, metrics, minutes, decisions } = parts;
+  return {
+    status: statusOf(parts),
+    unready: proxy.unready(),
+    startedAt: new Date(performance.timeOrigin).toISOString(),
+    at: new Date().toISOString(),
+    clients: proxy.policy?.views == null ? null : proxy.policy.views.size,
+    totals: metrics.totals(),
+    minutes: minutes.list(),
+    readers: decisions.readers,
+    echoAnswers: verifier.echoAnswers(),
+  };
 }
 
 async function answer(
@@ -95,14 +112,14 @@ async function answer(
   parts: AdminParts,
   load: Load,
 ): Promise<void> {
-  const { proxy, status, reload, verifier, sources, metrics, tls } = parts;
+  const { proxy, reload, verifier, metrics, decisions } = parts;
   const target = request.url ?? "/";
   const url = urlOf(target);
   if (url === null) return send(response, 400, "the request target is not a path");
   const host = target.startsWith("/") ? (request.headers.host ?? "") : url.host;
+  const refusal = LOCAL.has(url.pathname) ? refusalOf(request, host) : null;
+  if (refusal !== null) return send(response, 403, refusal);
   if (url.pathname === "/verify" && request.method === "POST") {
-    const refusal = refusalOf(request, host);
-    if (refusal !== null) return send(response, 403, refusal);
     verifier.checkNow();
     return send(response, 202, "asking the echo URLs; see verification in /status");
   }
@@ -121,24 +138,17 @@ async function answer(
       response.writeHead(200, headers).end(text);
       return;
     }
-    case "/status": {
-      const policy = proxy.policy && { name: proxy.policy.document.policy, hash: proxy.policy.hash };
-      const ready = proxy.unready() === null;
-      const { phase, counts } = proxy;
-      const { version, listen, loadedAt } = status;
-      const start = { version, listen, policyError: reload.error, loadedAt, ready, phase, policy };
-      return send(response, 200, {
-        ...start,
-        tls: tls?.status() ?? null,
-        ...counts,
-        sources: sources.status(),
-        verification: verifier.status(),
-      });
-    }
+    case "/status":
+      return send(response, 200, statusOf(parts));
+    case "/":
+      response.writeHead(200, page.headers).end(page.body);
+      return;
+    case "/summary":
+      return send(response, 200, summaryOf(parts));
+    case "/decisions":
+      if (decisions.isFull()) return send(response, 503, "too many readers of live decisions; close another page");
+      return decisions.stream(response);
     case "/explain": {
-      // An explanation sends DNS queries.
-      const refusal = refusalOf(request, host);
-      if (refusal !== null) return send(response, 403, refusal);
       const asked = parseAsked(url.searchParams.get("target") ?? "");
       if (asked === null) return send(response, 400, "target must be a URL, host:port or IP:port");
       if (proxy.policy === null) return send(response, 503, "no policy yet");
@@ -159,7 +169,7 @@ async function answer(
       return send(
         response,
         404,
-        "not found; the paths are /livez /readyz /status /metrics /explain?target= and POST /verify",
+        "not found; the paths are / /livez /readyz /status /summary /metrics /decisions /explain?target= and POST /verify",
       );
   }
 }

@@ -6,6 +6,7 @@ import { runCheck } from "./tools/check.ts";
 import { runDiff } from "./tools/diff.ts";
 import { runEcho } from "./tools/echo.ts";
 import { runExplain } from "./tools/explain.ts";
+import { runHealth } from "./tools/health.ts";
 import { runImport } from "./tools/import.ts";
 import { runVerify } from "./tools/verify.ts";
 
@@ -17,6 +18,7 @@ const COMMANDS: Readonly<Record<string, (argv: string[]) => Promise<number>>> = 
   import: runImport,
   echo: runEcho,
   verify: runVerify,
+  health: runHealth,
 };
 
 const HELP = `Usage: outrider COMMAND [options]
@@ -29,6 +31,7 @@ const HELP = `Usage: outrider COMMAND [options]
   import   convert a Smokescreen or mole acl.yaml to an EgressPolicy
   echo     HTTP server that answers callers with their address
   verify   check through echo servers which address a proxy sends from
+  health   check whether a proxy on this machine is alive
 
 outrider COMMAND --help prints the options of a command. outrider --version prints the version.`;
 

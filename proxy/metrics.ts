@@ -4,6 +4,7 @@ import type { ProxyServer } from "./connections/server.ts";
 import type { Verifier } from "./egress/verifier.ts";
 import type { AccessRecord } from "./outcome/access-record.ts";
 import { boundCounts } from "./outcome/bounds.ts";
+import type { Totals } from "./outcome/minutes.ts";
 import { openFiles } from "./sockets/descriptors.ts";
 import type { TlsInstaller } from "./tls-installer.ts";
 
@@ -24,13 +25,19 @@ const COSTLY = [
   "nodejs_active_resources_total",
 ];
 
+interface RequestCount extends Pick<AccessRecord, "kind" | "verdict"> {
+  /** `ok` without a code. */
+  code: string;
+  count: number;
+}
+
 /**
  * Counts of the data path: plain numbers that become metrics at each scrape. Labels are words of this program and
  * configured names and addresses, never hosts or names that a request claims.
  */
 export class Metrics {
   readonly registry = new Registry();
-  readonly #requests = new Map<string, { kind: string; verdict: string; code: string; count: number }>();
+  readonly #requests = new Map<string, RequestCount>();
   #up = 0;
   #down = 0;
   readonly #connect: Histogram;
@@ -61,6 +68,17 @@ export class Metrics {
     if (record.dnsMs !== undefined) this.#dns.observe(record.dnsMs / 1000);
     if (record.connectMs !== undefined) this.#connect.observe(record.connectMs / 1000);
     if (record.code === undefined) this.#tunnel.observe(durationMs / 1000);
+  }
+
+  /** The counts so far. */
+  totals(): Totals {
+    const verdicts = { allow: 0, deny: 0 };
+    const codes: Record<string, number> = {};
+    for (const { verdict, code, count } of this.#requests.values()) {
+      verdicts[verdict] += count;
+      if (code !== "ok") codes[code] = (codes[code] ?? 0) + count;
+    }
+    return { allowed: verdicts.allow, denied: verdicts.deny, codes, bytesUp: this.#up, bytesDown: this.#down };
   }
 
   /** Adds the metrics of other parts of the proxy; called once. */

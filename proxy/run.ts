@@ -1,7 +1,7 @@
-import { readFileSync } from "node:fs";
 import type { Server } from "node:http";
 import type { AddressInfo } from "node:net";
 import { makeAdmin, type Status } from "./admin.ts";
+import { readAsset } from "./cli/asset.ts";
 import { collectGarbage } from "./cli/garbage.ts";
 import { type Logger, makeLog } from "./cli/log.ts";
 import { formatHostPort, listenError, noArguments, optionHelp } from "./cli/options.ts";
@@ -21,6 +21,8 @@ import { assignedAddresses, Sources } from "./egress/source-address.ts";
 import { Verifier } from "./egress/verifier.ts";
 import { Metrics } from "./metrics.ts";
 import { RecordWriter } from "./outcome/access-record.ts";
+import { Minutes } from "./outcome/minutes.ts";
+import { Decisions } from "./pages/decisions.ts";
 import { CidrSet, cidr } from "./policy/cidr.ts";
 import { dnsSecondsOf, PolicyInstaller } from "./policy-installer.ts";
 import { makeSignals, shutDown } from "./shutdown.ts";
@@ -29,7 +31,7 @@ import { warmUp } from "./warm-up.ts";
 
 /** The version of package.json. */
 export function version(): string {
-  const text = readFileSync(new URL("../package.json", import.meta.url), "utf8");
+  const text = readAsset(new URL("../package.json", import.meta.url));
   return (JSON.parse(text) as { version: string }).version;
 }
 
@@ -146,6 +148,9 @@ export async function runProxy(argv: readonly string[]): Promise<number> {
 
   const sources = new Sources(config.sourceAddresses);
   const metrics = new Metrics();
+  const minutes = new Minutes(() => metrics.totals());
+  minutes.start();
+  const decisions = new Decisions();
   const writer = new RecordWriter(1);
   const verifier = new Verifier({
     ask: makeAsk(
@@ -165,7 +170,10 @@ export async function runProxy(argv: readonly string[]): Promise<number> {
     credentials: new Credentials(),
     names,
     gate: new Gate(sources, verifier),
-    onRecord: (record, ms) => metrics.count(record, ms),
+    onRecord: (record, ms) => {
+      metrics.count(record, ms);
+      if (decisions.tap !== null) decisions.tap(record, ms);
+    },
     writer,
     readiness: config.readiness,
     bufferBytes: config.bufferMiB === undefined ? defaultBufferLimit() : config.bufferMiB * MIB,
@@ -178,7 +186,18 @@ export async function runProxy(argv: readonly string[]): Promise<number> {
   metrics.register(server, verifier, reload, tls);
   const status: Status = { version: version(), listen: "", loadedAt: null };
   const onError = (error: unknown) => log.error({ err: error }, "admin request failed");
-  const admin = makeAdmin({ proxy: server, status, reload, verifier, sources, metrics, tls, onError });
+  const admin = makeAdmin({
+    proxy: server,
+    status,
+    reload,
+    verifier,
+    sources,
+    metrics,
+    minutes,
+    decisions,
+    tls,
+    onError,
+  });
   const adminAt = await listenAdmin(admin, config.admin, onAcceptError);
   // Port 0: the system chooses one later.
   const given = [config.listen, config.tls?.listen, config.tls?.external?.listen].map((one) => one?.port ?? 0);
@@ -219,6 +238,8 @@ export async function runProxy(argv: readonly string[]): Promise<number> {
   await shutDown(server, config, log, signal());
   stopWatching();
   verifier.stop();
+  minutes.stop();
+  decisions.close();
   const adminClosed = new Promise((resolve) => admin.close(resolve));
   admin.closeAllConnections();
   await adminClosed;

@@ -52,6 +52,7 @@ export const LONGEST: readonly string[] = [
   "test/operator/node-address.test.ts",
   "test/operator/proof/proof.test.ts",
   "test/chart/downgrade.test.ts",
+  "test/image/buildah.test.ts",
   "test/proxy/authentication-modes.test.ts",
   "test/proxy/hostile/dns-flood.test.ts",
   "test/proxy/acl-service.test.ts",

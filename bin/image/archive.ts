@@ -1,9 +1,11 @@
 import { createHash } from "node:crypto";
-import { closeSync, mkdirSync, openSync, writeSync } from "node:fs";
+import { closeSync, mkdirSync, openSync, writeFileSync, writeSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { parseArgs } from "node:util";
+import { type Built, provenanceOf, sbomOf, sourceOf } from "./attest.ts";
 import { ENTRY, makeBundle, packageJson, ROOT } from "./bundle.ts";
-import { appLayer, baseLayer, USER } from "./rootfs.ts";
+import { labelsOf, type Source, timeOf } from "./labels.ts";
+import { appLayer, baseLayer, machineFiles, USER } from "./rootfs.ts";
 import { type TarEntry, tar, tree } from "./tar.ts";
 
 /**
@@ -12,11 +14,17 @@ import { type TarEntry, tar, tree } from "./tar.ts";
  * `docker load`, `kind load image-archive` or `skopeo copy oci-archive:…`.
  */
 
-const HELP = `Usage: archive.ts [--out FILE] [--name NAME:TAG] [--node FILE]
+const HELP = `Usage: archive.ts [--out FILE] [--name NAME:TAG] [--node FILE] [--repository URL] [--revision COMMIT] [--attest]
 
   --out FILE       where the archive goes (default: outrider-VERSION.tar)
   --name NAME:TAG  what the image is called (default: outrider:VERSION)
-  --node FILE      the Node.js >= 24 that goes into it (default: the one that runs this)`;
+  --node FILE      the Node.js >= 24 that goes into it (default: the one that runs this)
+  --repository URL address of the source, for the labels
+  --revision COMMIT  the source, for the labels
+  --attest         write FILE.provenance.json and FILE.sbom.json: in-toto statements (SLSA provenance, CycloneDX) to sign
+  --builder URI    the build platform, for the provenance (default: URL#self-built)
+
+SOURCE_DATE_EPOCH sets the time of the image; without it, the image has none.`;
 
 // https://github.com/opencontainers/image-spec/blob/v1.1.1/media-types.md
 const MEDIA = {
@@ -50,9 +58,10 @@ const json = (value: unknown) => Buffer.from(JSON.stringify(value));
 export const layerOf = (entries: readonly TarEntry[]): Blob => blob(MEDIA.layer, Buffer.concat([...tar(entries)]));
 const descriptor = ({ mediaType, digest, size }: Blob) => ({ mediaType, digest, size });
 
+const SECOND_NS = 1e9;
+
 /** Configuration of the image. The Dockerfile has the same one; a test compares them. */
-export function imageConfig() {
-  const { name, description, license, version } = packageJson();
+export function imageConfig(source: Source = {}) {
   return {
     User: USER,
     ExposedPorts: { "4750/tcp": {}, "9750/tcp": {} },
@@ -60,11 +69,13 @@ export function imageConfig() {
     Entrypoint: ["node", "--disable-warning=ExperimentalWarning", "--max-semi-space-size=8", `/app/${ENTRY}`],
     Cmd: ["proxy"],
     WorkingDir: "/app",
-    Labels: {
-      "org.opencontainers.image.title": name,
-      "org.opencontainers.image.description": description,
-      "org.opencontainers.image.licenses": license,
-      "org.opencontainers.image.version": version,
+    Labels: labelsOf(source),
+    // A field of Docker (https://github.com/moby/docker-image-spec), which others ignore.
+    Healthcheck: {
+      Test: ["CMD", "node", `/app/${ENTRY}`, "health"],
+      Interval: 30 * SECOND_NS,
+      Timeout: 5 * SECOND_NS,
+      StartPeriod: 10 * SECOND_NS,
     },
   };
 }
@@ -74,12 +85,14 @@ export function imageOf(
   name: string,
   layers: readonly Blob[],
   of: object = imageConfig(),
+  created?: string,
 ): { entries: TarEntry[]; digest: string } {
   const architecture = ARCHITECTURE[process.arch];
   if (architecture === undefined) throw new Error(`no image for the processor ${process.arch}`);
   const config = blob(
     MEDIA.config,
     json({
+      ...(created === undefined ? {} : { created }),
       architecture,
       os: "linux",
       config: of,
@@ -116,9 +129,10 @@ export function fullName(name: string): string {
 }
 
 /** Builds the bundle and writes the archive; returns the digest of the manifest. */
-export async function writeArchive(out: string, name: string, node: string): Promise<string> {
+export async function writeArchive(out: string, name: string, node: string, source: Source = {}): Promise<string> {
   await makeBundle();
-  const { entries, digest } = imageOf(fullName(name), [layerOf(baseLayer(node)), layerOf(appLayer())]);
+  const layers = [layerOf(baseLayer(machineFiles(node))), layerOf(appLayer())];
+  const { entries, digest } = imageOf(fullName(name), layers, imageConfig(source), source.created);
   mkdirSync(dirname(out), { recursive: true });
   const file = openSync(out, "w");
   try {
@@ -129,20 +143,49 @@ export async function writeArchive(out: string, name: string, node: string): Pro
   return digest;
 }
 
+/** Writes the statements about an archive beside it; returns their files. */
+function attest(out: string, built: Built): string[] {
+  const statements = { provenance: provenanceOf(built), sbom: sbomOf(built) };
+  return Object.entries(statements).map(([kind, statement]) => {
+    const file = `${out.replace(/\.tar$/, "")}.${kind}.json`;
+    writeFileSync(file, `${JSON.stringify(statement, null, 2)}\n`);
+    return file;
+  });
+}
+
+async function main(): Promise<void> {
+  const text = { type: "string" } as const;
+  const flag = { type: "boolean" } as const;
+  const { values } = parseArgs({
+    options: {
+      ...{ out: text, name: text, node: text, repository: text, revision: text, builder: text },
+      ...{ attest: flag, help: flag },
+    },
+  });
+  if (values.help) return console.log(HELP);
+  const { version } = packageJson();
+  const { out = join(ROOT, `outrider-${version}.tar`), name = `outrider:${version}`, node = process.execPath } = values;
+  const { revision, repository, builder } = values;
+  const source = { revision, repository, created: timeOf(process.env.SOURCE_DATE_EPOCH) };
+  // Before the build, which takes seconds.
+  if (values.attest) sourceOf(source);
+  const digest = await writeArchive(out, name, node, source);
+  console.log(`${out}: ${fullName(name)} ${digest}`);
+  if (!values.attest) return;
+  const built = {
+    name: fullName(name).replace(/:[^:/]*$/, ""),
+    digest,
+    source,
+    builder,
+    node,
+    files: machineFiles(node),
+  };
+  for (const file of attest(out, built)) console.log(file);
+}
+
 if (import.meta.main) {
-  const options = {
-    out: { type: "string" },
-    name: { type: "string" },
-    node: { type: "string" },
-    help: { type: "boolean" },
-  } as const;
-  const { values } = parseArgs({ options });
-  if (values.help) console.log(HELP);
-  else {
-    const { version } = packageJson();
-    const out = values.out ?? join(ROOT, `outrider-${version}.tar`);
-    const name = values.name ?? `outrider:${version}`;
-    const digest = await writeArchive(out, name, values.node ?? process.execPath);
-    console.log(`${out}: ${fullName(name)} ${digest}`);
-  }
+  await main().catch((error: Error) => {
+    console.error(`archive.ts: ${error.message}`);
+    process.exitCode = 2;
+  });
 }

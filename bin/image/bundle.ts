@@ -2,7 +2,7 @@ import { execFileSync } from "node:child_process";
 import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { build, type Metafile } from "esbuild";
-import { lateModules, unusedModules } from "./modules.ts";
+import { htmlFiles, lateModules, unusedModules } from "./modules.ts";
 
 /**
  * `make bundle`: builds operator and proxy as plain JavaScript in dist/, without node_modules. They need half the
@@ -19,7 +19,9 @@ export const ENTRY = "dist/outrider.js";
 const BANNER = 'import { createRequire } from "node:module";\nconst require = createRequire(import.meta.url);';
 
 /** Fields of package.json that a bundle needs. */
-export function packageJson(): { name: string; version: string; description: string; license: string } {
+export function packageJson(): Record<"name" | "version" | "description" | "license" | "author", string> & {
+  keywords: string[];
+} {
   return JSON.parse(readFileSync(join(ROOT, "package.json"), "utf8"));
 }
 
@@ -32,7 +34,7 @@ export function packagesOf(metafile: Metafile): string[] {
 }
 
 /** Licences of all bundled packages: they must be distributed with the code. */
-function licensesOf(folders: readonly string[]): string {
+export function licensesOf(folders: readonly string[]): string {
   const parts = folders.map((folder) => {
     const path = join(ROOT, folder);
     const { name, version, license } = JSON.parse(readFileSync(join(path, "package.json"), "utf8")) as {
@@ -62,32 +64,36 @@ function sbom(): string {
   return `${JSON.stringify(sbom, null, 2)}\n`;
 }
 
-/** Builds the JavaScript of both programs in a folder. */
-export async function bundleCode(outdir: string): Promise<Metafile> {
+/** Options of esbuild that differ between the forms of a bundle. */
+const FORMS = {
+  // The proxy must not load modules that only the operator needs.
+  modules: { format: "esm", splitting: true, banner: { js: BANNER } },
+  // One CommonJS file for each entry point. `readAsset` reads the files of its URLs from the executable.
+  executable: { format: "cjs", define: { "import.meta.url": '"file:///outrider.js"' } },
+} as const;
+
+/** Builds the JavaScript of both programs in a folder: modules for `node`, or the files of a single executable. */
+export async function bundleCode(outdir: string, form: keyof typeof FORMS = "modules"): Promise<Metafile> {
   const { metafile } = await build({
     absWorkingDir: ROOT,
     // The second one is a worker thread, which the first one starts.
     entryPoints: { outrider: "bin/image/launch.ts", "read-worker": "proxy/config/read-worker.ts" },
     outdir,
     bundle: true,
-    // The proxy must not load modules that only the operator needs.
-    splitting: true,
-    format: "esm",
+    ...FORMS[form],
     platform: "node",
     target: "node24",
-    banner: { js: BANNER },
-    plugins: [unusedModules, lateModules],
+    plugins: [htmlFiles, unusedModules, lateModules],
     metafile: true,
     logLevel: "warning",
   });
   return metafile;
 }
 
-/** Builds a new dist/. Returns its files with their sizes in bytes. */
-export async function makeBundle(): Promise<{ file: string; bytes: number }[]> {
-  const folder = join(ROOT, DIST);
+/** Builds a new bundle in this folder. Returns its files with their sizes in bytes. */
+export async function makeBundle(folder = join(ROOT, DIST)): Promise<{ file: string; bytes: number }[]> {
   rmSync(folder, { recursive: true, force: true });
-  const metafile = await bundleCode(DIST);
+  const metafile = await bundleCode(folder);
   mkdirSync(folder, { recursive: true });
   writeFileSync(join(folder, "LICENSES.txt"), licensesOf(packagesOf(metafile)));
   writeFileSync(join(folder, "sbom.cdx.json"), sbom());

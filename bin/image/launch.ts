@@ -1,3 +1,4 @@
-// Entry point in the image, without the shell of bin/outrider: starts the program of the first argument. The image and the
+// Entry point in the image and in packages, without the shell of bin/outrider: starts the program of the first argument. The image and the
 // chart set the flags of V8: a running process can no longer choose the size of its young generation.
-await (process.argv[2] === "operator" ? import("../../operator/main.ts") : import("../../proxy/main.ts"));
+// No `await`: a single executable is CommonJS, which has none here.
+void (process.argv[2] === "operator" ? import("../../operator/main.ts") : import("../../proxy/main.ts"));

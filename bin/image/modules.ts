@@ -1,7 +1,12 @@
+import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
+import { join } from "node:path";
 import type { Plugin } from "esbuild";
 
-/** Modules that the bundle loads late, and parts of packages that it leaves out. Both reduce the memory and the time of a start. */
+/**
+ * Modules that the bundle loads late, and parts of packages that it leaves out: both reduce the memory and the time of a
+ * start. HTML files, which it contains as text.
+ */
 
 const require = createRequire(import.meta.url);
 
@@ -73,5 +78,19 @@ export const unusedModules: Plugin = {
       return isUnused ? { path, namespace: "unused" } : undefined;
     });
     build.onLoad({ filter: /./, namespace: "unused" }, () => ({ contents: "module.exports = {};" }));
+  },
+};
+
+/**
+ * Replaces each module `pages/html.ts`, which reads page.html next to it, by one that contains its text. The bundle then
+ * needs no further file, in any format and under any name.
+ */
+export const htmlFiles: Plugin = {
+  name: "HTML files",
+  setup: (build) => {
+    build.onLoad({ filter: /[/\\]pages[/\\]html\.ts$/ }, ({ path }) => {
+      const file = join(path, "../page.html");
+      return { contents: `export const HTML = ${JSON.stringify(readFileSync(file, "utf8"))};`, watchFiles: [file] };
+    });
   },
 };

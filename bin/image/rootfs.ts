@@ -11,22 +11,26 @@ export const USER = "65532:65532";
 const text = (path: string, content: string) => ({ path, mode: 0o644, content: Buffer.from(content) });
 
 /** The shared libraries of a program, according to glibc's own loader. */
-function librariesOf(program: string): string[] {
+export function librariesOf(program: string): string[] {
   const lines = execFileSync("ldd", [program], { encoding: "utf8" }).split("\n");
   return lines.flatMap((line) => /(?:=> )?(\/\S+) \(0x/.exec(line)?.[1] ?? []);
 }
 
-/** Node.js and the system files that it needs, without a shell or a package manager. */
-export function baseLayer(node: string): TarEntry[] {
+/** Node.js and its shared libraries, as this machine has them. */
+export function machineFiles(node: string): (TarEntry & { content: Buffer })[] {
   const libraries = librariesOf(node).map((path) => ({
     path: path.slice(1),
     mode: 0o755,
     content: readFileSync(path),
   }));
+  return [{ path: "nodejs/bin/node", mode: 0o755, content: readFileSync(node) }, ...libraries];
+}
+
+/** Node.js and the system files that it needs, without a shell or a package manager. */
+export function baseLayer(machine: readonly (TarEntry & { content: Buffer })[]): TarEntry[] {
   return tree(
     [
-      { path: "nodejs/bin/node", mode: 0o755, content: readFileSync(node) },
-      ...libraries,
+      ...machine,
       text(
         "etc/passwd",
         "root:x:0:0:root:/root:/sbin/nologin\nnonroot:x:65532:65532:nonroot:/home/nonroot:/sbin/nologin\n",

@@ -14,7 +14,7 @@ export const WEBHOOK_OPTIONS: readonly Option[] = [
     name: "webhook-configuration",
     value: "NAME",
     fallback: "outrider-webhook",
-    help: "MutatingWebhookConfiguration whose caBundle the operator writes",
+    help: "Mutating- and ValidatingWebhookConfiguration whose caBundle the operator writes",
   },
   {
     name: "webhook-names",

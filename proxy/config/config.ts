@@ -137,7 +137,7 @@ export const PROXY_OPTIONS: readonly Option[] = [
     name: "admin",
     value: "IP:PORT",
     fallback: "127.0.0.1:9750",
-    help: "address of /livez, /readyz, /status, /metrics and /explain",
+    help: "address of the page / for browsers, /livez, /readyz, /status, /metrics and /explain",
   },
   {
     name: "on-bad-policy",

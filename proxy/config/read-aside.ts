@@ -1,4 +1,5 @@
 import { Worker } from "node:worker_threads";
+import { isExecutable, readAsset } from "../cli/asset.ts";
 import { UsageError } from "../cli/usage-error.ts";
 import type { Identities } from "../policy/client-warnings.ts";
 import type { Config } from "./config.ts";
@@ -21,13 +22,14 @@ const HEAP_SHARE = 4;
 /** Time for one file, in milliseconds: 8 MiB of YAML take some 10 s on a slow machine. */
 const MAX_READ_MS = 60_000;
 
-/** Beside this file, in the sources as in the bundle (`bin/image/bundle.ts`). */
+/** Beside this file in the sources, in the bundle (`bin/image/bundle.ts`), and as an asset of the executable. */
 const WORKER = new URL(import.meta.url.endsWith(".ts") ? "./read-worker.ts" : "./read-worker.js", import.meta.url);
 
 function inThread(text: string, config: Config, identities: Identities): Promise<ReadPolicy> {
   return new Promise((resolve, reject) => {
     const heapMiB = Math.min(MAX_HEAP_MIB, Math.ceil(memoryLimit() / HEAP_SHARE / MIB));
-    const worker = new Worker(WORKER, {
+    const worker = new Worker(isExecutable() ? readAsset(WORKER) : WORKER, {
+      eval: isExecutable(),
       workerData: { text, config, identities },
       resourceLimits: { maxOldGenerationSizeMb: heapMiB },
     });
@@ -60,9 +62,11 @@ function inThread(text: string, config: Config, identities: Identities): Promise
 }
 
 /**
- * Parses the text of the policy file of a command line without a stall of the event loop, whatever its length. @throws
- * UsageError: one line with file, field and fix
+ * Parses the text of the policy file of a command line without a stall of the event loop, whatever its length, if this
+ * process may start threads. @throws UsageError: one line with file, field and fix
  */
 export async function readAside(text: string, config: Config, identities: Identities): Promise<ReadPolicy> {
-  return text.length <= MAX_AT_ONCE ? readText(text, config, identities) : inThread(text, config, identities);
+  // Under Node's permission model a thread needs --allow-worker, and would have no restrictions itself.
+  const aside = text.length > MAX_AT_ONCE && process.permission?.has("worker") !== false;
+  return aside ? inThread(text, config, identities) : readText(text, config, identities);
 }

@@ -15,7 +15,15 @@ interface Proof {
   checkedAt: number | null;
   observed: string[];
   error: string | null;
+  /** The last answer of each echo URL; failures included. */
+  answers: Map<string, { at: number } & Answer>;
 }
+
+/** An address, or why there is none. */
+type Answer = { address: string } | { error: string };
+
+/** The last answer of an echo URL on an egress path. `at`: RFC 3339. */
+export type EchoAnswer = { way: string; url: string; at: string } & Answer;
 
 /** The part of `/status` about one egress path. Times are RFC 3339. */
 interface ProofStatus {
@@ -143,9 +151,13 @@ export class Verifier {
         checkedAt: null,
         observed: [],
         error: "not checked yet",
+        answers: new Map(),
       };
       const holds = old?.observed.every((address) => expected.size === 0 || expected.has(address)) ?? false;
-      this.#proofs.set(route.key, old !== undefined && holds ? { ...old, route, expected } : fresh);
+      const proof = old !== undefined && holds ? { ...old, route, expected } : fresh;
+      const { echoURLs } = this.#settings;
+      proof.answers = new Map([...proof.answers].filter(([url]) => echoURLs.includes(url)));
+      this.#proofs.set(route.key, proof);
       this.#remove(route.key, expected);
     }
     this.checkNow();
@@ -212,6 +224,18 @@ export class Verifier {
     }));
   }
 
+  /** The last answer of every echo URL on every egress path: what it saw, or why it did not answer. */
+  echoAnswers(): EchoAnswer[] {
+    return [...this.#proofs.values()].flatMap(({ route, answers }) =>
+      [...answers].map(([url, { at, ...answer }]) => ({
+        way: route.key,
+        url,
+        at: new Date(at).toISOString(),
+        ...answer,
+      })),
+    );
+  }
+
   /** Starts a round now, or another one after the current round. */
   checkNow(): void {
     if (this.#settings === null) return;
@@ -251,13 +275,16 @@ export class Verifier {
         try {
           const address = await this.#options.ask(new URL(text), proof.route, timeoutSeconds * 1000);
           if (generation !== this.#generation) return;
+          proof.answers.set(text, { at: Date.now(), address });
           if (proof.expected.size === 0 || proof.expected.has(address)) right.push(address);
           else {
             wrong = true;
             this.#wrong(proof, text, address);
           }
         } catch (error) {
-          errors.push(`${text}: ${(error as Error).message}`);
+          const { message } = error as Error;
+          proof.answers.set(text, { at: Date.now(), error: message });
+          errors.push(`${text}: ${message}`);
         }
       }),
     );

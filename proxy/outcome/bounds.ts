@@ -42,6 +42,10 @@ const counts = {
   "lingering-upstreams": 0,
   /** Connections to the admin port that were refused or timed out. */
   "admin-connections": 0,
+  /** Requests for live decisions refused because there were as many readers as there may be. */
+  "decision-readers": 0,
+  /** Records that a reader of live decisions did not get, because there were too many or it read too slowly. */
+  "decision-lines": 0,
 };
 
 /** The name of a bound: the value of the metric's label `bound`. */

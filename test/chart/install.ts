@@ -325,7 +325,9 @@ export function testInstallation(tool: Helm, skip: string | false): void {
     assert.match(said, /\[CustomResourceDefinition\] egresspolicies\.egress\.outrider\.dev/);
     const gone = (found: unknown) => found === undefined;
     // Garbage collection deletes what the operator has created: Secret and Lease.
-    for (const path of [DEPLOYMENT, CONFIGURATION, SECRET, LEASE]) await plane.until(path, gone, `${path} is gone`);
+    const edits = CONFIGURATION.replace("mutating", "validating");
+    for (const path of [DEPLOYMENT, CONFIGURATION, edits, SECRET, LEASE])
+      await plane.until(path, gone, `${path} is gone`);
     // Garbage collection follows.
     const list = `/api/v1/namespaces/${SYSTEM}/pods`;
     await plane.until<{ items: unknown[] }>(list, (found) => found?.items.length === 0, "the operator's pods are gone");

@@ -19,12 +19,16 @@ export const CLUSTER_PROGRAMS = {
 
 /** Further programs that some tests run, with their packages. */
 export const TEST_PROGRAMS = {
+  buildah: "buildah",
+  // For tests of the pages.
+  chromium: "chromium",
   curl: "curl",
   "docker-registry": "docker-registry",
   gpg: "gpg",
   haproxy: "haproxy",
   ipset: "ipset",
   javac: "default-jdk-headless",
+  lintian: "lintian",
   make: "make",
   nginx: "nginx",
   // With the module venv, into which test/senders installs packages.
@@ -32,6 +36,7 @@ export const TEST_PROGRAMS = {
   ruby: "ruby",
   skopeo: "skopeo",
   squid: "squid",
+  strip: "binutils",
   "systemd-analyze": "systemd",
   tinyproxy: "tinyproxy-bin",
 } as const;

@@ -80,6 +80,8 @@ export interface ProxyOptions {
   /** Lines of a hosts file. */
   hosts?: string;
   netns?: string;
+  /** Its program; default: `bin/outrider`. */
+  program?: string;
   /** A command that runs the proxy, such as `unshare` with its options. */
   within?: string[];
   /** Limit of open files (`ulimit -n`). */
@@ -135,7 +137,7 @@ export async function startProxy(options: ProxyOptions): Promise<ProxyHandle> {
   const enter = options.netns === undefined ? [] : ["ip", "netns", "exec", options.netns];
   const limit =
     options.openFiles === undefined ? [] : ["sh", "-c", `ulimit -n ${options.openFiles} && exec "$@"`, "sh"];
-  const command = [...enter, ...(options.within ?? []), ...limit, OUTRIDER];
+  const command = [...enter, ...(options.within ?? []), ...limit, options.program ?? OUTRIDER];
   const { PROXY_PASSWORD: _, ...env } = process.env;
   const child = spawn(command[0]!, [...command.slice(1), ...args], {
     // Only the tests of draining wait for it.

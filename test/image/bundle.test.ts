@@ -65,6 +65,27 @@ test("a proxy of the bundle loads modules for TLS when it needs them", {
   assert.ok((await loadedModules(document, files)).includes("NativeModule tls"));
 });
 
+test("a proxy of the bundle has its page, without a further file", async (t) => {
+  const args = [entry, "proxy", "--policy", document, "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
+  const child = spawn(process.execPath, args, {
+    ...{ env: { PATH: process.env.PATH }, cwd: folder, stdio: ["ignore", "pipe", "pipe"] },
+  });
+  t.after(() => child.kill("SIGKILL"));
+  const admin = await new Promise<string>((resolve, reject) => {
+    let text = "";
+    child.stderr!.on("data", (chunk: Buffer) => {
+      text += chunk;
+      const line = text.split("\n").find((line) => line.includes('"listening"') && line.endsWith("}"));
+      if (line !== undefined) resolve((JSON.parse(line) as { admin: string }).admin);
+    });
+    child.once("exit", () => reject(new Error(text)));
+  });
+  const response = await fetch(`http://${admin}/`);
+  assert.equal(response.status, 200);
+  assert.equal(await response.text(), readFileSync(join(ROOT, "proxy/pages/page.html"), "utf8"));
+  assert.ok(Object.keys(metafile.outputs).every((file) => file.endsWith(".js")));
+});
+
 test("an operator of the bundle gets its token from an exec plugin of the kubeconfig", {
   skip: opensslMissing() ?? false,
 }, async (t) => {

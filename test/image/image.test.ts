@@ -10,6 +10,7 @@ import { createInterface } from "node:readline";
 import { before, test } from "node:test";
 import { fullName, imageConfig, writeArchive } from "../../bin/image/archive.ts";
 import { packageJson, ROOT } from "../../bin/image/bundle.ts";
+import { labelsOf, timeOf } from "../../bin/image/labels.ts";
 import { tar, tree } from "../../bin/image/tar.ts";
 import { makeCertificate, opensslMissing } from "../harness/certificate.ts";
 import { finish } from "../harness/finish.ts";
@@ -159,8 +160,118 @@ test("the Dockerfile has the same user, entry point, ports and labels", () => {
   assert.equal(version, packageJson().version);
   assert.deepEqual(
     Object.fromEntries(labels.map(([key, value]) => [key, value!.replaceAll(`\${VERSION}`, version)])),
-    config.Labels,
+    // The archive has no base: it takes Node.js from the machine that builds it.
+    { ...config.Labels, "org.opencontainers.image.base.name": `\${BASE}` },
   );
+  const { Test, Interval, Timeout, StartPeriod } = config.Healthcheck;
+  const times = [
+    `--interval=${Interval / 1e9}s`,
+    `--timeout=${Timeout / 1e9}s`,
+    `--start-period=${StartPeriod / 1e9}s`,
+  ];
+  const [form, ...command] = Test;
+  const [, options, exec] = /^(.*) CMD (.*)$/.exec(one("HEALTHCHECK"))!;
+  assert.deepEqual([form, options, JSON.parse(exec!)], ["CMD", times.join(" "), command]);
+});
+
+const SOURCE = {
+  repository: "https://git.example/team/outrider",
+  revision: "0123456789abcdef0123456789abcdef01234567",
+};
+const EPOCH = "1700000000";
+
+test("both builds label the image with its source and time", { skip: programMissing("make") ?? false }, () => {
+  const env = { ...process.env, SOURCE_DATE_EPOCH: EPOCH };
+  const given = [`REPOSITORY_URL=${SOURCE.repository}`, `REVISION=${SOURCE.revision}`];
+  const labels = labelsOf({ ...SOURCE, created: timeOf(EPOCH) });
+  const always = labelsOf({});
+  const added = Object.entries(labels).filter(([key]) => !(key in always));
+  assert.deepEqual(
+    added.map(([key, value]) => `${key.replace("org.opencontainers.image.", "")} ${value}`),
+    [
+      `revision ${SOURCE.revision}`,
+      ...[`source ${SOURCE.repository}`, `url ${SOURCE.repository}`, `documentation ${SOURCE.repository}#readme`],
+      "created 2023-11-14T22:13:20Z",
+    ],
+  );
+  const line = run("make", ["-n", "image", ...given], { cwd: ROOT, env });
+  const args = [...line.matchAll(/--label (\S+?)=(\S+)/g)].map(([, key, value]) => [key, value!.replace("\\#", "#")]);
+  assert.deepEqual(args, added);
+  const archived = run("make", ["-n", "image-archive", ...given], { cwd: ROOT, env });
+  assert.ok(archived.includes(`--revision ${SOURCE.revision} --repository ${SOURCE.repository}`), archived);
+  const none = run("make", ["-n", "image", "REVISION="], { cwd: ROOT, env: { ...process.env, SOURCE_DATE_EPOCH: "" } });
+  assert.doesNotMatch(none, /--label/);
+  assert.throws(
+    () => timeOf("yesterday"),
+    /^Error: SOURCE_DATE_EPOCH must be a time in whole seconds since 1970, not "yes/,
+  );
+});
+
+const MIB = 1024 * 1024;
+/** Limits in MiB, which docs/operator.md shows: the bundle, and the image without compression. */
+const LIMITS = { bundle: 2, image: 140 };
+
+test("the image is not larger than docs/operator.md says", () => {
+  const sizes = read(blobPath(digest)).layers.map(({ size }: { size: number }) => size) as number[];
+  assert.ok(sizes[1]! <= LIMITS.bundle * MIB, `bundle: ${sizes[1]} bytes`);
+  assert.ok(sizes[0]! + sizes[1]! <= LIMITS.image * MIB, `image: ${sizes[0]! + sizes[1]!} bytes`);
+  const text = readFileSync(join(ROOT, "docs/operator.md"), "utf8").replace(/\s+/g, " ");
+  assert.ok(text.includes(`at most ${LIMITS.image} MiB, with a bundle of at most ${LIMITS.bundle} MiB`));
+});
+
+test("--attest writes statements about the image that it built", () => {
+  const out = join(folder, "attested.tar");
+  const args = ["bin/image/archive.ts", "--out", out, "--name", "registry.example:5000/team/outrider:1", "--attest"];
+  const source = ["--repository", SOURCE.repository, "--revision", SOURCE.revision];
+  const env = { ...process.env, SOURCE_DATE_EPOCH: EPOCH };
+  const said = run(process.execPath, [...args, ...source, "--builder", "https://builder.example/"], { cwd: ROOT, env });
+  const built = /sha256:([0-9a-f]{64})$/m.exec(said)![1];
+  const config = JSON.parse(
+    run("tar", [
+      "-xOf",
+      out,
+      `blobs/sha256/${JSON.parse(run("tar", ["-xOf", out, `blobs/sha256/${built}`])).config.digest.slice(7)}`,
+    ]),
+  );
+  assert.deepEqual(config.config.Labels, labelsOf({ ...SOURCE, created: timeOf(EPOCH) }));
+  assert.equal(config.created, "2023-11-14T22:13:20Z");
+  const [provenance, sbom] = ["provenance", "sbom"].map((kind) => read(join(folder, `attested.${kind}.json`)));
+  for (const statement of [provenance, sbom]) {
+    assert.equal(statement._type, "https://in-toto.io/Statement/v1");
+    assert.deepEqual(statement.subject, [{ name: "registry.example:5000/team/outrider", digest: { sha256: built } }]);
+  }
+  assert.equal(provenance.predicateType, "https://slsa.dev/provenance/v1");
+  const { buildDefinition, runDetails } = provenance.predicate;
+  assert.equal(runDetails.builder.id, "https://builder.example/");
+  const [git, ...others] = buildDefinition.resolvedDependencies;
+  assert.deepEqual(git, { uri: `git+${SOURCE.repository}`, digest: { gitCommit: SOURCE.revision } });
+  const sha256 = (path: string) => createHash("sha256").update(readFileSync(path)).digest("hex");
+  const digests = new Map(
+    others.map((one: { name: string; digest: { sha256: string } }) => [one.name, one.digest.sha256]),
+  );
+  assert.equal(digests.get("package-lock.json"), sha256(join(ROOT, "package-lock.json")));
+  assert.equal(digests.get("nodejs/bin/node"), sha256(process.execPath));
+  assert.equal(sbom.predicateType, "https://cyclonedx.org/bom");
+  const inside = sbom.predicate.components.map(
+    ({ name, version = "" }: { name: string; version?: string }) => `${name} ${version}`,
+  );
+  for (const one of ["ipaddr.js 2.5.0", `node ${process.versions.node}`]) assert.ok(inside.includes(one), one);
+  assert.ok(inside.some((name: string) => /\/libc\.so\.6 $/.test(name)));
+});
+
+test("--attest refuses a source that others cannot get", () => {
+  const out = join(folder, "refused.tar");
+  for (const [args, message] of [
+    [[], "archive.ts: --repository is required: a provenance names the source of the image\n"],
+    [
+      ["--repository", SOURCE.repository, "--revision", `${SOURCE.revision}-dirty`],
+      `archive.ts: --revision must be a commit without local changes, not "${SOURCE.revision}-dirty": a provenance names this commit\n`,
+    ],
+  ] as const) {
+    const command = ["bin/image/archive.ts", "--out", out, "--attest", ...args];
+    const { status, stderr } = spawnSync(process.execPath, command, { cwd: ROOT, encoding: "utf8" });
+    assert.deepEqual([status, stderr], [2, message]);
+  }
 });
 
 /** Instructions of the first stage that copy or run. `secrets`: the folder in place of /run/secrets. */
@@ -219,8 +330,9 @@ test("make image passes images, registry and secrets to the build", { skip: prog
     assert.ok(all.includes(part), `${part} in ${all}`);
   }
   const none = make();
-  assert.doesNotMatch(none, /--secret|REGISTRY|BUILD|BASE/);
-  const names = [...dockerfile.matchAll(/^ARG (\w+)=/gm)].map(([, name]) => name);
+  assert.doesNotMatch(none, /--secret|\b(REGISTRY|BUILD|BASE)=/);
+  // BUILDPLATFORM exists without a declaration: https://docs.docker.com/reference/dockerfile/
+  const names = ["BUILDPLATFORM", ...[...dockerfile.matchAll(/^ARG (\w+)=/gm)].map(([, name]) => name)];
   for (const [, name] of all.matchAll(/--build-arg (\w+)=/g)) assert.ok(names.includes(name), name);
   for (const [, id] of all.matchAll(/--secret id=(\w+)/g))
     assert.match(dockerfile, new RegExp(`type=secret,id=${id} `));

@@ -6,6 +6,7 @@ import { createServer, request } from "node:http";
 import { type AddressInfo, connect } from "node:net";
 import { join } from "node:path";
 import { after, test } from "node:test";
+import { permissionOptions } from "../harness/permissions.ts";
 import { tempFolder } from "../harness/proxy.ts";
 
 /** Run by image.test.ts in a network namespace that has loopback alone, which the container shares. */
@@ -24,6 +25,7 @@ const image = read(blob(manifest.config.digest)).config as {
   Entrypoint: string[];
   Cmd: string[];
   WorkingDir: string;
+  Healthcheck: { Test: [form: string, ...command: string[]] };
 };
 const rootfs = join(folder, "rootfs");
 mkdirSync(rootfs);
@@ -35,7 +37,7 @@ for (const layer of manifest.layers) {
 const ASSIGNED = "1000650000:0";
 
 /** The runc config.json that a container engine derives from the image's configuration. */
-function bundleOf(args: readonly string[], user: string): string {
+function bundleOf(args: readonly string[], user: string, variables: readonly string[]): string {
   const bundle = join(folder, `bundle-${containers}`);
   mkdirSync(bundle);
   const [uid, gid] = user.split(":").map(Number);
@@ -49,7 +51,7 @@ function bundleOf(args: readonly string[], user: string): string {
     ociVersion: "1.0.2",
     process: {
       user: { uid, gid },
-      env: image.Env,
+      env: [...image.Env, ...variables],
       args: [...image.Entrypoint, ...(args.length === 0 ? image.Cmd : args)],
       cwd: image.WorkingDir,
       capabilities: none,
@@ -70,12 +72,12 @@ interface Container {
   output(): string;
 }
 
-const start = (...args: string[]): Container => startAs(image.User, ...args);
+const start = (...args: string[]): Container => startAs(image.User, [], ...args);
 
-function startAs(user: string, ...args: string[]): Container {
+function startAs(user: string, variables: readonly string[], ...args: string[]): Container {
   containers++;
   const id = `outrider-test-${process.pid}-${containers}`;
-  const runc = ["--root", join(folder, "runc"), "run", "--bundle", bundleOf(args, user), id];
+  const runc = ["--root", join(folder, "runc"), "run", "--bundle", bundleOf(args, user, variables), id];
   const child = spawn("runc", runc, { stdio: ["ignore", "pipe", "pipe"] });
   let text = "";
   for (const stream of [child.stdout, child.stderr]) {
@@ -136,11 +138,15 @@ test("commands of both programs start in the image", async () => {
   assert.match(operator.output, /^Usage: outrider operator --proxy-image IMAGE/);
   const wrong = await ended(start("operator"));
   assert.deepEqual([wrong.status, wrong.output], [2, "outrider: --proxy-image IMAGE is required\n"]);
+  const health = await ended(start("health"));
+  assert.equal(health.status, 1);
+  assert.match(health.output, /^outrider: 127\.0\.0\.1:9750: connect ECONNREFUSED/);
 });
 
-for (const [who, user] of [
-  ["the user of the image", image.User],
-  ["a user that OpenShift assigns", ASSIGNED],
+for (const [who, user, variables] of [
+  ["the user of the image", image.User, []],
+  ["a user that OpenShift assigns", ASSIGNED, []],
+  ["a process with Node's permissions", image.User, [`NODE_OPTIONS=${permissionOptions("/app/", "/policy/")}`]],
 ] as const) {
   test(`as ${who}: relays an allowed tunnel, denies others, and ends on SIGTERM`, async () => {
     const receiver = createServer((_, response) => response.end("received")).listen(0, "127.0.0.1");
@@ -149,6 +155,7 @@ for (const [who, user] of [
     const port = (receiver.address() as AddressInfo).port;
     const proxy = startAs(
       user,
+      variables,
       ...["proxy", "--policy=/policy/policy.yaml", "--hosts=/policy/hosts", "--listen=127.0.0.1:4750"],
       ...["--allow-cidr=127.0.0.0/8", "--admin=127.0.0.1:9750", "--drain-delay-seconds=0", "--drain-seconds=0"],
     );
@@ -162,6 +169,9 @@ for (const [who, user] of [
     const [response] = await once(ready, "response");
     assert.equal(response.statusCode, 200);
     response.resume();
+    const check = ["--root", join(folder, "runc"), "exec", proxy.id, ...image.Healthcheck.Test.slice(1)];
+    const checked = spawnSync("runc", check, { encoding: "utf8" });
+    assert.equal(checked.status, 0, checked.stderr);
     const { status } = spawnSync("runc", ["--root", join(folder, "runc"), "kill", proxy.id, "SIGTERM"]);
     assert.equal(status, 0);
     assert.equal((await ended(proxy)).status, 0);

@@ -53,6 +53,7 @@ export const MODULES: readonly Module[] = [
   { source: "proxy/connections/proxy-header.ts", tests: http("proxy-header") },
   { source: "proxy/connections/rates.ts", tests: http("rates") },
   { source: "proxy/outcome/client-counts.ts", tests: http("client-counts") },
+  { source: "proxy/outcome/minutes.ts", tests: http("minutes") },
   ...all("operator/reconcile/decision", "accept ownership", operator("accept", "ownership")),
   ...all("operator/reconcile/decision", "decide desire", operator("accept", "desire", "disturbances", "golden")),
   ...all(

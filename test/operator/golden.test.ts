@@ -16,7 +16,7 @@ import { documentOf } from "../../operator/reconcile/decision/document.ts";
 import { resolveSpec } from "../../operator/reconcile/decision/resolved-spec.ts";
 import { unitsOf } from "../../operator/reconcile/decision/units.ts";
 import type { Facts, Holder } from "../../operator/reconcile/facts/facts.ts";
-import type { PublishedList } from "../../operator/reconcile/objects/configmap.ts";
+import { type PublishedList, parsePublished } from "../../operator/reconcile/objects/published/list.ts";
 import { type Applied, statusOf } from "../../operator/reconcile/status/status.ts";
 import { withDefaults } from "../harness/defaults.ts";
 import { NO_UPGRADES } from "./worlds.ts";
@@ -57,7 +57,7 @@ interface Input {
     changed?: boolean;
   }[];
   /** The published list of before. */
-  published?: PublishedList;
+  published?: Omit<PublishedList, "changes">;
   /** `status.hash: wanted` is replaced by the hash of the document. */
   proxies?: {
     name: string;
@@ -153,7 +153,7 @@ function factsOf(input: Input): Facts {
   return {
     now: NOW,
     policy,
-    record: { spec: undefined, published: input.published },
+    record: { spec: undefined, published: input.published && parsePublished(JSON.stringify(input.published)) },
     namespaceTerminating: false,
     image: "outrider:1",
     upgrades: () => NO_UPGRADES,
@@ -232,10 +232,14 @@ function readInput(file: string): Input {
   };
 }
 
-/** Without what repeats the document. */
+/** Forms of the published list that its own tests compare. */
+const FORMS = ["ips.html", "ips.atom"];
+
+/** Without what repeats the document or the published list. */
 function readable(object: object): object {
   const rest = structuredClone(object) as ConfigMap;
   if (rest.data?.[DOCUMENT_KEY] !== undefined) rest.data[DOCUMENT_KEY] = "(the document above)";
+  for (const form of FORMS) if (rest.data?.[form] !== undefined) rest.data[form] = "(the list above)";
   return rest;
 }
 

@@ -17,7 +17,7 @@ import { Claims } from "../../operator/reconcile/facts/claims.ts";
 import type { Facts } from "../../operator/reconcile/facts/facts.ts";
 import { gather } from "../../operator/reconcile/facts/gather.ts";
 import { StatusScraper } from "../../operator/reconcile/facts/status-scraper.ts";
-import type { PublishedList } from "../../operator/reconcile/objects/configmap.ts";
+import type { PublishedList } from "../../operator/reconcile/objects/published/list.ts";
 import { MAX_STATIC_IPS } from "../../proxy/policy/document.ts";
 import { withDefaults } from "../harness/defaults.ts";
 import { AROUND } from "./worlds.ts";
@@ -67,6 +67,7 @@ const proxy = (
 const list = (ipv4: string[], ipv6: string[] = []): PublishedList => ({
   ...{ ipv4, ipv6, cidrs: [], pending: [], retiring: [] },
   updatedAt: "",
+  changes: [],
 });
 
 /** The addresses of the document, by phase, and the Deployments that go and stay. */

@@ -3,7 +3,7 @@ import { test } from "node:test";
 import type { EgressPolicySpec } from "../../operator/api/egresspolicy.ts";
 import type { ProxyFacts } from "../../operator/fleet/proxy-status.ts";
 import { addedWithoutNotice, publish, stillUsed } from "../../operator/reconcile/decision/published-ips.ts";
-import type { PublishedList } from "../../operator/reconcile/objects/configmap.ts";
+import type { PublishedList } from "../../operator/reconcile/objects/published/list.ts";
 import { A, at, B, C, NOW, pending, podOf, retiring, settled, specOf } from "./worlds.ts";
 
 /** The published list: addresses that receivers have to accept. */
@@ -14,6 +14,7 @@ const HASHES = { desired: HASH, stored: HASH };
 const list = (ipv4: string[], more: Partial<PublishedList> = {}): PublishedList => ({
   ...{ ipv4, ipv6: [], cidrs: [], pending: [], retiring: [] },
   updatedAt: at(NOW),
+  changes: [],
   ...more,
 });
 function running(): ProxyFacts {
@@ -106,6 +107,12 @@ test("the time of the list changes only with its content", () => {
       pending: [B],
       retiring: [C],
       updatedAt: at(NOW),
+      changes: [
+        { address: A, state: "Active", since: at(NOW) },
+        { address: B, state: "Pending", since: at(NOW) },
+        { address: C, state: "Retiring", since: at(NOW) },
+        { address: V6, state: "Active", since: at(NOW) },
+      ],
     },
   });
   const later = at(NOW + 1000);

@@ -8,7 +8,7 @@ import type { KubeObject } from "../../operator/kube/resource.ts";
 import { parseGrants } from "../../operator/providers/grants.ts";
 import { decide, type Plan } from "../../operator/reconcile/decision/decide.ts";
 import type { Facts, OtherUpgrades } from "../../operator/reconcile/facts/facts.ts";
-import type { PublishedList } from "../../operator/reconcile/objects/configmap.ts";
+import type { PublishedList } from "../../operator/reconcile/objects/published/list.ts";
 import { withDefaults } from "../harness/defaults.ts";
 
 /**

@@ -7,6 +7,7 @@ import { PROXY_OPTIONS, readConfig, settingsOf } from "../../proxy/config/config
 import { encodeDocument, makeDocument, readDocument } from "../../proxy/policy/document.ts";
 import { readManifest } from "../../proxy/policy/policy-file.ts";
 import { dnsSecondsOf } from "../../proxy/policy-installer.ts";
+import { fits, follow, type RootSchema, type Schema } from "../harness/json-schema.ts";
 import { runs } from "../harness/runs.ts";
 import { clientsDocumentArb, documentArb } from "./arbitraries.ts";
 
@@ -15,55 +16,9 @@ import { clientsDocumentArb, documentArb } from "./arbitraries.ts";
  * not.
  */
 
-type Schema = { [keyword: string]: unknown } & { properties?: Record<string, Schema>; items?: Schema };
 const schema = JSON.parse(
   readFileSync(new URL("../../docs/policy-document.schema.json", import.meta.url), "utf8"),
-) as Schema & { $defs: Record<string, Schema> };
-const TEXT = ["$schema", "$defs", "title", "description", "default", "format"];
-
-const follow = (part: Schema): Schema =>
-  part.$ref === undefined ? part : schema.$defs[String(part.$ref).replace("#/$defs/", "")]!;
-
-/** Whether a value is valid by the keywords that the schema uses; an unknown keyword fails the test. */
-function fits(given: Schema, value: unknown): boolean {
-  const part = follow(given);
-  const fields = typeof value === "object" && value !== null && !Array.isArray(value) ? value : null;
-  const list = Array.isArray(value) ? value : null;
-  const number = typeof value === "number" ? value : null;
-  const has = (keys: unknown) => fields === null || (keys as string[]).every((key) => key in fields);
-  const checks: Record<string, (operand: never) => boolean> = {
-    const: (operand: unknown) => value === operand,
-    enum: (operand: unknown[]) => operand.includes(value),
-    type: (operand: string) =>
-      ({
-        object: fields !== null,
-        array: list !== null,
-        string: typeof value === "string",
-        boolean: typeof value === "boolean",
-      })[operand] ?? Number.isInteger(number),
-    pattern: (operand: string) => typeof value !== "string" || new RegExp(operand).test(value),
-    minimum: (operand: number) => number === null || number >= operand,
-    maximum: (operand: number) => number === null || number <= operand,
-    minLength: (operand: number) => typeof value !== "string" || value.length >= operand,
-    maxLength: (operand: number) => typeof value !== "string" || value.length <= operand,
-    minItems: (operand: number) => list === null || list.length >= operand,
-    maxItems: (operand: number) => list === null || list.length <= operand,
-    items: (operand: Schema) => list?.every((item) => fits(operand, item)) ?? true,
-    required: has,
-    additionalProperties: () => Object.keys(fields ?? {}).every((key) => Object.hasOwn(part.properties!, key)),
-    properties: (operand: Record<string, Schema>) =>
-      Object.entries(fields ?? {}).every(([key, item]) => operand[key] === undefined || fits(operand[key], item)),
-    dependentRequired: (operand: Record<string, string[]>) =>
-      Object.entries(operand).every(([key, others]) => fields === null || !(key in fields) || has(others)),
-    anyOf: (operand: Schema[]) => operand.some((one) => fits(one, value)),
-    not: (operand: Schema) => !fits(operand, value),
-    oneOf: (operand: Schema[]) => operand.filter((one) => fits(one, value)).length === 1,
-  };
-  return Object.entries(part).every(([keyword, operand]) => {
-    if (TEXT.includes(keyword) || keyword === "$ref") return true;
-    return (checks[keyword] ?? assert.fail(`unknown keyword ${keyword}`))(operand as never);
-  });
-}
+) as RootSchema & { $defs: Record<string, Schema> };
 
 function reads(value: unknown): boolean {
   try {
@@ -113,23 +68,23 @@ test("every document of the proxy is valid by its schema", () => {
   fc.assert(
     fc.property(documentArb, (partial) => {
       const text = encodeDocument(makeDocument(partial));
-      assert.ok(fits(schema, JSON.parse(text)), text);
+      assert.ok(fits(schema, schema, JSON.parse(text)), text);
     }),
     { numRuns: runs(500) },
   );
   fc.assert(
     fc.property(clientsDocumentArb, ({ clients: _clients, ...partial }) => {
       const text = encodeDocument(makeDocument({ ...partial, clients: [{ name: "default" }] }));
-      assert.ok(fits(schema, JSON.parse(text)), text);
+      assert.ok(fits(schema, schema, JSON.parse(text)), text);
     }),
     { numRuns: runs(200) },
   );
-  for (const full of [FULL, FULL_2]) assert.ok(fits(schema, JSON.parse(encodeDocument(makeDocument(full)))));
+  for (const full of [FULL, FULL_2]) assert.ok(fits(schema, schema, JSON.parse(encodeDocument(makeDocument(full)))));
 });
 
 /** Every place in a document, with its schema and a way to put another value there. */
 function places(value: unknown, part: Schema, put: (other: unknown) => unknown, path: string): Place[] {
-  const here = { value, part: follow(part), put, path };
+  const here = { value, part: follow(schema, part), put, path };
   if (Array.isArray(value)) {
     const others = value.flatMap((item, i) =>
       places(item, here.part.items!, (other) => put(value.with(i, other)), `${path}[${i}]`),
@@ -242,7 +197,7 @@ test("schema and reader reject the same documents", () => {
       const document = put(other);
       const good = reads(document);
       assert.equal(
-        fits(schema, document),
+        fits(schema, schema, document),
         good,
         `${path} = ${JSON.stringify(other)}: the proxy ${good ? "reads" : "refuses"} it`,
       );

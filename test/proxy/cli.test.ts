@@ -220,7 +220,7 @@ test("--help lists every option with its default and variable", async () => {
   assert.match(version.stdout, /^\d+\.\d+\.\d+\n$/);
   const commands = await runOutrider(["--help"]);
   assert.equal(commands.status, 0);
-  for (const command of ["proxy", "explain", "check", "import", "echo", "verify"]) {
+  for (const command of ["proxy", "explain", "check", "import", "echo", "verify", "health"]) {
     assert.match(commands.stdout, new RegExp(`^  ${command} `, "m"));
     assert.equal((await runOutrider([command, "--help"])).status, 0, command);
   }

@@ -12,6 +12,7 @@ import { startLoad } from "./load.ts";
 import {
   CONFIGURATION_PATH,
   createPod,
+  EDITS_PATH,
   installWebhook,
   makeSenders,
   podOf,
@@ -164,15 +165,18 @@ onPlane("a dry run shows the injection without events", async () => {
 
 onPlane("restores caBundle and owns no other field", async () => {
   await stage.withReplicas([{}, {}], async () => {
-    const { metadata } = (await plane.get<Configuration>(CONFIGURATION_PATH))!;
-    const owned = metadata.managedFields.filter(({ manager }) => manager === BUNDLE_MANAGER);
-    const entry = { ".": {}, "f:name": {}, "f:clientConfig": { "f:caBundle": {} } };
-    const names = ["inject", "edits"].map((name) => `k:{"name":"${name}.egress.outrider.dev"}`);
-    assert.deepEqual(
-      owned.map(({ fieldsV1 }) => fieldsV1),
-      [{ "f:webhooks": Object.fromEntries(names.map((name) => [name, entry])) }],
-    );
     const good = await stage.bundle();
+    for (const path of [CONFIGURATION_PATH, EDITS_PATH]) {
+      const { metadata, webhooks } = (await plane.get<Configuration>(path))!;
+      const owned = metadata.managedFields.filter(({ manager }) => manager === BUNDLE_MANAGER);
+      const entry = { ".": {}, "f:name": {}, "f:clientConfig": { "f:caBundle": {} } };
+      const { name, clientConfig } = webhooks[0]!;
+      assert.deepEqual(
+        owned.map(({ fieldsV1 }) => fieldsV1),
+        [{ "f:webhooks": { [`k:{"name":"${name}"}`]: entry } }],
+      );
+      assert.equal(Buffer.from(clientConfig.caBundle ?? "", "base64").toString(), good, path);
+    }
     const other = readFileSync(plane.authority.file).toString("base64");
     for (const value of ["", other]) {
       await stage.setBundle(value);

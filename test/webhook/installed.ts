@@ -10,10 +10,9 @@ export async function installWebhook(plane: ControlPlane, port: number): Promise
   const text = readFileSync(new URL("../../examples/operator/webhook.yaml", import.meta.url), "utf8");
   const documents = parseAllDocuments(text);
   for (const document of documents) {
-    if (document.get("kind") !== "MutatingWebhookConfiguration") continue;
-    for (const [i, path] of ["inject", "edits"].entries()) {
-      document.setIn(["webhooks", i, "clientConfig"], { url: `https://127.0.0.1:${port}/${path}` });
-    }
+    if (!`${document.get("kind")}`.endsWith("WebhookConfiguration")) continue;
+    const path = document.getIn(["webhooks", 0, "clientConfig", "service", "path"]);
+    document.setIn(["webhooks", 0, "clientConfig"], { url: `https://127.0.0.1:${port}${path}` });
   }
   await plane.applyYaml(documents.map(String).join("---\n"));
 }

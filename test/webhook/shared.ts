@@ -21,6 +21,7 @@ const ROOT = new URL("../..", import.meta.url).pathname;
 export const SYSTEM = "outrider-system";
 export const CONFIGURATION_PATH =
   "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/outrider-webhook";
+export const EDITS_PATH = CONFIGURATION_PATH.replace("mutating", "validating");
 export const SECRET_PATH = `/api/v1/namespaces/${SYSTEM}/secrets/outrider-webhook`;
 export const podsPath = (namespace: string): string => `/api/v1/namespaces/${namespace}/pods`;
 
@@ -29,10 +30,9 @@ export async function installWebhook(plane: ControlPlane, port: number): Promise
   await install(plane);
   const parts = parseAllDocuments(readFileSync(join(ROOT, "examples/operator/webhook.yaml"), "utf8"));
   for (const part of parts) {
-    if (part.get("kind") !== "MutatingWebhookConfiguration") continue;
-    for (const [i, path] of ["inject", "edits"].entries()) {
-      part.setIn(["webhooks", i, "clientConfig"], { url: `https://127.0.0.1:${port}/${path}` });
-    }
+    if (!`${part.get("kind")}`.endsWith("WebhookConfiguration")) continue;
+    const path = part.getIn(["webhooks", 0, "clientConfig", "service", "path"]);
+    part.setIn(["webhooks", 0, "clientConfig"], { url: `https://127.0.0.1:${port}${path}` });
   }
   await plane.applyYaml(parts.map(String).join("---\n"));
 }

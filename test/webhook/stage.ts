@@ -24,7 +24,7 @@ const ADMITTED_MS = 30_000;
 /** Fields of the webhook configuration that the tests read. */
 export interface Configuration {
   metadata: { managedFields: { manager: string; fieldsV1: object }[] };
-  webhooks: { clientConfig: { caBundle?: string } }[];
+  webhooks: { name: string; clientConfig: { caBundle?: string } }[];
 }
 
 /** Fields of the Secret that the tests read. */

@@ -1,7 +1,14 @@
 import type { EgressPolicySpec } from "../../api/egresspolicy.ts";
 import { mayRun, type ProxyFacts } from "../../fleet/proxy-status.ts";
 import { canonicalAddress, usedAddresses } from "../../fleet/slots.ts";
-import type { PublishedIPs, PublishedList } from "../objects/configmap.ts";
+import {
+  type AddressChange,
+  type AddressState,
+  MAX_CHANGES,
+  type PublishedIPs,
+  type PublishedList,
+  statesOf,
+} from "../objects/published/list.ts";
 
 /** Published addresses that were in use and that the spec no longer uses: they are removed, or Pending again. */
 export function noLongerUsed(spec: EgressPolicySpec, before: PublishedList | undefined): string[] {
@@ -38,7 +45,8 @@ export function stillUsed(
 
 /**
  * The list to publish. `leaving`: addresses that the spec no longer uses and that requests may still leave from, so
- * receivers still have to accept them. `updatedAt` changes only with the list, so that a settled policy writes nothing.
+ * receivers still have to accept them. `updatedAt` and `changes` change only with the list, so that a settled policy writes
+ * nothing. A list of an older operator has no changes: those before it are unknown.
  */
 export function publish(
   spec: EgressPolicySpec,
@@ -56,9 +64,31 @@ export function publish(
     pending: inPhase("Pending").filter((address) => !leaving.includes(address)),
     retiring: [...new Set([...inPhase("Retiring"), ...leaving])],
   };
-  const { updatedAt, ...old } = before ?? { updatedAt: now };
+  const { updatedAt, changes, ...old } = before ?? { updatedAt: now, changes: [] };
   const same = before !== undefined && JSON.stringify(old) === JSON.stringify(list);
-  return { all, json: { ...list, updatedAt: same ? updatedAt : now } };
+  const added = changesOf(before === undefined ? new Map() : statesOf(before), statesOf(list), now);
+  return {
+    all,
+    json: {
+      ...list,
+      updatedAt: same ? updatedAt : now,
+      changes: [...added, ...changes].slice(0, MAX_CHANGES),
+    },
+  };
+}
+
+/** Changes between the states of two lists: removed addresses first. */
+function changesOf(
+  before: ReadonlyMap<string, AddressState>,
+  after: ReadonlyMap<string, AddressState>,
+  since: string,
+): AddressChange[] {
+  const removed = [...before.keys()].filter((address) => !after.has(address));
+  const others = [...after].filter(([address, state]) => before.get(address) !== state);
+  return [
+    ...removed.map((address) => ({ address, state: "Removed" as const, since })),
+    ...others.map(([address, state]) => ({ address, state, since })),
+  ];
 }
 
 /** Active addresses that were not published before, so receivers had no notice. */

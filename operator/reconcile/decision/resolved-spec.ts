@@ -2,7 +2,7 @@ import type { EgressPolicySpec } from "../../api/egresspolicy.ts";
 import { SHARED, type Slot, slotsOf } from "../../fleet/slots.ts";
 import { isOnNode, type Provider } from "../../providers/provider.ts";
 import type { Facts } from "../facts/facts.ts";
-import type { PublishedList } from "../objects/configmap.ts";
+import type { PublishedList } from "../objects/published/list.ts";
 import { type PlacedSpec, placementsOf } from "../placement/placement.ts";
 
 /**

@@ -1,8 +1,10 @@
-import { parseAddress } from "../../../proxy/policy/cidr.ts";
 import type { EgressPolicy } from "../../api/egresspolicy.ts";
 import { ANNOTATION, childName, DOCUMENT_KEY, PUBLISHED_KEY, SPEC_KEY } from "../../api/names.ts";
 import type { ConfigMap } from "../../api/objects.ts";
 import { childMeta } from "../../fleet/metadata.ts";
+import { publishedFeed } from "./published/feed.ts";
+import { type PublishedIPs, type PublishedList, parsePublished, textOfPublished } from "./published/list.ts";
+import { publishedPage } from "./published/page.ts";
 
 /** Limit of a ConfigMap, in bytes of all its values (core/v1 MaxSecretSize, which also holds for ConfigMaps). */
 export const MAX_CONFIGMAP_BYTES = 1_048_576;
@@ -17,27 +19,6 @@ export interface Accepted {
   spec: string;
   /** Parts of the spec that a user should check. */
   warnings: readonly string[];
-}
-
-/** Content of `ips.json`. */
-export interface PublishedList {
-  ipv4: string[];
-  ipv6: string[];
-  /** The same addresses as networks. */
-  cidrs: string[];
-  /** Addresses that are announced and not used yet. */
-  pending: string[];
-  /** Addresses that are still used and will be removed. */
-  retiring: string[];
-  /** RFC 3339; time of the last change. */
-  updatedAt: string;
-}
-
-/** Addresses for the allow lists of webhook receivers. */
-export interface PublishedIPs {
-  /** Active, pending and retiring addresses: receivers have to accept all of them. */
-  all: string[];
-  json: PublishedList;
 }
 
 /**
@@ -63,33 +44,24 @@ export function documentConfigMap(policy: EgressPolicy, accepted: Accepted, stor
   };
 }
 
-/** ConfigMap with the addresses for webhook receivers. */
-export function publishedConfigMap(policy: EgressPolicy, { all, json }: PublishedIPs): ConfigMap {
+/** ConfigMap with the addresses for webhook receivers, in four forms. */
+export function publishedConfigMap(policy: EgressPolicy, published: PublishedIPs): ConfigMap {
+  const { name, uid } = policy.metadata;
   return {
     apiVersion: "v1",
     kind: "ConfigMap",
-    metadata: childMeta(policy, childName.published(policy.metadata.name)),
+    metadata: childMeta(policy, childName.published(name)),
     data: {
-      "ips.txt": all.map((address) => `${address}\n`).join(""),
-      [PUBLISHED_KEY]: textOfPublished(json),
+      "ips.txt": published.all.map((address) => `${address}\n`).join(""),
+      [PUBLISHED_KEY]: textOfPublished(published.json),
+      "ips.html": publishedPage(name, published),
+      "ips.atom": publishedFeed({ name, uid: uid! }, published.json),
     },
   };
 }
 
-/** Text of a published list in its ConfigMap and in the record. */
-export function textOfPublished(list: PublishedList): string {
-  return `${JSON.stringify(list)}\n`;
-}
-
 /** Reads a published list from a ConfigMap that has one; undefined if it is missing or not valid. */
 export function readPublished(configMap: ConfigMap | undefined): PublishedList | undefined {
-  try {
-    const list = JSON.parse(configMap?.data?.[PUBLISHED_KEY] ?? "null") as Partial<PublishedList> | null;
-    const isList = (value: unknown) =>
-      Array.isArray(value) && value.every((one) => typeof one === "string" && parseAddress(one) !== null);
-    const valid = isList(list?.ipv4) && isList(list?.ipv6) && isList(list?.pending) && isList(list?.retiring);
-    return valid ? (list as PublishedList) : undefined;
-  } catch {
-    return undefined;
-  }
+  const text = configMap?.data?.[PUBLISHED_KEY];
+  return text === undefined ? undefined : parsePublished(text);
 }

@@ -12,7 +12,8 @@ import {
 } from "../../api/names.ts";
 import type { ConfigMap } from "../../api/objects.ts";
 import type { KubeObject } from "../../kube/resource.ts";
-import { MAX_CONFIGMAP_BYTES, type PublishedList, readPublished, textOfPublished } from "./configmap.ts";
+import { MAX_CONFIGMAP_BYTES, readPublished } from "./configmap.ts";
+import { type PublishedList, textOfPublished } from "./published/list.ts";
 
 /** Limit of an unpacked spec, in bytes: more than the API server stores of an object. */
 const MAX_UNPACKED_BYTES = 4 * 1024 * 1024;

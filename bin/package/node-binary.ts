@@ -1,0 +1,54 @@
+import { execFileSync } from "node:child_process";
+import { existsSync, mkdirSync, readFileSync, renameSync } from "node:fs";
+import { homedir } from "node:os";
+import { dirname, join } from "node:path";
+import { BuildError, withFolder } from "./output.ts";
+
+/** Official builds of Node.js for Linux, from the npm packages that the package `node` installs as well. */
+
+/** Architectures, by Node's names: the machine in an ELF header, and Debian's name. */
+export const ARCHITECTURES = {
+  x64: { machine: 62, debian: "amd64" },
+  arm64: { machine: 183, debian: "arm64" },
+} as const;
+export type Architecture = keyof typeof ARCHITECTURES;
+
+/** A build of Node.js: the program, and the text of its licences. */
+export interface NodeBinary {
+  file: string;
+  licence: string;
+}
+
+/** Whether a file is a 64-bit ELF program of this architecture. */
+function isFor(arch: Architecture, file: string): boolean {
+  const head = readFileSync(file).subarray(0, 20);
+  return (
+    head.subarray(0, 5).equals(Buffer.from("\x7fELF\x02", "latin1")) &&
+    head.readUInt16LE(18) === ARCHITECTURES[arch].machine
+  );
+}
+
+/**
+ * Gets the build of the version that runs this. npm downloads and verifies it; the folder ~/.cache/outrider/node keeps it.
+ * @throws Error when npm cannot get it, BuildError when it is for another architecture
+ */
+export async function getNode(arch: Architecture): Promise<NodeBinary> {
+  const name = `node-linux-${arch}`;
+  const { node: version } = process.versions;
+  const caches = process.env.XDG_CACHE_HOME || join(homedir(), ".cache");
+  const folder = join(caches, "outrider/node", `${name}-${version}`);
+  if (!existsSync(folder)) {
+    mkdirSync(dirname(folder), { recursive: true, mode: 0o700 });
+    // Beside its place, so that a rename completes it at once: another build may get it as well.
+    await withFolder((temporary) => {
+      const args = ["pack", "--silent", "--prefer-offline", `${name}@${version}`];
+      const archive = execFileSync("npm", args, { cwd: temporary, encoding: "utf8" }).trim();
+      const files = ["package/bin/node", "package/LICENSE"];
+      execFileSync("tar", ["-xzf", join(temporary, archive), "-C", temporary, ...files]);
+      if (!existsSync(folder)) renameSync(join(temporary, "package"), folder);
+    }, dirname(folder));
+  }
+  const file = join(folder, "bin/node");
+  if (!isFor(arch, file)) throw new BuildError(`${file}: no ELF program for ${arch}; delete the folder ${folder}`);
+  return { file, licence: readFileSync(join(folder, "LICENSE"), "utf8").trim() };
+}

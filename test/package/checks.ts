@@ -1,0 +1,88 @@
+import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
+import { once } from "node:events";
+import { writeFileSync } from "node:fs";
+import { createServer, request } from "node:http";
+import type { AddressInfo } from "node:net";
+import { join } from "node:path";
+import type { TestContext } from "node:test";
+import { packageJson, ROOT } from "../../bin/image/bundle.ts";
+import { OPEN_LOOPBACK, type ProxyOptions, startProxy, tempFolder } from "../harness/proxy.ts";
+
+/** Checks of an installed program, whichever package it is from. */
+
+const ACL = join(ROOT, "examples/acl.yaml");
+
+/** Name that the policy of examples/acl.yaml allows. */
+export const ALLOWED = "hooks.example.com";
+
+/** Runs `--version`, `check` and `explain`, with a right and a wrong policy. */
+export function checkCommands(program: string): void {
+  const run = (...args: string[]) => spawnSync(program, args, { encoding: "utf8" });
+  assert.equal(run("--version").stdout, `${packageJson().version}\n`);
+  const check = run("check", "--policy", ACL);
+  assert.equal(check.status, 0, check.stderr);
+  const explain = run("explain", "--policy", ACL, "https://denied.example/");
+  assert.match(explain.stdout, /denied\.example/);
+  assert.match(explain.stdout, /denied/);
+  const wrong = join(tempFolder(), "wrong.yaml");
+  writeFileSync(wrong, "version: v1\nservices: []\nglobl_deny_list: []\n");
+  const failed = run("check", "--policy", wrong);
+  assert.notEqual(failed.status, 0);
+  assert.match(failed.stdout + failed.stderr, /did you mean global_deny_list\?/);
+}
+
+/** Sends a request through a proxy to a URL, and returns the response. */
+export function requestThrough(proxyPort: number, url: string): Promise<{ status: number; text: string }> {
+  return new Promise((resolve, reject) => {
+    const options = {
+      host: "127.0.0.1",
+      port: proxyPort,
+      path: url,
+      headers: { host: new URL(url).host },
+      agent: false,
+    };
+    const sent = request(options, (response) => {
+      let text = "";
+      response.setEncoding("utf8").on("data", (chunk: string) => {
+        text += chunk;
+      });
+      response.on("end", () => resolve({ status: response.statusCode!, text }));
+    });
+    sent.on("error", reject).end();
+  });
+}
+
+/** Starts a receiver on loopback. Returns its port. */
+export async function startReceiver(t: TestContext): Promise<number> {
+  const server = createServer((_, response) => response.end("received"));
+  t.after(() => server.close());
+  server.listen(0, "127.0.0.1");
+  await once(server, "listening");
+  return (server.address() as AddressInfo).port;
+}
+
+/**
+ * Starts its proxy with examples/acl.yaml, which sends one request and refuses another one, reloads a policy in a worker
+ * thread, and stops at SIGTERM.
+ */
+export async function checkRequest(t: TestContext, program: string, options: ProxyOptions = {}): Promise<void> {
+  const port = await startReceiver(t);
+  const hosts = `127.0.0.1 ${ALLOWED}\n`;
+  const args = [...OPEN_LOOPBACK];
+  // Longer than what the main thread parses (proxy/config/read-aside.ts).
+  const more = Array.from({ length: 2000 }, (_, index) => `    - "*.n${index}.example"`).join("\n");
+  const policy = `version: v1\nservices: []\ndefault:\n  project: p\n  action: enforce\n  allowed_domains:\n    - ${ALLOWED}\n`;
+  const proxy = await startProxy({ program, hosts, args, policy, ...options });
+  t.after(() => proxy.stop("SIGKILL"));
+  const allowed = await requestThrough(proxy.port, `http://${ALLOWED}:${port}/`);
+  assert.deepEqual(allowed, { status: 200, text: "received" });
+  const denied = `http://x.n7.example:${port}/`;
+  assert.equal((await requestThrough(proxy.port, denied)).status, 403);
+  const { policy: first } = JSON.parse((await proxy.admin("/status")).text);
+  writeFileSync(proxy.policyFile, `${policy}${more}\n`);
+  await proxy.untilStatus((status) => status.policy?.hash !== first.hash, 30_000);
+  // Allowed by the new policy: the name does not exist here.
+  assert.equal((await requestThrough(proxy.port, `http://${ALLOWED}:${port}/`)).status, 200);
+  assert.equal(await proxy.stop(), 0);
+}

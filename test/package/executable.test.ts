@@ -1,0 +1,92 @@
+import assert from "node:assert/strict";
+import { spawn, spawnSync } from "node:child_process";
+import { readFileSync, statSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { before, test } from "node:test";
+import { ROOT } from "../../bin/image/bundle.ts";
+import { type Executable, writeExecutable } from "../../bin/package/executable.ts";
+import { nodeFlags } from "../../bin/package/flags.ts";
+import { finish } from "../harness/finish.ts";
+import { programMissing } from "../harness/packages.ts";
+import { startProxy, tempFolder } from "../harness/proxy.ts";
+import { checkCommands, checkRequest } from "./checks.ts";
+
+/** The single executable. It runs without `node` in PATH, and without a file of this project. */
+
+const folder = tempFolder();
+const skip = programMissing("strip") ?? false;
+/** A tenth above the size of the first one. */
+const MAX_MIB = 117;
+let built: Executable;
+
+/** Environment of a process that prints a value as JSON on stderr when it ends. */
+function atExit(value: string): Record<string, string> {
+  const file = join(folder, "at-exit.cjs");
+  writeFileSync(file, `process.on("exit", () => console.error(JSON.stringify(${value})));`);
+  return { NODE_OPTIONS: `--require=${file}` };
+}
+
+before(async () => {
+  if (skip === false) built = await writeExecutable(folder);
+});
+
+test("the file is within the limit of its size, and has the licences of all parts", { skip }, () => {
+  assert.ok(built.isStripped);
+  const { size, mode } = statSync(built.file);
+  assert.ok(size < MAX_MIB * 2 ** 20, `${size} bytes`);
+  assert.equal(mode & 0o777, 0o755);
+  const licences = readFileSync(built.licences, "utf8");
+  for (const part of [
+    `Node.js ${process.versions.node}`,
+    "OpenSSL",
+    "pino 10",
+    "ipaddr.js 2",
+    "@kubernetes/client-node",
+  ]) {
+    assert.ok(licences.includes(part), part);
+  }
+});
+
+test("it runs the commands and serves a request", { skip }, async (t) => {
+  const { file } = built;
+  checkCommands(file);
+  await checkRequest(t, file, { env: { PATH: "/nonexistent", NODE_PATH: "" } });
+});
+
+test("it has the flags of the proxy, and accepts compiled code", { skip }, () => {
+  const env = atExit("process.execArgv");
+  const { status, stderr } = spawnSync(built.file, ["--version"], { env, encoding: "utf8" });
+  // Nothing else: Node.js warns about compiled code that it rejects, such as that of other flags.
+  assert.deepEqual([status, stderr], [0, `${JSON.stringify(nodeFlags().proxy)}\n`]);
+});
+
+test("it loads no module that a start does not need", { skip }, async () => {
+  const proxy = await startProxy({ program: built.file, env: atExit("process.moduleLoadList") });
+  assert.equal(await proxy.stop(), 0);
+  const line = proxy
+    .stderr()
+    .split("\n")
+    .find((text) => text.startsWith("["))!;
+  const loaded = JSON.parse(line) as string[];
+  assert.ok(loaded.includes("NativeModule net"));
+  assert.deepEqual(
+    loaded.filter((name) => /undici|NativeModule (tls|https|zlib|_tls_\w+)$/.test(name)),
+    [],
+  );
+});
+
+test("it contains the operator", { skip }, async () => {
+  const help = spawnSync(built.file, ["operator", "--help"], { encoding: "utf8" });
+  assert.equal(help.status, 0, help.stderr);
+  assert.match(help.stdout, /^Usage: outrider operator /);
+  const args = ["operator", "--kubeconfig", join(folder, "none"), "--proxy-image", "x:1"];
+  const { status, stderr } = await finish(spawn(built.file, args, { stdio: ["ignore", "pipe", "pipe"] }));
+  assert.notEqual(status, 0);
+  assert.match(stderr, /kubeconfig/);
+});
+
+test("the script reports an unknown architecture in one line", () => {
+  const script = join(ROOT, "bin/package/executable.ts");
+  const { status, stderr } = spawnSync(process.execPath, [script, "--arch", "mips"], { encoding: "utf8" });
+  assert.deepEqual([status, stderr], [2, "--arch mips: unknown; use x64 or arm64\n"]);
+});
