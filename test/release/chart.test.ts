@@ -46,7 +46,7 @@ const LISTS = ["changes", "crds", "crdsExamples", "images", "links"];
 /** A reference with a registry and a tag. */
 const REFERENCE = /^[a-z0-9.-]+(:\d+)?(\/[a-z0-9._-]+)+:[\w][\w.-]{0,127}$/;
 
-describe("the chart of a release", { skip, timeout: 180_000 }, () => {
+describe("the chart of a release", { skip, timeout: 300_000 }, () => {
   const folder = tempFolder();
   const file = join(folder, `outrider-${version}.tgz`);
   let key: Key;

@@ -19,7 +19,7 @@ const skip =
 const VERSION = "0.1.0";
 const PAGE = "https://git.example/acme/outrider";
 
-describe("a release", { skip, timeout: 300_000 }, () => {
+describe("a release", { skip, timeout: 600_000 }, () => {
   const folder = tempFolder();
   const at = (name: string) => join(folder, name);
   let sources: string;
@@ -76,7 +76,9 @@ describe("a release", { skip, timeout: 300_000 }, () => {
     registry = await startRegistry();
     helm = await findTool("helm");
     env = { PATH: process.env.PATH, HOME: registry.home(), HELM: helm };
-    const said = done(process.execPath, [join(sources, "bin/image/archive.ts"), "--out", at("amd64.tar")]);
+    // Not Node.js, whose 100 MB this test would copy, hash and push a dozen times.
+    const args = ["--out", at("amd64.tar"), "--node", "/bin/true"];
+    const said = done(process.execPath, [join(sources, "bin/image/archive.ts"), ...args]);
     digests = [said.trim().split(" ").at(-1)!, otherArchitecture(at("amd64.tar"), "arm64", at("arm64.tar"))];
     const { status, stdout, stderr } = assemble(at("release"));
     assert.equal(status, 0, stderr);
