@@ -25,15 +25,15 @@ before(async () => {
 });
 
 test("the package has these files, within the limit of its size", () => {
-  assert.deepEqual(packed.files.map(({ path }) => path.replace(/-[A-Z0-9]{8}\.js$/, "-*.js")).sort(), [
+  // The bundler decides into how many files it divides the code.
+  const names = packed.files.map(({ path }) => path.replace(/-[A-Z0-9]{8}\.js$/, "-*.js"));
+  assert.deepEqual([...new Set(names)].sort(), [
     "LICENSE",
     "README.md",
     "bin/kubectl-egress.cjs",
     "bin/outrider.cjs",
     "dist/LICENSES.txt",
-    ...["dist/chunk-*.js", "dist/chunk-*.js", "dist/chunk-*.js"],
-    ...["dist/main-*.js", "dist/main-*.js"],
-    ...["dist/outrider.js", "dist/read-worker.js", "dist/sbom.cdx.json"],
+    ...["dist/chunk-*.js", "dist/main-*.js", "dist/outrider.js", "dist/read-worker.js", "dist/sbom.cdx.json"],
     "examples/acl.yaml",
     "package.json",
   ]);
