@@ -89,6 +89,8 @@ outrider: old-fsf-address-in-copyright-file
 outrider: non-standard-file-perm 0600 != 0644 [etc/default/outrider]
 # Without debhelper. The script checks for systemd and for DPKG_ROOT.
 outrider: maintainer-script-calls-systemctl *
+# "kubectl egress --help" describes it.
+outrider: no-manual-page [usr/bin/kubectl-egress]
 # It is not a part of Debian.
 outrider: initial-upload-closes-no-bugs *
 `;
