@@ -32,6 +32,8 @@ const HELP = `Usage: outrider COMMAND [options]
   echo     HTTP server that answers callers with their address
   verify   check through echo servers which address a proxy sends from
   health   check whether a proxy on this machine is alive
+  get      print the fleets of a cluster: conditions, addresses, proxies, pods
+  egress   the kubectl plugin: status, explain, ips, verify and top of a running fleet
 
 outrider COMMAND --help prints the options of a command. outrider --version prints the version.`;
 
@@ -50,7 +52,7 @@ async function main(argv: string[]): Promise<number> {
   }
   const run = Object.hasOwn(COMMANDS, command) ? COMMANDS[command] : undefined;
   if (run !== undefined) return run(rest);
-  const meant = nearest(command, ["operator", ...Object.keys(COMMANDS)]);
+  const meant = nearest(command, ["operator", "get", "egress", ...Object.keys(COMMANDS)]);
   throw new UsageError(`unknown command "${command}"${meant ? `; did you mean ${meant}?` : "; see --help"}`);
 }
 

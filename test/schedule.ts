@@ -34,6 +34,7 @@ export const LONGEST: readonly string[] = [
   "test/operator/outage.test.ts",
   "test/e2e/node-address.test.ts",
   "test/e2e/journey.test.ts",
+  "test/e2e/plugin.test.ts",
   "test/operator/takeover.test.ts",
   "test/webhook/rotation.test.ts",
   "test/operator/life.test.ts",

@@ -1,4 +1,5 @@
 import { Agent } from "node:https";
+import type { Duplex } from "node:stream";
 import type { KubeConfig } from "@kubernetes/client-node";
 import {
   type ApplyOptions,
@@ -20,6 +21,7 @@ import { ClusterCredentials } from "./credentials.ts";
 import { ApiError, errorOfAnswer } from "./error.ts";
 import { type Answer, type Call, nameOf, Transport } from "./http.ts";
 import type { KubeMetrics } from "./metrics.ts";
+import { type ForwardTarget, forwardPort } from "./port-forward.ts";
 import { apiVersionOf, type KubeObject, type Resource } from "./resource.ts";
 import { readWatch } from "./watch.ts";
 
@@ -59,6 +61,8 @@ interface ClientOptions {
 
 /** Client of the API server. Objects are plain JSON, so unknown fields are kept. */
 export class Client {
+  readonly #credentials: ClusterCredentials;
+  readonly #userAgent: string;
   readonly #calls: Transport;
   readonly #watches: Transport;
   readonly #agents: Agent[];
@@ -67,8 +71,10 @@ export class Client {
 
   constructor(config: KubeConfig, options: ClientOptions = {}) {
     const credentials = new ClusterCredentials(config);
+    this.#credentials = credentials;
+    this.#userAgent = options.userAgent ?? "outrider";
     const shared = {
-      userAgent: options.userAgent ?? "outrider",
+      userAgent: this.#userAgent,
       count: ({ method }: Call, code: string) => options.metrics?.requests.inc({ method, code }),
     };
     const pool = { keepAlive: true, keepAliveMsecs: PROBE_MS, timeout: IDLE_MS, scheduling: "lifo" as const };
@@ -216,6 +222,12 @@ export class Client {
     await readWatch(this.#watches, call, ({ type, object }) => {
       options.onEvent({ type, object: named(resource, object) });
     });
+  }
+
+  /** Opens a stream to a port of a pod, with a connection of its own. The caller destroys it. @throws ApiError */
+  forward(target: ForwardTarget, options: CallOptions = {}): Promise<Duplex> {
+    const { timeoutMs = this.#timeoutMs, signal } = options;
+    return forwardPort(this.#credentials, target, { userAgent: this.#userAgent, timeoutMs, signal });
   }
 
   /** Closes all connections. Calls in progress fail. */

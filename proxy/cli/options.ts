@@ -7,6 +7,8 @@ import { UsageError } from "./usage-error.ts";
 /** One option of a command: its long form, environment variable, and help text. */
 export interface Option {
   name: string;
+  /** Its letter, as in `-n`. */
+  short?: string;
   /** Placeholder of the value in `--help`; absent: a switch. */
   value?: string;
   repeat?: boolean;
@@ -50,7 +52,7 @@ export function readOptions(
       {
         type: o.value === undefined ? ("boolean" as const) : ("string" as const),
         multiple: true,
-        ...(o.name === "help" ? { short: "h" } : {}),
+        ...(o.name === "help" ? { short: "h" } : o.short === undefined ? {} : { short: o.short }),
       },
     ]),
   );
@@ -97,7 +99,10 @@ export function readOptions(
 
 /** The option part of `--help`. */
 export function optionHelp(options: readonly Option[]): string {
-  const left = options.map((o) => `  --${o.name}${o.value === undefined ? "" : ` ${o.value}`}${o.repeat ? " …" : ""}`);
+  const left = options.map(
+    (o) =>
+      `  ${o.short === undefined ? "" : `-${o.short}, `}--${o.name}${o.value === undefined ? "" : ` ${o.value}`}${o.repeat ? " …" : ""}`,
+  );
   const width = Math.max(...left.map((l) => l.length)) + 2;
   return options
     .map((o, i) => `${left[i]!.padEnd(width)}${o.help}${o.fallback === undefined ? "" : ` (default ${o.fallback})`}`)

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { cpSync, readFileSync, writeFileSync } from "node:fs";
+import { cpSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import { createServer } from "node:https";
 import type { AddressInfo } from "node:net";
 import { join } from "node:path";
@@ -129,4 +129,42 @@ test("an operator of the bundle gets its token from an exec plugin of the kubeco
   const { stderr } = await finished;
   assert.ok(Array.isArray(first), stderr);
   assert.equal(first[0].headers.authorization, "Bearer t0ken");
+});
+
+test("the bundle has the commands of users, also by the name of the plugin", {
+  skip: opensslMissing() ?? false,
+}, async (t) => {
+  const { key, cert } = makeCertificate(folder, ["127.0.0.1"]);
+  const server = createServer({ key: readFileSync(key), cert: readFileSync(cert) }, (_, response) => {
+    response.writeHead(401).end();
+  });
+  server.listen(0, "127.0.0.1");
+  t.after(() => server.close());
+  await once(server, "listening");
+  const { port } = server.address() as AddressInfo;
+  const kubeconfig = join(folder, "user.kubeconfig");
+  writeFileSync(
+    kubeconfig,
+    JSON.stringify({
+      ...{ apiVersion: "v1", kind: "Config", "current-context": "c" },
+      clusters: [{ name: "c", cluster: { server: `https://127.0.0.1:${port}`, "certificate-authority": cert } }],
+      contexts: [{ name: "c", context: { cluster: "c", user: "u" } }],
+      users: [{ name: "u", user: { token: "x" } }],
+    }),
+  );
+  const plugin = join(folder, "dist/kubectl-egress");
+  symlinkSync("outrider.js", plugin);
+  const env = { PATH: process.env.PATH, KUBECONFIG: kubeconfig };
+  const run = (args: readonly string[]) =>
+    finish(spawn(process.execPath, [...args], { env, cwd: folder, stdio: ["ignore", "pipe", "pipe"] }));
+  const rejected = "outrider: the API server rejects the credentials of this context; log in again\n";
+  for (const args of [
+    [entry, "get"],
+    [entry, "egress", "ips", "webhooks"],
+    [plugin, "top", "webhooks"],
+  ]) {
+    const { status, stdout, stderr } = await run(args);
+    assert.deepEqual([status, stdout, stderr], [3, "", rejected], args.join(" "));
+  }
+  assert.match((await run([plugin, "--help"])).stdout, /^Usage: kubectl egress COMMAND/);
 });

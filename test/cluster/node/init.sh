@@ -45,6 +45,8 @@ if [ -e /sys/fs/cgroup/cgroup.controllers ]; then
   done
 else
   for hierarchy in /sys/fs/cgroup/*/; do
+    # systemd leaves folders there in which no hierarchy is mounted.
+    [ -e "${hierarchy}cgroup.procs" ] || continue
     [ "$hierarchy" = /sys/fs/cgroup/unified/ ] || mkdir -p "$hierarchy$group"
   done
   # A new one has neither processors nor memory.
