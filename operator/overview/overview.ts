@@ -176,7 +176,7 @@ function addressesOf(spec: EgressPolicySpec, status: EgressPolicy["status"]): Ad
 const publishedView = ({ ipv4, ipv6, pending, retiring, updatedAt }: PublishedList): PublishedView => ({
   addresses: [...ipv4, ...ipv6],
   ...{ pending, retiring },
-  updatedAt: updatedAt ?? null,
+  updatedAt: updatedAt || null,
 });
 
 /** The fleet that a pod belongs to. */
