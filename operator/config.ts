@@ -204,7 +204,9 @@ function loopbackOf(values: Values, name: string): { host: string; port: number 
   const address = ipPort(values, name, text);
   if (isLoopback(address.host)) return address;
   const why = "the page shows all namespaces without a password";
-  throw new UsageError(`${values.shown(name)} must be a loopback address such as 127.0.0.1:8082, not "${text}": ${why}`);
+  throw new UsageError(
+    `${values.shown(name)} must be a loopback address such as 127.0.0.1:8082, not "${text}": ${why}`,
+  );
 }
 
 /** Reads the command line; null for `--help`. @throws UsageError with the option */

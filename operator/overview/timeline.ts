@@ -57,7 +57,8 @@ function isKnown({ reason, message, last, count }: EventView, moments: readonly 
 
 /** Changes of conditions, Events and changes of published addresses, newest first. Pure. */
 export function timelineOf({ conditions, history, events, changes }: Inputs): Moment[] {
-  const known = [...history.map(ofCondition), ...lastChanges(conditions, history)];
+  // Newest first, also those of one second: the order of times decides, and the sort is stable.
+  const known = [...[...history].reverse().map(ofCondition), ...lastChanges(conditions, history)];
   const others = events
     .filter((event) => event.last !== null && !isKnown(event, known))
     .map(({ type, reason, message, count, last }): Moment => {
