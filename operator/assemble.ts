@@ -8,8 +8,9 @@ import { EventRecorder } from "./kube/events.ts";
 import { Informers } from "./kube/informers.ts";
 import type { OperatorMetrics } from "./metrics.ts";
 import { adminNamespaces, ownNamespace } from "./namespaces.ts";
+import { ConditionHistory } from "./overview/history.ts";
 import { templateFingerprint } from "./reconcile/decision/units.ts";
-import { addCaches, type Caches } from "./reconcile/facts/caches.ts";
+import { addCaches, type CacheListeners, type Caches } from "./reconcile/facts/caches.ts";
 import { FleetUpgrades } from "./reconcile/facts/fleet-upgrades.ts";
 import {
   type FetchStatus,
@@ -47,6 +48,9 @@ export interface Parts {
   controller: Controller;
   triggers: Triggers;
   upgrades: FleetUpgrades;
+  records: PolicyRecords;
+  /** Condition changes for the page; undefined without it. */
+  history: ConditionHistory | undefined;
   /** The policy as its fleet runs it. */
   inForce: (policy: EgressPolicy) => InForce;
 }
@@ -68,6 +72,15 @@ export function makeFetch(scrape: OperatorConfig["scrape"], client: Client): Fet
   };
 }
 
+/** Handler of policies that also records the changes of their conditions. */
+function recorded(history: ConditionHistory, triggers: Triggers): CacheListeners["policy"] {
+  return (event, policy, before) => {
+    if (event === "deleted") history.forget(policy);
+    else history.observe(policy, Date.now());
+    triggers.policy(event, policy, before);
+  };
+}
+
 /** Connects the parts that reconcile policies. */
 export function assemble({ config, log, metrics, identity }: Shared, client: Client, fetch: FetchStatus): Parts {
   const shared = { client, log, metrics: metrics.kube };
@@ -84,7 +97,9 @@ export function assemble({ config, log, metrics, identity }: Shared, client: Cli
     adminFrom: adminNamespaces(config),
   };
   const recordNamespace = ownNamespace(config);
-  const caches = addCaches(informers, triggers, { discover: config.discoverCIDRs, recordNamespace });
+  const history = config.page === undefined ? undefined : new ConditionHistory();
+  const listeners = history === undefined ? triggers : { ...triggers, policy: recorded(history, triggers) };
+  const caches = addCaches(informers, listeners, { discover: config.discoverCIDRs, recordNamespace });
   const upgrades = new FleetUpgrades(caches, {
     operator: templateFingerprint(fleet),
     limit: config.maxUpgradingFleets,
@@ -114,7 +129,7 @@ export function assemble({ config, log, metrics, identity }: Shared, client: Cli
     ...{ log, metrics: metrics.kube },
   });
   return {
-    ...{ events, informers, caches, ranges, scraper, controller, triggers, upgrades },
+    ...{ events, informers, caches, ranges, scraper, controller, triggers, upgrades, records, history },
     inForce: (policy) => inForce(caches, policy, records),
   };
 }

@@ -1,4 +1,5 @@
 import { readFileSync } from "node:fs";
+import { isLoopback } from "../proxy/cli/local-request.ts";
 import { LOG_LEVELS } from "../proxy/cli/log.ts";
 import {
   ipPort,
@@ -94,6 +95,11 @@ export const OPERATOR_OPTIONS: readonly Option[] = [
   ...WEBHOOK_OPTIONS,
   { name: "metrics", value: "IP:PORT", fallback: ":8080", help: "address of /metrics" },
   { name: "health", value: "IP:PORT", fallback: ":8081", help: "address of /livez and /readyz" },
+  {
+    name: "page",
+    value: "IP:PORT",
+    help: "loopback address of a page about all policies, for kubectl port-forward (default: none)",
+  },
   { name: "log-level", value: "LEVEL", fallback: "info", help: `log on stderr: ${LOG_LEVELS.join(", ")}` },
   { name: "help", help: "print this help" },
 ];
@@ -126,6 +132,8 @@ export interface OperatorConfig {
   webhook: WebhookConfig | undefined;
   metrics: { host: string; port: number };
   health: { host: string; port: number };
+  /** A loopback address. Undefined: no page. */
+  page: { host: string; port: number } | undefined;
   logLevel: string;
 }
 
@@ -189,6 +197,18 @@ function domainOf(values: Values, name: string): string {
   throw new UsageError(`${values.shown(name)} must be a DNS name, not "${domain}"`);
 }
 
+/** Loopback address of an option; undefined if it is not set. @throws UsageError with the option */
+function loopbackOf(values: Values, name: string): { host: string; port: number } | undefined {
+  const text = values.get(name)?.[0];
+  if (text === undefined) return undefined;
+  const address = ipPort(values, name, text);
+  if (isLoopback(address.host)) return address;
+  const why = "the page shows all namespaces without a password";
+  throw new UsageError(
+    `${values.shown(name)} must be a loopback address such as 127.0.0.1:8082, not "${text}": ${why}`,
+  );
+}
+
 /** Reads the command line; null for `--help`. @throws UsageError with the option */
 export function readOperatorConfig(argv: readonly string[], env: NodeJS.ProcessEnv): OperatorConfig | null {
   const { values, positionals } = readOptions(OPERATOR_OPTIONS, argv, env);
@@ -227,6 +247,7 @@ export function readOperatorConfig(argv: readonly string[], env: NodeJS.ProcessE
     webhook: readWebhookConfig(values),
     metrics: address("metrics"),
     health: address("health"),
+    page: loopbackOf(values, "page"),
     logLevel: oneOf(values, "log-level", LOG_LEVELS)!,
   };
 }

@@ -12,7 +12,9 @@ import { LeaseElection } from "./kube/lease.ts";
 import { loadKubeConfig } from "./kubeconfig.ts";
 import { OperatorMetrics } from "./metrics.ts";
 import { ownNamespace } from "./namespaces.ts";
-import { servePages } from "./pages.ts";
+import { servePolicyPage } from "./pages/page-server.ts";
+import { PolicyAnswers, type Replica } from "./pages/policies.ts";
+import { servePages } from "./pages/serve.ts";
 import { readOwner } from "./webhook/certificates/owner.ts";
 import type { RunningWebhook } from "./webhook/start.ts";
 
@@ -43,6 +45,8 @@ interface Clients {
   /** Reads `/status` of proxies through the API server. */
   proxies: Client;
   webhook: Client;
+  /** Reads Events for the page. */
+  page: Client;
 }
 
 function makeClients(kube: KubeConfig, { metrics }: Shared, isLeader: () => boolean): Clients {
@@ -52,6 +56,7 @@ function makeClients(kube: KubeConfig, { metrics }: Shared, isLeader: () => bool
     lease: new Client(kube, { ...shared, maxConnections: 1 }),
     proxies: new Client(kube, { ...shared, maxConnections: 16 }),
     webhook: new Client(kube, shared),
+    page: new Client(kube, { ...shared, maxConnections: 2 }),
   };
 }
 
@@ -74,6 +79,26 @@ async function startPages({ config, log, metrics }: Shared, parts: Parts, webhoo
   const portOf = (server: Server) => (server.address() as AddressInfo).port;
   log.info({ healthPort: portOf(health), metricsPort: portOf(metricsServer), webhookPort: webhook?.port }, "starting");
   return [health, metricsServer];
+}
+
+/** Serves the page about all policies, if it is on. @throws UsageError */
+async function startPolicyPage(
+  { config, log, identity }: Shared,
+  { caches, scraper, records, inForce, history, informers }: Parts,
+  client: Client,
+  election: () => LeaseElection | undefined,
+): Promise<Server[]> {
+  if (config.page === undefined || history === undefined) return [];
+  const since = new Date().toISOString();
+  const replica = (): Replica => {
+    const leads = config.leaderElect ? (election()?.isLeader ?? false) : true;
+    const leader = leads ? identity : (election()?.holder ?? null);
+    return { identity, leads, leader, since, synced: informers.hasSynced };
+  };
+  const answers = new PolicyAnswers({ caches, scraper, records, inForce, history, client, replica });
+  const server = await servePolicyPage(config.page, answers, (err) => log.error({ err }, "page failed"));
+  log.info({ pagePort: (server.address() as AddressInfo).port }, "serving the page about policies");
+  return [server];
 }
 
 function makeElection({ config, log, metrics, identity }: Shared, client: Client, parts: Parts, onLost: () => void) {
@@ -142,7 +167,10 @@ export async function runOperator(argv: readonly string[]): Promise<number> {
   const parts = assemble(shared, clients.leader, makeFetch(config.scrape, clients.proxies));
   const webhook =
     config.webhook === undefined ? undefined : await startInjection(shared, config.webhook, clients.webhook, parts);
-  const servers = await startPages(shared, parts, webhook);
+  const servers = [
+    ...(await startPages(shared, parts, webhook)),
+    ...(await startPolicyPage(shared, parts, clients.page, () => election)),
+  ];
 
   const lost = Promise.withResolvers<string>();
   let hasLost = false;

@@ -15,6 +15,8 @@ interface ProofStatus {
 
 /** Part of a proxy's `/status` that the operator reads. */
 export interface ProxyStatus {
+  /** Version of outrider; undefined if the answer has none. */
+  version?: string;
   /** Hash of the policy document in force; null if there is none. */
   hash: string | null;
   /** Why the present policy file is not in force. */
@@ -76,11 +78,16 @@ function list(value: unknown, path: string): Record<string, unknown>[] {
 const texts = (value: unknown, path: string): string[] =>
   list(value, path).map((text) => (typeof text === "string" ? text : fail(path)));
 
+/** Characters of a version that are kept. */
+const MAX_VERSION = 64;
+
 /** Parses the body of `/status`. @throws Error that names the field which has an unknown form */
 export function readProxyStatus(body: string): ProxyStatus {
   const value = JSON.parse(body) as Record<string, unknown>;
   const policy = value.policy as { hash?: unknown } | null | undefined;
+  const { version } = value;
   return {
+    ...(typeof version === "string" ? { version: version.slice(0, MAX_VERSION) } : {}),
     hash: policy === null ? null : textOrNull(policy?.hash, "policy.hash"),
     policyError: textOrNull(value.policyError, "policyError"),
     ready: flag(value.ready, "ready"),

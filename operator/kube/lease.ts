@@ -95,6 +95,11 @@ export class LeaseElection {
     return this.#renewedAt !== undefined && this.#clock.now() - this.#renewedAt < this.#renewDeadlineMs;
   }
 
+  /** Identity of the process that has the lease, as far as this one knows. */
+  get holder(): string | undefined {
+    return this.#seen?.spec?.holderIdentity || undefined;
+  }
+
   /** Resolves once this process leads; never if it is stopped before. */
   start(): Promise<void> {
     this.#running ??= this.#run();

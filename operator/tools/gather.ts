@@ -4,9 +4,9 @@ import { KIND, LABEL } from "../api/names.ts";
 import type { Pod } from "../api/objects.ts";
 import type { Client } from "../kube/client.ts";
 import type { KubeObject, Resource } from "../kube/resource.ts";
+import { type EventObject, type FleetView, fleetOf, viewOf } from "../overview/overview.ts";
 import { ASK_MS, askAll, askStatus, isRunning, whyNot } from "./ask.ts";
 import { missingRight } from "./failure.ts";
-import { type EventObject, type FleetView, fleetOf, viewOf } from "./fleet-view.ts";
 
 const EVENT: Resource = { group: "", version: "v1", kind: "Event", plural: "events", namespaced: true };
 

@@ -1,4 +1,4 @@
-import type { ConditionView, FleetView } from "./fleet-view.ts";
+import type { ConditionView, FleetView } from "../overview/overview.ts";
 import { age, type Cell, type Colour, type Paint, safe, shortHash, table } from "./text.ts";
 
 /** Text forms of fleets. Pure. */

@@ -2,7 +2,8 @@ import type { IncomingMessage } from "node:http";
 import { parseAddress } from "../policy/cidr.ts";
 import { isLoopbackAddress } from "../policy/special.ts";
 
-function isLoopback(text: string): boolean {
+/** Whether a text is a loopback address, also in the form of IPv4 in IPv6. */
+export function isLoopback(text: string): boolean {
   const address = parseAddress(text.replace(/^::ffff:(?=\d+\.)/, ""));
   return address !== null && isLoopbackAddress(address);
 }

@@ -169,6 +169,11 @@ for (const [args, message] of [
   [["--set", "image.repository=reg.example/outrider:1.2"], /at '\/image\/repository': .*does not match pattern/],
   [["--set", "fullnameOverride=My_Name"], /at '\/fullnameOverride': .*does not match pattern/],
   [["--set", "nameOverride=Foo.Bar"], /at '\/nameOverride': .*does not match pattern/],
+  [["--set", "page.enabled=true,page.port=8081"], /health\.port and page\.port are both 8081: set different ports/],
+  [
+    ["--set", "page.enabled=true,hostNetwork=true,scrape=apiserver,webhook.port=10260"],
+    /page\.enabled is not possible with hostNetwork/,
+  ],
   [["--set", "webhook.port=8081"], /health\.port and webhook\.port are both 8081: set different ports/],
   [["--set", "webhook.port=80"], /at '\/webhook\/port': /],
   [["--set", "hostNetwork=true,webhook.port=10260"], /hostNetwork needs scrape=apiserver/],

@@ -54,6 +54,11 @@ for (const [what, args, message] of [
     /^outrider: --namespaces must be a namespace name, not "Convoy"$/,
   ],
   [
+    "a page for other machines",
+    [IMAGE, "--page=:8082"],
+    /^outrider: --page must be a loopback address such as 127\.0\.0\.1:8082, not ":8082": the page shows all namespaces without a password$/,
+  ],
+  [
     "a wrong range",
     [IMAGE, "--blocked-cidrs=10.0.0.1/8"],
     /^outrider: --blocked-cidrs: "10\.0\.0\.1\/8" has host bits set; the network is 10\.0\.0\.0\/8$/,

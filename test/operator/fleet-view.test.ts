@@ -4,8 +4,8 @@ import { test } from "node:test";
 import type { EgressPolicy } from "../../operator/api/egresspolicy.ts";
 import type { Pod } from "../../operator/api/objects.ts";
 import { ApiError } from "../../operator/kube/error.ts";
+import { type FleetObjects, SPARE_HINT, viewOf } from "../../operator/overview/overview.ts";
 import { failureOf, unknownPolicy } from "../../operator/tools/failure.ts";
-import { type FleetObjects, SPARE_HINT, viewOf } from "../../operator/tools/fleet-view.ts";
 import { countsOf, ratesOf } from "../../operator/tools/proxy-metrics.ts";
 import {
   type CheckedPath,

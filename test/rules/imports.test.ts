@@ -81,7 +81,7 @@ test("the proxy knows nothing of Kubernetes", () => {
 });
 
 /** Folders of pure functions. */
-const PURE = /^operator\/(injection|reconcile\/(decision|placement|objects|status))\//;
+const PURE = /^operator\/(injection|overview|reconcile\/(decision|placement|objects|status))\//;
 /** Modules that compute and do no I/O. */
 const PURE_MODULES = ["node:crypto", "node:util", "node:zlib", "ipaddr.js", "yaml"];
 const PURE_KUBE = ["operator/kube/resource.ts", "operator/kube/mapping.ts"];

@@ -163,6 +163,7 @@ podAntiAffinity:
 {{- define "outrider.checkPorts" -}}
 {{- $ports := dict "metrics.port" .Values.metrics.port "health.port" .Values.health.port }}
 {{- if .Values.webhook.enabled }}{{ $_ := set $ports "webhook.port" .Values.webhook.port }}{{ end }}
+{{- if .Values.page.enabled }}{{ $_ := set $ports "page.port" .Values.page.port }}{{ end }}
 {{- $used := dict }}
 {{- range $key, $port := $ports }}
 {{- $text := int $port | toString }}
@@ -173,6 +174,9 @@ podAntiAffinity:
 {{- end }}
 {{- end }}
 {{- if .Values.hostNetwork }}
+{{- if .Values.page.enabled }}
+{{- fail "page.enabled is not possible with hostNetwork: every program of the node could read the page. Set page.enabled to false" }}
+{{- end }}
 {{- if ne .Values.scrape "apiserver" }}
 {{- fail "hostNetwork needs scrape=apiserver: NetworkPolicies of proxies cannot select pods on the networks of nodes" }}
 {{- end }}

@@ -1,13 +1,15 @@
 import type { PolicyCondition } from "../api/conditions.ts";
-import type { EgressPolicy } from "../api/egresspolicy.ts";
+import type { EgressPolicy, EgressPolicySpec } from "../api/egresspolicy.ts";
 import { ANNOTATION, CONDITIONS, clientHost, LABEL, SERVICE_PORT } from "../api/names.ts";
 import { isReady, type Pod, whyNotRunning } from "../api/objects.ts";
+import type { ProxyStatus } from "../fleet/proxy-status.ts";
 import { canonicalAddress } from "../fleet/slots.ts";
 import { isRefused, needsCertificate } from "../injection/clients.ts";
 import { coverage, mayIgnoreProxy } from "../injection/coverage.ts";
 import { isMirror } from "../injection/pod.ts";
 import { expectedBy } from "../injection/variables.ts";
 import type { KubeObject } from "../kube/resource.ts";
+import type { PublishedList } from "../reconcile/objects/published/list.ts";
 
 /** View of one fleet. Computed from objects of the API, without I/O. Times are RFC 3339. */
 export interface FleetView {
@@ -16,6 +18,9 @@ export interface FleetView {
   createdAt: string | null;
   /** Status of the condition Ready. Unknown while no operator has seen the newest spec. */
   ready: "True" | "False" | "Unknown";
+  /** The spec that the fleet runs: the newest one, the last accepted one while the newest is rejected, or none. */
+  inForce: "newest" | "former" | "none";
+  deleting: boolean;
   mode: string;
   preset: string;
   provider: string;
@@ -28,9 +33,11 @@ export interface FleetView {
   covered: string;
   conditions: ConditionView[];
   addresses: AddressView[];
+  /** The list for customers; undefined: it does not exist, or was not read. */
+  published?: PublishedView;
   /** Null: the caller may not list pods. */
   proxies: ProxyView[] | null;
-  /** Null: the caller may not list pods, nothing is injected, or the newest spec is rejected. */
+  /** Null: the caller may not list pods, nothing is injected, or the spec in force is unknown. */
   pods: PodView[] | null;
   /** Null: the caller may not list events. */
   events: EventView[] | null;
@@ -54,6 +61,13 @@ export interface AddressView {
   node: string | null;
   observed: string | null;
   since: string | null;
+}
+
+export interface PublishedView {
+  addresses: string[];
+  pending: string[];
+  retiring: string[];
+  updatedAt: string | null;
 }
 
 export interface ProxyView {
@@ -107,6 +121,17 @@ export interface FleetObjects {
   /** Labels of the namespace, which can opt out. */
   namespaceLabels: Readonly<Record<string, string>> | undefined;
   events: readonly EventObject[] | undefined;
+  /** The spec that the fleet runs. Default: the newest one, which readers of the policy have. */
+  inForce?: EgressPolicySpec;
+  /** Last answer of a proxy, or why there is none. Default: no proxy was asked. */
+  answerOf?(pod: Pod): ProxyAnswer;
+  published?: PublishedList | undefined;
+}
+
+/** Answer of a proxy to `/status`. Neither status nor error: it was not asked yet. */
+export interface ProxyAnswer {
+  status?: ProxyStatus | undefined;
+  error?: string | undefined;
 }
 
 /** Number of events in a view. */
@@ -132,7 +157,7 @@ function conditionsOf({ metadata, status }: EgressPolicy): ConditionView[] {
     }));
 }
 
-function addressesOf({ spec, status }: EgressPolicy): AddressView[] {
+function addressesOf(spec: EgressPolicySpec, status: EgressPolicy["status"]): AddressView[] {
   const states = new Map((status?.staticIPs ?? []).map((one) => [canonicalAddress(one.address), one]));
   const phases = new Map((spec.staticIPs ?? []).map((ip) => [canonicalAddress(ip.address), ip.phase ?? "Active"]));
   return [...new Set([...phases.keys(), ...states.keys()])].map((address) => {
@@ -148,22 +173,32 @@ function addressesOf({ spec, status }: EgressPolicy): AddressView[] {
   });
 }
 
+const publishedView = ({ ipv4, ipv6, pending, retiring, updatedAt }: PublishedList): PublishedView => ({
+  addresses: [...ipv4, ...ipv6],
+  ...{ pending, retiring },
+  updatedAt: updatedAt || null,
+});
+
 /** The fleet that a pod belongs to. */
 export const fleetOf = ({ metadata }: Pick<Pod, "metadata">): string | undefined => metadata.labels?.[LABEL.fleet];
 
-function proxyView(pod: Pod, addresses: ReadonlyMap<string, string>): ProxyView {
-  const ready = isReady(pod);
-  const isLeaving = pod.metadata.deletionTimestamp !== undefined;
+function problemOf(pod: Pod, { status, error }: ProxyAnswer): string | null {
+  if (pod.metadata.deletionTimestamp !== undefined) return "terminating";
+  if (!isReady(pod)) return whyNotRunning(pod) ?? status?.policyError ?? error ?? "not ready";
+  return status?.policyError ?? error ?? null;
+}
+
+function proxyView(pod: Pod, addresses: ReadonlyMap<string, string>, answer: ProxyAnswer): ProxyView {
   const containers = (pod.spec?.containers ?? []) as readonly { image?: string }[];
   return {
     pod: pod.metadata.name,
     node: pod.spec?.nodeName ?? null,
-    ready,
+    ready: isReady(pod),
     address: addresses.get(pod.metadata.labels?.[LABEL.slot] ?? "") ?? null,
     image: containers[0]?.image ?? null,
-    version: null,
-    hash: null,
-    problem: ready ? null : isLeaving ? "terminating" : (whyNotRunning(pod) ?? "not ready"),
+    version: answer.status?.version ?? null,
+    hash: answer.status?.hash ?? null,
+    problem: problemOf(pod, answer),
   };
 }
 
@@ -183,12 +218,15 @@ function whyMissed(pod: Pick<KubeObject, "metadata">, policy: EgressPolicy): str
   return "created before the webhook ran, or before its label or annotation was added (restart it)";
 }
 
+/** Whether the newest spec is rejected, as far as an operator has seen it. */
 const isRejected = ({ status }: EgressPolicy): boolean =>
   status?.conditions?.some(({ type, status }) => type === "Accepted" && status === "False") ?? false;
 
-function podsOf({ policy, pods, namespaceLabels }: FleetObjects): PodView[] | null {
+function podsOf({ policy: newest, inForce, pods, namespaceLabels }: FleetObjects): PodView[] | null {
+  const policy = inForce === undefined ? newest : { ...newest, spec: inForce };
   // While the newest spec is rejected, pods have the settings of an older one, which readers may not read.
-  if (pods === undefined || policy.spec.injection.mode === "None" || isRejected(policy)) return null;
+  const isUnknown = isRejected(newest) && inForce === undefined;
+  if (pods === undefined || policy.spec.injection.mode === "None" || isUnknown) return null;
   const host = policy.status?.endpoint?.host ?? clientHost(policy.metadata, DOMAIN);
   const expectedOf = expectedBy({ policy, host, port: SERVICE_PORT });
   return pods
@@ -220,7 +258,7 @@ function eventsOf(policy: EgressPolicy, events: readonly EventObject[] | undefin
     .slice(0, MAX_EVENTS);
 }
 
-function hintsOf({ spec, status, metadata }: EgressPolicy): string[] {
+function hintsOf(spec: EgressPolicySpec, { status, metadata }: EgressPolicy): string[] {
   const hints: string[] = [];
   const ips = spec.staticIPs ?? [];
   if (ips.length > 0 && !ips.some(({ phase }) => phase === "Pending")) hints.push(SPARE_HINT);
@@ -232,8 +270,9 @@ function hintsOf({ spec, status, metadata }: EgressPolicy): string[] {
 
 /** Computes the view of one fleet. */
 export function viewOf(objects: FleetObjects): FleetView {
-  const { policy, proxies, events } = objects;
-  const { metadata, spec, status } = policy;
+  const { policy, proxies, events, published, answerOf = () => ({}) } = objects;
+  const { metadata, status } = policy;
+  const spec = objects.inForce ?? policy.spec;
   const slots = new Map(
     (status?.staticIPs ?? []).flatMap(({ slot, address }) => (slot === undefined ? [] : [[slot, address] as const])),
   );
@@ -244,6 +283,8 @@ export function viewOf(objects: FleetObjects): FleetView {
     name: metadata.name,
     createdAt: metadata.creationTimestamp ?? null,
     ready: status?.observedGeneration === metadata.generation ? (status?.ready ?? "Unknown") : "Unknown",
+    inForce: isRejected(policy) ? (status?.summary === undefined ? "none" : "former") : "newest",
+    deleting: metadata.deletionTimestamp !== undefined,
     mode: spec.mode,
     preset: spec.preset,
     provider: spec.nat?.provider ?? "External",
@@ -253,10 +294,11 @@ export function viewOf(objects: FleetObjects): FleetView {
     available: summary?.proxies ?? "",
     covered: summary?.workloads ?? "",
     conditions: conditionsOf(policy),
-    addresses: addressesOf(policy),
-    proxies: own?.map((pod) => proxyView(pod, slots)).sort((a, b) => (a.pod < b.pod ? -1 : 1)) ?? null,
+    addresses: addressesOf(spec, status),
+    ...(published === undefined ? {} : { published: publishedView(published) }),
+    proxies: own?.map((pod) => proxyView(pod, slots, answerOf(pod))).sort((a, b) => (a.pod < b.pod ? -1 : 1)) ?? null,
     pods: podsOf(objects),
     events: eventsOf(policy, events),
-    hints: hintsOf(policy),
+    hints: hintsOf(spec, policy),
   };
 }

@@ -1,6 +1,6 @@
 import { once } from "node:events";
 import { createServer, type Server } from "node:http";
-import { listenError } from "../proxy/cli/options.ts";
+import { listenError } from "../../proxy/cli/options.ts";
 
 /** Returns status and text of a page. */
 type Page = () => Promise<{ status: number; text: string; type?: string }>;
