@@ -15,7 +15,7 @@ import {
   wantsJson,
 } from "./cluster.ts";
 import { EXIT, Failure } from "./failure.ts";
-import { type LiveExplanation, renderExplanation } from "./render-answers.ts";
+import { type LiveExplanation, readExplanation, renderExplanation } from "./render-answers.ts";
 import { paintFor, safe, safeJson } from "./text.ts";
 
 const OPTIONS: readonly Option[] = [
@@ -69,7 +69,7 @@ export async function runExplain(argv: readonly string[]): Promise<number> {
   const { report, pod, answer } = await firstAnswer(asked, async (one) => {
     const { status, body } = await ask(cluster.client, one, { path: `/explain?${query}` });
     if (status !== 200) throw refusalOf(status, body);
-    return { explanation: JSON.parse(body) as Explanation, status: await askStatus(cluster.client, one) };
+    return { explanation: readExplanation(body), status: await askStatus(cluster.client, one) };
   });
   const others = await askAll(
     pods.filter((one) => one !== pod),

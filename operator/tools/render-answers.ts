@@ -19,6 +19,25 @@ export interface LiveExplanation {
   others: readonly { pod: string; hash: string | null }[];
 }
 
+const isText = (value: unknown): boolean => typeof value === "string";
+const isTextOrNone = (value: unknown): boolean => value === undefined || isText(value);
+
+/** Reads the body of `/explain`. @throws Error if it has another form */
+export function readExplanation(body: string): LiveExplanation["explanation"] {
+  const value = JSON.parse(body) as Partial<LiveExplanation["explanation"]> | null;
+  const { target, verdict, reason, code, rule, client, phrase, wouldDeny, addresses } = value ?? {};
+  const isKnown =
+    [target, verdict, reason].every(isText) &&
+    [code, rule, client, phrase].every(isTextOrNone) &&
+    (wouldDeny === undefined || (isText(wouldDeny?.code) && isText(wouldDeny?.rule))) &&
+    Array.isArray(addresses) &&
+    addresses.every(
+      (one) => isText(one?.address) && isText(one?.class) && isText(one?.verdict) && isTextOrNone(one?.reason),
+    );
+  if (!isKnown) throw new Error("/explain has an unknown form; the proxy may have another version");
+  return value as LiveExplanation["explanation"];
+}
+
 const VERDICTS: Readonly<Record<string, Colour>> = {
   allow: "green",
   deny: "red",

@@ -28,6 +28,8 @@ Exit status: 0 every source address is proven, 1 one is not, 2 wrong usage, 3 no
 ${optionHelp(OPTIONS)}`;
 
 const POLL_MS = 500;
+/** Part of the time limit for the rounds. The rest is for the last answers. */
+const ROUND_SHARE = 0.6;
 
 /** Starts a round of one proxy and waits for its end. */
 async function check(client: Client, pod: Pod, until: number): Promise<{ report: Report; fresh: boolean }> {
@@ -61,7 +63,7 @@ export async function runVerify(argv: readonly string[]): Promise<number> {
     throw new Failure(`policy ${name}: spec.verification.echoURLs is empty, so nothing can be proven; set it`);
   }
   const pods = readyOf(await proxiesOf(cluster, name), name, { anyRunning: true });
-  const until = Date.now() + cluster.timeoutMs;
+  const until = Date.now() + cluster.timeoutMs * ROUND_SHARE;
   const results = await askAll(pods, (pod) => check(cluster.client, pod, until));
   requireAnswer(results);
   const checks = results.flatMap(({ pod, answer }): CheckedPath[] =>

@@ -5,19 +5,19 @@ import { request } from "node:http";
 import { delimiter } from "node:path";
 import { after, before, test } from "node:test";
 import type { EgressPolicy } from "../../operator/api/egresspolicy.ts";
-import { STATIC_IPS } from "../cluster/node/addresses.ts";
+import { NODE_IPS, STATIC_IPS } from "../cluster/node/addresses.ts";
 import type { Cluster } from "../cluster/node/cluster.ts";
 import { ECHO_URL } from "../cluster/node/internet.ts";
 import { findTool } from "../cluster/tools.ts";
 import { type Finished, finish } from "../harness/finish.ts";
 import { applyPolicy, untilCondition } from "../operator/operator.ts";
-import { NS, RECEIVER_URL, SPEC, startStage, untilPods } from "./stage.ts";
+import { makePasswords, NS, RECEIVER_URL, SPEC, startStage, untilPods } from "./stage.ts";
 
 /** The real kubectl finds the plugin on PATH. It asks real proxies through the API server and the kubelet. */
 
 const BIN = new URL("../../bin", import.meta.url).pathname;
 const FLEET = "egress.outrider.dev/fleet=webhooks";
-const READY_MS = 60_000;
+const READY_MS = 90_000;
 /** A loopback address, to which no policy of this test leads. No proxy connects to it. */
 const REFUSED = "127.0.0.1:80";
 const RBAC = "/apis/rbac.authorization.k8s.io/v1";
@@ -27,12 +27,24 @@ let kubectl: string;
 let hash: string;
 
 before(async () => {
-  cluster = await startStage();
+  const granted = `[{"namespaces":["${NS}"],"providers":["NodeAddress"],"staticIPs":["${NODE_IPS[0]}/32"]}]`;
+  cluster = await startStage({ values: ["--set=providers.nodeAddress.enabled=true", `--set-json=grants=${granted}`] });
   kubectl = await findTool("kubectl");
+  cluster.network.give(0, NODE_IPS[0]);
+  const annotations = { "egress.outrider.dev/addresses": NODE_IPS[0] };
+  await cluster.plane.patch("/api/v1/nodes/node-1", { metadata: { annotations } });
+  await makePasswords(cluster);
   await applyPolicy(cluster.plane, NS, "webhooks", SPEC);
+  await applyPolicy(cluster.plane, NS, "slots", {
+    ...SPEC,
+    nat: { provider: "NodeAddress" },
+    staticIPs: [{ address: NODE_IPS[0] }],
+    authentication: { mode: "Basic", secretRef: { name: "passwords" } },
+  });
   const policy = await untilCondition(cluster.plane, NS, "webhooks", "Ready", "True", undefined, READY_MS);
   hash = policy.status!.summary!.policyHash!;
   await untilPods(cluster, FLEET, 2);
+  await untilCondition(cluster.plane, NS, "slots", "Ready", "True", undefined, READY_MS);
 });
 after(() => cluster?.stop());
 
@@ -167,6 +179,24 @@ test("a missing right is named, and the role of the chart has all of them", asyn
     assert.equal(status, 0, `${args.join(" ")}\n${stdout}${stderr}`);
     assert.doesNotMatch(stdout, /missing right/);
   }
+});
+
+test("proxies on the address of their node answer through the API server", async () => {
+  const [address] = NODE_IPS;
+  const status = await done(["status", "slots"]);
+  assert.match(status, new RegExp(`slots-egress-\\S+ +True +node-1 +${address} +0\\.1\\.0 +sha256:[0-9a-f]{12} +-`));
+  assert.match(await done(["top", "slots", "--interval-seconds", "1"]), /\nslots-egress-\S+ +node-1 +0 +/);
+  const row = `proven +${address} +${ECHO_URL} +${address} \\(earlier round\\)\n`;
+  assert.match(await done(["verify", "slots"]), new RegExp(row));
+  const refused = await egress(["explain", RECEIVER_URL, "-p", "slots"]);
+  assert.equal(refused.status, 3);
+  assert.match(
+    refused.stderr,
+    /^outrider: policy slots: its proxies listen on the addresses of their nodes, [^\n]*\n$/,
+  );
+  const reader = await egress(["top", "slots"], await accountWith("reader-of-slots", "outrider-fleet-reader"));
+  assert.equal(reader.status, 3);
+  assert.match(reader.stderr, /^outrider: missing right: get pods\/proxy in the namespace "convoy" /);
 });
 
 test("verify fails if an echo server saw another address", async () => {

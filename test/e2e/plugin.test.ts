@@ -4,6 +4,6 @@ import { namespaceMissing, runInNamespace } from "../harness/namespace.ts";
 
 const skip = namespaceMissing() ?? clusterMissing() ?? false;
 
-test("on a real node: kubectl egress asks running proxies", { skip, timeout: 300_000 }, () =>
+test("on a real node: kubectl egress asks running proxies", { skip, timeout: 600_000 }, () =>
   runInNamespace(new URL("plugin.inside.ts", import.meta.url), CLUSTER_TOOLS),
 );

@@ -11,6 +11,7 @@ import {
   type CheckedPath,
   echoesOf,
   type LiveExplanation,
+  readExplanation,
   renderChecks,
   renderExplanation,
 } from "../../operator/tools/render-answers.ts";
@@ -91,6 +92,26 @@ const objects: FleetObjects = {
     },
   ],
 };
+
+test("an explanation of another form is an error", () => {
+  const good = {
+    target: "a:1",
+    verdict: "allow",
+    reason: "x",
+    addresses: [{ address: "1", class: "c", verdict: "in" }],
+  };
+  assert.deepEqual(readExplanation(JSON.stringify(good)), good);
+  for (const bad of [
+    null,
+    {},
+    { ...good, addresses: null },
+    { ...good, addresses: [null] },
+    { ...good, rule: 1 },
+    { ...good, wouldDeny: null },
+  ]) {
+    assert.throws(() => readExplanation(JSON.stringify(bad)), /\/explain has an unknown form/);
+  }
+});
 
 test("the detail of a fleet is that of the page", () => {
   const view = viewOf(objects);
