@@ -44,6 +44,7 @@ export const LONGEST: readonly string[] = [
   "test/operator/story.test.ts",
   "test/operator/record.test.ts",
   "test/operator/slots.test.ts",
+  "test/pages/operator.test.ts",
   "test/operator/pacing.test.ts",
   "test/proxy/tls-crl.test.ts",
   "test/proxy/cli.test.ts",

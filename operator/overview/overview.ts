@@ -122,7 +122,7 @@ export interface FleetObjects {
   namespaceLabels: Readonly<Record<string, string>> | undefined;
   events: readonly EventObject[] | undefined;
   /** The spec that the fleet runs. Default: the newest one, which readers of the policy have. */
-  inForce?: EgressPolicySpec;
+  inForce?: EgressPolicySpec | undefined;
   /** Last answer of a proxy, or why there is none. Default: no proxy was asked. */
   answerOf?(pod: Pod): ProxyAnswer;
   published?: PublishedList | undefined;

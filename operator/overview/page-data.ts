@@ -1,4 +1,4 @@
-import type { EgressPolicy } from "../api/egresspolicy.ts";
+import type { EgressPolicy, EgressPolicySpec } from "../api/egresspolicy.ts";
 import type { ConditionChange } from "./history.ts";
 import { type ConditionView, type EventView, type FleetObjects, type FleetView, viewOf } from "./overview.ts";
 import { type Moment, timelineOf } from "./timeline.ts";
@@ -47,9 +47,12 @@ const MAX_TEXT = 2000;
 
 const cut = (text: string, limit: number): string => (text.length <= limit ? text : `${text.slice(0, limit - 1)}…`);
 
-function rowOf(policy: EgressPolicy): PolicyRow {
+/** The spec that the fleet runs, if it is not the newest one. */
+type InForceOf = (policy: EgressPolicy) => EgressPolicySpec | undefined;
+
+function rowOf(policy: EgressPolicy, inForceOf: InForceOf): PolicyRow {
   const nothing = { proxies: undefined, pods: undefined, events: undefined, namespaceLabels: undefined };
-  const view = viewOf({ policy, ...nothing });
+  const view = viewOf({ policy, ...nothing, inForce: inForceOf(policy) });
   const { namespace, name, ready, inForce, deleting, mode, provider, available, verified, covered } = view;
   const summary = view.conditions.find(({ type }) => type === "Ready");
   const isProblem = ({ type, status }: ConditionView) => status === "False" && type !== "Ready";
@@ -64,12 +67,12 @@ function rowOf(policy: EgressPolicy): PolicyRow {
 }
 
 /** The list of policies, by namespace and name. */
-export function listOf(policies: readonly EgressPolicy[]): PolicyList {
+export function listOf(policies: readonly EgressPolicy[], inForceOf: InForceOf = () => undefined): PolicyList {
   const compare = (a: string | undefined, b: string | undefined) => (a === b ? 0 : (a ?? "") < (b ?? "") ? -1 : 1);
   const sorted = [...policies].sort(
     ({ metadata: a }, { metadata: b }) => compare(a.namespace, b.namespace) || compare(a.name, b.name),
   );
-  return { total: policies.length, policies: sorted.slice(0, MAX_POLICIES).map(rowOf) };
+  return { total: policies.length, policies: sorted.slice(0, MAX_POLICIES).map((policy) => rowOf(policy, inForceOf)) };
 }
 
 /** One policy in detail. `history`: observed changes of its conditions, oldest first. */

@@ -1,4 +1,4 @@
-import type { EgressPolicy } from "../api/egresspolicy.ts";
+import type { EgressPolicy, EgressPolicySpec } from "../api/egresspolicy.ts";
 import { KIND } from "../api/names.ts";
 import { ApiError, type Client } from "../kube/client.ts";
 import { keyOf, type Resource } from "../kube/resource.ts";
@@ -84,7 +84,10 @@ export class PolicyAnswers {
 
   list(now: number): ListAnswer {
     if (this.#list === undefined || now - this.#list.at >= LIST_MS) {
-      this.#list = { at: now, list: listOf(this.#sources.caches.policies.list()) };
+      this.#list = {
+        at: now,
+        list: listOf(this.#sources.caches.policies.list(), (policy) => this.#formerSpec(policy)),
+      };
     }
     const { at, list } = this.#list;
     return { at: new Date(at).toISOString(), replica: this.#sources.replica(), ...list };
@@ -101,17 +104,21 @@ export class PolicyAnswers {
     return { at: new Date(now).toISOString(), replica: replica(), policy: detail, eventsError: error };
   }
 
+  /** The last accepted spec while the newest is rejected. */
+  #formerSpec(policy: EgressPolicy): EgressPolicySpec | undefined {
+    const running = this.#sources.inForce(policy);
+    return running.rejected === undefined || running.policy.spec === policy.spec ? undefined : running.policy.spec;
+  }
+
   #objects(policy: EgressPolicy): Omit<FleetObjects, "events"> {
-    const { caches, scraper, records, inForce } = this.#sources;
+    const { caches, scraper, records } = this.#sources;
     const key = keyOf(policy);
-    const running = inForce(policy);
-    const isFormer = running.rejected !== undefined && running.policy.spec !== policy.spec;
     return {
       policy,
       proxies: caches.proxies.by("owner", key),
       pods: caches.pods.by("requested", key).filter(({ metadata }) => metadata.deletionTimestamp === undefined),
       namespaceLabels: caches.namespaces?.get(policy.metadata.namespace!)?.metadata.labels,
-      ...(isFormer ? { inForce: running.policy.spec } : {}),
+      inForce: this.#formerSpec(policy),
       answerOf: (pod) => scraper.latest(pod),
       published: records.read(policy, configMapsOf(caches, policy)).published,
     };

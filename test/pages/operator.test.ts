@@ -189,6 +189,7 @@ test("the timeline shows a rejection as it happens, then Events once it may list
     .allInnerTexts();
   assert.match(accepted!, /True →\s+False\s+NotGranted/);
   assert.equal((await detail("convoy", "webhooks")).policy.addresses.length, 3, "those of the spec in force");
+  await page.setViewportSize({ width: 1280, height: 1240 });
   await picture(page, "operator-page", false);
   const kind = "ClusterRole";
   const rbac = "rbac.authorization.k8s.io";
@@ -211,6 +212,15 @@ test("the timeline shows a rejection as it happens, then Events once it may list
   assert.equal(await page.title(), "convoy/webhooks · outrider operator");
   await picture(page, "operator-policy");
   await plane.delete("/api/v1/namespaces/convoy/events/hostile");
+  const { policies } = await json<ListAnswer>("/policies.json");
+  assert.deepEqual(
+    policies.map(({ name, provider, inForce }) => [name, provider, inForce]),
+    [
+      ["invoices", "External", "newest"],
+      ["partners", "External", "none"],
+      ["webhooks", "External", "former"],
+    ],
+  );
   await page.goBack();
   await untilText(page, "#rows tr.problem", "convoy/webhooks");
   await until(
