@@ -1,24 +1,20 @@
 import { makeLog } from "./cli/log.ts";
 import { UsageError } from "./cli/usage-error.ts";
 import { nearest, PolicyError } from "./policy/rules.ts";
-import { runProxy, version } from "./run.ts";
-import { runCheck } from "./tools/check.ts";
-import { runDiff } from "./tools/diff.ts";
-import { runEcho } from "./tools/echo.ts";
-import { runExplain } from "./tools/explain.ts";
-import { runHealth } from "./tools/health.ts";
-import { runImport } from "./tools/import.ts";
-import { runVerify } from "./tools/verify.ts";
+import { version } from "./version.ts";
 
-const COMMANDS: Readonly<Record<string, (argv: string[]) => Promise<number>>> = {
-  proxy: runProxy,
-  explain: runExplain,
-  check: runCheck,
-  diff: runDiff,
-  import: runImport,
-  echo: runEcho,
-  verify: runVerify,
-  health: runHealth,
+type Run = (argv: string[]) => Promise<number>;
+
+/** Loads a command when it runs: the code of the others takes time to start, and memory of a proxy. */
+const COMMANDS: Readonly<Record<string, () => Promise<Run>>> = {
+  proxy: async () => (await import("./run.ts")).runProxy,
+  explain: async () => (await import("./tools/explain.ts")).runExplain,
+  check: async () => (await import("./tools/check.ts")).runCheck,
+  diff: async () => (await import("./tools/diff.ts")).runDiff,
+  import: async () => (await import("./tools/import.ts")).runImport,
+  echo: async () => (await import("./tools/echo.ts")).runEcho,
+  verify: async () => (await import("./tools/verify.ts")).runVerify,
+  health: async () => (await import("./tools/health.ts")).runHealth,
 };
 
 const HELP = `Usage: outrider COMMAND [options]
@@ -50,8 +46,8 @@ async function main(argv: string[]): Promise<number> {
     (command === undefined ? console.error : console.log)(HELP);
     return command === undefined ? EXIT_USAGE : 0;
   }
-  const run = Object.hasOwn(COMMANDS, command) ? COMMANDS[command] : undefined;
-  if (run !== undefined) return run(rest);
+  const load = Object.hasOwn(COMMANDS, command) ? COMMANDS[command] : undefined;
+  if (load !== undefined) return (await load())(rest);
   const meant = nearest(command, ["operator", "get", "egress", ...Object.keys(COMMANDS)]);
   throw new UsageError(`unknown command "${command}"${meant ? `; did you mean ${meant}?` : "; see --help"}`);
 }

@@ -1,7 +1,6 @@
 import type { Server } from "node:http";
 import type { AddressInfo } from "node:net";
 import { makeAdmin, type Status } from "./admin.ts";
-import { readAsset } from "./cli/asset.ts";
 import { collectGarbage } from "./cli/garbage.ts";
 import { type Logger, makeLog } from "./cli/log.ts";
 import { formatHostPort, listenError, noArguments, optionHelp } from "./cli/options.ts";
@@ -27,13 +26,8 @@ import { CidrSet, cidr } from "./policy/cidr.ts";
 import { dnsSecondsOf, PolicyInstaller } from "./policy-installer.ts";
 import { makeSignals, shutDown } from "./shutdown.ts";
 import { TlsInstaller } from "./tls-installer.ts";
+import { version } from "./version.ts";
 import { warmUp } from "./warm-up.ts";
-
-/** The version of package.json. */
-export function version(): string {
-  const text = readAsset(new URL("../package.json", import.meta.url));
-  return (JSON.parse(text) as { version: string }).version;
-}
 
 const HELP = `Usage: outrider proxy --policy FILE [options]
 

@@ -2,7 +2,7 @@ import { execFileSync } from "node:child_process";
 import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { build, type Metafile } from "esbuild";
-import { htmlFiles, lateModules, unusedModules } from "./modules.ts";
+import { commandsTogether, htmlFiles, lateModules, unusedModules } from "./modules.ts";
 
 /**
  * `make bundle`: builds operator and proxy as plain JavaScript in dist/, without node_modules. They need half the
@@ -83,7 +83,7 @@ export async function bundleCode(outdir: string, form: keyof typeof FORMS = "mod
     ...FORMS[form],
     platform: "node",
     target: "node24",
-    plugins: [htmlFiles, unusedModules, lateModules],
+    plugins: [commandsTogether, htmlFiles, unusedModules, lateModules],
     metafile: true,
     logLevel: "warning",
   });
