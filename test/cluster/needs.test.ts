@@ -22,6 +22,7 @@ test("only files that need tools get them", () => {
   assert.deepEqual(tools("policy/engine.test.ts"), []);
   assert.deepEqual(tools("chart/chart.test.ts"), ["helm"]);
   assert.deepEqual(tools("chart/alerts.test.ts"), ["helm", "promtool"]);
+  for (const name of ["prometheus", "read-dashboard"]) assert.ok(tools("chart/dashboard.test.ts").includes(name), name);
   assert.ok(tools("chart/upgrade.test.ts").includes("helm4"));
   assert.ok(tools("e2e/network-policy.test.ts").includes("kube-router"));
   assert.ok(!tools("e2e/journey.test.ts").includes("kube-router"));

@@ -30,6 +30,16 @@ const CHECKS: readonly Check[] = [
   },
   { call: 'toolsMissing(["cilium-crd"])', missing: () => toolsMissing(["cilium-crd"]), tools: ["cilium-crd"] },
   { call: 'toolsMissing(["actionlint"])', missing: () => toolsMissing(["actionlint"]), tools: ["actionlint"] },
+  {
+    call: 'toolsMissing(["prometheus"])',
+    missing: () => controlPlaneMissing(NODES) ?? toolsMissing(["prometheus"]),
+    tools: ["prometheus"],
+  },
+  {
+    call: 'toolsMissing(["read-dashboard"])',
+    missing: () => toolsMissing(["read-dashboard"]),
+    tools: ["read-dashboard"],
+  },
   { call: 'toolsMissing(["promtool"])', missing: () => toolsMissing(["promtool"]), tools: ["promtool"] },
 ];
 

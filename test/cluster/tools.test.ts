@@ -45,7 +45,7 @@ test("a version is pinned by go.mod, or a hash of our sources", () => {
   for (const tool of TOOLS) {
     assert.match(toolVersion(tool), tool.own ? /^source-[0-9a-f]{12}$/ : /^v\d+\.\d+\.\d+$/, tool.name);
   }
-  assert.throws(() => toolNamed("kubeadm"), /no tool is called kubeadm: sender, cilium-crd, etcd, /);
+  assert.throws(() => toolNamed("kubeadm"), /no tool is called kubeadm: sender, read-dashboard, cilium-crd, etcd, /);
 });
 
 test("KUBEBUILDER_ASSETS overrides the cache for executable files", async () => {
@@ -69,7 +69,10 @@ test("without Go it downloads nothing without a digest", async () => {
     toolsMissing(["kwok", "etcd"]),
     "needs Go >= 1.26 (https://go.dev/dl), or KUBEBUILDER_ASSETS with etcd, kwok",
   );
-  assert.match(toolsMissing(["etcd", "sender"])!, /^needs Go >= 1\.26 \S+ to build a sender like Convoy's$/);
+  assert.match(
+    toolsMissing(["etcd", "sender"])!,
+    /^needs Go >= 1\.26 \S+ to build sender, which sends webhooks as Convoy does$/,
+  );
   await assert.rejects(findTool("etcd"), /install Go >= 1\.26, or set KUBEBUILDER_ASSETS .* OUTRIDER_ENVTEST_SHA512 /);
   await assert.rejects(
     findTool("kwok"),

@@ -9,10 +9,13 @@ import { buildTool } from "./tools-build.ts";
 /** A program of the test cluster, and the pinned Go module that it is built from. */
 export interface Tool {
   name: string;
-  /** Folder below `tools/` whose go.mod pins the version, or of this repository's own sources; the name of its cache folder. */
+  /** Folder below `tools/` whose go.mod pins the version; the name of its cache folder. */
   module: string;
-  /** A program of this repository: its version is a hash of its sources, and `KUBEBUILDER_ASSETS` is not searched for it. */
-  own?: true;
+  /**
+   * Folder of the sources below `test/`, of a program of this repository: its version is a hash of them, and
+   * `KUBEBUILDER_ASSETS` is not searched for it.
+   */
+  own?: string;
   /** The module whose version is the program's. */
   path: string;
   /** The package for `go build`; of a {@link file}, its path in the module. */
@@ -38,10 +41,18 @@ export const TOOLS: readonly Tool[] = [
   {
     name: "sender",
     module: "sender",
-    own: true,
+    own: "cluster/node/sender",
     path: "outrider.dev/test/cluster/node/sender",
     package: "outrider.dev/test/cluster/node/sender",
     purpose: "sends webhooks as Convoy does",
+  },
+  {
+    name: "read-dashboard",
+    module: "read-dashboard",
+    own: "chart/read-dashboard",
+    path: "outrider.dev/test/chart/read-dashboard",
+    package: "outrider.dev/test/chart/read-dashboard",
+    purpose: "reads a dashboard as Grafana does",
   },
   {
     name: "cilium-crd",
@@ -91,6 +102,14 @@ export const TOOLS: readonly Tool[] = [
     // Without the clients of clouds, which double the build.
     tags: "remove_all_sd",
     purpose: "tests alerts",
+  },
+  {
+    name: "prometheus",
+    module: "promtool",
+    path: "github.com/prometheus/prometheus",
+    package: "github.com/prometheus/prometheus/cmd/prometheus",
+    tags: "remove_all_sd",
+    purpose: "answers the queries of the dashboard",
   },
   {
     name: "helm4",
@@ -148,7 +167,7 @@ function olderMinor(tool: Tool): string | undefined {
 
 /** The folder of the Go module that pins a tool, or of its source. */
 export function moduleFolder(tool: Tool): string {
-  if (tool.own) return new URL(`node/${tool.module}/`, import.meta.url).pathname;
+  if (tool.own) return new URL(`../${tool.own}/`, import.meta.url).pathname;
   const minor = olderMinor(tool);
   return join(MODULES, minor === undefined ? tool.module : OLDER + minor);
 }
@@ -263,7 +282,7 @@ export function toolsMissing(names: readonly string[]): string | null {
   if (hasGo()) return null;
   const absent = absentTools(names);
   if (absent.length === 0) return null;
-  const given = absent.filter(({ own }) => !own).map(({ name }) => name);
-  if (given.length < absent.length) return "needs Go >= 1.26 (https://go.dev/dl), to build a sender like Convoy's";
-  return `needs Go >= 1.26 (https://go.dev/dl), or KUBEBUILDER_ASSETS with ${given.join(", ")}`;
+  const own = absent.find((tool) => tool.own);
+  if (own !== undefined) return `needs Go >= 1.26 (https://go.dev/dl), to build ${own.name}, which ${own.purpose}`;
+  return `needs Go >= 1.26 (https://go.dev/dl), or KUBEBUILDER_ASSETS with ${absent.map(({ name }) => name).join(", ")}`;
 }

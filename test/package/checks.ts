@@ -33,10 +33,14 @@ export function checkCommands(program: string): void {
 }
 
 /** Sends a request through a proxy to a URL, and returns the response. */
-export function requestThrough(proxyPort: number, url: string): Promise<{ status: number; text: string }> {
+export function requestThrough(
+  proxyPort: number,
+  url: string,
+  host = "127.0.0.1",
+): Promise<{ status: number; text: string }> {
   return new Promise((resolve, reject) => {
     const options = {
-      host: "127.0.0.1",
+      host,
       port: proxyPort,
       path: url,
       headers: { host: new URL(url).host },
