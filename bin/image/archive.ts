@@ -1,12 +1,12 @@
-import { createHash } from "node:crypto";
-import { closeSync, mkdirSync, openSync, writeFileSync, writeSync } from "node:fs";
+import { mkdirSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { parseArgs } from "node:util";
 import { type Built, provenanceOf, sbomOf, sourceOf } from "./attest.ts";
 import { ENTRY, makeBundle, packageJson, ROOT } from "./bundle.ts";
 import { labelsOf, type Source, timeOf } from "./labels.ts";
+import { archiveOf, type Blob, blobOf, blobPath, byDigest, fileOf, MEDIA, REF_NAME } from "./oci.ts";
 import { appLayer, baseLayer, machineFiles, USER } from "./rootfs.ts";
-import { type TarEntry, tar, tree } from "./tar.ts";
+import { type TarEntry, tar, writeTar } from "./tar.ts";
 
 /**
  * `make image-archive`: writes the image as an OCI archive, without a container engine and without a registry, for
@@ -26,13 +26,6 @@ const HELP = `Usage: archive.ts [--out FILE] [--name NAME:TAG] [--node FILE] [--
 
 SOURCE_DATE_EPOCH sets the time of the image; without it, the image has none.`;
 
-// https://github.com/opencontainers/image-spec/blob/v1.1.1/media-types.md
-const MEDIA = {
-  manifest: "application/vnd.oci.image.manifest.v1+json",
-  config: "application/vnd.oci.image.config.v1+json",
-  layer: "application/vnd.oci.image.layer.v1.tar",
-} as const;
-
 /** Names of architectures in the specification (those of Go), by Node's names. */
 const ARCHITECTURE: Readonly<Record<string, string>> = {
   x64: "amd64",
@@ -41,22 +34,8 @@ const ARCHITECTURE: Readonly<Record<string, string>> = {
   s390x: "s390x",
 };
 
-/** A blob with its digest. */
-export interface Blob {
-  mediaType: string;
-  digest: string;
-  size: number;
-  content: Buffer;
-}
-
-function blob(mediaType: string, content: Buffer): Blob {
-  const digest = `sha256:${createHash("sha256").update(content).digest("hex")}`;
-  return { mediaType, digest, size: content.length, content };
-}
-
-const json = (value: unknown) => Buffer.from(JSON.stringify(value));
-export const layerOf = (entries: readonly TarEntry[]): Blob => blob(MEDIA.layer, Buffer.concat([...tar(entries)]));
-const descriptor = ({ mediaType, digest, size }: Blob) => ({ mediaType, digest, size });
+/** A layer of these entries, not compressed. */
+export const layerOf = (entries: readonly TarEntry[]): Blob => blobOf(MEDIA.layer, Buffer.concat([...tar(entries)]));
 
 const SECOND_NS = 1e9;
 
@@ -89,36 +68,31 @@ export function imageOf(
 ): { entries: TarEntry[]; digest: string } {
   const architecture = ARCHITECTURE[process.arch];
   if (architecture === undefined) throw new Error(`no image for the processor ${process.arch}`);
-  const config = blob(
+  const config = blobOf(
     MEDIA.config,
-    json({
+    JSON.stringify({
       ...(created === undefined ? {} : { created }),
       architecture,
       os: "linux",
       config: of,
-      rootfs: { type: "layers", diff_ids: layers.map(({ digest }) => digest) },
+      rootfs: { type: "layers", diff_ids: layers.map(({ descriptor }) => descriptor.digest) },
       history: layers.map(() => ({ created_by: "make image-archive" })),
     }),
   );
-  const manifest = blob(
+  const manifest = blobOf(
     MEDIA.manifest,
-    json({ schemaVersion: 2, mediaType: MEDIA.manifest, config: descriptor(config), layers: layers.map(descriptor) }),
+    JSON.stringify({
+      ...{ schemaVersion: 2, mediaType: MEDIA.manifest, config: config.descriptor },
+      layers: layers.map(({ descriptor }) => descriptor),
+    }),
   );
-  const annotations = {
-    "io.containerd.image.name": name,
-    "org.opencontainers.image.ref.name": name.slice(name.lastIndexOf(":") + 1),
-  };
-  const path = ({ digest }: Blob) => `blobs/${digest.replace(":", "/")}`;
-  const file = (path: string, content: Buffer) => ({ path, mode: 0o644, content });
+  const annotations = { "io.containerd.image.name": name, [REF_NAME]: name.slice(name.lastIndexOf(":") + 1) };
+  const path = ({ descriptor }: Blob) => blobPath(descriptor.digest);
   // `docker load` reads manifest.json if it does not support OCI archives.
   const docker = [{ Config: path(config), RepoTags: [name], Layers: layers.map(path) }];
-  const entries = tree([
-    file("oci-layout", json({ imageLayoutVersion: "1.0.0" })),
-    file("index.json", json({ schemaVersion: 2, manifests: [{ ...descriptor(manifest), annotations }] })),
-    file("manifest.json", json(docker)),
-    ...[config, manifest, ...layers].map((one) => file(path(one), one.content)),
-  ]);
-  return { entries, digest: manifest.digest };
+  const more = [fileOf("manifest.json", Buffer.from(JSON.stringify(docker)))];
+  const entries = archiveOf(manifest.descriptor, annotations, byDigest([config, manifest, ...layers]), more);
+  return { entries, digest: manifest.descriptor.digest };
 }
 
 /** Short names get the registry that containerd and Docker assume. Otherwise these would not find the image. */
@@ -134,12 +108,7 @@ export async function writeArchive(out: string, name: string, node: string, sour
   const layers = [layerOf(baseLayer(machineFiles(node))), layerOf(appLayer())];
   const { entries, digest } = imageOf(fullName(name), layers, imageConfig(source), source.created);
   mkdirSync(dirname(out), { recursive: true });
-  const file = openSync(out, "w");
-  try {
-    for (const piece of tar(entries)) for (let at = 0; at < piece.length; ) at += writeSync(file, piece, at);
-  } finally {
-    closeSync(file);
-  }
+  writeTar(out, entries);
   return digest;
 }
 

@@ -1,9 +1,9 @@
 import { execFileSync } from "node:child_process";
-import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { DIST, packageJson, ROOT } from "./bundle.ts";
 import type { Source } from "./labels.ts";
+import { sha256 } from "./oci.ts";
 import type { TarEntry } from "./tar.ts";
 
 /** Statements about an image, to be signed by the release: how it was built, and what it contains. They contain no time. */
@@ -30,8 +30,6 @@ export interface Built {
   /** Files of this machine in the image. */
   files: readonly (TarEntry & { content: Buffer })[];
 }
-
-const sha256 = (content: Buffer) => createHash("sha256").update(content).digest("hex");
 
 function statement({ name, digest }: Built, predicateType: string, predicate: object): Statement {
   const subject = [{ name, digest: { sha256: digest.replace("sha256:", "") } }];

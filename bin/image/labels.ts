@@ -26,6 +26,7 @@ export function timeOf(epoch: string | undefined): string | undefined {
   return time.toISOString().replace(".000Z", "Z");
 }
 
+/** Labels of the image, by their keys. Unknown parts of the source have none. */
 export function labelsOf({ revision, repository, created }: Source): Record<string, string> {
   const { name, description, license, version } = packageJson();
   const labels: Record<string, string | undefined> = {

@@ -1,3 +1,5 @@
+import { closeSync, openSync, writeSync } from "node:fs";
+
 /**
  * POSIX tar (ustar) with reproducible content: no times, no owners, and an order that does not depend on the file
  * system.
@@ -72,4 +74,14 @@ export function tree(
   }
   for (const entry of [...folders, ...files]) all.set(entry.path, entry);
   return [...all.values()].sort((a, b) => (a.path < b.path ? -1 : 1));
+}
+
+/** Writes an archive to a file, piece by piece. */
+export function writeTar(path: string, entries: readonly TarEntry[]): void {
+  const file = openSync(path, "w");
+  try {
+    for (const piece of tar(entries)) for (let at = 0; at < piece.length; ) at += writeSync(file, piece, at);
+  } finally {
+    closeSync(file);
+  }
 }

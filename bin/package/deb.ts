@@ -106,12 +106,12 @@ License: Apache-2.0; on Debian systems, its text is in /usr/share/common-license
 ${licences}`;
 }
 
-/** Files of the package by their path, without those of DEBIAN/. */
+/** Files of the package by their path, without those of DEBIAN/. `version`: Debian's. */
 function filesOf(
   executable: { file: string; licences: string },
+  version: string,
   options: Required<Pick<DebOptions, "epoch" | "maintainer">> & DebOptions,
 ): Record<string, File> {
-  const version = debVersion(options.version ?? packageJson().version);
   const date = new Date(options.epoch * 1000);
   const doc = "usr/share/doc/outrider";
   const rfcDate = date.toUTCString().replace("GMT", "+0000");
@@ -176,7 +176,7 @@ export function writeDeb(
   const version = debVersion(given.version ?? packageJson().version);
   const { debian } = ARCHITECTURES[arch];
   return withFolder((root) => {
-    const files = filesOf(executable, { ...given, maintainer });
+    const files = filesOf(executable, version, { ...given, maintainer });
     writeTree(root, files);
     const paths = Object.keys(files).sort();
     const sums = paths.map((path) => {

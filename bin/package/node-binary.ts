@@ -11,6 +11,7 @@ export const ARCHITECTURES = {
   x64: { machine: 62, debian: "amd64" },
   arm64: { machine: 183, debian: "arm64" },
 } as const;
+/** An architecture, by the name of Node.js. */
 export type Architecture = keyof typeof ARCHITECTURES;
 
 /** A build of Node.js: the program, and the text of its licences. */

@@ -1,7 +1,7 @@
 import { readFileSync } from "node:fs";
+import { archiveOf, blobOf, byDigest, MEDIA, REF_NAME } from "../image/oci.ts";
 import type { TarEntry } from "../image/tar.ts";
 import { HUB_TAG } from "./files.ts";
-import { archiveOf, blobOf, MANIFEST } from "./oci.ts";
 
 const FILE = "artifacthub-repo.yml";
 const SOURCE = new URL(`../../charts/${FILE}`, import.meta.url);
@@ -17,8 +17,7 @@ export function repositoryMetadata(id: string): TarEntry[] {
   const config = blobOf("application/vnd.cncf.artifacthub.config.v1+yaml", "{}");
   const layer = blobOf("application/vnd.cncf.artifacthub.repository-metadata.layer.v1.yaml", text);
   const layers = [{ ...layer.descriptor, annotations: { "org.opencontainers.image.title": FILE } }];
-  const content = { schemaVersion: 2, mediaType: MANIFEST, config: config.descriptor, layers };
-  const manifest = blobOf(MANIFEST, JSON.stringify(content));
-  const blobs = new Map([config, layer, manifest].map((one) => [one.descriptor.digest, one.content]));
-  return archiveOf(manifest.descriptor, HUB_TAG, blobs);
+  const content = { schemaVersion: 2, mediaType: MEDIA.manifest, config: config.descriptor, layers };
+  const manifest = blobOf(MEDIA.manifest, JSON.stringify(content));
+  return archiveOf(manifest.descriptor, { [REF_NAME]: HUB_TAG }, byDigest([config, layer, manifest]));
 }

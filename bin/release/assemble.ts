@@ -1,22 +1,13 @@
-import {
-  appendFileSync,
-  closeSync,
-  copyFileSync,
-  existsSync,
-  mkdirSync,
-  openSync,
-  readFileSync,
-  writeFileSync,
-  writeSync,
-} from "node:fs";
+import { appendFileSync, copyFileSync, existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { basename, join } from "node:path";
 import { parseArgs } from "node:util";
-import { type TarEntry, tar } from "../image/tar.ts";
+import { sha256 } from "../image/oci.ts";
+import { writeTar } from "../image/tar.ts";
 import { repositoryMetadata } from "./artifact-hub.ts";
 import { absoluteLinks } from "./changelog.ts";
 import { chartPackage } from "./chart.ts";
 import { type Release, releaseOf, sources } from "./check.ts";
-import { CHECKSUMS, chartFile, checksumsOf, imageFile, METADATA, sha256, writeManifest } from "./files.ts";
+import { CHECKSUMS, chartFile, checksumsOf, imageFile, METADATA, writeManifest } from "./files.ts";
 import { combined } from "./image-index.ts";
 import { type Target, targetOf } from "./target.ts";
 
@@ -66,15 +57,6 @@ function signKeyOf(text: string | undefined): { fingerprint: string; url: string
   if (url === undefined)
     throw new Error(`--sign-key: "${text}" is not FINGERPRINT,URL; use 40 hex digits in upper case, and https`);
   return { fingerprint: fingerprint!, url };
-}
-
-function writeTar(path: string, entries: readonly TarEntry[]): void {
-  const file = openSync(path, "w");
-  try {
-    for (const piece of tar(entries)) for (let at = 0; at < piece.length; ) at += writeSync(file, piece, at);
-  } finally {
-    closeSync(file);
-  }
 }
 
 /** Copies a file into the folder of the release. @throws Error if a file of this name is there */

@@ -1,6 +1,6 @@
-import { createHash } from "node:crypto";
 import { readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { sha256 } from "../image/oci.ts";
 
 /** Files of a release: their names, and their checksums in the format of `sha256sum`. */
 
@@ -18,19 +18,23 @@ export interface Manifest {
 }
 
 const MANIFEST = "release.json";
+/** File with the checksums of all others. */
 export const CHECKSUMS = "checksums.txt";
 /** Archive with the metadata of Artifact Hub; optional. */
 export const METADATA = "artifacthub-repo.tar";
 /** Tag under which Artifact Hub expects these metadata, in the repository of the chart. */
 export const HUB_TAG = "artifacthub.io";
+/** File of the image, an OCI archive with an index. */
 export const imageFile = (version: string): string => `outrider-${version}-image.tar`;
+/** File of the chart, as `helm package` names it. */
 export const chartFile = (version: string): string => `outrider-${version}.tgz`;
 
+/** Reads the facts of a release. @throws Error if its folder has none */
 export const readManifest = (folder: string): Manifest => JSON.parse(readFileSync(join(folder, MANIFEST), "utf8"));
+/** Writes the facts of a release into its folder. */
 export const writeManifest = (folder: string, manifest: Manifest): void =>
   writeFileSync(join(folder, MANIFEST), `${JSON.stringify(manifest, null, 2)}\n`);
 
-export const sha256 = (content: Buffer | string): string => createHash("sha256").update(content).digest("hex");
 const sumOf = (folder: string, name: string): string => sha256(readFileSync(join(folder, name)));
 
 /** Lines of `checksums.txt` for all files of a folder. */

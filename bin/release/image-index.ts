@@ -2,15 +2,13 @@ import { execFileSync } from "node:child_process";
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { archiveOf, blobOf, type Descriptor, digestOf, MEDIA, REF_NAME } from "../image/oci.ts";
 import type { TarEntry } from "../image/tar.ts";
-import { archiveOf, blobOf, type Descriptor, digestOf, INDEX, MANIFEST } from "./oci.ts";
 
 /**
  * One image for several architectures: an image index of the manifests of OCI archives, which `make image-archive` wrote on
  * a machine of each architecture. Manifests keep their bytes and thus their digests.
  */
-
-const CONFIG = "application/vnd.oci.image.config.v1+json";
 
 /** Blobs of an archive by digest, and its top descriptors. @throws Error if a blob does not have its digest */
 function readArchive(file: string): { blobs: Map<string, Buffer>; manifests: Descriptor[] } {
@@ -36,13 +34,13 @@ function flat({ blobs, manifests }: ReturnType<typeof readArchive>, file: string
     const content = blobs.get(one.digest);
     if (content === undefined) throw new Error(`${file}: index.json names ${one.digest}, which the archive lacks`);
     const parsed = JSON.parse(content.toString());
-    if (one.mediaType === INDEX) return flat({ blobs, manifests: parsed.manifests }, file);
-    if (one.mediaType !== MANIFEST) throw new Error(`${file}: unknown media type ${one.mediaType}`);
+    if (one.mediaType === MEDIA.index) return flat({ blobs, manifests: parsed.manifests }, file);
+    if (one.mediaType !== MEDIA.manifest) throw new Error(`${file}: unknown media type ${one.mediaType}`);
     const { mediaType, digest, size } = one;
     const kept = Object.entries(one.annotations ?? {}).filter(([key]) => key.startsWith("vnd."));
     const annotations = kept.length > 0 ? { annotations: Object.fromEntries(kept) } : {};
     if (one.platform !== undefined) return [{ mediaType, digest, size, platform: one.platform, ...annotations }];
-    if (parsed.config.mediaType !== CONFIG) throw new Error(`${file}: ${digest} has no platform`);
+    if (parsed.config.mediaType !== MEDIA.config) throw new Error(`${file}: ${digest} has no platform`);
     const { architecture, os } = JSON.parse(blobs.get(parsed.config.digest)!.toString());
     return [{ mediaType, digest, size, platform: { architecture, os }, ...annotations }];
   });
@@ -68,8 +66,8 @@ export function combined(files: readonly string[], version: string): ImageIndex 
   const twice = platforms.find((one, i) => platforms.indexOf(one) !== i);
   if (twice !== undefined)
     throw new Error(`--image: two archives have an image for ${twice}; give one of each architecture`);
-  const index = blobOf(INDEX, JSON.stringify({ schemaVersion: 2, mediaType: INDEX, manifests }));
+  const index = blobOf(MEDIA.index, JSON.stringify({ schemaVersion: 2, mediaType: MEDIA.index, manifests }));
   const { digest } = index.descriptor;
   const blobs = new Map([...archives.flatMap((archive) => [...archive.blobs]), [digest, index.content]]);
-  return { entries: archiveOf(index.descriptor, version, blobs), digest, platforms };
+  return { entries: archiveOf(index.descriptor, { [REF_NAME]: version }, blobs), digest, platforms };
 }

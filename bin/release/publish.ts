@@ -3,7 +3,8 @@ import { appendFileSync, copyFileSync, existsSync, mkdtempSync, readFileSync, rm
 import { tmpdir } from "node:os";
 import { basename, join } from "node:path";
 import { parseArgs } from "node:util";
-import { chartFile, HUB_TAG, imageFile, METADATA, readManifest, sha256, verifyFiles } from "./files.ts";
+import { digestOf } from "../image/oci.ts";
+import { chartFile, HUB_TAG, imageFile, METADATA, readManifest, verifyFiles } from "./files.ts";
 import { targetOf } from "./target.ts";
 
 /**
@@ -62,11 +63,11 @@ function skopeoCopy(archive: string, reference: string, isLoopback: boolean): vo
 function pushImage(reference: string, archive: string, digest: string, isLoopback: boolean): void {
   const found = stored(reference, isLoopback);
   if (found !== undefined) {
-    if (`sha256:${sha256(found)}` !== digest) throw otherContent(reference, `sha256:${sha256(found)}`, digest);
+    if (digestOf(found) !== digest) throw otherContent(reference, digestOf(found), digest);
     return;
   }
   skopeoCopy(archive, reference, isLoopback);
-  const pushed = `sha256:${sha256(stored(reference, isLoopback) ?? "")}`;
+  const pushed = digestOf(stored(reference, isLoopback) ?? "");
   if (pushed !== digest) throw new Error(`${reference}: the registry has ${pushed} after the push, not ${digest}`);
 }
 
@@ -109,7 +110,7 @@ function publish(dir: string, signatures: string, checksums: string, registry: s
   const { isLoopback } = target;
   const chart = `${charts}/outrider`;
   const file = join(dir, chartFile(version));
-  const wanted = `sha256:${sha256(readFileSync(file))}`;
+  const wanted = digestOf(readFileSync(file));
   const before = stored(`${chart}:${version}`, isLoopback);
   // Before the first push, so that a conflict changes nothing.
   if (before !== undefined) checkChart(`${chart}:${version}`, before, wanted);
@@ -120,7 +121,7 @@ function publish(dir: string, signatures: string, checksums: string, registry: s
   // A tag that moves, without a version.
   const metadata = join(dir, METADATA);
   if (existsSync(metadata)) skopeoCopy(metadata, `${chart}:${HUB_TAG}`, isLoopback);
-  return { image, image_digest: imageDigest, chart, chart_digest: `sha256:${sha256(manifest)}` };
+  return { image, image_digest: imageDigest, chart, chart_digest: digestOf(manifest) };
 }
 
 if (import.meta.main) {

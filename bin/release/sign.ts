@@ -2,7 +2,8 @@ import { execFileSync } from "node:child_process";
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { CHECKSUMS, chartFile, readManifest, sha256, verifyFiles } from "./files.ts";
+import { digestOf } from "../image/oci.ts";
+import { CHECKSUMS, chartFile, readManifest, verifyFiles } from "./files.ts";
 
 /**
  * Signs the chart and the checksums of a release with an OpenPGP key. It imports only modules of Node.js, so that no code of a
@@ -20,7 +21,7 @@ export const PUBLIC_KEY = "signing-key.asc";
  */
 function provenance(folder: string, chart: string): string {
   const metadata = execFileSync("tar", ["-xzOf", join(folder, chart), "outrider/Chart.yaml"], { encoding: "utf8" });
-  return `${metadata.trim()}\n\n...\nfiles:\n  ${chart}: sha256:${sha256(readFileSync(join(folder, chart)))}\n`;
+  return `${metadata.trim()}\n\n...\nfiles:\n  ${chart}: ${digestOf(readFileSync(join(folder, chart)))}\n`;
 }
 
 /**

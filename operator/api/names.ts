@@ -229,6 +229,9 @@ export const recordName = (policyUid: string): string => `egresspolicy-${policyU
 /** Value of `app.kubernetes.io/component` on records. */
 export const RECORD = "policy-record";
 
+/** Name of an object: a DNS subdomain (RFC 1123) of at most 253 characters, with fewer rules about dots than that. */
+export const OBJECT_NAME = /^(?=.{1,253}$)[a-z0-9]([-a-z0-9.]*[a-z0-9])?$/;
+
 /** Key of the document's ConfigMap. */
 export const DOCUMENT_KEY = "policy.json";
 /** Key of the published list, in its ConfigMap and in the record. */

@@ -20,7 +20,8 @@ const MAX_EVENT_MESSAGE = 1000;
 /** Characters of the object's name in the name of an event, which has at most 253. */
 const MAX_NAME = 230;
 
-const EVENTS: Resource = { group: "", version: "v1", kind: "Event", plural: "events", namespaced: true };
+/** Events of core/v1. */
+export const EVENTS: Resource = { group: "", version: "v1", kind: "Event", plural: "events", namespaced: true };
 
 /** One event, with a count of its repetitions. */
 interface EventRecord {

@@ -2,7 +2,7 @@ import { once } from "node:events";
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import { refusalOf } from "../../proxy/cli/local-request.ts";
 import { listenError } from "../../proxy/cli/options.ts";
-import { makePage } from "../../proxy/cli/page.ts";
+import { makePage, type Page } from "../../proxy/cli/page.ts";
 import { HTML } from "./html.ts";
 import type { PolicyAnswers } from "./policies.ts";
 
@@ -16,7 +16,6 @@ const IDLE_MS = 20_000;
 /** Characters of a query: two names of at most 253. */
 const MAX_TARGET = 1000;
 
-const page = makePage(HTML);
 const PATHS = "/ /policies.json /policy.json?namespace=NAMESPACE&name=NAME";
 
 function send(response: ServerResponse, status: number, body: unknown): void {
@@ -32,7 +31,12 @@ function send(response: ServerResponse, status: number, body: unknown): void {
   response.end(text);
 }
 
-async function answer(request: IncomingMessage, response: ServerResponse, answers: PolicyAnswers): Promise<void> {
+async function answer(
+  request: IncomingMessage,
+  response: ServerResponse,
+  answers: PolicyAnswers,
+  page: Page,
+): Promise<void> {
   const { url: target = "", method, headers } = request;
   const refusal = refusalOf(request, headers.host ?? "");
   if (refusal !== null) return send(response, 403, refusal);
@@ -68,8 +72,9 @@ export async function servePolicyPage(
   answers: PolicyAnswers,
   onError: (error: unknown) => void,
 ): Promise<Server> {
+  const page = makePage(HTML);
   const server = createServer({ headersTimeout: HEAD_MS, requestTimeout: REQUEST_MS }, (request, response) => {
-    answer(request, response, answers).catch((error: unknown) => {
+    answer(request, response, answers, page).catch((error: unknown) => {
       onError(error);
       response.destroy();
     });

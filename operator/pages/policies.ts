@@ -1,7 +1,8 @@
 import type { EgressPolicy, EgressPolicySpec } from "../api/egresspolicy.ts";
 import { KIND } from "../api/names.ts";
 import { ApiError, type Client } from "../kube/client.ts";
-import { keyOf, type Resource } from "../kube/resource.ts";
+import { EVENTS } from "../kube/events.ts";
+import { keyOf } from "../kube/resource.ts";
 import type { ConditionHistory } from "../overview/history.ts";
 import type { EventObject, FleetObjects } from "../overview/overview.ts";
 import { detailOf, listOf, type PolicyDetail, type PolicyList } from "../overview/page-data.ts";
@@ -50,7 +51,6 @@ export interface PolicySources {
   replica(): Replica;
 }
 
-const EVENT: Resource = { group: "", version: "v1", kind: "Event", plural: "events", namespaced: true };
 /** Time for which a list, or the Events of a policy, are used again, in milliseconds: several pages may poll. */
 const LIST_MS = 1000;
 const EVENTS_MS = 10_000;
@@ -131,7 +131,7 @@ export class PolicyAnswers {
     const { namespace, name } = metadata;
     const fieldSelector = `involvedObject.kind=${KIND},involvedObject.name=${name}`;
     const events = this.#sources.client
-      .list<EventObject>(EVENT, { namespace, fieldSelector, limit: EVENTS_LIMIT, timeoutMs: CALL_MS })
+      .list<EventObject>(EVENTS, { namespace, fieldSelector, limit: EVENTS_LIMIT, timeoutMs: CALL_MS })
       .then(
         ({ items }): Events => ({ events: items, error: null }),
         (error: unknown): Events => ({ events: undefined, error: whyNot(error) }),

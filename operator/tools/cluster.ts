@@ -1,12 +1,13 @@
 import type { KubeConfig } from "@kubernetes/client-node";
-import { noArguments, type Option, oneOf, type Values, wholeNumber } from "../../proxy/cli/options.ts";
+import { noArguments, type Option, oneOf, readOptions, type Values, wholeNumber } from "../../proxy/cli/options.ts";
 import { UsageError } from "../../proxy/cli/usage-error.ts";
 import { nearest } from "../../proxy/policy/rules.ts";
 import type { EgressPolicy } from "../api/egresspolicy.ts";
 import { RESOURCE } from "../api/kinds.ts";
-import { GROUP, LABEL, PLURAL } from "../api/names.ts";
+import { GROUP, LABEL, OBJECT_NAME, PLURAL } from "../api/names.ts";
 import type { Pod } from "../api/objects.ts";
 import { ApiError, Client } from "../kube/client.ts";
+import { keyOf } from "../kube/resource.ts";
 import { loadKubeConfig } from "../kubeconfig.ts";
 import { EXIT, Failure, unknownPolicy } from "./failure.ts";
 
@@ -37,8 +38,17 @@ export const POLICY_OPTION: Option = {
 };
 export const HELP_OPTION: Option = { name: "help", help: "print this help" };
 
-/** Names of namespaces and policies (RFC 1123 subdomain). */
-const NAME = /^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$/;
+/** Reads the command line of a command; undefined: it printed its help. @throws UsageError */
+export function readCommand(
+  options: readonly Option[],
+  help: string,
+  argv: readonly string[],
+): { values: Values; positionals: readonly string[] } | undefined {
+  const { values, positionals } = readOptions(options, argv, {});
+  if (!values.has("help")) return { values, positionals };
+  console.log(help);
+  return undefined;
+}
 
 /** The API server as the caller may use it. */
 export interface Cluster {
@@ -61,7 +71,7 @@ function useContext(config: KubeConfig, name: string | undefined): void {
 
 /** Checks a name of an object. @throws UsageError */
 export function checkedName(name: string, what: string): string {
-  if (NAME.test(name)) return name;
+  if (OBJECT_NAME.test(name)) return name;
   throw new UsageError(`${what} must be a name of lower-case letters, digits, "-" and ".", not "${name}"`);
 }
 
@@ -114,8 +124,7 @@ export const wantsJson = (values: Values): boolean => oneOf(values, "output", ["
 export async function listPolicies(client: Client, namespace: string | undefined): Promise<EgressPolicy[]> {
   try {
     const { items } = await client.listAll<EgressPolicy>(RESOURCE.policy, { namespace });
-    const key = ({ metadata }: EgressPolicy) => `${metadata.namespace}/${metadata.name}`;
-    return items.sort((a, b) => (key(a) < key(b) ? -1 : 1));
+    return items.sort((a, b) => (keyOf(a) < keyOf(b) ? -1 : 1));
   } catch (error) {
     if (!(error instanceof ApiError) || error.code !== 404) throw error;
     throw new Failure(`the cluster does not have ${PLURAL}.${GROUP}; install the chart (docs/quickstart.md)`);

@@ -1,4 +1,4 @@
-import { noArguments, type Option, optionHelp, readOptions } from "../../proxy/cli/options.ts";
+import { noArguments, type Option, optionHelp } from "../../proxy/cli/options.ts";
 import { UsageError } from "../../proxy/cli/usage-error.ts";
 import { type Explanation, parseAsked } from "../../proxy/policy/explain.ts";
 import type { Pod } from "../api/objects.ts";
@@ -12,6 +12,7 @@ import {
   openCluster,
   POLICY_OPTION,
   proxiesOf,
+  readCommand,
   wantsJson,
 } from "./cluster.ts";
 import { EXIT, Failure } from "./failure.ts";
@@ -41,11 +42,9 @@ function refusalOf(status: number, body: string): Error {
 
 /** `kubectl egress explain`: returns the exit status. @throws UsageError, Failure, ApiError */
 export async function runExplain(argv: readonly string[]): Promise<number> {
-  const { values, positionals } = readOptions(OPTIONS, argv, {});
-  if (values.has("help")) {
-    console.log(HELP);
-    return EXIT.ok;
-  }
+  const parsed = readCommand(OPTIONS, HELP, argv);
+  if (parsed === undefined) return EXIT.ok;
+  const { values, positionals } = parsed;
   const [target, ...more] = positionals;
   if (target === undefined) throw new UsageError("explain needs a TARGET: URL, host:port or IP:port");
   noArguments(more);

@@ -3,12 +3,11 @@ import { RESOURCE } from "../api/kinds.ts";
 import { KIND, LABEL } from "../api/names.ts";
 import type { Pod } from "../api/objects.ts";
 import type { Client } from "../kube/client.ts";
+import { EVENTS } from "../kube/events.ts";
 import type { KubeObject, Resource } from "../kube/resource.ts";
 import { type EventObject, type FleetView, fleetOf, viewOf } from "../overview/overview.ts";
 import { ASK_MS, askAll, askStatus, isRunning, whyNot } from "./ask.ts";
 import { missingRight } from "./failure.ts";
-
-const EVENT: Resource = { group: "", version: "v1", kind: "Event", plural: "events", namespaced: true };
 
 /** Views of policies, and the rights that parts of them need. */
 export interface Gathered {
@@ -49,7 +48,7 @@ export async function gather(
   const [proxies, pods, events, namespaces] = await Promise.all([
     list<Pod>(RESOURCE.pod, { labelSelector }),
     list<KubeObject>(RESOURCE.pod, { metadataOnly: true }),
-    list<EventObject>(EVENT, { fieldSelector: about }),
+    list<EventObject>(EVENTS, { fieldSelector: about }),
     namespacesOf(client, policies),
   ]);
   const fleets = policies.map((policy) => {

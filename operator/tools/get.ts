@@ -1,4 +1,4 @@
-import { type Option, oneOf, optionHelp, readOptions, type Values } from "../../proxy/cli/options.ts";
+import { type Option, oneOf, optionHelp, type Values } from "../../proxy/cli/options.ts";
 import { UsageError } from "../../proxy/cli/usage-error.ts";
 import { RESOURCE } from "../api/kinds.ts";
 import { LABEL } from "../api/names.ts";
@@ -10,6 +10,7 @@ import {
   HELP_OPTION,
   listPolicies,
   openCluster,
+  readCommand,
 } from "./cluster.ts";
 import { EXIT, failureOf } from "./failure.ts";
 import { type Gathered, gather } from "./gather.ts";
@@ -95,11 +96,9 @@ function requestOf(values: Values, positionals: readonly string[], namespace: st
 
 /** `outrider get` and `kubectl egress status`: returns the exit status. @throws UsageError, Failure, ApiError */
 export async function runGet(argv: readonly string[], command: string): Promise<number> {
-  const { values, positionals } = readOptions(OPTIONS, argv, {});
-  if (values.has("help")) {
-    console.log(helpOf(command));
-    return EXIT.ok;
-  }
+  const parsed = readCommand(OPTIONS, helpOf(command), argv);
+  if (parsed === undefined) return EXIT.ok;
+  const { values, positionals } = parsed;
   const cluster = openCluster(values);
   const request = requestOf(values, positionals, cluster.namespace);
   const paint = paintFor(process.stdout.isTTY && request.output !== "json", process.env);

@@ -1,4 +1,4 @@
-import { type Option, optionHelp, readOptions } from "../../proxy/cli/options.ts";
+import { type Option, optionHelp } from "../../proxy/cli/options.ts";
 import { RESOURCE } from "../api/kinds.ts";
 import { childName } from "../api/names.ts";
 import type { ConfigMap } from "../api/objects.ts";
@@ -11,6 +11,7 @@ import {
   OUTPUT_OPTION,
   onePolicy,
   openCluster,
+  readCommand,
   wantsJson,
 } from "./cluster.ts";
 import { EXIT, Failure } from "./failure.ts";
@@ -28,11 +29,9 @@ ${optionHelp(OPTIONS)}`;
 
 /** `kubectl egress ips`: returns the exit status. @throws UsageError, Failure, ApiError */
 export async function runIps(argv: readonly string[]): Promise<number> {
-  const { values, positionals } = readOptions(OPTIONS, argv, {});
-  if (values.has("help")) {
-    console.log(HELP);
-    return EXIT.ok;
-  }
+  const parsed = readCommand(OPTIONS, HELP, argv);
+  if (parsed === undefined) return EXIT.ok;
+  const { values, positionals } = parsed;
   const name = onePolicy(positionals, "ips");
   const cluster = openCluster(values);
   const json = wantsJson(values);

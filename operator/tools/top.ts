@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from "node:timers/promises";
-import { type Option, optionHelp, readOptions, wholeNumber } from "../../proxy/cli/options.ts";
+import { type Option, optionHelp, wholeNumber } from "../../proxy/cli/options.ts";
 import type { Pod } from "../api/objects.ts";
 import type { Client } from "../kube/client.ts";
 import { ask, askAll, readyOf, requireAnswer, whyNot } from "./ask.ts";
@@ -12,6 +12,7 @@ import {
   onePolicy,
   openCluster,
   proxiesOf,
+  readCommand,
   wantsJson,
 } from "./cluster.ts";
 import { EXIT, failureOf } from "./failure.ts";
@@ -87,11 +88,9 @@ const jsonOf = (cluster: Cluster, policy: string, rows: readonly TopRow[]) =>
 
 /** `kubectl egress top`: returns the exit status. @throws UsageError, Failure, ApiError */
 export async function runTop(argv: readonly string[]): Promise<number> {
-  const { values, positionals } = readOptions(OPTIONS, argv, {});
-  if (values.has("help")) {
-    console.log(HELP);
-    return EXIT.ok;
-  }
+  const parsed = readCommand(OPTIONS, HELP, argv);
+  if (parsed === undefined) return EXIT.ok;
+  const { values, positionals } = parsed;
   const name = onePolicy(positionals, "top");
   const intervalMs = (wholeNumber(values, "interval-seconds", 1, 60) ?? 2) * 1000;
   const json = wantsJson(values);

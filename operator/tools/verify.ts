@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from "node:timers/promises";
-import { type Option, optionHelp, readOptions } from "../../proxy/cli/options.ts";
+import { type Option, optionHelp } from "../../proxy/cli/options.ts";
 import type { Pod } from "../api/objects.ts";
 import type { Client } from "../kube/client.ts";
 import { ASK_MS, ask, askAll, askStatus, isOnNode, type Report, readyOf, requireAnswer, whyNot } from "./ask.ts";
@@ -11,6 +11,7 @@ import {
   onePolicy,
   openCluster,
   proxiesOf,
+  readCommand,
   wantsJson,
 } from "./cluster.ts";
 import { EXIT, Failure } from "./failure.ts";
@@ -50,11 +51,9 @@ async function check(client: Client, pod: Pod, until: number): Promise<{ report:
 
 /** `kubectl egress verify`: returns the exit status. @throws UsageError, Failure, ApiError */
 export async function runVerify(argv: readonly string[]): Promise<number> {
-  const { values, positionals } = readOptions(OPTIONS, argv, {});
-  if (values.has("help")) {
-    console.log(HELP);
-    return EXIT.ok;
-  }
+  const parsed = readCommand(OPTIONS, HELP, argv);
+  if (parsed === undefined) return EXIT.ok;
+  const { values, positionals } = parsed;
   const name = onePolicy(positionals, "verify");
   const cluster = openCluster(values);
   const policy = await getPolicy(cluster, name);

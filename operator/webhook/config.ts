@@ -1,6 +1,7 @@
 import { isIP } from "node:net";
 import { ipPort, type Option, type Values } from "../../proxy/cli/options.ts";
 import { UsageError } from "../../proxy/cli/usage-error.ts";
+import { OBJECT_NAME } from "../api/names.ts";
 
 /** Options of the webhook, in the order of `--help`. */
 export const WEBHOOK_OPTIONS: readonly Option[] = [
@@ -39,7 +40,6 @@ export interface WebhookConfig {
 }
 
 const DNS_NAME = /^(?=.{1,253}$)(\*\.)?[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?(\.[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)*$/;
-const OBJECT_NAME = /^(?=.{1,253}$)[a-z0-9]([-a-z0-9.]*[a-z0-9])?$/;
 
 /** Name of an object; undefined if the option is not set. @throws UsageError with the option */
 export function objectName(values: Values, name: string): string | undefined {

@@ -2,10 +2,10 @@ import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { cpSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
-import { createServer } from "node:https";
+import { createServer, type Server } from "node:https";
 import type { AddressInfo } from "node:net";
 import { join } from "node:path";
-import { test } from "node:test";
+import { type TestContext, test } from "node:test";
 import { bundleCode, packagesOf, ROOT } from "../../bin/image/bundle.ts";
 import { makeCertificate, opensslMissing } from "../harness/certificate.ts";
 import { finish } from "../harness/finish.ts";
@@ -86,17 +86,36 @@ test("a proxy of the bundle has its page, without a further file", async (t) => 
   assert.ok(Object.keys(metafile.outputs).every((file) => file.endsWith(".js")));
 });
 
-test("an operator of the bundle gets its token from an exec plugin of the kubeconfig", {
-  skip: opensslMissing() ?? false,
-}, async (t) => {
+/** A server in the place of the API server, which answers each request with a status, and a kubeconfig of it. */
+async function startRefusing(
+  t: TestContext,
+  status: number,
+  user: object,
+): Promise<{ server: Server; kubeconfig: string }> {
   const { key, cert } = makeCertificate(folder, ["127.0.0.1"]);
   const server = createServer({ key: readFileSync(key), cert: readFileSync(cert) }, (_, response) => {
-    response.writeHead(403).end();
+    response.writeHead(status).end();
   });
   server.listen(0, "127.0.0.1");
   t.after(() => server.close());
   await once(server, "listening");
   const { port } = server.address() as AddressInfo;
+  const kubeconfig = join(folder, `kubeconfig-${status}`);
+  writeFileSync(
+    kubeconfig,
+    JSON.stringify({
+      ...{ apiVersion: "v1", kind: "Config", "current-context": "c" },
+      clusters: [{ name: "c", cluster: { server: `https://127.0.0.1:${port}`, "certificate-authority": cert } }],
+      contexts: [{ name: "c", context: { cluster: "c", user: "u" } }],
+      users: [{ name: "u", user }],
+    }),
+  );
+  return { server, kubeconfig };
+}
+
+test("an operator of the bundle gets its token from an exec plugin of the kubeconfig", {
+  skip: opensslMissing() ?? false,
+}, async (t) => {
   const credential = {
     apiVersion: "client.authentication.k8s.io/v1",
     kind: "ExecCredential",
@@ -108,16 +127,7 @@ test("an operator of the bundle gets its token from an exec plugin of the kubeco
     args: ["-e", `console.log(${JSON.stringify(JSON.stringify(credential))})`],
     interactiveMode: "Never",
   };
-  const kubeconfig = join(folder, "kubeconfig");
-  writeFileSync(
-    kubeconfig,
-    JSON.stringify({
-      ...{ apiVersion: "v1", kind: "Config", "current-context": "c" },
-      clusters: [{ name: "c", cluster: { server: `https://127.0.0.1:${port}`, "certificate-authority": cert } }],
-      contexts: [{ name: "c", context: { cluster: "c", user: "u" } }],
-      users: [{ name: "u", user: { exec } }],
-    }),
-  );
+  const { server, kubeconfig } = await startRefusing(t, 403, { exec });
   const addresses = ["--metrics", "127.0.0.1:0", "--health", "127.0.0.1:0"];
   const args = [entry, "operator", "--kubeconfig", kubeconfig, "--proxy-image", "x:1", ...addresses];
   const child = spawn(process.execPath, args, {
@@ -134,24 +144,7 @@ test("an operator of the bundle gets its token from an exec plugin of the kubeco
 test("the bundle has the commands of users, also by the name of the plugin", {
   skip: opensslMissing() ?? false,
 }, async (t) => {
-  const { key, cert } = makeCertificate(folder, ["127.0.0.1"]);
-  const server = createServer({ key: readFileSync(key), cert: readFileSync(cert) }, (_, response) => {
-    response.writeHead(401).end();
-  });
-  server.listen(0, "127.0.0.1");
-  t.after(() => server.close());
-  await once(server, "listening");
-  const { port } = server.address() as AddressInfo;
-  const kubeconfig = join(folder, "user.kubeconfig");
-  writeFileSync(
-    kubeconfig,
-    JSON.stringify({
-      ...{ apiVersion: "v1", kind: "Config", "current-context": "c" },
-      clusters: [{ name: "c", cluster: { server: `https://127.0.0.1:${port}`, "certificate-authority": cert } }],
-      contexts: [{ name: "c", context: { cluster: "c", user: "u" } }],
-      users: [{ name: "u", user: { token: "x" } }],
-    }),
-  );
+  const { kubeconfig } = await startRefusing(t, 401, { token: "x" });
   const plugin = join(folder, "dist/kubectl-egress");
   symlinkSync("outrider.js", plugin);
   const env = { PATH: process.env.PATH, KUBECONFIG: kubeconfig };

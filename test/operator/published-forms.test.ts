@@ -94,12 +94,15 @@ test("the schema rejects a list with other states or without a key", () => {
 
 test("page and feed of equal lists have equal bytes", () => {
   const copy: PublishedIPs = structuredClone(second);
-  assert.equal(publishedPage("webhooks", copy), publishedPage("webhooks", second));
+  assert.equal(publishedPage("webhooks", copy.json), publishedPage("webhooks", second.json));
   assert.equal(publishedFeed(POLICY, copy.json), publishedFeed(POLICY, second.json));
 });
 
 test("the page shows each address with its state, and no tags of others", () => {
-  const page = publishedPage("<b>", publish(specOf("External", [A, pending(B), retiring(C)]), [], undefined, at(NOW)));
+  const page = publishedPage(
+    "<b>",
+    publish(specOf("External", [A, pending(B), retiring(C)]), [], undefined, at(NOW)).json,
+  );
   for (const [address, state] of [
     [A, "Active"],
     [B, "Pending"],
@@ -109,7 +112,7 @@ test("the page shows each address with its state, and no tags of others", () => 
   }
   assert.ok(page.includes(`${A}/32\n${B}/32\n${C}/32</pre>`));
   assert.ok(page.includes("&lt;b&gt;") && !page.includes("<b>"));
-  const empty = publishedPage("webhooks", publish(specOf("External", []), [], undefined, at(NOW)));
+  const empty = publishedPage("webhooks", publish(specOf("External", []), [], undefined, at(NOW)).json);
   assert.match(empty, /No addresses are published/);
 });
 

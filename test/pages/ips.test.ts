@@ -24,7 +24,7 @@ before(async () => {
   const first = publish(specOf("External", [A, B]), [], undefined, at(NOW));
   const second = publish(specOf("External", [A, B, V6, pending(C)]), [], first.json, at(NOW + DAY_MS));
   const third = publish(specOf("External", [A, retiring(B), V6, pending(C)]), [], second.json, at(NOW + 9 * DAY_MS));
-  const page = publishedPage("webhooks", third);
+  const page = publishedPage("webhooks", third.json);
   server = createServer((request, response) => {
     const found = request.url === "/ips.html";
     response.writeHead(found ? 200 : 404, { "content-type": "text/html" }).end(found ? page : "");

@@ -3,7 +3,7 @@ import { spawnSync } from "node:child_process";
 import { appendFileSync, cpSync, existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
-import { sha256 } from "../../bin/release/files.ts";
+import { sha256 } from "../../bin/image/oci.ts";
 import { helmMissing } from "../chart/helm.ts";
 import { findTool } from "../cluster/tools.ts";
 import { programMissing } from "../harness/packages.ts";

@@ -1,8 +1,8 @@
 import { execFileSync } from "node:child_process";
-import { closeSync, cpSync, openSync, readdirSync, readFileSync, symlinkSync, writeFileSync, writeSync } from "node:fs";
+import { cpSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { tar } from "../../bin/image/tar.ts";
-import { archiveOf, blobOf, digestOf } from "../../bin/release/oci.ts";
+import { archiveOf, blobOf, digestOf, REF_NAME } from "../../bin/image/oci.ts";
+import { writeTar } from "../../bin/image/tar.ts";
 import { tempFolder } from "../harness/proxy.ts";
 
 const ROOT = new URL("../..", import.meta.url).pathname;
@@ -34,10 +34,6 @@ export function otherArchitecture(archive: string, architecture: string, out: st
   const changed = blobOf(top.mediaType, JSON.stringify({ ...manifest, config: newConfig.descriptor }));
   const layers = readdirSync(blobs).map((name) => readFileSync(join(blobs, name)));
   const all = new Map([...layers, newConfig.content, changed.content].map((content) => [digestOf(content), content]));
-  const file = openSync(out, "w");
-  for (const piece of tar(archiveOf(changed.descriptor, "test", all))) {
-    for (let at = 0; at < piece.length; ) at += writeSync(file, piece, at);
-  }
-  closeSync(file);
+  writeTar(out, archiveOf(changed.descriptor, { [REF_NAME]: "test" }, all));
   return changed.descriptor.digest;
 }

@@ -1,8 +1,5 @@
-import { readFileSync } from "node:fs";
-import { join } from "node:path";
 import pino from "pino";
 import { Registry } from "prom-client";
-import { parseAllDocuments } from "yaml";
 import { LABEL } from "../../operator/api/names.ts";
 import { inject, optIn } from "../../operator/injection/inject.ts";
 import { Client } from "../../operator/kube/client.ts";
@@ -15,8 +12,7 @@ import { type RunningWebhook, startWebhook } from "../../operator/webhook/start.
 import type { Answer, ControlPlane } from "../cluster/control-plane.ts";
 import { configFrom } from "../operator/kube/shared.ts";
 import { applyPolicy, install, makeNamespace } from "../operator/operator.ts";
-
-const ROOT = new URL("../..", import.meta.url).pathname;
+import { installWebhook as installConfigurations } from "./installed.ts";
 
 export const SYSTEM = "outrider-system";
 export const CONFIGURATION_PATH =
@@ -28,13 +24,7 @@ export const podsPath = (namespace: string): string => `/api/v1/namespaces/${nam
 /** Installs everything as it is shipped; only that the API server finds the webhook on a port of this machine. */
 export async function installWebhook(plane: ControlPlane, port: number): Promise<void> {
   await install(plane);
-  const parts = parseAllDocuments(readFileSync(join(ROOT, "examples/operator/webhook.yaml"), "utf8"));
-  for (const part of parts) {
-    if (!`${part.get("kind")}`.endsWith("WebhookConfiguration")) continue;
-    const path = part.getIn(["webhooks", 0, "clientConfig", "service", "path"]);
-    part.setIn(["webhooks", 0, "clientConfig"], { url: `https://127.0.0.1:${port}${path}` });
-  }
-  await plane.applyYaml(parts.map(String).join("---\n"));
+  await installConfigurations(plane, port);
 }
 
 /** A namespace with a policy `webhooks`, in which pods can be created. */

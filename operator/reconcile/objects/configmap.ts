@@ -54,7 +54,7 @@ export function publishedConfigMap(policy: EgressPolicy, published: PublishedIPs
     data: {
       "ips.txt": published.all.map((address) => `${address}\n`).join(""),
       [PUBLISHED_KEY]: textOfPublished(published.json),
-      "ips.html": publishedPage(name, published),
+      "ips.html": publishedPage(name, published.json),
       "ips.atom": publishedFeed({ name, uid: uid! }, published.json),
     },
   };

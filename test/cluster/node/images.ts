@@ -1,7 +1,7 @@
-import { closeSync, mkdirSync, openSync, readFileSync, writeSync } from "node:fs";
+import { mkdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { fullName, imageOf, layerOf, writeArchive } from "../../../bin/image/archive.ts";
-import { tar, tree } from "../../../bin/image/tar.ts";
+import { tree, writeTar } from "../../../bin/image/tar.ts";
 import { findTool } from "../tools.ts";
 
 /** Images of the node tests, as OCI archives. No registry has them, and pods never pull. */
@@ -19,9 +19,7 @@ export async function makeImages(folder: string): Promise<string[]> {
   const config = { User: "65532:65532", Entrypoint: ["/sender"], Cmd: ["pause"] };
   const { entries } = imageOf(fullName(SENDER_IMAGE), [layerOf(files)], config);
   const sender = join(folder, "sender.tar");
-  const file = openSync(sender, "w");
-  for (const piece of tar(entries)) for (let at = 0; at < piece.length; ) at += writeSync(file, piece, at);
-  closeSync(file);
+  writeTar(sender, entries);
   const own = join(folder, "outrider.tar");
   await writeArchive(own, IMAGE, process.execPath);
   return [sender, own];

@@ -1,6 +1,6 @@
 import { escapeText } from "./escape.ts";
 import { ADVICE } from "./feed.ts";
-import { ADDRESS_STATES, type PublishedIPs, statesOf } from "./list.ts";
+import { ADDRESS_STATES, type PublishedList, statesOf } from "./list.ts";
 
 const STYLE = `
 :root { color-scheme: light dark; --text: #1c2430; --soft: #566273; --back: #fff; --card: #f4f6f9; --line: #d5dbe3; --link: #0b57a4 }
@@ -33,17 +33,17 @@ const time = (text: string): string => `<time datetime="${escapeText(text)}">${e
  * `ips.html`: the list for people, without scripts and external requests. Equal lists give equal bytes. `name`: that of
  * the policy.
  */
-export function publishedPage(name: string, { json }: Pick<PublishedIPs, "json">): string {
-  const states = [...statesOf(json)];
+export function publishedPage(name: string, list: PublishedList): string {
+  const states = [...statesOf(list)];
   const rows = ADDRESS_STATES.flatMap((state) => states.filter(([, is]) => is === state)).map(
     ([address, state]) =>
       `<tr><td>${shownAddress(address)}</td><td class="state">${state}</td><td>${escapeText(ADVICE[state])}</td></tr>`,
   );
-  const changes = json.changes.map(
+  const changes = list.changes.map(
     ({ address, state, since }) =>
       `<tr><td>${time(since)}</td><td>${shownAddress(address)}</td><td class="state">${state}</td></tr>`,
   );
-  const list =
+  const addresses =
     rows.length === 0
       ? "<p>No addresses are published.</p>"
       : `<table>
@@ -53,7 +53,7 @@ ${rows.join("\n")}
 </tbody>
 </table>
 <h2>To copy</h2>
-<pre tabindex="0" aria-label="Addresses as networks">${escapeText(json.cidrs.join("\n"))}</pre>`;
+<pre tabindex="0" aria-label="Addresses as networks">${escapeText(list.cidrs.join("\n"))}</pre>`;
   const history =
     changes.length === 0
       ? ""
@@ -79,9 +79,9 @@ ${changes.join("\n")}
 <main>
 <h1>Egress IP addresses of ${escapeText(name)}</h1>
 <p>Webhooks come only from these addresses. Your allow list must have all of them, also those that are Pending.</p>
-<p class="soft">Last change: ${time(json.updatedAt)}. For programs: <a href="ips.txt">ips.txt</a>, <a href="ips.json">ips.json</a>. For feed readers: <a href="ips.atom">ips.atom</a>.</p>
+<p class="soft">Last change: ${time(list.updatedAt)}. For programs: <a href="ips.txt">ips.txt</a>, <a href="ips.json">ips.json</a>. For feed readers: <a href="ips.atom">ips.atom</a>.</p>
 <h2>Addresses</h2>
-${list}
+${addresses}
 ${history}</main>
 </body>
 </html>
