@@ -110,10 +110,14 @@ test("a fifth reader gets 503, and a place becomes free again", async () => {
 
 test("too many records in a second are dropped and counted", async () => {
   const reader = await readEvents(proxy.adminPort, "/decisions");
-  const [sent, before] = [3 * MAX_LINES, await proxy.bound("decision-lines")];
-  await Promise.all(Array.from({ length: sent }, denied));
+  const before = await proxy.bound("decision-lines");
   const dropped = () => reader.events("dropped").reduce((sum, count) => sum + Number(count), 0);
-  await until(() => reader.events().length + dropped() === sent, "all records, sent or dropped");
+  // Fewer at once than the proxy's limit of silent connections of a source address: a busy machine may reach its grace time.
+  const batch = 2 * MAX_LINES;
+  for (let sent = batch; dropped() === 0 && sent <= 10 * batch; sent += batch) {
+    await Promise.all(Array.from({ length: batch }, denied));
+    await until(() => reader.events().length + dropped() === sent, `all ${sent} records, sent or dropped`);
+  }
   assert.ok(dropped() > 0, "some were dropped");
   assert.equal((await proxy.bound("decision-lines")) - before, dropped());
   reader.close();
