@@ -57,9 +57,10 @@ runTools(process.argv).then(
   (status) => process.stdout.write("", () => process.exit(status)),
   (error: unknown) => {
     const known = failureOf(error);
-    const isUsage = known instanceof UsageError;
-    if (!isUsage && !(known instanceof Failure)) throw known;
-    console.error(`outrider: ${safe(known.message.replace(/\s*\n\s*/g, " "))}`);
-    process.exit(isUsage ? EXIT.usage : EXIT.failed);
+    const isExpected = known instanceof UsageError || known instanceof Failure;
+    // Such as an object of the API server without a field that each has. The stack may quote it.
+    const text = isExpected ? known.message : `unexpected answer, or a bug: ${(known as Error).stack}`;
+    console.error(`outrider: ${safe(text.replace(/\s*\n\s*/g, " "))}`);
+    process.exit(known instanceof UsageError ? EXIT.usage : EXIT.failed);
   },
 );
