@@ -93,7 +93,8 @@ export class FrameReader {
     this.#size += payload.length;
     if (this.#fragments.length > MAX_FRAGMENTS)
       throw new Error(`the server sent a WebSocket message of more than ${MAX_FRAGMENTS} fragments`);
-    if (this.#size > MAX_FRAME_BYTES) throw new Error(`the server sent a WebSocket message above ${MAX_FRAME_BYTES} bytes`);
+    if (this.#size > MAX_FRAME_BYTES)
+      throw new Error(`the server sent a WebSocket message above ${MAX_FRAME_BYTES} bytes`);
     if (!isLast) return undefined;
     const whole = { opcode: this.#opcode, payload: Buffer.concat(this.#fragments) };
     this.#fragments = [];

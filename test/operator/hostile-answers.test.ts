@@ -20,7 +20,12 @@ const ESCAPE = "\x1b[2J";
 /** A command that has not ended by then hangs: its status is null. */
 const HANG_MS = 40_000;
 const POD = {
-  metadata: { name: "webhooks-egress-a", namespace: "convoy", uid: "u", labels: { "egress.outrider.dev/fleet": "webhooks" } },
+  metadata: {
+    name: "webhooks-egress-a",
+    namespace: "convoy",
+    uid: "u",
+    labels: { "egress.outrider.dev/fleet": "webhooks" },
+  },
   spec: { containers: [{ name: "proxy", ports: [{ name: "admin", containerPort: 9090 }] }] },
   status: { phase: "Running", conditions: [{ type: "Ready", status: "True" }] },
 };
@@ -81,7 +86,9 @@ before(async () => {
   const { key, cert } = makeCertificate(folder, ["127.0.0.1"]);
   server = createServer({ key: readFileSync(key), cert: readFileSync(cert) }, ({ url }, response) => {
     const path = url!.split("?")[0]!;
-    const body = path.endsWith("/pods") ? pods : JSON.stringify(path.endsWith("/webhooks") ? POLICY : { metadata: {}, items: [] });
+    const body = path.endsWith("/pods")
+      ? pods
+      : JSON.stringify(path.endsWith("/webhooks") ? POLICY : { metadata: {}, items: [] });
     if (body === null) return waiting.resolve();
     response.writeHead(200, { "content-type": "application/json" }).end(body);
   });
@@ -163,7 +170,10 @@ test("empty fragments without an end are no answer", { skip }, async () => {
   fragments[0] = 2;
   const { status, stderr } = await egress(["top", "webhooks"], () => fragments);
   assert.equal(status, 3);
-  assert.match(stderr, /^outrider: no proxy answers; webhooks-egress-a: the server sent a WebSocket message of more than \d+ fragments\n$/);
+  assert.match(
+    stderr,
+    /^outrider: no proxy answers; webhooks-egress-a: the server sent a WebSocket message of more than \d+ fragments\n$/,
+  );
 });
 
 for (const [what, list] of [

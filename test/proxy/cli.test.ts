@@ -546,7 +546,10 @@ for (const [what, args] of [
   ["an argument", ["check", "--policy", good, ESCAPE]],
   ["a file", ["check", "--policy", ESCAPE]],
   ["a value of the operator", ["operator", `--proxy-image=${ESCAPE}`, `--workers=${ESCAPE}`]],
-  ["an echo URL", ["verify", "--proxy=http://127.0.0.1:9", `--echo=http://127.0.0.1:9/${ESCAPE}`, "--timeout-seconds=1"]],
+  [
+    "an echo URL",
+    ["verify", "--proxy=http://127.0.0.1:9", `--echo=http://127.0.0.1:9/${ESCAPE}`, "--timeout-seconds=1"],
+  ],
 ] as const) {
   test(`a terminal gets no control characters of ${what}`, async () => {
     const { status, stdout, stderr } = await runOutrider([...args]);
