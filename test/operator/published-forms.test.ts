@@ -49,7 +49,15 @@ test("a list of an older operator gets no invented changes", () => {
 
 test("changes that are not valid are dropped from a stored list", () => {
   const good = { address: A, state: "Active", since: at(NOW) };
-  const bad = [null, 3, {}, { ...good, address: "x" }, { ...good, state: "Gone" }, { ...good, since: "<b>" }, { ...good, since: "2026-13-45T99:99:99Z" }];
+  const bad = [
+    null,
+    3,
+    {},
+    { ...good, address: "x" },
+    { ...good, state: "Gone" },
+    { ...good, since: "<b>" },
+    { ...good, since: "2026-13-45T99:99:99Z" },
+  ];
   const text = (changes: unknown) => JSON.stringify({ ...first.json, changes });
   assert.deepEqual(parsePublished(text([...bad, good]))?.changes, [good]);
   assert.deepEqual(parsePublished(text("none"))?.changes, []);
