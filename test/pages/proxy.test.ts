@@ -237,6 +237,14 @@ test("a reason keeps its colour when another one becomes more frequent", { skip 
   await page.context().close();
 });
 
+test("a target that is longer than a request gets a reason", { skip }, async () => {
+  const { page } = await open();
+  await page.fill("#target", `https://${"x".repeat(40_000)}.example/`);
+  await page.keyboard.press("Enter");
+  await untilText(page, "#answer .notice", "too long");
+  await page.context().close();
+});
+
 test("shows that an explanation takes time", { skip }, async () => {
   const { page, watched } = await open();
   const { promise: resolved, resolve } = Promise.withResolvers<void>();
