@@ -6,7 +6,7 @@ import type { IncomingMessage } from "node:http";
 import { createServer, type Server } from "node:https";
 import type { AddressInfo } from "node:net";
 import { join } from "node:path";
-import type { Duplex } from "node:stream";
+import { type Duplex, Readable } from "node:stream";
 import { after, before, test } from "node:test";
 import { acceptOfKey } from "../../operator/kube/websocket.ts";
 import { makeCertificate, opensslMissing } from "../harness/certificate.ts";
@@ -56,6 +56,10 @@ function frame(payload: Buffer, opcode = 0x82): Buffer {
   return Buffer.concat([head, payload]);
 }
 
+function* endless(): Generator<string> {
+  for (;;) yield ESCAPE.repeat(10_000);
+}
+
 /** Frames of channel 0 with a complete HTTP response. Each channel begins with the port. */
 function http(body: string): Buffer {
   const bytes = Buffer.from(`HTTP/1.1 200 OK\r\nContent-Length: ${Buffer.byteLength(body)}\r\n\r\n${body}`);
@@ -90,6 +94,10 @@ before(async () => {
       ? pods
       : JSON.stringify(path.endsWith("/webhooks") ? POLICY : { metadata: {}, items: [] });
     if (body === null) return waiting.resolve();
+    if (url!.includes("watch=1")) {
+      response.writeHead(403).on("error", () => {});
+      return void Readable.from(endless()).pipe(response);
+    }
     response.writeHead(200, { "content-type": "application/json" }).end(body);
   });
   server.on("upgrade", forward);
@@ -188,6 +196,14 @@ for (const [what, list] of [
     assert.equal(status, 3);
   });
 }
+
+test("a refused watch with an endless reason ends the command", { skip }, async () => {
+  pods = PODS;
+  const { status, stderr } = await finish(start(OUTRIDER, ["get", "--watch"]));
+  assert.match(stderr, /^outrider: missing right: [ -~]*\n$/);
+  assert.ok(stderr.length < 3000, `${stderr.length} characters`);
+  assert.equal(status, 3);
+});
 
 for (const [args, ended] of [
   [["get", "--watch"], { status: 0, signal: null }],
