@@ -52,6 +52,12 @@ process.stdout.on("error", (error: NodeJS.ErrnoException) => {
   process.exit(EXIT.ok);
 });
 
+// Nothing is left to wait for, and the command has no answer: that must not look like success.
+process.once("beforeExit", () => {
+  console.error("outrider: no answer");
+  process.exit(EXIT.failed);
+});
+
 runTools(process.argv).then(
   // Kept connections to the API server would delay the end.
   (status) => process.stdout.write("", () => process.exit(status)),

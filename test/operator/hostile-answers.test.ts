@@ -56,13 +56,20 @@ function frame(payload: Buffer, opcode = 0x82): Buffer {
   return Buffer.concat([head, payload]);
 }
 
+/** An answer of another protocol than the requested one. */
+const SWITCH = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\nHello";
+
 function* endless(): Generator<string> {
   for (;;) yield ESCAPE.repeat(10_000);
 }
 
-/** Frames of channel 0 with a complete HTTP response. Each channel begins with the port. */
-function http(body: string): Buffer {
-  const bytes = Buffer.from(`HTTP/1.1 200 OK\r\nContent-Length: ${Buffer.byteLength(body)}\r\n\r\n${body}`);
+/** Frames of channel 0 with a complete HTTP response. */
+const http = (body: string): Buffer =>
+  framed(`HTTP/1.1 200 OK\r\nContent-Length: ${Buffer.byteLength(body)}\r\n\r\n${body}`);
+
+/** Frames of channel 0. Each channel begins with the port. */
+function framed(text: string): Buffer {
+  const bytes = Buffer.from(text);
   const chunks = [frame(Buffer.from([0, 0x82, 0x23]))];
   for (let at = 0; at < bytes.length; at += 32_768) {
     chunks.push(frame(Buffer.concat([Buffer.of(0), bytes.subarray(at, at + 32_768)])));
@@ -94,6 +101,7 @@ before(async () => {
       ? pods
       : JSON.stringify(path.endsWith("/webhooks") ? POLICY : { metadata: {}, items: [] });
     if (body === null) return waiting.resolve();
+    if (body === SWITCH) return void response.socket!.write(SWITCH);
     if (url!.includes("watch=1")) {
       response.writeHead(403).on("error", () => {});
       return void Readable.from(endless()).pipe(response);
@@ -194,6 +202,25 @@ for (const [what, list] of [
     const { status, stderr } = await egress(["top", "webhooks"], () => http(METRICS), list);
     assert.match(stderr, /^outrider: [ -~]*\n$/);
     assert.equal(status, 3);
+  });
+}
+
+test("an answer of another protocol of the API server ends the command", { skip }, async () => {
+  const { status, stderr } = await egress(["top", "webhooks", "--timeout-seconds=2"], () => http(METRICS), SWITCH);
+  assert.equal(status, 3);
+  assert.match(stderr, /^outrider: GET [ -~]*\n$/);
+});
+
+for (const [what, text] of [
+  ["of another protocol", SWITCH],
+  ["with a long head", `HTTP/1.1 200 OK\r\n${"a: b\r\n".repeat(100_000)}\r\n`],
+  ["with more than its length", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\nHTTP/1.1 200 OK\r\n\r\n"],
+  ["above the limit", `HTTP/1.1 200 OK\r\nContent-Length: 9000000\r\n\r\n${"a".repeat(5_000_000)}`],
+] as const) {
+  test(`an answer ${what} is no answer`, { skip }, async () => {
+    const { status, stderr } = await egress(["top", "webhooks", "--timeout-seconds=30"], () => framed(text));
+    assert.equal(status, 3, "0 would mean a good answer");
+    assert.match(stderr, /^outrider: no proxy answers; webhooks-egress-a: (?!no answer within)[ -~]*\n$/);
   });
 }
 
