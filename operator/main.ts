@@ -1,3 +1,4 @@
+import { printError } from "../proxy/cli/print.ts";
 import { UsageError } from "../proxy/cli/usage-error.ts";
 import { runOperator } from "./run.ts";
 
@@ -9,7 +10,7 @@ runOperator(process.argv.slice(3)).then(
   (status) => process.exit(status),
   (error: unknown) => {
     if (!(error instanceof UsageError)) throw error;
-    console.error(`outrider: ${error.message.replace(/\s*\n\s*/g, " ")}`);
+    printError(error.message);
     process.exit(EXIT_USAGE);
   },
 );

@@ -53,10 +53,17 @@ const CHECK_MS = 1000;
 /** Limit of concurrent `/explain` requests that resolve names. */
 const MAX_EXPLAINS = 8;
 
+/** Headers of answers besides the page: no browser caches them, guesses their type, or gives them to other origins. */
+const GUARDS = {
+  "cache-control": "no-store",
+  "x-content-type-options": "nosniff",
+  "cross-origin-resource-policy": "same-origin",
+};
+
 function send(response: ServerResponse, status: number, body: unknown): void {
   const text = typeof body === "string" ? `${body}\n` : `${JSON.stringify(body, null, 2)}\n`;
   const type = typeof body === "string" ? "text/plain; charset=utf-8" : "application/json";
-  response.writeHead(status, { "content-type": type, "content-length": Buffer.byteLength(text) }).end(text);
+  response.writeHead(status, { ...GUARDS, "content-type": type, "content-length": Buffer.byteLength(text) }).end(text);
 }
 
 /** The URL of a request target in origin or absolute form (RFC 9112 §3.2); null: it has neither form. */
@@ -135,7 +142,7 @@ async function answer(
     case "/metrics": {
       const text = await metrics.registry.metrics();
       const headers = { "content-type": metrics.registry.contentType, "content-length": Buffer.byteLength(text) };
-      response.writeHead(200, headers).end(text);
+      response.writeHead(200, { ...GUARDS, ...headers }).end(text);
       return;
     }
     case "/status":

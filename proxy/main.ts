@@ -1,4 +1,5 @@
 import { makeLog } from "./cli/log.ts";
+import { printError } from "./cli/print.ts";
 import { UsageError } from "./cli/usage-error.ts";
 import { nearest, PolicyError } from "./policy/rules.ts";
 import { version } from "./version.ts";
@@ -73,7 +74,7 @@ main(process.argv.slice(2)).then(
   },
   (error: unknown) => {
     if (error instanceof UsageError || error instanceof PolicyError) {
-      console.error(`outrider: ${error.message.replace(/\s*\n\s*/g, " ")}`);
+      printError(error.message);
       process.exit(EXIT_USAGE);
     }
     throw error;

@@ -197,7 +197,7 @@ export const EVENT_REASON = {
   addedWithoutNotice: "AddressAddedWithoutNotice",
   /** The clients of a policy were removed, and each client gets the rules of the policy now. */
   clientsRemoved: "ClientsRemoved",
-  /** An edit opened special-purpose ranges, what a deny rule refused, or what no rule lists. */
+  /** An edit opened special-purpose ranges, targets that a deny rule refused, or targets that no rule lists. */
   reachWidened: "ReachWidened",
   /** A pod got the variables. */
   injected: "Injected",

@@ -71,8 +71,13 @@ function flag(value: unknown, path: string): boolean {
   return typeof value === "boolean" ? value : fail(path);
 }
 
+/** Limit of a list. A proxy has at most 64 source addresses. */
+const MAX_ENTRIES = 1000;
+
 function list(value: unknown, path: string): Record<string, unknown>[] {
-  return Array.isArray(value) ? (value as Record<string, unknown>[]) : fail(path);
+  if (!Array.isArray(value)) return fail(path);
+  if (value.length > MAX_ENTRIES) throw new Error(`/status has more than ${MAX_ENTRIES} entries at ${path}`);
+  return value as Record<string, unknown>[];
 }
 
 const texts = (value: unknown, path: string): string[] =>

@@ -110,11 +110,15 @@ export class Client {
     const path = pathOf(resource, options.namespace) + query;
     const headers = { Accept: acceptOf(options.metadataOnly, "PartialObjectMetadataList") };
     const page = await this.#json<ListPage<T>>({ method: "GET", path, headers }, options);
-    const items = (page.items ?? []).map((item) => named(resource, item));
+    const items = page?.items ?? [];
+    const metadata = page?.metadata;
+    if (!metadata || !Array.isArray(items) || !items.every((item) => item?.metadata)) {
+      throw new ApiError(0, "BadAnswer", `GET ${path}: the answer is no list of objects`);
+    }
     return {
-      items,
-      resourceVersion: page.metadata.resourceVersion ?? "",
-      continue: page.metadata.continue || undefined,
+      items: items.map((item) => named(resource, item)),
+      resourceVersion: metadata.resourceVersion ?? "",
+      continue: metadata.continue || undefined,
     };
   }
 

@@ -129,6 +129,8 @@ export class Transport {
         this.#count(call, "<error>");
         reject(errorOf(call, error, signal));
       });
+      // After an answer or an error this has no effect. A 101 closes the connection without an error.
+      outgoing.on("close", () => reject(errorOf(call, new Error("the connection closed without an answer"), signal)));
       sendOn(outgoing, call);
     });
   }

@@ -52,7 +52,8 @@ class PodStream extends Duplex {
   }
 
   #take({ opcode, payload }: Message): void {
-    if (opcode === OPCODE.ping) this.#socket.write(frameOf(OPCODE.pong, payload));
+    // A server that sends pings and reads nothing gets no more of them.
+    if (opcode === OPCODE.ping && !this.#socket.writableNeedDrain) this.#socket.write(frameOf(OPCODE.pong, payload));
     if (opcode === OPCODE.close) this.#finish();
     if (this.#hasEnded || opcode !== OPCODE.binary || payload.length === 0) return;
     const channel = payload[0]!;

@@ -11,6 +11,8 @@ export interface WatchEvent {
 
 /** Limit of one event, in characters. etcd limits objects to about 1.5 MiB. */
 const MAX_LINE = 16 * 1024 * 1024;
+/** Limit of a refusal, in characters. */
+const MAX_REFUSAL = 65_536;
 
 /**
  * Reads a watch. Resolves when the server ends it, and rejects if anything else does. `call.timeoutMs` limits the wait
@@ -38,7 +40,10 @@ export async function readWatch(transport: Transport, call: Call, onEvent: (even
 async function refusal(call: Call, response: IncomingMessage): Promise<ApiError> {
   let body = "";
   response.setEncoding("utf8");
-  for await (const chunk of response as AsyncIterable<string>) body += chunk;
+  for await (const chunk of response as AsyncIterable<string>) {
+    body += chunk;
+    if (body.length > MAX_REFUSAL) break;
+  }
   const retryAfter = response.headers["retry-after"];
   return errorOfAnswer(`${nameOf(call)} (watch)`, response.statusCode!, body, retryAfter);
 }

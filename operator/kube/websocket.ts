@@ -7,6 +7,8 @@ export const OPCODE = { continuation: 0, text: 1, binary: 2, close: 8, ping: 9, 
 
 /** Limit of one frame in bytes. Kubelets send at most 32 KiB. */
 const MAX_FRAME_BYTES = 4 * 1024 * 1024;
+/** Limit of the fragments of a message: empty ones have no limit of bytes. */
+const MAX_FRAGMENTS = 1024;
 /** Limit of the payload of a control frame in bytes (RFC 6455 §5.5). */
 const MAX_CONTROL_BYTES = 125;
 const MASK_BYTES = 4;
@@ -47,6 +49,8 @@ export interface Message {
 export class FrameReader {
   #buffered: Buffer = Buffer.alloc(0);
   #fragments: Buffer[] = [];
+  /** Bytes of the fragments. */
+  #size = 0;
   #opcode = 0;
 
   /** Complete messages, in order. @throws Error if the server breaks the protocol or a message is too long */
@@ -86,11 +90,15 @@ export class FrameReader {
       throw new Error("the server sent a WebSocket fragment out of order");
     if (isFirst) this.#opcode = opcode;
     this.#fragments.push(payload);
-    const size = this.#fragments.reduce((sum, { length }) => sum + length, 0);
-    if (size > MAX_FRAME_BYTES) throw new Error(`the server sent a WebSocket message above ${MAX_FRAME_BYTES} bytes`);
+    this.#size += payload.length;
+    if (this.#fragments.length > MAX_FRAGMENTS)
+      throw new Error(`the server sent a WebSocket message of more than ${MAX_FRAGMENTS} fragments`);
+    if (this.#size > MAX_FRAME_BYTES)
+      throw new Error(`the server sent a WebSocket message above ${MAX_FRAME_BYTES} bytes`);
     if (!isLast) return undefined;
     const whole = { opcode: this.#opcode, payload: Buffer.concat(this.#fragments) };
     this.#fragments = [];
+    this.#size = 0;
     return whole;
   }
 }

@@ -1,4 +1,5 @@
 import type { EgressPolicy, EgressPolicySpec } from "../api/egresspolicy.ts";
+import { REASON } from "../api/names.ts";
 import type { ConditionChange } from "./history.ts";
 import { type ConditionView, type EventView, type FleetObjects, type FleetView, viewOf } from "./overview.ts";
 import { type Moment, timelineOf } from "./timeline.ts";
@@ -47,17 +48,23 @@ const MAX_TEXT = 2000;
 
 const cut = (text: string, limit: number): string => (text.length <= limit ? text : `${text.slice(0, limit - 1)}…`);
 
+/** The count of verified addresses. The status counts them also without verification, where none can be proven. */
+function verifiedOf({ conditions, verified }: FleetView): string {
+  const isOff = conditions.some(({ type, reason }) => type === "EgressIPVerified" && reason === REASON.notRequested);
+  return isOff ? "off" : verified;
+}
+
 /** The spec that the fleet runs, if it is not the newest one. */
 type InForceOf = (policy: EgressPolicy) => EgressPolicySpec | undefined;
 
 function rowOf(policy: EgressPolicy, inForceOf: InForceOf): PolicyRow {
   const nothing = { proxies: undefined, pods: undefined, events: undefined, namespaceLabels: undefined };
   const view = viewOf({ policy, ...nothing, inForce: inForceOf(policy) });
-  const { namespace, name, ready, inForce, deleting, mode, provider, available, verified, covered } = view;
+  const { namespace, name, ready, inForce, deleting, mode, provider, available, covered } = view;
   const summary = view.conditions.find(({ type }) => type === "Ready");
   const isProblem = ({ type, status }: ConditionView) => status === "False" && type !== "Ready";
   return {
-    ...{ namespace, name, ready, inForce, deleting, mode, provider, available, verified, covered },
+    ...{ namespace, name, ready, inForce, deleting, mode, provider, available, verified: verifiedOf(view), covered },
     addresses: view.addresses.length,
     reason: cut(summary?.reason ?? "", MAX_SHORT),
     message: cut(summary?.message ?? "", MAX_SHORT),
@@ -95,7 +102,7 @@ export function detailOf(objects: FleetObjects, history: readonly ConditionChang
   const lack = (list: readonly unknown[] | null) => Math.max(0, (list?.length ?? 0) - MAX_ITEMS);
   return {
     ...view,
-    ...{ conditions, events, timeline },
+    ...{ conditions, events, timeline, verified: verifiedOf(view) },
     addresses: view.addresses.slice(0, MAX_ITEMS),
     proxies: view.proxies?.slice(0, MAX_ITEMS) ?? null,
     pods: pods?.slice(0, MAX_ITEMS).map(reason) ?? null,

@@ -51,7 +51,11 @@ function exchange(stream: Duplex, port: number, question: Question, timeoutMs: n
     });
     const timer = setTimeout(() => outgoing.destroy(new Error(`no answer within ${timeoutMs} ms`)), timeoutMs);
     outgoing.on("error", reject);
-    outgoing.on("close", () => clearTimeout(timer));
+    outgoing.on("close", () => {
+      clearTimeout(timer);
+      // After an answer this has no effect. A 101 closes the connection without an error.
+      reject(new Error("the connection closed without a complete answer"));
+    });
     outgoing.end();
   });
 }

@@ -59,7 +59,7 @@ export async function runExplain(argv: readonly string[]): Promise<number> {
   const pods = readyOf(await proxiesOf(cluster, name), name);
   const asked = pods.filter((pod) => !isOnNode(pod));
   if (asked.length === 0) {
-    const why = "its proxies listen on the addresses of their nodes, to which no port-forward leads";
+    const why = "its proxies listen on the addresses of their nodes, which a port-forward does not reach";
     throw new Failure(`policy ${name}: ${why}; use outrider explain with the document (docs/kubectl.md)`);
   }
   const query = new URLSearchParams({ target });

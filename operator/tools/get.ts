@@ -16,7 +16,7 @@ import { EXIT, failureOf } from "./failure.ts";
 import { type Gathered, gather } from "./gather.ts";
 import { renderFleet, renderList } from "./render-fleet.ts";
 import { type Paint, paintFor, safe, safeJson } from "./text.ts";
-import { makeScreen, onChanges, untilStopped } from "./watch.ts";
+import { endOnSignal, makeScreen, onChanges } from "./watch.ts";
 
 const OPTIONS: readonly Option[] = [
   ...CLUSTER_OPTIONS,
@@ -64,16 +64,16 @@ function textOf({ fleets, missing }: Gathered, { name, namespace, output }: Requ
   return [view, ...(notes.length === 0 ? [] : ["", ...notes])].join("\n");
 }
 
-async function watch(cluster: Cluster, request: Request, paint: Paint): Promise<void> {
+async function watch(cluster: Cluster, request: Request, paint: Paint): Promise<never> {
   const { namespace } = request;
-  const signal = untilStopped();
+  endOnSignal();
   const print = makeScreen(process.stdout.isTTY);
   const show = async () => print(textOf(await read(cluster, request), request, paint));
   const kinds = {
     required: { resource: RESOURCE.policy, namespace },
     optional: [{ resource: RESOURCE.pod, namespace, labelSelector: LABEL.fleet }],
   };
-  await onChanges(cluster.client, kinds, signal, show, (error) => {
+  return onChanges(cluster.client, kinds, show, (error) => {
     const { message } = failureOf(error) as Error;
     console.error(`outrider: ${safe(message)}`);
   });

@@ -52,14 +52,21 @@ process.stdout.on("error", (error: NodeJS.ErrnoException) => {
   process.exit(EXIT.ok);
 });
 
+// Nothing is left to wait for, and the command has no answer: that must not look like success.
+process.once("beforeExit", () => {
+  console.error("outrider: no answer");
+  process.exit(EXIT.failed);
+});
+
 runTools(process.argv).then(
   // Kept connections to the API server would delay the end.
   (status) => process.stdout.write("", () => process.exit(status)),
   (error: unknown) => {
     const known = failureOf(error);
-    const isUsage = known instanceof UsageError;
-    if (!isUsage && !(known instanceof Failure)) throw known;
-    console.error(`outrider: ${safe(known.message.replace(/\s*\n\s*/g, " "))}`);
-    process.exit(isUsage ? EXIT.usage : EXIT.failed);
+    const isExpected = known instanceof UsageError || known instanceof Failure;
+    // Such as an object of the API server without a field that each has. The stack may quote it.
+    const text = isExpected ? known.message : `unexpected answer, or a bug: ${(known as Error).stack}`;
+    console.error(`outrider: ${safe(text.replace(/\s*\n\s*/g, " "))}`);
+    process.exit(known instanceof UsageError ? EXIT.usage : EXIT.failed);
   },
 );

@@ -10,7 +10,12 @@ export interface ProxyCounts {
 }
 
 const LINE = /^(outrider_proxy_[a-z_]+)(?:\{(.*)\})? ([0-9.eE+-]+)$/;
-const LABEL = /([a-z_]+)="((?:[^"\\]|\\.)*)"/g;
+/** Sticky: text that is no label ends the labels. A search from each character would take hours for a long line. */
+const LABEL = /,?([a-z_]+)="((?:[^"\\]|\\.)*)"/gy;
+/** Refusal codes that are kept, of some 30 that a proxy has. */
+const MAX_CODES = 100;
+/** Code of the refusals beyond that limit. */
+const OTHER_CODES = "others";
 
 function labelsOf(text = ""): ReadonlyMap<string, string> {
   return new Map([...text.matchAll(LABEL)].map(([, name, value]) => [name!, value!]));
@@ -34,7 +39,8 @@ export function countsOf(text: string): ProxyCounts {
     counts.requests += value;
     const found = labelsOf(labels);
     if (found.get("verdict") !== "deny") continue;
-    const code = found.get("code") ?? "";
+    const known = found.get("code") ?? "";
+    const code = counts.refusals.has(known) || counts.refusals.size < MAX_CODES ? known : OTHER_CODES;
     counts.refusals.set(code, (counts.refusals.get(code) ?? 0) + value);
   }
   if (!isProxy) throw new Error("/metrics has no outrider_proxy_active_tunnels; the proxy may have another version");

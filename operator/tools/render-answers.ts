@@ -73,6 +73,9 @@ function othersText({ proxy, others, wanted }: LiveExplanation): string {
   return parts.join("; ");
 }
 
+/** Addresses of an explanation that the text shows. */
+const MAX_ADDRESSES = 100;
+
 /** The steps of a decision, in the order of the proxy. */
 export function renderExplanation(live: LiveExplanation, paint: Paint): string {
   const { explanation, proxy } = live;
@@ -85,9 +88,12 @@ export function renderExplanation(live: LiveExplanation, paint: Paint): string {
   ];
   const steps: [string, string][] = [
     ["rule", rule ?? "none"],
-    ...addresses.map(({ address, class: kind, verdict, reason }): [string, string] => {
+    ...addresses.slice(0, MAX_ADDRESSES).map(({ address, class: kind, verdict, reason }): [string, string] => {
       return ["address", `${address} ${kind} ${verdict}${reason ? `: ${reason}` : ""}`];
     }),
+    ...(addresses.length > MAX_ADDRESSES
+      ? [["address", `and ${addresses.length - MAX_ADDRESSES} more (-o json has all)`] satisfies [string, string]]
+      : []),
     ["source", sourceText(live.sources)],
     ...(code === undefined ? [] : [["code", code] satisfies [string, string]]),
     ["reason", reason],

@@ -20,7 +20,10 @@ function bytes(value: number | undefined): string {
   return `${(value / 1024 ** power).toFixed(power === 0 ? 0 : 1)} ${UNITS[power]}`;
 }
 
-/** A line for each proxy and their sum, then the refusals by reason. */
+/** Proxies with a column of their own in the table of reasons. More columns do not fit on a terminal. */
+const MAX_COLUMNS = 4;
+
+/** A line for each proxy, then the refusals by reason. */
 export function renderTop(rows: readonly TopRow[], paint: Paint): string {
   const head = ["POD", "NODE", "TUNNELS", "CONNECTIONS", "REQUESTS/S", "REFUSED/S", "BYTES/S", "REQUESTS", "REFUSED"];
   const refused = ({ refusals }: ProxyCounts) => [...refusals.values()].reduce((sum, count) => sum + count, 0);
@@ -43,7 +46,12 @@ export function renderTop(rows: readonly TopRow[], paint: Paint): string {
   }
   const total = (by: readonly number[]) => by.reduce((sum, count) => sum + count, 0);
   const sorted = [...reasons].sort(([a, x], [b, y]) => total(y) - total(x) || (a < b ? -1 : 1));
-  const refusals = sorted.map(([code, by]): Cell[] => [code, String(total(by)), ...by.map(String)]);
+  const columns = rows.length > MAX_COLUMNS ? [] : rows.map(({ pod }) => pod);
+  const refusals = sorted.map(([code, by]): Cell[] => [
+    code,
+    String(total(by)),
+    ...columns.map((_, i) => String(by[i])),
+  ]);
   const errors = rows.flatMap(({ pod, error }) => (error === null ? [] : [`${safe(pod)}: no answer: ${safe(error)}`]));
   return [
     ...table([head, ...list], paint),
@@ -51,6 +59,7 @@ export function renderTop(rows: readonly TopRow[], paint: Paint): string {
     "",
     ...(refusals.length === 0
       ? ["no refusals since the proxies started"]
-      : table([["REFUSED BECAUSE", "ALL", ...rows.map(({ pod }) => pod)], ...refusals], paint)),
+      : table([["REFUSED BECAUSE", "ALL", ...columns], ...refusals], paint)),
+    ...(refusals.length > 0 && columns.length < rows.length ? ["-o json has the counts of each proxy"] : []),
   ].join("\n");
 }

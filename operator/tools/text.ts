@@ -45,7 +45,9 @@ const textOf = (cell: Cell): string => safe(typeof cell === "string" ? cell : ce
 
 /** Lines of a table with aligned columns. The first row is the header. */
 export function table(rows: readonly (readonly Cell[])[], paint: Paint, indent = ""): string[] {
-  const widths = (rows[0] ?? []).map((_, i) => Math.max(...rows.map((row) => textOf(row[i] ?? "").length)));
+  const widths = (rows[0] ?? []).map((_, i) =>
+    rows.reduce((max, row) => Math.max(max, textOf(row[i] ?? "").length), 0),
+  );
   return rows.map((row) => {
     const cells = row.map((cell, i) => {
       const text = textOf(cell);

@@ -19,7 +19,7 @@ import { EXIT, failureOf } from "./failure.ts";
 import { countsOf, type ProxyCounts, ratesOf } from "./proxy-metrics.ts";
 import { renderTop, type TopRow } from "./render-top.ts";
 import { paintFor, safe, safeJson } from "./text.ts";
-import { makeScreen, untilStopped } from "./watch.ts";
+import { endOnSignal, makeScreen } from "./watch.ts";
 
 const OPTIONS: readonly Option[] = [
   { name: "interval-seconds", value: "N", fallback: "2", help: "time between two readings, from which rates follow" },
@@ -95,23 +95,23 @@ export async function runTop(argv: readonly string[]): Promise<number> {
   const intervalMs = (wholeNumber(values, "interval-seconds", 1, 60) ?? 2) * 1000;
   const json = wantsJson(values);
   const cluster = openCluster(values);
+  const isWatching = values.has("watch");
+  if (isWatching) endOnSignal();
   await getPolicy(cluster, name);
   const paint = paintFor(process.stdout.isTTY && !json, process.env);
-  const print = makeScreen(process.stdout.isTTY && values.has("watch"));
-  const signal = untilStopped();
+  const print = makeScreen(process.stdout.isTTY && isWatching);
   let { readings } = await round(cluster, name, new Map());
   do {
-    await sleep(intervalMs, undefined, { signal }).catch(() => {});
-    if (signal.aborted) break;
+    await sleep(intervalMs);
     try {
       const next = await round(cluster, name, readings);
       readings = next.readings;
       print(json ? jsonOf(cluster, name, next.rows) : renderTop(next.rows, paint));
     } catch (error) {
       // A watch outlives a restart of the proxies and of the API server.
-      if (!values.has("watch")) throw error;
+      if (!isWatching) throw error;
       console.error(`outrider: ${safe((failureOf(error) as Error).message)}`);
     }
-  } while (values.has("watch") && !signal.aborted);
+  } while (isWatching);
   return EXIT.ok;
 }

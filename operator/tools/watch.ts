@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { ApiError, type Client } from "../kube/client.ts";
 import type { Resource } from "../kube/resource.ts";
+import { EXIT } from "./failure.ts";
 
 /** Time between a change and the next output: a reconcile changes several objects. */
 const SETTLE_MS = 300;
@@ -16,67 +17,61 @@ interface WatchedKind {
 }
 
 /** Calls back for each change of a kind, and after each gap. Rejects only if the caller has no right to watch. */
-async function follow(client: Client, kind: WatchedKind, signal: AbortSignal, onChange: () => void): Promise<void> {
+async function follow(client: Client, kind: WatchedKind, onChange: () => void): Promise<never> {
   const { resource, ...selection } = kind;
-  while (!signal.aborted) {
+  for (;;) {
     try {
-      const { resourceVersion } = await client.list(resource, { ...selection, limit: 1, metadataOnly: true, signal });
+      const { resourceVersion } = await client.list(resource, { ...selection, limit: 1, metadataOnly: true });
       onChange();
-      const options = { ...selection, resourceVersion, timeoutSeconds: WATCH_SECONDS, metadataOnly: true, signal };
+      const options = { ...selection, resourceVersion, timeoutSeconds: WATCH_SECONDS, metadataOnly: true };
       await client.watch(resource, { ...options, onEvent: onChange });
     } catch (error) {
-      if (signal.aborted) return;
       if (error instanceof ApiError && (error.code === 403 || error.code === 401)) throw error;
-      await sleep(RETRY_MS, undefined, { signal }).catch(() => {});
+      await sleep(RETRY_MS);
     }
   }
 }
 
 /**
- * Calls `show` at first and after changes, until the signal. An optional kind that the caller may not watch is left out.
- * A failed `show` is reported by `onError` and repeated with the next change.
+ * Calls `show` at first and after changes, until the process ends. An optional kind that the caller may not watch is left
+ * out. A failed `show` is reported by `onError` and repeated with the next change.
  */
 export async function onChanges(
   client: Client,
   kinds: { required: WatchedKind; optional: readonly WatchedKind[] },
-  signal: AbortSignal,
   show: () => Promise<void>,
   onError: (error: unknown) => void,
-): Promise<void> {
+): Promise<never> {
   let isDue = false;
   let wake = () => {};
   const change = () => {
     isDue = true;
     wake();
   };
-  const failed = Promise.withResolvers<never>();
+  const failed = follow(client, kinds.required, change);
   // It may reject before the race below.
-  failed.promise.catch(() => {});
-  void follow(client, kinds.required, signal, change).catch(failed.reject);
-  for (const kind of kinds.optional) void follow(client, kind, signal, change).catch(() => {});
-  signal.addEventListener("abort", () => wake());
+  failed.catch(() => {});
+  for (const kind of kinds.optional) void follow(client, kind, change).catch(() => {});
   await show();
-  while (!signal.aborted) {
+  for (;;) {
     const changed = new Promise<void>((resolve) => {
       wake = resolve;
-      if (isDue || signal.aborted) resolve();
+      if (isDue) resolve();
     });
-    await Promise.race([changed, failed.promise]);
-    await sleep(SETTLE_MS, undefined, { signal }).catch(() => {});
-    if (signal.aborted) return;
+    await Promise.race([changed, failed]);
+    await sleep(SETTLE_MS);
     isDue = false;
     await show().catch(onError);
   }
 }
 
-/** A signal that aborts at SIGINT or SIGTERM. */
-export function untilStopped(): AbortSignal {
-  const controller = new AbortController();
-  for (const name of ["SIGINT", "SIGTERM"] as const) process.once(name, () => controller.abort());
-  return controller.signal;
+/** Makes SIGINT and SIGTERM the regular end of a watch, also while a call waits for its answer. */
+export function endOnSignal(): void {
+  for (const name of ["SIGINT", "SIGTERM"] as const) process.once(name, () => process.exit(EXIT.ok));
 }
 
-const CLEAR = "\x1b[H\x1b[2J\x1b[3J";
+/** Clears the screen, and keeps the lines that scrolled away. */
+const CLEAR = "\x1b[H\x1b[2J";
 
 /** Prints a new state: over the old one on a terminal, else below it. Equal states are printed once. */
 export function makeScreen(isTerminal: boolean): (text: string) => void {

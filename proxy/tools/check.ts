@@ -1,4 +1,5 @@
 import { noArguments, type Option, optionHelp } from "../cli/options.ts";
+import { printWarning } from "../cli/print.ts";
 import { effective, proofsOf, requireProofs } from "../config/authentication.ts";
 import { CLIENT_CA_OPTION, POLICY_OPTIONS, readConfig, requirePolicy } from "../config/config.ts";
 import { loadPolicy } from "../config/load.ts";
@@ -35,7 +36,7 @@ export async function runCheck(argv: readonly string[]): Promise<number> {
   // Without proofs the policy may be one for the operator, which sets these options by its mode.
   if (proofs.password || proofs.certificate) requireProofs(source, proofs, config);
   const { kind, service, warnings } = source;
-  for (const warning of [...warnings, ...credentials.warnings]) console.error(`warning: ${warning}`);
+  for (const warning of [...warnings, ...credentials.warnings]) printWarning(warning);
   const document = overrideDocument(source.document, config);
   const { allow, deny, defaultAction, ports, clients = [] } = document;
   const chosen = service === undefined ? "" : `, service ${plainLine(service, MAX_NAME)}`;

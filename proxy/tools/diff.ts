@@ -1,5 +1,6 @@
 import { basename } from "node:path";
 import { type Option, optionHelp } from "../cli/options.ts";
+import { printWarning } from "../cli/print.ts";
 import { UsageError } from "../cli/usage-error.ts";
 import { POLICY_OPTIONS, RANGE_OPTIONS, readConfig } from "../config/config.ts";
 import { readSmallText } from "../config/files.ts";
@@ -57,7 +58,7 @@ function load(file: string, { service, ports, ...ranges }: Choice): Admitting {
   try {
     const source = readPolicy(text, { name: basename(file).replace(/[^!-~]/g, "_"), service });
     if (service !== undefined && source.kind !== "acl") fail("--service is for acl.yaml files");
-    if (source.kind === "acl" && ports === undefined) console.error(`warning: ${file}: ${PORTS_OF_ACL}`);
+    if (source.kind === "acl" && ports === undefined) printWarning(`${file}: ${PORTS_OF_ACL}`);
     const { document } = source;
     return admittingOf(
       { ...source, document: ports === undefined ? document : { ...document, ports: [...ports] } },

@@ -1,4 +1,5 @@
 import { type Option, optionHelp } from "../cli/options.ts";
+import { printError, printWarning } from "../cli/print.ts";
 import { UsageError } from "../cli/usage-error.ts";
 import {
   CLIENT_CA_OPTION,
@@ -85,7 +86,7 @@ export async function runExplain(argv: readonly string[]): Promise<number> {
   const hosts: Hosts = config.hosts === undefined ? new Map() : await readHosts(config.hosts);
   if (values.has("resolve")) await requireRoutes(config.resolvers);
   // After the checks: wrong usage is one line.
-  for (const warning of source.warnings) console.error(`warning: ${warning}`);
+  for (const warning of source.warnings) printWarning(warning);
   const timeoutSeconds = config.dnsSeconds ?? set.document.proxy.timeouts.dnsSeconds;
   const names = new Names({ servers: config.resolvers, timeoutSeconds, hosts });
   if (!values.has("json")) printView(describeView(set));
@@ -95,7 +96,7 @@ export async function runExplain(argv: readonly string[]): Promise<number> {
     const target = parseAsked(text);
     if (target === null) {
       // The other targets are still explained.
-      console.error(`outrider: "${text}" is no target: write a URL, host:port or IP:port`);
+      printError(`"${text}" is no target: write a URL, host:port or IP:port`);
       wrong = true;
       continue;
     }

@@ -1,5 +1,6 @@
 import { Document } from "yaml";
 import { type Option, optionHelp, portList, readOptions } from "../cli/options.ts";
+import { printWarning } from "../cli/print.ts";
 import { UsageError } from "../cli/usage-error.ts";
 import { readSmallText } from "../config/files.ts";
 import { MAX_POLICY_BYTES } from "../config/load.ts";
@@ -7,7 +8,7 @@ import { type AclPolicy, PORTS_OF_ACL, readAcl } from "../policy/acl.ts";
 import { Lint } from "../policy/acl-lint.ts";
 import { identityWarnings } from "../policy/client-warnings.ts";
 import { type ClientEntry, clientNameProblem, DEFAULT_CLIENT, type HostList } from "../policy/clients.ts";
-import { PolicyError, type PortSpec, plainLine, type Rule, setName, shown } from "../policy/rules.ts";
+import { PolicyError, type PortSpec, type Rule, setName, shown } from "../policy/rules.ts";
 import { specialClass } from "../policy/special.ts";
 
 const OPTIONS: readonly Option[] = [
@@ -33,8 +34,6 @@ Each service becomes a client. Such a manifest needs spec.authentication, which 
 ${optionHelp(OPTIONS)}`;
 
 const MAX_NAME = 40;
-/** Limit in characters of a warning: two entries of the file and the text about them. */
-const MAX_WARNING = 1000;
 
 function manifestName(service: string): string {
   const name = service
@@ -230,7 +229,7 @@ export async function runImport(argv: readonly string[]): Promise<number> {
   const choice = { service: values.get("service")?.[0], ports: portList(values, "ports") };
   try {
     const { yaml, warnings } = importAcl(text, choice);
-    for (const warning of warnings) console.error(`warning: ${plainLine(warning, MAX_WARNING)}`);
+    for (const warning of warnings) printWarning(warning);
     process.stdout.write(yaml);
     return 0;
   } catch (error) {

@@ -9,6 +9,8 @@ import { plainLine } from "../policy/rules.ts";
 const MAX_ANSWER_BYTES = 65_536;
 /** Limit in characters of an error, which may contain text of the proxy. */
 const MAX_ERROR = 300;
+/** Limit in characters of a URL that is printed. */
+const MAX_URL = 2000;
 
 const OPTIONS: readonly Option[] = [
   { name: "proxy", value: "URL", help: "the proxy to go through: http://USER:PASSWORD@HOST:PORT (required)" },
@@ -87,23 +89,23 @@ export async function runVerify(argv: readonly string[]): Promise<number> {
   if (proxyText === undefined) throw new UsageError("--proxy URL is required");
   const proxy = readUrl(proxyText, "proxy", ["http:"], "an http URL such as http://:PASSWORD@HOST:4750");
   const echoes = (values.get("echo") ?? []).map((text) => ({
-    text,
+    shown: plainLine(text, MAX_URL),
     url: readUrl(text, "echo", ["http:", "https:"], "an http or https URL"),
   }));
   if (echoes.length === 0) throw new UsageError("--echo URL is required");
   const expected = ipAddresses(values, "expect");
   const timeoutMs = (wholeNumber(values, "timeout-seconds", 1, 300) ?? 10) * 1000;
   let good = true;
-  for (const { text, url } of echoes) {
+  for (const { shown, url } of echoes) {
     try {
       const address = await observe(url, await tunnel(proxy, url, timeoutMs), timeoutMs);
       const right = expected.length === 0 || expected.includes(address);
       good &&= right;
       const comment = right ? "  expected" : `  not expected: ${expected.join(", ")}`;
-      console.log(`${text}  ${address}${expected.length === 0 ? "" : comment}`);
+      console.log(`${shown}  ${address}${expected.length === 0 ? "" : comment}`);
     } catch (error) {
       good = false;
-      console.log(`${text}  no answer: ${(error as Error).message}`);
+      console.log(`${shown}  no answer: ${(error as Error).message}`);
     }
   }
   return good ? 0 : 1;

@@ -227,6 +227,19 @@ test("top is that of the page", () => {
   assertShown(renderTop([{ pod: "webhooks-egress-a", ...row }, silent], plain));
 });
 
+test("top of many proxies has only the sums of the reasons", () => {
+  const row = { node: null, error: null, counts: countsOf(METRICS(30, 6)), rates: null };
+  const lines = renderTop(
+    Array.from({ length: 20 }, (_, i) => ({ pod: `webhooks-egress-${i}`, ...row })),
+    plain,
+  ).split("\n");
+  assert.deepEqual(lines.slice(-3), [
+    "REFUSED BECAUSE   ALL",
+    "address           120",
+    "-o json has the counts of each proxy",
+  ]);
+});
+
 const HOSTILE = "\x1b[2J\x07\u202eevil\n\u009b31m\u{1f600}";
 
 test("every text of the cluster is printable ASCII", () => {

@@ -49,13 +49,30 @@ test("a list of an older operator gets no invented changes", () => {
 
 test("changes that are not valid are dropped from a stored list", () => {
   const good = { address: A, state: "Active", since: at(NOW) };
-  const bad = [null, 3, {}, { ...good, address: "x" }, { ...good, state: "Gone" }, { ...good, since: "<b>" }];
+  const bad = [
+    null,
+    3,
+    {},
+    { ...good, address: "x" },
+    { ...good, state: "Gone" },
+    { ...good, since: "<b>" },
+    { ...good, since: "2026-13-45T99:99:99Z" },
+  ];
   const text = (changes: unknown) => JSON.stringify({ ...first.json, changes });
   assert.deepEqual(parsePublished(text([...bad, good]))?.changes, [good]);
   assert.deepEqual(parsePublished(text("none"))?.changes, []);
   assert.equal(parsePublished(text(Array(1000).fill(good)))?.changes.length, MAX_CHANGES);
   assert.equal(parsePublished('{"ipv4": ["x"]}'), undefined);
   assert.equal(parsePublished("{"), undefined);
+});
+
+test("a stored time that is none is replaced", () => {
+  for (const updatedAt of [undefined, 5, {}, "", "<b>", "2026-13-45T99:99:99Z"]) {
+    const read = parsePublished(JSON.stringify({ ...first.json, updatedAt }))!;
+    const next = publish(specOf("External", [A, pending(B)]), [], read, at(NOW + 1000)).json;
+    assert.deepEqual(next, { ...first.json, updatedAt: at(NOW + 1000) });
+    assert.match(publishedFeed(POLICY, next), /<updated>2026-/);
+  }
 });
 
 const phase = fc.constantFrom("Pending", "Active", "Retiring");

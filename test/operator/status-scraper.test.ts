@@ -1,8 +1,10 @@
 import assert from "node:assert/strict";
+import { once } from "node:events";
+import { type AddressInfo, createServer } from "node:net";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Pod } from "../../operator/api/objects.ts";
-import { StatusScraper } from "../../operator/reconcile/facts/status-scraper.ts";
+import { makeDirectFetch, StatusScraper } from "../../operator/reconcile/facts/status-scraper.ts";
 
 /** Which answers of a proxy confirm its policy document. */
 
@@ -119,3 +121,20 @@ test("a failed poll does not confirm a document", async (t) => {
   await pollAfter(3000);
   assert.equal(scraper.latest(pod).outdated, false);
 });
+
+for (const [what, bytes] of [
+  ["of another protocol", "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\nHello"],
+  ["without an end", "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n{"],
+  ["that is too long", `HTTP/1.1 200 OK\r\n\r\n${"a".repeat(300_000)}`],
+] as const) {
+  test(`an answer ${what} ends the poll`, { timeout: 20_000 }, async (t) => {
+    const server = createServer((socket) => {
+      socket.on("error", () => {});
+      socket.once("data", () => socket.write(bytes));
+    }).listen(0, "127.0.0.1");
+    t.after(() => server.close().unref());
+    await once(server, "listening");
+    const fetched = makeDirectFetch()(pod, (server.address() as AddressInfo).port);
+    await assert.rejects(fetched, /^Error: /);
+  });
+}

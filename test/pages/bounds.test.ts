@@ -61,6 +61,15 @@ test("the page has its headers of security", async () => {
   assert.equal(headers["cache-control"], "no-store");
 });
 
+test("no other page can read or guess the type of an answer", async () => {
+  for (const path of ["/summary", "/explain?target=a.example:443", "/explain", "/status", "/metrics", "/nothing"]) {
+    const { headers } = await ask(path, {});
+    assert.equal(headers["x-content-type-options"], "nosniff", path);
+    assert.equal(headers["cross-origin-resource-policy"], "same-origin", path);
+    assert.equal(headers["cache-control"], "no-store", path);
+  }
+});
+
 for (const path of PATHS) {
   test(`${path} answers local pages and commands only`, async () => {
     const own = `127.0.0.1:${proxy.adminPort}`;

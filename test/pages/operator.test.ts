@@ -119,6 +119,10 @@ test("lists all policies, and filters them by namespace, name and state", { skip
   const { page, watched } = await open("");
   await untilNames(page, ALL);
   await picture(page, "operator-list");
+  const verified = page.locator("#rows tr", { hasText: "webhooks" }).locator('[data-label="Verified IPs"]');
+  assert.equal(await verified.textContent(), "off", "the policy has no verification");
+  const heights = await page.locator("#rows a.name").evaluateAll((links) => links.map((link) => link.clientHeight));
+  assert.ok(Math.max(...heights) < 30, "no name is broken while the window has room");
   await page.getByLabel("Namespace or name contains").fill("WEB");
   assert.deepEqual(await names(page), ["convoy/webhooks"]);
   await page.getByLabel("Namespace or name contains").fill("billing/");

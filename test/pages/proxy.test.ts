@@ -213,6 +213,56 @@ test("counts refusals by reason, as a picture and as text", { skip }, async () =
   await page.context().close();
 });
 
+test("a reason keeps its colour when another one becomes more frequent", { skip }, async () => {
+  const { page, watched } = await open();
+  const colours = async (): Promise<Record<string, string>> =>
+    Object.fromEntries(
+      await page
+        .locator("#legend li")
+        .evaluateAll((items) => items.map((item) => [item.firstChild!.textContent!.trim(), item.className])),
+    );
+  await sendAll();
+  await untilText(page, "#legend", "refused");
+  const before = await colours();
+  const first = await text(page, "#legend li:first-child");
+  for (let i = 0; i < 60; i++) await send("intranet.example", "billing");
+  await page.locator("#legend li:first-child").filter({ hasText: "address" }).waitFor();
+  assert.match(first, /^denied-rule/);
+  assert.deepEqual(await colours(), before);
+  assert.deepEqual(
+    new Set(await page.locator("#chart rect").evaluateAll((parts) => parts.map((part) => part.getAttribute("class")))),
+    new Set(Object.values(before)),
+  );
+  assertClean(watched);
+  await page.context().close();
+});
+
+test("a target that is longer than a request gets a reason", { skip }, async () => {
+  const { page } = await open();
+  await page.fill("#target", `https://${"x".repeat(40_000)}.example/`);
+  await page.keyboard.press("Enter");
+  await untilText(page, "#answer .notice", "too long");
+  await page.context().close();
+});
+
+test("shows that an explanation takes time", { skip }, async () => {
+  const { page, watched } = await open();
+  const { promise: resolved, resolve } = Promise.withResolvers<void>();
+  await page.route("**/explain?*", async (route) => {
+    await resolved;
+    await route.continue();
+  });
+  await page.fill("#target", "https://intranet.example/");
+  await page.fill("#client", "billing");
+  await page.keyboard.press("Enter");
+  await untilText(page, "#answer[aria-busy=true]", "Waiting for the proxy");
+  await untilText(page, "#spoken", "Waiting for the proxy");
+  resolve();
+  await untilText(page, "#answer:not([aria-busy])", "egress-denied");
+  assertClean(watched);
+  await page.context().close();
+});
+
 for (const colorScheme of ["light", "dark"] as const) {
   for (const [name, window] of Object.entries({ wide: WIDE, narrow: NARROW })) {
     test(`has no accessibility violation: ${name}, ${colorScheme}`, { skip }, async () => {

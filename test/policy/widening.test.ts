@@ -23,7 +23,7 @@ const ROWS: [what: string, before: object, now: object, expected: string | undef
     "a deny rule that is removed",
     { deny: DENY },
     { deny: [DENY[1]] },
-    "this edit opens what deny rules refused (competitors): *.competitor.example",
+    "this edit opens targets that deny rules refused (competitors): *.competitor.example",
   ],
   [
     "a deny rule that another one covers",
@@ -35,13 +35,13 @@ const ROWS: [what: string, before: object, now: object, expected: string | undef
     "a wider default action",
     LISTED,
     { ...LISTED, defaultAction: "Allow" },
-    "this edit opens what no rule lists: any name except ok.example; IP targets",
+    "this edit opens targets that no rule lists: any name except ok.example; IP targets",
   ],
   [
     "the mode Report",
     LISTED,
     { ...LISTED, mode: "Report" },
-    "this edit opens what no rule lists: any name except ok.example; IP targets",
+    "this edit opens targets that no rule lists: any name except ok.example; IP targets",
   ],
   [
     "a further name of an allow list",

@@ -537,3 +537,24 @@ test("import prints valid manifests, and warnings on stderr", async () => {
     assert.deepEqual([wrong.status, wrong.stderr], [2, "outrider: import needs exactly one FILE\n"]);
   }
 });
+
+const ESCAPE = "\x1b[2J\u009b2J\u202e";
+for (const [what, args] of [
+  ["a target", ["explain", "--policy", good, `https://${ESCAPE}/`]],
+  ["a command", [ESCAPE]],
+  ["an option", ["proxy", `--${ESCAPE}`]],
+  ["an argument", ["check", "--policy", good, ESCAPE]],
+  ["a file", ["check", "--policy", ESCAPE]],
+  ["a value of the operator", ["operator", `--proxy-image=${ESCAPE}`, `--workers=${ESCAPE}`]],
+  [
+    "an echo URL",
+    ["verify", "--proxy=http://127.0.0.1:9", `--echo=http://127.0.0.1:9/${ESCAPE}`, "--timeout-seconds=1"],
+  ],
+] as const) {
+  test(`a terminal gets no control characters of ${what}`, async () => {
+    const { status, stdout, stderr } = await runOutrider([...args]);
+    assert.notEqual(status, 0);
+    assert.match(stdout + stderr, /\\u001b/);
+    assert.doesNotMatch(stdout + stderr, /[\u001b\u009b\u202e]/);
+  });
+}

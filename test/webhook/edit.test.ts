@@ -16,7 +16,7 @@ const large = {
 };
 
 test("an edit right after a long comparison is allowed without one", () => {
-  const opens = { warnings: ["outrider: this edit opens what deny rules refused (bad): bad.example"] };
+  const opens = { warnings: ["outrider: this edit opens targets that deny rules refused (bad): bad.example"] };
   assert.deepEqual(reviewEdit(small, 0), opens);
   assert.deepEqual(reviewEdit(small, 1000), opens);
   assert.match(reviewEdit(large, 2000).warnings![0]!, /too large to compare/);

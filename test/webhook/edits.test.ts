@@ -71,13 +71,13 @@ onPlane("kubectl shows no warning for an edit that opens nothing, and none witho
 
 onPlane("names a deny rule that an edit drops, and a default action that it widens", async () => {
   const dropped = { ...FIRST, allow: INTERNAL, deny: [{ name: "more", hosts: ["more.example"] }] };
-  const text = "this edit opens what deny rules refused (competitors): *.competitor.example";
+  const text = "this edit opens targets that deny rules refused (competitors): *.competitor.example";
   assert.deepEqual(await edit(dropped), [`Warning: outrider: ${text}`]);
   await until("an event", async () => (await eventsOf()).includes(`Warning: ${text}`));
   assert.deepEqual(await edit({ ...dropped, defaultAction: "Deny" }), []);
   const wider = await edit(dropped);
   assert.equal(wider.length, 1);
-  assert.match(wider[0]!, /^Warning: outrider: this edit opens what no rule lists: any name except /);
+  assert.match(wider[0]!, /^Warning: outrider: this edit opens targets that no rule lists: any name except /);
 });
 
 onPlane("the API server stores an edit while no operator answers", async () => {

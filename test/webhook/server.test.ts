@@ -309,7 +309,7 @@ test("allows each edit of a policy, with a warning if it opens more", async () =
   const edit = (object: unknown, oldObject: unknown, more: object = {}) =>
     ask(review(object, { operation: "UPDATE", resource, oldObject, ...more }), { path: "/edits?timeout=3s" });
   const before = { ...policy, spec: { deny: [{ name: "bad", hosts: ["bad.example"] }] } };
-  const warned = ["outrider: this edit opens what deny rules refused (bad): bad.example"];
+  const warned = ["outrider: this edit opens targets that deny rules refused (bad): bad.example"];
   assert.deepEqual(await edit(policy, before), { uid: "u1", allowed: true, warnings: warned });
   const quiet = { uid: "u1", allowed: true };
   assert.deepEqual(await edit(before, policy), quiet);

@@ -65,7 +65,7 @@ export function publish(
     retiring: [...new Set([...inPhase("Retiring"), ...leaving])],
   };
   const { updatedAt, changes, ...old } = before ?? { updatedAt: now, changes: [] };
-  const same = before !== undefined && JSON.stringify(old) === JSON.stringify(list);
+  const same = before !== undefined && updatedAt !== "" && JSON.stringify(old) === JSON.stringify(list);
   const added = changesOf(before === undefined ? new Map() : statesOf(before), statesOf(list), now);
   return {
     all,

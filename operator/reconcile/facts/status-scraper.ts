@@ -50,7 +50,11 @@ export function makeDirectFetch(): FetchStatus {
         SCRAPE_TIMEOUT_MS,
       );
       outgoing.on("error", reject);
-      outgoing.on("close", () => clearTimeout(deadline));
+      outgoing.on("close", () => {
+        clearTimeout(deadline);
+        // After an answer this has no effect. A 101 closes the connection without an error.
+        reject(new Error("the connection closed without a complete answer"));
+      });
       outgoing.end();
     });
 }

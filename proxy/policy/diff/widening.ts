@@ -29,8 +29,8 @@ function describe(opened: readonly Difference[]): string[] {
   );
   return [
     ...part(special, (targets) => `special-purpose ranges for ${targets}: ${ranges}`),
-    ...part(denied, (targets) => `what deny rules refused (${rules}): ${targets}`),
-    ...part(unlisted, (targets) => `what no rule lists: ${targets}`),
+    ...part(denied, (targets) => `targets that deny rules refused (${rules}): ${targets}`),
+    ...part(unlisted, (targets) => `targets that no rule lists: ${targets}`),
     ...part(unproven, (targets) => `clients without a proof: ${targets}`),
   ];
 }

@@ -28,7 +28,7 @@ export interface PublishedList {
   pending: string[];
   /** Addresses that are still used and will be removed. */
   retiring: string[];
-  /** RFC 3339; time of the last change. */
+  /** RFC 3339; time of the last change. Empty in a stored list without a valid time. */
   updatedAt: string;
   /** The last changes, newest first. */
   changes: AddressChange[];
@@ -59,7 +59,7 @@ export function textOfPublished(list: PublishedList): string {
 const isAddress = (value: unknown): value is string => typeof value === "string" && parseAddress(value) !== null;
 const areAddresses = (value: unknown): value is string[] => Array.isArray(value) && value.every(isAddress);
 const isTime = (value: unknown): value is string =>
-  typeof value === "string" && /^\d{4}-\d\d-\d\dT[\d:.]{8,12}Z$/.test(value);
+  typeof value === "string" && /^\d{4}-\d\d-\d\dT[\d:.]{8,12}Z$/.test(value) && !Number.isNaN(Date.parse(value));
 
 function isChange(value: unknown): value is AddressChange {
   const { address, state, since } = (value ?? {}) as Partial<AddressChange>;
@@ -80,7 +80,7 @@ export function parsePublished(text: string): PublishedList | undefined {
   const { ipv4, ipv6, cidrs, pending, retiring, updatedAt, changes } = list ?? {};
   if (!areAddresses(ipv4) || !areAddresses(ipv6) || !areAddresses(pending) || !areAddresses(retiring)) return undefined;
   return {
-    ...{ ipv4, ipv6, cidrs: cidrs ?? [], pending, retiring, updatedAt: updatedAt ?? "" },
+    ...{ ipv4, ipv6, cidrs: cidrs ?? [], pending, retiring, updatedAt: isTime(updatedAt) ? updatedAt : "" },
     changes: Array.isArray(changes) ? changes.filter(isChange).slice(0, MAX_CHANGES) : [],
   };
 }
