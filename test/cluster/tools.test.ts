@@ -161,6 +161,7 @@ test("two processes build the same tool once", { skip }, async () => {
     path: "example.test/tool",
     package: "example.test/tool",
     purpose: "test",
+    buildSeconds: 1,
   };
   const out = join(tempFolder(), "bin/tool");
   const said: string[] = [];
@@ -202,7 +203,8 @@ test("a file of a module is copied, if the module matches go.sum", { skip }, asy
   const module = tempFolder();
   writeFileSync(join(module, "go.mod"), "module example.test/tool\n\ngo 1.26\n\nrequire example.test/crds v1.0.0\n");
   const path = "example.test/crds";
-  const crd = { name: "crd", module: "tool", path, package: "crds/gateway.yaml", file: true as const, purpose: "test" };
+  const kind = { file: true as const, purpose: "test", buildSeconds: 1 };
+  const crd = { name: "crd", module: "tool", path, package: "crds/gateway.yaml", ...kind };
   const out = join(tempFolder(), "bin/crd");
   const silent = () => undefined;
   await buildTool(crd, "v1.0.0", module, out, silent);
