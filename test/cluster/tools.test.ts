@@ -3,7 +3,9 @@ import { execFileSync } from "node:child_process";
 import { chmodSync, existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { afterEach, test } from "node:test";
+import { programMissing } from "../harness/packages.ts";
 import { tempFolder } from "../harness/proxy.ts";
+import { inTerminal } from "../harness/terminal.ts";
 import {
   absentTools,
   cachedPath,
@@ -146,6 +148,19 @@ test("a failed build does not stop the next ones", async () => {
     getTools(["kwok"], () => undefined),
     /^Error: kwok v\S+ is missing: install Go >= 1\.26/,
   );
+});
+
+test("make tools shows progress on a terminal and removes it", {
+  skip: programMissing("python3") ?? false,
+}, async () => {
+  const program = [process.execPath, new URL("make-tools.ts", import.meta.url).pathname];
+  // Without Go every build fails at once.
+  const env = ["env", "PATH=/nonexistent", "KUBEBUILDER_ASSETS=", `${NO_BUILD}=`, `XDG_CACHE_HOME=${tempFolder()}`];
+  const { text, lines, status } = await inTerminal([...env, ...program]);
+  assert.equal(status, 1);
+  assert.match(text, /\r\x1b\[Kbuild etcd \(4 of 18\), \d+ % done, about \d+ min left/);
+  assert.doesNotMatch(lines.join("\n"), /% done/);
+  assert.match(lines.at(-2)!, /^not available: sender, read-dashboard, cilium-crd, etcd, /);
 });
 
 const skip = hasGo() ? false : "needs Go";

@@ -1,9 +1,12 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { progressLine, shareByTime, startProgress } from "../../proxy/cli/progress.ts";
+import { programMissing } from "../harness/packages.ts";
 import { inTerminal, visibleLines } from "../harness/terminal.ts";
 
 /** The line that long work shows on a terminal. */
+
+const skip = programMissing("python3") ?? false;
 
 const parts = [
   { name: "tunnel", seconds: 30 },
@@ -80,7 +83,7 @@ const program = (end: string, options = "{}") => [
    ${end}`,
 ];
 
-test("a terminal shows other output only, after the end, an error and Ctrl-C", async () => {
+test("a terminal shows other output only, after the end, an error and Ctrl-C", { skip }, async () => {
   const ended = await inTerminal(program("progress.end();"));
   assert.match(ended.text, /first part \(1 of 2\), 0 % done, about 18 s left/);
   assert.deepEqual([ended.lines, ended.status], [["a result", ""], 0]);
@@ -96,20 +99,20 @@ test("a terminal shows other output only, after the end, an error and Ctrl-C", a
   assert.deepEqual([interrupted.lines, interrupted.status], [["a result", ""], -2]);
 });
 
-test("Ctrl-C also reaches the listeners of a program", async () => {
+test("Ctrl-C also reaches the listeners of a program", { skip }, async () => {
   const end = `process.once("SIGINT", () => { console.log("cleaned up"); process.once("SIGINT", () => process.exit(5)); process.kill(process.pid, "SIGINT") });
    setInterval(() => {}, 1e6);`;
   const { lines, status } = await inTerminal(program(end), { interruptAt: "second part" });
   assert.deepEqual([lines, status], [["a result", "cleaned up", ""], 5]);
 });
 
-test("a line is not wider than its terminal", async () => {
+test("a line is not wider than its terminal", { skip }, async () => {
   const { text } = await inTerminal(program("progress.end();"), { columns: 24 });
   assert.match(text, /\r\x1b\[Kfirst part \(1 of 2\), 0 \r/);
   assert.ok(visibleLines(text.replaceAll("\r\x1b[K", "\n")).every((line) => line.length < 24));
 });
 
-test("NO_COLOR changes nothing, a dumb terminal and short work show nothing", async () => {
+test("NO_COLOR changes nothing, a dumb terminal and short work show nothing", { skip }, async () => {
   const plain = await inTerminal(program("progress.end();"), { env: { NO_COLOR: "1" } });
   assert.match(plain.text, /first part/);
   const dumb = await inTerminal(program("progress.end();"), { env: { TERM: "dumb" } });
