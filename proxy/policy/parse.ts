@@ -2,6 +2,7 @@ import {
   Composer,
   type CST,
   type Document,
+  type DocumentOptions,
   isAlias,
   isCollection,
   isMap,
@@ -10,6 +11,7 @@ import {
   isSeq,
   Lexer,
   LineCounter,
+  type ParseOptions,
   Parser,
   parseDocument,
 } from "yaml";
@@ -186,6 +188,13 @@ function withoutEmptyEnd(text: string): string {
 /** Lexical tokens of one step: some 10 ms. */
 const STEP_TOKENS = 8192;
 
+/** The only document of these tokens; undefined if there is any problem. */
+function composed(tokens: CST.Token[], length: number, options: ParseOptions & DocumentOptions): Document | undefined {
+  const [document, ...more] = new Composer(options).compose(tokens, true, length);
+  if (document === undefined || more.length + document.errors.length + document.warnings.length > 0) return undefined;
+  return document;
+}
+
 /** `parseDocument` in steps. Each yields the share of the text that is read; the last one, 1, is before the composition. */
 function* documentInSteps(text: string, lines: LineCounter): Generator<number, Document> {
   // The parser's own check of keys compares each key with each other one.
@@ -200,10 +209,11 @@ function* documentInSteps(text: string, lines: LineCounter): Generator<number, D
   }
   for (const whole of parser.end()) tokens.push(whole);
   yield 1;
-  const [document, ...more] = new Composer(options).compose(tokens, true, text.length);
-  const isFine = document !== undefined && more.length + document.errors.length + document.warnings.length === 0;
-  // Its errors name the line.
-  return isFine ? document : parseDocument(text, { ...options, lineCounter: new LineCounter() });
+  const document = composed(tokens, text.length, options);
+  if (document !== undefined) return document;
+  // Only parseDocument names the line of a problem. The memory of the first attempt is free then.
+  tokens.length = 0;
+  return parseDocument(text, { ...options, lineCounter: new LineCounter() });
 }
 
 function* yamlInSteps(text: string): Generator<number, unknown> {

