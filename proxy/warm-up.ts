@@ -20,9 +20,9 @@ import { compile } from "./policy/engine.ts";
 const LOOPBACK = "127.0.0.1";
 /** A name that no one can register (RFC 6761 §6.4). */
 const HOST = "warm-up.invalid";
-/** A hundred requests make the first client requests fast; more cost more than they save (docs/performance.md). */
-const REQUESTS = 120;
-const AT_ONCE = 8;
+/** A few of each kind make the first client requests fast; more cost more than they save (docs/performance.md). */
+const REQUESTS = 16;
+const AT_ONCE = 4;
 /** Time limit of the warm-up; a slow machine starts after fewer requests. */
 const BUDGET_MS = 1000;
 
@@ -99,7 +99,7 @@ async function makeAll(server: ProxyServer, requests: readonly string[]): Promis
 }
 
 /**
- * Lets the compiler optimize the data path before the first client connects: sends some requests through a private
+ * Lets V8 compile the data path before the first client connects: sends some requests through a private
  * proxy to a private receiver. Both use loopback, with random ports and a password of their own, and are closed when
  * this resolves. Records, metrics and the serving policy do not show these requests. Never fails: without loopback the
  * first client requests are slower.

@@ -10,7 +10,7 @@ import { isInstalled, PEERS, startPeer } from "./peers.ts";
 import { pairedRatio, rotated } from "./ratios.ts";
 import { parseReference, type Reference, referenceText, verdictLine } from "./reference.ts";
 import { measureSlices } from "./slices.ts";
-import { interval, isPrecise, judge, MARGIN, MIN_ROUNDS } from "./verdict.ts";
+import { interval, judge, MARGIN, MIN_ROUNDS, REFERENCE_WIDTH, widthOf } from "./verdict.ts";
 import { WORKLOADS, type Workload } from "./workloads.ts";
 
 /** `make bench-guard`: compares outrider with nginx CONNECT, and the ratios with the committed reference. */
@@ -37,7 +37,8 @@ ratios with the reference. A ratio may be ${MARGIN * 100} % worse than its refer
 Plain http, which nginx CONNECT does not support, is compared with its short tunnel.
 
 --warm-up OPERATIONS: of outrider before its slices (default: as in make bench)
---update REASON: write the measured ratios to the reference, with this reason. Use it on a quiet machine.
+--update REASON: write the measured ratios to the reference, with this reason, after more rounds until each interval is
+  at most ${MARGIN * 100} % of its median wide; not if one is wider than ${REFERENCE_WIDTH * 100} % after the last round. Use it on a quiet machine.
 Exit status: 0 all ratios are good, 1 a ratio is worse, 2 wrong input, 3 not decided
 Workloads (default ${DEFAULT_WORKLOADS.join(" ")}):
 ${WORKLOADS.map((workload) => workload.name).join(" ")}`;
@@ -127,7 +128,7 @@ const ratios = new Map<Workload, number[]>(workloads.map((workload) => [workload
 const found = (workload: Workload) => interval(ratios.get(workload)!);
 const needsMore = (workload: Workload): boolean =>
   reference === null
-    ? !isPrecise(found(workload))
+    ? widthOf(found(workload)) > MARGIN
     : judge(found(workload), reference.ratios[workload.name]!.median) === "not decided";
 
 const about = {
@@ -184,11 +185,11 @@ if (reference !== null) {
   if (verdicts.includes("worse")) process.exit(STATUS.worse);
   process.exit(verdicts.includes("not decided") ? STATUS.notDecided : STATUS.ok);
 }
-const noisy = workloads.filter(needsMore).map((workload) => workload.name);
+const noisy = workloads.filter((workload) => widthOf(found(workload)) > REFERENCE_WIDTH).map(({ name }) => name);
 for (const workload of workloads) console.log(`${workload.name}: ${JSON.stringify(found(workload))}`);
 if (noisy.length > 0) {
   console.error(
-    `not updated: ${noisy.join(", ")}: the interval is wider than ${MARGIN * 100} %; use a quieter machine`,
+    `not updated: ${noisy.join(", ")}: the interval is wider than ${REFERENCE_WIDTH * 100} %; use a quieter machine`,
   );
   process.exit(STATUS.notDecided);
 }

@@ -25,6 +25,8 @@ import type { Route } from "./wire.ts";
 const ROOT = new URL("../..", import.meta.url).pathname;
 const CONFIGS = new URL("peers/", import.meta.url).pathname;
 const START_MS = 60_000;
+/** Interval of the attempts to connect to a proxy that starts: the error of its measured start. */
+const POLL_MS = 5;
 
 /** Ports of one start of a proxy. */
 interface Ports {
@@ -227,7 +229,7 @@ async function waitForPort(child: ChildProcess, port: number, name: string, log:
     if (child.exitCode !== null || Date.now() > end) {
       throw new PeerError(name, `does not listen: ${outputOf(log)}`);
     }
-    await new Promise((resolve) => setTimeout(resolve, 50));
+    await new Promise((resolve) => setTimeout(resolve, POLL_MS));
   }
 }
 

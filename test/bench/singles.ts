@@ -5,6 +5,7 @@ import { measureClients, measurePolicy } from "./policy.ts";
 import { idleCpu, lowRate } from "./quiet.ts";
 import { rotated, spread } from "./ratios.ts";
 import { judged, missedAim, type Single, short, table } from "./report.ts";
+import { starts } from "./starts.ts";
 
 /**
  * Figures that are measured once or a few times, not in slices: memory, latency with idle tunnels, a large policy, two
@@ -210,13 +211,14 @@ async function twoProcesses(crew: Crew, core: string): Promise<Single> {
 }
 
 /** Names of these figures for `--only`. */
-export const SINGLES = ["idle", "idle-cpu", "low-rate", "latency", "policy", "clients", "two"] as const;
+export const SINGLES = ["idle", "idle-cpu", "low-rate", "latency", "policy", "clients", "two", "start"] as const;
 
 /** Expected seconds of one of them. Only the proportions matter. */
 export function expectedSeconds(name: (typeof SINGLES)[number], proxies: number, rounds: number): number {
   if (name === "idle") return proxies * 5;
   if (name === "idle-cpu") return proxies * 32;
   if (name === "low-rate") return proxies * Math.min(rounds, LATENCY_ROUNDS) * 13;
+  if (name === "start") return (proxies + 2) * rounds * 0.5;
   if (name === "latency") return proxies * RATES.length * Math.min(rounds, LATENCY_ROUNDS) * 9;
   return 10;
 }
@@ -242,5 +244,7 @@ export function measureSingle(
       return Promise.resolve(clients());
     case "two":
       return twoProcesses(crew, options.core);
+    case "start":
+      return starts(options.peers, options.core, options.rounds);
   }
 }

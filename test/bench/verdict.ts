@@ -4,6 +4,11 @@ import { quantile } from "./ratios.ts";
 
 /** Share by which a ratio may be worse than its reference. */
 export const MARGIN = 0.15;
+/**
+ * Widest interval that may become a reference. On a machine where new processes of one program differ by more than the
+ * margin, no number of rounds makes it narrower.
+ */
+export const REFERENCE_WIDTH = 2 * MARGIN;
 /** Fewest rounds: the lowest and the highest of five values enclose the median with 93.75 %. */
 export const MIN_ROUNDS = 5;
 /** Share of runs whose interval may miss the median. */
@@ -58,6 +63,6 @@ export function judge(found: Interval | null, reference: number): Verdict {
   return found.median > bound ? "worse" : "ok";
 }
 
-/** Whether an interval is narrow enough to become a reference. */
-export const isPrecise = (found: Interval | null): found is Interval =>
-  found !== null && found.high - found.low <= found.median * MARGIN;
+/** Width of an interval as a share of its median; infinite without an interval. */
+export const widthOf = (found: Interval | null): number =>
+  found === null ? Number.POSITIVE_INFINITY : (found.high - found.low) / found.median;

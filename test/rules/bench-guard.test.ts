@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { parseReference, referenceText, verdictLine } from "../bench/reference.ts";
-import { interval, isPrecise, judge } from "../bench/verdict.ts";
+import { interval, judge, widthOf } from "../bench/verdict.ts";
 
 /** The decision of the benchmark's guard, without a measurement. */
 
@@ -51,10 +51,9 @@ test("noise and missing rounds are not decided", () => {
   assert.equal(judge(of(1, 1, 1, 1, 4, 1, 1, 1, 1), 1), "ok");
 });
 
-test("only a narrow interval becomes a reference", () => {
-  assert.equal(isPrecise(of(1, 1.05, 1.1, 1.1, 1.12)), true);
-  assert.equal(isPrecise(of(1, 1.05, 1.1, 1.1, 1.3)), false);
-  assert.equal(isPrecise(null), false);
+test("the width of an interval is a share of its median", () => {
+  assert.equal(widthOf(of(0.9, 1, 1, 1, 1.15)).toFixed(3), "0.250");
+  assert.equal(widthOf(null), Number.POSITIVE_INFINITY);
 });
 
 test("a verdict is one line with ratio, interval, reference and bound", () => {
