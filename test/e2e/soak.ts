@@ -201,8 +201,8 @@ async function outside(): Promise<number> {
     stdio: ["inherit", "inherit", "inherit"],
     env: { [INSIDE]: "1" },
   });
-  // Ctrl-C reaches both processes: the inner one removes its progress first.
-  process.on("SIGINT", () => undefined);
+  // This process ends after the inner one, which it would kill before that has removed its progress.
+  process.on("SIGINT", () => child.kill("SIGINT"));
   const [status] = (await once(child, "exit")) as [number | null];
   return status ?? 1;
 }
