@@ -28,8 +28,8 @@ export interface Tool {
   /** Its purpose, in a few words. */
   purpose: string;
   /**
-   * Expected time of its build, for the progress on a terminal: roughly, on two cores, after the tools before it, whose
-   * packages Go has in its cache.
+   * Expected time of its build, for the progress on a terminal: an estimate for two cores, after the tools before it,
+   * whose packages Go has in its cache. Most are not measured one by one.
    */
   buildSeconds: number;
 }

@@ -21,7 +21,7 @@ const INSIDE = "OUTRIDER_SOAK_INSIDE";
 const PER_SECOND = 100;
 const SAMPLE_MS = 10_000;
 const CHANGE_MS = 60_000;
-/** Parts of the run with their expected times; those besides the load are measured roughly. */
+/** Parts of the run with their expected times; those besides the load are estimates. */
 const PARTS = {
   start: { name: "start a cluster and install the chart", seconds: 40 },
   fleets: { name: "start two fleets", seconds: 15 },
