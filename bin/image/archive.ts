@@ -1,6 +1,7 @@
 import { mkdirSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { parseArgs } from "node:util";
+import { type Part, startProgress } from "../../proxy/cli/progress.ts";
 import { type Built, provenanceOf, sbomOf, sourceOf } from "./attest.ts";
 import { ENTRY, makeBundle, packageJson, ROOT } from "./bundle.ts";
 import { labelsOf, type Source, timeOf } from "./labels.ts";
@@ -102,11 +103,30 @@ export function fullName(name: string): string {
   return /[.:]|^localhost$/.test(first!) ? name : `docker.io/${name}`;
 }
 
-/** Builds the bundle and writes the archive; returns the digest of the manifest. */
-export async function writeArchive(out: string, name: string, node: string, source: Source = {}): Promise<string> {
+/** Parts of the build with their expected times. */
+const PARTS = [
+  { name: "bundle the code", seconds: 3 },
+  { name: "build the layers", seconds: 1 },
+  { name: "write the archive", seconds: 1 },
+] as const satisfies readonly Part[];
+
+/**
+ * Builds the bundle and writes the archive; returns the digest of the manifest.
+ * @param begin gets the name of each part
+ */
+export async function writeArchive(
+  out: string,
+  name: string,
+  node: string,
+  source: Source = {},
+  begin: (part: (typeof PARTS)[number]["name"]) => void = () => {},
+): Promise<string> {
+  begin("bundle the code");
   await makeBundle();
+  begin("build the layers");
   const layers = [layerOf(baseLayer(machineFiles(node))), layerOf(appLayer())];
   const { entries, digest } = imageOf(fullName(name), layers, imageConfig(source), source.created);
+  begin("write the archive");
   mkdirSync(dirname(out), { recursive: true });
   writeTar(out, entries);
   return digest;
@@ -138,7 +158,8 @@ async function main(): Promise<void> {
   const source = { revision, repository, created: timeOf(process.env.SOURCE_DATE_EPOCH) };
   // Before the build, which takes seconds.
   if (values.attest) sourceOf(source);
-  const digest = await writeArchive(out, name, node, source);
+  const progress = startProgress(PARTS);
+  const digest = await writeArchive(out, name, node, source, progress.show).finally(progress.end);
   console.log(`${out}: ${fullName(name)} ${digest}`);
   if (!values.attest) return;
   const built = {

@@ -1,6 +1,7 @@
-import { execFileSync } from "node:child_process";
+import { execFile } from "node:child_process";
 import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { promisify } from "node:util";
 import { build, type Metafile } from "esbuild";
 import { commandsTogether, htmlFiles, lateModules, unusedModules } from "./modules.ts";
 
@@ -53,11 +54,15 @@ export function licensesOf(folders: readonly string[]): string {
  * The software bill of materials of the image, by npm (CycloneDX). Fields that differ at every call are removed, and
  * the project's name replaces that of the folder, so that equal input gives equal bytes.
  */
-function sbom(): string {
+async function sbom(): Promise<string> {
   const args = ["sbom", "--sbom-format=cyclonedx", "--sbom-type=application", "--omit=dev", "--package-lock-only"];
-  const text = execFileSync("npm", args, { cwd: ROOT, encoding: "utf8", maxBuffer: 64 * 1024 * 1024 });
+  const { stdout } = await promisify(execFile)("npm", args, {
+    cwd: ROOT,
+    encoding: "utf8",
+    maxBuffer: 64 * 1024 * 1024,
+  });
   type Sbom = { serialNumber?: string; metadata: { timestamp?: string; component: { name: string } } };
-  const sbom = JSON.parse(text) as Sbom;
+  const sbom = JSON.parse(stdout) as Sbom;
   delete sbom.serialNumber;
   delete sbom.metadata.timestamp;
   sbom.metadata.component.name = packageJson().name;
@@ -96,7 +101,7 @@ export async function makeBundle(folder = join(ROOT, DIST)): Promise<{ file: str
   const metafile = await bundleCode(folder);
   mkdirSync(folder, { recursive: true });
   writeFileSync(join(folder, "LICENSES.txt"), licensesOf(packagesOf(metafile)));
-  writeFileSync(join(folder, "sbom.cdx.json"), sbom());
+  writeFileSync(join(folder, "sbom.cdx.json"), await sbom());
   return Object.entries(metafile.outputs).map(([file, { bytes }]) => ({ file, bytes }));
 }
 

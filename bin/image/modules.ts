@@ -1,6 +1,6 @@
 import { readdirSync, readFileSync } from "node:fs";
 import { createRequire } from "node:module";
-import { dirname, join } from "node:path";
+import { dirname, join, relative } from "node:path";
 import type { Plugin } from "esbuild";
 
 /**
@@ -102,12 +102,17 @@ export const htmlFiles: Plugin = {
 export const commandsTogether: Plugin = {
   name: "commands together",
   setup: (build) => {
+    const root = build.initialOptions.absWorkingDir!;
+    // A relative path: the names of the chunks contain a hash of it.
     build.onResolve({ filter: /^\.\/tools\/.*\.ts$/ }, ({ path, kind, resolveDir }) =>
-      kind === "dynamic-import" ? { path: join(resolveDir, dirname(path)), namespace: "commands" } : undefined,
+      kind === "dynamic-import"
+        ? { path: relative(root, join(resolveDir, dirname(path))), namespace: "commands" }
+        : undefined,
     );
     build.onLoad({ filter: /./, namespace: "commands" }, ({ path }) => {
-      const files = readdirSync(path).filter((file) => file.endsWith(".ts"));
-      return { contents: files.map((file) => `export * from "./${file}";`).join("\n"), resolveDir: path };
+      const folder = join(root, path);
+      const files = readdirSync(folder).filter((file) => file.endsWith(".ts"));
+      return { contents: files.map((file) => `export * from "./${file}";`).join("\n"), resolveDir: folder };
     });
   },
 };

@@ -1,4 +1,20 @@
-import { isAlias, isCollection, isMap, isPair, isScalar, isSeq, LineCounter, parseDocument } from "yaml";
+import {
+  Composer,
+  type CST,
+  type Document,
+  type DocumentOptions,
+  isAlias,
+  isCollection,
+  isMap,
+  isPair,
+  isScalar,
+  isSeq,
+  Lexer,
+  LineCounter,
+  type ParseOptions,
+  Parser,
+  parseDocument,
+} from "yaml";
 import { PolicyError } from "./rules.ts";
 
 /** The parsed text of a policy file. */
@@ -169,10 +185,40 @@ function withoutEmptyEnd(text: string): string {
   return isEmpty ? text.slice(0, at + 1) : text;
 }
 
-function parseYaml(text: string): unknown {
-  const lines = new LineCounter();
+/** Lexical tokens of one step: some 10 ms. */
+const STEP_TOKENS = 8192;
+
+/** The only document of these tokens; undefined if there is any problem. */
+function composed(tokens: CST.Token[], length: number, options: ParseOptions & DocumentOptions): Document | undefined {
+  const [document, ...more] = new Composer(options).compose(tokens, true, length);
+  if (document === undefined || more.length + document.errors.length + document.warnings.length > 0) return undefined;
+  return document;
+}
+
+/** `parseDocument` in steps. Each yields the share of the text that is read; the last one, 1, is before the composition. */
+function* documentInSteps(text: string, lines: LineCounter): Generator<number, Document> {
   // The parser's own check of keys compares each key with each other one.
-  const document = parseDocument(withoutEmptyEnd(text), { uniqueKeys: false, merge: true, lineCounter: lines });
+  const options = { uniqueKeys: false, merge: true, lineCounter: lines };
+  const parser = new Parser(lines.addNewLine);
+  const tokens: CST.Token[] = [];
+  lines.addNewLine(0);
+  let count = 0;
+  for (const token of new Lexer().lex(text)) {
+    if (++count % STEP_TOKENS === 0) yield parser.offset / text.length;
+    for (const whole of parser.next(token)) tokens.push(whole);
+  }
+  for (const whole of parser.end()) tokens.push(whole);
+  yield 1;
+  const document = composed(tokens, text.length, options);
+  if (document !== undefined) return document;
+  // Only parseDocument names the line of a problem. The memory of the first attempt is free then.
+  tokens.length = 0;
+  return parseDocument(text, { ...options, lineCounter: new LineCounter() });
+}
+
+function* yamlInSteps(text: string): Generator<number, unknown> {
+  const lines = new LineCounter();
+  const document = yield* documentInSteps(withoutEmptyEnd(text), lines);
   const problem = document.errors[0] ?? document.warnings[0];
   if (problem?.code === "MULTIPLE_DOCS") {
     fail("", "not valid YAML: Source contains multiple documents; write one policy in a file");
@@ -200,6 +246,15 @@ function parseYaml(text: string): unknown {
  * several documents, YAML 1.1. @throws PolicyError with the first problem
  */
 export function parseText(text: string): ParsedText {
+  const steps = parseInSteps(text);
+  for (;;) {
+    const { done, value } = steps.next();
+    if (done) return value;
+  }
+}
+
+/** The same in steps of some 10 ms, which each yield the share of the text that is read. @throws PolicyError */
+export function* parseInSteps(text: string): Generator<number, ParsedText> {
   const plain = text.replace(/^\uFEFF/, "");
   const start = plain.trimStart();
   if (start === "") fail("", "the file is empty");
@@ -208,7 +263,7 @@ export function parseText(text: string): ParsedText {
   try {
     if (start.startsWith("{")) return { value: parseJson(plain), format: "json", tabs: false };
     const spaced = plain.replace(/^[\t ]+/gm, (space) => space.replaceAll("\t", "  "));
-    return { value: parseYaml(spaced), format: "yaml", tabs: spaced !== plain };
+    return { value: yield* yamlInSteps(spaced), format: "yaml", tabs: spaced !== plain };
   } catch (error) {
     if (error instanceof RangeError) fail("", "the file is nested too deeply");
     throw error;

@@ -1,12 +1,12 @@
 import { readFileSync, writeFileSync } from "node:fs";
 import { cpus } from "node:os";
 import { parseArgs } from "node:util";
+import { startProgress } from "../../proxy/cli/progress.ts";
 import { install, PROXIES } from "../senders/install.ts";
 import { loadAverage } from "./cpu.ts";
 import { type Crew, PeerError, startCrew } from "./crew.ts";
 import { isIsolated, isolate, OTHER_CORE, PROXY_CORE } from "./isolate.ts";
 import { isInstalled, PEERS, startPeer } from "./peers.ts";
-import { startProgress } from "./progress.ts";
 import { pairedRatio, rotated } from "./ratios.ts";
 import { parseReference, type Reference, referenceText, verdictLine } from "./reference.ts";
 import { measureSlices } from "./slices.ts";
@@ -20,6 +20,8 @@ const DEFAULT_WORKLOADS = ["tunnel", "tls", "pingpong-32", "refused", "http-keep
 const MAX_ROUNDS = 25;
 /** Slices of each proxy in a round, which is the time of its start and warm-up anyway. */
 const SLICES = 3;
+/** Start and warm-up of both proxies in a round, and the time between slices. */
+const ROUND_EXTRA_SECONDS = 3;
 const OUTRIDER = PEERS[0]!;
 const YARDSTICK = PEERS.find((peer) => peer.name === "nginx-connect")!;
 /** Measured on the yardstick for workloads that it does not support. */
@@ -142,11 +144,13 @@ if (reference !== null) {
 }
 
 const crew = await startCrew();
+const expectedSeconds = ROUND_EXTRA_SECONDS + 2 * SLICES * seconds;
+const progress = startProgress(
+  Array.from({ length: rounds }, (_, round) =>
+    workloads.map(({ name }) => ({ name: `round ${round + 1}: ${name}`, seconds: expectedSeconds })),
+  ).flat(),
+);
 try {
-  const parts = Array.from({ length: rounds }, (_, round) =>
-    workloads.map(({ name }) => ({ name: `round ${round + 1}: ${name}`, seconds: 1 })),
-  ).flat();
-  const progress = startProgress(parts);
   for (let round = 0; round < maxRounds; round++) {
     const undecided = workloads.filter((workload) => round < rounds || needsMore(workload));
     for (const workload of undecided) {
@@ -154,7 +158,7 @@ try {
       const ratio = await measureOnce(crew, workload, round);
       if (ratio !== null) ratios.get(workload)!.push(ratio);
     }
-    progress.clear();
+    if (round === rounds - 1) progress.end();
     if (round >= rounds - 1 && round + 1 < maxRounds && workloads.some(needsMore)) {
       console.log(
         `round ${round + 2}: ${workloads
@@ -166,6 +170,7 @@ try {
   }
 } catch (error) {
   if (!(error instanceof PeerError)) throw error;
+  progress.end();
   console.error(error.message);
   process.exit(STATUS.worse);
 }

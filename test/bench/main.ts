@@ -2,12 +2,12 @@ import { writeFileSync } from "node:fs";
 import { cpus } from "node:os";
 import { resolve } from "node:path";
 import { parseArgs } from "node:util";
+import { startProgress } from "../../proxy/cli/progress.ts";
 import { install } from "../senders/install.ts";
 import { loadAverage } from "./cpu.ts";
 import { PeerError, startCrew } from "./crew.ts";
 import { isIsolated, isolate, OTHER_CORE, PROXY_CORE } from "./isolate.ts";
 import { isInstalled, otherCheckout, PEERS, type Running, startPeer } from "./peers.ts";
-import { startProgress } from "./progress.ts";
 import { missedOf } from "./publish.ts";
 import { seriesFigures, seriesTable } from "./report.ts";
 import { expectedSeconds, measureSingle, SINGLES } from "./singles.ts";
@@ -103,6 +103,7 @@ function fail(workload: string, message: string): void {
 
 /** Measures one workload; a proxy that fails ends only this workload. */
 async function attempt(workload: string, measure: () => Promise<void>): Promise<void> {
+  // Most report shares. The time of a single measurement decides.
   progress.show(workload);
   try {
     await measure();
@@ -136,6 +137,7 @@ for (const name of SINGLES) {
     for (const figure of figures) lines.push(JSON.stringify(figure));
   });
 }
+progress.end();
 for (const proxy of running) await proxy.stop();
 crew.close();
 if (values.json === undefined) console.log(`\n${lines.join("\n")}`);

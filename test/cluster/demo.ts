@@ -24,8 +24,24 @@ const SYSTEM = "outrider-system";
 /** Set in the network namespace: the state of the steps so far. */
 const INSIDE = "OUTRIDER_DEMO_INSIDE";
 const context = process.env.DEMO_CONTEXT;
-const STEPS = 7;
-const steps = new Steps(STEPS, process.env[INSIDE]);
+/** Steps with their expected times, once all programs exist. */
+const OWN_STEPS = [
+  { name: "check this machine", seconds: 1 },
+  { name: "build missing programs", seconds: 1 },
+  { name: "start the cluster", seconds: 20 },
+];
+const GIVEN_STEPS = [
+  { name: "check for kubectl and helm", seconds: 1 },
+  { name: "build missing programs", seconds: 1 },
+  { name: "start a receiver", seconds: 2 },
+];
+const COMMON_STEPS = [
+  { name: "install the chart", seconds: 15 },
+  { name: "apply the policy", seconds: 6 },
+  { name: "deploy the agent", seconds: 4 },
+  { name: "send", seconds: 3 },
+];
+const steps = new Steps([...(context === undefined ? OWN_STEPS : GIVEN_STEPS), ...COMMON_STEPS], process.env[INSIDE]);
 
 /** Environment of the demo. */
 interface Place {
@@ -87,6 +103,7 @@ async function givenPlace(name: string): Promise<Place> {
   const missing = toolsMissing(["kubectl", "helm"]);
   if (missing !== null) throw new Error(missing);
   steps.next("build missing programs");
+  steps.end();
   await getTools(["kubectl", "helm"], console.log);
   const program = await findTool("kubectl");
   const kubectl = (args: readonly string[], input?: string) => {
@@ -199,7 +216,9 @@ async function play(place: Place): Promise<void> {
   await done(kubectl(["apply", "-f", "-"], JSON.stringify(agent(image))));
   await done(kubectl(["rollout", "status", "deployment/agent", "-n", NS, "--timeout=2m"]));
   steps.next("kubectl get egpol, and send from the pod of agent");
-  console.log((await done(kubectl(["get", "egpol", "-n", NS]))).trimEnd());
+  const policies = await done(kubectl(["get", "egpol", "-n", NS]));
+  steps.clear();
+  console.log(policies.trimEnd());
 
   console.log(`\n${"TARGET".padEnd(50)} ${"VERDICT".padEnd(10)} SEEN FROM, OR WHY NOT`);
   for (const target of place.targets) {
@@ -207,6 +226,7 @@ async function play(place: Place): Promise<void> {
     const [head, body] = (await done(kubectl(exec))).split("\r\n\r\n") as [string, string];
     const [, status, reason] = /^HTTP\/1\.1 (\d+) (.*)/.exec(head)!;
     const delivered = status === "200";
+    steps.clear();
     const said = delivered ? body.trim() : reason;
     console.log(`${target.padEnd(50)} ${(delivered ? "delivered" : status!).padEnd(10)} ${said}`);
   }
@@ -225,12 +245,14 @@ async function demo(): Promise<void> {
   const place = context === undefined ? await ownPlace() : await givenPlace(context);
   try {
     const playing = play(place).then(async () => {
+      steps.end();
       if (process.env.DEMO_EXIT === "1") return;
       console.log(`\n${place.hints.join("\n")}\nCtrl-C stops the demo and removes everything.`);
       await ended;
     });
     await Promise.race([playing, ended]);
   } finally {
+    steps.end();
     await place.stop();
   }
 }
@@ -254,11 +276,13 @@ async function demoInside(): Promise<number> {
   steps.next("check this machine");
   const missing = demoMissing();
   if (missing.length > 0) {
+    steps.end();
     console.error(`make demo: missing on this machine:\n${missing.map((line) => `  ${line}`).join("\n")}`);
     console.error("Or use your own cluster by a context of your kubeconfig: make demo DEMO_CONTEXT=…");
     return 2;
   }
   steps.next("build missing programs");
+  steps.end();
   await getTools(CLUSTER_TOOLS, console.log);
   const child = await startInNamespace([import.meta.filename], {
     tools: CLUSTER_TOOLS,
@@ -273,6 +297,7 @@ async function demoInside(): Promise<number> {
 }
 
 const failed = (error: unknown) => {
+  steps.end();
   console.error(`make demo: ${(error as Error).message}`);
   return 1;
 };

@@ -3,7 +3,9 @@ import { execFileSync } from "node:child_process";
 import { chmodSync, existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { afterEach, test } from "node:test";
+import { programMissing } from "../harness/packages.ts";
 import { tempFolder } from "../harness/proxy.ts";
+import { inTerminal } from "../harness/terminal.ts";
 import {
   absentTools,
   cachedPath,
@@ -148,6 +150,19 @@ test("a failed build does not stop the next ones", async () => {
   );
 });
 
+test("make tools shows progress on a terminal and removes it", {
+  skip: programMissing("python3") ?? false,
+}, async () => {
+  const program = [process.execPath, new URL("make-tools.ts", import.meta.url).pathname];
+  // Without Go every build fails at once.
+  const env = ["env", "PATH=/nonexistent", "KUBEBUILDER_ASSETS=", `${NO_BUILD}=`, `XDG_CACHE_HOME=${tempFolder()}`];
+  const { text, lines, status } = await inTerminal([...env, ...program]);
+  assert.equal(status, 1);
+  assert.match(text, /\r\x1b\[Kbuild etcd \(4 of 18\), \d+ % done, about \d+ min left/);
+  assert.doesNotMatch(lines.join("\n"), /% done/);
+  assert.match(lines.at(-2)!, /^not available: sender, read-dashboard, cilium-crd, etcd, /);
+});
+
 const skip = hasGo() ? false : "needs Go";
 const CRD = "kind: CustomResourceDefinition\n";
 
@@ -161,6 +176,7 @@ test("two processes build the same tool once", { skip }, async () => {
     path: "example.test/tool",
     package: "example.test/tool",
     purpose: "test",
+    buildSeconds: 1,
   };
   const out = join(tempFolder(), "bin/tool");
   const said: string[] = [];
@@ -202,7 +218,8 @@ test("a file of a module is copied, if the module matches go.sum", { skip }, asy
   const module = tempFolder();
   writeFileSync(join(module, "go.mod"), "module example.test/tool\n\ngo 1.26\n\nrequire example.test/crds v1.0.0\n");
   const path = "example.test/crds";
-  const crd = { name: "crd", module: "tool", path, package: "crds/gateway.yaml", file: true as const, purpose: "test" };
+  const kind = { file: true as const, purpose: "test", buildSeconds: 1 };
+  const crd = { name: "crd", module: "tool", path, package: "crds/gateway.yaml", ...kind };
   const out = join(tempFolder(), "bin/crd");
   const silent = () => undefined;
   await buildTool(crd, "v1.0.0", module, out, silent);

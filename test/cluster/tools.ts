@@ -3,6 +3,7 @@ import { createHash } from "node:crypto";
 import { accessSync, constants, globSync, readdirSync, readFileSync } from "node:fs";
 import { homedir } from "node:os";
 import { join } from "node:path";
+import { type Part, startProgress } from "../../proxy/cli/progress.ts";
 import { envtestArchive } from "./envtest.ts";
 import { buildTool } from "./tools-build.ts";
 
@@ -26,14 +27,20 @@ export interface Tool {
   tags?: string;
   /** Its purpose, in a few words. */
   purpose: string;
+  /**
+   * Expected time of its build, for the progress on a terminal: an estimate for two cores, after the tools before it,
+   * whose packages Go has in its cache. Most are not measured one by one.
+   */
+  buildSeconds: number;
 }
 
-const kubernetes = (name: string, purpose: string): Tool => ({
+const kubernetes = (name: string, purpose: string, buildSeconds: number): Tool => ({
   name,
   module: "kubernetes",
   path: "k8s.io/kubernetes",
   package: `k8s.io/kubernetes/cmd/${name}`,
   purpose,
+  buildSeconds,
 });
 
 /** Every program of the tests, the fastest builds first. */
@@ -45,6 +52,7 @@ export const TOOLS: readonly Tool[] = [
     path: "outrider.dev/test/cluster/node/sender",
     package: "outrider.dev/test/cluster/node/sender",
     purpose: "sends webhooks as Convoy does",
+    buildSeconds: 40,
   },
   {
     name: "read-dashboard",
@@ -53,6 +61,7 @@ export const TOOLS: readonly Tool[] = [
     path: "outrider.dev/test/chart/read-dashboard",
     package: "outrider.dev/test/chart/read-dashboard",
     purpose: "reads a dashboard as Grafana does",
+    buildSeconds: 20,
   },
   {
     name: "cilium-crd",
@@ -61,6 +70,7 @@ export const TOOLS: readonly Tool[] = [
     package: "pkg/k8s/apis/cilium.io/client/crds/v2/ciliumegressgatewaypolicies.yaml",
     file: true,
     purpose: "the CRD of Cilium's egress gateway",
+    buildSeconds: 10,
   },
   {
     name: "etcd",
@@ -68,17 +78,19 @@ export const TOOLS: readonly Tool[] = [
     path: "go.etcd.io/etcd/server/v3",
     package: "go.etcd.io/etcd/server/v3",
     purpose: "the API server's store",
+    buildSeconds: 150,
   },
-  kubernetes("kube-apiserver", "the Kubernetes API"),
-  kubernetes("kubectl", "its command line"),
-  kubernetes("kube-controller-manager", "Deployments, garbage collection, tokens"),
-  kubernetes("kube-scheduler", "pods to nodes"),
+  kubernetes("kube-apiserver", "the Kubernetes API", 300),
+  kubernetes("kubectl", "its command line", 45),
+  kubernetes("kube-controller-manager", "Deployments, garbage collection, tokens", 90),
+  kubernetes("kube-scheduler", "pods to nodes", 30),
   {
     name: "kwok",
     module: "kwok",
     path: "sigs.k8s.io/kwok",
     package: "sigs.k8s.io/kwok/cmd/kwok",
     purpose: "nodes and pods without containers",
+    buildSeconds: 120,
   },
   {
     name: "actionlint",
@@ -86,6 +98,7 @@ export const TOOLS: readonly Tool[] = [
     path: "github.com/rhysd/actionlint",
     package: "github.com/rhysd/actionlint/cmd/actionlint",
     purpose: "checks the workflows of GitHub",
+    buildSeconds: 7,
   },
   {
     name: "helm",
@@ -93,6 +106,7 @@ export const TOOLS: readonly Tool[] = [
     path: "helm.sh/helm/v3",
     package: "helm.sh/helm/v3/cmd/helm",
     purpose: "installs the chart",
+    buildSeconds: 60,
   },
   {
     name: "promtool",
@@ -102,6 +116,7 @@ export const TOOLS: readonly Tool[] = [
     // Without the clients of clouds, which double the build.
     tags: "remove_all_sd",
     purpose: "tests alerts",
+    buildSeconds: 120,
   },
   {
     name: "prometheus",
@@ -110,6 +125,7 @@ export const TOOLS: readonly Tool[] = [
     package: "github.com/prometheus/prometheus/cmd/prometheus",
     tags: "remove_all_sd",
     purpose: "answers the queries of the dashboard",
+    buildSeconds: 60,
   },
   {
     name: "helm4",
@@ -117,15 +133,17 @@ export const TOOLS: readonly Tool[] = [
     path: "helm.sh/helm/v4",
     package: "helm.sh/helm/v4/cmd/helm",
     purpose: "installs the chart as Helm 4",
+    buildSeconds: 30,
   },
-  kubernetes("kubelet", "real nodes"),
-  kubernetes("kube-proxy", "Services on real nodes"),
+  kubernetes("kubelet", "real nodes", 90),
+  kubernetes("kube-proxy", "Services on real nodes", 20),
   {
     name: "coredns",
     module: "coredns",
     path: "github.com/coredns/coredns",
     package: "github.com/coredns/coredns",
     purpose: "names in real pods",
+    buildSeconds: 120,
   },
   {
     name: "kube-router",
@@ -133,6 +151,7 @@ export const TOOLS: readonly Tool[] = [
     path: "github.com/cloudnativelabs/kube-router/v2",
     package: "github.com/cloudnativelabs/kube-router/v2/cmd/kube-router",
     purpose: "enforces NetworkPolicies on real nodes",
+    buildSeconds: 60,
   },
 ];
 
@@ -246,9 +265,16 @@ export async function findTool(name: string, say: (line: string) => void = toStd
 export const absentTools = (names: readonly string[]): Tool[] =>
   TOOLS.filter(({ name }) => names.includes(name) && presentTool(name) === null);
 
+/** The part of the work of {@link getTools} that gets a tool. */
+const partOf = ({ name, file, buildSeconds }: Tool): Part => ({
+  name: `${file ? "download" : "build"} ${name}`,
+  seconds: buildSeconds,
+});
+
 /**
  * Builds the missing tools among these, one after the other: each build takes all cores. Call it before entering a
- * network namespace. Reports the number of the build and the seconds since the start; does nothing when all exist.
+ * network namespace. Reports the number of the build and the seconds since the start, and shows progress on a
+ * terminal; does nothing when all exist.
  * @param failed gets the error of a tool, and the others are still built; default: throw it
  */
 export async function getTools(
@@ -266,14 +292,24 @@ export async function getTools(
     if (hasGo())
       say("Go builds them once, into a cache outside of this folder. All take 10 to 25 minutes on two cores.");
   }
-  for (const [index, tool] of absent.entries()) {
-    const step = `build ${index + 1} of ${absent.length}`;
-    try {
-      await findTool(tool.name, (line) => say(`${step}, ${seconds()} s: ${line}`));
-    } catch (error) {
-      if (failed === undefined) throw error;
-      failed(tool, error as Error);
+  const progress = startProgress(absent.map(partOf));
+  try {
+    for (const [index, tool] of absent.entries()) {
+      progress.show(partOf(tool).name);
+      const step = `build ${index + 1} of ${absent.length}`;
+      try {
+        await findTool(tool.name, (line) => {
+          progress.clear();
+          say(`${step}, ${seconds()} s: ${line}`);
+        });
+      } catch (error) {
+        progress.clear();
+        if (failed === undefined) throw error;
+        failed(tool, error as Error);
+      }
     }
+  } finally {
+    progress.end();
   }
 }
 

@@ -3,6 +3,7 @@ import { readdirSync, readFileSync } from "node:fs";
 import { connect } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Pod } from "../../operator/api/objects.ts";
+import { startProgress } from "../../proxy/cli/progress.ts";
 import { FOUR } from "../cluster/node/addresses.ts";
 import { CLUSTER_TOOLS, type Cluster, clusterMissing } from "../cluster/node/cluster.ts";
 import { namespaceMissing, startInNamespace } from "../harness/namespace.ts";
@@ -20,6 +21,14 @@ const INSIDE = "OUTRIDER_SOAK_INSIDE";
 const PER_SECOND = 100;
 const SAMPLE_MS = 10_000;
 const CHANGE_MS = 60_000;
+/** Parts of the run with their expected times; those besides the load are estimates. */
+const PARTS = {
+  start: { name: "start a cluster and install the chart", seconds: 40 },
+  fleets: { name: "start two fleets", seconds: 15 },
+  load: { name: "load", seconds: MINUTES * 60 },
+  stop: { name: "stop the cluster", seconds: 5 },
+};
+const progress = startProgress(process.env[INSIDE] === undefined ? [] : Object.values(PARTS));
 /** Of the whole time. */
 const WARM_UP = 0.2;
 const MAX_GROWTH = 1.1;
@@ -82,6 +91,7 @@ function tunnel(service: string): Promise<string | null> {
 
 async function soak(cluster: Cluster): Promise<string[]> {
   const { plane } = cluster;
+  progress.show(PARTS.fleets.name);
   const services = await Promise.all(
     ["steady", "rolled"].map(async (name) => {
       await applyPolicy(plane, NS, name, SPEC);
@@ -116,6 +126,7 @@ async function soak(cluster: Cluster): Promise<string[]> {
   }, 1000 / PER_SECOND);
   let changes = 0;
   for (let next = began + CHANGE_MS; Date.now() < ends; await sleep(SAMPLE_MS)) {
+    progress.show(PARTS.load.name);
     await sample();
     if (Date.now() < next) continue;
     next += CHANGE_MS;
@@ -127,6 +138,7 @@ async function soak(cluster: Cluster): Promise<string[]> {
   clearInterval(load);
   await Promise.all(open);
   await sample();
+  progress.clear();
   console.log(`${made} tunnels in ${MINUTES} minutes, ${changes} rolling updates`);
   for (const [what, count] of failures) console.log(`  failed: ${count} of ${what}`);
   // The fleet with a rolling update may refuse for a moment, since the senders here do not retry.
@@ -161,6 +173,7 @@ function judge(watched: ReadonlyMap<string, Watched>, began: number, ends: numbe
 }
 
 async function inside(): Promise<number> {
+  progress.show(PARTS.start.name);
   const cluster = await startStage();
   let wrong: string[];
   try {
@@ -168,7 +181,9 @@ async function inside(): Promise<number> {
     const seen = addressesSeen(cluster, 0);
     if (seen.join() !== FOUR.staticIPs[0]) wrong.push(`the receiver saw ${seen.join(", ")}`);
   } finally {
+    progress.show(PARTS.stop.name);
     await cluster.stop();
+    progress.end();
   }
   for (const line of wrong) console.log(`wrong: ${line}`);
   return wrong.length === 0 ? 0 : 1;
@@ -186,6 +201,8 @@ async function outside(): Promise<number> {
     stdio: ["inherit", "inherit", "inherit"],
     env: { [INSIDE]: "1" },
   });
+  // This process ends after the inner one, which it would kill before that has removed its progress.
+  process.on("SIGINT", () => child.kill("SIGINT"));
   const [status] = (await once(child, "exit")) as [number | null];
   return status ?? 1;
 }

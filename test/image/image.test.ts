@@ -17,6 +17,7 @@ import { finish } from "../harness/finish.ts";
 import { namespaceMissing, runInNamespace } from "../harness/namespace.ts";
 import { programMissing } from "../harness/packages.ts";
 import { tempFolder } from "../harness/proxy.ts";
+import { inTerminal } from "../harness/terminal.ts";
 
 const NAME = "outrider:test";
 const folder = tempFolder();
@@ -63,10 +64,43 @@ test("the archive is an OCI layout with valid digests", () => {
   }
 });
 
-test("equal input gives equal bytes", async () => {
+/** `make image-archive` with an archive of this name, without the installation of packages. */
+const making = (out: string) => {
+  return [
+    "make",
+    "-s",
+    "-C",
+    ROOT,
+    "-o",
+    "install",
+    "image-archive",
+    `IMAGE=${NAME}`,
+    "REVISION=",
+    `ARGS=--out ${out}`,
+  ];
+};
+const made = (out: string) => `${out}: docker.io/library/outrider:test ${digest}`;
+
+test("equal input gives equal bytes, and a pipe gets no progress", async () => {
   const again = join(folder, "again.tar");
-  assert.equal(await writeArchive(again, NAME, process.execPath), digest);
+  const [command, ...args] = making(again);
+  const { stdout, stderr } = await finish(spawn(command!, args, { stdio: ["ignore", "pipe", "pipe"] }));
+  assert.deepEqual([stdout, stderr], [`${made(again)}\n`, ""]);
   assert.ok(readFileSync(again).equals(readFileSync(archive)));
+});
+
+test("make image-archive shows progress on a terminal and removes it", {
+  skip: programMissing("python3") ?? false,
+}, async () => {
+  const out = join(folder, "shown.tar");
+  const interrupted = await inTerminal(making(out), { interruptAt: "bundle the code" });
+  assert.doesNotMatch(interrupted.lines.join("\n"), /bundle|archive\.ts/);
+  assert.notEqual(interrupted.status, 0);
+  const { text, lines, status } = await inTerminal(making(out), { columns: 400 });
+  for (const [i, part] of ["bundle the code", "build the layers", "write the archive"].entries()) {
+    assert.match(text, new RegExp(`\\r\\x1b\\[K${part} \\(${i + 1} of 3\\), \\d+ % done, `));
+  }
+  assert.deepEqual([lines, status], [[made(out), ""], 0]);
 });
 
 test("has licences and SBOM, no shell, and no writable files", () => {

@@ -33,7 +33,8 @@ test("the package has these files, within the limit of its size", () => {
     "bin/kubectl-egress.cjs",
     "bin/outrider.cjs",
     "dist/LICENSES.txt",
-    ...["dist/chunk-*.js", "dist/main-*.js", "dist/outrider.js", "dist/read-worker.js", "dist/sbom.cdx.json"],
+    ...["dist/chunk-*.js", "dist/main-*.js", "dist/outrider.js", "dist/read-worker.js", "dist/run-*.js"],
+    ...["dist/sbom.cdx.json", "dist/tools-*.js"],
     "examples/acl.yaml",
     "package.json",
   ]);

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { readAcl } from "../../proxy/policy/acl.ts";
 import type { PolicyDocument } from "../../proxy/policy/document.ts";
-import { MAX_ALIASES, MAX_VALUES, parseText } from "../../proxy/policy/parse.ts";
+import { MAX_ALIASES, MAX_VALUES, parseInSteps, parseText } from "../../proxy/policy/parse.ts";
 import { readPolicy } from "../../proxy/policy/policy-file.ts";
 import { MAX_PROBLEMS_SHOWN, PolicyError } from "../../proxy/policy/rules.ts";
 import { SHARE } from "../harness/runs.ts";
@@ -308,4 +308,24 @@ test("reads tabs of the indentation as two spaces each", () => {
   assert.deepEqual(parseText('a: "x\ty"\n'), { value: { a: "x\ty" }, format: "yaml", tabs: false });
   assert.deepEqual(parseText("a:\n"), { value: { a: null }, format: "yaml", tabs: false });
   assert.deepEqual(parseText('\n {"a": "x"}'), { value: { a: "x" }, format: "json", tabs: false });
+});
+
+test("a problem of YAML names its line", () => {
+  assert.throws(() => parseText("a: 1\nb: [1\nc: 2\n"), /not valid YAML: .* at line 3, column \d+:?$/);
+});
+
+test("parses in steps, each with the share that is read", () => {
+  const steps = parseInSteps(`a:\n${"- b.example\n".repeat(20_000)}`);
+  const shares: number[] = [];
+  let step = steps.next();
+  for (; !step.done; step = steps.next()) shares.push(step.value);
+  assert.equal((step.value.value as { a: string[] }).a.length, 20_000);
+  assert.ok(shares.length > 5, `${shares.length} steps`);
+  assert.deepEqual(
+    shares,
+    [...shares].sort((a, b) => a - b),
+  );
+  assert.ok(shares[0]! > 0);
+  assert.equal(shares.at(-1), 1);
+  assert.ok(shares.at(-2)! < 1);
 });

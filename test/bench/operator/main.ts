@@ -3,6 +3,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { parseArgs } from "node:util";
 import type { EgressPolicy } from "../../../operator/api/egresspolicy.ts";
 import type { ConfigMap } from "../../../operator/api/objects.ts";
+import { startProgress } from "../../../proxy/cli/progress.ts";
 import { startControlPlane } from "../../cluster/control-plane.ts";
 import { applyPolicy, install, makeNamespace, type Operator, startOperator } from "../../operator/operator.ts";
 
@@ -28,8 +29,22 @@ const PARALLEL = 8;
 const LOOK_MS = 200;
 const LIMIT_MS = 15 * 60 * 1000;
 
+/** Parts of the run with their expected times; those of policies and pods are for each one. */
+const PARTS = {
+  start: { name: "start the control plane and the operator", seconds: 20 },
+  apply: { name: "apply the policies", seconds: 0.02 * POLICIES },
+  program: { name: "wait for Programmed", seconds: 0.09 * POLICIES },
+  edit: { name: "edit a policy", seconds: 12 },
+  settle: { name: "wait for the last write", seconds: 20 + 0.03 * POLICIES },
+  pods: { name: "create pods", seconds: 0.01 * PODS },
+  again: { name: "start a new operator", seconds: 12 },
+};
+const progress = startProgress(Object.values(PARTS));
+const show = (part: keyof typeof PARTS, share?: number) => progress.show(PARTS[part].name, share);
+
 const figures: Record<string, number> = {};
 function note(name: string, value: number, unit: string): void {
+  progress.clear();
   figures[`${name} (${unit})`] = value;
   console.log(`${name.padEnd(60)} ${value.toFixed(unit === "s" ? 2 : 0)} ${unit}`);
 }
@@ -48,6 +63,7 @@ function memory({ program }: Operator): { now: number; peak: number } {
   return { now: of("VmRSS"), peak: of("VmHWM") };
 }
 
+show("start");
 const plane = await startControlPlane({ kwokNodes: 2, audit: true });
 await install(plane);
 for (let i = 0; i < NAMESPACES; i++) {
@@ -82,7 +98,10 @@ async function until(what: string, began: number, look: () => Promise<boolean>):
 const began = Date.now();
 let next = 0;
 const create = async () => {
-  for (let i = next++; i < POLICIES; i = next++) await applyPolicy(plane, namespaceOf(i), nameOf(i), spec(i, 0));
+  for (let i = next++; i < POLICIES; i = next++) {
+    show("apply", i / POLICIES);
+    await applyPolicy(plane, namespaceOf(i), nameOf(i), spec(i, 0));
+  }
 };
 await Promise.all(Array.from({ length: PARALLEL }, create));
 note(`${POLICIES} policies of ${HOSTS} hosts: applied by us`, (Date.now() - began) / 1000, "s");
@@ -91,6 +110,7 @@ const programmed = async () => {
   const done = found.filter(({ status }) =>
     status?.conditions?.some(({ type, status }) => type === "Programmed" && status === "True"),
   );
+  show("program", done.length / POLICIES);
   return done.length === POLICIES;
 };
 note(
@@ -120,6 +140,7 @@ async function edit(): Promise<number> {
   }
   return slowest;
 }
+show("edit");
 note("from an edit to its ConfigMap, slowest of 5, immediately", await edit(), "s");
 
 // Statuses still follow the pods: waits until there were no writes for a while.
@@ -128,6 +149,7 @@ const settled = async () => {
   await sleep(5000);
   return writes().length === before;
 };
+show("settle");
 note("until the last write", await until("settled", began, settled), "s");
 note("from an edit to its ConfigMap, slowest of 5, settled", await edit(), "s");
 await until("settled again", began, settled);
@@ -135,6 +157,7 @@ await operator.stop();
 let nextPod = 0;
 const createPod = async () => {
   for (let i = nextPod++; i < PODS; i = nextPod++) {
+    show("pods", i / PODS);
     const metadata = { name: `other-${i}`, namespace: namespaceOf(i) };
     // No scheduler of this name exists, so that the pods only are in the lists.
     const spec = { schedulerName: "none", containers: [{ name: "app", image: "app:test" }] };
@@ -145,6 +168,7 @@ const createPod = async () => {
 await Promise.all(Array.from({ length: PARALLEL }, createPod));
 const before = writes().length;
 const again = Date.now();
+show("again");
 operator = await startOperator(plane, { name: "again" });
 await operator.untilLeading();
 note("time until a new operator leads", (Date.now() - again) / 1000, "s");
@@ -161,8 +185,10 @@ note("time until it has reconciled all policies", await until("reconciled", agai
 await sleep(5000);
 const fresh = writes().slice(before);
 note("its writes", fresh.length, "requests");
+progress.clear();
 for (const { verb, path } of fresh.slice(0, 5)) console.log(`  ${verb} ${path}`);
 note("memory of the new operator", memory(operator).now, "MiB");
+progress.end();
 console.log(JSON.stringify(figures));
 if (values.json !== undefined) writeFileSync(values.json, `${JSON.stringify(figures)}\n`);
 await operator.stop();
