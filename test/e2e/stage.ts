@@ -41,7 +41,7 @@ export async function startStage(options: ClusterOptions & { values?: readonly s
 export function installChart({ plane }: Cluster, values: readonly string[] = []): Promise<string> {
   const [repository, tag] = IMAGE.split(":");
   const image = `--set=image.repository=${repository},image.tag=${tag},image.pullPolicy=Never`;
-  const [program, ...args] = commandOf("chart").replace("oci://REGISTRY/charts/outrider", CHART).split(" ");
+  const [program, ...args] = commandOf("chart").replace("oci://REGISTRY/OWNER/charts/outrider", CHART).split(" ");
   assert.deepEqual([program, args.includes(CHART), args.includes(SYSTEM)], ["helm", true, true]);
   return helmDone([...args, image, ...values, "--timeout=120s"], plane.userConfig());
 }

@@ -207,7 +207,7 @@ test("the command of docs/install.md sends the first request", async () => {
   const shell = (command: string) => spawnSync("sh", ["-c", command], { cwd: home, encoding: "utf8" });
   assert.equal(shell(FIRST_REQUEST.makePolicy).status, 0);
   const { image: name, args, ports, dropsCapabilities, ...restrictions } = parseDockerRun(commandOf("image"), home);
-  assert.equal(name, "REGISTRY/outrider:X.Y.Z");
+  assert.equal(name, "REGISTRY/OWNER/outrider:X.Y.Z");
   // The container uses the network of this process and has no capabilities: the command must ask for both.
   assert.deepEqual(ports, [{ address: "127.0.0.1", host: 4750, container: 4750 }]);
   assert.deepEqual([dropsCapabilities, restrictions.readOnly, restrictions.noNewPrivileges], [true, true, true]);
