@@ -32,6 +32,18 @@ export function checkCommands(program: string): void {
   assert.match(failed.stdout + failed.stderr, /did you mean global_deny_list\?/);
 }
 
+/** Runs a script of bin/package as a user whose umask, time zone, locale and folder for temporary files differ. */
+export function buildElsewhere(script: string, out: string, options: readonly string[] = []): void {
+  const env = { ...process.env, TZ: "Asia/Kolkata", LC_ALL: "C", TMPDIR: tempFolder() };
+  const args = [process.execPath, join(ROOT, "bin/package", script), ...options, "--out", out];
+  const { status, stderr } = spawnSync("sh", ["-c", 'umask 077; exec "$0" "$@"', ...args], {
+    cwd: tempFolder(),
+    env,
+    encoding: "utf8",
+  });
+  assert.equal(status, 0, stderr);
+}
+
 /** Sends a request through a proxy to a URL, and returns the response. */
 export function requestThrough(
   proxyPort: number,

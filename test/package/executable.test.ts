@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { spawn, spawnSync } from "node:child_process";
 import { readFileSync, statSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { before, test } from "node:test";
 import { ROOT } from "../../bin/image/bundle.ts";
 import { type Executable, writeExecutable } from "../../bin/package/executable.ts";
@@ -9,7 +9,7 @@ import { nodeFlags } from "../../bin/package/flags.ts";
 import { finish } from "../harness/finish.ts";
 import { programMissing } from "../harness/packages.ts";
 import { startProxy, tempFolder } from "../harness/proxy.ts";
-import { checkCommands, checkFirstRequest, checkRequest } from "./checks.ts";
+import { buildElsewhere, checkCommands, checkFirstRequest, checkRequest } from "./checks.ts";
 
 /** The single executable. It runs without `node` in PATH, and without a file of this project. */
 
@@ -86,6 +86,18 @@ test("it contains the operator and the kubectl plugin", { skip }, async () => {
   const { status, stderr } = await finish(spawn(built.file, args, { stdio: ["ignore", "pipe", "pipe"] }));
   assert.notEqual(status, 0);
   assert.match(stderr, /kubeconfig/);
+});
+
+test("another folder, time zone, locale and umask give equal bytes", { skip, timeout: 120_000 }, () => {
+  const out = tempFolder();
+  buildElsewhere("executable.ts", out);
+  for (const [first, name] of [
+    [built.file, basename(built.file)],
+    [built.licences, basename(built.licences)],
+  ] as const) {
+    assert.ok(readFileSync(first).equals(readFileSync(join(out, name))), name);
+  }
+  assert.equal(statSync(join(out, basename(built.file))).mode & 0o777, 0o755);
 });
 
 test("the script reports an unknown architecture in one line", () => {
