@@ -16,7 +16,7 @@ const ACL = join(ROOT, "examples/acl.yaml");
 /** Name that the policy of examples/acl.yaml allows. */
 export const ALLOWED = "hooks.example.com";
 
-/** Runs `--version`, `check` and `explain`, with a right and a wrong policy. */
+/** Runs `--version`, the help of every command, and those that need no network, with right and wrong policies. */
 export function checkCommands(program: string): void {
   const run = (...args: string[]) => spawnSync(program, args, { encoding: "utf8" });
   assert.equal(run("--version").stdout, `${packageJson().version}\n`);
@@ -25,6 +25,15 @@ export function checkCommands(program: string): void {
   const explain = run("explain", "--policy", ACL, "https://denied.example/");
   assert.match(explain.stdout, /denied\.example/);
   assert.match(explain.stdout, /denied/);
+  const commands = [...run("--help").stdout.matchAll(/^ {2}([a-z]+) +\S/gm)].map(([, command]) => command!);
+  assert.ok(commands.length >= 11, `${commands}`);
+  // Each loads its own code.
+  for (const command of [...commands.map((name) => [name]), ["egress", "top"]]) {
+    const help = run(...command, "--help");
+    assert.match(help.stdout, new RegExp(`^Usage: (outrider|kubectl) ${command.join(" ")} `), help.stderr);
+  }
+  assert.match(run("diff", ACL, ACL).stdout, /^no difference: /);
+  assert.match(run("import", ACL).stdout, /^kind: EgressPolicy$/m);
   const wrong = join(tempFolder(), "wrong.yaml");
   writeFileSync(wrong, "version: v1\nservices: []\nglobl_deny_list: []\n");
   const failed = run("check", "--policy", wrong);
@@ -93,6 +102,8 @@ export async function checkRequest(t: TestContext, program: string, options: Pro
   t.after(() => proxy.stop("SIGKILL"));
   const allowed = await requestThrough(proxy.port, `http://${ALLOWED}:${port}/`);
   assert.deepEqual(allowed, { status: 200, text: "received" });
+  const health = spawnSync(program, ["health", "--admin", `127.0.0.1:${proxy.adminPort}`], { encoding: "utf8" });
+  assert.equal(health.status, 0, health.stderr);
   const denied = `http://x.n7.example:${port}/`;
   assert.equal((await requestThrough(proxy.port, denied)).status, 403);
   const { policy: first } = JSON.parse((await proxy.admin("/status")).text);

@@ -6,9 +6,12 @@ import { before, test } from "node:test";
 import { ROOT } from "../../bin/image/bundle.ts";
 import { type Executable, writeExecutable } from "../../bin/package/executable.ts";
 import { nodeFlags } from "../../bin/package/flags.ts";
+import { controlPlaneMissing } from "../cluster/control-plane.ts";
 import { finish } from "../harness/finish.ts";
 import { programMissing } from "../harness/packages.ts";
 import { startProxy, tempFolder } from "../harness/proxy.ts";
+import { applyPolicy, untilCondition, warningsOf } from "../operator/operator.ts";
+import { startStage } from "../operator/stage.ts";
 import { buildElsewhere, checkCommands, checkFirstRequest, checkRequest } from "./checks.ts";
 
 /** The single executable. It runs without `node` in PATH, and without a file of this project. */
@@ -76,16 +79,34 @@ test("it loads no module that a start does not need", { skip }, async () => {
   );
 });
 
-test("it contains the operator and the kubectl plugin", { skip }, async () => {
-  const help = spawnSync(built.file, ["operator", "--help"], { encoding: "utf8" });
-  assert.equal(help.status, 0, help.stderr);
-  assert.match(help.stdout, /^Usage: outrider operator /);
-  const plugin = spawnSync(built.file, ["egress", "--help"], { encoding: "utf8" });
-  assert.match(plugin.stdout, /^Usage: kubectl egress COMMAND/, plugin.stderr);
-  const args = ["operator", "--kubeconfig", join(folder, "none"), "--proxy-image", "x:1"];
-  const { status, stderr } = await finish(spawn(built.file, args, { stdio: ["ignore", "pipe", "pipe"] }));
-  assert.notEqual(status, 0);
-  assert.match(stderr, /kubeconfig/);
+test("its operator reconciles a policy on a real API server, and its get prints the fleet", {
+  skip: skip === false ? (controlPlaneMissing() ?? false) : skip,
+  timeout: 180_000,
+}, async () => {
+  const { plane, operator } = await startStage({
+    plane: {},
+    namespaces: ["convoy"],
+    operator: () => ({ command: [built.file] }),
+  });
+  await applyPolicy(plane, "convoy", "webhooks", { staticIPs: [{ address: "203.0.113.10" }] });
+  await untilCondition(plane, "convoy", "webhooks", "Accepted", "True");
+  const slot = "/apis/apps/v1/namespaces/convoy/deployments?labelSelector=egress.outrider.dev/policy=webhooks";
+  await plane.until<{ items: object[] }>(slot, (list) => list?.items.length === 1, "the Deployment of the slot");
+  const env = { KUBECONFIG: plane.userConfig(), PATH: "/nonexistent" };
+  for (const [args, line] of [
+    [["get", "-A"], /^convoy +webhooks /m],
+    [["egress", "status", "-n", "convoy"], /^webhooks /m],
+    [["egress", "ips", "webhooks", "-n", "convoy"], /203\.0\.113\.10/],
+  ] as const) {
+    const { status, stdout, stderr } = await finish(
+      spawn(built.file, args, { env, stdio: ["ignore", "pipe", "pipe"] }),
+    );
+    assert.equal(status, 0, `${args.join(" ")}: ${stderr}`);
+    assert.match(stdout, line);
+  }
+  assert.deepEqual(warningsOf(operator), []);
+  await operator.stop();
+  assert.equal(operator.program.exitCode, 0, operator.program.tail);
 });
 
 test("another folder, time zone, locale and umask give equal bytes", { skip, timeout: 120_000 }, () => {
