@@ -3,7 +3,8 @@ import { spawnSync } from "node:child_process";
 import { appendFileSync, existsSync, globSync, mkdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { before, test } from "node:test";
-import { debVersion, writeDeb } from "../../bin/package/deb.ts";
+import { ROOT } from "../../bin/image/bundle.ts";
+import { debVersion, epochOf, writeDeb } from "../../bin/package/deb.ts";
 import { writeExecutable } from "../../bin/package/executable.ts";
 import { programMissing } from "../harness/packages.ts";
 import { tempFolder } from "../harness/proxy.ts";
@@ -158,4 +159,37 @@ test("pre-releases sort before their release", { skip }, () => {
 test("a wrong maintainer is reported with the field and the fix", { skip }, async () => {
   const building = async () => writeDeb(folder, small, { ...options, maintainer: "Jo" });
   await assert.rejects(building, /^Error: --maintainer Jo: no NAME <ADDRESS>; write "Jo Doe <jo@example\.com>"$/);
+});
+
+test("the script reports what is missing in one line, before the build", () => {
+  const script = join(ROOT, "bin/package/deb.ts");
+  const PATH = "/nonexistent";
+  for (const [env, line] of [
+    [
+      { PATH },
+      "SOURCE_DATE_EPOCH is not set, and git has no commit here: set it to seconds, such as the time of the release\n",
+    ],
+    [
+      { PATH, SOURCE_DATE_EPOCH: "today" },
+      "SOURCE_DATE_EPOCH today: no number of seconds; use the time of the release\n",
+    ],
+    [{ PATH, SOURCE_DATE_EPOCH: "1" }, "dpkg-deb: not found; install it (Debian: dpkg), or use make executable\n"],
+  ] as const) {
+    const { status, stderr } = spawnSync(process.execPath, [script], { env, encoding: "utf8" });
+    assert.deepEqual([status, stderr], [2, line]);
+  }
+});
+
+test("the time is that of the last commit of this checkout, not of a folder around it", {
+  skip: spawnSync("git", ["--version"]).error !== undefined && "needs git",
+}, () => {
+  const outer = tempFolder();
+  const git = (...args: string[]) =>
+    run("git", ["-C", outer, "-c", "user.name=Jo", "-c", "user.email=jo@outrider.dev", ...args]);
+  git("init", "--quiet");
+  git("commit", "--quiet", "--allow-empty", "--message=one", "--date=@1", "--no-gpg-sign");
+  const inner = join(outer, "outrider");
+  mkdirSync(inner);
+  assert.throws(() => epochOf({}, inner), /^Error: SOURCE_DATE_EPOCH is not set, and git has no commit here/);
+  assert.equal(epochOf({}, outer), Number(git("log", "-1", "--format=%ct")));
 });

@@ -126,3 +126,27 @@ test("the script reports an unknown architecture in one line", () => {
   const { status, stderr } = spawnSync(process.execPath, [script, "--arch", "mips"], { encoding: "utf8" });
   assert.deepEqual([status, stderr], [2, "--arch mips: unknown; use x64 or arm64\n"]);
 });
+
+test("the script reports in one line that it cannot get Node.js", () => {
+  const script = join(ROOT, "bin/package/executable.ts");
+  const env = (more: NodeJS.ProcessEnv) => ({ HOME: folder, PATH: process.env.PATH, ...more });
+  for (const [given, line] of [
+    [
+      { HOME: "/dev/null" },
+      /^\/dev\/null\/\.cache\/outrider\/node: ENOTDIR; set XDG_CACHE_HOME to a folder that you can write$/,
+    ],
+    [{ PATH: "/nonexistent" }, /^npm pack node-linux-\w+@[\d.]+: not found; install npm$/],
+    [
+      { npm_config_offline: "true", npm_config_cache: join(folder, "no-cache") },
+      /^npm pack node-linux-\w+@[\d.]+: .*ENOTCACHED.*[^.]; check the network and the registry of npm$/,
+    ],
+  ] as const) {
+    const { status, stderr } = spawnSync(process.execPath, [script], {
+      env: env(given),
+      encoding: "utf8",
+      timeout: 60_000,
+    });
+    assert.equal(status, 2, stderr);
+    assert.match(stderr.trimEnd(), line);
+  }
+});
