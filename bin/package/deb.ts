@@ -205,7 +205,8 @@ export function writeDeb(
     });
     chmodSync(root, 0o755);
     mkdirSync(out, { recursive: true });
-    const file = join(out, `outrider_${version}_${debian}.deb`);
+    // Without the ~ of Debian's version: GitHub changes it in names of files.
+    const file = join(out, `outrider_${version.replace("~", "-")}_${debian}.deb`);
     const args = ["--root-owner-group", `-Z${given.compression ?? "xz"}`, "--build", root, file];
     // It sorts the entries, and no entry gets a later time than this one.
     const env = { ...process.env, SOURCE_DATE_EPOCH: `${given.epoch}` };

@@ -4,7 +4,7 @@ import { once } from "node:events";
 import { readFileSync, writeFileSync } from "node:fs";
 import { createServer, request } from "node:http";
 import type { AddressInfo } from "node:net";
-import { join } from "node:path";
+import { basename, dirname, join } from "node:path";
 import type { TestContext } from "node:test";
 import { packageJson, ROOT } from "../../bin/image/bundle.ts";
 import { OPEN_LOOPBACK, type ProxyOptions, startProxy, tempFolder } from "../harness/proxy.ts";
@@ -41,12 +41,15 @@ export function checkCommands(program: string): void {
   assert.match(failed.stdout + failed.stderr, /did you mean global_deny_list\?/);
 }
 
-/** Runs a script of bin/package as a user whose umask, time zone, locale and folder for temporary files differ. */
+/**
+ * Runs a script of bin/package as a user whose umask, time zone, locale and folder for temporary files differ. It gets a
+ * relative folder, as in the release workflow.
+ */
 export function buildElsewhere(script: string, out: string, options: readonly string[] = []): void {
   const env = { ...process.env, TZ: "Asia/Kolkata", LC_ALL: "C", TMPDIR: tempFolder() };
-  const args = [process.execPath, join(ROOT, "bin/package", script), ...options, "--out", out];
+  const args = [process.execPath, join(ROOT, "bin/package", script), ...options, "--out", basename(out)];
   const { status, stderr } = spawnSync("sh", ["-c", 'umask 077; exec "$0" "$@"', ...args], {
-    cwd: tempFolder(),
+    cwd: dirname(out),
     env,
     encoding: "utf8",
   });
