@@ -73,7 +73,8 @@ IMAGE_ARGS = $(if $(BASE),--build-arg BASE=$(BASE)) $(if $(BUILD),--build-arg BU
 	$(if $(REGISTRY),--build-arg REGISTRY=$(REGISTRY)) $(if $(NPMRC),--secret id=npmrc$(comma)src=$(NPMRC)) \
 	$(if $(CA),--secret id=ca$(comma)src=$(CA)) --build-arg VERSION=$(VERSION) $(IMAGE_LABELS)
 # The source of the image, as far as it is known (bin/image/labels.ts). A tree with changes gets COMMIT-dirty.
-REVISION ?= $(shell git describe --always --dirty --abbrev=40 --exclude='*' 2>/dev/null)
+# A repository around an unpacked archive does not count.
+REVISION ?= $(shell GIT_CEILING_DIRECTORIES="$(dir $(CURDIR))" git describe --always --dirty --abbrev=40 --exclude='*' 2>/dev/null)
 CREATED = $(if $(SOURCE_DATE_EPOCH),$(shell date -u -d @$(SOURCE_DATE_EPOCH) +%Y-%m-%dT%H:%M:%SZ))
 label = $(if $(2),--label org.opencontainers.image.$(1)=$(2))
 IMAGE_LABELS = $(call label,revision,$(REVISION)) $(call label,source,$(REPOSITORY_URL)) $(call label,url,$(REPOSITORY_URL)) \
@@ -99,7 +100,7 @@ executable: install ## build one executable with Node.js inside (ARCH=x64|arm64)
 	$(NODE) bin/package/executable.ts $(if $(ARCH),--arch $(ARCH)) $(ARGS)
 
 deb: install ## build a Debian package of the executable with units of systemd (ARCH=, SOURCE_URL=, MAINTAINER="NAME <ADDRESS>"): docs/release.md
-	SOURCE_DATE_EPOCH="$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct)}" $(NODE) bin/package/deb.ts $(if $(ARCH),--arch $(ARCH)) \
+	$(NODE) bin/package/deb.ts $(if $(ARCH),--arch $(ARCH)) \
 		$(if $(SOURCE_URL),--source-url $(SOURCE_URL)) $(if $(MAINTAINER),--maintainer "$(MAINTAINER)") $(ARGS)
 
 cover: install ## run all tests with coverage of proxy/

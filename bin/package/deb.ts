@@ -1,7 +1,7 @@
-import { execFileSync } from "node:child_process";
+import { execFileSync, spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
 import { chmodSync, copyFileSync, mkdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
-import { dirname, join, relative } from "node:path";
+import { dirname, join, relative, resolve } from "node:path";
 import { parseArgs } from "node:util";
 import { gzipSync } from "node:zlib";
 import { packageJson, ROOT } from "../image/bundle.ts";
@@ -23,7 +23,7 @@ const HELP = `Usage: deb.ts [--arch x64|arm64] [--maintainer "NAME <ADDRESS>"] [
   --source-url URL   field Homepage
   --out FOLDER       where the package is written (default: packages)
 
-SOURCE_DATE_EPOCH (seconds) is the time of all files and of the changelog entry.`;
+SOURCE_DATE_EPOCH (seconds; default: the time of the last commit) is the time of all files and of the changelog entry.`;
 
 /** Libraries of the official builds of Node.js 24: symbols up to GLIBC_2.28 and GLIBCXX_3.4.21. */
 const DEPENDS = "libc6 (>= 2.28), libgcc-s1 (>= 3.4), libstdc++6 (>= 5.2)";
@@ -205,7 +205,8 @@ export function writeDeb(
     });
     chmodSync(root, 0o755);
     mkdirSync(out, { recursive: true });
-    const file = join(out, `outrider_${version}_${debian}.deb`);
+    // Without the ~ of Debian's version: GitHub changes it in names of files.
+    const file = join(out, `outrider_${version.replace("~", "-")}_${debian}.deb`);
     const args = ["--root-owner-group", `-Z${given.compression ?? "xz"}`, "--build", root, file];
     // It sorts the entries, and no entry gets a later time than this one.
     const env = { ...process.env, SOURCE_DATE_EPOCH: `${given.epoch}` };
@@ -214,10 +215,24 @@ export function writeDeb(
   });
 }
 
-/** SOURCE_DATE_EPOCH. @throws BuildError */
-function epochOf({ SOURCE_DATE_EPOCH: text }: NodeJS.ProcessEnv): number {
-  if (text !== undefined && /^\d{1,11}$/.test(text)) return Number(text);
-  throw new BuildError(`SOURCE_DATE_EPOCH ${text ?? "is not set"}: set it to seconds, such as the time of the commit`);
+/** Time of the last commit of a checkout in Unix seconds. A repository around the folder does not count. */
+function commitTime(folder: string): string | undefined {
+  const env = { ...process.env, GIT_CEILING_DIRECTORIES: dirname(folder) };
+  const { status, stdout } = spawnSync("git", ["log", "-1", "--format=%ct"], { cwd: folder, env, encoding: "utf8" });
+  return status === 0 ? stdout.trim() : undefined;
+}
+
+/** SOURCE_DATE_EPOCH, or the time of the last commit of the folder. @throws BuildError */
+export function epochOf({ SOURCE_DATE_EPOCH: given }: NodeJS.ProcessEnv, folder = resolve(ROOT)): number {
+  const text = given || commitTime(folder);
+  if (text === undefined) {
+    const fix = "set it to seconds, such as the time of the release";
+    throw new BuildError(`SOURCE_DATE_EPOCH is not set, and git has no commit here: ${fix}`);
+  }
+  if (!/^\d{1,11}$/.test(text)) {
+    throw new BuildError(`SOURCE_DATE_EPOCH ${text}: no number of seconds; use the time of the release`);
+  }
+  return Number(text);
 }
 
 async function main(): Promise<void> {
@@ -231,6 +246,9 @@ async function main(): Promise<void> {
   const { values } = parseArgs({ options });
   if (values.help) return console.log(HELP);
   const epoch = epochOf(process.env);
+  if (spawnSync("dpkg-deb", ["--version"]).error !== undefined) {
+    throw new BuildError("dpkg-deb: not found; install it (Debian: dpkg), or use make executable");
+  }
   const arch = values.arch as Architecture;
   const file = await withFolder(async (folder) => {
     const executable = await writeExecutable(folder, arch);

@@ -10,7 +10,7 @@ import { BuildError, PACKAGES, runScript, withFolder } from "./output.ts";
 /**
  * `make executable`: one file with Node.js and both programs, for machines without Node.js
  * (https://nodejs.org/docs/latest-v24.x/api/single-executable-applications.html). All commands start with the flags of the
- * proxy: the file has one set of flags.
+ * proxy: the file has one set of flags. Equal input gives equal bytes.
  */
 
 const HELP = `Usage: executable.ts [--arch x64|arm64] [--out FOLDER]
@@ -21,6 +21,9 @@ const HELP = `Usage: executable.ts [--arch x64|arm64] [--out FOLDER]
 /** Name of the section, and the text in Node's program that postject changes: both are Node's. */
 const SECTION = "NODE_SEA_BLOB";
 const FUSE = "NODE_SEA_FUSE_fce680ab2cc467b6e072b8b5df1996b2";
+
+/** Compiled code contains hashes. With one seed they are equal in every build; V8 accepts it in processes with other seeds. */
+const SAME_CODE = ["--random-seed=1"];
 
 const THIS = process.arch as Architecture;
 
@@ -54,26 +57,28 @@ export async function writeExecutable(out: string, arch: Architecture = THIS): P
   const file = join(out, `outrider-${packageJson().version}-linux-${arch}`);
   return withFolder(async (folder) => {
     const metafile = await bundleCode(folder, "executable");
-    const blob = join(folder, "blob");
     const { proxy: execArgv } = nodeFlags();
     const config = {
-      main: join(folder, "outrider.js"),
-      output: blob,
+      // Relative, since the executable contains it.
+      main: "outrider.js",
+      output: "blob",
       disableExperimentalSEAWarning: true,
       // Compiled code halves the time of a start. It is for one architecture and one set of flags.
       useCodeCache: arch === THIS,
       execArgv,
-      assets: { "package.json": join(ROOT, "package.json"), "read-worker.js": join(folder, "read-worker.js") },
+      assets: { "package.json": join(ROOT, "package.json"), "read-worker.js": "read-worker.js" },
     };
     writeFileSync(join(folder, "sea.json"), JSON.stringify(config));
-    const flags = [...execArgv, "--experimental-sea-config", join(folder, "sea.json")];
-    execFileSync(process.execPath, flags, { stdio: "pipe" });
+    const flags = [...execArgv, ...SAME_CODE, "--experimental-sea-config", "sea.json"];
+    execFileSync(process.execPath, flags, { cwd: folder, stdio: "pipe" });
     copyFileSync(node.file, file);
     chmodSync(file, 0o755);
     const isStripped = strip(file, arch);
     // Warns about notes of Node's program that it does not know.
     const postject = join(ROOT, "node_modules/postject/dist/cli.js");
-    execFileSync(process.execPath, [postject, file, SECTION, blob, "--sentinel-fuse", FUSE], { stdio: "pipe" });
+    execFileSync(process.execPath, [postject, file, SECTION, join(folder, "blob"), "--sentinel-fuse", FUSE], {
+      stdio: "pipe",
+    });
     const licences = `${file}.LICENSES.txt`;
     writeFileSync(licences, licencesOf(node.licence, packagesOf(metafile)));
     return { file, licences, bytes: statSync(file).size, isStripped };

@@ -1,4 +1,4 @@
-import { execFileSync } from "node:child_process";
+import { execFileSync, spawnSync } from "node:child_process";
 import { existsSync, mkdirSync, readFileSync, renameSync } from "node:fs";
 import { homedir } from "node:os";
 import { dirname, join } from "node:path";
@@ -29,9 +29,29 @@ function isFor(arch: Architecture, file: string): boolean {
   );
 }
 
+/** Runs `npm pack` in a folder. Returns the name of the archive. @throws BuildError */
+function npmPack(spec: string, cwd: string): string {
+  const args = ["pack", "--loglevel=error", "--prefer-offline", spec];
+  const { status, stdout, stderr, error } = spawnSync("npm", args, { cwd, encoding: "utf8" });
+  if (error !== undefined) throw new BuildError(`npm pack ${spec}: not found; install npm`);
+  if (status === 0) return stdout.trim();
+  const lines = [...stderr.matchAll(/^npm error (.*)$/gm)].slice(0, 2).map(([, text]) => text!.replace(/\.$/, ""));
+  throw new BuildError(`npm pack ${spec}: ${lines.join(": ")}; check the network and the registry of npm`);
+}
+
+/** Makes a folder of the cache. @throws BuildError */
+function makeCache(folder: string): void {
+  try {
+    mkdirSync(folder, { recursive: true, mode: 0o700 });
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    throw new BuildError(`${folder}: ${code}; set XDG_CACHE_HOME to a folder that you can write`);
+  }
+}
+
 /**
  * Gets the build of the version that runs this. npm downloads and verifies it; the folder ~/.cache/outrider/node keeps it.
- * @throws Error when npm cannot get it, BuildError when it is for another architecture
+ * @throws BuildError when npm cannot get it, and when it is for another architecture
  */
 export async function getNode(arch: Architecture): Promise<NodeBinary> {
   const name = `node-linux-${arch}`;
@@ -39,11 +59,10 @@ export async function getNode(arch: Architecture): Promise<NodeBinary> {
   const caches = process.env.XDG_CACHE_HOME || join(homedir(), ".cache");
   const folder = join(caches, "outrider/node", `${name}-${version}`);
   if (!existsSync(folder)) {
-    mkdirSync(dirname(folder), { recursive: true, mode: 0o700 });
+    makeCache(dirname(folder));
     // Beside its place, so that a rename completes it at once: another build may get it as well.
     await withFolder((temporary) => {
-      const args = ["pack", "--silent", "--prefer-offline", `${name}@${version}`];
-      const archive = execFileSync("npm", args, { cwd: temporary, encoding: "utf8" }).trim();
+      const archive = npmPack(`${name}@${version}`, temporary);
       const files = ["package/bin/node", "package/LICENSE"];
       execFileSync("tar", ["-xzf", join(temporary, archive), "-C", temporary, ...files]);
       if (!existsSync(folder)) renameSync(join(temporary, "package"), folder);

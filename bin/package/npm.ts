@@ -1,6 +1,6 @@
 import { execFileSync } from "node:child_process";
-import { cpSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
-import { join, relative } from "node:path";
+import { chmodSync, cpSync, mkdirSync, readdirSync, readFileSync, renameSync, statSync, writeFileSync } from "node:fs";
+import { dirname, join, relative, resolve } from "node:path";
 import { parseArgs } from "node:util";
 import { makeBundle, packageJson, ROOT } from "../image/bundle.ts";
 import { nodeFlags } from "./flags.ts";
@@ -75,12 +75,21 @@ export async function writeNpmPackage(out: string, options: NpmOptions = {}): Pr
     await makeBundle(join(folder, "dist"));
     for (const file of ["README.md", "LICENSE", "examples/acl.yaml"]) cpSync(join(ROOT, file), join(folder, file));
     mkdirSync(join(folder, "bin"));
-    writeFileSync(join(folder, "bin/outrider.cjs"), startScript(), { mode: 0o755 });
-    writeFileSync(join(folder, "bin/kubectl-egress.cjs"), PLUGIN, { mode: 0o755 });
+    writeFileSync(join(folder, "bin/outrider.cjs"), startScript());
+    writeFileSync(join(folder, "bin/kubectl-egress.cjs"), PLUGIN);
     writeFileSync(join(folder, "package.json"), `${JSON.stringify(manifest, null, 2)}\n`);
-    const args = ["pack", "--json", "--ignore-scripts", "--pack-destination", out];
+    // Neither the umask nor the modes of the checkout are part of the package.
+    for (const path of readdirSync(folder, { recursive: true, encoding: "utf8" })) {
+      const isProgram = dirname(path) === "bin" || statSync(join(folder, path)).isDirectory();
+      chmodSync(join(folder, path), isProgram ? 0o755 : 0o644);
+    }
+    const args = ["pack", "--json", "--ignore-scripts", "--pack-destination", resolve(out)];
     const text = execFileSync("npm", args, { cwd: folder, encoding: "utf8" });
-    return (JSON.parse(text) as Packed[])[0]!;
+    const packed = (JSON.parse(text) as Packed[])[0]!;
+    // npm's own name without a scope is that of the chart, which the page of a release has as well.
+    const filename = `${packageJson().name}-npm-${packageJson().version}.tgz`;
+    renameSync(join(out, packed.filename), join(out, filename));
+    return { ...packed, filename };
   });
 }
 

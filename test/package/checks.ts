@@ -4,7 +4,7 @@ import { once } from "node:events";
 import { writeFileSync } from "node:fs";
 import { createServer, request } from "node:http";
 import type { AddressInfo } from "node:net";
-import { join } from "node:path";
+import { basename, dirname, join } from "node:path";
 import type { TestContext } from "node:test";
 import { packageJson, ROOT } from "../../bin/image/bundle.ts";
 import { ALLOWED_URL, FIRST_REQUEST } from "../harness/install-page.ts";
@@ -17,7 +17,7 @@ const ACL = join(ROOT, "examples/acl.yaml");
 /** Name that the policy of examples/acl.yaml allows. */
 export const ALLOWED = "hooks.example.com";
 
-/** Runs `--version`, `check` and `explain`, with a right and a wrong policy. */
+/** Runs `--version`, the help of every command, and those that need no network, with right and wrong policies. */
 export function checkCommands(program: string): void {
   const run = (...args: string[]) => spawnSync(program, args, { encoding: "utf8" });
   assert.equal(run("--version").stdout, `${packageJson().version}\n`);
@@ -26,11 +26,35 @@ export function checkCommands(program: string): void {
   const explain = run("explain", "--policy", ACL, "https://denied.example/");
   assert.match(explain.stdout, /denied\.example/);
   assert.match(explain.stdout, /denied/);
+  const commands = [...run("--help").stdout.matchAll(/^ {2}([a-z]+) +\S/gm)].map(([, command]) => command!);
+  assert.ok(commands.length >= 11, `${commands}`);
+  // Each loads its own code.
+  for (const command of [...commands.map((name) => [name]), ["egress", "top"]]) {
+    const help = run(...command, "--help");
+    assert.match(help.stdout, new RegExp(`^Usage: (outrider|kubectl) ${command.join(" ")} `), help.stderr);
+  }
+  assert.match(run("diff", ACL, ACL).stdout, /^no difference: /);
+  assert.match(run("import", ACL).stdout, /^kind: EgressPolicy$/m);
   const wrong = join(tempFolder(), "wrong.yaml");
   writeFileSync(wrong, "version: v1\nservices: []\nglobl_deny_list: []\n");
   const failed = run("check", "--policy", wrong);
   assert.notEqual(failed.status, 0);
   assert.match(failed.stdout + failed.stderr, /did you mean global_deny_list\?/);
+}
+
+/**
+ * Runs a script of bin/package as a user whose umask, time zone, locale and folder for temporary files differ. It gets a
+ * relative folder, as in the release workflow.
+ */
+export function buildElsewhere(script: string, out: string, options: readonly string[] = []): void {
+  const env = { ...process.env, TZ: "Asia/Kolkata", LC_ALL: "C", TMPDIR: tempFolder() };
+  const args = [process.execPath, join(ROOT, "bin/package", script), ...options, "--out", basename(out)];
+  const { status, stderr } = spawnSync("sh", ["-c", 'umask 077; exec "$0" "$@"', ...args], {
+    cwd: dirname(out),
+    env,
+    encoding: "utf8",
+  });
+  assert.equal(status, 0, stderr);
 }
 
 /** Sends a request through a proxy to a URL, and returns the response. */
@@ -82,6 +106,8 @@ export async function checkRequest(t: TestContext, program: string, options: Pro
   t.after(() => proxy.stop("SIGKILL"));
   const allowed = await requestThrough(proxy.port, `http://${ALLOWED}:${port}/`);
   assert.deepEqual(allowed, { status: 200, text: "received" });
+  const health = spawnSync(program, ["health", "--admin", `127.0.0.1:${proxy.adminPort}`], { encoding: "utf8" });
+  assert.equal(health.status, 0, health.stderr);
   const denied = `http://x.n7.example:${port}/`;
   assert.equal((await requestThrough(proxy.port, denied)).status, 403);
   const { policy: first } = JSON.parse((await proxy.admin("/status")).text);

@@ -1,15 +1,18 @@
 import assert from "node:assert/strict";
 import { spawn, spawnSync } from "node:child_process";
 import { readFileSync, statSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { before, test } from "node:test";
 import { ROOT } from "../../bin/image/bundle.ts";
 import { type Executable, writeExecutable } from "../../bin/package/executable.ts";
 import { nodeFlags } from "../../bin/package/flags.ts";
+import { controlPlaneMissing } from "../cluster/control-plane.ts";
 import { finish } from "../harness/finish.ts";
 import { programMissing } from "../harness/packages.ts";
 import { startProxy, tempFolder } from "../harness/proxy.ts";
-import { checkCommands, checkFirstRequest, checkRequest } from "./checks.ts";
+import { applyPolicy, untilCondition, warningsOf } from "../operator/operator.ts";
+import { startStage } from "../operator/stage.ts";
+import { buildElsewhere, checkCommands, checkFirstRequest, checkRequest } from "./checks.ts";
 
 /** The single executable. It runs without `node` in PATH, and without a file of this project. */
 
@@ -76,20 +79,74 @@ test("it loads no module that a start does not need", { skip }, async () => {
   );
 });
 
-test("it contains the operator and the kubectl plugin", { skip }, async () => {
-  const help = spawnSync(built.file, ["operator", "--help"], { encoding: "utf8" });
-  assert.equal(help.status, 0, help.stderr);
-  assert.match(help.stdout, /^Usage: outrider operator /);
-  const plugin = spawnSync(built.file, ["egress", "--help"], { encoding: "utf8" });
-  assert.match(plugin.stdout, /^Usage: kubectl egress COMMAND/, plugin.stderr);
-  const args = ["operator", "--kubeconfig", join(folder, "none"), "--proxy-image", "x:1"];
-  const { status, stderr } = await finish(spawn(built.file, args, { stdio: ["ignore", "pipe", "pipe"] }));
-  assert.notEqual(status, 0);
-  assert.match(stderr, /kubeconfig/);
+test("its operator reconciles a policy on a real API server, and its get prints the fleet", {
+  skip: skip === false ? (controlPlaneMissing() ?? false) : skip,
+  timeout: 180_000,
+}, async () => {
+  const { plane, operator } = await startStage({
+    plane: {},
+    namespaces: ["convoy"],
+    operator: () => ({ command: [built.file] }),
+  });
+  await applyPolicy(plane, "convoy", "webhooks", { staticIPs: [{ address: "203.0.113.10" }] });
+  await untilCondition(plane, "convoy", "webhooks", "Accepted", "True");
+  const slot = "/apis/apps/v1/namespaces/convoy/deployments?labelSelector=egress.outrider.dev/policy=webhooks";
+  await plane.until<{ items: object[] }>(slot, (list) => list?.items.length === 1, "the Deployment of the slot");
+  const env = { KUBECONFIG: plane.userConfig(), PATH: "/nonexistent" };
+  for (const [args, line] of [
+    [["get", "-A"], /^convoy +webhooks /m],
+    [["egress", "status", "-n", "convoy"], /^webhooks /m],
+    [["egress", "ips", "webhooks", "-n", "convoy"], /203\.0\.113\.10/],
+  ] as const) {
+    const { status, stdout, stderr } = await finish(
+      spawn(built.file, args, { env, stdio: ["ignore", "pipe", "pipe"] }),
+    );
+    assert.equal(status, 0, `${args.join(" ")}: ${stderr}`);
+    assert.match(stdout, line);
+  }
+  assert.deepEqual(warningsOf(operator), []);
+  await operator.stop();
+  assert.equal(operator.program.exitCode, 0, operator.program.tail);
+});
+
+test("another folder, time zone, locale and umask give equal bytes", { skip, timeout: 120_000 }, () => {
+  const out = tempFolder();
+  buildElsewhere("executable.ts", out);
+  for (const [first, name] of [
+    [built.file, basename(built.file)],
+    [built.licences, basename(built.licences)],
+  ] as const) {
+    assert.ok(readFileSync(first).equals(readFileSync(join(out, name))), name);
+  }
+  assert.equal(statSync(join(out, basename(built.file))).mode & 0o777, 0o755);
 });
 
 test("the script reports an unknown architecture in one line", () => {
   const script = join(ROOT, "bin/package/executable.ts");
   const { status, stderr } = spawnSync(process.execPath, [script, "--arch", "mips"], { encoding: "utf8" });
   assert.deepEqual([status, stderr], [2, "--arch mips: unknown; use x64 or arm64\n"]);
+});
+
+test("the script reports in one line that it cannot get Node.js", () => {
+  const script = join(ROOT, "bin/package/executable.ts");
+  const env = (more: NodeJS.ProcessEnv) => ({ HOME: folder, PATH: process.env.PATH, ...more });
+  for (const [given, line] of [
+    [
+      { HOME: "/dev/null" },
+      /^\/dev\/null\/\.cache\/outrider\/node: ENOTDIR; set XDG_CACHE_HOME to a folder that you can write$/,
+    ],
+    [{ PATH: "/nonexistent" }, /^npm pack node-linux-\w+@[\d.]+: not found; install npm$/],
+    [
+      { npm_config_offline: "true", npm_config_cache: join(folder, "no-cache") },
+      /^npm pack node-linux-\w+@[\d.]+: .*ENOTCACHED.*[^.]; check the network and the registry of npm$/,
+    ],
+  ] as const) {
+    const { status, stderr } = spawnSync(process.execPath, [script], {
+      env: env(given),
+      encoding: "utf8",
+      timeout: 60_000,
+    });
+    assert.equal(status, 2, stderr);
+    assert.match(stderr.trimEnd(), line);
+  }
 });
