@@ -107,7 +107,7 @@ test("npx sends the first request, as docs/install.md shows", { timeout: 60_000 
     name: "@owner/outrider",
     sourceUrl: "https://example.com/outrider",
   });
-  const command = commandOf("npm package").replace("OWNER", "owner").replace("X.Y.Z", packageJson().version);
+  const command = commandOf("npm package").replace("X.Y.Z", packageJson().version);
   assert.equal(command, `npx ./${filename} proxy --policy acl.yaml`);
   const env = {
     ...{ PATH, HOME: place, npm_config_cache: join(place, "cache"), npm_config_offline: "true" },
