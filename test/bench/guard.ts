@@ -6,7 +6,7 @@ import { install, PROXIES } from "../senders/install.ts";
 import { loadAverage } from "./cpu.ts";
 import { type Crew, PeerError, startCrew } from "./crew.ts";
 import { isIsolated, isolate, OTHER_CORE, PROXY_CORE } from "./isolate.ts";
-import { isInstalled, PEERS, startPeer } from "./peers.ts";
+import { bundle, isInstalled, PEERS, startPeer } from "./peers.ts";
 import { pairedRatio, rotated } from "./ratios.ts";
 import { parseReference, type Reference, referenceText, verdictLine } from "./reference.ts";
 import { measureSlices } from "./slices.ts";
@@ -101,6 +101,7 @@ if (!isIsolated()) {
 }
 if (!isInstalled(YARDSTICK)) wrong(`nginx CONNECT: needs ${YARDSTICK.needs}`);
 await isolate(OTHER_CORE);
+await bundle();
 
 /**
  * CPU time of one operation of outrider divided by that of the yardstick: the median of some slices of new processes.

@@ -7,7 +7,7 @@ import { install } from "../senders/install.ts";
 import { loadAverage } from "./cpu.ts";
 import { PeerError, startCrew } from "./crew.ts";
 import { isIsolated, isolate, OTHER_CORE, PROXY_CORE } from "./isolate.ts";
-import { isInstalled, otherCheckout, PEERS, type Running, startPeer } from "./peers.ts";
+import { bundle, isInstalled, otherCheckout, PEERS, type Running, startPeer } from "./peers.ts";
 import { missedOf } from "./publish.ts";
 import { seriesFigures, seriesTable } from "./report.ts";
 import { expectedSeconds, measureSingle, SINGLES } from "./singles.ts";
@@ -63,11 +63,16 @@ if (!isIsolated()) {
   }
 }
 await isolate(OTHER_CORE);
+await bundle();
 const rounds = Number(values.rounds);
 const seconds = Number(values["slice-seconds"]);
 
 const lines: string[] = [];
-if (values.against !== undefined) wanted.push(otherCheckout(resolve(values.against)));
+if (values.against !== undefined) {
+  const root = resolve(values.against);
+  await bundle(root);
+  wanted.push(otherCheckout(root));
+}
 const present = wanted.filter(isInstalled);
 for (const peer of wanted) if (!present.includes(peer)) console.log(`skipped: ${peer.name} (${peer.needs})`);
 console.log(`${cpus()[0]!.model}, ${cpus().length} cores, load ${loadAverage()}`);

@@ -3,6 +3,7 @@ import { once } from "node:events";
 import {
   chmodSync,
   closeSync,
+  copyFileSync,
   existsSync,
   globSync,
   mkdtempSync,
@@ -114,16 +115,36 @@ function smokescreen(): string | null {
   return process.env.SMOKESCREEN ?? (folder === null ? null : join(folder, "smokescreen"));
 }
 
-/** The command of users, in one checkout. */
+/** Folders of the bundles that {@link bundle} has built, by checkout. */
+const bundles = new Map<string, string>();
+
+/** Builds the bundle of a checkout, which is what users run. It is removed when this process ends. */
+export async function bundle(root = ROOT): Promise<void> {
+  const { bundleCode } = (await import(
+    join(root, "bin/image/bundle.ts")
+  )) as typeof import("../../bin/image/bundle.ts");
+  const folder = mkdtempSync(join(tmpdir(), "outrider-bench-"));
+  process.once("exit", () => rmSync(folder, { recursive: true, force: true }));
+  await bundleCode(join(folder, "dist"));
+  copyFileSync(join(root, "package.json"), join(folder, "package.json"));
+  bundles.set(root, folder);
+}
+
+/** A command of the bundle of a checkout, with the Node.js of this checkout and the flags of the image. */
+export function bundled(args: readonly string[], root = ROOT): string[] {
+  const node = join(root, "node_modules/node/bin/node");
+  return [node, "--max-semi-space-size=8", join(bundles.get(root) ?? "", "dist/outrider.js"), ...args];
+}
+
 function outriderCommand(root: string): Peer["command"] {
   return (folder, ports) => {
     const listen = ["--listen", `127.0.0.1:${ports.tunnel}`, "--admin", `127.0.0.1:${ports.admin}`];
     const policy = ["--policy", join(folder, "outrider.yaml"), "--allow-cidr", "127.0.0.0/8"];
-    return [join(root, "bin/outrider"), "proxy", ...policy, ...listen];
+    return bundled(["proxy", ...policy, ...listen], root);
   };
 }
 
-/** Another checkout of this project with its packages installed, as a peer named `other`. */
+/** Another checkout of this project with its packages installed, as a peer named `other`. Needs its {@link bundle}. */
 export function otherCheckout(root: string): Peer {
   const command = outriderCommand(root);
   return { name: "other", needs: `make install in ${root}`, command, version: () => root, warms: true };
@@ -288,6 +309,6 @@ export async function startPeer(
 
 /** Whether the outrider of this checkout has an option. */
 export function outriderKnows(option: string): boolean {
-  const help = execFileSync(join(ROOT, "bin/outrider"), ["proxy", "--help"], { encoding: "utf8" });
+  const help = execFileSync(process.execPath, bundled(["proxy", "--help"]).slice(1), { encoding: "utf8" });
   return help.includes(`--${option} `);
 }

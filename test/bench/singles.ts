@@ -218,7 +218,7 @@ export function expectedSeconds(name: (typeof SINGLES)[number], proxies: number,
   if (name === "idle") return proxies * 5;
   if (name === "idle-cpu") return proxies * 32;
   if (name === "low-rate") return proxies * Math.min(rounds, LATENCY_ROUNDS) * 13;
-  if (name === "start") return (proxies + 2) * rounds * 0.5;
+  if (name === "start") return (proxies + 1) * rounds * 0.5;
   if (name === "latency") return proxies * RATES.length * Math.min(rounds, LATENCY_ROUNDS) * 9;
   return 10;
 }

@@ -3,6 +3,7 @@ import { execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
 import { readFileSync } from "node:fs";
 import { connect } from "node:net";
+import { dirname } from "node:path";
 import { after, before, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { EgressPolicy } from "../../operator/api/egresspolicy.ts";
@@ -10,7 +11,10 @@ import { FOUR, STATIC_IPS } from "../cluster/node/addresses.ts";
 import type { Cluster } from "../cluster/node/cluster.ts";
 import { Dials } from "../cluster/node/dials.ts";
 import { IMAGE } from "../cluster/node/images.ts";
+import { findTool } from "../cluster/tools.ts";
 import { finish } from "../harness/finish.ts";
+import { FIRST_REQUEST, kubernetesCommands } from "../harness/install-page.ts";
+import { tempFolder } from "../harness/proxy.ts";
 import { applyPolicy, conditionOf, policyPath, untilCondition } from "../operator/operator.ts";
 import { deploySender, makePasswords, NS, RECEIVER_URL, SPEC, send, startStage, untilPods } from "./stage.ts";
 
@@ -256,6 +260,32 @@ test("restarted senders use the new name of the policy", async () => {
   const [pod] = await untilPods(cluster, injected, 1);
   const refused = await send(pod!, "http://10.96.0.1/");
   assert.match(refused.body!, /; policy convoy\/others$/m);
+});
+
+test("the commands of docs/install.md send the first request through a fleet", async () => {
+  const { plane, internet } = cluster;
+  const { apply, forward } = kubernetesCommands();
+  const env = {
+    ...{ PATH: `${dirname(await findTool("kubectl"))}:${process.env.PATH}`, HOME: tempFolder() },
+    KUBECONFIG: plane.userConfig(),
+  };
+  const shell = (command: string) => finish(spawn("sh", ["-c", command], { env, stdio: ["ignore", "pipe", "pipe"] }));
+  const applied = await shell(`set -e\n${apply}`);
+  assert.equal(applied.status, 0, applied.stderr);
+  const child = spawn("sh", ["-c", `exec ${forward}`], { env, stdio: ["ignore", "pipe", "inherit"] });
+  try {
+    const [line] = (await once(child.stdout, "data", { signal: AbortSignal.timeout(READY_MS) })) as [Buffer];
+    assert.match(`${line}`, /^Forwarding from 127\.0\.0\.1:4750 -> 4750\n/);
+    internet.zone({ "example.com": [[FOUR.receiver]] });
+    // The receiver has no certificate for the name.
+    const allowed = await shell(FIRST_REQUEST.allowed.replace("https:", "http:"));
+    assert.equal(allowed.stdout, `${STATIC_IPS[0]}\n`, allowed.stderr);
+    const denied = await shell(FIRST_REQUEST.denied);
+    assert.equal(denied.stdout.trim(), `${FIRST_REQUEST.answer}demo/first`, denied.stderr);
+  } finally {
+    child.kill();
+  }
+  await plane.delete("/api/v1/namespaces/demo");
 });
 
 test("the echo server of examples/ runs with restricted Pod Security", async () => {

@@ -1,9 +1,11 @@
+import assert from "node:assert/strict";
 import type { Pod } from "../../operator/api/objects.ts";
 import { CHART, helmDone } from "../chart/helm.ts";
 import { STATIC_IPS } from "../cluster/node/addresses.ts";
 import { type Cluster, type ClusterOptions, startCluster } from "../cluster/node/cluster.ts";
 import { IMAGE, SENDER_IMAGE } from "../cluster/node/images.ts";
 import { ECHO_URL } from "../cluster/node/internet.ts";
+import { commandOf } from "../harness/install-page.ts";
 
 /** The actors on a real cluster: the installed chart, applied policies, and senders like Convoy. */
 
@@ -32,12 +34,16 @@ export async function startStage(options: ClusterOptions & { values?: readonly s
   return cluster;
 }
 
-/** `helm install`, with the image that no registry has; resolves when the operator is ready. */
+/**
+ * The `helm install` of docs/install.md, with the chart of the sources in place of its address, and the image that no registry
+ * has. Resolves when the operator is ready.
+ */
 export function installChart({ plane }: Cluster, values: readonly string[] = []): Promise<string> {
   const [repository, tag] = IMAGE.split(":");
   const image = `--set=image.repository=${repository},image.tag=${tag},image.pullPolicy=Never`;
-  const args = ["install", "outrider", CHART, `--namespace=${SYSTEM}`, "--create-namespace", image, ...values];
-  return helmDone([...args, "--wait", "--timeout=120s"], plane.userConfig());
+  const [program, ...args] = commandOf("chart").replace("oci://REGISTRY/OWNER/charts/outrider", CHART).split(" ");
+  assert.deepEqual([program, args.includes(CHART), args.includes(SYSTEM)], ["helm", true, true]);
+  return helmDone([...args, image, ...values, "--timeout=120s"], plane.userConfig());
 }
 
 /** The spec of most policies of these tests: behind the gateway's first address, verified every second. */

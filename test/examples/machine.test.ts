@@ -4,6 +4,7 @@ import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import { parse } from "yaml";
+import { imageConfig } from "../../bin/image/archive.ts";
 import { variableOf } from "../../proxy/cli/options.ts";
 import { PROXY_OPTIONS } from "../../proxy/config/config.ts";
 import { startProxy, tempFolder } from "../harness/proxy.ts";
@@ -61,4 +62,25 @@ test("examples/docker: two services with its variables share a port", async () =
   assert.equal(environments.length, 2);
   assert.notEqual(environments[0]!.OUTRIDER_ADMIN, environments[1]!.OUTRIDER_ADMIN);
   await startTwo(environments);
+});
+
+test("examples/docker: services restrict the container, and check what the image checks", () => {
+  const { User, Healthcheck } = imageConfig();
+  const seconds = (ns: number) => `${ns / 1e9}s`;
+  const expected = {
+    ...{ user: User, read_only: true, cap_drop: ["ALL"], security_opt: ["no-new-privileges:true"] },
+    healthcheck: {
+      test: Healthcheck.Test,
+      interval: seconds(Healthcheck.Interval),
+      timeout: seconds(Healthcheck.Timeout),
+      start_period: seconds(Healthcheck.StartPeriod),
+    },
+  };
+  // Keys of https://github.com/compose-spec/compose-spec/blob/main/05-services.md
+  const others = "image build network_mode restart ulimits stop_grace_period volumes environment".split(" ");
+  for (const service of Object.values<Record<string, unknown>>(compose.services)) {
+    const picked = Object.fromEntries(Object.keys(expected).map((key) => [key, service[key]]));
+    assert.deepEqual(picked, expected);
+    assert.deepEqual(Object.keys(service).sort(), [...Object.keys(expected), ...others].sort());
+  }
 });

@@ -6,8 +6,10 @@ import { createServer, request } from "node:http";
 import { type AddressInfo, connect } from "node:net";
 import { join } from "node:path";
 import { after, test } from "node:test";
+import { ALLOWED_URL, commandOf, FIRST_REQUEST } from "../harness/install-page.ts";
 import { permissionOptions } from "../harness/permissions.ts";
 import { tempFolder } from "../harness/proxy.ts";
+import { type DockerRun, parseDockerRun } from "./docker-run.ts";
 
 /** Run by image.test.ts in a network namespace that has loopback alone, which the container shares. */
 
@@ -36,8 +38,20 @@ for (const layer of manifest.layers) {
 /** A user of the range of a namespace, as OpenShift's restricted-v2 assigns it. */
 const ASSIGNED = "1000650000:0";
 
+type Restrictions = Pick<DockerRun, "mounts" | "readOnly" | "noNewPrivileges">;
+const RESTRICTED: Restrictions = {
+  mounts: [{ source: join(folder, "policy"), destination: "/policy", readOnly: true }],
+  readOnly: true,
+  noNewPrivileges: true,
+};
+
 /** The runc config.json that a container engine derives from the image's configuration. */
-function bundleOf(args: readonly string[], user: string, variables: readonly string[]): string {
+function bundleOf(
+  args: readonly string[],
+  user: string,
+  variables: readonly string[],
+  { mounts: given, readOnly, noNewPrivileges }: Restrictions,
+): string {
   const bundle = join(folder, `bundle-${containers}`);
   mkdirSync(bundle);
   const [uid, gid] = user.split(":").map(Number);
@@ -45,7 +59,9 @@ function bundleOf(args: readonly string[], user: string, variables: readonly str
   const mounts = [
     { destination: "/proc", type: "proc", source: "proc" },
     { destination: "/dev", type: "tmpfs", source: "tmpfs", options: ["nosuid", "mode=755", "size=64k"] },
-    { destination: "/policy", type: "bind", source: join(folder, "policy"), options: ["rbind", "ro"] },
+    ...given.map(({ source, destination, readOnly }) => ({
+      ...{ destination, type: "bind", source, options: ["rbind", readOnly ? "ro" : "rw"] },
+    })),
   ];
   const config = {
     ociVersion: "1.0.2",
@@ -55,9 +71,9 @@ function bundleOf(args: readonly string[], user: string, variables: readonly str
       args: [...image.Entrypoint, ...(args.length === 0 ? image.Cmd : args)],
       cwd: image.WorkingDir,
       capabilities: none,
-      noNewPrivileges: true,
+      noNewPrivileges,
     },
-    root: { path: rootfs, readonly: true },
+    root: { path: rootfs, readonly: readOnly },
     mounts,
     // No network namespace of its own: it uses that of this process.
     linux: { namespaces: ["pid", "mount", "ipc", "uts"].map((type) => ({ type })) },
@@ -74,10 +90,18 @@ interface Container {
 
 const start = (...args: string[]): Container => startAs(image.User, [], ...args);
 
-function startAs(user: string, variables: readonly string[], ...args: string[]): Container {
+const startAs = (user: string, variables: readonly string[], ...args: string[]): Container =>
+  startWith(RESTRICTED, user, variables, args);
+
+function startWith(
+  restrictions: Restrictions,
+  user: string,
+  variables: readonly string[],
+  args: readonly string[],
+): Container {
   containers++;
   const id = `outrider-test-${process.pid}-${containers}`;
-  const runc = ["--root", join(folder, "runc"), "run", "--bundle", bundleOf(args, user, variables), id];
+  const runc = ["--root", join(folder, "runc"), "run", "--bundle", bundleOf(args, user, variables, restrictions), id];
   const child = spawn("runc", runc, { stdio: ["ignore", "pipe", "pipe"] });
   let text = "";
   for (const stream of [child.stdout, child.stderr]) {
@@ -177,3 +201,33 @@ for (const [who, user, variables] of [
     assert.equal((await ended(proxy)).status, 0);
   });
 }
+
+test("the command of docs/install.md sends the first request", async () => {
+  const home = tempFolder();
+  const shell = (command: string) => spawnSync("sh", ["-c", command], { cwd: home, encoding: "utf8" });
+  assert.equal(shell(FIRST_REQUEST.makePolicy).status, 0);
+  const { image: name, args, ports, dropsCapabilities, ...restrictions } = parseDockerRun(commandOf("image"), home);
+  assert.equal(name, "REGISTRY/OWNER/outrider:X.Y.Z");
+  // The container uses the network of this process and has no capabilities: the command must ask for both.
+  assert.deepEqual(ports, [{ address: "127.0.0.1", host: 4750, container: 4750 }]);
+  assert.deepEqual([dropsCapabilities, restrictions.readOnly, restrictions.noNewPrivileges], [true, true, true]);
+  const policy = args[args.indexOf("--policy") + 1]!;
+  const explained = await ended(startWith(restrictions, image.User, [], ["explain", "--policy", policy, ALLOWED_URL]));
+  assert.deepEqual([explained.status, /allowed/.test(explained.output)], [0, true], explained.output);
+  const proxy = startWith(restrictions, image.User, [], args);
+  await untilOutput(proxy, '"msg":"listening"');
+  const { stdout, stderr } = shell(FIRST_REQUEST.denied);
+  assert.equal(stdout.trim(), `${FIRST_REQUEST.answer}acl.yaml`, stderr);
+  const check = ["--root", join(folder, "runc"), "exec", proxy.id, ...image.Healthcheck.Test.slice(1)];
+  const checked = spawnSync("runc", check, { encoding: "utf8" });
+  assert.equal(checked.status, 0, checked.stderr);
+  assert.equal(spawnSync("runc", ["--root", join(folder, "runc"), "kill", proxy.id, "SIGTERM"]).status, 0);
+  assert.equal((await ended(proxy)).status, 0);
+});
+
+test("a flag of docker run that no test translates fails", () => {
+  const run = (flags: string) => () => parseDockerRun(`docker run ${flags} image proxy`, folder);
+  assert.throws(run("--privileged"), /^Error: --privileged: unknown flag of docker run/);
+  assert.throws(run("-p 4750"), /^Error: -p 4750: must be ADDRESS:PORT:PORT/);
+  assert.throws(run("-v acl.yaml:/acl.yaml"), /^Error: -v acl\.yaml:/);
+});

@@ -1,12 +1,13 @@
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
 import { once } from "node:events";
-import { readFileSync, writeFileSync } from "node:fs";
+import { writeFileSync } from "node:fs";
 import { createServer, request } from "node:http";
 import type { AddressInfo } from "node:net";
 import { basename, dirname, join } from "node:path";
 import type { TestContext } from "node:test";
 import { packageJson, ROOT } from "../../bin/image/bundle.ts";
+import { ALLOWED_URL, FIRST_REQUEST } from "../harness/install-page.ts";
 import { OPEN_LOOPBACK, type ProxyOptions, startProxy, tempFolder } from "../harness/proxy.ts";
 
 /** Checks of an installed program, whichever package it is from. */
@@ -117,13 +118,6 @@ export async function checkRequest(t: TestContext, program: string, options: Pro
   assert.equal(await proxy.stop(), 0);
 }
 
-const PAGE = readFileSync(join(ROOT, "docs/install.md"), "utf8");
-
-/** Text of the page that a pattern finds, whose first group is returned. */
-function onPage(pattern: RegExp): string {
-  return pattern.exec(PAGE)?.[1] ?? assert.fail(`docs/install.md lacks ${pattern}`);
-}
-
 /**
  * The first request of docs/install.md: its policy, its denied request with curl, and the reason that it prints. The allowed
  * one needs the internet, so `explain` decides it.
@@ -131,16 +125,13 @@ function onPage(pattern: RegExp): string {
 export async function checkFirstRequest(t: TestContext, program: string, options: ProxyOptions = {}): Promise<void> {
   const folder = tempFolder();
   const shell = (command: string) => spawnSync("sh", ["-c", command], { cwd: folder, encoding: "utf8" });
-  assert.equal(shell(onPage(/^ {4}(printf .*> acl\.yaml)$/m)).status, 0);
+  assert.equal(shell(FIRST_REQUEST.makePolicy).status, 0);
   const policyFile = join(folder, "acl.yaml");
-  onPage(/^ {4}(outrider proxy --policy acl\.yaml)$/m);
   const proxy = await startProxy({ program, policyFile, ...options });
   t.after(() => proxy.stop("SIGKILL"));
-  const allowed = onPage(/^ {4}curl .* (https:\/\/example\.com\/)$/m);
-  const explained = spawnSync(program, ["explain", "--policy", policyFile, allowed], { encoding: "utf8" });
+  const explained = spawnSync(program, ["explain", "--policy", policyFile, ALLOWED_URL], { encoding: "utf8" });
   assert.match(explained.stdout, /allowed/, explained.stderr);
-  const denied = onPage(/^ {4}(curl .*169\.254\.169\.254.*)$/m).replace("localhost:4750", `127.0.0.1:${proxy.port}`);
-  const { stdout, stderr } = shell(denied);
-  assert.equal(stdout.trim(), onPage(/^ {4}(egress-denied: .*)$/m), stderr);
+  const { stdout, stderr } = shell(FIRST_REQUEST.denied.replace("localhost:4750", `127.0.0.1:${proxy.port}`));
+  assert.equal(stdout.trim(), `${FIRST_REQUEST.answer}acl.yaml`, stderr);
   assert.equal(await proxy.stop(), 0);
 }

@@ -1,11 +1,14 @@
 import assert from "node:assert/strict";
-import { spawnSync } from "node:child_process";
+import { spawn, spawnSync } from "node:child_process";
+import { once } from "node:events";
 import { readFileSync } from "node:fs";
 import { delimiter, dirname, join } from "node:path";
+import { createInterface } from "node:readline";
 import { before, test } from "node:test";
 import { packageJson, ROOT } from "../../bin/image/bundle.ts";
 import { nodeFlags } from "../../bin/package/flags.ts";
 import { npmManifest, type Packed, writeNpmPackage } from "../../bin/package/npm.ts";
+import { ALLOWED_URL, commandOf, FIRST_REQUEST } from "../harness/install-page.ts";
 import { tempFolder } from "../harness/proxy.ts";
 import { buildElsewhere, checkCommands, checkFirstRequest, checkRequest } from "./checks.ts";
 
@@ -96,6 +99,51 @@ test("an offline installation runs the commands and serves a request", async (t)
   assert.match(plugin.stdout, /^Usage: kubectl egress COMMAND/, plugin.stderr);
   await checkRequest(t, program);
   await checkFirstRequest(t, program);
+});
+
+test("npx sends the first request, as docs/install.md shows", { timeout: 60_000 }, async (t) => {
+  const place = tempFolder();
+  const { filename } = await writeNpmPackage(place, {
+    name: "@owner/outrider",
+    sourceUrl: "https://example.com/outrider",
+  });
+  const command = commandOf("npm package").replace("OWNER", "owner").replace("X.Y.Z", packageJson().version);
+  assert.equal(command, `npx ./${filename} proxy --policy acl.yaml`);
+  const env = {
+    ...{ PATH, HOME: place, npm_config_cache: join(place, "cache"), npm_config_offline: "true" },
+    // No terminal confirms the package here.
+    ...{ npm_config_yes: "true", npm_config_update_notifier: "false" },
+    ...{ OUTRIDER_LISTEN: "127.0.0.1:0", OUTRIDER_ADMIN: "127.0.0.1:0" },
+    ...{ OUTRIDER_DRAIN_DELAY_SECONDS: "0", OUTRIDER_DRAIN_SECONDS: "0" },
+  };
+  const shell = (line: string) => spawnSync("sh", ["-c", line], { cwd: place, env, encoding: "utf8" });
+  assert.equal(shell(FIRST_REQUEST.makePolicy).status, 0);
+  assert.match(shell(command.replace("proxy", "explain").concat(` ${ALLOWED_URL}`)).stdout, /allow/);
+  // A process group of its own gets the signal, as from Ctrl-C: npx does not pass SIGTERM on.
+  const child = spawn("sh", ["-c", `exec ${command}`], {
+    ...{ cwd: place, env, detached: true },
+    stdio: ["ignore", "ignore", "pipe"],
+  });
+  const signal = (name: NodeJS.Signals) => {
+    try {
+      process.kill(-child.pid!, name);
+    } catch (error) {
+      assert.equal((error as NodeJS.ErrnoException).code, "ESRCH");
+    }
+  };
+  const end = () => signal("SIGKILL");
+  process.once("exit", end);
+  t.after(end);
+  let port: string | undefined;
+  for await (const line of createInterface(child.stderr!)) {
+    port = /"listen":"127\.0\.0\.1:(\d+)".*"msg":"listening"/.exec(line)?.[1] ?? port;
+    if (port !== undefined) break;
+  }
+  assert.ok(port, "the proxy ended before it listened");
+  const denied = shell(FIRST_REQUEST.denied.replace("localhost:4750", `127.0.0.1:${port}`));
+  assert.equal(denied.stdout.trim(), `${FIRST_REQUEST.answer}acl.yaml`, denied.stderr);
+  signal("SIGINT");
+  if (child.exitCode === null && child.signalCode === null) await once(child, "exit");
 });
 
 test("the program starts Node.js with the flags of bin/outrider", async () => {
