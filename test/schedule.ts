@@ -58,6 +58,7 @@ export const LONGEST: readonly string[] = [
   "test/proxy/authentication-modes.test.ts",
   "test/proxy/hostile/dns-flood.test.ts",
   "test/proxy/acl-service.test.ts",
+  "test/package/deb.test.ts",
 ];
 
 /**

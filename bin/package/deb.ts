@@ -72,6 +72,15 @@ if [ "$1" = remove ] && command -v systemctl >/dev/null; then
 fi
 `;
 
+/** postinst and postrm. Without it, `systemctl restart` after an upgrade would use the old unit. */
+const RELOAD = `#!/bin/sh
+# Lets systemd read the units that this package installed or removed.
+set -e
+if [ -z "$DPKG_ROOT" ] && [ -d /run/systemd/system ]; then
+  systemctl --system daemon-reload || true
+fi
+`;
+
 const PLUGIN = `#!/bin/sh
 # Plugin of kubectl, which finds it by its name.
 exec /usr/bin/outrider egress "$@"
@@ -202,6 +211,8 @@ export function writeDeb(
       "DEBIAN/conffiles": { content: conffiles.join(""), mode: 0o644 },
       "DEBIAN/md5sums": { content: sums.join(""), mode: 0o644 },
       "DEBIAN/prerm": { content: PRERM, mode: 0o755 },
+      "DEBIAN/postinst": { content: RELOAD, mode: 0o755 },
+      "DEBIAN/postrm": { content: RELOAD, mode: 0o755 },
     });
     chmodSync(root, 0o755);
     mkdirSync(out, { recursive: true });

@@ -161,6 +161,29 @@ test("systemd accepts the units, and finds them well confined", {
   }
 });
 
+test("systemd reads the units of an installation, of an upgrade and of a removal", {
+  skip: skip === false ? (programMissing("unshare") ?? false) : skip,
+}, async () => {
+  const root = tempFolder();
+  run("dpkg-deb", ["--control", await writeDeb(join(folder, "scripts"), small, options), root]);
+  const systemctl = join(root, "bin/systemctl");
+  mkdirSync(join(root, "bin"));
+  writeFileSync(systemctl, '#!/bin/sh\necho "$*"\n', { mode: 0o755 });
+  // A folder of systemd in a mount namespace of its own.
+  const start = 'mount -t tmpfs none /run && mkdir -p "/run/$1" && PATH="$2:$PATH" && shift 2 && exec "$@"';
+  for (const [state, script, args, expected] of [
+    ["systemd/system", "postinst", ["configure", ""], "--system daemon-reload\n"],
+    ["systemd/system", "postinst", ["configure", "0.0.9-1"], "--system daemon-reload\n"],
+    ["systemd/system", "postrm", ["remove"], "--system daemon-reload\n"],
+    ["systemd/system", "postrm", ["purge"], "--system daemon-reload\n"],
+    ["other", "postinst", ["configure", ""], ""],
+    ["other", "postrm", ["remove"], ""],
+  ] as const) {
+    const command = ["sh", "-c", start, "sh", state, join(root, "bin"), join(root, script), ...args];
+    assert.equal(run("unshare", ["--mount", ...command]), expected, `${script} ${args.join(" ")}, ${state}`);
+  }
+});
+
 const confinedSkip =
   skip === false
     ? (programMissing("systemd-analyze") ?? programMissing("runc") ?? programMissing("unshare") ?? false)
