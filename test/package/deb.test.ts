@@ -10,12 +10,13 @@ import {
   statSync,
   writeFileSync,
 } from "node:fs";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { before, test } from "node:test";
-import { ROOT } from "../../bin/image/bundle.ts";
+import { packageJson, ROOT } from "../../bin/image/bundle.ts";
 import { debVersion, epochOf, writeDeb } from "../../bin/package/deb.ts";
 import { writeExecutable } from "../../bin/package/executable.ts";
 import { units } from "../../bin/package/unit.ts";
+import { commandOf } from "../harness/install-page.ts";
 import { programMissing } from "../harness/packages.ts";
 import { startProxy, tempFolder } from "../harness/proxy.ts";
 import { checkCommands, checkFirstRequest, checkRequest } from "./checks.ts";
@@ -38,8 +39,8 @@ let deb: string;
 const small = { file: join(folder, "small"), licences: join(folder, "licences") };
 
 /** Runs a program. Fails with its output if it fails. */
-function run(program: string, args: readonly string[]): string {
-  const { status, stdout, stderr, error } = spawnSync(program, args, { encoding: "utf8" });
+function run(program: string, args: readonly string[], cwd?: string): string {
+  const { status, stdout, stderr, error } = spawnSync(program, args, { cwd, encoding: "utf8" });
   assert.equal(status, 0, error?.message ?? stdout + stderr);
   return stdout;
 }
@@ -97,6 +98,11 @@ test("lintian finds no error and no warning", {
   // The package of this test is not compressed, which saves a minute.
   const found = stdout.split("\n").filter((line) => /^[EW]:/.test(line) && !line.includes("uses-no-compression"));
   assert.deepEqual(found, [], stderr);
+});
+
+test("apt-get would install it by the command of docs/install.md", { skip }, () => {
+  const [program, ...args] = commandOf("Debian package").replace("X.Y.Z", packageJson().version).split(" ");
+  assert.match(run(program!, [...args, "--simulate"], dirname(deb)), /^Inst outrider \(/m);
 });
 
 test("an installed package has its files, which run and serve a request", { skip, timeout: 180_000 }, async (t) => {

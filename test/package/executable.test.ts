@@ -3,11 +3,12 @@ import { spawn, spawnSync } from "node:child_process";
 import { readFileSync, statSync, writeFileSync } from "node:fs";
 import { basename, join } from "node:path";
 import { before, test } from "node:test";
-import { ROOT } from "../../bin/image/bundle.ts";
+import { packageJson, ROOT } from "../../bin/image/bundle.ts";
 import { type Executable, writeExecutable } from "../../bin/package/executable.ts";
 import { nodeFlags } from "../../bin/package/flags.ts";
 import { controlPlaneMissing } from "../cluster/control-plane.ts";
 import { finish } from "../harness/finish.ts";
+import { commandOf } from "../harness/install-page.ts";
 import { programMissing } from "../harness/packages.ts";
 import { startProxy, tempFolder } from "../harness/proxy.ts";
 import { applyPolicy, untilCondition, warningsOf } from "../operator/operator.ts";
@@ -54,7 +55,10 @@ test("it runs the commands and serves a request", { skip }, async (t) => {
   const { file } = built;
   checkCommands(file);
   await checkRequest(t, file, { env: { PATH: "/nonexistent", NODE_PATH: "" } });
-  await checkFirstRequest(t, file);
+  const place = tempFolder();
+  const install = commandOf("executable").replace("X.Y.Z", packageJson().version).replace("/usr/local/bin", place);
+  assert.equal(spawnSync("sh", ["-c", install], { cwd: folder }).status, 0, install);
+  await checkFirstRequest(t, join(place, "outrider"));
 });
 
 test("it has the flags of the proxy, and accepts compiled code", { skip }, () => {
