@@ -1,9 +1,12 @@
 import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
+import { readdirSync, readFileSync } from "node:fs";
 import { getTools, NO_BUILD } from "../cluster/tools.ts";
 
 /** Limit of a test inside a namespace, in milliseconds: real nodes and proxies start there. */
 const TEST_MS = 180_000;
+/** Time for the process of such a file to end after its summary, in milliseconds. */
+const END_MS = 30_000;
 
 /** The reason why tests cannot have a network namespace of their own here; null when they can. */
 export function namespaceMissing(): string | null {
@@ -45,10 +48,24 @@ export async function startInNamespace(
   return child;
 }
 
+/** Threads of a process with what they wait for in the kernel, or an error if it has ended. */
+function threadsOf(pid: number): string {
+  try {
+    const threads = readdirSync(`/proc/${pid}/task`).map((id) => {
+      const read = (file: string) => readFileSync(`/proc/${pid}/task/${id}/${file}`, "utf8").trim();
+      return `${read("comm")}: ${read("wchan")} ${read("syscall")}`;
+    });
+    return threads.join("; ");
+  } catch (error) {
+    return (error as Error).message;
+  }
+}
+
 /**
  * Runs a test file in a network namespace with only loopback. There it may add any address, and no packet leaves. Its
- * output is printed. @param tools programs of the test cluster that the file needs; they are built before @throws Error
- * when one of its tests fails
+ * output is printed. Node prints the summary when the event loop is empty, but a few of its processes do not end then:
+ * such a process is killed, with a warning. @param tools programs of the test cluster that the file needs; they are built
+ * before @throws Error when one of its tests fails
  */
 export async function runInNamespace(file: URL, tools: readonly string[] = []): Promise<void> {
   const child = await startInNamespace(["--test-reporter=spec", `--test-timeout=${TEST_MS}`, file.pathname], {
@@ -57,15 +74,28 @@ export async function runInNamespace(file: URL, tools: readonly string[] = []): 
     env: { NODE_TEST_CONTEXT: undefined },
   });
   let text = "";
+  let ending: NodeJS.Timeout | undefined;
+  let killed = false;
+  const kill = () => {
+    killed = true;
+    console.error(`${file.pathname} did not end after its summary, and is killed: ${threadsOf(child.pid!)}`);
+    child.kill("SIGKILL");
+    // Another process may have it.
+    child.stdout!.destroy();
+  };
   child.stdout!.on("data", (chunk: Buffer) => {
     text += chunk;
+    if (text.includes("ℹ duration_ms")) ending ??= setTimeout(kill, END_MS);
   });
   const print = () => console.error(text.replace(/^/gm, "    "));
   // After a time-out: what it printed until then.
   process.once("exit", print);
   const [status] = (await once(child, "close")) as [number | null];
+  clearTimeout(ending);
   process.off("exit", print);
   print();
-  const passed = Number(/ℹ pass (\d+)/.exec(text)?.[1] ?? 0);
-  if (status !== 0 || passed === 0) throw new Error(`${passed} tests passed, exit status ${status}: see above`);
+  const count = (what: string) => Number(new RegExp(`ℹ ${what} (\\d+)`).exec(text)?.[1] ?? 0);
+  const passed = count("pass");
+  const failed = killed ? count("fail") + count("cancelled") > 0 : status !== 0;
+  if (failed || passed === 0) throw new Error(`${passed} tests passed, exit status ${status}: see above`);
 }
