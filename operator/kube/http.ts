@@ -18,6 +18,7 @@ export interface Call {
   refuse?: (() => ApiError | undefined) | undefined;
 }
 
+/** A complete answer of the API server, with any status. */
 export interface Answer {
   status: number;
   headers: IncomingHttpHeaders;

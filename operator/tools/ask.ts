@@ -12,6 +12,7 @@ const PARALLEL = 8;
 /** Time limit of one question. */
 export const ASK_MS = 10_000;
 
+/** The complete answer of a proxy to one request. */
 export interface Reply {
   status: number;
   body: string;

@@ -23,6 +23,7 @@ export function safeJson(value: unknown): string {
   });
 }
 
+/** Style of a part of a text on a terminal. */
 export type Colour = "red" | "green" | "yellow" | "bold";
 /** SGR parameters of ECMA-48. */
 const CODES: Record<Colour, number> = { red: 31, green: 32, yellow: 33, bold: 1 };
@@ -30,6 +31,7 @@ const CODES: Record<Colour, number> = { red: 31, green: 32, yellow: 33, bold: 1 
 /** Adds colours to text, or leaves it as it is. */
 export type Paint = (text: string, colour: Colour | undefined) => string;
 
+/** Leaves text as it is. */
 export const plain: Paint = (text) => text;
 const coloured: Paint = (text, colour) => (colour === undefined ? text : `\x1b[${CODES[colour]}m${text}\x1b[0m`);
 

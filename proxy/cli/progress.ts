@@ -60,6 +60,7 @@ export function progressLine(parts: readonly Part[], { at, share, elapsedSeconds
   return `${what}, ${Math.round((doneSeconds / total) * 100)} % done, ${rest}`;
 }
 
+/** The line of progress of one work. */
 export interface Progress {
   /** Shows the start of a part, or that a share of it is done. Without shares, the time of the part decides. */
   show(name: string, share?: number): void;

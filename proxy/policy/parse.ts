@@ -246,10 +246,14 @@ function* yamlInSteps(text: string): Generator<number, unknown> {
  * several documents, YAML 1.1. @throws PolicyError with the first problem
  */
 export function parseText(text: string): ParsedText {
-  const steps = parseInSteps(text);
+  return withoutPauses(parseInSteps(text));
+}
+
+/** The result of work in steps, which it all does now. */
+export function withoutPauses<Result>(steps: Iterator<unknown, Result>): Result {
   for (;;) {
     const { done, value } = steps.next();
-    if (done) return value;
+    if (done) return value as Result;
   }
 }
 

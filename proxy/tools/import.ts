@@ -10,7 +10,7 @@ import { type AclPolicy, PORTS_OF_ACL, readParsedAcl } from "../policy/acl.ts";
 import { Lint } from "../policy/acl-lint.ts";
 import { identityWarnings } from "../policy/client-warnings.ts";
 import { type ClientEntry, clientNameProblem, DEFAULT_CLIENT, type HostList } from "../policy/clients.ts";
-import { parseInSteps } from "../policy/parse.ts";
+import { parseInSteps, withoutPauses } from "../policy/parse.ts";
 import { PolicyError, type PortSpec, type Rule, setName, shown } from "../policy/rules.ts";
 import { specialClass } from "../policy/special.ts";
 
@@ -197,11 +197,7 @@ interface Imported {
 
 /** A manifest and lint warnings for the text of an acl.yaml. @throws PolicyError */
 export function importAcl(text: string, choice: ImportChoice): Imported {
-  const steps = importInSteps(text, choice);
-  for (;;) {
-    const { done, value } = steps.next();
-    if (done) return value;
-  }
+  return withoutPauses(importInSteps(text, choice));
 }
 
 /** The same in steps. Each yields the part of the work that follows. @throws PolicyError */

@@ -4,6 +4,7 @@ import { parseAddress } from "../../../../proxy/policy/cidr.ts";
 
 /** States of an address. An address that is `Removed` is no longer in the list. */
 export const ADDRESS_STATES = ["Pending", "Active", "Retiring", "Removed"] as const;
+/** State of a published address. */
 export type AddressState = (typeof ADDRESS_STATES)[number];
 
 /** A change of the state of an address. */
