@@ -1,7 +1,7 @@
 import type { Server } from "node:http";
 import type { AddressInfo } from "node:net";
 import { makeAdmin, type Status } from "./admin.ts";
-import { collectGarbage } from "./cli/garbage.ts";
+import { collectGarbage, keepCompiledCode } from "./cli/garbage.ts";
 import { type Logger, makeLog } from "./cli/log.ts";
 import { formatHostPort, listenError, noArguments, optionHelp } from "./cli/options.ts";
 import { type Config, PROXY_OPTIONS, readConfig, requirePolicy, settingsOf } from "./config/config.ts";
@@ -126,6 +126,7 @@ export async function runProxy(argv: readonly string[]): Promise<number> {
   requirePolicy(config);
   noArguments(positionals);
   const log = makeLog(config.logLevel);
+  keepCompiledCode();
   // Installed first: process 1 of a container ignores signals that have no handler.
   const signal = makeSignals(["SIGTERM", "SIGINT"]);
   const { upstreamPasswordFile: file } = config;
