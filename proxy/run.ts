@@ -27,7 +27,6 @@ import { dnsSecondsOf, PolicyInstaller } from "./policy-installer.ts";
 import { makeSignals, shutDown } from "./shutdown.ts";
 import { TlsInstaller } from "./tls-installer.ts";
 import { version } from "./version.ts";
-import { warmUp } from "./warm-up.ts";
 
 const HELP = `Usage: outrider proxy --policy FILE [options]
 
@@ -138,7 +137,6 @@ export async function runProxy(argv: readonly string[]): Promise<number> {
   const nameFiles = new NameFiles(names, config, log);
   await nameFiles.start();
   await requireRoutes(config.resolvers);
-  await warmUp(settingsOf(config, null), log);
   collectGarbage();
 
   const sources = new Sources(config.sourceAddresses);

@@ -33,7 +33,7 @@ async function loadedBy(...args: string[]): Promise<string[]> {
 
 /** Sources of one command only. */
 const OWN: Readonly<Record<string, RegExp>> = {
-  proxy: /^proxy\/(run|admin|metrics|warm-up)\.ts$|^proxy\/connections\/server\.ts$/,
+  proxy: /^proxy\/(run|admin|metrics)\.ts$|^proxy\/connections\/server\.ts$/,
   diff: /^proxy\/(tools\/diff\.ts|policy\/diff\/)/,
   import: /^proxy\/tools\/import\.ts$/,
   check: /^proxy\/tools\/check\.ts$/,
