@@ -191,9 +191,13 @@ export class RecordWriter {
     if (length > this.#pending.length) this.#grow(length);
     this.#pending.write(line, this.#length, "latin1");
     this.#length = length;
-    if (this.#writing) return;
-    if (length >= FLUSH_BYTES) this.#flush();
-    else this.#timer ??= setTimeout(() => this.#flush(), FLUSH_MS);
+    if (!this.#writing) this.#schedule();
+  }
+
+  /** Writes a full batch now, and the lines of another one soon. */
+  #schedule(): void {
+    if (this.#length >= FLUSH_BYTES) this.#flush();
+    else if (this.#length > 0) this.#timer ??= setTimeout(() => this.#flush(), FLUSH_MS);
   }
 
   #grow(length: number): void {
@@ -214,7 +218,6 @@ export class RecordWriter {
   #flush(): void {
     clearTimeout(this.#timer);
     this.#timer = undefined;
-    if (this.#length === 0) return;
     const whole = this.#pending;
     this.#writing = true;
     this.#send(this.#take(), whole);
@@ -236,14 +239,14 @@ export class RecordWriter {
       }
       this.#writing = false;
       if (whole.length === BUFFER_BYTES) this.#spare = whole;
-      this.#flush();
+      this.#schedule();
     });
   }
 
   /** The last lines, synchronously, before the process ends. */
   async close(): Promise<void> {
-    clearTimeout(this.#timer);
     for (let i = 0; this.#writing && i < 20; i++) await new Promise((resolve) => setTimeout(resolve, 50));
+    clearTimeout(this.#timer);
     const bytes = this.#take();
     try {
       for (let at = 0; at < bytes.length; ) at += writeSync(this.#fd, bytes, at);

@@ -1,8 +1,10 @@
 import assert from "node:assert/strict";
+import { createHook } from "node:async_hooks";
 import { execFileSync } from "node:child_process";
 import { closeSync, constants, createReadStream, openSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
+import { setImmediate as nextTurn } from "node:timers/promises";
 import { RecordWriter } from "../../proxy/outcome/access-record.ts";
 import { tempFolder } from "../harness/proxy.ts";
 
@@ -34,4 +36,28 @@ test("drops and counts records beyond a limit", async () => {
   await writer.close();
   assert.equal(writer.dropped, dropped);
   closeSync(fd);
+});
+
+test("writes records in batches of 64 KiB or 100 ms, also while more of them come", async () => {
+  const fd = openSync("/dev/null", "w");
+  let writes = 0;
+  const hook = createHook({
+    init: (_, type) => {
+      if (type === "FSREQCALLBACK") writes++;
+    },
+  }).enable();
+  const writer = new RecordWriter(fd);
+  const line = `${"x".repeat(LINE_BYTES - 1)}\n`;
+  const began = performance.now();
+  // A line in each turn of the event loop, in which the write before may end.
+  for (let i = 0; i < 3000; i++) {
+    writer.write(line);
+    await nextTurn();
+  }
+  const elapsed = performance.now() - began;
+  hook.disable();
+  await writer.close();
+  closeSync(fd);
+  const batches = (3000 * LINE_BYTES) / 65_536 + elapsed / 100;
+  assert.ok(writes > 0 && writes <= batches + 1, `${writes} writes, ${batches} batches`);
 });
