@@ -50,7 +50,9 @@ export function judged(value: number | undefined, bound: number | undefined): st
 /** A missed aim as a sentence, in a list; empty if the aim is met, or one of the two is missing. */
 export function missedAim(what: string, value: number | undefined, bound: number | null | undefined): string[] {
   if (value === undefined || bound == null || value <= bound) return [];
-  return [`${what} ${short(value)}. The aim is at most ${short(bound)}.`];
+  // More digits where a few show the same value.
+  const shown = short(value) === short(bound) ? value.toPrecision(5) : short(value);
+  return [`${what} ${shown}. The aim is at most ${short(bound)}.`];
 }
 
 /** Missed aims of outrider compared with one proxy. */

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { type Figure, markdown, plots, readRun, replaced } from "../bench/publish.ts";
-import { missedAims } from "../bench/report.ts";
+import { missedAim, missedAims } from "../bench/report.ts";
 
 /** The report of the benchmark: table, missed aims, and plots of a run. */
 
@@ -88,6 +88,7 @@ test("an aim is missed if its median is above the bound", () => {
     "CPU time / squid: 0.91. The aim is at most 0.90.",
     "p99.9 / squid: 2.00. The aim is at most 1.30.",
   ]);
+  assert.deepEqual(missedAim("ms:", 150.08, 150), ["ms: 150.08. The aim is at most 150."]);
   assert.deepEqual(missedAims({ proxy: "outrider" }), []);
   assert.deepEqual(missedAims({ proxy: "envoy", ratio: spread(9), target: null, p99Ratio: null }), []);
 });
