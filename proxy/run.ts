@@ -1,7 +1,7 @@
 import type { Server } from "node:http";
 import type { AddressInfo } from "node:net";
 import { makeAdmin, type Status } from "./admin.ts";
-import { collectGarbage, keepCompiledCode } from "./cli/garbage.ts";
+import { collectGarbage, keepCompiledCode, returnMemoryWhenIdle } from "./cli/garbage.ts";
 import { type Logger, makeLog } from "./cli/log.ts";
 import { formatHostPort, listenError, noArguments, optionHelp } from "./cli/options.ts";
 import { type Config, PROXY_OPTIONS, readConfig, requirePolicy, settingsOf } from "./config/config.ts";
@@ -217,6 +217,7 @@ export async function runProxy(argv: readonly string[]): Promise<number> {
   if (all.some((port) => !ports.includes(port))) installer.usePorts(all);
   // Before the log says "listening": a SIGHUP without a handler would end the process.
   const stopWatching = watch(reload, nameFiles, installer, sources, verifier, tls, log);
+  const stopReturning = returnMemoryWhenIdle(() => server.counts.connections);
   status.listen = formatHostPort(at.address, at.port);
   const adminAddress = formatHostPort(adminAt.address, adminAt.port);
   const listenTlsAt = tls === null ? {} : { tls: tls.listen };
@@ -230,6 +231,7 @@ export async function runProxy(argv: readonly string[]): Promise<number> {
   log.info({ signal: await signal() }, "shutting down");
   await shutDown(server, config, log, signal());
   stopWatching();
+  stopReturning();
   verifier.stop();
   minutes.stop();
   decisions.close();
