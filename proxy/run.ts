@@ -217,7 +217,10 @@ export async function runProxy(argv: readonly string[]): Promise<number> {
   if (all.some((port) => !ports.includes(port))) installer.usePorts(all);
   // Before the log says "listening": a SIGHUP without a handler would end the process.
   const stopWatching = watch(reload, nameFiles, installer, sources, verifier, tls, log);
-  const stopReturning = returnMemoryWhenIdle(() => server.counts.connections);
+  const stopReturning = returnMemoryWhenIdle(() => {
+    const { allowed, denied } = metrics.totals();
+    return allowed + denied;
+  });
   status.listen = formatHostPort(at.address, at.port);
   const adminAddress = formatHostPort(adminAt.address, adminAt.port);
   const listenTlsAt = tls === null ? {} : { tls: tls.listen };

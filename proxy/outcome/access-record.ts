@@ -194,7 +194,7 @@ export class RecordWriter {
     if (!this.#writing) this.#schedule();
   }
 
-  /** Writes a full batch now, and the lines of another one soon. */
+  /** Writes a full batch at once. Starts the timer for fewer lines. */
   #schedule(): void {
     if (this.#length >= FLUSH_BYTES) this.#flush();
     else if (this.#length > 0) this.#timer ??= setTimeout(() => this.#flush(), FLUSH_MS);
@@ -228,7 +228,8 @@ export class RecordWriter {
     write(this.#fd, bytes, 0, bytes.length, null, (error, written) => {
       if (error !== null && error.code !== "EAGAIN") {
         this.#writing = false;
-        this.dropped += bytes.toString("latin1").split("\n").length - 1;
+        this.#drop(bytes);
+        this.#schedule();
         return;
       }
       const rest = error === null ? bytes.subarray(written) : bytes;
@@ -243,17 +244,27 @@ export class RecordWriter {
     });
   }
 
+  #drop(bytes: Buffer): void {
+    this.dropped += bytes.toString("latin1").split("\n").length - 1;
+  }
+
   /** The last lines, synchronously, before the process ends. */
   async close(): Promise<void> {
     for (let i = 0; this.#writing && i < 20; i++) await new Promise((resolve) => setTimeout(resolve, 50));
     clearTimeout(this.#timer);
+    this.#timer = undefined;
     const bytes = this.#take();
+    // These lines must not get into the middle of one that is written now.
+    if (this.#writing) {
+      this.#drop(bytes);
+      return;
+    }
     try {
       for (let at = 0; at < bytes.length; ) at += writeSync(this.#fd, bytes, at);
     } catch (error) {
       const code = (error as NodeJS.ErrnoException).code;
       if (code !== "EPIPE" && code !== "EAGAIN") throw error;
-      this.dropped += bytes.toString("latin1").split("\n").length - 1;
+      this.#drop(bytes);
     }
   }
 }

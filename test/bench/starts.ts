@@ -46,7 +46,7 @@ export async function starts(peers: readonly Peer[], core: string, rounds: numbe
   }
   const shown = [...found].map(([proxy, { ms, cpuMs }]) => {
     const times = { ms: spread(ms), ...(cpuMs.length > 0 && { cpuMs: spread(cpuMs) }) };
-    return { workload: "start", proxy, ...times, missed: missedAim("ms:", times.ms.median, AIMS[proxy]) };
+    return { workload: "start", proxy, ...times, missed: missedAim(`${proxy}, ms:`, times.ms.median, AIMS[proxy]) };
   });
   const rows = shown.map(({ proxy, ms, cpuMs }) => [
     ...[proxy, shortSpread(ms), cpuMs === undefined ? "" : shortSpread(cpuMs), judged(ms.median, AIMS[proxy])],
