@@ -534,6 +534,8 @@ function settle(world: World, order: readonly string[]): Map<string, string> {
 
 const shown = (steps: readonly [string, Step][]) => steps.map(([what]) => what).join("\n");
 const RUNS = { numRuns: runs(100) };
+/** A tenth of the sequences has a conflict: in so many, chance hardly ever misses a twentieth. */
+const MANY_RUNS = { numRuns: runs(400) };
 /** 5 s on an idle machine. */
 const LONG = { timeout: 240_000 };
 
@@ -569,9 +571,9 @@ test("no sequence ends in a deadlock", LONG, () => {
         );
       }
     }),
-    RUNS,
+    MANY_RUNS,
   );
-  assert.ok(conflicts > 0);
+  assert.ok(conflicts >= MANY_RUNS.numRuns / 20, `${conflicts} conflicts`);
 });
 
 test("the order of reconciles does not decide who is accepted", LONG, () => {

@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { execFile, execFileSync } from "node:child_process";
+import { readdirSync, readFileSync, readlinkSync } from "node:fs";
 import { test } from "node:test";
 import { promisify } from "node:util";
 import { makeNetns, netnsMissing } from "../harness/netns.ts";
@@ -45,4 +46,28 @@ test("denies the proxy's own ports on every local address", {
     assert.equal(record.address, undefined, "no dial was made");
     assert.match(String(record.reason), /this proxy itself/);
   }
+});
+
+/** Local ports on which a process listens. */
+function listeningPorts(pid: number): number[] {
+  const links = readdirSync(`/proc/${pid}/fd`).map((fd) => readlinkSync(`/proc/${pid}/fd/${fd}`));
+  const rows = ["tcp", "tcp6"].flatMap((file) => readFileSync(`/proc/${pid}/net/${file}`, "utf8").trim().split("\n"));
+  return rows
+    .map((row) => row.trim().split(/\s+/))
+    .filter(([, , , state, , , , , , inode]) => state === "0A" && links.includes(`socket:[${inode}]`))
+    .map((row) => Number.parseInt(row[1]!.split(":")[1]!, 16))
+    .sort();
+}
+
+test("a fresh proxy has no other port, and no record, count or connection", async () => {
+  const proxy = await startProxy({ policy: { defaultAction: "Deny" } });
+  assert.deepEqual(listeningPorts(proxy.pid), [proxy.port, proxy.adminPort].sort());
+  const { connections, active } = await proxy.untilStatus(() => true);
+  assert.deepEqual([connections, active], [0, 0]);
+  const { text } = await proxy.admin("/metrics");
+  assert.doesNotMatch(text, /^outrider_proxy_requests_total\{/m);
+  assert.match(text, /^outrider_proxy_bytes_total\{direction="up"\} 0$/m);
+  assert.match(text, /^outrider_proxy_connect_seconds_count 0$/m);
+  assert.equal(await proxy.stop(), 0);
+  assert.deepEqual(proxy.records(), []);
 });
